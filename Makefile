@@ -1,0 +1,36 @@
+# Two commands for a fresh machine: `make quickstart` and `make test`. Each does all its set-up first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= quickstart
+
+.PHONY: quickstart test check bench clean
+
+quickstart: $(VENV)/.installed          ## embedded photographs → shards → SwAV → scores → report
+	$(BIN)/seer quickstart --out $(OUT)
+
+test: $(VENV)/.dev                      ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev                     ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy seer shards launch
+
+bench: $(VENV)/.dev                     ## every figure of the README, each against its peer (about 75 minutes)
+	for script in benchmarks/*.py; do $(BIN)/python $$script --json $${script%.py}.json || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "seer needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.py | $(VENV)/bin/python
+	$(BIN)/pip install --editable .
+	touch $@
+
+$(VENV)/.dev: setup.py | $(VENV)/bin/python
+	$(BIN)/pip install --editable '.[dev]'
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,1 @@
+"""Where jobs run. Knows processes and resources, never training."""

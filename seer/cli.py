@@ -1,0 +1,265 @@
+"""The verbs: parse, call, print. No logic lives here, and each verb imports what it needs only when it runs."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seer import __version__
+from seer.errors import InputError
+
+app = typer.Typer(
+    help="Pretrain vision backbones on uncurated images, and prove what they are worth.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+shards_app = typer.Typer(help="Build, index, verify and describe WebDataset shards.", no_args_is_help=True)
+app.add_typer(shards_app, name="shards")
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
+Json = Annotated[str, typer.Option("--json", metavar="FILE", help="Also write the results as JSON; '-' prints them.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="A run directory (or RUN:random, RUN:step-000100), an exported file, BACKBONE:random, "
+        "timm:NAME[:WEIGHTS], torchvision:NAME[:WEIGHTS], or pixels.",
+    ),
+]
+
+
+def example(*lines: str) -> str:
+    """The example under a verb's help, one command a line."""
+    return "[bold]Example[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+def emit(results: Any, target: str) -> None:
+    """Write results as JSON where `--json` asked for them."""
+    if not target:
+        return
+    text = json.dumps(results, indent=2, default=str)
+    if target == "-":
+        print(text)
+    else:
+        Path(target).write_text(text + "\n")
+
+
+def say(*lines: str, json_target: str = "") -> None:
+    """Print for people; to stderr when stdout carries the JSON."""
+    for line in lines:
+        print(line, file=sys.stderr if json_target == "-" else sys.stdout, flush=True)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"seer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None: ...
+
+
+@app.command(epilog=example("seer quickstart --out quickstart"))
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Where images, shards, run and report go.")] = Path("quickstart"),
+    minutes: Annotated[float, typer.Option(help="Time to spend on pretraining.", min=0.1)] = 4.0,
+    json_target: Json = "",
+) -> None:
+    """Photographs that come with the package → shards → SwAV → kNN and linear against untrained → report."""
+    from seer.quickstart import quickstart as run
+
+    emit(run(out, minutes, say=lambda *lines: say(*lines, json_target=json_target)), json_target)
+
+
+@contextmanager
+def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, a line every five seconds in a log, both on stderr; yields what to call with (done, total)."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console, last = Console(stderr=True), time.monotonic()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+
+        def tick(done: int, total: int) -> None:
+            nonlocal last
+            bar.update(task, completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - last > 5:
+                last = time.monotonic()
+                print(f"{label}: {done:,} of {total:,} {unit}", file=sys.stderr, flush=True)
+
+        yield tick
+
+
+@shards_app.command("build", epilog=example("seer shards build ~/photos more.tar --out shards --max-side 1024"))
+def shards_build(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folders of any depth, WebDataset tars.")],
+    out: Annotated[Path, typer.Option(help="Where the shards go; an interrupted build there is continued.")],
+    labels: Annotated[bool, typer.Option("--labels", help="The folder below each SOURCE is the class.")] = False,
+    max_side: Annotated[int | None, typer.Option(help="Shrink images whose longer side exceeds this (px).")] = None,
+    reencode: Annotated[int | None, typer.Option(help="Encode every image as JPEG of this quality.")] = None,
+    shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 10_000,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
+    shuffle: Annotated[bool, typer.Option(help="Mix the images over the shards, always in the same way.")] = True,
+    json_target: Json = "",
+) -> None:
+    """Make shards. Originals are kept byte for byte, and what cannot be decoded is listed with its reason."""
+    from shards.build import BuildOptions, build
+
+    options = BuildOptions(shard_size, workers, labels, max_side, reencode, shuffle)
+    with progress("building", "images") as tick:
+        report = build(sources, out, options, tick)
+    say(*report.lines(), json_target=json_target)
+    emit(asdict(report), json_target)
+
+
+@shards_app.command("index", epilog=example("seer shards index /data/laion/*.tar"))
+def shards_index(
+    tars: Annotated[list[str], typer.Argument(metavar="TAR...", help="Tars, or folders that hold them.")],
+    workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
+    check: Annotated[bool, typer.Option(help="Decode every image, or look at headers only.")] = True,
+    json_target: Json = "",
+) -> None:
+    """Make tars that someone else wrote addressable; the tars are not touched."""
+    from shards.index import index
+
+    with progress("indexing", "tars") as tick:
+        report = index(tars, workers, check, tick)
+    say(*report.lines(), json_target=json_target)
+    emit(asdict(report), json_target)
+
+
+@shards_app.command("verify", epilog=example("seer shards verify shards"))
+def shards_verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
+    workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
+    json_target: Json = "",
+) -> None:
+    """Compare every byte with index and manifest. Exit code 2 when something is wrong."""
+    from shards.verify import verify
+
+    with progress("verifying", "shards") as tick:
+        report = verify(directory, workers, tick)
+    say(*report.lines(), json_target=json_target)
+    emit(asdict(report), json_target)
+    raise typer.Exit(2 if report.problems else 0)
+
+
+@shards_app.command("stats", epilog=example("seer shards stats shards"))
+def shards_stats(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")], json_target: Json = ""
+) -> None:
+    """Describe shards: sizes, formats, labels, what was quarantined and why."""
+    from shards.stats import lines, stats
+
+    figures = stats(directory)
+    say(*lines(figures), json_target=json_target)
+    emit(figures, json_target)
+
+
+@app.command(
+    epilog=example(
+        "seer pretrain swav_small data=shards/ steps=5000",
+        "seer pretrain swav_regnety_016 data=shards/ batch_size=64 --nproc 2",
+    )
+)
+def pretrain(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")],
+    overrides: Overrides = None,
+    nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
+) -> None:
+    """Pretrain a backbone. The same command again continues the run."""
+    from launch.local import run_processes
+    from seer.pretrain import load_config, run
+
+    resolved = load_config(config, overrides or [])
+    run_dir = run_processes(run, nproc, resolved)[0]
+    say(f"run     {run_dir}", f"report  seer report {run_dir}")
+
+
+@app.command(
+    "eval",
+    epilog=example(
+        "seer eval knn --model runs/swav_small --data cifar10 k=[20,200]",
+        "seer eval linear --model timm:resnet18 --data flowers",
+    ),
+)
+def evaluate(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="knn or linear.")],
+    model: ModelOption,
+    data: Annotated[str, typer.Option("--data", help="A folder with train/ and test/ (or val/): classes or shards.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="results.jsonl to append to (default: the run's own).")] = None,
+    json_target: Json = "",
+) -> None:
+    """Measure a backbone on labelled images; values come with 95 % intervals."""
+    from seer.eval.task import evaluate as run
+    from seer.report.results import describe
+
+    rows = run(task, model, data, overrides or [], out)
+    say(*describe(rows), json_target=json_target)
+    emit(rows, json_target)
+
+
+@app.command(epilog=example("seer embed --model runs/swav_small --data photos/ --out features.parquet"))
+def embed(
+    model: ModelOption,
+    data: Annotated[str, typer.Option("--data", help="A folder of images of any depth, or shards.")],
+    out: Annotated[Path, typer.Option(help="features.parquet or features.npz")],
+    json_target: Json = "",
+) -> None:
+    """Write a backbone's features of every image."""
+    from seer.eval.embed import embed as run
+
+    summary = run(model, data, out)
+    say(f"{summary['samples']} × {summary['dimensions']} features in {out}", json_target=json_target)
+    emit(summary, json_target)
+
+
+@app.command(epilog=example("seer export runs/swav_small --to timm --out backbone.safetensors"))
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run directory or an exported file.")],
+    to: Annotated[str, typer.Option("--to", help="safetensors, torchvision or timm.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    json_target: Json = "",
+) -> None:
+    """Write a backbone for another library, and check that it gives the same features there."""
+    from seer.interop.export import export as run
+
+    summary = run(model, to, out)
+    say(*(f"{key:14} {value}" for key, value in summary.items()), json_target=json_target)
+    emit(summary, json_target)
+
+
+@app.command(epilog=example("seer report runs/swav_small"))
+def report(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")]) -> None:
+    """Write RUN/report.html: one self-contained page."""
+    from seer.report.html import write_report
+
+    for run in runs:
+        say(f"report  {write_report(run)}")
+
+
+def main() -> None:
+    """The `seer` command. Exit codes: 0 done, 2 the user's input is wrong (one line), 1 ours."""
+    try:
+        app()
+    except InputError as error:
+        print(f"seer: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("seer: interrupted; the same command continues where it stopped", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,185 @@
+"""Configurations: a YAML recipe and dotted overrides → one typed dataclass, and back.
+
+A recipe may start from another (`base: swav_regnety_128.yaml`); later layers win. Every value is checked against its
+dataclass, an unknown key fails and names the nearest right one, and nothing is inferred afterwards.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from yaml import YAMLError
+
+from seer.errors import InputError, nearest
+
+T = TypeVar("T")
+
+_PACKAGE = Path(__file__).parent
+# An installed package carries the recipes inside; a checkout has them at its top.
+RECIPES = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()), _PACKAGE / "configs")
+
+
+def recipes() -> dict[str, Path]:
+    """Every recipe that comes with seer, by name."""
+    return {path.stem: path for path in sorted(RECIPES.rglob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given by its name or as a path."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise InputError(f"recipe {name}: no such file")
+        return path
+    known = recipes()
+    name = name.removesuffix("gf") if name not in known else name  # swav_regnety_256gf, as the network is called
+    if name not in known:
+        raise InputError(f"recipe '{name}' is unknown{nearest(name, known)}; or give the path of a .yaml file")
+    return known[name]
+
+
+def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> DictConfig:
+    """The YAML file merged over the chain of its `base`s, still untyped."""
+    path = path.resolve()
+    if path in seen:
+        raise InputError(f"{path}: its base leads back to itself")
+    try:
+        layer = OmegaConf.load(path)
+    except (OSError, YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(layer, DictConfig):
+        raise InputError(f"{path}: expected keys with values at the top")
+    base = layer.pop("base", None)
+    if base is None:
+        return layer
+    base_path = path.parent / base if str(base).endswith((".yaml", ".yml")) else find_recipe(str(base))
+    if not base_path.is_file():
+        raise InputError(f"{path}: base {base} does not exist")
+    merged = OmegaConf.merge(read_layers(base_path, (*seen, path)), layer)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def parse_overrides(overrides: list[str]) -> DictConfig:
+    """`["optim.lr=0.1", "views.small.count=0"]` as a nested config."""
+    for item in overrides:
+        key, equals, _ = item.partition("=")
+        if not equals or not key or key != key.strip():
+            raise InputError(f"override '{item}': expected key=value, for instance steps=1000")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"overrides {' '.join(overrides)}: {_first_line(error)}") from error
+
+
+def resolve(schema: type[T], layers: list[DictConfig], variants: dict[str, dict[str, type]] | None = None) -> T:
+    """Merge `layers` over the dataclass `schema`, check every key and type, and return an instance.
+
+    Args:
+        variants: for a key whose shape depends on its `name` (`method`): the dataclass of each name.
+    """
+    typed = OmegaConf.structured(schema)
+    given = OmegaConf.merge(*layers) if layers else OmegaConf.create({})
+    for key, choices in (variants or {}).items():
+        name = OmegaConf.select(given, f"{key}.name", default=OmegaConf.select(typed, f"{key}.name"))
+        if name not in choices:
+            raise InputError(f"{key}.name: '{name}' is unknown{nearest(str(name), choices)}")
+        typed[key] = OmegaConf.structured(choices[name])
+    try:
+        merged = OmegaConf.merge(typed, given)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise InputError(
+                f"{', '.join(missing)}: not set; give {missing[0]}=... on the command line or in the recipe"
+            )
+        resolved = OmegaConf.to_object(merged)
+    except ConfigKeyError as error:
+        raise InputError(_unknown_key(error, typed)) from error
+    except ValidationError as error:
+        raise InputError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"configuration: {_first_line(error)}") from error
+    assert isinstance(resolved, schema)
+    return resolved
+
+
+def load(schema: type[T], recipe: str, overrides: list[str], variants: dict[str, dict[str, type]] | None = None) -> T:
+    """The typed configuration of a recipe (name or path) under `key=value` overrides."""
+    layer, given = read_layers(find_recipe(recipe)), parse_overrides(overrides)
+    _check_entries(OmegaConf.merge(OmegaConf.structured(schema), layer), given)
+    return resolve(schema, [layer, given], variants)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain dicts, lists and scalars."""
+    return asdict(config)
+
+
+def save(config: Any, path: Path) -> None:
+    """Write the resolved configuration as YAML, visible only when complete."""
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
+    beside.replace(path)
+
+
+def config_hash(config: Any, leave_out: tuple[str, ...] = ()) -> str:
+    """Twelve hex digits that name a configuration, the dotted keys in `leave_out` aside."""
+    values = {key: value for key, value in flatten(to_dict(config)).items() if not _under(key, leave_out)}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key on which two configurations disagree."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} is {self.old!r} there and {self.new!r} here"
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], leave_out: tuple[str, ...] = ()) -> list[Difference]:
+    """Keys whose values differ between two nested dicts, `leave_out` (dotted keys, subtrees included) aside."""
+    a, b = flatten(old), flatten(new)
+    keys = [key for key in sorted(a.keys() | b.keys()) if not _under(key, leave_out)]
+    return [Difference(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _check_entries(recipe: DictConfig | ListConfig, given: DictConfig, path: str = "") -> None:
+    """An override may change the entries of a recipe's free-form dicts (`views.large`), not misspell a new one."""
+    for key in given:
+        child = recipe.get(key) if OmegaConf.is_dict(recipe) and key in recipe else None
+        if child is None and OmegaConf.is_dict(recipe) and OmegaConf.get_type(recipe) is dict:
+            raise InputError(f"{path}{key}: unknown key{nearest(str(key), recipe)}")
+        if OmegaConf.is_dict(child) and OmegaConf.is_dict(given[key]):
+            _check_entries(child, given[key], f"{path}{key}.")
+
+
+def _under(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == p or key.startswith(f"{p}.") for p in prefixes)
+
+
+def _unknown_key(error: ConfigKeyError, typed: DictConfig) -> str:
+    parent, _, key = str(error.full_key).rpartition(".")
+    node = OmegaConf.select(typed, parent) if parent else typed
+    kind = OmegaConf.get_type(node) if node is not None else None
+    known = [f.name for f in fields(kind)] if kind is not None and is_dataclass(kind) else []
+    return f"{error.full_key}: unknown key{nearest(key, known)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

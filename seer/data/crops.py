@@ -1,0 +1,199 @@
+"""Crops: images in, one batch of views out.
+
+`MultiCrop(images, epochs, ids)` runs in the loader's workers: it cuts and resizes every crop, and with `finish=True`
+alters and normalises it there too. `MultiCrop.finish(batch, device)` runs in the consumer and gives `Views`; with
+`finish=False` it does the altering, in batch on the device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from seer.data.augment import Normalise, augment_batch, augment_crop
+from seer.data.draws import (
+    BOX_UNIFORMS,
+    DEFAULT_VIEWS,
+    Appearance,
+    Boxes,
+    View,
+    check_views,
+    concatenate,
+    crop_uniforms,
+    draw_appearance,
+    draw_boxes,
+)
+from seer.data.views import Views
+from seer.errors import InputError
+
+__all__ = ["BOX_UNIFORMS", "DEFAULT_VIEWS", "Batch", "MultiCrop", "View", "centre_crop", "train_crop"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Samples are what runs in parallel. OpenCV's own threads would compete with the loader's, and do not survive a fork.
+cv2.setNumThreads(0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a worker sends to the consumer; picklable.
+
+    Attributes:
+        crops: one `(V, B, S, S, 3)` tensor per resolution, largest first; uint8, or float32 when finished.
+        looks: one `Appearance` of V·B crops per resolution; none when finished.
+        index: `(B,)` int64 sample ids.
+    """
+
+    crops: tuple[Tensor, ...]
+    looks: tuple[Appearance, ...]
+    index: Tensor
+
+    def pin_memory(self, device: str | None = None) -> "Batch":
+        """The same in page-locked memory; torch's DataLoader calls this by name."""
+        return replace(self, crops=tuple(crops.pin_memory() for crops in self.crops), index=self.index.pin_memory())
+
+
+@dataclass(frozen=True)
+class _Resolution:
+    """The V crops of one size: each one's number (which picks its uniforms) and its description."""
+
+    size: int
+    crops: list[tuple[int, View]]
+
+    def draw(self, seed: int, epochs, ids, heights, widths) -> tuple[Boxes, Appearance]:
+        """What V·B crops drew; row v·B + b is crop v of sample b."""
+        boxes, looks = [], []
+        for number, view in self.crops:
+            u = crop_uniforms(seed, epochs, ids, number)
+            boxes.append(draw_boxes(view, heights, widths, u))
+            looks.append(draw_appearance(view, u))
+        return concatenate(boxes), concatenate(looks)
+
+
+class MultiCrop:
+    """Cuts the same crops of a sample at the same epoch wherever it runs; see the module's docstring.
+
+    Args:
+        views: descriptions by name. Those of equal size are merged, in this order; a count of 0 leaves one out.
+        finish: alter and normalise in the worker; otherwise on the device.
+        mean, std: of the channels, on the scale where white is 1.
+
+    Raises `InputError` for views that make no sense.
+    """
+
+    def __init__(
+        self,
+        views: dict[str, View],
+        seed: int,
+        finish: bool = True,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ):
+        check_views(views)
+        self.seed = seed
+        self.finished = finish
+        self.normalise = Normalise(tuple(mean), tuple(std))
+        flat = [view for view in views.values() for _ in range(view.count)]
+        sizes = sorted({view.size for view in flat}, reverse=True)
+        self.resolutions = [_Resolution(size, [(n, v) for n, v in enumerate(flat) if v.size == size]) for size in sizes]
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Memory that one image's crops take in a batch."""
+        values = sum(3 * r.size**2 * len(r.crops) for r in self.resolutions)
+        return values * (4 if self.finished else 1)
+
+    def __call__(self, images: Sequence[np.ndarray], epochs: np.ndarray, ids: np.ndarray) -> Batch:
+        """Crops of B images, `(H, W, 3)` uint8 each, as sample `ids` `(B,)` in `epochs` `(B,)`."""
+        heights, widths = np.array([image.shape[:2] for image in images]).T
+        draws = [r.draw(self.seed, epochs, ids, heights, widths) for r in self.resolutions]
+        dtype = np.float32 if self.finished else np.uint8
+        # numpy's arrays are in huge pages; the page faults of a fresh torch tensor would cost a tenth of all the time.
+        crops = [np.empty((len(r.crops) * len(images), r.size, r.size, 3), dtype) for r in self.resolutions]
+        work = [
+            (boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
+            for (boxes, looks), out in zip(draws, crops, strict=True)
+        ]
+        for b, image in enumerate(images):  # all crops of an image while it is in the cache
+            for box, flip, look, out in work:
+                for row in range(b, len(out), len(images)):
+                    self._make(image, box[row], flip[row], look[row], out[row])
+        looks = () if self.finished else tuple(looks for _, looks in draws)
+        tensors = tuple(torch.from_numpy(out).unflatten(0, (-1, len(images))) for out in crops)
+        return Batch(tensors, looks, torch.from_numpy(np.array(ids, np.int64)))
+
+    def _make(self, image: np.ndarray, box: list[int], flip: bool, look: tuple, out: np.ndarray) -> None:
+        """One crop into `out`, finished or not."""
+        if not self.finished:
+            return resized_crop(image, box, flip, out)
+        crop = np.empty(out.shape, np.uint8)
+        resized_crop(image, box, flip, crop)
+        return self.normalise.crop(augment_crop(crop, *look), out)
+
+    def finish(self, batch: Batch, device: torch.device | str) -> Views:
+        """The batch on `device` as `Views`: fp32, normalised, channels last."""
+        crops = [crops.to(device, non_blocking=True) for crops in batch.crops]
+        if batch.looks:
+            crops = [
+                augment_batch(pixels.flatten(0, 1), looks, self.normalise).unflatten(0, pixels.shape[:2])
+                for pixels, looks in zip(crops, batch.looks, strict=True)
+            ]
+        index = batch.index.to(device, non_blocking=True)
+        return Views(tuple(pixels.permute(0, 1, 4, 2, 3) for pixels in crops), index)
+
+
+def resized_crop(image: np.ndarray, box: Sequence[int], flip: bool, out: np.ndarray) -> None:
+    """Fill `out` with the box (top, left, height, width) of an `(H, W, 3)` image, mirrored if `flip`."""
+    top, left, height, width = box
+    resize_into(image[top : top + height, left : left + width], out)
+    if flip:
+        cv2.flip(out, 1, dst=out)
+
+
+def resize_into(image: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` `(h, w, 3)` with `image` `(H, W, 3)`, uint8: bilinear as Pillow's, antialiased where it shrinks."""
+    height, width = out.shape[:2]
+    if image.shape[0] <= height and image.shape[1] <= width:
+        cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+        return
+    # torch's vectorised 8-bit kernel gives Pillow's result to one level in a quarter of the time of Pillow or of
+    # cv2.INTER_AREA. Called below `torch.nn.functional.interpolate`, it fills `out` instead of returning planes.
+    source, target = (torch.from_numpy(pixels).permute(2, 0, 1)[None] for pixels in (image.copy(), out))
+    torch.ops.aten._upsample_bilinear2d_aa.out(source, [height, width], False, out=target)
+
+
+def centre_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
+    """The usual test-time crop: the shorter side resized to `resize` pixels, then the central square.
+
+    Returns `(size, size, 3)` uint8. Raises `InputError` if `size` is larger than `resize`.
+    """
+    if not 1 <= size <= resize:
+        raise InputError(f"crop size {size}: should be from 1 to {resize}, to which the shorter side is resized")
+    image = _without_far_ends(image)
+    height, width = (int(resize * side / min(image.shape[:2])) for side in image.shape[:2])
+    resized = np.empty((height, width, 3), np.uint8)
+    resize_into(image, resized)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return resized[top : top + size, left : left + size].copy()
+
+
+def _without_far_ends(image: np.ndarray, longest: int = 16) -> np.ndarray:
+    """The middle of an image whose sides are over `longest` to one, so that resizing it cannot exhaust the memory."""
+    limit = longest * min(image.shape[:2])
+    top, left = (max(0, side - limit) // 2 for side in image.shape[:2])
+    return image[top : top + limit, left : left + limit]
+
+
+def train_crop(
+    image: np.ndarray, size: int, uniforms: np.ndarray, scale: tuple[float, float] = (0.08, 1.0)
+) -> np.ndarray:
+    """`RandomResizedCrop` and a flip, decided by `BOX_UNIFORMS` numbers in [0, 1). Returns `(size, size, 3)` uint8."""
+    out = np.empty((size, size, 3), np.uint8)
+    height, width = np.array(image.shape[:2])[:, None]
+    boxes = draw_boxes(View(size=size, scale=list(scale)), height, width, uniforms[None])
+    resized_crop(image, boxes.box[0].tolist(), bool(boxes.flip[0]), out)
+    return out

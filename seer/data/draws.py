@@ -1,0 +1,202 @@
+"""What is drawn for every crop: one description (`View`), and numbers that depend on (seed, epoch, sample) alone.
+
+Each crop of a sample owns a row of uniform numbers from the stable hash; a number's place in the row says what it
+decides. So a crop depends neither on the worker that cuts it nor on what the other samples of its batch drew.
+The distributions are torchvision's (`RandomResizedCrop`, `ColorJitter`, `RandomApply`, ...), vectorised over the batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from itertools import permutations
+from typing import TypeVar
+
+import numpy as np
+
+from seer.data.hashing import uniform
+from seer.errors import InputError
+
+T = TypeVar("T", "Boxes", "Appearance")
+
+MAX_CROPS = 64  # per image, all kinds of view together
+
+ATTEMPTS = 10  # at a box that fits the image, before falling back to its centre
+# The row of uniform numbers of one crop. The box comes first, so that `draw_boxes` stands alone.
+AREA, RATIO = slice(0, ATTEMPTS), slice(ATTEMPTS, 2 * ATTEMPTS)
+TOP, LEFT, FLIP = range(2 * ATTEMPTS, 2 * ATTEMPTS + 3)
+BOX_UNIFORMS = FLIP + 1
+JITTER, ORDER, GREY, BLUR, SIGMA, SOLARIZE = range(BOX_UNIFORMS, BOX_UNIFORMS + 6)
+FACTORS = slice(SOLARIZE + 1, SOLARIZE + 5)
+UNIFORMS = FACTORS.stop
+
+
+class Op(IntEnum):
+    """The four operations of colour jitter, in the order of the columns of `Appearance.factors`."""
+
+    BRIGHTNESS = 0
+    CONTRAST = 1
+    SATURATION = 2
+    HUE = 3
+
+
+ORDERS = np.array(list(permutations(Op)))  # (24, 4)
+IDENTITY = np.array([1, 1, 1, 0], np.float32)  # the factors that change nothing
+
+
+@dataclass
+class View:
+    """One kind of crop: how many per image, from where, and how they are altered. The defaults are SEER's.
+
+    Attributes:
+        size, count: side in pixels, and number per image.
+        scale, ratio: ranges of the crop's share of the image's area (uniform) and of width / height (log-uniform).
+        flip, jitter, grey, blur, solarize: probabilities.
+        brightness, contrast, saturation: a strength s draws a factor in [max(0, 1 - s), 1 + s].
+        hue: largest shift, in turns of the colour circle, at most 0.5.
+        blur_sigma: range of the Gaussian's standard deviation, in pixels of the crop.
+    """
+
+    size: int = 224
+    count: int = 2
+    scale: list[float] = field(default_factory=lambda: [0.14, 1.0])
+    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
+    flip: float = 0.5
+    jitter: float = 0.8
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    grey: float = 0.2
+    blur: float = 0.5
+    blur_sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
+    solarize: float = 0.0
+
+    def check(self, name: str) -> None:
+        """Raise `InputError` naming `name.key` unless every value makes sense."""
+
+        def require(rule: str, holds: bool, key: str) -> None:
+            if not holds:
+                raise InputError(f"{name}.{key}: {getattr(self, key)} should be {rule}")
+
+        require("at least 1 pixel", self.size >= 1, "size")
+        require("0 or more crops", self.count >= 0, "count")
+        require("[low, high] with 0 < low <= high <= 1, shares of the area", _is_range(self.scale, 1), "scale")
+        require("[low, high] with 0 < low <= high, width / height", _is_range(self.ratio), "ratio")
+        require("[low, high] with 0 < low <= high, in pixels", _is_range(self.blur_sigma), "blur_sigma")
+        for key in ("flip", "jitter", "grey", "blur", "solarize"):
+            require("a probability from 0 to 1", 0 <= getattr(self, key) <= 1, key)
+        for key in ("brightness", "contrast", "saturation"):
+            require("0 (off) or more", 0 <= getattr(self, key) < np.inf, key)
+        require("from 0 (off) to 0.5 (half a turn)", 0 <= self.hue <= 0.5, "hue")
+
+
+def _is_range(values: list[float], top: float = np.inf) -> bool:
+    return len(values) == 2 and 0 < values[0] <= values[1] <= top and values[1] < np.inf
+
+
+# SwAV's and SEER's multi-crop, 2×224 + 4×96.
+DEFAULT_VIEWS = {"large": View(), "small": View(size=96, count=4, scale=[0.05, 0.14])}
+
+
+def check_views(views: dict[str, View]) -> None:
+    """Raise `InputError` unless `views` describe at least one crop, and not more than fit."""
+    for name, view in views.items():
+        view.check(f"views.{name}")
+    total = sum(view.count for view in views.values())
+    if total < 1:
+        raise InputError("views: no crops at all; set a count, for instance views.large.count=2")
+    if total > MAX_CROPS:
+        raise InputError(f"views: {total} crops per image, more than the {MAX_CROPS} that fit; lower the counts")
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Where N crops are cut: `(N, 4)` int64 of top, left, height, width in pixels, and `(N,)` bool, mirrored or not."""
+
+    box: np.ndarray
+    flip: np.ndarray
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How crops are altered, in the order: jitter, grey, blur, solarize. N crops; what is not drawn is the identity.
+
+    Attributes:
+        factors: `(N, 4)` float32, one column per `Op`; hue in turns.
+        order: `(N, 4)` int64, the jitter's operations in the order of their application.
+        grey, solarize: `(N,)` bool.
+        sigma: `(N,)` float32, of the Gaussian blur in pixels; 0 is none.
+    """
+
+    factors: np.ndarray
+    order: np.ndarray
+    grey: np.ndarray
+    sigma: np.ndarray
+    solarize: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sigma)
+
+    def rows(self) -> Iterator[tuple[list[float], list[int], bool, float, bool]]:
+        """Crop by crop, as plain numbers: factors, order, grey, sigma, solarize."""
+        columns = (self.factors, self.order, self.grey, self.sigma, self.solarize)
+        return zip(*(column.tolist() for column in columns), strict=True)
+
+    def __getitem__(self, rows: slice) -> "Appearance":
+        return Appearance(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def concatenate(parts: list[T]) -> T:
+    """Several `Boxes`, or several `Appearance`s, as one."""
+    kind = type(parts[0])
+    return kind(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(kind)))
+
+
+def crop_uniforms(seed: int, epochs: np.ndarray, ids: np.ndarray, crop: int) -> np.ndarray:
+    """The `(B, UNIFORMS)` numbers of each sample's crop number `crop` (0 ≤ `crop` < `MAX_CROPS`)."""
+    slots = crop * 64 + np.arange(UNIFORMS)
+    return uniform(seed, np.asarray(epochs)[:, None], np.asarray(ids)[:, None], slots)
+
+
+def draw_boxes(view: View, heights: np.ndarray, widths: np.ndarray, u: np.ndarray) -> Boxes:
+    """`RandomResizedCrop` and a flip, for images of `heights` × `widths` `(B,)`, from `u` `(B, BOX_UNIFORMS…)`."""
+    heights, widths = np.asarray(heights)[:, None], np.asarray(widths)[:, None]
+    area = heights * widths * _between(view.scale, u[:, AREA])
+    ratio = np.exp(_between(np.log(view.ratio), u[:, RATIO]))
+    shape = np.rint(np.sqrt(np.stack([area / ratio, area * ratio]))).astype(np.int64)  # (2, B, ATTEMPTS)
+    fits = ((shape > 0) & (shape <= np.stack([heights, widths]))).all(0)
+    first = fits.argmax(1)[None, :, None]
+    height, width = np.take_along_axis(shape, first, 2)[..., 0]
+    top = np.floor(u[:, TOP] * (heights[:, 0] - height + 1)).astype(np.int64)
+    left = np.floor(u[:, LEFT] * (widths[:, 0] - width + 1)).astype(np.int64)
+    drawn = np.stack([top, left, height, width], 1)
+    box = np.where(fits.any(1)[:, None], drawn, _central_boxes(view, heights[:, 0], widths[:, 0]))
+    return Boxes(box, u[:, FLIP] < view.flip)
+
+
+def _central_boxes(view: View, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """The whole image, or its centre where the image is narrower or wider than `view.ratio` allows."""
+    low, high = view.ratio
+    height = np.minimum(heights, np.rint(widths / low)).clip(1).astype(np.int64)
+    width = np.minimum(widths, np.rint(heights * high)).clip(1).astype(np.int64)
+    return np.stack([(heights - height) // 2, (widths - width) // 2, height, width], 1)
+
+
+def draw_appearance(view: View, u: np.ndarray) -> Appearance:
+    """How each of N crops is altered, from `u` `(N, UNIFORMS)`."""
+    strength = np.array([view.brightness, view.contrast, view.saturation, view.hue])
+    low, high = IDENTITY - strength, IDENTITY + strength
+    low[: Op.HUE] = low[: Op.HUE].clip(0)
+    factors = _between((low, high), u[:, FACTORS])
+    return Appearance(
+        factors=np.where(u[:, [JITTER]] < view.jitter, factors, IDENTITY).astype(np.float32),
+        order=ORDERS[(u[:, ORDER] * len(ORDERS)).astype(np.int64)],
+        grey=u[:, GREY] < view.grey,
+        sigma=np.where(u[:, BLUR] < view.blur, _between(view.blur_sigma, u[:, SIGMA]), 0).astype(np.float32),
+        solarize=u[:, SOLARIZE] < view.solarize,
+    )
+
+
+def _between(limits, u: np.ndarray) -> np.ndarray:
+    low, high = limits
+    return low + (high - low) * u

@@ -1,0 +1,152 @@
+"""What makes plain tars addressable: one Parquet index per shard, and one manifest over all shards.
+
+The specification is `shards/README.md`; this module is its schema, and reads and writes both kinds of file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seer.data.decode import image_suffixes
+from seer.errors import InputError
+
+FORMAT = "seer-shards/1"
+MANIFEST = "manifest.parquet"
+METADATA_KEY = b"seer"
+
+MANIFEST_SCHEMA = pa.schema(
+    [("shard", pa.string()), ("samples", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())]
+)
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # the WebDataset key: member name without its extensions
+        ("source", pa.string()),  # path of the original, relative to the folder it came from
+        ("offset", pa.int64()),  # of the image's first byte in the tar
+        ("size", pa.int64()),  # of the image in bytes
+        ("width", pa.int32()),  # after EXIF orientation
+        ("height", pa.int32()),
+        ("format", pa.string()),  # Pillow's name
+        ("sha256", pa.binary(32)),
+        pa.field("phash", pa.uint64(), nullable=True),
+        pa.field("label", pa.int32(), nullable=True),
+    ]
+)
+
+
+def index_path(shard: Path) -> Path:
+    """`shard-000000.tar` → `shard-000000.index.parquet` (img2dataset keeps `00000.parquet` for itself)."""
+    return shard.with_suffix(".index.parquet")
+
+
+def write_index(path: Path | str, rows: Iterable[Mapping] | pa.Table) -> None:
+    """Write one shard's index, in the order of the samples in the tar. The file appears whole or not at all."""
+    _write(Path(path), rows, INDEX_SCHEMA)
+
+
+def read_index(path: Path | str, columns: list[str] | None = None) -> pa.Table:
+    """Read one shard's index, or some of its columns. Raises `InputError` if it is missing or unreadable."""
+    try:
+        return pq.read_table(path, columns=columns, use_threads=False, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} is no readable index ({_first_line(error)}); run: seer shards index") from error
+
+
+def write_manifest(directory: Path | str, rows: Iterable[Mapping] | pa.Table, metadata: Mapping) -> None:
+    """Write the manifest of the shards in `directory`; `metadata` holds `classes` (or None) and `build`."""
+    note = json.dumps({"format": FORMAT, "classes": None, "build": {}, **metadata}, sort_keys=True)
+    schema = MANIFEST_SCHEMA.with_metadata({METADATA_KEY: note.encode()})
+    _write(Path(directory) / MANIFEST, rows, schema)
+
+
+class Manifest:
+    """The shards of a data set, in the order that global sample ids count through.
+
+    Attributes:
+        directory: where the shards lie.
+        shards: file names. sizes: `(shards,)` int64, samples in each. digests: hex sha256 of each tar.
+        classes: class names, if the samples are labelled. build: how the shards were made.
+    """
+
+    def __init__(self, directory: Path | str, table: pa.Table):
+        note = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        self.directory = Path(directory)
+        self.format: str = note["format"]
+        self.classes: list[str] | None = note.get("classes")
+        self.build: dict = note.get("build", {})
+        self.shards: list[str] = table["shard"].to_pylist()
+        self.sizes: np.ndarray = table["samples"].to_numpy().astype(np.int64)
+        self.digests: list[str] = table["sha256"].to_pylist()
+
+    @classmethod
+    def load(cls, url: Path | str) -> "Manifest":
+        """Read the manifest of a directory of shards. Raises `InputError` that says what is there instead."""
+        if "://" in str(url):
+            raise InputError(f"{url} is remote; shards are read from local or mounted folders: copy them first")
+        path = Path(url)
+        path = path if path.name == MANIFEST else path / MANIFEST
+        if not path.is_file():
+            raise InputError(_what_is_there_instead(path.parent))
+        try:
+            manifest = cls(path.parent, pq.read_table(path, partitioning=None))
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+            raise InputError(
+                f"{path} is no readable manifest ({_first_line(error)}); run: seer shards index {path.parent}/*.tar"
+            ) from error
+        if manifest.format != FORMAT:
+            raise InputError(f"{path} has format {manifest.format}, this seer reads {FORMAT}; update seer")
+        if manifest.samples == 0:
+            raise InputError(f"{path} lists no samples; rebuild it: seer shards build SOURCE --out {path.parent}")
+        return manifest
+
+    @property
+    def samples(self) -> int:
+        """N, the number of samples."""
+        return int(self.sizes.sum())
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits that change with the content or order of the shards, not with where they lie."""
+        content = list(zip(self.shards, self.sizes.tolist(), self.digests, strict=True))
+        return hashlib.sha256(json.dumps([content, self.classes]).encode()).hexdigest()[:16]
+
+
+def _write(path: Path, rows: Iterable[Mapping] | pa.Table, schema: pa.Schema) -> None:
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=schema)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table.cast(schema).replace_schema_metadata(schema.metadata), temporary, write_page_checksum=True)
+    os.replace(temporary, path)
+
+
+def _what_is_there_instead(directory: Path) -> str:
+    if not directory.exists():
+        return f"{directory} does not exist; give a directory of shards, made by: seer shards build SOURCE --out DIR"
+    if not directory.is_dir():
+        return f"{directory} is a file; give the directory that holds the shards"
+    try:
+        tree = os.walk(directory, onerror=_raise)
+        names = list(islice((name.lower() for _, _, files in tree for name in files), 10_000))
+    except OSError as error:
+        return f"{directory} cannot be read ({error.strerror}); check its permissions"
+    if not names:
+        return f"{directory} is empty; put shards there: seer shards build SOURCE --out {directory}"
+    if any(name.endswith(".tar") for name in names):
+        return f"{directory} holds tars without a manifest; run: seer shards index {directory}/*.tar"
+    if any(Path(name).suffix in image_suffixes() for name in names):
+        return f"{directory} holds images, not shards; run: seer shards build {directory} --out SHARDS"
+    return f"{directory} holds no {MANIFEST} and no images; give a directory made by: seer shards build"
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

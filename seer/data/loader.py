@@ -1,0 +1,242 @@
+"""From stream positions to finished views: read, decode, crop in workers; one step is one task.
+
+The batch of a step is a pure function of the manifest, the order and the step. Workers only decide how soon it is
+there, so a run continues at any step, with any number of workers and any world size that divides the global batch.
+"""
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import forkserver, get_context
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from seer.data.decode import DamagedImage, decode
+from seer.data.index import Manifest
+from seer.data.order import Order
+from seer.data.reader import Reader
+from seer.data.views import Views
+from seer.errors import InputError, nearest
+
+Task = Callable[[int], Any]
+
+# Schedulers send these to every process of a job. The trainer alone answers; its workers must live to the checkpoint.
+SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
+
+
+@dataclass
+class LoaderConfig:
+    """How batches are made ready. Nothing here but `lanes` and `window` changes what is in them.
+
+    Attributes:
+        workers: processes or threads per rank; 0 makes each batch when it is asked for.
+        mode: `processes`, or `threads` (they share the trainer's interpreter: only for images that decode slowly).
+        prefetch: batches made ahead per worker.
+        device_augment: colour, blur and normalisation on the accelerator instead of in the workers.
+        lanes: places of the data read side by side; 0 is the global batch.
+        window: how many successive samples of a lane are mixed.
+    """
+
+    workers: int = 2
+    mode: str = "processes"
+    prefetch: int = 2
+    device_augment: bool = False
+    lanes: int = 0
+    window: int = 256
+
+
+class Crops(Protocol):
+    """What the loader asks of `crops.MultiCrop`: crops in the worker, the rest where the views are used."""
+
+    def __call__(self, images: list[np.ndarray], epochs: np.ndarray, ids: np.ndarray) -> Any: ...
+
+    def finish(self, batch: Any, device: torch.device) -> Views: ...
+
+
+class Loader:
+    """One rank's share of every global batch.
+
+    Attributes:
+        wait_seconds: how long the consumer waited for the latest batch.
+        replaced: how many damaged samples have been replaced so far by the next good one of their shard. A
+            replacement keeps the id of the sample it stands for.
+    """
+
+    def __init__(
+        self,
+        source: Reader | Manifest,
+        order: Order,
+        crops: Crops,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        config: LoaderConfig | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.config = config or LoaderConfig()
+        if batch_size % world_size:
+            raise InputError(f"batch_size={batch_size} is no multiple of the {world_size} processes; change either")
+        if self.config.mode not in MODES:
+            raise InputError(f"loader mode '{self.config.mode}' is unknown{nearest(self.config.mode, MODES)}")
+        if self.config.workers < 0 or self.config.prefetch < 1:
+            raise InputError("the loader needs workers >= 0 and prefetch >= 1; change the config")
+        self.reader = source if isinstance(source, Reader) else Reader(source)
+        self.order, self.crops, self.device = order, crops, torch.device(device)
+        self.task = StepTask(self.reader, order, crops, batch_size // world_size, rank, world_size)
+        self.wait_seconds = 0.0
+        self.replaced = 0
+        cv2.setNumThreads(0)  # parallelism comes from the workers
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterator[Views]:
+        """The views of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers."""
+        make = MODES[self.config.mode] if self.config.workers else inline
+        results = make(self.task, range(start_step, stop_step), self.config, self.device)
+        try:
+            while True:
+                began = time.perf_counter()
+                result = next(results, None)
+                self.wait_seconds = time.perf_counter() - began
+                if result is None:
+                    return
+                batch, replaced = result
+                self.replaced += replaced
+                yield self.crops.finish(batch, self.device)
+        finally:
+            results.close()
+
+
+@dataclass(frozen=True)
+class StepTask:
+    """Step number → (this rank's batch, how many samples were replaced). Picklable: it is what workers are sent."""
+
+    reader: Reader
+    order: Order
+    crops: Crops
+    share: int
+    rank: int
+    world_size: int
+
+    def __call__(self, step: int) -> tuple[Any, int]:
+        positions = (step * self.world_size + self.rank) * self.share + np.arange(self.share)
+        ids = self.order.ids(int(positions[0]), self.share)
+        images, replaced = self.decode(ids)
+        return self.crops(images, self.order.epoch(positions), ids), replaced
+
+    def decode(self, ids: np.ndarray) -> tuple[list[np.ndarray], int]:
+        images, replaced = [], 0
+        for sample, data in zip(ids.tolist(), self.reader.read(ids), strict=True):
+            try:
+                images.append(decode(data))
+            except DamagedImage:
+                images.append(self.replacement(sample))
+                replaced += 1
+        return images, replaced
+
+    def replacement(self, damaged: int) -> np.ndarray:
+        """The next good sample of the shard: the same one in every run, on every rank."""
+        sample = self.reader.next_in_shard(damaged)
+        while sample != damaged:
+            try:
+                return decode(self.reader.read(np.array([sample]))[0])
+            except DamagedImage:
+                sample = self.reader.next_in_shard(sample)
+        shard = self.reader.manifest.shards[int(self.reader.locate(np.array([damaged]))[0][0])]
+        raise InputError(
+            f"{self.reader.manifest.directory / shard} has no readable image left; "
+            f"run: seer shards verify {self.reader.manifest.directory}"
+        )
+
+
+def inline(task: Task, steps: range, config: LoaderConfig, device: torch.device) -> Generator[Any]:
+    """Make each batch when it is asked for."""
+    for step in steps:
+        yield task(step)
+
+
+def threads(task: Task, steps: range, config: LoaderConfig, device: torch.device) -> Generator[Any]:
+    """Make batches in threads of this process, `prefetch` per thread ahead."""
+    with ThreadPoolExecutor(config.workers, thread_name_prefix="seer-loader") as pool:
+        pending: deque[Future] = deque()
+        try:
+            for step in steps:
+                pending.append(pool.submit(task, step))
+                if len(pending) > config.workers * config.prefetch:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def processes(task: Task, steps: range, config: LoaderConfig, device: torch.device) -> Generator[Any]:
+    """Make batches in processes; tensors come back through shared memory."""
+    loader = DataLoader(
+        _Steps(task),
+        batch_size=None,
+        sampler=steps,
+        num_workers=config.workers,
+        prefetch_factor=config.prefetch,
+        collate_fn=_unchanged,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=_forkserver(),
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else it would draw from the trainer's random numbers
+    )
+    try:
+        for result in loader:
+            if isinstance(result, InputError):
+                raise result
+            yield result
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{error} Most often memory ran out, or /dev/shm: use fewer loader.workers or less loader.prefetch."
+        ) from error
+
+
+MODES = {"processes": processes, "threads": threads}
+
+
+class _Steps(Dataset):
+    """The steps as a map-style data set. The user's errors travel as values, and so arrive as they were raised."""
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def __getitem__(self, step: int) -> Any:
+        try:
+            return self.task(step)
+        except InputError as error:
+            return error
+
+
+def _forkserver():
+    """Workers fork from a clean server that has imported what they need: forking the trainer, with its threads and
+    process group, is unsafe, and a fresh interpreter per worker costs seconds of importing."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return context
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _unchanged(item: Any) -> Any:
+    return item

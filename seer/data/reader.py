@@ -1,0 +1,97 @@
+"""Samples' bytes by global id, out of local shards, with a bounded number of open files and indices."""
+
+import os
+from functools import lru_cache, partial
+
+import numpy as np
+
+from seer.data.index import Manifest, index_path, read_index
+from seer.errors import InputError
+
+OPEN_FILES = 256  # well under the usual limit of 1,024 descriptors
+OPEN_INDICES = 1024  # at 10,000 samples a shard, 200 MB
+UNLABELLED = -1
+
+
+class Reader:
+    """Reads samples by global id: their place when the shards are laid end to end in the manifest's order.
+
+    Safe to share between threads, and to send to another process, where it opens its own files.
+    """
+
+    def __init__(self, manifest: Manifest):
+        self.manifest = manifest
+        self._ends = np.cumsum(manifest.sizes)
+        self._file = lru_cache(OPEN_FILES)(partial(_File, manifest))
+        self._index = lru_cache(OPEN_INDICES)(partial(_Index, manifest))
+
+    def __reduce__(self):
+        return Reader, (self.manifest,)
+
+    def __len__(self) -> int:
+        return self.manifest.samples
+
+    def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`(shards, rows)`: the number of each sample's shard, and its row in that shard's index."""
+        shards = np.searchsorted(self._ends, ids, side="right")
+        return shards, ids - (self._ends[shards] - self.manifest.sizes[shards])
+
+    def read(self, ids: np.ndarray) -> list[bytes]:
+        """The encoded images of `ids`, in their order. A file that ends early gives short or empty bytes."""
+        ids = np.asarray(ids, dtype=np.int64)
+        data = [b""] * len(ids)
+        shards, rows = self.locate(ids)
+        for i in np.argsort(ids, kind="stable").tolist():  # forward through each shard
+            shard = int(shards[i])
+            index, row = self._index(shard), rows[i]
+            data[i] = self._file(shard).read(int(index.offsets[row]), int(index.sizes[row]))
+        return data
+
+    def labels(self, ids: np.ndarray) -> np.ndarray:
+        """`(len(ids),)` int64 labels; `UNLABELLED` where the index has none."""
+        ids = np.asarray(ids, dtype=np.int64)
+        labels = np.full(len(ids), UNLABELLED, dtype=np.int64)
+        shards, rows = self.locate(ids)
+        for shard in np.unique(shards).tolist():
+            of_shard = shards == shard
+            labels[of_shard] = self._index(shard).labels[rows[of_shard]]
+        return labels
+
+    def next_in_shard(self, sample: int) -> int:
+        """The id that follows within the same shard, the first one after the last."""
+        (shard,), (row,) = self.locate(np.array([sample]))
+        return int(sample - row + (row + 1) % self.manifest.sizes[shard])
+
+
+class _Index:
+    """The columns of a shard's index that reading needs."""
+
+    def __init__(self, manifest: Manifest, shard: int):
+        path = index_path(manifest.directory / manifest.shards[shard])
+        table = read_index(path, ["offset", "size", "label"])
+        if len(table) != manifest.sizes[shard]:
+            raise InputError(
+                f"{path} has {len(table)} samples and the manifest says {manifest.sizes[shard]}; run: seer shards index"
+            )
+        self.offsets = table["offset"].to_numpy()
+        self.sizes = table["size"].to_numpy()
+        self.labels = table["label"].fill_null(UNLABELLED).to_numpy()
+
+
+class _File:
+    """An open shard; closed when its last user lets go of it, so eviction cannot close it under a reading thread."""
+
+    def __init__(self, manifest: Manifest, shard: int):
+        path = manifest.directory / manifest.shards[shard]
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            hint = f"run: seer shards verify {path.parent}"
+            raise InputError(f"{path} cannot be read ({error.strerror}); {hint}") from error
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self.descriptor, size, offset)
+
+    def __del__(self):
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)

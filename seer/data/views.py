@@ -1,0 +1,29 @@
+"""What the loader hands to a method: the crops of one batch, grouped by resolution."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Views:
+    """The crops of one batch on one rank.
+
+    Attributes:
+        crops: one tensor per resolution, largest first; each `(V, B, 3, S, S)` with V crops of each of B images,
+            stored so that `crops.flatten(0, 1)` is a channels-last tensor without a copy.
+        index: `(B,)` int64, the global sample id of each image (its place in the manifest's order).
+    """
+
+    crops: tuple[Tensor, ...]
+    index: Tensor
+
+    @property
+    def batch(self) -> int:
+        """B, the number of images on this rank."""
+        return len(self.index)
+
+    def to(self, *args, **kwargs) -> "Views":
+        """Move or convert the crops (not the index's dtype)."""
+        crops = tuple(c.to(*args, **kwargs) for c in self.crops)
+        return replace(self, crops=crops, index=self.index.to(crops[0].device))

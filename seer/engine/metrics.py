@@ -1,0 +1,223 @@
+"""What a run tells: metrics.jsonl, TensorBoard, seer.log, the console, and what it ran on (environment.json)."""
+
+import json
+import logging
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from torch import Tensor
+
+from seer import __version__, jsonl
+from seer.distributed import World, all_reduce_mean
+
+logger = logging.getLogger("seer")
+
+PACKAGES = ("torch", "torchvision", "numpy", "webdataset", "simplejpeg", "opencv-python-headless", "pillow", "pyarrow")
+
+
+@dataclass
+class LogConfig:
+    """`every`: steps between logged rows (the first and the last step are always logged)."""
+
+    every: int = 10
+    tensorboard: bool = True
+
+
+class RunLog:
+    """The log of one run: call `step` after every step on every rank; rank 0 writes.
+
+    A continued run (`start` > 0 finished steps) drops the rows after `start` that a killed process had still written,
+    so that each step appears once.
+    """
+
+    def __init__(self, run_dir: Path, config: LogConfig, world: World, total_steps: int, start: int = 0):
+        self.config, self.world, self.total = config, world, total_steps
+        self.path = Path(run_dir) / "metrics.jsonl"
+        self._waited = self._busy = 0.0
+        self._seconds_before, self._samples = 0.0, -1.0
+        self._writer: Any = None
+        self._console = _Console(total_steps, start) if world.is_main else None
+        if world.is_main:
+            self._open(Path(run_dir), start)
+        self._began = self._window = time.perf_counter()
+
+    def _open(self, run_dir: Path, start: int) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        rows = [row for row in jsonl.read(self.path) if row.get("step", 0) <= start]
+        jsonl.write(self.path, rows)
+        self._seconds_before = rows[-1].get("seconds", 0.0) if rows else 0.0
+        file, warnings = logging.FileHandler(run_dir / "seer.log"), logging.StreamHandler()
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        warnings.setLevel(logging.WARNING)
+        self._handlers = (file, warnings)
+        for handler in self._handlers:
+            logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        if self.config.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1 if start else None)
+        logger.info("continued after step %d" if start else "started (%d steps done)", start)
+
+    def due(self, step: int) -> bool:
+        """Whether the row of `step` (1-based, finished) is logged: a function of the step alone, as resuming needs."""
+        return step == 1 or step == self.total or step % self.config.every == 0
+
+    def step(
+        self, step: int, metrics: Mapping[str, Tensor], place: Mapping[str, float], waited: float, seconds: float
+    ) -> None:
+        """Record a finished step; between logged steps this costs two additions, and no rank waits for another.
+
+        Args:
+            step: steps finished, from 1.
+            metrics: scalar tensors of this rank, `loss` among them; logged as their mean over ranks.
+            place: numbers that all ranks share, such as `samples` (consumed so far), `lr` and `epoch`.
+            waited: seconds spent waiting for this step's data.
+            seconds: seconds spent on the step itself.
+        """
+        self._waited += waited
+        self._busy += seconds
+        if self._samples < 0:  # a continued run's first window starts here, not at its last logged row
+            self._samples = place.get("samples", 0) * (step - 1) / step
+        if self.due(step):
+            values = self._reduce(metrics)
+            if self.world.is_main:
+                self._write(step, values, place)
+            self._waited = self._busy = 0.0
+        if self._console:
+            self._console.advance(step)
+
+    def close(self) -> None:
+        """Flush and release everything; the log may not be used afterwards. A second call does nothing."""
+        if self._console is None:
+            return
+        self._console.close()
+        if self._writer:
+            self._writer.close()
+        for handler in self._handlers:
+            logger.removeHandler(handler)
+            handler.close()
+        self._console = None
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _reduce(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        """Means over ranks of the metrics and of both timers, in one collective and one copy to the host."""
+        names = sorted(metrics)
+        now = time.perf_counter()
+        elapsed, self._window = max(now - self._window, 1e-9), now
+        timers = [self._waited / elapsed, self._busy / elapsed, elapsed]
+        device = next((v.device for v in metrics.values() if isinstance(v, Tensor)), torch.device("cpu"))
+        parts = [torch.as_tensor(metrics[n], device=device).detach().double().reshape(()) for n in names]
+        vector = torch.cat([torch.stack(parts), torch.tensor(timers, dtype=torch.float64, device=device)])
+        return dict(zip([*names, "data_wait", "time_step", "elapsed"], all_reduce_mean(vector).tolist(), strict=True))
+
+    def _write(self, step: int, values: dict[str, float], place: Mapping[str, float]) -> None:
+        samples, elapsed = place.get("samples", 0), values.pop("elapsed")
+        row = {"step": step, **values, **place, "images_per_second": (samples - self._samples) / elapsed}
+        row["seconds"] = self._seconds_before + time.perf_counter() - self._began
+        self._samples = samples
+        # JSON knows no NaN.
+        jsonl.append(self.path, [{k: v if math.isfinite(v) else None for k, v in row.items()}])
+        if self._writer:
+            for name in row.keys() - {"step"}:
+                self._writer.add_scalar(name, row[name], step)
+        assert self._console
+        logger.info("%s", self._console.show(row))
+
+
+class _Console:
+    """A progress bar on a terminal; in a log, a plain line for every logged step, at most one a second."""
+
+    def __init__(self, total: int, start: int):
+        self.total, self.start, self.began, self.last_line = total, start, time.perf_counter(), 0.0
+        console = Console(stderr=True)
+        columns = (BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TextColumn("{task.fields[row]}"))
+        self.bar = Progress(TextColumn("pretraining"), *columns, console=console) if console.is_terminal else None
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task("", total=total, completed=start, row="")
+
+    def advance(self, step: int) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=step)
+
+    def show(self, row: Mapping[str, Any]) -> str:
+        """Show a logged row; returns it as the line that goes to seer.log."""
+        step = int(row["step"])
+        per_step = (time.perf_counter() - self.began) / max(1, step - self.start)
+        left = timedelta(seconds=round(per_step * (self.total - step)))
+        text = (
+            f"loss {row['loss']:.4f} · {row['images_per_second']:.0f} images/s · "
+            f"waiting for data {100 * row['data_wait']:.0f} % · {left} left"
+        )
+        line = f"step {step}/{self.total} · {text}"
+        if self.bar:
+            self.bar.update(self.task, completed=step, row=text)
+        elif step in (1, self.total) or time.perf_counter() - self.last_line >= 1:
+            self.last_line = time.perf_counter()
+            print(line, file=sys.stderr, flush=True)
+        return line
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+
+
+def write_environment(run_dir: Path) -> None:
+    """Write environment.json: versions, machine and command. Credentials cannot get in: only SLURM_* is copied."""
+    path = Path(run_dir) / "environment.json"
+    beside = path.with_name(".environment.json.tmp")
+    beside.write_text(json.dumps(environment(), indent=2) + "\n")
+    beside.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """What this process runs on and with."""
+    packages = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "seer": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "cuda": torch.version.cuda if gpus else None,
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": gpus,
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "slurm": {k: os.environ[k] for k in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST") if k in os.environ},
+    }
+
+
+def _cpu_name() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,250 @@
+"""Optimizers whose norms are those of whole parameters however these are sharded, and what guards their step.
+
+Nothing here waits for the device: norms, scales and verdicts stay tensors until the loop asks.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from seer.distributed import all_reduce_sum, local
+from seer.errors import InputError, nearest
+
+
+@dataclass
+class OptimConfig:
+    """How parameters are updated. The learning rate comes from the schedule, every step.
+
+    Attributes:
+        name: `sgd`, `lars` or `adamw`.
+        larc: `sgd`: scale every parameter's rate by the ratio of its norm to its gradient's.
+        larc_trust: LARC's and LARS's trust coefficient.
+        larc_clip: `sgd`: never let LARC raise a parameter's rate above the schedule's.
+        decay_norm_and_bias: `sgd`, `adamw`: decay vectors (BatchNorm, biases) too. LARS never does.
+        betas: `adamw` only, as is `eps`.
+        clip_grad: the largest norm of the whole gradient; 0 leaves it alone.
+    """
+
+    name: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-6
+    nesterov: bool = False
+    larc: bool = True
+    larc_trust: float = 0.001
+    larc_clip: bool = False
+    larc_eps: float = 1e-8
+    decay_norm_and_bias: bool = True
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    clip_grad: float = 0.0
+
+
+class SGD(Optimizer):
+    """SGD with momentum; with `trust` > 0, the rate of each parameter p with gradient g is scaled by
+
+        trust · ‖p‖ / (‖g‖ + weight_decay · ‖p‖ + eps)          (You et al. 2017, eq. 6)
+
+    and decay is folded into the gradient before scaling. With all parameters so treated this is LARC as NVIDIA's apex
+    had it; with vectors in a group of trust 0 and decay 0, it is LARS as SimCLR and BYOL use it. Where either norm is
+    0, the plain gradient counts, undecayed. `clip` keeps the scaled rate at or below `lr`. With trust 0: torch's SGD.
+
+    A parameter without a gradient is left alone: neither decayed nor moved by its momentum. `step` consumes the
+    gradients (it scales them in place, to spare a copy), so clear them afterwards.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 0.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        trust: float = 0.0,
+        clip: bool = False,
+        eps: float = 1e-8,
+    ):
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        super().__init__(params, defaults | {"trust": trust, "clip": clip, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._update(group, parameters)
+        return loss
+
+    def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        scales = _layerwise_scales(group, parameters, gradients) if group["trust"] else None
+        weights, updates = [local(p) for p in parameters], [local(g) for g in gradients]
+        if group["weight_decay"]:
+            torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
+        if scales is not None:
+            torch._foreach_mul_(updates, scales)
+        if group["momentum"]:
+            buffers = [local(self._buffer(p)) for p in parameters]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, updates)
+            if group["nesterov"]:
+                torch._foreach_add_(updates, buffers, alpha=group["momentum"])
+            else:
+                updates = buffers
+        torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+    def _buffer(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)  # a DTensor's is a DTensor, and so saved in shards
+        return state["momentum_buffer"]
+
+
+def _layerwise_scales(group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    """One scalar tensor per parameter, by which its decayed gradient is multiplied."""
+    p, g = squared_norms([*parameters, *gradients]).sqrt().chunk(2)
+    scale = group["trust"] * p / (g + group["weight_decay"] * p + group["eps"])
+    if group["clip"]:
+        scale = (scale / group["lr"]).clamp(max=1.0) if group["lr"] else torch.ones_like(scale)
+    # A zero gradient must not let decay act alone, nor a zero weight be stuck at zero.
+    scale = torch.where(g > 0, scale, 0.0)
+    return list(torch.where(p > 0, scale, 1.0).unbind())
+
+
+def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Squared 2-norms of n whole tensors, `(n,)`; shards (DTensors) are summed in one all-reduce for all of a mesh."""
+    members: dict[tuple[dist.ProcessGroup, ...], list[int]] = defaultdict(list)
+    for i, tensor in enumerate(tensors):
+        members[_shard_groups(tensor)].append(i)
+    norms: dict[int, Tensor] = {}
+    for groups, indices in members.items():
+        part = torch.stack(torch._foreach_norm([local(tensors[i]) for i in indices])).square()
+        for group in groups:
+            dist.all_reduce(part, group=group)
+        norms.update(zip(indices, part.unbind(), strict=True))
+    return torch.stack([norms[i] for i in range(len(tensors))])
+
+
+def _shard_groups(tensor: Tensor) -> tuple[dist.ProcessGroup, ...]:
+    """The process groups over which a tensor is cut; none for a whole one."""
+    if not isinstance(tensor, DTensor):
+        return ()
+    mesh = tensor.device_mesh
+    return tuple(mesh.get_group(d) for d, placement in enumerate(tensor.placements) if placement.is_shard())
+
+
+def build_optimizer(method: nn.Module, config: OptimConfig) -> Optimizer:
+    """The optimizer over the method's trainable parameters (after sharding), its rate 0 until the loop sets it."""
+    if config.name not in OPTIMIZERS:
+        raise InputError(f"optim.name: '{config.name}' is unknown{nearest(config.name, OPTIMIZERS)}")
+    parameters: list[Tensor] = [p for p in method.parameters() if p.requires_grad]
+    vectors, matrices = [p for p in parameters if p.ndim <= 1], [p for p in parameters if p.ndim > 1]
+    return OPTIMIZERS[config.name](config, matrices, vectors)
+
+
+def _sgd(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> Optimizer:
+    trust = config.larc_trust if config.larc else 0.0
+    return SGD(_groups(config, matrices, vectors), **_momentum(config), trust=trust, clip=config.larc_clip)
+
+
+def _lars(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> Optimizer:
+    adapted = {"params": matrices, "trust": config.larc_trust, "weight_decay": config.weight_decay}
+    plain = {"params": vectors, "trust": 0.0, "weight_decay": 0.0}
+    return SGD([group for group in (adapted, plain) if group["params"]], **_momentum(config))
+
+
+def _adamw(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> Optimizer:
+    beta1, beta2 = config.betas
+    return torch.optim.AdamW(_groups(config, matrices, vectors), lr=0.0, betas=(beta1, beta2), eps=config.eps)
+
+
+OPTIMIZERS: dict[str, Callable[[OptimConfig, list[Tensor], list[Tensor]], Optimizer]] = {
+    "sgd": _sgd,
+    "lars": _lars,
+    "adamw": _adamw,
+}
+
+
+def _momentum(config: OptimConfig) -> dict[str, Any]:
+    return {"momentum": config.momentum, "nesterov": config.nesterov, "eps": config.larc_eps}
+
+
+def _groups(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> list[dict[str, Any]]:
+    """Parameter groups, with vectors undecayed unless the configuration decays them."""
+    if config.decay_norm_and_bias:
+        return [{"params": [*matrices, *vectors], "weight_decay": config.weight_decay}]
+    groups = ({"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+@torch.no_grad()
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients together so that their norm is at most `max_norm` (0: only measure).
+
+    Returns:
+        The norm before clipping, a scalar tensor: of the whole gradient, the same on every rank that shares it.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norm = squared_norms(gradients).sum().sqrt()
+    if max_norm > 0:
+        torch._foreach_mul_([local(g) for g in gradients], (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+@torch.no_grad()
+def all_finite(loss: Tensor, grad_norm: Tensor) -> Tensor:
+    """Whether the loss and the gradient's norm are finite on every rank: a bool tensor, the same on all of them."""
+    bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(grad_norm.to(loss.device)))
+    return all_reduce_sum(bad.float()) == 0
+
+
+class LossScaler:
+    """Loss scaling for fp16: as large a power of two as gradients bear (Micikevicius et al. 2018).
+
+    The scale is halved when a step was not finite, and doubled after `interval` finite ones. As the verdict is the same
+    on all ranks (`all_finite`), so is the scale.
+    """
+
+    def __init__(self, enabled: bool, scale: float = 2.0**16, interval: int = 2000):
+        self.enabled = enabled
+        self.factor = scale if enabled else 1.0
+        self.interval = interval
+        self.good_steps = 0
+
+    def scale(self, loss: Tensor) -> Tensor:
+        return loss * self.factor if self.enabled else loss
+
+    @torch.no_grad()
+    def unscale(self, parameters: Iterable[Tensor]) -> None:
+        """Divide the gradients by the scale, in place."""
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        if self.enabled and gradients:
+            torch._foreach_mul_(gradients, 1.0 / self.factor)
+
+    def update(self, finite: bool) -> None:
+        """Learn from a step: `finite` is `all_finite`'s verdict on it."""
+        if not self.enabled:
+            return
+        self.good_steps = self.good_steps + 1 if finite else 0
+        if not finite:
+            self.factor /= 2
+        elif self.good_steps == self.interval:
+            self.factor, self.good_steps = self.factor * 2, 0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"factor": self.factor, "good_steps": self.good_steps}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.factor, self.good_steps = float(state["factor"]), int(state["good_steps"])

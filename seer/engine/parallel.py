@@ -1,0 +1,210 @@
+"""How a method is laid out over processes. Nothing else knows it: BatchNorm → compile → checkpointing → FSDP or DDP.
+
+Backbones are recognised by their `stages`, a `ModuleList` of `Sequential`s of blocks; a method may hold two of them.
+"""
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from seer.backbones.base import materialize
+from seer.distributed import World
+from seer.engine.batchnorm import convert, statistics_spared
+from seer.errors import InputError, nearest
+
+log = logging.getLogger(__name__)
+
+MODES = ("none", "ddp", "fsdp")
+# What autocast computes in; None: no autocast. Parameters are fp32, or float64 for fp64.
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": None}
+
+
+@dataclass
+class ParallelConfig:
+    """How the work is spread over processes; it changes memory and speed, not what is learned.
+
+    Attributes:
+        mode: `ddp` copies the method to every process, `fsdp` shards it, `none` is for one process. With one process
+            all three are the same.
+        checkpointing: for each stage of the backbone, where its groups of blocks end; of a group only the input is kept
+            for the backward pass, which computes the rest again. `[[2], [7], [9, 17], []]`, SEER's, makes the first
+            stages one group each, the third two groups, and leaves the fourth alone; `[]` leaves all alone.
+        bn_group: processes whose batches BatchNorm takes as one: 0 all, 1 each its own, n every n consecutive ones.
+        compile: compile the backbone's blocks, where there is a compiler.
+        channels_last: keep convolution weights in channels-last order (fsdp keeps them as they are).
+        deferred_init: build the method without memory and initialise each process's shards only: for methods too big
+            for one process. The weights then depend on the number of processes.
+    """
+
+    mode: str = "none"
+    checkpointing: list[list[int]] = field(default_factory=list)
+    bn_group: int = 0
+    compile: bool = False
+    channels_last: bool = True
+    deferred_init: bool = False
+
+
+def parallelize(method: nn.Module, config: ParallelConfig, world: World, precision: str = "fp32") -> nn.Module:
+    """Lay `method` out over the processes of `world`, in place; a method on `meta` gets its memory and weights here.
+
+    Build the optimizer afterwards, from `method`, whose parameter names stay as they were.
+
+    Returns:
+        The module to call: `method` itself, or DDP around it.
+
+    Raises:
+        InputError: the configuration suits neither the world nor the backbone.
+    """
+    _check(config, world)
+    backbones = find_backbones(method)
+    sharded = config.mode == "fsdp" and world.size > 1
+    deferred = any(p.is_meta for p in method.parameters())
+    to_precision(method, precision)
+    convert(method, _batchnorm_group(config.bn_group, world))
+    if not deferred:
+        method.to(world.device)
+    if config.channels_last and not sharded:  # FSDP takes contiguous parameters only
+        method.to(memory_format=torch.channels_last)
+    if config.compile and can_compile(world.device):
+        compile_blocks(backbones)
+    for backbone in backbones:
+        checkpoint_stages(backbone, config.checkpointing)
+    if sharded:
+        shard(method, backbones, world)
+    if deferred:
+        _materialize(method, world)
+    if config.mode == "ddp" and world.size > 1:
+        # BatchNorm keeps its buffers equal by itself; to broadcast them would undo its groups.
+        return DistributedDataParallel(method, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    return method
+
+
+def to_precision(method: nn.Module, precision: str) -> nn.Module:
+    """Parameters and buffers in the precision that the optimizer updates: float64 for `fp64`, else as they are."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: '{precision}' is unknown{nearest(precision, PRECISIONS)}")
+    return method.double() if precision == "fp64" else method
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """The context of a forward pass."""
+    dtype = PRECISIONS[precision]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def find_backbones(method: nn.Module) -> list[nn.Module]:
+    return [m for m in method.modules() if isinstance(getattr(m, "stages", None), nn.ModuleList)]
+
+
+def _check(config: ParallelConfig, world: World) -> None:
+    if config.mode not in MODES:
+        raise InputError(f"parallel.mode: '{config.mode}' is unknown{nearest(config.mode, MODES)}")
+    if config.mode == "none" and world.size > 1:
+        raise InputError(f"parallel.mode=none is for one process and there are {world.size}; use ddp or fsdp")
+    if config.bn_group < 0 or (config.bn_group < world.size and config.bn_group and world.size % config.bn_group):
+        raise InputError(
+            f"parallel.bn_group={config.bn_group} does not divide {world.size} processes; 0 is all of them"
+        )
+
+
+def _batchnorm_group(count: int, world: World) -> dist.ProcessGroup | None:
+    """The group of this process among groups of `count` consecutive ones (0, or as many as there are: all)."""
+    if world.size == 1 or count == 1:
+        return None
+    if count == 0 or count >= world.size:
+        return dist.group.WORLD
+    return dist.new_subgroups(count)[0]
+
+
+class CheckpointedStage(nn.Sequential):
+    """A stage that keeps only the inputs of groups of blocks, and computes the groups again in the backward pass.
+
+    `ends` are the groups' ends; blocks after the last one run as usual.
+    """
+
+    ends: list[int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        blocks = list(self)
+        for start, end in pairwise([0, *self.ends]):
+            x = _checkpointed(blocks[start:end], x)
+        for block in blocks[self.ends[-1] :]:
+            x = block(x)
+        return x
+
+
+def _checkpointed(blocks: list[nn.Module], x: Tensor) -> Tensor:
+    def run(x: Tensor) -> Tensor:
+        for block in blocks:
+            x = block(x)
+        return x
+
+    return checkpoint(run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_spared(blocks)))
+
+
+def checkpoint_stages(backbone: nn.Module, groups: list[list[int]]) -> None:
+    """Checkpoint the activations of the backbone's stages, each in the groups that `ParallelConfig` describes."""
+    stages = list(backbone.stages)  # type: ignore[arg-type]
+    if groups and len(groups) != len(stages):
+        raise InputError(f"parallel.checkpointing has {len(groups)} lists; the backbone has {len(stages)} stages")
+    for number, (stage, ends) in enumerate(zip(stages, groups, strict=False), 1):
+        if any(b <= a for a, b in pairwise([0, *ends])) or max(ends, default=0) > len(stage):
+            raise InputError(
+                f"parallel.checkpointing: {ends} must rise from 1 to at most {len(stage)}, stage {number}'s depth"
+            )
+        if ends:
+            # As with BatchNorm, only the class changes: names and references stay.
+            stage.__class__, stage.ends = CheckpointedStage, list(ends)
+
+
+def compile_blocks(backbones: list[nn.Module]) -> None:
+    """Compile every block's forward pass: small graphs, which blocks of the same shape share.
+
+    Hooks (FSDP's) and recomputation stay outside the graphs.
+    """
+    # One entry per shape of block, resolution, and with or without gradient: more than the default of 8.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    for backbone in backbones:
+        for stage in backbone.stages:  # type: ignore[union-attr]
+            for block in stage:
+                block.forward = torch.compile(block.forward, dynamic=False)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether `torch.compile` works here; logs why not. It needs a C++ compiler, and Triton on a GPU."""
+    try:
+        torch.compile(torch.sin)(torch.ones(2, device=device))
+    except Exception as error:  # whatever the toolchain raises: without it, training goes on more slowly
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        log.warning("parallel.compile: continuing without compilation, which does not work here: %s", reason)
+        return False
+    return True
+
+
+def shard(method: nn.Module, backbones: list[nn.Module], world: World) -> None:
+    """FSDP: each block of a backbone is gathered when it runs, all else when the method does."""
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for backbone in backbones:
+        for stage in backbone.stages:  # type: ignore[union-attr]
+            for block in stage:
+                fully_shard(block, mesh=mesh)
+    fully_shard(method, mesh=mesh)
+
+
+def _materialize(method: nn.Module, world: World) -> None:
+    """Memory and initial weights for a method on `meta`, sharded or not."""
+    if world.device.type == "cpu":
+        # On GPUs DTensors are drawn as if whole; on CPU each rank draws its shards, which must differ from rank to rank.
+        torch.manual_seed(torch.initial_seed() + world.rank)
+    materialize(method, world.device)

@@ -1,0 +1,185 @@
+"""Linear probe: softmax regression on frozen features by SGD, several learning rates side by side in one pass.
+
+The rate is chosen on a held-out part of the training images; the test images are looked at once, at the end.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seer.data.crops import BOX_UNIFORMS, train_crop
+from seer.data.hashing import uniform
+from seer.data.labelled import Labelled
+from seer.errors import InputError
+from seer.eval.features import FeatureConfig, extract, frozen, in_threads, pick_device, to_input, watch
+from seer.eval.scores import Score, accuracy
+from seer.interop.models import Model
+
+Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]  # epoch → batches of (features (B, D), labels (B,))
+
+
+@dataclass
+class LinearConfig(FeatureConfig):
+    """Options of `seer eval linear`.
+
+    Attributes:
+        lrs: learning rates, trained side by side; each follows a cosine to 0.
+        epochs: passes over the training images.
+        sgd_batch: images per SGD step.
+        weight_decay: on weights and biases.
+        holdout: share of each training class on which the rate is chosen.
+        refit: train once more on all training images, at the chosen rate.
+        standardize: shift and scale each feature to mean 0, deviation 1 over the training images.
+        augment: train on random-resized crops and flips, new ones every epoch, instead of on cached features.
+        crop_scale: the crops' share of the image's area (`augment`).
+    """
+
+    lrs: list[float] = field(default_factory=lambda: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
+    epochs: int = 100
+    sgd_batch: int = 256
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    holdout: float = 0.1
+    refit: bool = True
+    standardize: bool = True
+    augment: bool = False
+    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    seed: int = 0
+
+
+def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> list[Score]:
+    """Top-1 (and from ten classes on top-5) accuracy on `test`."""
+    _check(config)
+    features = extract(model, train, config, "training images")
+    test_features = extract(model, test, config, "test images")
+    labels, truth = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
+    scale = standardizer(features) if config.standardize else torch.nn.Identity()
+    features, test_features = scale(features), scale(test_features)
+
+    device = pick_device(config.device)
+
+    def probe(rows: Tensor, lrs: list[float]) -> Tensor:
+        if config.augment:
+            batches = augmented_batches(model, train, rows, scale, config)
+        else:
+            batches = cached_batches(features[rows].to(device), labels[rows].to(device), config)
+        return fit(batches, len(rows), features.shape[1], len(train.classes), lrs, config)
+
+    kept, held = holdout(train.labels, config.holdout, config.seed)
+    heads = probe(kept, config.lrs)
+    shares = (logits(heads, features[held]).argmax(-1) == labels[held, None]).double().mean(0)
+    best = int(shares.argmax())
+    head = probe(torch.arange(len(train)), [config.lrs[best]]) if config.refit else heads[best : best + 1]
+
+    ranked = logits(head, test_features)[:, 0].argsort(dim=1, descending=True)
+    details = {"lr": config.lrs[best], "holdout_top1": round(float(shares[best]), 4)}
+    top = [1, 5] if len(train.classes) >= 10 else [1]
+    return [accuracy(f"top{n}", (ranked[:, :n] == truth[:, None]).any(1), details) for n in top]
+
+
+def holdout(labels: np.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to train on and rows held out: about `share` of every class, one at least, but never a class's last image.
+
+    Raises:
+        InputError: no class has two images.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    members = [order[labels[order] == label] for label in np.unique(labels)]
+    held = [rows[: min(max(1, round(share * len(rows))), len(rows) - 1)] for rows in members]
+    kept = [rows[len(part) :] for rows, part in zip(members, held, strict=True)]
+    if not any(map(len, held)):
+        raise InputError("every class has a single training image, so no learning rate can be chosen; use knn")
+    return torch.from_numpy(np.sort(np.concatenate(kept))), torch.from_numpy(np.sort(np.concatenate(held)))
+
+
+def fit(batches: Batches, samples: int, dim: int, classes: int, lrs: list[float], config: LinearConfig) -> Tensor:
+    """Train one head per learning rate, from zero. The heads share batches and nothing else.
+
+    Returns:
+        `(R, classes, dim + 1)`: weights and, last, biases of the R heads, on the device of `config`.
+    """
+    device = pick_device(config.device)
+    heads = torch.zeros(len(lrs), classes, dim + 1, device=device)
+    velocity, rates = torch.zeros_like(heads), torch.tensor(lrs, device=device).view(-1, 1, 1)
+    step, total = 0, config.epochs * -(-samples // config.sgd_batch)
+    for epoch in watch(range(config.epochs), config.epochs, "linear probe, epochs"):
+        for x, y in batches(epoch):
+            x, y = with_one(x).to(device), y.to(device)
+            # The gradient of the mean cross-entropy in the logits is softmax minus one-hot.
+            error = (product(heads, x).softmax(-1) - F.one_hot(y, classes).unsqueeze(1)) / len(x)
+            gradient = torch.einsum("brc,bd->rcd", error, x).add_(heads, alpha=config.weight_decay)
+            velocity.mul_(config.momentum).add_(gradient)
+            heads -= rates * (0.5 + 0.5 * math.cos(math.pi * step / total)) * velocity
+            step += 1
+    return heads
+
+
+def product(heads: Tensor, x: Tensor) -> Tensor:
+    """Logits `(B, R, classes)` of `(B, dim + 1)`, all heads in one matrix product."""
+    return (x @ heads.flatten(0, 1).T).unflatten(1, heads.shape[:2])
+
+
+def with_one(x: Tensor) -> Tensor:
+    """`(B, D)` → `(B, D + 1)`, the one that the bias multiplies."""
+    return F.pad(x, (0, 1), value=1.0)
+
+
+def logits(heads: Tensor, x: Tensor) -> Tensor:
+    """Logits `(N, R, classes)` of features `(N, D)`, on the CPU."""
+    return torch.cat([product(heads, with_one(part).to(heads.device)).cpu() for part in x.split(4096)])
+
+
+def standardizer(features: Tensor) -> Callable[[Tensor], Tensor]:
+    """The map that gives each of these features mean 0 and deviation 1; constant ones are only shifted."""
+    deviation, mean = torch.std_mean(features, dim=0, correction=0)
+    deviation = torch.where(deviation > 1e-6 * mean.abs() + 1e-12, deviation, 1.0)
+    return lambda x: (x - mean) / deviation
+
+
+def cached_batches(features: Tensor, labels: Tensor, config: LinearConfig) -> Batches:
+    """Shuffled batches of features that are already there."""
+    return lambda epoch: ((features[i], labels[i]) for i in shuffled(len(labels), config, epoch))
+
+
+def augmented_batches(
+    model: Model, train: Labelled, rows: Tensor, scale: Callable[[Tensor], Tensor], config: LinearConfig
+) -> Batches:
+    """Shuffled batches of features of random-resized crops and flips of the images `rows`, computed as needed."""
+    backbone, device = frozen(model, config), pick_device(config.device)
+    low, high = config.crop_scale
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        def load(ids: np.ndarray) -> tuple[np.ndarray, Tensor]:
+            draws = uniform(config.seed, epoch, ids[:, None], np.arange(BOX_UNIFORMS))
+            pairs = zip(ids.tolist(), draws, strict=True)
+            crops = [train_crop(train.image(i), model.size, u, (low, high)) for i, u in pairs]
+            return ids, torch.from_numpy(np.stack(crops))
+
+        order = [rows[i].numpy() for i in shuffled(len(rows), config, epoch)]
+        for ids, pixels in in_threads(load, order, config.threads):
+            parts = [backbone(to_input(model, part.to(device))) for part in pixels.split(config.batch_size)]
+            yield scale(torch.cat(parts).cpu()), torch.from_numpy(train.labels[ids])
+
+    return batches
+
+
+def shuffled(samples: int, config: LinearConfig, epoch: int) -> tuple[Tensor, ...]:
+    """The rows of each batch of an epoch: every row once, the last batch possibly smaller."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+    return torch.randperm(samples, generator=generator).split(config.sgd_batch)
+
+
+def _check(config: LinearConfig) -> None:
+    if not config.lrs or min(config.lrs) <= 0:
+        raise InputError(f"lrs={config.lrs}: give one or more rates above 0")
+    if not 0 < config.holdout < 1:
+        raise InputError(f"holdout={config.holdout}: must lie between 0 and 1")
+    if len(config.crop_scale) != 2 or not 0 < config.crop_scale[0] <= config.crop_scale[1] <= 1:
+        raise InputError(f"crop_scale={config.crop_scale}: expected [low, high] with 0 < low <= high <= 1")
+    if config.epochs < 1 or config.sgd_batch < 1:
+        raise InputError("epochs and sgd_batch: each must be at least 1")

@@ -1,0 +1,61 @@
+"""A task is a function: model, training images, test images, its configuration → scores."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from seer.config import parse_overrides, resolve
+from seer.data.labelled import splits
+from seer.errors import InputError, nearest
+from seer.eval import knn, linear, models
+from seer.eval.features import FeatureConfig
+from seer.eval.scores import Score
+from seer.report.results import append_results
+
+
+@dataclass(frozen=True)
+class Task:
+    """`run(model, train, test, config) -> list[Score]`, and the dataclass of its options."""
+
+    config: type[FeatureConfig]
+    run: Callable[..., list[Score]]
+
+
+TASKS: dict[str, Task] = {
+    "knn": Task(knn.KnnConfig, knn.run),
+    "linear": Task(linear.LinearConfig, linear.run),
+}
+
+# Options that say where and how fast, or what else to write; they are not part of a result.
+INCIDENTAL = {field.name for field in fields(FeatureConfig)} - {"precision"} | {"neighbours"}
+
+
+def evaluate(
+    task: str, model_spec: str, data: Path | str, overrides: list[str], out: Path | str | None = None
+) -> list[dict[str, Any]]:
+    """Run one task and append its results.
+
+    Args:
+        model_spec: as `seer.eval.models.load` takes it.
+        data: a folder with `train/` and `test/` (or `val/`), each of class folders or labelled shards.
+        overrides: options of the task as `key=value`.
+        out: results file; by default the run's own, or ./results.jsonl for a model that has no run.
+
+    Raises:
+        InputError: in one line, what is wrong with any of these.
+    """
+    if task not in TASKS:
+        raise InputError(f"task '{task}' is unknown{nearest(task, TASKS)}")
+    config = resolve(TASKS[task].config, [parse_overrides(overrides)])
+    train, test = splits(data)
+    model = models.load(model_spec, train)
+    began = time.perf_counter()
+    scores = TASKS[task].run(model, train, test, config)
+    seconds = round(time.perf_counter() - began, 2)
+    common = {"task": task, "data": str(data), "model": model.label, "config_hash": model.config_hash}
+    options = {key: value for key, value in asdict(config).items() if key not in INCIDENTAL}
+    rows = [{**common, **asdict(score), "seconds": seconds, "options": options} for score in scores]
+    append_results(out or (model.run_dir or Path()) / "results.jsonl", rows)
+    return rows

@@ -1,0 +1,79 @@
+"""How other libraries name the tensors of the same networks. Shapes and order of channels agree; only names differ."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from seer.backbones import Backbone
+from seer.backbones.regnet import RegNet
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names of one library for one family of networks.
+
+    Attributes:
+        block: prefix of a block's modules; may use `stage` and `block` (from 0) and `stage1`, `block1` (from 1).
+        modules: our module → theirs, for the stem (`stem.*`) and inside a block. What is absent has the same name.
+    """
+
+    block: str
+    modules: Mapping[str, str]
+
+    def rename(self, key: str) -> str:
+        """Their name of the tensor that we call `key`, for instance `stages.0.1.conv2.weight`."""
+        module, _, tensor = key.rpartition(".")
+        match = re.fullmatch(r"stages\.(\d+)\.(\d+)\.(.+)", module)
+        if match is None:
+            return f"{self.modules.get(module, module)}.{tensor}"
+        stage, block = int(match[1]), int(match[2])
+        prefix = self.block.format(stage=stage, block=block, stage1=stage + 1, block1=block + 1)
+        return f"{prefix}.{self.modules.get(match[3], match[3])}.{tensor}"
+
+    def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {self.rename(key): tensor for key, tensor in state.items()}
+
+    def to_ours(self, state: Mapping[str, Tensor], keys: Iterable[str]) -> dict[str, Tensor]:
+        """Their state under our names, of which `keys` are all; a name without counterpart stays as it is."""
+        ours = {self.rename(key): key for key in keys}
+        return {ours.get(key, key): tensor for key, tensor in state.items()}
+
+
+# torchvision and timm name a ResNet alike.
+_RESNET = Layout(
+    block="layer{stage1}.{block}",
+    modules={
+        "stem.conv": "conv1", "stem.bn": "bn1",
+        "shortcut.conv": "downsample.0", "shortcut.bn": "downsample.1",
+    },
+)  # fmt: skip
+_REGNET_TORCHVISION = Layout(
+    block="trunk_output.block{stage1}.block{stage1}-{block}",
+    modules={
+        "stem.conv": "stem.0", "stem.bn": "stem.1",
+        "conv1": "f.a.0", "bn1": "f.a.1",
+        "conv2": "f.b.0", "bn2": "f.b.1",
+        "se.reduce": "f.se.fc1", "se.expand": "f.se.fc2",
+        "conv3": "f.c.0", "bn3": "f.c.1",
+        "shortcut.conv": "proj.0", "shortcut.bn": "proj.1",
+    },
+)  # fmt: skip
+_REGNET_TIMM = Layout(
+    block="s{stage1}.b{block1}",
+    modules={
+        "conv1": "conv1.conv", "bn1": "conv1.bn",
+        "conv2": "conv2.conv", "bn2": "conv2.bn",
+        "se.reduce": "se.fc1", "se.expand": "se.fc2",
+        "conv3": "conv3.conv", "bn3": "conv3.bn",
+        "shortcut.conv": "downsample.conv", "shortcut.bn": "downsample.bn",
+    },
+)  # fmt: skip
+
+
+def layout(library: str, backbone: Backbone) -> Layout:
+    """The names that `library` (torchvision or timm) gives to this backbone's tensors."""
+    if not isinstance(backbone, RegNet):
+        return _RESNET
+    return {"torchvision": _REGNET_TORCHVISION, "timm": _REGNET_TIMM}[library]

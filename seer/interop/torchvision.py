@@ -1,0 +1,75 @@
+"""torchvision: its classifiers as backbones to evaluate, and the call that builds ours there."""
+
+from typing import Any
+
+from torch import nn
+from torchvision import models
+
+from seer.backbones import Backbone
+from seer.backbones.regnet import SE_RATIO, RegNet, RegNetSpec
+from seer.backbones.resnet import ResNet
+from seer.errors import InputError, nearest
+from seer.interop.foreign import Pooled, fetch, load_trunk, weights_file
+
+
+def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
+    """torchvision's model `name` without its last linear layer, and the `size`, `mean` and `std` of its images.
+
+    `weights` is `pretrained`, `random`, a file, or the name of torchvision's own such as `IMAGENET1K_V2`.
+    """
+    known = models.list_models(module=models)
+    if name not in known:
+        raise InputError(f"torchvision:{name}: torchvision has no such classifier{nearest(name, known)}")
+    published = models.get_model_weights(name)
+    chosen = published.__members__.get(weights, published.DEFAULT)
+    if weights == "pretrained" or weights in published.__members__:
+        network = fetch(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen))
+        _, width = _behead(name, network)
+    else:
+        path = weights_file(f"torchvision:{name}", weights)
+        network = models.get_model(name, weights=None)
+        classifier, width = _behead(name, network)
+        if path is not None:
+            load_trunk(network, path, [classifier])
+    crop = chosen.transforms()
+    images = {"size": crop.crop_size[0], "mean": list(crop.mean), "std": list(crop.std)}
+    return Pooled(network, width), images
+
+
+def _behead(name: str, network: nn.Module) -> tuple[str, int]:
+    """Take the last linear layer away. Returns its name and the width of what it saw."""
+    linears = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise InputError(f"torchvision:{name}: has no linear classifier to take away; choose another model")
+    path, last = linears[-1]
+    network.set_submodule(path, nn.Identity())
+    return path, last.in_features
+
+
+def how_to_load(backbone: Backbone) -> str:
+    """Python that builds this backbone in torchvision as `model` from the exported file PATH."""
+    network = f"{backbone.config.name}()"
+    if isinstance(backbone, RegNet):
+        network = _regnet(backbone.spec)
+    elif backbone.config.name not in models.list_models(module=models):
+        assert isinstance(backbone, ResNet)
+        assert backbone.spec.bottleneck
+        network = f"ResNet(torchvision.models.resnet.Bottleneck, {list(backbone.spec.depths)})"
+    return (
+        "import torch, torchvision; from safetensors.torch import load_file; "
+        f"model = torchvision.models.{network}; model.fc = torch.nn.Identity(); model.load_state_dict(load_file(PATH))"
+    )
+
+
+def _regnet(spec: RegNetSpec) -> str:
+    # By its widths, since torchvision's own names come with torchvision's rounding and end at 128 GF.
+    arguments = {
+        "depths": [stage.depth for stage in spec.stages],
+        "widths": [stage.width for stage in spec.stages],
+        "group_widths": [stage.group_width for stage in spec.stages],
+        "bottleneck_multipliers": [1.0] * 4,
+        "strides": [2] * 4,
+        "se_ratio": SE_RATIO if spec.se else None,
+    }
+    listed = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    return f"RegNet(torchvision.models.regnet.BlockParams({listed}))"

@@ -1,0 +1,70 @@
+"""What stands on a backbone in pretraining: projection and prediction heads, prototypes."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seer.distributed import local
+from seer.errors import InputError
+from seer.methods.precision import full_precision
+
+
+class MLP(nn.Sequential):
+    """Linear layers of the given widths with ReLU between them, and BatchNorm before each ReLU if wanted.
+
+    Args:
+        width: features coming in.
+        widths: of the hidden layers and the output: `[2048, 128]` in SwAV, `[8192, 8192, 256]` in SEER.
+        batchnorm: normalise the hidden layers.
+        batchnorm_out: normalise the output too (SimCLR).
+        bias_out: give the output layer a bias (BYOL does not).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        widths: Sequence[int],
+        batchnorm: bool = True,
+        batchnorm_out: bool = False,
+        bias_out: bool = True,
+    ):
+        if not widths or min(widths) < 1:
+            raise InputError(f"method: a head of widths {list(widths)}; give positive widths, such as [2048, 128]")
+        *hidden, out = widths
+        layers: list[nn.Module] = []
+        for size in hidden:
+            layers += [nn.Linear(width, size), *([nn.BatchNorm1d(size)] if batchnorm else []), nn.ReLU(inplace=True)]
+            width = size
+        layers += [nn.Linear(width, out, bias=bias_out), *([nn.BatchNorm1d(out)] if batchnorm_out else [])]
+        super().__init__(*layers)
+
+    def reset_parameters(self) -> None:
+        for layer in self:
+            if not isinstance(layer, nn.ReLU):
+                layer.reset_parameters()  # type: ignore[operator]
+
+
+class Prototypes(nn.Linear):
+    """K trainable directions on the unit sphere; `forward` gives `(N, K)` scores in at least fp32.
+
+    The rows are kept at length 1 by `normalize`, which the method calls after each update.
+    """
+
+    def __init__(self, width: int, count: int):
+        super().__init__(width, count, bias=False)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.normalize()
+
+    @torch.no_grad()
+    def normalize(self) -> None:
+        """Scale each row to length 1, in place. Sharding is by rows, so every rank can do its own."""
+        rows = local(self.weight)
+        rows.copy_(F.normalize(rows, dim=1))
+
+    @full_precision
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return F.linear(embeddings, self.weight)

@@ -1,0 +1,72 @@
+"""The losses. They take tensors; the mean of the ranks' values is the loss of the whole batch."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seer.distributed import gather, rank
+from seer.methods.precision import full_precision
+
+
+@full_precision
+def swapped_prediction(scores: Tensor, assignments: Tensor, assign: Sequence[int], temperature: float) -> Tensor:
+    """Predict the assignment of one crop from every other crop of the same image (SwAV; Caron et al. 2020, eq. 2).
+
+    Args:
+        scores: `(V, B, K)` of all crops.
+        assignments: `(A, B, K)`, the targets, in the order of `assign`.
+        assign: which crops the assignments belong to.
+
+    Returns:
+        The cross entropy in nats, averaged over images and the A·(V-1) pairs.
+    """
+    pairs = len(assign) * (len(scores) - 1)
+    loss = scores.new_zeros(())
+    for v, log_p in enumerate(F.log_softmax(scores / temperature, dim=-1)):
+        # The cross entropy is linear in its target, so crop v meets all its targets at once.
+        targets = [q for a, q in zip(assign, assignments, strict=True) if a != v]
+        if targets:
+            loss = loss - (sum(targets[1:], targets[0]) * log_p).sum(-1).mean()
+    return loss / pairs
+
+
+@full_precision
+def nt_xent(embeddings: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Find the other view of an image among both views of all images on all ranks (SimCLR; Chen et al. 2020, eq. 1).
+
+    Args:
+        embeddings: `(2, B, D)`, of any length.
+
+    Returns:
+        The loss in nats, averaged over this rank's 2·B anchors, with gradients to the negatives' ranks; and the share
+        of anchors whose other view is the nearest of all.
+    """
+    views, batch = embeddings.shape[:2]
+    assert views == 2
+    anchors = F.normalize(embeddings.flatten(0, 1), dim=1)
+    logits = anchors @ gather(anchors).T / temperature
+    row = torch.arange(2 * batch, device=anchors.device)
+    first = 2 * batch * rank()
+    logits[row, first + row] = -torch.inf  # nothing is its own negative
+    positive = first + (row + batch) % (2 * batch)
+    return F.cross_entropy(logits, positive), (logits.argmax(1) == positive).float().mean()
+
+
+@full_precision
+def regression(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Distance on the unit sphere between prediction and target of different crops (BYOL; Grill et al. 2020, eq. 2–3).
+
+    Args:
+        predictions: `(V, B, D)`, the first T of them from the crops of `targets`.
+        targets: `(T, B, D)`; no gradient flows to them.
+
+    Returns:
+        Twice the mean of ‖p - t‖² = 2 - 2·cos(p, t) over images and pairs of crops: for two crops, the paper's sum over
+        both directions. From 0 to 8; 4 when predictions and targets are orthogonal.
+    """
+    p, t = F.normalize(predictions, dim=-1), F.normalize(targets.detach(), dim=-1)
+    cosines = torch.stack([(p * target).sum(-1).mean(-1) for target in t])
+    different = ~torch.eye(len(t), len(p), dtype=torch.bool, device=p.device)
+    return 4 - 4 * (cosines * different).sum() / (len(t) * (len(p) - 1))

@@ -1,0 +1,82 @@
+"""What a method remembers beyond a step: a queue of embeddings, a slowly following teacher."""
+
+from copy import deepcopy
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from seer.data.views import Views
+from seer.distributed import gather, local, rank, size
+from seer.methods.base import forward_crops, over_crops
+
+
+class Queue(nn.Module):
+    """The last `length` rows pushed by any rank, oldest overwritten first. Every rank holds all of it.
+
+    A ring: `pushed` counts the rows that ever came, so row number n lies at n modulo `length`.
+    """
+
+    rows: Tensor
+    pushed: Tensor
+
+    def __init__(self, length: int, *shape: int):
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(length, *shape))
+        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
+
+    def reset_parameters(self) -> None:
+        self.rows.zero_()
+        self.pushed.zero_()
+
+    @property
+    def full(self) -> bool:
+        """Whether every row has been pushed (waits for the device)."""
+        return bool(self.pushed >= len(self.rows))
+
+    @torch.no_grad()
+    def push(self, rows: Tensor) -> None:
+        """Append the `(n, ...)` rows of each rank, in rank order."""
+        rows = gather(rows.detach().to(self.rows.dtype))
+        self.pushed += len(rows)
+        rows = rows[-len(self.rows) :]
+        numbers = self.pushed - len(rows) + torch.arange(len(rows), device=rows.device)
+        self.rows[numbers % len(self.rows)] = rows
+
+    def share(self) -> Tensor:
+        """This rank's part of the rows; the ranks' parts together are the whole queue."""
+        return self.rows.tensor_split(size())[rank()]
+
+
+class Teacher(nn.Module):
+    """A copy of backbone and head whose parameters follow theirs as an exponential moving average.
+
+    Only parameters are averaged. Like its student, the teacher runs in training mode: its BatchNorm uses the batch's
+    statistics, and its running statistics come from its own forward passes. So does DeepMind's BYOL (deepmind-research,
+    byol_experiment.py: `target_state`); they are neither copied nor averaged.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module):
+        super().__init__()
+        self.backbone, self.head = deepcopy(backbone), deepcopy(head)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, views: Views) -> Tensor:
+        """`(V, B, D)` embeddings of the large crops."""
+        return over_crops(self.head, forward_crops(self.backbone, views, slice(1)))
+
+    @torch.no_grad()
+    def copy_from(self, backbone: nn.Module, head: nn.Module) -> None:
+        """Become equal to the student, buffers included."""
+        for network, student in ((self.backbone, backbone), (self.head, head)):
+            mine, theirs = (chain(n.parameters(), n.buffers()) for n in (network, student))
+            for target, source in zip(mine, theirs, strict=True):
+                local(target).copy_(local(source))
+
+    @torch.no_grad()
+    def follow(self, backbone: nn.Module, head: nn.Module, momentum: float) -> None:
+        """teacher ← momentum · teacher + (1 - momentum) · student, each rank on its own shards."""
+        mine = [local(p) for p in self.parameters()]
+        theirs = [local(p) for p in chain(backbone.parameters(), head.parameters())]
+        torch._foreach_lerp_(mine, theirs, 1 - momentum)

@@ -1,0 +1,30 @@
+"""Arithmetic that mixed precision must leave alone."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """Half precision to fp32; fp32 and float64 as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Run `function` outside autocast, its positional floating-point tensors in at least fp32."""
+
+    @wraps(function)
+    def wrapped(*args, **kwargs):
+        args = tuple(at_least_fp32(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+        device = next(a.device.type for a in args if isinstance(a, Tensor))
+        # Autocast has no notion of the meta device, on which shapes and costs are worked out.
+        with torch.autocast(device if device != "meta" else "cpu", enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapped

@@ -1,0 +1,54 @@
+"""SimCLR: tell the other view of an image from all other images (Chen et al. 2020, arXiv:2002.05709)."""
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from seer.data.views import Views
+from seer.errors import InputError
+from seer.methods.base import Method, Output, Step, forward_crops, over_crops, require_positive
+from seer.methods.heads import MLP
+from seer.methods.losses import nt_xent
+
+
+@dataclass
+class SimCLRConfig:
+    """The defaults are the paper's for ResNet-50, with BatchNorm on the output as in its code.
+
+    Attributes:
+        head: hidden and output widths of the projection head; `head_bn` puts BatchNorm on its hidden layers and
+            `head_bn_out` on its output.
+        temperature: of the similarities.
+    """
+
+    name: str = "simclr"
+    head: list[int] = field(default_factory=lambda: [2048, 128])
+    head_bn: bool = True
+    head_bn_out: bool = True
+    temperature: float = 0.1
+
+
+class SimCLR(Method):
+    """Views: exactly two crops, of one size."""
+
+    Config = SimCLRConfig
+
+    def __init__(self, backbone: nn.Module, config: SimCLRConfig):
+        super().__init__()
+        require_positive(config, "temperature")
+        self.config = config
+        self.backbone = backbone
+        self.head = MLP(
+            backbone.out_dim,  # type: ignore[arg-type]
+            config.head,
+            config.head_bn,
+            config.head_bn_out,
+            bias_out=not config.head_bn_out,
+        )
+
+    def forward(self, views: Views, step: Step) -> Output:
+        if [len(crops) for crops in views.crops] != [2]:
+            raise InputError("views: simclr compares two crops of a size; set views.large.count=2, views.small.count=0")
+        embeddings = over_crops(self.head, forward_crops(self.backbone, views))
+        loss, accuracy = nt_xent(embeddings, self.config.temperature)
+        return Output(loss, {"contrastive_accuracy": accuracy}, embeddings[0].detach())

@@ -1,0 +1,138 @@
+"""SwAV: predict a crop's prototype assignment from the image's other crops (Caron et al. 2020, arXiv:2006.09882).
+
+SEER (Goyal et al. 2021, arXiv:2103.01988) is this method with a 3-layer head without BatchNorm, 16,000 prototypes and
+10 Sinkhorn iterations.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seer.data.views import Views
+from seer.distributed import all_reduce_sum
+from seer.errors import InputError
+from seer.methods.base import Method, Output, Step, forward_crops, over_crops, require_positive
+from seer.methods.heads import MLP, Prototypes
+from seer.methods.losses import swapped_prediction
+from seer.methods.memory import Queue
+from seer.methods.precision import at_least_fp32
+from seer.methods.sinkhorn import sinkhorn
+
+
+@dataclass
+class SwAVConfig:
+    """The defaults are the paper's for ResNet-50.
+
+    Attributes:
+        head: hidden and output widths of the projection head; `head_bn` puts BatchNorm on the hidden layers.
+        prototypes: K. A loss that stays at ln K has learned nothing: lower `epsilon`, or raise `freeze`.
+        temperature: of the softmax that predicts.
+        epsilon: of the Sinkhorn assignments that are predicted; smaller is sharper.
+        iterations: of Sinkhorn.
+        assign: which of the large crops give assignments.
+        queue: images remembered, over all ranks, to help assign small batches; 0 for none. They count once the queue is
+            full, and not before step `queue_from`.
+        freeze: steps for which the prototypes stay as they were initialised.
+    """
+
+    name: str = "swav"
+    head: list[int] = field(default_factory=lambda: [2048, 128])
+    head_bn: bool = True
+    prototypes: int = 3000
+    temperature: float = 0.1
+    epsilon: float = 0.05
+    iterations: int = 3
+    assign: list[int] = field(default_factory=lambda: [0, 1])
+    queue: int = 0
+    queue_from: int = 0
+    freeze: int = 313
+
+
+class SwAV(Method):
+    """Views: at least two crops in all; the crops in `assign` are of the largest size."""
+
+    Config = SwAVConfig
+
+    def __init__(self, backbone: nn.Module, config: SwAVConfig):
+        super().__init__()
+        require_positive(config, "prototypes", "temperature", "epsilon", "iterations")
+        if not config.assign or len(set(config.assign)) < len(config.assign) or min(config.assign) < 0:
+            raise InputError(f"method.assign={config.assign}: name one or more different large crops, counted from 0")
+        if config.queue < 0:
+            raise InputError(f"method.queue={config.queue}: must be 0 (none) or more images")
+        self.config = config
+        self.backbone = backbone
+        self.head = MLP(backbone.out_dim, config.head, config.head_bn)  # type: ignore[arg-type]
+        self.prototypes = Prototypes(config.head[-1], config.prototypes)
+        self.queue = Queue(config.queue, len(config.assign), config.head[-1]) if config.queue else None
+        self._fresh: tuple[int, list[Tensor]] = -1, []  # a step's number and its embeddings, for the queue
+
+    def forward(self, views: Views, step: Step) -> Output:
+        config = self.config
+        self._check(views)
+        features = forward_crops(self.backbone, views)
+        embeddings = F.normalize(at_least_fp32(over_crops(self.head, features)), dim=-1)
+        scores = over_crops(self.prototypes, embeddings)
+        targets, empty = self._assignments(embeddings.detach(), scores.detach(), step)
+        loss = swapped_prediction(scores, targets, config.assign, config.temperature)
+        metrics = assignment_metrics(targets) | {"prototypes_empty": empty}
+        return Output(loss, metrics, embeddings[0].detach())
+
+    def after_backward(self, step: Step) -> None:
+        if step.number < self.config.freeze:
+            # Without a gradient, neither weight decay nor momentum moves them.
+            self.prototypes.weight.grad = None
+
+    def after_update(self, step: Step) -> None:
+        self.prototypes.normalize()
+        if self.queue is not None:
+            for embeddings in self._fresh[1]:
+                self.queue.push(embeddings)
+            self._fresh = -1, []
+
+    @torch.no_grad()
+    def _assignments(self, embeddings: Tensor, scores: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """`(A, B, K)` assignments of the assigning crops, and how many prototypes went empty."""
+        batch, scores = scores.shape[1], scores[self.config.assign]
+        if self.queue is not None:
+            if step.number >= self.config.queue_from and self.queue.full:
+                remembered = over_crops(self.prototypes, self.queue.share().transpose(0, 1))
+                scores = torch.cat([scores, remembered], dim=1)
+            self._remember(embeddings[self.config.assign], step)
+        targets, empty = sinkhorn(scores, self.config.epsilon, self.config.iterations)
+        return targets[:, :batch], empty
+
+    def _remember(self, embeddings: Tensor, step: Step) -> None:
+        """Keep a micro-batch for the queue, which takes it after the update: those of a step that fails are dropped."""
+        number, fresh = self._fresh
+        self._fresh = step.number, [*(fresh if number == step.number else []), embeddings.transpose(0, 1)]
+
+    def _check(self, views: Views) -> None:
+        large, total = len(views.crops[0]), sum(map(len, views.crops))
+        if max(self.config.assign) >= large:
+            raise InputError(f"method.assign={self.config.assign}: the views have {large} large crops, counted from 0")
+        if total < 2:
+            raise InputError("views: swav predicts one crop from another; set views.large.count=2 or more")
+
+
+@torch.no_grad()
+def assignment_metrics(assignments: Tensor) -> dict[str, Tensor]:
+    """How `(A, B, K)` assignments use the prototypes, over all ranks.
+
+    `prototypes_used` counts the prototypes that are some sample's favourite; `perplexity` is the number of equally
+    popular ones that would be as diverse. `assignment_entropy` (nats) and `assignment_confidence` (highest probability)
+    are means over samples. `log_prototypes`, ln K, is the loss of a method that tells no image from another.
+    """
+    prototypes = assignments.shape[-1]
+    confidence, favourite = assignments.flatten(0, 1).max(dim=1)
+    votes = all_reduce_sum(confidence.new_zeros(prototypes).scatter_add_(0, favourite, torch.ones_like(confidence)))
+    return {
+        "prototypes_used": (votes > 0).sum(),
+        "perplexity": torch.special.entr(votes / votes.sum()).sum().exp(),
+        "assignment_entropy": torch.special.entr(assignments).sum(-1).mean(),
+        "assignment_confidence": confidence.mean(),
+        "log_prototypes": confidence.new_full((), math.log(prototypes)),
+    }

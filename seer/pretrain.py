@@ -1,0 +1,252 @@
+"""One pretraining run: its configuration, its checks, and how data, method and engine are put together."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import MISSING, OmegaConf
+from PIL import Image
+from torch import nn
+
+from seer import config as configuration
+from seer import distributed
+from seer.backbones import BackboneConfig, build
+from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
+from seer.data.decode import decode
+from seer.data.index import Manifest
+from seer.data.loader import Loader, LoaderConfig
+from seer.data.order import Order
+from seer.data.picture import grid
+from seer.data.reader import Reader
+from seer.data.views import Views
+from seer.distributed import World
+from seer.engine.checkpoint import CheckpointConfig, Checkpointer, full_backbone_state
+from seer.engine.loop import Run, train
+from seer.engine.metrics import LogConfig, RunLog, write_environment
+from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
+from seer.engine.parallel import PRECISIONS, ParallelConfig, parallelize
+from seer.engine.schedule import ScheduleConfig, value
+from seer.errors import InputError, nearest
+from seer.interop.models import load_backbone, save_backbone
+from seer.methods import METHODS
+from seer.methods.base import Method, Step
+
+METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
+
+# What may differ between two commands that continue one run: it changes where and how fast, never what is learned.
+FREE = (
+    "run_dir",
+    "name",
+    "device",
+    "log",
+    "checkpoint",
+    "parallel",
+    "loader.workers",
+    "loader.mode",
+    "loader.prefetch",
+)
+
+
+@dataclass
+class Pretrain:
+    """A pretraining run. `batch_size` is global; `steps` counts optimizer updates; `init` names a run or exported file."""
+
+    name: str = "pretrain"
+    data: str = MISSING
+    run_dir: str = "runs/${name}"
+    seed: int = 0
+    steps: int = MISSING
+    batch_size: int = 256
+    accumulate: int = 1
+    precision: str = "fp32"
+    device: str = "auto"
+    init: str = ""
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    views: dict[str, View] = field(default_factory=lambda: dict(DEFAULT_VIEWS))
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    method: Any = field(default_factory=METHODS["swav"].Config)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+def load_config(recipe: str, overrides: list[str]) -> Pretrain:
+    """The configuration of a recipe under overrides; `InputError` where a key or value is wrong."""
+    return configuration.load(Pretrain, recipe, ["name=" + Path(recipe).stem, *overrides], {"method": METHOD_CONFIGS})
+
+
+def run(config: Pretrain) -> Path:
+    """Train, or go on training, in this process of the world. Whatever can be checked is checked before anything is written.
+
+    Raises:
+        InputError: wrong input, or a run directory that belongs to another configuration or is in use.
+    """
+    world = distributed.init(config.device)
+    run_dir = Path(config.run_dir)
+    manifest = Manifest.load(config.data)
+    check(config, manifest, world)
+    rehearse(config)
+    method = build_method(config)
+    module = parallelize(method, config.parallel, world, config.precision)
+    check_run_dir(config)
+    distributed.barrier()  # no rank writes before every rank has looked
+    with locked(run_dir, world):
+        if world.is_main:
+            (run_dir / "images").mkdir(exist_ok=True)
+            configuration.save(config, run_dir / "config.yaml")
+            write_environment(run_dir)
+        train_run(config, manifest, world, method, module)
+    return run_dir
+
+
+def rehearse(config: Pretrain) -> None:
+    """One step on the `meta` device, in no time and without memory: what a part would refuse, it refuses here."""
+    resolutions = MultiCrop(config.views, config.seed).resolutions
+    with torch.device("meta"):
+        method = METHODS[config.method.name](build(config.backbone), config.method)
+        crops = tuple(torch.empty(len(r.crops), 2, 3, r.size, r.size) for r in resolutions)
+        method(Views(crops, torch.empty(2, dtype=torch.int64)), Step(0, config.steps))
+        build_optimizer(method, config.optim)
+
+
+def check(config: Pretrain, manifest: Manifest, world: World) -> None:
+    """Everything about a configuration that its types do not say; raises `InputError`."""
+    batch, ranks = config.batch_size, world.size
+    if config.steps < 1 or batch < 1 or config.accumulate < 1:
+        raise InputError("steps, batch_size and accumulate: each must be at least 1")
+    if batch % (ranks * config.accumulate):
+        parts = (
+            f"{ranks} processes × {config.accumulate} micro-batches" if config.accumulate > 1 else f"{ranks} processes"
+        )
+        unit = ranks * config.accumulate
+        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        raise InputError(f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}")
+    if manifest.samples < batch:
+        raise InputError(
+            f"{config.data}: {manifest.samples} images are fewer than one batch; use batch_size={manifest.samples} or less"
+        )
+    if config.precision not in PRECISIONS:
+        raise InputError(f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}")
+    value(config.schedule, 0, config.steps)
+    needed, present = loader_bytes(config, ranks), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed * world.local_size > present:
+        raise InputError(
+            f"views: the crops of the batches in flight need {needed * world.local_size / 2**30:.0f} GiB of memory and this host has "
+            f"{present / 2**30:.0f}; use a smaller batch_size, fewer or smaller views, or fewer loader.workers"
+        )
+
+
+def loader_bytes(config: Pretrain, ranks: int) -> int:
+    """Bytes of the crops that one rank's loader holds at once."""
+    pixels = sum(view.count * view.size**2 * 3 for view in config.views.values())
+    in_flight = max(1, config.loader.workers * config.loader.prefetch) + 1
+    return in_flight * config.batch_size // ranks * pixels * (1 if config.loader.device_augment else 4)
+
+
+def check_run_dir(config: Pretrain) -> None:
+    """Refuse a run directory that another configuration has written; nothing in it is changed."""
+    path = Path(config.run_dir) / "config.yaml"
+    if not path.is_file():
+        return
+    there = OmegaConf.to_container(OmegaConf.load(path))
+    differing = configuration.differences(there, configuration.to_dict(config), leave_out=FREE)
+    if differing:
+        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+        raise InputError(
+            f"{config.run_dir}: belongs to another configuration: {'; '.join(map(str, differing[:3]))}{more}; "
+            "choose another run_dir, or give the same values to continue"
+        )
+
+
+@contextmanager
+def locked(run_dir: Path, world: World) -> Iterator[None]:
+    """Hold the run directory for this run: a second run in it is refused, a killed one leaves nothing behind."""
+    if not world.is_main:
+        yield
+        return
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"{run_dir}: cannot be written: {error.strerror}; choose another run_dir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{run_dir}: another process is training there; wait for it, or choose another run_dir"
+            ) from None
+        yield
+
+
+def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method, module: nn.Module) -> None:
+    """Go on from the newest checkpoint, if there is one, and train."""
+    run_dir = Path(config.run_dir)
+    crops = MultiCrop(config.views, config.seed, not config.loader.device_augment, config.mean, config.std)
+    order = Order(manifest.sizes, config.seed, config.loader.lanes or config.batch_size, config.loader.window)
+    reader = Reader(manifest)
+    loader = Loader(reader, order, crops, batch_size=config.batch_size, rank=world.rank, world_size=world.size,
+                    config=config.loader, device=world.device)  # fmt: skip
+    optimizer = build_optimizer(method, config.optim)
+    scaler = LossScaler(enabled=config.precision == "fp16")
+    checkpointer = Checkpointer(run_dir, config.checkpoint, world)
+
+    start = 0
+    if (header := checkpointer.load(method, optimizer)) is not None:
+        if header["data"] != manifest.hash:
+            raise InputError(f"{config.data}: the images have changed since {run_dir} began; give another run_dir")
+        scaler.load_state_dict(header["scaler"])
+        start = header["step"]
+    elif world.is_main:
+        picture_of_crops(reader, order, crops, config).save(run_dir / "images/crops.png")
+
+    def save(done: int) -> None:
+        """Write the checkpoint of `done` finished steps, the whole backbone beside the shards."""
+        state = full_backbone_state(method)
+        size = max(view.size for view in config.views.values() if view.count)
+        about = {"step": done, "config_hash": configuration.config_hash(config)}
+        header = {"samples": done * config.batch_size, "scaler": scaler.state_dict(), "data": manifest.hash}
+        checkpointer.save(done, method, optimizer, header, lambda folder: save_backbone(
+            folder / "backbone.safetensors", state, config.backbone, size, config.mean, config.std, about))  # fmt: skip
+
+    with RunLog(run_dir, config.log, world, config.steps, start) as log:
+        train(Run(method, module, optimizer, scaler, loader, config.schedule, log, world, save, config.checkpoint.every,
+                  config.steps, config.batch_size, manifest.samples, config.seed, config.precision,
+                  config.accumulate, config.optim.clip_grad), start)  # fmt: skip
+
+
+def build_method(config: Pretrain) -> Method:
+    """The method with its initial weights, the same in every process; without memory if `parallel.deferred_init`."""
+    deferred = config.parallel.deferred_init
+    if deferred and config.init:
+        raise InputError("init: needs the whole backbone in every process; set parallel.deferred_init=false")
+    torch.manual_seed(config.seed)
+    with torch.device("meta" if deferred else "cpu"):
+        method = METHODS[config.method.name](build(config.backbone), config.method)
+    if config.init:
+        load_backbone(config.init, into=method.backbone)
+        method.after_load()
+    return method
+
+
+def picture_of_crops(reader: Reader, order: Order, crops: MultiCrop, config: Pretrain) -> Image.Image:
+    """One image and what the method sees of it: a row for each resolution."""
+    sample = order.ids(0, 1)
+    image = decode(reader.read(sample)[0])
+    views = crops.finish(crops([image], np.zeros(1, np.int64), sample), "cpu")
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
+    rows = [[image]]
+    for group in views.crops:
+        shown = ((group[:, 0] * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        rows.append([crop.permute(1, 2, 0).numpy() for crop in shown])
+    return grid(rows)

@@ -1,0 +1,40 @@
+"""results.jsonl: one measured value a line. The evaluations append to it; the report and the user read it."""
+
+from pathlib import Path
+
+from seer import jsonl
+from seer.jsonl import Row
+
+KEYS = ("task", "data", "metric", "value", "low", "high", "model", "config_hash", "seconds")
+
+
+def append_results(path: Path | str, rows: list[Row]) -> None:
+    """Add result rows, each with at least `KEYS`, to a file that may not exist yet."""
+    for row in rows:
+        assert row.keys() >= set(KEYS), f"a result lacks {sorted(set(KEYS) - row.keys())}"
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    jsonl.append(Path(path), rows)
+
+
+def read_results(path: Path | str) -> list[Row]:
+    """All results in a file, in the order in which they were measured; none if there is no file."""
+    return [row for row in jsonl.read(Path(path)) if row.keys() >= set(KEYS)]
+
+
+def latest(rows: list[Row]) -> list[Row]:
+    """Of repeated measurements (same task, data, metric and model) the last."""
+    return list({(row["task"], row["data"], row["metric"], row["model"]): row for row in rows}.values())
+
+
+def describe(rows: list[Row]) -> list[str]:
+    """One line a result, aligned, for a terminal; shares between 0 and 1 as percentages."""
+    names = [f"{row['task']} {row['metric']}" for row in rows]
+    width = max(map(len, names), default=0)
+    return [
+        f"{name:{width}}  {percent(row['value'])}  [{percent(row['low'])}, {percent(row['high'])}]  {row['model']}"
+        for name, row in zip(names, rows, strict=True)
+    ]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:5.1f} %"

@@ -1,0 +1,53 @@
+"""Metadata, dependencies, extras and the `seer` command. Tool settings live in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "seer/__init__.py").read_text()).group(1)
+
+setup(
+    name="seer-pretrain",
+    version=VERSION,
+    description="Pretrain vision backbones on billions of uncurated images, and prove what they are worth",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["seer", "seer.*", "shards", "shards.*", "launch", "launch.*"]), "seer.configs"],
+    # Recipes live at the top of the repository and travel inside the package, so that a recipe's name works anywhere.
+    package_dir={"seer.configs": "configs"},
+    package_data={"seer.configs": ["*.yaml", "*/*.yaml"], "seer.report": ["*.html.j2"]},
+    install_requires=[
+        "torch>=2.13",
+        "torchvision",
+        "numpy",
+        "webdataset>=0.2.100",
+        "submitit>=1.5",
+        "simplejpeg>=1.7",
+        "opencv-python-headless>=4.10",
+        "pillow>=10.3",
+        "omegaconf>=2.3",
+        "typer>=0.12",
+        "rich>=13",
+        "pyarrow>=15",
+        "fsspec>=2024.2",
+        "safetensors>=0.4",
+        "torchmetrics>=1.3",
+        "scikit-learn>=1.4",
+        "scikit-image>=0.24",  # with scikit-learn, also the photographs of `seer quickstart`
+        "timm>=1.0",
+        "tensorboard>=2.16",
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
+    ],
+    extras_require={
+        "s3": ["s3fs"],
+        "gcs": ["gcsfs"],
+        "interop": ["pycls", "fairscale"],
+        "dev": ["pytest>=8", "hypothesis", "ruff", "mypy", "lightly", "pycls", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["seer = seer.cli:main"]},
+)

@@ -1,0 +1,155 @@
+"""Indices and a manifest for tars that someone else wrote; the tars themselves are not touched."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from seer.data.decode import DamagedImage
+from seer.data.index import MANIFEST, Manifest, index_path, write_index, write_manifest
+from seer.errors import InputError
+from shards import pool, quarantine, state
+from shards.quarantine import counts
+from shards.samples import fit, load, look
+from shards.sources import scan_tar
+from shards.state import Progress
+from shards.tars import sha256_file
+
+
+@dataclass
+class IndexReport:
+    """What was indexed, in all the folders that were named."""
+
+    folders: list[str] = field(default_factory=list)
+    indexed: int = 0  # tars
+    current: int = 0  # tars whose index was right already
+    samples: int = 0  # in all tars of the manifests
+    quarantined: Counter = field(default_factory=Counter)  # by kind of reason, in all tars
+    ignored: Counter = field(default_factory=Counter)  # members of samples without an image, by suffix
+
+    def lines(self) -> list[str]:
+        """The report for a terminal."""
+        lines = [f"{self.indexed:,} tars indexed, {self.current:,} up to date; {self.samples:,} images in all"]
+        if self.quarantined:
+            lines.append(f"{self.quarantined.total():,} quarantined ({counts(self.quarantined)})")
+        if self.ignored:
+            lines.append(f"{self.ignored.total():,} members ignored, without an image ({counts(self.ignored)})")
+        return [*lines, *(f"manifest: {Path(folder, MANIFEST)}" for folder in self.folders)]
+
+
+def index(
+    urls: Sequence[str | Path], workers: int = 0, check: bool = True, progress: Progress | None = None
+) -> IndexReport:
+    """Index tars, and write or extend the manifest of the folder that each lies in. Current indices are kept.
+
+    Args:
+        urls: tars, or folders whose tars (not those of their subfolders) are meant.
+        workers: processes; 0 for one per core.
+        check: decode every image, so that what cannot be read is quarantined now; else only headers are looked at.
+        progress: called with tars done and in all.
+
+    Raises:
+        InputError: nothing to index, no usable image in a folder's tars, or a manifest that names a missing shard.
+    """
+    report = IndexReport()
+    found = sorted({path for url in urls for path in _tars_of(Path(url))})
+    if not found:
+        raise InputError(f"no .tar in {', '.join(map(str, urls))}; give tars, or the folder that holds them")
+    for folder, paths in groupby(found, key=lambda path: path.parent):
+        with state.writing(folder):
+            _index_folder(folder, list(paths), workers or pool.cores(), check, report, progress, len(found))
+    return report
+
+
+def _tars_of(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(path.glob("*.tar"))
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give local tars, or the folder that holds them")
+    if path.suffix != ".tar":
+        raise InputError(f"{path} is no .tar; give uncompressed tars, or the folder that holds them")
+    return [path]
+
+
+def _index_folder(
+    folder: Path,
+    paths: list[Path],
+    workers: int,
+    check: bool,
+    report: IndexReport,
+    progress: Progress | None,
+    total: int,
+) -> None:
+    rows, classes, build = _manifest_of(folder)
+    stale = [path for path in paths if not is_current(path, rows.get(path.name))]
+    report.current += len(paths) - len(stale)
+    results = []
+    for result in pool.run(index_tar, ((path, check) for path in stale), min(workers, len(stale))):
+        results.append(result)
+        report.indexed += 1
+        if progress:
+            progress(report.indexed + report.current, total)
+    again = {path.name for path in stale}
+    entries = [entry for entry in quarantine.read(folder) if entry.get("shard") not in again]
+    entries += sorted((entry for result in results for entry in result["quarantine"]), key=lambda e: e["source"])
+    rows |= {result["row"]["shard"]: result["row"] for result in results}
+    usable = [rows[name] for name in sorted(rows) if rows[name]["samples"]]
+    reasons = quarantine.tally(entries)
+    if not usable:
+        raise InputError(
+            f"no usable image in the tars of {folder} ({counts(reasons) or 'none found'}); give other tars"
+        )
+    labels = max((result["labels"] for result in results), default=0)
+    if labels > len(classes or []):
+        classes = [str(label) for label in range(labels)]
+    quarantine.write(folder, entries)
+    write_manifest(folder, usable, {"classes": classes, "build": {**build, "quarantined": reasons}})
+    report.folders.append(str(folder))
+    report.samples += sum(row["samples"] for row in usable)
+    report.quarantined.update(reasons)
+    for result in results:
+        report.ignored.update(result["ignored"])
+
+
+def _manifest_of(folder: Path) -> tuple[dict[str, dict], list[str] | None, dict]:
+    """Rows by shard, classes and build of the manifest that is there, or nothing."""
+    if not (folder / MANIFEST).exists():
+        return {}, None, {}
+    manifest = Manifest.load(folder)
+    if gone := [shard for shard in manifest.shards if not (folder / shard).exists()]:
+        raise InputError(f"{folder / MANIFEST} names {gone[0]}, which is missing; put it back or delete the manifest")
+    rows = pq.read_table(folder / MANIFEST).to_pylist()
+    return {row["shard"]: row for row in rows}, manifest.classes, manifest.build
+
+
+def is_current(tar: Path, row: dict[str, Any] | None) -> bool:
+    """Whether the tar has an index made from these very bytes, going by size and time, and in doubt by SHA-256."""
+    path = index_path(tar)
+    if row is None or not path.exists() or tar.stat().st_size != row["bytes"]:
+        return False
+    # Copying may leave an index older than its tar, so age alone proves nothing.
+    return path.stat().st_mtime_ns >= tar.stat().st_mtime_ns or sha256_file(tar) == row["sha256"]
+
+
+def index_tar(task: tuple[Path, bool], tick: pool.Tick) -> dict[str, Any]:
+    """Write the index of one tar, if it has a usable image; returns its manifest row and what is to be reported."""
+    path, check = task
+    listing = scan_tar(path)
+    entries, rows = listing.quarantine, []
+    for row in listing.table.to_pylist():
+        try:
+            rows.append(load(row, listing.containers[0], fit if check else look).index_row(row["offset"]))
+        except DamagedImage as damage:
+            entries.append({"source": listing.containers[0].source_of(row["name"]), "reason": damage.reason})
+    if rows:
+        write_index(index_path(path), rows)
+    return {
+        "row": {"shard": path.name, "samples": len(rows), "bytes": path.stat().st_size, "sha256": sha256_file(path)},
+        "labels": max((row["label"] + 1 for row in rows if row["label"] is not None), default=0),
+        "quarantine": [{**entry, "shard": path.name} for entry in entries],
+        "ignored": listing.ignored,
+    }

@@ -1,0 +1,48 @@
+"""What could not be used, and why: one JSON object per line, `{"source", "reason"}` and, where known, `"shard"`."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from shards.state import write_atomic
+
+QUARANTINE = "quarantine.jsonl"
+Entry = dict[str, str]
+
+
+def text(name: bytes) -> str:
+    """A file name as valid Unicode; bytes that are none become escapes."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def entry(source: str, reason: str) -> Entry:
+    """An entry for `source`, a path as the operating system gave it."""
+    return {"source": text(os.fsencode(source)), "reason": reason}
+
+
+def read(folder: Path) -> list[Entry]:
+    """The entries of a folder of shards; none when it has no such file."""
+    path = folder / QUARANTINE
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def write(folder: Path, entries: Iterable[Entry]) -> None:
+    """Replace the entries of a folder of shards; no file is left where there are none."""
+    lines = [json.dumps(entry) + "\n" for entry in entries]
+    if lines:
+        write_atomic(folder / QUARANTINE, "".join(lines))
+    else:
+        (folder / QUARANTINE).unlink(missing_ok=True)
+
+
+def tally(entries: Iterable[Entry]) -> dict[str, int]:
+    """How often each kind of reason occurs; `"too many pixels (60000x60000)"` is of the kind `"too many pixels"`."""
+    return dict(sorted(Counter(entry["reason"].split(" (")[0] for entry in entries).items()))
+
+
+def counts(counter: Mapping[str, int], most: int = 3) -> str:
+    """`"5 truncated, 2 empty file"`, the most frequent first."""
+    ranked = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {name}" for name, count in ranked[:most]) + (", …" if len(ranked) > most else "")

@@ -1,0 +1,101 @@
+"""One listed sample to the bytes that go into a shard: read, checked in full, made smaller if asked."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from seer.data.decode import DamagedImage, ImageInfo, decode, probe
+from shards import tars
+from shards.quarantine import text
+from shards.sources import Container
+
+MAX_BYTES = 1 << 29  # a file larger than this is no photograph; reading it could exhaust the memory
+RESIZED_QUALITY = 95
+MAX_JPEG_SIDE = 65_500  # of libjpeg
+SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}
+
+
+@dataclass
+class Sample:
+    """A sample ready to be written. `members` are `(suffix, data)`, the image first; `label` is what `.cls` says."""
+
+    key: str
+    source: str
+    info: ImageInfo
+    members: list[tuple[str, bytes]]
+    sha256: bytes
+    label: int | None
+
+    def index_row(self, offset: int) -> dict[str, Any]:
+        """Its row of `seer.data.index.INDEX_SCHEMA`, when its image begins at `offset` in the tar."""
+        facts = {"key": self.key, "source": self.source, "offset": offset, "size": len(self.members[0][1])}
+        return {**facts, **self.info._asdict(), "sha256": self.sha256, "phash": None, "label": self.label}
+
+
+Process = Callable[[bytes], tuple[bytes, ImageInfo]]  # what becomes of an image's bytes; raises DamagedImage
+
+
+def load(row: dict[str, Any], container: Container, process: Process) -> Sample:
+    """Read the sample of one `LISTING` row and `process` its image. Raises DamagedImage, also for unreadable bytes."""
+    try:
+        data = _read(row, container)
+        extras = [(e["suffix"], tars.read_range(container.path, e["offset"], e["size"])) for e in row["extras"]]
+    except OSError as error:
+        raise DamagedImage(f"cannot be read ({error.strerror or error})") from error
+    original = data
+    data, info = process(data)
+    suffix = tars.split_name(text(row["name"]))[1] if container.is_tar else ""
+    if data is not original or not suffix:
+        suffix = SUFFIXES.get(info.format, info.format.lower())
+    if row.get("label") is not None:
+        extras = [("cls", str(row["label"]).encode()), *extras]
+    extras = [extra for extra in extras if extra[0] != suffix]  # after re-encoding a sample's `jpg` is the image
+    label = _label(dict(extras).get("cls"))
+    source = container.source_of(row["name"])
+    return Sample(row["key"], source, info, [(suffix, data), *extras], hashlib.sha256(data).digest(), label)
+
+
+def _read(row: dict[str, Any], container: Container) -> bytes:
+    if row["size"] > MAX_BYTES:
+        raise DamagedImage(f"file too large ({row['size']:,} bytes)")
+    if container.is_tar:
+        return tars.read_range(container.path, row["offset"], row["size"])
+    return Path(container.path, os.fsdecode(row["name"])).read_bytes()
+
+
+def fit(data: bytes, max_side: int | None = None, reencode: int | None = None) -> tuple[bytes, ImageInfo]:
+    """The same bytes, unless the longer side exceeds `max_side` or `reencode` (a JPEG quality) is given.
+
+    What is changed becomes an upright JPEG with 4:2:0 chroma, made smaller by area averaging. Raises DamagedImage.
+    """
+    pixels = decode(data)  # every pixel, so that whatever is in a shard can be decoded
+    height, width = pixels.shape[:2]
+    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
+    if scale == 1.0 and not reencode:
+        return data, ImageInfo(width, height, probe(data).format)
+    if scale < 1.0:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    height, width = pixels.shape[:2]
+    if max(height, width) > MAX_JPEG_SIDE:
+        raise DamagedImage(f"too long for JPEG ({width}x{height})")
+    pixels = np.ascontiguousarray(pixels)
+    jpeg = simplejpeg.encode_jpeg(pixels, quality=reencode or RESIZED_QUALITY, colorsubsampling="420")
+    return jpeg, ImageInfo(width, height, "JPEG")
+
+
+def look(data: bytes) -> tuple[bytes, ImageInfo]:
+    """The same bytes, checked by their header alone. Raises DamagedImage."""
+    return data, probe(data)
+
+
+def _label(cls: bytes | None) -> int | None:
+    digits = (cls or b"").strip()
+    return int(digits) if digits.isdigit() and len(digits) < 10 else None

@@ -1,0 +1,129 @@
+"""Whether shards are what their manifest and indices say: every byte, every member, nothing missing, nothing extra."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seer.data.decode import DamagedImage
+from seer.data.index import INDEX_SCHEMA, MANIFEST, Manifest, index_path
+from shards import pool, quarantine
+from shards.samples import load, look
+from shards.sources import Listing, scan_tar
+from shards.state import Progress
+from shards.tars import sha256_file
+
+COMPARED = "key", "offset", "size", "width", "height", "format", "sha256", "label"  # what a tar can tell about a sample
+MOST_MEMBERS = 5  # named per shard
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """`problems` has one line each; there are none in a sound data set."""
+
+    directory: str
+    shards: int
+    samples: int
+    problems: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def lines(self) -> list[str]:
+        """The report for a terminal."""
+        extent = f"{self.shards:,} shards, {self.samples:,} images in {self.directory}"
+        return [f"ok: {extent}"] if self.ok else [*self.problems, f"{len(self.problems):,} problems: {extent}"]
+
+
+def verify(directory: str | Path, workers: int = 0, progress: Progress | None = None) -> VerifyReport:
+    """Compare tars, indices and manifest byte by byte.
+
+    Args:
+        directory: the shards. workers: processes; 0 for one per core. progress: called with shards done and in all.
+
+    Raises:
+        InputError: there is no manifest, or it cannot be read.
+    """
+    manifest = Manifest.load(directory)
+    rows = pq.read_table(manifest.directory / MANIFEST).to_pylist()
+    known = {entry["source"] for entry in quarantine.read(manifest.directory)}
+    problems: dict[str, list[str]] = {}
+    tasks = ((manifest.directory, row, known) for row in rows)
+    for shard, found in pool.run(verify_shard, tasks, min(workers or pool.cores(), len(rows))):
+        problems[shard] = found
+        if progress:
+            progress(len(problems), len(rows))
+    lines = [f"{shard}: {line}" for shard in manifest.shards for line in problems[shard]]
+    lines += [f"{path.name}: not in the manifest; run: seer shards index {path}" for path in _strangers(manifest)]
+    return VerifyReport(str(directory), len(rows), manifest.samples, lines)
+
+
+def _strangers(manifest: Manifest) -> list[Path]:
+    return sorted(path for path in manifest.directory.glob("*.tar") if path.name not in set(manifest.shards))
+
+
+def verify_shard(task: tuple[Path, dict[str, Any], set[str]], tick: pool.Tick) -> tuple[str, list[str]]:
+    """The shard's name and what is wrong with it. `known` are the members quarantined when it was indexed."""
+    directory, row, known = task
+    tar = directory / row["shard"]
+    if not tar.exists():
+        return row["shard"], ["missing, although the manifest names it"]
+    return row["shard"], [*_wrong_bytes(tar, row), *_wrong_index(tar, row, known)]
+
+
+def _wrong_bytes(tar: Path, row: dict[str, Any]) -> Iterator[str]:
+    size = tar.stat().st_size
+    if size == row["bytes"] and sha256_file(tar) == row["sha256"]:
+        return
+    index = index_path(tar)
+    if index.exists() and index.stat().st_mtime_ns < tar.stat().st_mtime_ns:
+        yield f"changed after it was indexed; if that was meant, run: seer shards index {tar}"
+    elif size != row["bytes"]:
+        yield f"{size:,} bytes instead of {row['bytes']:,}"
+    else:
+        yield "damaged: its SHA-256 is not the manifest's"
+
+
+def _wrong_index(tar: Path, row: dict[str, Any], known: set[str]) -> list[str]:
+    path = index_path(tar)
+    if not path.exists():
+        return [f"has no index; run: seer shards index {tar}"]
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        if not table.schema.equals(INDEX_SCHEMA):
+            raise ValueError("its columns are not those of an index")
+        indexed = {item["key"]: item for item in table.select(COMPARED).to_pylist()}
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return [f"its index cannot be read ({str(error).splitlines()[0]}); run: seer shards index {tar}"]
+    listing = scan_tar(tar)
+    problems = [entry["reason"] for entry in listing.quarantine if entry["source"] not in known]
+    if len(table) != row["samples"]:
+        problems.append(f"its index has {len(table):,} samples, the manifest says {row['samples']:,}")
+    members = list(_wrong_members(listing, indexed, known))
+    more = [f"… and {len(members) - MOST_MEMBERS:,} members more"] if len(members) > MOST_MEMBERS else []
+    return [*problems, *members[:MOST_MEMBERS], *more]
+
+
+def _wrong_members(listing: Listing, indexed: dict[str, dict[str, Any]], known: set[str]) -> Iterator[str]:
+    """The rows of the index that the tar has not, and then each sample of the tar against its row."""
+    container, present = listing.containers[0], set(listing.table["key"].to_pylist())
+    yield from (f"{key} is in the index but not in the tar" for key in indexed if key not in present)
+    for row in listing.table.to_pylist():
+        expected = indexed.get(row["key"])
+        source = container.source_of(row["name"])
+        if expected is None:
+            if source not in known:
+                yield f"{row['key']} is in the tar but not in the index"
+            continue
+        try:
+            sample = load(row, container, look).index_row(row["offset"])
+            wrong = [name for name in COMPARED if sample[name] != expected[name]]
+        except DamagedImage as damage:
+            wrong = [damage.reason]
+        if wrong:
+            yield f"{row['key']} is not as its index says ({', '.join(wrong)})"

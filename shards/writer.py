@@ -1,0 +1,92 @@
+"""One block of listed samples to one shard: tar, index and record, in this order."""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from seer.data.decode import DamagedImage
+from seer.data.index import index_path, write_index
+from shards import pool, state
+from shards.quarantine import Entry
+from shards.samples import Sample, fit, load
+from shards.sources import Container
+from shards.tars import TarWriter
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One block of the listing, to be made into one shard. `rows` are of `LISTING`, with `label` for `class`."""
+
+    out: Path
+    shard: str
+    rows: list[dict[str, Any]]
+    containers: dict[int, Container]
+    max_side: int | None
+    reencode: int | None
+    threads: int
+
+
+def write_shard(task: ShardTask, tick: pool.Tick) -> None:
+    """Write one shard, then its index, then the record that makes both count."""
+    path, temporary = task.out / task.shard, task.out / state.STATE / f".{task.shard}.{os.getpid()}"
+    with state.writing(task.out):
+        try:
+            with open(temporary, "wb") as file:
+                rows, record = _fill(task, file, tick)
+                file.flush()
+                os.fsync(file.fileno())
+            if rows:
+                os.replace(temporary, path)
+                write_index(index_path(path), rows)
+                state.sync(index_path(path))
+            state.write_atomic(task.out / state.STATE / f"{task.shard}.json", json.dumps(record))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _fill(task: ShardTask, file: BinaryIO, tick: pool.Tick) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Write the members; returns the rows of the index, and the record."""
+    writer, rows, quarantine = TarWriter(file), list[dict[str, Any]](), list[Entry]()
+    for loaded in _loaded(task):
+        if isinstance(loaded, Sample):
+            rows.append(_write(writer, loaded))
+        else:
+            quarantine.append(loaded)
+        tick(1)
+    writer.close()
+    record = {
+        "shard": task.shard,
+        "samples": len(rows),
+        "bytes": writer.bytes,
+        "sha256": writer.sha256.hexdigest(),
+        "labels": max((row["label"] + 1 for row in rows if row["label"] is not None), default=0),
+        "quarantine": quarantine,
+    }
+    return rows, record
+
+
+def _loaded(task: ShardTask) -> Iterator[Sample | Entry]:
+    attempt = partial(_attempt, task)
+    if task.threads == 1:
+        yield from map(attempt, task.rows)
+        return
+    with ThreadPoolExecutor(task.threads) as executor:
+        yield from pool.ahead(executor, attempt, task.rows, 4 * task.threads)
+
+
+def _attempt(task: ShardTask, row: dict[str, Any]) -> Sample | Entry:
+    container = task.containers[row["container"]]
+    try:
+        return load(row, container, partial(fit, max_side=task.max_side, reencode=task.reencode))
+    except DamagedImage as damage:
+        return {"source": container.source_of(row["name"]), "reason": damage.reason}
+
+
+def _write(writer: TarWriter, sample: Sample) -> dict[str, Any]:
+    offsets = [writer.add(f"{sample.key}.{suffix}", data) for suffix, data in sample.members]
+    return sample.index_row(offsets[0])

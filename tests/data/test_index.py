@@ -1,0 +1,133 @@
+import os
+
+import numpy as np
+import pytest
+import webdataset
+
+from seer.data.index import INDEX_SCHEMA, MANIFEST, Manifest, index_path, read_index, write_manifest
+from seer.errors import InputError
+from tests.data.conftest import coloured_jpeg, write_shards
+
+
+def test_index_points_at_what_webdataset_reads(shards):
+    for shard, size in zip(shards.shards, shards.sizes, strict=True):
+        path = shards.directory / shard
+        table = read_index(index_path(path))
+        assert table.schema.equals(INDEX_SCHEMA)
+        samples = list(webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False))
+        assert len(samples) == size
+        data = path.read_bytes()
+        for row, sample in zip(table.to_pylist(), samples, strict=True):
+            assert row["key"] == sample["__key__"]
+            assert data[row["offset"] : row["offset"] + row["size"]] == sample["jpg"]
+
+
+def test_manifest_tells_its_shards(shards):
+    assert shards.shards == [f"shard-{i:06d}.tar" for i in range(4)]
+    assert shards.sizes.tolist() == [11, 0, 17, 12]
+    assert shards.sizes.dtype == np.int64
+    assert shards.samples == 40
+    assert shards.classes is None
+    assert Manifest.load(shards.directory / MANIFEST).hash == shards.hash
+
+
+def test_hash_follows_content_not_place(tmp_path, shards):
+    assert write_shards(tmp_path / "elsewhere", [11, 0, 17, 12]).hash == shards.hash
+    other = write_shards(tmp_path / "other", [11, 0, 17, 12], image=lambda i: coloured_jpeg(i + 1))
+    assert other.hash != shards.hash
+    assert len(shards.hash) == 16
+
+
+def test_classes_and_build_are_kept(tmp_path):
+    write_manifest(
+        tmp_path,
+        [{"shard": "a.tar", "samples": 1, "bytes": 10240, "sha256": "0" * 64}],
+        {"classes": ["cat", "dog"], "build": {"max_side": 256}},
+    )
+    manifest = Manifest.load(tmp_path)
+    assert manifest.classes == ["cat", "dog"]
+    assert manifest.build == {"max_side": 256}
+    assert os.listdir(tmp_path) == [MANIFEST]  # no temporary file is left
+
+
+def missing(path):
+    return path / "nowhere"
+
+
+def a_file(path):
+    (path / "file").write_bytes(b"")
+    return path / "file"
+
+
+def empty(path):
+    return path
+
+
+def images(path):
+    (path / "deep/er").mkdir(parents=True)
+    (path / "deep/er/x.JPG").write_bytes(coloured_jpeg(1))
+    return path
+
+
+def tars(path):
+    (path / "x.tar").write_bytes(b"")
+    return path
+
+
+def something_else(path):
+    (path / "x.docx").write_bytes(b"")
+    return path
+
+
+def garbage(path):
+    (path / MANIFEST).write_bytes(b"PAR1 but not really")
+    return path
+
+
+def foreign(path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": [1]}), path / MANIFEST)
+    return path
+
+
+def newer(path):
+    write_manifest(path, [], {"format": "seer-shards/9"})
+    return path
+
+
+def no_samples(path):
+    write_manifest(path, [], {})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (missing, "does not exist"),
+        (a_file, "is a file"),
+        (empty, "is empty"),
+        (images, "holds images, not shards; run: seer shards build"),
+        (tars, "tars without a manifest; run: seer shards index"),
+        (something_else, "no manifest.parquet and no images"),
+        (garbage, "no readable manifest"),
+        (foreign, "no readable manifest"),
+        (newer, "update seer"),
+        (no_samples, "lists no samples"),
+        (lambda path: "s3://bucket/shards", "remote"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, make, words):
+    with pytest.raises(InputError, match=words) as raised:
+        Manifest.load(make(tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no parquet"])
+def test_missing_or_broken_index(tmp_path, content):
+    path = tmp_path / "shard.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="seer shards index"):
+        read_index(path)

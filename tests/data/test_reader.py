@@ -1,0 +1,78 @@
+import gc
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from seer.data import reader as module
+from seer.data.index import index_path, write_index
+from seer.data.reader import UNLABELLED, Reader
+from seer.errors import InputError
+from tests.data.conftest import coloured_jpeg, write_shards
+
+
+def test_reads_any_samples_in_the_order_asked(shards):
+    ids = np.array([39, 0, 11, 10, 28, 27, 0])
+    assert Reader(shards).read(ids) == [coloured_jpeg(i) for i in ids.tolist()]
+
+
+def test_reads_nothing(shards):
+    assert Reader(shards).read(np.array([], dtype=np.int64)) == []
+
+
+def test_labels(tmp_path):
+    manifest = write_shards(tmp_path, [3, 4], labels=lambda i: None if i == 5 else i % 2, classes=["even", "odd"])
+    labels = Reader(manifest).labels(np.array([6, 1, 5, 0]))
+    assert labels.tolist() == [0, 1, UNLABELLED, 0]
+    assert labels.dtype == np.int64
+
+
+def test_next_in_shard_wraps(shards):
+    reader = Reader(shards)
+    assert [reader.next_in_shard(i) for i in (0, 10, 11, 27, 39)] == [1, 0, 12, 11, 28]
+
+
+def test_survives_pickling(shards):
+    reader = pickle.loads(pickle.dumps(Reader(shards)))
+    assert reader.read(np.array([5])) == [coloured_jpeg(5)]
+
+
+def test_open_files_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "OPEN_FILES", 3)
+    reader = Reader(write_shards(tmp_path, [2] * 20))
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert reader.read(np.arange(40)) == [coloured_jpeg(i) for i in range(40)]
+        assert len(os.listdir("/proc/self/fd")) <= before + 3
+    del reader
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_threads_share_a_reader_that_evicts(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "OPEN_FILES", 2)
+    reader = Reader(write_shards(tmp_path, [2] * 20))
+    draws = np.random.default_rng(0).integers(0, 40, (64, 20))
+    with ThreadPoolExecutor(8) as pool:
+        for ids, data in zip(draws, pool.map(reader.read, draws), strict=True):
+            assert data == [coloured_jpeg(i) for i in ids.tolist()]
+
+
+def test_shortened_shard_gives_short_bytes(shards):
+    path = shards.directory / shards.shards[0]
+    os.truncate(path, 600)
+    first, last = Reader(shards).read(np.array([0, 10]))
+    assert first == coloured_jpeg(0)[:88]
+    assert last == b""
+
+
+def test_missing_shard_and_mismatched_index(shards):
+    (shards.directory / shards.shards[0]).unlink()
+    with pytest.raises(InputError, match=r"shard-000000.tar cannot be read \(No such file"):
+        Reader(shards).read(np.array([0]))
+    write_index(index_path(shards.directory / shards.shards[2]), [])
+    with pytest.raises(InputError, match="has 0 samples and the manifest says 17"):
+        Reader(shards).read(np.array([12]))

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from seer.errors import InputError
+from seer.eval import models
+from seer.eval.task import TASKS, evaluate
+from seer.report.results import KEYS, read_results
+from tests.eval.conftest import COLOURS, small_model, write_images
+
+
+def test_rows_have_the_documented_keys_and_are_appended(data, tmp_path):
+    out = tmp_path / "scores" / "results.jsonl"
+    rows = evaluate("knn", "pixels", data, ["k=[5,10]", "temperature=0.1"], out)
+    assert [row["metric"] for row in rows] == ["top1_k5", "top1_k10"]
+    assert all(row.keys() >= set(KEYS) for row in rows)
+    assert rows[0]["options"] == {"precision": "fp32", "k": [5, 10], "temperature": 0.1}
+    assert rows[0]["model"] == "pixels:24"
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    more = evaluate("linear", "pixels:8", str(data), ["epochs=2", "lrs=[0.01,0.1]"], out)
+    assert read_results(out) == rows + more
+
+
+def test_without_a_place_given_results_go_to_the_run_or_here(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate("knn", "pixels", data, [])
+    assert len(read_results("results.jsonl")) == 2
+    monkeypatch.setattr(models, "load_model", lambda spec: small_model(run_dir=tmp_path / "run"))
+    evaluate("knn", "some/run", data, ["k=[1]"])
+    (row,) = read_results(tmp_path / "run" / "results.jsonl")
+    assert (row["model"], row["config_hash"]) == ("net", "abc")
+
+
+def test_ten_classes_give_a_top5(tmp_path):
+    for split in ("train", "val"):
+        for label in range(10):
+            folder = tmp_path / split / str(label)
+            folder.mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(np.full((8, 8, 3), 25 * label + i, np.uint8)).save(folder / f"{i}.png")
+    rows = evaluate("linear", "pixels", tmp_path, ["epochs=3"], tmp_path / "results.jsonl")
+    assert [row["metric"] for row in rows] == ["top1", "top5"]
+    assert rows[0]["value"] <= rows[1]["value"]
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides", "message"),
+    [
+        ("knnn", [], "did you mean 'knn'"),
+        ("knn", ["ks=[1]"], "ks: unknown key"),
+        ("knn", ["temprature=1"], "did you mean 'temperature'"),
+        ("knn", ["temperature=warm"], "temperature"),
+        ("linear", ["epochs=1.5"], "epochs"),
+        ("linear", ["k=[1]"], "k: unknown key"),
+        ("knn", ["k"], "expected key=value"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(data, task, overrides, message):
+    with pytest.raises(InputError, match=message) as error:
+        evaluate(task, "pixels", data, overrides)
+    assert "\n" not in str(error.value)
+
+
+def test_a_test_class_without_training_images_is_named(tmp_path):
+    write_images(tmp_path / "train", 2, seed=0)
+    write_images(tmp_path / "test", 2, seed=0)
+    (tmp_path / "test" / next(iter(COLOURS))).rename(tmp_path / "test" / "zebra")
+    with pytest.raises(InputError, match="zebra"):
+        evaluate("knn", "pixels", tmp_path, ["k=[1]"])
+
+
+def test_every_task_has_defaults_that_resolve():
+    assert {"knn", "linear"} <= TASKS.keys()
+    for task in TASKS.values():
+        assert task.config().batch_size > 0

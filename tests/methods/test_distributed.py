@@ -1,0 +1,102 @@
+"""Two processes give what one gives on the whole batch, whether parameters are replicated or sharded."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from seer import distributed
+from seer.data.views import Views
+from seer.methods import METHODS
+from seer.methods.base import Method, Step
+from seer.methods.sinkhorn import sinkhorn
+from tests.methods.tiny import build, views_for
+
+STEPS = 4
+OPTIONS = {"swav": {"queue": 7, "freeze": 1}, "simclr": {}, "byol": {"momentum": 0.5}}
+
+
+def build_without_batchnorm(name: str) -> Method:
+    """Plain BatchNorm sees one rank only; making it see all is the engine's part."""
+    method = build(name, **OPTIONS[name]).double()
+    for module in list(method.modules()):
+        for key, child in module.named_children():
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                setattr(module, key, nn.Identity())
+    return method
+
+
+def shard(method: Method) -> nn.Module:
+    for part in (method.backbone, method.head, getattr(method, "prototypes", None), getattr(method, "teacher", None)):
+        if part is not None:
+            fully_shard(part)
+    return fully_shard(method)
+
+
+WRAP = {"none": lambda method: method, "ddp": DistributedDataParallel, "fsdp": shard}
+
+
+def my_slice(views: Views) -> Views:
+    part = lambda t, dim: t.chunk(distributed.size(), dim)[distributed.rank()]  # noqa: E731
+    return Views(tuple(part(c, 1) for c in views.crops), part(views.index, 0))
+
+
+def train(name: str, wrap: str) -> dict[str, list | dict]:
+    """Losses and metrics per step, and all parameters and buffers at the end."""
+    method = build_without_batchnorm(name)
+    module = WRAP[wrap](method)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    losses, metrics = [], []
+    for number in range(STEPS):
+        step = Step(number, STEPS)
+        views = my_slice(views_for(name, batch=6, seed=number, dtype=torch.float64))
+        output = module(views, step)
+        output.loss.backward()
+        method.after_backward(step)
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_update(step)
+        losses.append(distributed.all_reduce_mean(output.loss.detach()))
+        values = {key: distributed.all_reduce_mean(value.double()) for key, value in output.metrics.items()}
+        metrics.append(values)
+    state = {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in state_of(method)}
+    return {"losses": losses, "metrics": metrics, "state": state}
+
+
+def state_of(method: Method) -> list[tuple[str, torch.Tensor]]:
+    return [(key, value.detach()) for key, value in method.state_dict().items()]
+
+
+def uneven_sinkhorn() -> torch.Tensor:
+    """Ranks with unequal shares of the same samples; returns all assignments in order."""
+    scores = torch.rand(2, 10, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    cuts = [0, 10] if distributed.size() == 1 else [0, 3, 10]
+    mine = slice(cuts[distributed.rank()], cuts[distributed.rank() + 1])
+    q = torch.zeros_like(scores)
+    q[:, mine] = sinkhorn(scores[:, mine], 0.05, 3)[0]
+    return distributed.all_reduce_sum(q)
+
+
+def on_each_rank() -> dict:
+    torch.set_num_threads(1)
+    results: dict = {(name, wrap): train(name, wrap) for name in METHODS for wrap in ("ddp", "fsdp")}
+    return results | {"sinkhorn": uneven_sinkhorn()}
+
+
+@pytest.fixture(scope="module")
+def ranks() -> list[dict]:
+    return distributed.spawn(on_each_rank, 2, device="cpu")
+
+
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_equal_one(ranks, name, wrap):
+    alone = train(name, "none")
+    for rank in ranks:
+        for part in ("losses", "metrics", "state"):
+            torch.testing.assert_close(rank[name, wrap][part], alone[part], rtol=1e-9, atol=1e-11)
+
+
+def test_sinkhorn_of_unequal_shares(ranks):
+    torch.testing.assert_close(ranks[0]["sinkhorn"], uneven_sinkhorn(), rtol=1e-12, atol=0)

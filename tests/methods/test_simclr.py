@@ -1,0 +1,22 @@
+import pytest
+import torch
+from lightly.loss import NTXentLoss
+
+from seer.errors import InputError
+from seer.methods.base import Step
+from tests.methods.tiny import build, make_views
+
+
+def test_loss_is_lightlys():
+    method, views = build("simclr").double(), make_views(batch=5, small=0, dtype=torch.float64)
+    z0, z1 = method.head(method.backbone(views.crops[0].flatten(0, 1))).unflatten(0, (2, -1))
+    output = method(views, Step(0, 10))
+    torch.testing.assert_close(output.loss, NTXentLoss(0.1)(z0, z1), rtol=1e-10, atol=0)
+    torch.testing.assert_close(output.embeddings, z0)
+
+
+def test_wrong_input():
+    with pytest.raises(InputError, match=r"views.small.count=0"):
+        build("simclr")(make_views(small=2), Step(0, 1))
+    with pytest.raises(InputError, match=r"method.temperature=0"):
+        build("simclr", temperature=0)

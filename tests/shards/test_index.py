@@ -1,0 +1,159 @@
+import io
+import os
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+
+from seer.data.index import MANIFEST, Manifest, index_path, read_index
+from seer.data.reader import Reader
+from seer.errors import InputError
+from shards import quarantine
+from shards.build import BuildOptions, build
+from shards.index import index
+from shards.verify import verify
+from tests.shards.conftest import bomb, contents, encoded
+
+
+def webdataset_tar(path, numbers, **extra):
+    with webdataset.TarWriter(str(path), encoder=False) as writer:
+        for i in numbers:
+            writer.write({"__key__": f"{i:05}", "jpg": encoded(i), **{name: make(i) for name, make in extra.items()}})
+
+
+def plain_tar(path, files):
+    with tarfile.open(path, "w") as tar:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_tars_of_others_become_a_data_set_and_stay_as_they_are(tmp_path):
+    webdataset_tar(tmp_path / "00000.tar", range(6), txt=lambda i: b"caption", json=lambda i: b"{}")
+    webdataset_tar(tmp_path / "00001.tar", range(6, 9), txt=lambda i: b"caption")
+    pq.write_table(pa.table({"url": ["http://x"]}), tmp_path / "00000.parquet")  # as img2dataset leaves it
+    before = contents(tmp_path)
+    report = index([tmp_path], workers=1)
+    assert (report.indexed, report.samples) == (2, 9)
+    assert {name: digest for name, digest in contents(tmp_path).items() if name in before} == before
+    manifest = Manifest.load(tmp_path)
+    assert manifest.classes is None
+    assert Reader(manifest).read(range(9)) == [encoded(i) for i in range(9)]
+    oracle = webdataset.WebDataset([str(tmp_path / shard) for shard in manifest.shards], shardshuffle=False)
+    keys = sum((read_index(index_path(tmp_path / shard))["key"].to_pylist() for shard in manifest.shards), [])
+    assert keys == [sample["__key__"] for sample in oracle]
+    assert verify(tmp_path, workers=1).ok
+
+
+def test_labels_are_read_from_cls(tmp_path):
+    webdataset_tar(tmp_path / "a.tar", range(4), cls=lambda i: str(i).encode())
+    index([tmp_path / "a.tar"], workers=1)
+    assert Manifest.load(tmp_path).classes == ["0", "1", "2", "3"]
+    assert read_index(index_path(tmp_path / "a.tar"))["label"].to_pylist() == [0, 1, 2, 3]
+
+
+def test_one_folder_at_a_time_and_tars_added_later(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        webdataset_tar(tmp_path / folder / "0.tar", range(2))
+    report = index([tmp_path / "x", tmp_path / "y" / "0.tar"], workers=2)
+    assert report.folders == [str(tmp_path / "x"), str(tmp_path / "y")]
+    webdataset_tar(tmp_path / "x" / "1.tar", range(3))
+    report = index([tmp_path / "x" / "1.tar"], workers=1)
+    assert (report.indexed, report.current, report.samples) == (1, 0, 5)
+    assert Manifest.load(tmp_path / "x").shards == ["0.tar", "1.tar"]
+
+
+def test_a_tar_that_changed_is_indexed_again(tmp_path):
+    webdataset_tar(tmp_path / "0.tar", range(3))
+    index([tmp_path], workers=1)
+    assert index([tmp_path], workers=1).lines()[0].startswith("0 tars indexed, 1 up to date")
+    newer = index_path(tmp_path / "0.tar").stat().st_mtime + 10
+    os.utime(tmp_path / "0.tar", (newer, newer))  # only copied
+    assert index([tmp_path], workers=1).indexed == 0
+    webdataset_tar(tmp_path / "0.tar", range(1, 4))
+    os.utime(tmp_path / "0.tar", (newer, newer))
+    assert index([tmp_path], workers=1).indexed == 1
+    assert Reader(Manifest.load(tmp_path)).read([0]) == [encoded(1)]
+    assert verify(tmp_path, workers=1).ok
+
+
+def test_damaged_members_and_tars_are_quarantined(tmp_path):
+    files = [("good.jpg", encoded(0)), ("cut.jpg", encoded(1)[:200]), ("bomb.png", bomb()), ("words.txt", b"words")]
+    plain_tar(tmp_path / "0.tar", files)
+    plain_tar(tmp_path / "1.tar", [("a.jpg", encoded(2)), ("b.jpg", encoded(3))])
+    whole = (tmp_path / "1.tar").read_bytes()
+    (tmp_path / "1.tar").write_bytes(whole[: whole.index(encoded(3)) + 100])
+    (tmp_path / "2.tar").write_bytes(b"no tar")
+    report = index([tmp_path], workers=1)
+    assert Manifest.load(tmp_path).shards == ["0.tar", "1.tar"]
+    assert Reader(Manifest.load(tmp_path)).read([0, 1]) == [encoded(0), encoded(2)]
+    assert report.quarantined == {"damaged tar": 1, "too many pixels": 1, "truncated": 1, "truncated tar": 1}
+    assert report.ignored == {".txt": 1}
+    assert {entry["source"] for entry in quarantine.read(tmp_path)} == {
+        "0.tar/cut.jpg",
+        "0.tar/bomb.png",
+        "1.tar",
+        "2.tar",
+    }
+    assert [line for line in verify(tmp_path, workers=1).problems if not line.startswith("2.tar")] == []
+    plain_tar(tmp_path / "1.tar", [("a.jpg", encoded(2)), ("b.jpg", encoded(3))])
+    assert index([tmp_path], workers=1).quarantined == {"damaged tar": 1, "too many pixels": 1, "truncated": 1}
+
+
+def test_headers_alone(tmp_path):
+    plain_tar(tmp_path / "0.tar", [("cut.jpg", encoded(1)[:700])])
+    assert index([tmp_path], workers=1, check=False).samples == 1
+
+
+def test_duplicate_and_climbing_names(tmp_path):
+    files = [("a.jpg", encoded(0)), ("a.jpg", encoded(1)), ("../b.jpg", encoded(2)), ("/c/d.jpg", encoded(3))]
+    plain_tar(tmp_path / "0.tar", files)
+    index([tmp_path], workers=1)
+    assert read_index(index_path(tmp_path / "0.tar"))["key"].to_pylist() == ["a", "a~2", "b", "c/d"]
+    assert Reader(Manifest.load(tmp_path)).read(range(4)) == [encoded(i) for i in range(4)]
+    assert verify(tmp_path, workers=1).ok
+
+
+def test_a_lost_index_comes_back_from_the_tar(photos, tmp_path):
+    build([photos], tmp_path / "out", BuildOptions(workers=1, shard_size=10, labels=True))
+    lost = index_path(tmp_path / "out" / "shard-000001.tar")
+    before, manifest = read_index(lost).drop_columns("source"), contents(tmp_path / "out")[MANIFEST]
+    lost.unlink()
+    assert index([tmp_path / "out"], workers=1).indexed == 1
+    assert read_index(lost).drop_columns("source").equals(before)
+    assert contents(tmp_path / "out")[MANIFEST] == manifest
+    assert verify(tmp_path / "out", workers=1).ok
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "does not exist"),
+        ({}, "no .tar in"),
+        ({"0.tar": b""}, r"no usable image in the tars of .* \(1 empty tar\)"),
+        ({"0.tar": b"\x1f\x8b123"}, "1 compressed tar"),
+    ],
+)
+def test_nothing_to_index(folder, tmp_path, files, message):
+    root = tmp_path / "missing" if files is None else folder(files)
+    with pytest.raises(InputError, match=message) as raised:
+        index([root], workers=1)
+    assert "\n" not in str(raised.value)
+    assert files is None or not (root / MANIFEST).exists()
+
+
+def test_a_manifest_that_names_a_missing_shard(photos, tmp_path):
+    build([photos], tmp_path / "out", BuildOptions(workers=1, shard_size=10))
+    (tmp_path / "out" / "shard-000000.tar").unlink()
+    with pytest.raises(InputError, match=r"names shard-000000\.tar, which is missing"):
+        index([tmp_path / "out"], workers=1)
+
+
+def test_other_files_are_refused(folder):
+    root = folder({"x.tar.gz": b""})
+    with pytest.raises(InputError, match=r"is no \.tar; give uncompressed"):
+        index([root / "x.tar.gz"])

@@ -1,0 +1,131 @@
+"""A build may be killed at any moment; the same command then ends with the same bytes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shards.build import BuildOptions, build
+from shards.verify import verify
+from tests.shards.conftest import contents, encoded
+
+OPTIONS = BuildOptions(workers=1, shard_size=11, labels=True)
+
+
+@pytest.fixture
+def undisturbed(photos, tmp_path):
+    """The sources, one of them damaged, and what a build of them should hold."""
+    (photos / "cat" / "cut.jpg").write_bytes(encoded(50)[:300])
+    build([photos], tmp_path / "undisturbed", OPTIONS)
+    return photos, contents(tmp_path / "undisturbed")
+
+
+def killed(before_kill, *arguments) -> bool:
+    """Run an inline build in a forked process that `before_kill` prepares; whether SIGKILL ended it."""
+    child = os.fork()
+    if child == 0:
+        before_kill()
+        build(*arguments)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_around_every_rename(undisturbed, tmp_path, after):
+    """Renames are where files become visible, so the moments around them are all the states there are to find."""
+    photos, expected = undisturbed
+
+    def arm(countdown):
+        replace = os.replace
+
+        def counting(*arguments):
+            nonlocal countdown
+            countdown -= 1
+            if countdown < 0 and not after:
+                die()
+            replace(*arguments)
+            if countdown < 0:
+                die()
+
+        os.replace = counting
+
+    for moment in range(50):
+        out = tmp_path / f"out{moment}"
+        if not killed(lambda moment=moment: arm(moment), [photos], out, OPTIONS):
+            break
+        build([photos], out, OPTIONS)
+        assert contents(out) == expected, f"killed at rename {moment}"
+    assert moment == 9  # the plan, tar, index and record of two shards, quarantine, manifest
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_moments_again_and_again(undisturbed, tmp_path, seed):
+    photos, expected = undisturbed
+    draw, out = random.Random(seed), tmp_path / "out"
+
+    def arm():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, lambda *_: die())
+        signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.002, 0.05))
+
+    for _ in range(12):
+        draw.random()  # the child draws from a copy
+        if not killed(arm, [photos], out, OPTIONS):
+            break
+    build([photos], out, OPTIONS)
+    assert contents(out) == expected
+
+
+SCRIPT = """
+from shards.build import BuildOptions, build
+if __name__ == "__main__":
+    build([{photos!r}], {out!r}, BuildOptions(workers=2, shard_size=11, labels=True), lambda *done: print(*done, flush=True))
+"""
+
+
+def test_killing_the_parent_leaves_no_worker_behind(undisturbed, tmp_path):
+    photos, expected = undisturbed
+    out = tmp_path / "out"
+    (tmp_path / "script.py").write_text(SCRIPT.format(photos=str(photos), out=str(out)))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, tmp_path / "script.py"], env=environment, stdout=subprocess.PIPE)
+    assert parent.stdout
+    parent.stdout.readline()
+    workers = set[int]()
+    while parent.poll() is None and len(workers) < 2:
+        workers |= set(children(parent.pid))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert build([photos], out, OPTIONS).samples == 20
+    assert contents(out) == expected
+    assert verify(out, workers=1).ok
+    deadline = time.monotonic() + 60
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, f"workers {workers} outlive the build"
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

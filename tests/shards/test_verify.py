@@ -1,0 +1,149 @@
+import os
+import random
+import shutil
+import tarfile
+
+import pytest
+
+from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index
+from seer.errors import InputError
+from shards.build import BuildOptions, build
+from shards.verify import verify
+
+
+@pytest.fixture
+def shards(photos, tmp_path):
+    build([photos], tmp_path / "out", BuildOptions(workers=1, shard_size=10, labels=True))
+    return tmp_path / "out"
+
+
+def problems(out):
+    report = verify(out, workers=1)
+    assert report.ok == (report.problems == [])
+    assert all("\n" not in line for line in report.lines())
+    return report.problems
+
+
+def flip(path, bit):
+    time = path.stat().st_mtime_ns
+    with open(path, "r+b") as file:
+        file.seek(bit // 8)
+        byte = file.read(1)[0]
+        file.seek(bit // 8)
+        file.write(bytes([byte ^ 1 << bit % 8]))
+    os.utime(path, ns=(time, time))
+
+
+def test_sound_shards_have_no_problems(shards):
+    seen = []
+    report = verify(shards, workers=2, progress=lambda *done: seen.append(done))
+    assert (report.problems, report.shards, report.samples) == ([], 2, 20)
+    assert report.lines() == [f"ok: 2 shards, 20 images in {shards}"]
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_any_flipped_bit_of_a_tar_is_found(shards):
+    draw = random.Random(0)
+    path = shards / "shard-000001.tar"
+    for _ in range(50):
+        bit = draw.randrange(path.stat().st_size * 8)
+        flip(path, bit)
+        assert "shard-000001.tar: damaged: its SHA-256 is not the manifest's" in problems(shards), bit
+        flip(path, bit)
+    assert problems(shards) == []
+
+
+def test_a_flipped_bit_names_the_image(shards):
+    row = read_index(index_path(shards / "shard-000000.tar")).to_pylist()[3]
+    flip(shards / "shard-000000.tar", (row["offset"] + row["size"] // 2) * 8)
+    assert f"shard-000000.tar: {row['key']} is not as its index says (sha256)" in problems(shards)
+
+
+def test_flipped_bits_in_an_index_are_found_where_they_matter(shards):
+    """Some bits of a Parquet file are never read, such as statistics; what is found sound must have its old values."""
+    path = index_path(shards / "shard-000000.tar")
+    draw, original, unfound = random.Random(1), read_index(path), 0
+    for _ in range(50):
+        bit = draw.randrange(path.stat().st_size * 8)
+        flip(path, bit)
+        if not problems(shards):
+            unfound += 1
+            assert read_index(path).equals(original), bit
+        flip(path, bit)
+    assert unfound < 25
+    assert problems(shards) == []
+
+
+def change_index(shards, change):
+    path = index_path(shards / "shard-000000.tar")
+    rows = read_index(path).to_pylist()
+    change(rows)
+    write_index(path, rows)
+
+
+@pytest.mark.parametrize("column", ["key", "offset", "size", "width", "height", "format", "sha256", "label"])
+def test_every_wrong_value_of_an_index_is_found(shards, column):
+    values = {"key": "other", "format": "PNG", "sha256": bytes(32)}
+    row = read_index(index_path(shards / "shard-000000.tar")).to_pylist()[2]
+    change_index(shards, lambda rows: rows[2].update({column: values[column] if column in values else row[column] + 1}))
+    if column == "key":
+        assert problems(shards) == [
+            "shard-000000.tar: other is in the index but not in the tar",
+            f"shard-000000.tar: {row['key']} is in the tar but not in the index",
+        ]
+    else:
+        assert problems(shards) == [f"shard-000000.tar: {row['key']} is not as its index says ({column})"]
+
+
+def test_missing_and_extra_members(shards):
+    change_index(shards, lambda rows: rows.pop(4))
+    found = problems(shards)
+    assert "shard-000000.tar: its index has 9 samples, the manifest says 10" in found
+    assert any("is in the tar but not in the index" in line for line in found)
+    path = shards / "shard-000001.tar"
+    with tarfile.open(path) as tar, tarfile.open(shards / "new.tar", "w") as new:
+        for member in tar.getmembers()[2:]:  # the first sample's image and label
+            new.addfile(member, tar.extractfile(member))
+    (shards / "new.tar").replace(path)
+    found = [line for line in problems(shards) if line.startswith("shard-000001.tar")]
+    assert any("is in the index but not in the tar" in line for line in found)
+    assert any("changed after it was indexed" in line for line in found)
+
+
+def test_many_wrong_members_are_summed_up(shards):
+    change_index(shards, lambda rows: [row.update(width=1) for row in rows])
+    assert [line for line in problems(shards) if "more" in line] == ["shard-000000.tar: … and 5 members more"]
+
+
+def test_missing_shard_missing_index_and_strangers(shards):
+    shutil.copy(shards / "shard-000000.tar", shards / "stranger.tar")
+    (shards / "shard-000000.tar").unlink()
+    index_path(shards / "shard-000001.tar").unlink()
+    assert problems(shards) == [
+        "shard-000000.tar: missing, although the manifest names it",
+        f"shard-000001.tar: has no index; run: seer shards index {shards / 'shard-000001.tar'}",
+        f"stranger.tar: not in the manifest; run: seer shards index {shards / 'stranger.tar'}",
+    ]
+
+
+def test_a_copy_with_an_older_index_is_sound(shards):
+    newer = (shards / MANIFEST).stat().st_mtime + 100
+    for shard in Manifest.load(shards).shards:
+        os.utime(shards / shard, (newer, newer))
+    assert problems(shards) == []
+
+
+def test_truncated_shard(shards):
+    path = shards / "shard-000000.tar"
+    size = path.stat().st_size
+    os.truncate(path, size // 2 + 100)
+    os.utime(path, (0, 0))
+    found = problems(shards)
+    assert found[0] == f"shard-000000.tar: {size // 2 + 100:,} bytes instead of {size:,}"
+    assert any("truncated tar" in line for line in found)
+
+
+def test_no_manifest(shards):
+    (shards / MANIFEST).unlink()
+    with pytest.raises(InputError, match="seer shards index"):
+        verify(shards)
