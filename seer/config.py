@@ -18,6 +18,10 @@ from seer.errors import InputError, nearest
 
 T = TypeVar("T")
 
+# Keys (with all below them) that change where and how fast a run goes, never what it learns: two commands that differ
+# only here continue one run, and their results bear one hash.
+FREE = ("run_dir", "name", "device", "log", "checkpoint", "parallel", "loader.workers", "loader.mode", "loader.prefetch")
+
 _PACKAGE = Path(__file__).parent
 # An installed package carries the recipes inside; a checkout has them at its top.
 RECIPES = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()), _PACKAGE / "configs")
@@ -82,13 +86,7 @@ def resolve(schema: type[T], layers: list[DictConfig], variants: dict[str, dict[
     Args:
         variants: for a key whose shape depends on its `name` (`method`): the dataclass of each name.
     """
-    typed = OmegaConf.structured(schema)
-    given = OmegaConf.merge(*layers) if layers else OmegaConf.create({})
-    for key, choices in (variants or {}).items():
-        name = OmegaConf.select(given, f"{key}.name", default=OmegaConf.select(typed, f"{key}.name"))
-        if name not in choices:
-            raise InputError(f"{key}.name: '{name}' is unknown{nearest(str(name), choices)}")
-        typed[key] = OmegaConf.structured(choices[name])
+    typed, given = _typed(schema, layers, variants), OmegaConf.merge(*layers)
     try:
         merged = OmegaConf.merge(typed, given)
         missing = sorted(OmegaConf.missing_keys(merged))
@@ -107,10 +105,21 @@ def resolve(schema: type[T], layers: list[DictConfig], variants: dict[str, dict[
     return resolved
 
 
+def _typed(schema: type, layers: list[DictConfig], variants: dict[str, dict[str, type]] | None) -> DictConfig:
+    """The schema's defaults, with each variant that the layers name in its place."""
+    typed, given = OmegaConf.structured(schema), OmegaConf.merge(*layers)
+    for key, choices in (variants or {}).items():
+        name = OmegaConf.select(given, f"{key}.name", default=OmegaConf.select(typed, f"{key}.name"))
+        if name not in choices:
+            raise InputError(f"{key}.name: '{name}' is unknown{nearest(str(name), choices)}")
+        typed[key] = OmegaConf.structured(choices[name])
+    return typed
+
+
 def load(schema: type[T], recipe: str, overrides: list[str], variants: dict[str, dict[str, type]] | None = None) -> T:
     """The typed configuration of a recipe (name or path) under `key=value` overrides."""
     layer, given = read_layers(find_recipe(recipe)), parse_overrides(overrides)
-    _check_entries(OmegaConf.merge(OmegaConf.structured(schema), layer), given)
+    _check_entries(OmegaConf.merge(_typed(schema, [layer, given], variants), layer), given)
     return resolve(schema, [layer, given], variants)
 
 
@@ -126,10 +135,10 @@ def save(config: Any, path: Path) -> None:
     beside.replace(path)
 
 
-def config_hash(config: Any, leave_out: tuple[str, ...] = ()) -> str:
-    """Twelve hex digits that name a configuration, the dotted keys in `leave_out` aside."""
-    values = {key: value for key, value in flatten(to_dict(config)).items() if not _under(key, leave_out)}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+def config_hash(values: dict[str, Any]) -> str:
+    """Twelve hex digits that name a configuration, given as plain values, but for what is `FREE`."""
+    named = {key: value for key, value in flatten(values).items() if not _under(key, FREE)}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -144,10 +153,10 @@ class Difference:
         return f"{self.key} is {self.old!r} there and {self.new!r} here"
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], leave_out: tuple[str, ...] = ()) -> list[Difference]:
-    """Keys whose values differ between two nested dicts, `leave_out` (dotted keys, subtrees included) aside."""
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
+    """Keys whose values differ between two configurations given as plain values, but for what is `FREE`."""
     a, b = flatten(old), flatten(new)
-    keys = [key for key in sorted(a.keys() | b.keys()) if not _under(key, leave_out)]
+    keys = [key for key in sorted(a.keys() | b.keys()) if not _under(key, FREE)]
     return [Difference(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
 
 

@@ -27,6 +27,8 @@ from seer.errors import InputError
 
 Group = dist.ProcessGroup | None  # None: all ranks
 CPU = torch.device("cpu")
+# What every training process imports sooner or later.
+PRELOAD = ["torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
 
 
 @dataclass(frozen=True)
@@ -222,9 +224,9 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
         InputError: a rank raised it.
         RankError: a rank raised anything else, or died.
     """
-    # A server that has imported torch once forks the ranks in milliseconds; importing takes seconds per rank.
+    # A server that has imported torch once forks ranks in milliseconds; importing takes each of them many seconds.
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    multiprocessing.set_forkserver_preload([__name__, "torch.distributed.fsdp"])
+    multiprocessing.set_forkserver_preload([__name__, *PRELOAD])
     # The store lives here, on a port that the system picks, so no two runs ever ask for the same one.
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     env = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}

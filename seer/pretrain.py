@@ -39,20 +39,6 @@ from seer.methods.base import Method, Step
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
-# What may differ between two commands that continue one run: it changes where and how fast, never what is learned.
-FREE = (
-    "run_dir",
-    "name",
-    "device",
-    "log",
-    "checkpoint",
-    "parallel",
-    "loader.workers",
-    "loader.mode",
-    "loader.prefetch",
-)
-
-
 @dataclass
 class Pretrain:
     """A pretraining run. `batch_size` is global; `steps` counts optimizer updates; `init` names a run or exported file."""
@@ -159,7 +145,7 @@ def check_run_dir(config: Pretrain) -> None:
     if not path.is_file():
         return
     there = OmegaConf.to_container(OmegaConf.load(path))
-    differing = configuration.differences(there, configuration.to_dict(config), leave_out=FREE)
+    differing = configuration.differences(there, configuration.to_dict(config))
     if differing:
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
         raise InputError(
@@ -214,7 +200,7 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
         """Write the checkpoint of `done` finished steps, the whole backbone beside the shards."""
         state = full_backbone_state(method)
         size = max(view.size for view in config.views.values() if view.count)
-        about = {"step": done, "config_hash": configuration.config_hash(config)}
+        about = {"step": done, "config_hash": configuration.config_hash(configuration.to_dict(config))}
         header = {"samples": done * config.batch_size, "scaler": scaler.state_dict(), "data": manifest.hash}
         checkpointer.save(done, method, optimizer, header, lambda folder: save_backbone(
             folder / "backbone.safetensors", state, config.backbone, size, config.mean, config.std, about))  # fmt: skip

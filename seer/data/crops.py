@@ -6,7 +6,7 @@ alters and normalises it there too. `MultiCrop.finish(batch, device)` runs in th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
@@ -52,9 +52,30 @@ class Batch:
     looks: tuple[Appearance, ...]
     index: Tensor
 
+    @staticmethod
+    def concatenate(parts: Sequence["Batch"]) -> "Batch":
+        """What one `MultiCrop` made of several groups of samples, as if it had seen them together."""
+        if len(parts) == 1:
+            return parts[0]
+        crops = tuple(torch.cat(same, dim=1) for same in zip(*(part.crops for part in parts), strict=True))
+        together = zip(*(part.looks for part in parts), strict=True)
+        looks = tuple(_interleave(same, len(pixels)) for same, pixels in zip(together, crops, strict=False))
+        return Batch(crops, looks, torch.cat([part.index for part in parts]))
+
     def pin_memory(self, device: str | None = None) -> "Batch":
         """The same in page-locked memory; torch's DataLoader calls this by name."""
         return replace(self, crops=tuple(crops.pin_memory() for crops in self.crops), index=self.index.pin_memory())
+
+
+def _interleave(parts: Sequence[Appearance], views: int) -> Appearance:
+    """Appearances of V·B crops each, row v·B + b, as those of all samples together."""
+
+    def rows(name: str) -> np.ndarray:
+        columns = [getattr(part, name) for part in parts]
+        joined = np.concatenate([column.reshape(views, -1, *column.shape[1:]) for column in columns], axis=1)
+        return joined.reshape(-1, *joined.shape[2:])
+
+    return Appearance(*(rows(f.name) for f in fields(Appearance)))
 
 
 @dataclass(frozen=True)
@@ -100,12 +121,6 @@ class MultiCrop:
         flat = [view for view in views.values() for _ in range(view.count)]
         sizes = sorted({view.size for view in flat}, reverse=True)
         self.resolutions = [_Resolution(size, [(n, v) for n, v in enumerate(flat) if v.size == size]) for size in sizes]
-
-    @property
-    def bytes_per_image(self) -> int:
-        """Memory that one image's crops take in a batch."""
-        values = sum(3 * r.size**2 * len(r.crops) for r in self.resolutions)
-        return values * (4 if self.finished else 1)
 
     def __call__(self, images: Sequence[np.ndarray], epochs: np.ndarray, ids: np.ndarray) -> Batch:
         """Crops of B images, `(H, W, 3)` uint8 each, as sample `ids` `(B,)` in `epochs` `(B,)`."""

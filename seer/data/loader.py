@@ -10,14 +10,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context
-from typing import Any, Protocol
+from multiprocessing import forkserver, get_context, resource_tracker
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from seer.data.crops import Batch, MultiCrop
 from seer.data.decode import DamagedImage, decode
 from seer.data.index import Manifest
 from seer.data.order import Order
@@ -26,6 +27,8 @@ from seer.data.views import Views
 from seer.errors import InputError, nearest
 
 Task = Callable[[int], Any]
+
+DECODED_BYTES = 2**27  # a worker crops and drops its images before it decodes more: a batch of photographs is gigabytes
 
 # Schedulers send these to every process of a job. The trainer alone answers; its workers must live to the checkpoint.
 SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
@@ -52,14 +55,6 @@ class LoaderConfig:
     window: int = 256
 
 
-class Crops(Protocol):
-    """What the loader asks of `crops.MultiCrop`: crops in the worker, the rest where the views are used."""
-
-    def __call__(self, images: list[np.ndarray], epochs: np.ndarray, ids: np.ndarray) -> Any: ...
-
-    def finish(self, batch: Any, device: torch.device) -> Views: ...
-
-
 class Loader:
     """One rank's share of every global batch.
 
@@ -73,7 +68,7 @@ class Loader:
         self,
         source: Reader | Manifest,
         order: Order,
-        crops: Crops,
+        crops: MultiCrop,
         *,
         batch_size: int,
         rank: int = 0,
@@ -119,28 +114,30 @@ class StepTask:
 
     reader: Reader
     order: Order
-    crops: Crops
+    crops: MultiCrop
     share: int
     rank: int
     world_size: int
 
-    def __call__(self, step: int) -> tuple[Any, int]:
+    def __call__(self, step: int) -> tuple[Batch, int]:
         positions = (step * self.world_size + self.rank) * self.share + np.arange(self.share)
-        ids = self.order.ids(int(positions[0]), self.share)
-        images, replaced = self.decode(ids)
-        return self.crops(images, self.order.epoch(positions), ids), replaced
-
-    def decode(self, ids: np.ndarray) -> tuple[list[np.ndarray], int]:
-        images, replaced = [], 0
-        for sample, data in zip(ids.tolist(), self.reader.read(ids), strict=True):
+        ids, epochs = self.order.ids(int(positions[0]), self.share), self.order.epoch(positions)
+        parts: list[Batch] = []
+        images: list[np.ndarray] = []
+        replaced = 0
+        for i, data in enumerate(self.reader.read(ids)):
             try:
                 images.append(decode(data))
             except DamagedImage:
-                images.append(self.replacement(sample))
+                images.append(self._replacement(int(ids[i])))
                 replaced += 1
-        return images, replaced
+            if i == self.share - 1 or sum(image.nbytes for image in images) >= DECODED_BYTES:
+                part = slice(i + 1 - len(images), i + 1)
+                parts.append(self.crops(images, epochs[part], ids[part]))
+                images = []
+        return Batch.concatenate(parts), replaced
 
-    def replacement(self, damaged: int) -> np.ndarray:
+    def _replacement(self, damaged: int) -> np.ndarray:
         """The next good sample of the shard: the same one in every run, on every rank."""
         sample = self.reader.next_in_shard(damaged)
         while sample != damaged:
@@ -196,12 +193,12 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
             if isinstance(result, InputError):
                 raise result
             yield result
-    except RuntimeError as error:
-        if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+    except (OSError, EOFError, RuntimeError) as error:
+        died = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) or "exited unexpectedly" in str(error)
+        if not died:
             raise
-        raise RuntimeError(
-            f"{error} Most often memory ran out, or /dev/shm: use fewer loader.workers or less loader.prefetch."
-        ) from error
+        hint = "most often memory or /dev/shm ran out: use fewer loader.workers or less loader.prefetch"
+        raise RuntimeError(f"a loader worker died ({error}); {hint}") from error
 
 
 MODES = {"processes": processes, "threads": threads}
@@ -224,10 +221,12 @@ def _forkserver():
     """Workers fork from a clean server that has imported what they need: forking the trainer, with its threads and
     process group, is unsafe, and a fresh interpreter per worker costs seconds of importing."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+    context.set_forkserver_preload([__name__])
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        forkserver.ensure_running()
+        for start in (resource_tracker.ensure_running, forkserver.ensure_running):
+            signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)  # inherited; the first of the two unblocks some
+            start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return context

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
@@ -91,19 +92,18 @@ class Checkpointer:
             add: called on rank 0 with the checkpoint's folder before it becomes visible, to put more files there.
         """
         target, hidden = self.folder / f"step-{step:09d}", self.folder / f".step-{step:09d}.tmp"
-        if _everywhere(target.exists):
+        if self._on_main(target.exists):
             return
         state = {name: tensor.contiguous() for name, tensor in named_state(method, optimizer).items()}
         header = {"format": FORMAT, **(extra or {}), "step": step, "tensors": _describe(state)}
         try:
-            _everywhere(lambda: self._prepare(hidden))
+            self._on_main(lambda: self._prepare(hidden))
             writer = dcp.HuggingFaceStorageWriter(str(hidden / "state"), save_distributed=True)
-            dcp.save(state, storage_writer=writer, no_dist=self.world.size == 1)
-            _everywhere(lambda: self._publish(hidden, target, header, add))
+            with warnings.catch_warnings(action="ignore"):  # that this is a single process
+                dcp.save(state, storage_writer=writer)
+            self._on_main(lambda: self._publish(hidden, target, header, add))
         except (OSError, CheckpointException) as error:
-            raise InputError(
-                f"{target}: cannot be written ({_first_line(error)}); earlier checkpoints are whole"
-            ) from error
+            raise InputError(f"{target}: cannot be written ({_reason(error)}); earlier ones are whole") from error
 
     def _prepare(self, hidden: Path) -> None:
         self._sweep()
@@ -141,22 +141,33 @@ class Checkpointer:
         Raises:
             InputError: the checkpoint is damaged, or of a method with other parameters.
         """
-        path = _everywhere(lambda: latest(self.run_dir))
+        path = self._on_main(lambda: latest(self.run_dir))
         if path is None:
             return None
-        header = _everywhere(lambda: read_header(path))
+        header = self._on_main(lambda: read_header(path))
         _check_names(path, header["tensors"], method)
+        self._on_main(lambda: _check_shards(path, header["tensors"]))
         state = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
         state |= _allocate(optimizer, _names(method, optimizer), header["tensors"])
         try:
-            dcp.load(
-                state, storage_reader=dcp.HuggingFaceStorageReader(str(path / "state")), no_dist=self.world.size == 1
-            )
-        except (OSError, ValueError, KeyError, SafetensorError, CheckpointException) as error:
-            raise InputError(
-                f"{path}: damaged ({_first_line(error)}); delete it to continue from the one before"
-            ) from error
+            with warnings.catch_warnings(action="ignore"):  # as above
+                dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(path / "state")))
+        except (OSError, ValueError, SafetensorError, CheckpointException) as error:
+            raise _damaged(path, _reason(error)) from error
         return {key: value for key, value in header.items() if key not in ("format", "tensors")}
+
+    def _on_main(self, action: Callable[[], T]) -> T:
+        """What `action` returns on rank 0, on every rank; what it raises there, raised on every rank."""
+        outcome: tuple[T | None, Exception | None] = None, None
+        if self.world.is_main:
+            try:
+                outcome = action(), None
+            except Exception as error:
+                outcome = None, error
+        value, failure = broadcast_object(outcome)
+        if failure is not None:
+            raise failure
+        return value
 
 
 def read_header(path: Path) -> Header:
@@ -165,7 +176,7 @@ def read_header(path: Path) -> Header:
         header = json.loads((path / HEADER).read_text())
         known = header["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a checkpoint, or damaged: {HEADER} is unreadable") from error
+        raise _damaged(path, f"{HEADER} cannot be read") from error
     if not known:
         raise InputError(f"{path}: checkpoint format {header['format']!r}; this version of seer reads {FORMAT!r}")
     return header
@@ -206,12 +217,28 @@ def _check_names(path: Path, saved: dict[str, list], method: nn.Module) -> None:
     here = {f"method.{name}": list(tensor.shape) for name, tensor in method.state_dict().items()}
     there = {name: shape for name, (_, shape) in saved.items() if name.startswith("method.")}
     wrong = [f"{n} is {there[n]} there and {s} here" for n, s in here.items() if n in there and there[n] != s]
-    wrong += [f"{n} is missing there" for n in here if n not in there] + [
-        f"{n} is only there" for n in there if n not in here
-    ]
+    wrong += [f"{n} is missing there" for n in here if n not in there]
+    wrong += [f"{n} is only there" for n in there if n not in here]
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise InputError(f"{path}: of another architecture: {'; '.join(wrong[:3])}{more}; use another run_dir")
+
+
+def _check_shards(path: Path, saved: dict[str, list]) -> None:
+    """Raise `InputError` unless every file is whole and every tensor in one."""
+    found: set[str] = set()
+    for file in (path / "state").glob("*.safetensors"):
+        try:
+            with safe_open(file, "pt") as tensors:
+                found |= set(tensors.keys())
+        except (OSError, SafetensorError) as error:
+            raise _damaged(path, f"{file.name}: {_reason(error)}") from error
+    if missing := saved.keys() - found:
+        raise _damaged(path, f"{min(missing)} is in none of its files")
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: damaged ({why}); delete it to continue from the one before")
 
 
 def _allocate(optimizer: Optimizer, names: dict[nn.Parameter, str], saved: dict[str, list]) -> State:
@@ -223,26 +250,11 @@ def _allocate(optimizer: Optimizer, names: dict[nn.Parameter, str], saved: dict[
         name, _, key = full_name.removeprefix("optimizer.").rpartition(".")
         if full_name.startswith("optimizer.") and name in parameters:
             parameter, dtype = parameters[name], getattr(torch, dtype_name)
-            same = shape == list(
-                parameter.shape
-            )  # then sharded like its parameter; else small, such as a count of steps
+            # What has the parameter's shape is sharded like it; the rest is small, such as a count of steps.
+            same = shape == list(parameter.shape)
             tensor = torch.zeros_like(parameter, dtype=dtype) if same else torch.zeros(shape, dtype=dtype)
             state[full_name] = optimizer.state[parameter][key] = tensor.detach()
     return state
-
-
-def _everywhere(action: Callable[[], T]) -> T:
-    """What `action` returns on rank 0, on every rank; what it raises there, raised on every rank."""
-    outcome: tuple[T | None, Exception | None] = None, None
-    if rank() == 0:
-        try:
-            outcome = action(), None
-        except Exception as error:
-            outcome = None, error
-    value, failure = broadcast_object(outcome)
-    if failure is not None:
-        raise failure
-    return value
 
 
 def _flush(path: Path) -> None:
@@ -254,5 +266,8 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """The first line of an error; of many ranks' errors, the first."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

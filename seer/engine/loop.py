@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from seer.data.hashing import mix
@@ -53,7 +53,7 @@ class Run:
     patience: int = 3
 
 
-class Diverged(RuntimeError):
+class DivergedError(RuntimeError):
     """Losses or gradients stayed non-finite for several steps in a row; nothing of them was applied."""
 
 
@@ -88,7 +88,7 @@ def train(run: Run, start: int = 0) -> None:
         run.scaler.update(finite)
         bad_steps = 0 if finite or run.scaler.enabled else bad_steps + 1
         if bad_steps == run.patience:
-            raise Diverged(
+            raise DivergedError(
                 f"step {number + 1}: {bad_steps} steps in a row without a finite loss and gradient; "
                 "lower the learning rate, lengthen its warm-up, or use precision=bf16"
             )
@@ -112,6 +112,7 @@ def forward_backward(run: Run, views: Views, step: Step) -> Output:
     loss compares is the micro-batch (over all ranks), not the global batch.
     """
     total: Output | None = None
+    views = views.to(torch.float64) if run.precision == "fp64" else views
     for i, part in enumerate(micro_batches(views, run.accumulate)):
         last = i == run.accumulate - 1
         with no_sync(run.module) if not last else nullcontext():

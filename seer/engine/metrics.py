@@ -131,8 +131,13 @@ class RunLog:
 
     def _write(self, step: int, values: dict[str, float], place: Mapping[str, float]) -> None:
         samples, elapsed = place.get("samples", 0), values.pop("elapsed")
-        row = {"step": step, **values, **place, "images_per_second": (samples - self._samples) / elapsed}
-        row["seconds"] = self._seconds_before + time.perf_counter() - self._began
+        row = {
+            "step": step,
+            "loss": values.pop("loss"),
+            **place,
+            "images_per_second": (samples - self._samples) / elapsed,
+        }
+        row |= {"seconds": self._seconds_before + time.perf_counter() - self._began, **values}
         self._samples = samples
         # JSON knows no NaN.
         jsonl.append(self.path, [{k: v if math.isfinite(v) else None for k, v in row.items()}])

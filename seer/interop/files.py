@@ -35,7 +35,11 @@ def save_backbone(
     """
     about = {"format": FORMAT, "backbone": asdict(config), "size": size, "mean": list(mean), "std": list(std)}
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    path = Path(path)
+    path.touch()
+    mode = path.stat().st_mode
     save_file(tensors, path, {"format": "pt", "seer": json.dumps({**about, **(extra or {})})})
+    path.chmod(mode)  # safetensors puts a file in its place that only its owner may read
 
 
 def read_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:

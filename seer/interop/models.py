@@ -1,7 +1,5 @@
 """MODEL, the word of the command line: anything that can be evaluated, from one line of text."""
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from torch import nn
 from yaml import YAMLError
 
 from seer.backbones import Backbone, BackboneConfig, build, canonical
-from seer.config import flatten
+from seer.config import config_hash
 from seer.errors import InputError
 from seer.interop.files import load_strictly, read_backbone, save_backbone
 
@@ -103,7 +101,7 @@ def _load_run(run: Path, part: str) -> Model:
         raise InputError(
             f"{run}/config.yaml: its backbone, views, mean, std and seed are not all there: {error}"
         ) from error
-    digest = _hash(config)
+    digest = config_hash(config)
     if part == "random":
         return Model(_untrained(expected, seed), f"{run.name} untrained", size, mean, std, digest, run)
     file = _checkpoint(run, part)
@@ -115,14 +113,14 @@ def _load_run(run: Path, part: str) -> Model:
 
 def _load_file(path: Path) -> Model:
     backbone, about = read_backbone(path)
-    digest = about.get("config_hash") or _hash(about)
+    digest = about.get("config_hash") or config_hash(about)
     return Model(backbone, about.get("label", str(path)), about["size"], about["mean"], about["std"], digest)
 
 
 def _load_untrained(name: str) -> Model:
     config = BackboneConfig(canonical(name))
     about = {"backbone": config.name, "weights": "random"}
-    return Model(_untrained(config, 0), f"{config.name} untrained", 224, IMAGENET_MEAN, IMAGENET_STD, _hash(about))
+    return Model(_untrained(config, 0), f"{config.name} untrained", 224, IMAGENET_MEAN, IMAGENET_STD, config_hash(about))
 
 
 def _load_foreign(library: str, name: str, weights: str) -> Model:
@@ -133,7 +131,7 @@ def _load_foreign(library: str, name: str, weights: str) -> Model:
         torch.manual_seed(0)
         backbone, images = {"timm": timm.load, "torchvision": torchvision.load}[library](name, weights)
     label = f"{library}:{name}:{weights}"
-    return Model(backbone, label, config_hash=_hash({"model": label}), **images)
+    return Model(backbone, label, config_hash=config_hash({"model": label}), **images)
 
 
 def _untrained(config: BackboneConfig, seed: int) -> Backbone:
@@ -181,7 +179,3 @@ def _check_architecture(file: Path, backbone: Backbone, expected: BackboneConfig
     if found != wanted:
         raise InputError(f"{file}: holds {found}, and {wanted} is wanted")
 
-
-def _hash(values: dict[str, Any]) -> str:
-    """As `seer.config.config_hash` of the dataclass that these values were saved from."""
-    return hashlib.sha256(json.dumps(flatten(values), sort_keys=True).encode()).hexdigest()[:12]

@@ -32,7 +32,7 @@ class Queue(nn.Module):
     @property
     def full(self) -> bool:
         """Whether every row has been pushed (waits for the device)."""
-        return bool(self.pushed >= len(self.rows))
+        return not self.pushed.is_meta and bool(self.pushed >= len(self.rows))
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:

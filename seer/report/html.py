@@ -1,65 +1,24 @@
 """report.html: what a run learned, how it went and what it was, on one page that needs no network."""
 
 import base64
-import json
+import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
-from seer import __version__, jsonl
-from seer.errors import InputError
+from seer import __version__
 from seer.jsonl import Row
-from seer.report.plots import COLOURS, Series, interval_bar, line_chart, number
-from seer.report.results import latest, read_results
+from seer.report.plots import COLOURS, line_chart, number
+from seer.report.run import RunFiles, at, describe_run, progress, read_run, where_time_went
 
 # Metrics that have a chart of their own, or say nothing as a curve.
 FAMILIAR = {"step", "loss", "lr", "prototypes_used", "images_per_second", "data_wait", "time_step"}
 FAMILIAR |= {"samples", "epoch", "seconds", "log_prototypes"}
-
-
-@dataclass
-class RunFiles:
-    """A run directory as the report sees it. What is missing is empty."""
-
-    path: Path
-    config: dict[str, Any]
-    metrics: list[Row]
-    results: list[Row]
-    environment: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
-
-    def series(self, key: str) -> Series:
-        rows = [row for row in self.metrics if key in row]
-        return Series(self.name, [row["step"] for row in rows], [row[key] for row in rows])
-
-    def last(self, key: str) -> float | None:
-        """The newest finite value of a metric."""
-        values = self.series(key).finite().y
-        return values[-1] if values else None
-
-
-def read_run(path: Path | str) -> RunFiles:
-    """Read what there is; `InputError` if `path` is no run directory."""
-    path = Path(path)
-    if not (path / "config.yaml").is_file() and not (path / "metrics.jsonl").is_file():
-        raise InputError(f"{path}: not a run directory, it has neither config.yaml nor metrics.jsonl")
-    config, environment = path / "config.yaml", path / "environment.json"
-    return RunFiles(
-        path,
-        (yaml.safe_load(config.read_text()) or {}) if config.is_file() else {},
-        [row for row in jsonl.read(path / "metrics.jsonl") if "step" in row],
-        latest(read_results(path / "results.jsonl")),
-        json.loads(environment.read_text()) if environment.is_file() else {},
-    )
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -74,7 +33,10 @@ def write_report(run_dir: Path | str) -> Path:
 
 def write_comparison(run_dirs: Sequence[Path | str], out: Path | str) -> Path:
     """Write one page over several runs, their curves in the same charts, to `out`."""
-    return _write(Path(out), [read_run(path) for path in run_dirs])
+    runs = [read_run(path) for path in run_dirs]
+    if len({run.name for run in runs}) < len(runs):
+        runs = [replace(run, name=str(run.path)) for run in runs]
+    return _write(Path(out), runs)
 
 
 def _write(out: Path, runs: list[RunFiles]) -> Path:
@@ -104,25 +66,6 @@ def _write(out: Path, runs: list[RunFiles]) -> Path:
     return out
 
 
-def describe_run(run: RunFiles) -> str:
-    """Method, backbone, batch and crops in one line."""
-    config = run.config
-    views = [view for view in (config.get("views") or {}).values() if view.get("count")]
-    parts = [
-        {"swav": "SwAV", "simclr": "SimCLR", "byol": "BYOL"}.get(name := _at(config, "method", "name"), name),
-        _at(config, "backbone", "name"),
-        " + ".join(f"{view['count']}×{view['size']}" for view in views) + " px crops" if views else "",
-        f"batch {config['batch_size']}" if "batch_size" in config else "",
-    ]
-    return " · ".join(part for part in parts if part)
-
-
-def progress(run: RunFiles) -> str:
-    """How far the run is, unless it is complete."""
-    done, total = int(run.last("step") or 0), int(run.config.get("steps") or 0)
-    return f"step {done:,} of {total:,}" if done < total else ""
-
-
 @dataclass
 class Headline:
     label: str
@@ -149,7 +92,7 @@ def headlines(run: RunFiles) -> list[Headline]:
         waits = dict(where_time_went(run)).get("waiting for data", 0.0)
         if rates:
             rate = statistics.median(rates)
-            found.append(Headline("Throughput", f"{number(rate)}/s", f"images; {_percent(waits)} of the time waiting for data"))
+            found.append(Headline("Images per second", number(rate), f"{_percent(waits)} of the time waiting for data"))
         epochs, seconds = run.last("epoch"), run.last("seconds") or 0.0
         seen = f"{epochs:.3g} epochs" if epochs else ""
         found.append(Headline("Images seen", number(run.last("samples") or 0.0), seen))
@@ -163,15 +106,25 @@ class ScoreRow:
     colour: int
     value: str
     interval: str
-    bar: Markup
+    share: float
+    low: float
+    high: float
 
 
 def score_groups(runs: Sequence[RunFiles]) -> list[tuple[str, str, list[ScoreRow]]]:
     """Results by what was measured: (measure, data, one row a model, best first)."""
     groups: dict[tuple[str, str, str], list[tuple[int, str, Row]]] = {}
+    pixels = set()  # the same for every run that measured them
     for i, run in enumerate(runs):
         for row in run.results:
-            name = row["model"] if len(runs) == 1 or run.name in row["model"] else f"{run.name}: {row['model']}"
+            if kind(row) == "pixels":
+                same = (row["task"], row["metric"], row["data"], row["model"], row["value"])
+                if same in pixels:
+                    continue
+                pixels.add(same)
+            name = re.sub(r" step-0*(\d+)$", lambda match: f", step {int(match[1]):,}", row["model"])
+            if len(runs) > 1 and kind(row) != "pixels" and run.name not in name:
+                name = f"{run.name}: {name}"
             groups.setdefault((row["task"], row["metric"], row["data"]), []).append((i, name, row))
     table = []
     for (task, metric, data), rows in groups.items():
@@ -180,8 +133,8 @@ def score_groups(runs: Sequence[RunFiles]) -> list[tuple[str, str, list[ScoreRow
         for i, name, row in rows:
             colour = i % COLOURS if kind(row) == "pretrained" else COLOURS  # class s6: baselines, in grey
             interval = f"{100 * row['low']:.1f} – {100 * row['high']:.1f}"
-            bar = Markup(interval_bar(row["value"], row["low"], row["high"], colour))
-            shown.append(ScoreRow(name, colour, _percent(row["value"]), interval, bar))
+            shares = (row["value"], row["low"], row["high"])
+            shown.append(ScoreRow(name, colour, _percent(row["value"]), interval, *shares))
         table.append((measure(task, metric), Path(data).name, shown))
     return table
 
@@ -210,13 +163,14 @@ class Chart:
 
 def charts(runs: Sequence[RunFiles]) -> list[Chart]:
     """Loss, learning rate, prototypes in use and throughput, over steps."""
-    chance = runs[0].last("log_prototypes")
-    total = _at(runs[0].config, "method", "prototypes")
+    chance = _common([run.last("log_prototypes") for run in runs])
+    total = _common([at(run.config, "method", "prototypes") for run in runs])
+    ln_k = (chance, "ln K: tells no image from another") if chance else None
+    every = (float(total), f"all {int(total):,}") if total else None
     found = [
-        _chart(runs, "loss", "Loss", "", smooth=True, reference=(chance, "ln K: tells no image from another") if chance else None),
+        _chart(runs, "loss", "Loss", "running mean", smooth=True, reference=ln_k),
         _chart(runs, "lr", "Learning rate", "", from_zero=True),
-        _chart(runs, "prototypes_used", "Prototypes in use", "per batch", from_zero=True,
-               reference=(float(total), f"all {int(total):,}") if total else None),
+        _chart(runs, "prototypes_used", "Prototypes in use", "per batch", from_zero=True, reference=every),
         _chart(runs, "images_per_second", "Throughput", "images per second", from_zero=True, smooth=True),
     ]  # fmt: skip
     return [chart for chart in found if chart]
@@ -233,21 +187,6 @@ def _chart(runs: Sequence[RunFiles], key: str, title: str, unit: str, **options:
     svg = line_chart([run.series(key) for run in runs], title, **options)
     last = runs[0].last(key) if len(runs) == 1 else None
     return Chart(title, unit, number(last) if last is not None else "", Markup(svg)) if svg else None
-
-
-def where_time_went(run: RunFiles) -> list[tuple[str, float]]:
-    """Shares of the logged time, adding up to 1."""
-    spent = {"training steps": 0.0, "waiting for data": 0.0, "checkpoints and the rest": 0.0}
-    before = 0.0
-    for row in run.metrics:
-        window = max(0.0, row.get("seconds", 0.0) - before)
-        before = row.get("seconds", 0.0)
-        waited, busy = row.get("data_wait") or 0.0, row.get("time_step") or 0.0
-        spent["training steps"] += window * busy
-        spent["waiting for data"] += window * waited
-        spent["checkpoints and the rest"] += window * max(0.0, 1 - busy - waited)
-    total = sum(spent.values())
-    return [(name, seconds / total) for name, seconds in spent.items()] if total else []
 
 
 def pictures(run: RunFiles) -> list[tuple[str, str, str]]:
@@ -292,11 +231,9 @@ def _text(value: Any) -> str:
     return "–" if value in (None, "") else str(value)
 
 
-def _at(values: dict[str, Any], *keys: str) -> Any:
-    """A nested value, or "" where it is missing."""
-    for key in keys:
-        values = values.get(key, "") if isinstance(values, dict) else ""
-    return values
+def _common(values: list[Any]) -> Any:
+    """The value that all share, or None."""
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def _percent(share: float) -> str:
@@ -304,15 +241,15 @@ def _percent(share: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """`42 s`, `7 min 05 s`, `3 h 20 min`, `8 d 02 h`."""
+    """`42s`, `7m 05s`, `3h 20m`, `8d 02h`."""
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return f"{whole}s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
+        return f"{whole // 60}m {whole % 60:02}s"
     if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600:02} h"
+        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+    return f"{whole // 86_400}d {whole % 86_400 // 3600:02}h"
 
 
 def _machine(environment: dict[str, Any]) -> str:

@@ -57,7 +57,10 @@ def line_chart(
     low, high = _bounds([*values, *([reference[0]] if reference else []), *([0.0] if from_zero else [])])
     last = max(s.x[-1] for _, s in curves)
     ticks = nice_ticks(low, high, 5)
-    x, y = Axis(0.0, last or 1.0, LEFT, WIDTH - RIGHT), Axis(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP)
+    x, y = (
+        Axis(0.0, last or 1.0, LEFT, WIDTH - RIGHT),
+        Axis(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP),
+    )
     parts = [_grid(x, y, ticks, x_label)]
     if reference:
         parts.append(_reference(y(reference[0]), reference[1]))
@@ -66,23 +69,19 @@ def line_chart(
         if smooth and len(curves) == 1:
             parts.append(_path(thin(s), x, y, f"raw s{colour}"))
         s = thin(running_mean(s) if smooth else s)
-        drawn.append({"name": s.name, "colour": colour, "points": [[_short(a), _short(b)] for a, b in zip(s.x, s.y, strict=True)]})
+        drawn.append(
+            {
+                "name": s.name,
+                "colour": colour,
+                "points": [[_short(a), _short(b)] for a, b in zip(s.x, s.y, strict=True)],
+            }
+        )
         parts += [_path(s, x, y, f"curve s{colour}"), _dot(x(s.x[-1]), y(s.y[-1] or 0.0), colour)]
     scales = {"x": [x.low, x.high, x.begin, x.end], "y": [y.low, y.high, y.begin, y.end], "series": drawn}
     data = html.escape(json.dumps(scales, separators=(",", ":")), quote=True)
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}" '
         f'data-chart="{data}">{"".join(parts)}</svg>'
-    )
-
-
-def interval_bar(value: float, low: float, high: float, colour: int) -> str:
-    """A share between 0 and 1 with its interval, as a bar of constant width for a table's cell."""
-    at, begin, end = (round(200 * share, 1) for share in (value, low, high))
-    return (
-        f'<svg class="interval s{colour}" viewBox="0 0 200 14" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="track" y="4" width="200" height="6" rx="3"/><rect class="bar" y="4" width="{at}" height="6" rx="3"/>'
-        f'<rect class="range" x="{begin}" y="1" width="{max(1.5, end - begin):.1f}" height="12" rx="2"/></svg>'
     )
 
 
@@ -161,10 +160,10 @@ def _grid(x: Axis, y: Axis, ticks: Sequence[float], x_label: str) -> str:
 
 
 def _reference(at: float, name: str) -> str:
-    below = at < TOP + 16
+    text_at = at + (15 if at < TOP + 16 else -6)
     return (
         f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-        f'<text class="note" x="{WIDTH - RIGHT}" y="{at + (15 if below else -6):.1f}" text-anchor="end">{html.escape(name)}</text>'
+        f'<text class="note" x="{WIDTH - RIGHT}" y="{text_at:.1f}" text-anchor="end">{html.escape(name)}</text>'
     )
 
 

@@ -22,8 +22,13 @@ def read_results(path: Path | str) -> list[Row]:
 
 
 def latest(rows: list[Row]) -> list[Row]:
-    """Of repeated measurements (same task, data, metric and model) the last."""
-    return list({(row["task"], row["data"], row["metric"], row["model"]): row for row in rows}.values())
+    """Of repeated measurements (same task, data, metric and model) the last, in the order of measurement."""
+    newest: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        key = (row["task"], row["data"], row["metric"], row["model"])
+        newest.pop(key, None)
+        newest[key] = row
+    return list(newest.values())
 
 
 def describe(rows: list[Row]) -> list[str]:

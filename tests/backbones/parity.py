@@ -16,7 +16,7 @@ def on_meta(name: str) -> Backbone:
 
 
 @torch.no_grad()
-def settle(network: nn.Module, size: int = 32) -> nn.Module:
+def settle(network: Backbone, size: int = 32) -> Backbone:
     """Give every BatchNorm random weights, and the statistics of random images, so that no layer is a near-identity."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:

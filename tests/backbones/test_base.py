@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from seer.backbones import ALIASES, BACKBONES, BackboneConfig, build, canonical, materialize
+from seer.backbones.regnet import RegNet, RegNetSpec
 from seer.errors import InputError
 from tests.backbones.parity import on_meta
 
@@ -119,7 +120,8 @@ def test_channels_last_stays_channels_last(name):
 
 
 def test_compiles_into_one_graph():
-    backbone = build("regnety_002").eval()
+    spec = RegNetSpec(depth=4, w_0=24, w_a=36.44, w_m=2.49, group_width=8, se=True)
+    backbone = RegNet(spec, BackboneConfig()).eval()
     images = torch.randn(2, 3, 32, 32)
     compiled = torch.compile(backbone, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), backbone(images))

@@ -105,7 +105,7 @@ def test_stages_are_pycls(name):
     assert [stage.group_width for stage in stages] == theirs["gws"]
 
 
-@pytest.mark.parametrize("name", ["regnety_002", "regnety_004", "regnetx_002", "regnety_008_tv"])
+@pytest.mark.parametrize("name", ["regnety_002", "regnetx_002", "regnety_008_tv"])
 def test_computes_what_timm_computes(name):
     ours = settle(build(name))
     theirs = timm.create_model(name, num_classes=0).eval()
@@ -113,7 +113,7 @@ def test_computes_what_timm_computes(name):
     assert_same_function(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["regnety_004", "regnety_008_tv", "regnetx_004_tv", "regnetx_008"])
+@pytest.mark.parametrize("name", ["regnety_004", "regnety_008_tv", "regnetx_004_tv"])
 def test_computes_what_torchvision_computes(name):
     ours = settle(build(name))
     theirs = getattr(torchvision.models, TORCHVISION[name])().eval()
@@ -122,7 +122,7 @@ def test_computes_what_torchvision_computes(name):
     assert_same_function(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["regnety_002", "regnetx_002", "regnety_006"])
+@pytest.mark.parametrize("name", ["regnety_002", "regnetx_002"])
 def test_computes_what_pycls_computes(name):
     ours = settle(build(name))
     with pycls_configured(name):

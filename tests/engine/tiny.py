@@ -33,7 +33,7 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     def __init__(self, width: int = WIDTH):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, stride=2), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         one = nn.Sequential(Block(width, width), Block(width, width), Block(width, width))
         two = nn.Sequential(Block(width, 2 * width), Block(2 * width, 2 * width))
         self.stages = nn.ModuleList([one, two])
@@ -92,7 +92,9 @@ class Result:
 def batch(step: int, dtype: torch.dtype = torch.float64) -> Views:
     """This rank's part of a step's global batch: two crops of 12 px and one of 8 px of each image."""
     generator = torch.Generator().manual_seed(step)
-    crops = [torch.randn(v, BATCH, 3, s, s, generator=generator, dtype=torch.float64).to(dtype) for v, s in ((2, 12), (1, 8))]
+    crops = [
+        torch.randn(v, BATCH, 3, s, s, generator=generator, dtype=torch.float64).to(dtype) for v, s in ((2, 12), (1, 8))
+    ]
     mine = slice(*(BATCH // distributed.size() * r for r in (distributed.rank(), distributed.rank() + 1)))
     return Views(tuple(c[:, mine] for c in crops), torch.arange(BATCH)[mine])
 
@@ -108,7 +110,9 @@ def build(config: ParallelConfig, precision: str = "fp64") -> tuple[Tiny, nn.Mod
     return method, module, SGD([p for p in method.parameters() if p.requires_grad], lr=0.5, momentum=0.9, trust=0.1)
 
 
-def steps(method: Tiny, module: nn.Module, optimizer: SGD, start: int, stop: int, precision: str = "fp64") -> list[float]:
+def steps(
+    method: Tiny, module: nn.Module, optimizer: SGD, start: int, stop: int, precision: str = "fp64"
+) -> list[float]:
     """Train; returns the losses of steps start..stop, averaged over ranks."""
     losses = []
     for number in range(start, stop):

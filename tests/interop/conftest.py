@@ -1,25 +1,30 @@
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from seer.backbones import BackboneConfig, build
+from seer.backbones import Backbone, build
 from seer.interop.models import save_backbone
 from tests.backbones.parity import settle
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.1]
 
 
-def write_checkpoint(run: Path, step: int, name: str = "regnety_002", stem_stride: int = 2) -> torch.nn.Module:
-    """A finished checkpoint with a backbone of its own; returns that backbone."""
-    config = BackboneConfig(name, stem_stride)
-    torch.manual_seed(step)
-    backbone = settle(build(config), size=32)
+@cache
+def trained(seed: int) -> Backbone:
+    """A backbone with weights of its own. Shared: not to be changed."""
+    torch.manual_seed(seed)
+    return settle(build("regnety_002"))
+
+
+def write_checkpoint(run: Path, step: int) -> None:
+    """A finished checkpoint that holds `trained(step)`."""
     folder = run / "checkpoints" / f"step-{step:09d}"
     folder.mkdir(parents=True)
-    save_backbone(folder / "backbone.safetensors", backbone.state_dict(), config, 64, MEAN, STD, {"step": step})
-    return backbone
+    backbone, file = trained(step), folder / "backbone.safetensors"
+    save_backbone(file, backbone.state_dict(), backbone.config, 64, MEAN, STD, {"step": step})
 
 
 def write_config(run: Path, **changes) -> None:
