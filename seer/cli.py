@@ -84,7 +84,7 @@ def quickstart(
 
 @contextmanager
 def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, a line every five seconds in a log, both on stderr; yields what to call with (done, total)."""
+    """A bar on a terminal, a line every five seconds in a log, on stderr; yields what to call with (done, total)."""
     import time
 
     from rich.console import Console

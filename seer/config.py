@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
@@ -20,7 +20,17 @@ T = TypeVar("T")
 
 # Keys (with all below them) that change where and how fast a run goes, never what it learns: two commands that differ
 # only here continue one run, and their results bear one hash.
-FREE = ("run_dir", "name", "device", "log", "checkpoint", "parallel", "loader.workers", "loader.mode", "loader.prefetch")
+FREE = (
+    "run_dir",
+    "name",
+    "device",
+    "log",
+    "checkpoint",
+    "parallel",
+    "loader.workers",
+    "loader.mode",
+    "loader.prefetch",
+)
 
 _PACKAGE = Path(__file__).parent
 # An installed package carries the recipes inside; a checkout has them at its top.
@@ -128,6 +138,13 @@ def to_dict(config: Any) -> dict[str, Any]:
     return asdict(config)
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A saved configuration as plain values; `InputError` if it is not readable."""
+    values = OmegaConf.to_container(read_layers(path), resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
 def save(config: Any, path: Path) -> None:
     """Write the resolved configuration as YAML, visible only when complete."""
     beside = path.with_name(f".{path.name}.tmp")
@@ -168,14 +185,15 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_entries(recipe: DictConfig | ListConfig, given: DictConfig, path: str = "") -> None:
+def _check_entries(recipe: Any, given: Any, path: str = "") -> None:
     """An override may change the entries of a recipe's free-form dicts (`views.large`), not misspell a new one."""
-    for key in given:
-        child = recipe.get(key) if OmegaConf.is_dict(recipe) and key in recipe else None
-        if child is None and OmegaConf.is_dict(recipe) and OmegaConf.get_type(recipe) is dict:
-            raise InputError(f"{path}{key}: unknown key{nearest(str(key), recipe)}")
-        if OmegaConf.is_dict(child) and OmegaConf.is_dict(given[key]):
-            _check_entries(child, given[key], f"{path}{key}.")
+    if not (OmegaConf.is_dict(recipe) and OmegaConf.is_dict(given)):
+        return
+    for key in map(str, given):
+        if key in recipe:
+            _check_entries(recipe[key], given[key], f"{path}{key}.")
+        elif OmegaConf.get_type(recipe) is dict:
+            raise InputError(f"{path}{key}: unknown key{nearest(key, recipe)}")
 
 
 def _under(key: str, prefixes: tuple[str, ...]) -> bool:

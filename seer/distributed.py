@@ -225,7 +225,9 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
         RankError: a rank raised anything else, or died.
     """
     # A server that has imported torch once forks ranks in milliseconds; importing takes each of them many seconds.
-    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    # Where forks are unsafe (CUDA, macOS) they take them.
+    forks = sys.platform == "linux" and _device(device, 0).type == "cpu"
+    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
     multiprocessing.set_forkserver_preload([__name__, *PRELOAD])
     # The store lives here, on a port that the system picks, so no two runs ever ask for the same one.
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
@@ -256,7 +258,7 @@ def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Call
     _die_with_parent()
     os.environ.update(env)
     if "OMP_NUM_THREADS" not in env:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(env["LOCAL_WORLD_SIZE"])))
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(env["LOCAL_WORLD_SIZE"])))
     try:
         init(device)
         value = function(*args)

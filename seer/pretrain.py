@@ -4,13 +4,14 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 from PIL import Image
 from torch import nn
 
@@ -39,9 +40,10 @@ from seer.methods.base import Method, Step
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
+
 @dataclass
 class Pretrain:
-    """A pretraining run. `batch_size` is global; `steps` counts optimizer updates; `init` names a run or exported file."""
+    """A pretraining run. `batch_size` is global, `steps` are optimizer updates, `init` is a run or an exported file."""
 
     name: str = "pretrain"
     data: str = MISSING
@@ -55,7 +57,7 @@ class Pretrain:
     init: str = ""
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
-    views: dict[str, View] = field(default_factory=lambda: dict(DEFAULT_VIEWS))
+    views: dict[str, View] = field(default_factory=lambda: deepcopy(DEFAULT_VIEWS))
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     method: Any = field(default_factory=METHODS["swav"].Config)
@@ -72,7 +74,7 @@ def load_config(recipe: str, overrides: list[str]) -> Pretrain:
 
 
 def run(config: Pretrain) -> Path:
-    """Train, or go on training, in this process of the world. Whatever can be checked is checked before anything is written.
+    """Train, or go on training, in this process of the world. What can be checked is checked before a file is written.
 
     Raises:
         InputError: wrong input, or a run directory that belongs to another configuration or is in use.
@@ -118,17 +120,17 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
         below, above = batch // unit * unit, (batch // unit + 1) * unit
         raise InputError(f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}")
     if manifest.samples < batch:
-        raise InputError(
-            f"{config.data}: {manifest.samples} images are fewer than one batch; use batch_size={manifest.samples} or less"
-        )
+        less = f"use batch_size={manifest.samples} or less"
+        raise InputError(f"{config.data}: {manifest.samples} images are fewer than one batch; {less}")
     if config.precision not in PRECISIONS:
         raise InputError(f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}")
     value(config.schedule, 0, config.steps)
-    needed, present = loader_bytes(config, ranks), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed * world.local_size > present:
+    needed = loader_bytes(config, ranks) * world.local_size / 2**30
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    if needed > present:
         raise InputError(
-            f"views: the crops of the batches in flight need {needed * world.local_size / 2**30:.0f} GiB of memory and this host has "
-            f"{present / 2**30:.0f}; use a smaller batch_size, fewer or smaller views, or fewer loader.workers"
+            f"views: the crops of batches in flight need {needed:.0f} GiB of memory and this host has {present:.0f}; "
+            "use a smaller batch_size, fewer or smaller views, or fewer loader.workers"
         )
 
 
@@ -144,8 +146,7 @@ def check_run_dir(config: Pretrain) -> None:
     path = Path(config.run_dir) / "config.yaml"
     if not path.is_file():
         return
-    there = OmegaConf.to_container(OmegaConf.load(path))
-    differing = configuration.differences(there, configuration.to_dict(config))
+    differing = configuration.differences(configuration.read(path), configuration.to_dict(config))
     if differing:
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
         raise InputError(
@@ -220,7 +221,7 @@ def build_method(config: Pretrain) -> Method:
     with torch.device("meta" if deferred else "cpu"):
         method = METHODS[config.method.name](build(config.backbone), config.method)
     if config.init:
-        load_backbone(config.init, into=method.backbone)
+        load_backbone(config.init, into=method.backbone)  # type: ignore[arg-type]
         method.after_load()
     return method
 

@@ -36,7 +36,8 @@ def quickstart(out: Path, minutes: float, say: Say) -> dict[str, Any]:
 
     verb(say, "shards", "build", str(images / "train"), "--out", str(shards))
     steps = steps_of(run) or steps_within(minutes, shards, out / "probe", say)
-    verb(say, "pretrain", "quickstart", f"data={shards}", f"run_dir={run}", f"steps={steps}")
+    length = [f"steps={steps}", f"schedule.warmup={steps // 20}"]
+    verb(say, "pretrain", "quickstart", f"data={shards}", f"run_dir={run}", *length)
     if results.exists():
         results.unlink()  # a repeated quickstart measures again, rather than adding the same rows
     for task in ("knn", "linear"):
@@ -70,7 +71,8 @@ def steps_of(run: Path) -> int | None:
 
 def steps_within(minutes: float, shards: Path, probe: Path, say: Say) -> int:
     """How many steps of the recipe fit into `minutes` on this machine, by running a few."""
-    verb(say, "pretrain", "quickstart", f"data={shards}", f"run_dir={probe}", f"steps={PROBE_STEPS}", "log.every=1")
+    length = [f"steps={PROBE_STEPS}", "schedule.warmup=0", "log.every=1"]
+    verb(say, "pretrain", "quickstart", f"data={shards}", f"run_dir={probe}", *length)
     rows = [json.loads(line) for line in (probe / "metrics.jsonl").read_text().splitlines()]
     steady = rows[len(rows) // 2 :]  # the first steps pay for warming up
     rate = sum(row["images_per_second"] for row in steady) / len(steady)

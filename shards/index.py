@@ -59,9 +59,20 @@ def index(
     found = sorted({path for url in urls for path in _tars_of(Path(url))})
     if not found:
         raise InputError(f"no .tar in {', '.join(map(str, urls))}; give tars, or the folder that holds them")
-    for folder, paths in groupby(found, key=lambda path: path.parent):
+    for folder, group in groupby(found, key=lambda path: path.parent):
+        paths, manifest = list(group), _manifest_of(folder)
+        stale = [path for path in paths if not is_current(path, manifest.rows.get(path.name))]
+        report.current += len(paths) - len(stale)
+        results = []
         with state.writing(folder):
-            _index_folder(folder, list(paths), workers or pool.cores(), check, report, progress, len(found))
+            for result in pool.run(
+                index_tar, ((path, check) for path in stale), min(workers or pool.cores(), len(stale))
+            ):
+                results.append(result)
+                report.indexed += 1
+                if progress:
+                    progress(report.indexed + report.current, len(found))
+            _extend(folder, manifest, results, report)
     return report
 
 
@@ -75,55 +86,45 @@ def _tars_of(path: Path) -> list[Path]:
     return [path]
 
 
-def _index_folder(
-    folder: Path,
-    paths: list[Path],
-    workers: int,
-    check: bool,
-    report: IndexReport,
-    progress: Progress | None,
-    total: int,
-) -> None:
-    rows, classes, build = _manifest_of(folder)
-    stale = [path for path in paths if not is_current(path, rows.get(path.name))]
-    report.current += len(paths) - len(stale)
-    results = []
-    for result in pool.run(index_tar, ((path, check) for path in stale), min(workers, len(stale))):
-        results.append(result)
-        report.indexed += 1
-        if progress:
-            progress(report.indexed + report.current, total)
-    again = {path.name for path in stale}
-    entries = [entry for entry in quarantine.read(folder) if entry.get("shard") not in again]
-    entries += sorted((entry for result in results for entry in result["quarantine"]), key=lambda e: e["source"])
-    rows |= {result["row"]["shard"]: result["row"] for result in results}
-    usable = [rows[name] for name in sorted(rows) if rows[name]["samples"]]
-    reasons = quarantine.tally(entries)
-    if not usable:
-        raise InputError(
-            f"no usable image in the tars of {folder} ({counts(reasons) or 'none found'}); give other tars"
-        )
-    labels = max((result["labels"] for result in results), default=0)
-    if labels > len(classes or []):
-        classes = [str(label) for label in range(labels)]
-    quarantine.write(folder, entries)
-    write_manifest(folder, usable, {"classes": classes, "build": {**build, "quarantined": reasons}})
-    report.folders.append(str(folder))
-    report.samples += sum(row["samples"] for row in usable)
-    report.quarantined.update(reasons)
-    for result in results:
-        report.ignored.update(result["ignored"])
+@dataclass
+class _Known:
+    """The manifest that a folder has already: rows by shard, and the rest of it."""
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    classes: list[str] | None = None
+    build: dict[str, Any] = field(default_factory=dict)
 
 
-def _manifest_of(folder: Path) -> tuple[dict[str, dict], list[str] | None, dict]:
-    """Rows by shard, classes and build of the manifest that is there, or nothing."""
+def _manifest_of(folder: Path) -> _Known:
     if not (folder / MANIFEST).exists():
-        return {}, None, {}
+        return _Known()
     manifest = Manifest.load(folder)
     if gone := [shard for shard in manifest.shards if not (folder / shard).exists()]:
         raise InputError(f"{folder / MANIFEST} names {gone[0]}, which is missing; put it back or delete the manifest")
     rows = pq.read_table(folder / MANIFEST).to_pylist()
-    return {row["shard"]: row for row in rows}, manifest.classes, manifest.build
+    return _Known({row["shard"]: row for row in rows}, manifest.classes, manifest.build)
+
+
+def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: IndexReport) -> None:
+    """Bring quarantine and manifest up to date with what was indexed now, and add that to the report."""
+    known.rows |= {result["row"]["shard"]: result["row"] for result in results}
+    again = {result["row"]["shard"] for result in results}
+    entries = [entry for entry in quarantine.read(folder) if entry.get("shard") not in again]
+    entries += sorted((entry for result in results for entry in result["quarantine"]), key=lambda item: item["source"])
+    reasons = quarantine.tally(entries)
+    rows = [row for _, row in sorted(known.rows.items()) if row["samples"]]
+    if not rows:
+        raise InputError(f"no usable image in the tars of {folder} ({counts(reasons) or 'no images'}); give other tars")
+    labels = max((result["labels"] for result in results), default=0)
+    if labels > len(known.classes or []):
+        known.classes = [str(label) for label in range(labels)]
+    quarantine.write(folder, entries)
+    write_manifest(folder, rows, {"classes": known.classes, "build": {**known.build, "quarantined": reasons}})
+    report.folders.append(str(folder))
+    report.samples += sum(row["samples"] for row in rows)
+    report.quarantined.update(reasons)
+    for result in results:
+        report.ignored.update(result["ignored"])
 
 
 def is_current(tar: Path, row: dict[str, Any] | None) -> bool:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from seer.data.decode import DamagedImage, ImageInfo, decode, probe
+from seer.data.decode import JPEG_MAGIC, DamagedImage, ImageInfo, decode, probe
 from shards import tars
 from shards.quarantine import text
 from shards.sources import Container
@@ -79,7 +79,8 @@ def fit(data: bytes, max_side: int | None = None, reencode: int | None = None) -
     height, width = pixels.shape[:2]
     scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
     if scale == 1.0 and not reencode:
-        return data, ImageInfo(width, height, probe(data).format)
+        known = "JPEG" if data.startswith(JPEG_MAGIC) else None  # spares Pillow, which takes longer than decoding
+        return data, ImageInfo(width, height, known or probe(data).format)
     if scale < 1.0:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

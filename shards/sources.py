@@ -21,6 +21,7 @@ from shards import tars
 from shards.quarantine import Entry, counts, entry, text
 
 RECOGNISED_ONLY = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow opens these but does not decode them
+SNIFFED = 1 << 20  # bytes of a member in which its header should lie
 ROWS_PER_BATCH = 1 << 16
 
 # One row per sample. Names are bytes because a file name need not be text. `offset` is -1 for a file of its own.
@@ -127,7 +128,7 @@ def _folder_rows(folder: Container, listing: Listing, labels: bool, skip: Path |
         elif name.endswith(".tar"):
             yield from _tar_rows(Container(file.path, f"{source}/", True), listing)
         elif not _is_image(file.path):
-            listing.ignored[os.path.splitext(name)[1].lower() or "no suffix"] += 1
+            listing.ignored[_suffix(name)] += 1
         elif labels and "/" not in name:
             listing.quarantine.append(entry(source, "not in a class folder"))
         else:
@@ -148,7 +149,7 @@ def _tar_rows(tar: Container, listing: Listing) -> Iterator[dict[str, Any]]:
         for key, group in tars.samples(tars.members(tar.path)):
             image = _image_of(tar.path, group)
             if image is None:
-                listing.ignored.update(f".{suffix}" if suffix else "no suffix" for suffix in group)
+                listing.ignored.update(_suffix(member.name) for member in group.values())
                 continue
             member = group.pop(image)
             yield {
@@ -157,7 +158,9 @@ def _tar_rows(tar: Container, listing: Listing) -> Iterator[dict[str, Any]]:
                 "offset": member.offset,
                 "size": member.size,
                 "key": _key(key),
-                "extras": [{"suffix": suffix, "offset": m.offset, "size": m.size} for suffix, m in group.items()],
+                "extras": [
+                    {"suffix": text(os.fsencode(s)), "offset": m.offset, "size": m.size} for s, m in group.items()
+                ],
             }
     except (tars.DamagedTar, OSError) as error:
         listing.quarantine.append(entry(tar.prefix.rstrip("/"), getattr(error, "strerror", None) or str(error)))
@@ -196,7 +199,7 @@ def _image_of(tar: str, group: dict[str, tars.Member]) -> str | None:
         if f".{suffix.rpartition('.')[2]}" in _suffixes():
             return suffix
     for suffix, member in group.items():
-        if _sniff(io.BytesIO(tars.read_range(tar, member.offset, member.size))):
+        if _sniff(io.BytesIO(tars.read_range(tar, member.offset, min(member.size, SNIFFED)))):
             return suffix
     return None
 
@@ -216,8 +219,14 @@ def _sniff(file: str | io.BytesIO) -> bool:
         return False
 
 
+def _suffix(name: str) -> str:
+    """What a file is counted under that is no image."""
+    return text(os.fsencode(os.path.splitext(name)[1].lower())) or "no suffix"
+
+
 @cache
 def _suffixes() -> frozenset[str]:
+    Image.preinit()  # first, or else Pillow asks the readers of rare formats before those of common ones
     known = Image.registered_extensions().items()
     return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in RECOGNISED_ONLY)
 

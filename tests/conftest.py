@@ -14,7 +14,8 @@ TINY = """
 steps: 5
 batch_size: 8
 seed: 3
-backbone: {name: regnety_002, stem_stride: 1, zero_init_residual: true}  # else the first steps amplify rounding a hundredfold
+# Residual branches start at zero, else each step multiplies rounding errors a hundredfold.
+backbone: {name: regnety_002, stem_stride: 1, zero_init_residual: true}
 method: {name: swav, head: [32, 16], prototypes: 12, freeze: 1}
 views:
   large: {size: 24, count: 2}

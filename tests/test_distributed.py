@@ -20,8 +20,8 @@ from seer.errors import InputError
 def test_alone_everything_is_the_identity():
     t = torch.randn(3, 2, requires_grad=True)
     assert (distributed.rank(), distributed.size()) == (0, 1)
-    for function in (distributed.gather, distributed.all_reduce_sum, distributed.all_reduce_mean, distributed.local):
-        assert torch.equal(function(t), t)
+    for name in ("gather", "all_reduce_sum", "all_reduce_mean", "all_reduce_max", "broadcast", "local"):
+        assert torch.equal(getattr(distributed, name)(t), t)
     assert distributed.broadcast_object("x") == "x"
     distributed.barrier()
 
@@ -117,6 +117,7 @@ def _collectives(factor):
         "sum": distributed.all_reduce_sum(t.detach()).flatten().tolist(),
         "sum's gradient": summed.flatten().tolist(),
         "mean": distributed.all_reduce_mean(t.detach()).flatten().tolist(),
+        "max": distributed.all_reduce_max(-t).flatten().tolist(),
         "broadcast": distributed.broadcast(t.detach().clone(), 1).flatten().tolist(),
         "object": distributed.broadcast_object({"rank": world.rank * factor}, 1),
         "local": distributed.local(sharded).tolist(),
@@ -134,6 +135,7 @@ def test_collectives_and_their_gradients():
             "sum": [3, 3],
             "sum's gradient": [3, 3],
             "mean": [1.5, 1.5],
+            "max": [-1, -1],
             "broadcast": [2, 2],
             "object": {"rank": 7},
             "local": [[0, 1], [2, 3]][r],

@@ -4,16 +4,17 @@ The batch of a step is a pure function of the manifest, the order and the step. 
 there, so a run continues at any step, with any number of workers and any world size that divides the global batch.
 """
 
+import os
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context, resource_tracker
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
+from threading import Thread
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -36,7 +37,7 @@ SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 @dataclass
 class LoaderConfig:
-    """How batches are made ready. Nothing here but `lanes` and `window` changes what is in them.
+    """How batches are made ready. Only `lanes` and `window` decide what is in them.
 
     Attributes:
         workers: processes or threads per rank; 0 makes each batch when it is asked for.
@@ -88,7 +89,6 @@ class Loader:
         self.task = StepTask(self.reader, order, crops, batch_size // world_size, rank, world_size)
         self.wait_seconds = 0.0
         self.replaced = 0
-        cv2.setNumThreads(0)  # parallelism comes from the workers
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Views]:
         """The views of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers."""
@@ -188,8 +188,9 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )
+    results: Any = iter(loader)
     try:
-        for result in loader:
+        for result in results:
             if isinstance(result, InputError):
                 raise result
             yield result
@@ -199,6 +200,8 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
             raise
         hint = "most often memory or /dev/shm ran out: use fewer loader.workers or less loader.prefetch"
         raise RuntimeError(f"a loader worker died ({error}); {hint}") from error
+    finally:
+        results._shutdown_workers()  # not left to garbage collection, which a kept traceback delays
 
 
 MODES = {"processes": processes, "threads": threads}
@@ -233,8 +236,16 @@ def _forkserver():
 
 
 def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    """However the trainer ends. Torch's own watch looks at the parent process, which here is the server."""
+    trainer = parent_process()
+    assert trainer is not None
+    trainer.join()
+    os._exit(1)
 
 
 def _unchanged(item: Any) -> Any:

@@ -92,7 +92,7 @@ class Checkpointer:
             add: called on rank 0 with the checkpoint's folder before it becomes visible, to put more files there.
         """
         target, hidden = self.folder / f"step-{step:09d}", self.folder / f".step-{step:09d}.tmp"
-        if self._on_main(target.exists):
+        if self._on_main((target / HEADER).exists):
             return
         state = {name: tensor.contiguous() for name, tensor in named_state(method, optimizer).items()}
         header = {"format": FORMAT, **(extra or {}), "step": step, "tensors": _describe(state)}

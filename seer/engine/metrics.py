@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from seer import __version__, jsonl
 from seer.distributed import World, all_reduce_mean
+from seer.errors import InputError
 
 logger = logging.getLogger("seer")
 
@@ -34,6 +36,10 @@ class LogConfig:
 
     every: int = 10
     tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"log.every={self.every}: must be 1 (every step) or more")
 
 
 class RunLog:
@@ -203,7 +209,7 @@ def environment() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "seer": __version__,
         "python": platform.python_version(),
         "packages": packages,

@@ -205,6 +205,6 @@ def shard(method: nn.Module, backbones: list[nn.Module], world: World) -> None:
 def _materialize(method: nn.Module, world: World) -> None:
     """Memory and initial weights for a method on `meta`, sharded or not."""
     if world.device.type == "cpu":
-        # On GPUs DTensors are drawn as if whole; on CPU each rank draws its shards, which must differ from rank to rank.
+        # On GPUs DTensors are drawn as if whole; on CPU each rank draws its own shards, and these must differ.
         torch.manual_seed(torch.initial_seed() + world.rank)
     materialize(method, world.device)

@@ -38,6 +38,7 @@ class FeatureConfig:
         threads: decoding threads.
         precision: `fp32` or `bf16` (autocast).
         device: `auto`, `cpu` or `cuda`.
+        size: side of the images in pixels; 0 is what the model was trained at.
         cache: keep features under `$SEER_CACHE` (default ~/.cache/seer) and reuse them.
     """
 
@@ -45,6 +46,7 @@ class FeatureConfig:
     threads: int = 2
     precision: str = "fp32"
     device: str = "auto"
+    size: int = 0
     cache: bool = True
 
 

@@ -53,7 +53,7 @@ class LinearConfig(FeatureConfig):
 
 
 def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> list[Score]:
-    """Top-1 (and from ten classes on top-5) accuracy on `test`."""
+    """Top-1 (and from ten classes on top-5) accuracy on `test`, as `top1`; with augmentation as `top1_augmented`."""
     _check(config)
     features = extract(model, train, config, "training images")
     test_features = extract(model, test, config, "test images")
@@ -78,8 +78,8 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
 
     ranked = logits(head, test_features)[:, 0].argsort(dim=1, descending=True)
     details = {"lr": config.lrs[best], "holdout_top1": round(float(shares[best]), 4)}
-    top = [1, 5] if len(train.classes) >= 10 else [1]
-    return [accuracy(f"top{n}", (ranked[:, :n] == truth[:, None]).any(1), details) for n in top]
+    top, protocol = [1, 5] if len(train.classes) >= 10 else [1], "_augmented" if config.augment else ""
+    return [accuracy(f"top{n}{protocol}", (ranked[:, :n] == truth[:, None]).any(1), details) for n in top]
 
 
 def holdout(labels: np.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor]:

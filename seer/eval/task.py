@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ TASKS: dict[str, Task] = {
 }
 
 # Options that say where and how fast, or what else to write; they are not part of a result.
-INCIDENTAL = {field.name for field in fields(FeatureConfig)} - {"precision"} | {"neighbours"}
+INCIDENTAL = {field.name for field in fields(FeatureConfig)} - {"precision", "size"} | {"neighbours"}
 
 
 def evaluate(
@@ -51,6 +51,9 @@ def evaluate(
     config = resolve(TASKS[task].config, [parse_overrides(overrides)])
     train, test = splits(data)
     model = models.load(model_spec, train)
+    if config.size < 0:
+        raise InputError(f"size={config.size}: give pixels, or 0 for the model's own {model.size}")
+    model = replace(model, size=config.size or model.size)
     began = time.perf_counter()
     scores = TASKS[task].run(model, train, test, config)
     seconds = round(time.perf_counter() - began, 2)

@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
-from yaml import YAMLError
 
 from seer.backbones import Backbone, BackboneConfig, build, canonical
-from seer.config import config_hash
+from seer.config import config_hash, read
 from seer.errors import InputError
 from seer.interop.files import load_strictly, read_backbone, save_backbone
 
@@ -120,7 +117,8 @@ def _load_file(path: Path) -> Model:
 def _load_untrained(name: str) -> Model:
     config = BackboneConfig(canonical(name))
     about = {"backbone": config.name, "weights": "random"}
-    return Model(_untrained(config, 0), f"{config.name} untrained", 224, IMAGENET_MEAN, IMAGENET_STD, config_hash(about))
+    label = f"{config.name} untrained"
+    return Model(_untrained(config, 0), label, 224, IMAGENET_MEAN, IMAGENET_STD, config_hash(about))
 
 
 def _load_foreign(library: str, name: str, weights: str) -> Model:
@@ -165,13 +163,7 @@ def _run_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     if not path.is_file():
         raise InputError(f"{run}: not a run directory, it has no config.yaml; expected {FORMS}")
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: not the configuration of a run, it has no keys")
-    return {str(key): value for key, value in config.items()}
+    return read(path)
 
 
 def _check_architecture(file: Path, backbone: Backbone, expected: BackboneConfig) -> None:

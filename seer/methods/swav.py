@@ -27,7 +27,8 @@ class SwAVConfig:
     """The defaults are the paper's for ResNet-50.
 
     Attributes:
-        head: hidden and output widths of the projection head; `head_bn` puts BatchNorm on the hidden layers.
+        head: hidden and output widths of the projection head; `head_bn` puts BatchNorm on the hidden layers and
+            `head_bn_out` on the output, which spreads small batches over the sphere from the first step.
         prototypes: K. A loss that stays at ln K has learned nothing: lower `epsilon`, or raise `freeze`.
         temperature: of the softmax that predicts.
         epsilon: of the Sinkhorn assignments that are predicted; smaller is sharper.
@@ -41,6 +42,7 @@ class SwAVConfig:
     name: str = "swav"
     head: list[int] = field(default_factory=lambda: [2048, 128])
     head_bn: bool = True
+    head_bn_out: bool = False
     prototypes: int = 3000
     temperature: float = 0.1
     epsilon: float = 0.05
@@ -65,7 +67,13 @@ class SwAV(Method):
             raise InputError(f"method.queue={config.queue}: must be 0 (none) or more images")
         self.config = config
         self.backbone = backbone
-        self.head = MLP(backbone.out_dim, config.head, config.head_bn)  # type: ignore[arg-type]
+        self.head = MLP(
+            backbone.out_dim,  # type: ignore[arg-type]
+            config.head,
+            config.head_bn,
+            config.head_bn_out,
+            bias_out=not config.head_bn_out,
+        )
         self.prototypes = Prototypes(config.head[-1], config.prototypes)
         self.queue = Queue(config.queue, len(config.assign), config.head[-1]) if config.queue else None
         self._fresh: tuple[int, list[Tensor]] = -1, []  # a step's number and its embeddings, for the queue

@@ -19,6 +19,7 @@ from seer.report.run import RunFiles, at, describe_run, progress, read_run, wher
 # Metrics that have a chart of their own, or say nothing as a curve.
 FAMILIAR = {"step", "loss", "lr", "prototypes_used", "images_per_second", "data_wait", "time_step"}
 FAMILIAR |= {"samples", "epoch", "seconds", "log_prototypes"}
+TASKS = {"knn": "kNN", "linear": "Linear"}
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -44,7 +45,7 @@ def _write(out: Path, runs: list[RunFiles]) -> Path:
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     single = runs[0] if len(runs) == 1 else None
     page = environment.get_template("page.html.j2").render(
-        title=single.name if single else f"{len(runs)} runs compared",
+        title=(single.config.get("name") or single.name) if single else f"{len(runs)} runs compared",
         subtitle=describe_run(single) if single else "",
         progress=progress(single) if single else "",
         legend=[(run.name, i % COLOURS, describe_run(run)) for i, run in enumerate(runs)] if not single else [],
@@ -75,28 +76,35 @@ class Headline:
 
 def headlines(run: RunFiles) -> list[Headline]:
     """The numbers that answer first: is it any good, did it learn, how fast, how long."""
+    return _score_headlines(run) + (_training_headlines(run) if run.metrics else [])
+
+
+def _score_headlines(run: RunFiles) -> list[Headline]:
+    """Of each task the last measured accuracy, not the best: nothing is chosen by looking at the test images."""
     found = []
-    for task, name in (("knn", "kNN top-1"), ("linear", "Linear top-1")):
+    for task in TASKS:
         rows = [row for row in run.results if row["task"] == task and row["metric"].startswith("top1")]
         ours = [row for row in rows if kind(row) == "pretrained"]
         if ours:
-            best = max((row for row in ours if row["model"] == ours[-1]["model"]), key=lambda row: row["value"])
-            same = [row for row in rows if (row["metric"], row["data"]) == (best["metric"], best["data"])]
+            same = [row for row in rows if (row["metric"], row["data"]) == (ours[-1]["metric"], ours[-1]["data"])]
             others = [f"{kind(row)} {_percent(row['value'])}" for row in same if kind(row) != "pretrained"]
-            found.append(Headline(name, _percent(best["value"]), " · ".join(others)))
-    losses = run.series("loss").finite().y
+            found.append(Headline(measure(task, ours[-1]["metric"]), _percent(ours[-1]["value"]), " · ".join(others)))
+    return found
+
+
+def _training_headlines(run: RunFiles) -> list[Headline]:
+    losses, rates = run.series("loss").finite().y, run.series("images_per_second").finite().y
+    waiting = dict(where_time_went(run)).get("waiting for data", 0.0)
+    epochs = run.last("epoch")
+    found = [
+        Headline("Images seen", number(run.last("samples") or 0.0), f"{epochs:.3g} epochs" if epochs else ""),
+        Headline("Time", _duration(run.last("seconds") or 0.0), _machine(run.environment)),
+    ]
+    if rates:
+        rate = number(statistics.median(rate for rate in rates if rate is not None))
+        found.insert(0, Headline("Images per second", rate, f"{_percent(waiting)} of the time waiting for data"))
     if losses:
-        found.append(Headline("Loss", f"{losses[-1]:.3f}", f"from {losses[0]:.3f}"))
-    if run.metrics:
-        rates = [row["images_per_second"] for row in run.metrics if row.get("images_per_second")]
-        waits = dict(where_time_went(run)).get("waiting for data", 0.0)
-        if rates:
-            rate = statistics.median(rates)
-            found.append(Headline("Images per second", number(rate), f"{_percent(waits)} of the time waiting for data"))
-        epochs, seconds = run.last("epoch"), run.last("seconds") or 0.0
-        seen = f"{epochs:.3g} epochs" if epochs else ""
-        found.append(Headline("Images seen", number(run.last("samples") or 0.0), seen))
-        found.append(Headline("Time", _duration(seconds), _machine(run.environment)))
+        found.insert(0, Headline("Loss", f"{losses[-1]:.3f}", f"from {losses[0]:.3f}"))
     return found
 
 
@@ -148,9 +156,10 @@ def kind(row: Row) -> str:
 
 def measure(task: str, metric: str) -> str:
     """`knn`, `top1_k20` → `kNN top-1, k = 20`."""
-    name, _, k = metric.partition("_k")
-    name = f"top-{name[3:]}" if name.startswith("top") and name[3:].isdigit() else name
-    return f"{ {'knn': 'kNN', 'linear': 'Linear'}.get(task, task) } {name}" + (f", k = {k}" if k else "")
+    name, _, variant = metric.partition("_")
+    name = re.sub(r"^top(\d+)$", r"top-\1", name)
+    variant = re.sub(r"^k(\d+)$", r"k = \1", variant).replace("_", " ")
+    return f"{TASKS.get(task, task)} {name}" + (f", {variant}" if variant else "")
 
 
 @dataclass

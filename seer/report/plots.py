@@ -62,8 +62,6 @@ def line_chart(
         Axis(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP),
     )
     parts = [_grid(x, y, ticks, x_label)]
-    if reference:
-        parts.append(_reference(y(reference[0]), reference[1]))
     drawn = []
     for colour, s in curves:
         if smooth and len(curves) == 1:
@@ -77,6 +75,8 @@ def line_chart(
             }
         )
         parts += [_path(s, x, y, f"curve s{colour}"), _dot(x(s.x[-1]), y(s.y[-1] or 0.0), colour)]
+    if reference:
+        parts.append(_reference(y(reference[0]), reference[1]))
     scales = {"x": [x.low, x.high, x.begin, x.end], "y": [y.low, y.high, y.begin, y.end], "series": drawn}
     data = html.escape(json.dumps(scales, separators=(",", ":")), quote=True)
     return (
@@ -152,8 +152,8 @@ def _grid(x: Axis, y: Axis, ticks: Sequence[float], x_label: str) -> str:
         near_end = x(t) > WIDTH - RIGHT - 40
         anchor = "end" if near_end else "middle"
         place = f'x="{min(x(t), WIDTH - RIGHT):.1f}" y="{HEIGHT - 12}"'
-        name = f" {x_label}" if t == steps[-1] and near_end else ""
-        lines.append(f'<text class="tick" {place} text-anchor="{anchor}">{number(t)}{name}</text>')
+        name = f"{x_label} " if t == steps[-1] and near_end else ""
+        lines.append(f'<text class="tick" {place} text-anchor="{anchor}">{name}{number(t)}</text>')
     if not steps or x(steps[-1]) <= WIDTH - RIGHT - 40:
         lines.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">{x_label}</text>')
     return "".join(lines)

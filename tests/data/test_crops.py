@@ -17,6 +17,7 @@ from seer.data.crops import (
     DEFAULT_VIEWS,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Batch,
     MultiCrop,
     View,
     centre_crop,
@@ -153,6 +154,17 @@ def test_one_crop_from_its_draws_to_its_values():
         image = TF.gaussian_blur(image, [15, 15], [float(looks.sigma[0])] * 2) if looks.sigma[0] else image
         expected = TF.normalize(TF.to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)
         assert (ours - expected).abs().max() < 2.5 / 255 / 0.224
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_batch_may_be_made_in_parts(finish):
+    multicrop, images = MultiCrop(SMALL, 1, finish), photographs(7)
+    parts = [multicrop(images[rows], np.zeros(7, int)[rows], np.arange(7)[rows]) for rows in (slice(3), slice(3, 7))]
+    joined, whole = multicrop.finish(Batch.concatenate(parts), "cpu"), cut(multicrop, images, range(7))
+    torch.testing.assert_close(joined.index, whole.index)
+    for a, b in zip(joined.crops, whole.crops, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+        assert a.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_batch_survives_pickling():

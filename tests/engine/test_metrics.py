@@ -10,6 +10,7 @@ import torch.distributed as dist
 from seer import jsonl
 from seer.distributed import World, spawn
 from seer.engine.metrics import LogConfig, RunLog, write_environment
+from seer.errors import InputError
 
 
 def steps(log: RunLog, first: int, last: int, batch: int = 8) -> None:
@@ -121,6 +122,11 @@ def test_metrics_are_means_over_ranks_written_once(tmp_path):
     spawn(log_on_two_ranks, 2, tmp_path, device="cpu")
     rows = jsonl.read(tmp_path / "metrics.jsonl")
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 0.5), (2, 0.5), (4, 0.5)]
+
+
+def test_logging_never_is_the_users_error():
+    with pytest.raises(InputError, match=r"log\.every=0"):
+        LogConfig(every=0)
 
 
 def test_environment_names_versions_and_machine(tmp_path):

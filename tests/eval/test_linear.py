@@ -136,6 +136,7 @@ def test_augmented_training_is_deterministic_sees_new_crops_and_works(data):
     assert model.backbone.seen == len(train_images) + len(test) + 4 * (len(train_images) - 12)
     (again,) = linear.run(small_model(), train_images, test, dataclasses.replace(config, threads=1))
     assert again == score
+    assert score.metric == "top1_augmented"
     assert score.value > 0.5
 
     rows, identity = torch.arange(len(train_images)), torch.nn.Identity()

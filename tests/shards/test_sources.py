@@ -7,6 +7,7 @@ import pytest
 from webdataset.tariterators import base_plus_ext
 
 from seer.errors import InputError
+from shards import tars
 from shards.sources import scan
 from tests.shards.conftest import encoded
 
@@ -204,3 +205,25 @@ def test_many_keys_that_meet_stay_linear(folder, tmp_path):
     keys = np.array(listing.table["key"].to_pylist())
     assert len(np.unique(keys)) == 600
     assert max(int(key.partition("~")[2] or 1) for key in keys) == 200
+
+
+def test_names_that_are_no_text_break_nothing(folder, tmp_path):
+    odd = b"x.\xff".decode("utf-8", "surrogateescape")
+    root = folder({"a.jpg": encoded(0)})
+    with open(os.path.join(root, odd), "wb") as file:
+        file.write(b"no image")
+    pack(root / "t.tar", [(f"{odd}.jpg", encoded(1)), (odd, b"{}"), (f"1{odd}", b"no image")])
+    listing, names = found(root)
+    assert names == ["a.jpg", f"{odd}.jpg"]
+    assert listing.ignored == {".\\xff": 2}
+    assert listing.table["extras"].to_pylist()[1][0]["suffix"] == "\\xff"
+
+
+def test_a_huge_member_is_not_read_in_search_of_an_image(folder, monkeypatch):
+    root = folder({"a.jpg": encoded(0)})
+    pack(root / "t.tar", [("film.mp4", bytes(3 << 20))])
+    asked = []
+    read = tars.read_range
+    monkeypatch.setattr(tars, "read_range", lambda path, offset, size: asked.append(size) or read(path, offset, size))
+    assert found(root)[1] == ["a.jpg"]
+    assert asked == [1 << 20]

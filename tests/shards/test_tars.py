@@ -29,7 +29,9 @@ def test_written_tar_is_what_tarfile_and_gnu_tar_read(tmp_path):
     assert {(info.mtime, info.uid, info.gid, info.uname, info.gname, info.mode) for info in infos} == {
         (0, 0, 0, "", "", 0o644)
     }
-    listed = subprocess.run(["tar", "tf", tmp_path / "x.tar", "--quoting-style=literal"], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["tar", "tf", tmp_path / "x.tar", "--quoting-style=literal"], capture_output=True, text=True
+    )
     assert listed.returncode == 0
     assert listed.stdout.splitlines() == NAMES
     assert writer.bytes == (tmp_path / "x.tar").stat().st_size

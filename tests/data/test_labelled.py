@@ -1,0 +1,131 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seer.data.labelled import load_labelled, splits
+from seer.errors import InputError
+from tests.data.conftest import coloured_jpeg, write_shards
+
+FILES = {"cat/1.jpg": 10, "cat/deep/er/2.JPEG": 20, "dog/1.png": 30, "dog/2.jpg": 40, "zebra/a/1.jpg": 50}
+
+
+def write_folders(root, files=FILES):
+    for name, grey in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".png":
+            Image.new("L", (8, 8), grey).save(path)
+        else:
+            path.write_bytes(coloured_jpeg(grey))
+    return root
+
+
+def contents(data) -> list[tuple[str, int]]:
+    return [(data.classes[data.labels[i]], int(data.image(i).mean().round())) for i in range(len(data))]
+
+
+def test_class_folders_of_any_depth(tmp_path):
+    write_folders(tmp_path)
+    for name in ("cat/.hidden.jpg", "dog/notes.txt", ".cache/x.jpg", "dog/.thumbs/1.jpg", "loose.jpg", "empty/readme"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(coloured_jpeg(99))
+    data = load_labelled(tmp_path)
+    assert data.classes == ["cat", "dog", "zebra"]
+    assert contents(data) == [("cat", 10), ("cat", 20), ("dog", 30), ("dog", 40), ("zebra", 50)]
+    assert data.labels.dtype == np.int64
+    assert data.bytes(0) == coloured_jpeg(10)
+    assert data.image(0).shape == (16, 16, 3)
+    assert contents(pickle.loads(pickle.dumps(data))) == contents(data)
+
+
+def test_labelled_shards(tmp_path):
+    labels = {0: 1, 1: 0, 2: None, 3: 1, 4: 0}
+    write_shards(tmp_path, [2, 3], image=lambda i: coloured_jpeg(10 * i), labels=labels.get, classes=["ant", "bee"])
+    data = load_labelled(tmp_path)
+    assert contents(data) == [("bee", 0), ("ant", 10), ("bee", 30), ("ant", 40)]
+    assert contents(pickle.loads(pickle.dumps(data))) == contents(data)
+
+
+def test_shards_without_class_names_number_them(tmp_path):
+    write_shards(tmp_path, [4], labels=lambda i: 2 * (i % 2))
+    assert load_labelled(tmp_path).classes == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("test_folder", ["test", "val"])
+def test_splits(tmp_path, test_folder):
+    write_folders(tmp_path / "train")
+    write_folders(tmp_path / test_folder, {"zebra/9.jpg": 90, "cat/8.jpg": 80})  # no dogs: numbers still agree
+    train, test = splits(tmp_path)
+    assert train.classes == test.classes == ["cat", "dog", "zebra"]
+    assert contents(test) == [("cat", 80), ("zebra", 90)]
+    assert len(train) == 5
+    assert contents(load_labelled(tmp_path, "test")) == contents(test)
+
+
+def test_splits_mix_folders_and_shards(tmp_path):
+    write_folders(tmp_path / "train", {"ant/1.jpg": 1, "bee/2.jpg": 2})
+    labels, classes = [0, 1], ["bee", "ant"]
+    write_shards(tmp_path / "test", [2], lambda i: coloured_jpeg(50 + i), labels.__getitem__, classes)
+    _, test = splits(tmp_path)
+    assert contents(test) == [("bee", 50), ("ant", 51)]
+    assert test.labels.tolist() == [1, 0]
+
+
+def test_a_class_only_in_the_test_images_is_an_error(tmp_path):
+    write_folders(tmp_path / "train", {"ant/1.jpg": 1})
+    write_folders(tmp_path / "test", {"ant/1.jpg": 1, "wasp/1.jpg": 1})
+    with pytest.raises(InputError, match="test class 'wasp' has no training images"):
+        splits(tmp_path)
+
+
+def test_fingerprint_follows_images_and_labels(tmp_path):
+    root = write_folders(tmp_path)
+    fingerprint = load_labelled(root).fingerprint
+    assert len(fingerprint) == 16
+    assert load_labelled(root).fingerprint == fingerprint
+    for change in (
+        lambda: os.utime(root / "cat/1.jpg", (1, 1)),
+        lambda: (root / "cat").rename(root / "cow"),
+        lambda: write_folders(root, {"dog/3.jpg": 7}),
+    ):
+        before = load_labelled(root).fingerprint
+        change()
+        assert load_labelled(root).fingerprint != before
+
+
+def test_fingerprint_of_shards_follows_labels(tmp_path):
+    roots = [write_shards(tmp_path / f"{i}", [3], labels=lambda _, i=i: i).directory for i in (0, 1)]
+    assert load_labelled(roots[0]).fingerprint != load_labelled(roots[1]).fingerprint
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    write_folders(tmp_path)
+    (tmp_path / "cat/1.jpg").write_bytes(coloured_jpeg(10)[:300])
+    (tmp_path / "dog/1.png").write_bytes(b"")
+    data = load_labelled(tmp_path)
+    with pytest.raises(InputError, match=r"cat/1.jpg cannot be used \(.+\); repair or remove it"):
+        data.image(0)
+    with pytest.raises(InputError, match=r"dog/1.png cannot be used \(empty file\)"):
+        data.image(2)
+    os.unlink(tmp_path / "dog/2.jpg")
+    with pytest.raises(InputError, match=r"dog/2.jpg cannot be used \(.*No such file"):
+        data.image(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "split", "words"),
+    [
+        (lambda root: root / "nowhere", None, "does not exist"),
+        (lambda root: root / "nowhere", "train", "does not exist"),
+        (lambda root: root, None, "no class folders with images; lay them out as"),
+        (lambda root: root, "test", "has no folder test/ or val/"),
+        (lambda root: write_folders(root, {"train/1.jpg": 1, "val/1.jpg": 2}), None, "holds splits, not classes; give"),
+        (lambda root: write_shards(root, [3]).directory, None, "shards without labels"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, make, split, words):
+    with pytest.raises(InputError, match=words):
+        load_labelled(make(tmp_path), split)
