@@ -170,4 +170,3 @@ def _check_architecture(file: Path, backbone: Backbone, expected: BackboneConfig
     found, wanted = (f"{canonical(c.name)} with stem_stride={c.stem_stride}" for c in (backbone.config, expected))
     if found != wanted:
         raise InputError(f"{file}: holds {found}, and {wanted} is wanted")
-
