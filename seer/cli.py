@@ -244,13 +244,15 @@ def export(
     emit(summary, json_target)
 
 
-@app.command(epilog=example("seer report runs/swav_small"))
-def report(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")]) -> None:
-    """Write RUN/report.html: one self-contained page."""
-    from seer.report.html import write_report
+@app.command(epilog=example("seer report runs/swav_small", "seer report runs/a runs/b --out comparison.html"))
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    out: Annotated[Path, typer.Option(help="Where a page over several runs goes.")] = Path("comparison.html"),
+) -> None:
+    """Write RUN/report.html, one self-contained page; over several runs, one page with their curves together."""
+    from seer.report.html import write_comparison, write_report
 
-    for run in runs:
-        say(f"report  {write_report(run)}")
+    say(f"report  {write_comparison(runs, out) if len(runs) > 1 else write_report(runs[0])}")
 
 
 def main() -> None:

@@ -227,13 +227,14 @@ def build_method(config: Pretrain) -> Method:
 
 
 def picture_of_crops(reader: Reader, order: Order, crops: MultiCrop, config: Pretrain) -> Image.Image:
-    """One image and what the method sees of it: a row for each resolution."""
+    """One image and what the method sees of it: the image with its large crops, then a row for each smaller size."""
     sample = order.ids(0, 1)
     image = decode(reader.read(sample)[0])
     views = crops.finish(crops([image], np.zeros(1, np.int64), sample), "cpu")
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
-    rows = [[image]]
+    rows = []
     for group in views.crops:
         shown = ((group[:, 0] * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
         rows.append([crop.permute(1, 2, 0).numpy() for crop in shown])
-    return grid(rows)
+    heights = [160 * group.shape[-1] // views.crops[0].shape[-1] for group in views.crops]
+    return grid([[image, *rows[0]], *rows[1:]], heights)

@@ -4,6 +4,7 @@ The batch of a step is a pure function of the manifest, the order and the step. 
 there, so a run continues at any step, with any number of workers and any world size that divides the global batch.
 """
 
+import atexit
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context, parent_process, resource_tracker
+from multiprocessing.util import Finalize
 from threading import Thread
 from typing import Any
 
@@ -189,6 +191,11 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )
     results: Any = iter(loader)
+    # Not left to garbage collection, which a kept traceback delays, nor at exit to multiprocessing, which sends a signal
+    # that the workers are shielded from. A trainer that is itself a child process has no `atexit`.
+    end_workers = results._shutdown_workers
+    atexit.register(end_workers)
+    at_exit_of_child = Finalize(None, end_workers, exitpriority=0)
     try:
         for result in results:
             if isinstance(result, InputError):
@@ -201,7 +208,9 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
         hint = "most often memory or /dev/shm ran out: use fewer loader.workers or less loader.prefetch"
         raise RuntimeError(f"a loader worker died ({error}); {hint}") from error
     finally:
-        results._shutdown_workers()  # not left to garbage collection, which a kept traceback delays
+        end_workers()
+        atexit.unregister(end_workers)
+        at_exit_of_child.cancel()
 
 
 MODES = {"processes": processes, "threads": threads}
@@ -236,6 +245,7 @@ def _forkserver():
 
 
 def _start_worker(worker: int) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)  # again, where another has started the server
     torch.set_num_threads(1)
     Thread(target=_end_with_trainer, daemon=True).start()
 

@@ -8,23 +8,22 @@ from PIL import Image
 GAP = 6  # px
 
 
-def grid(rows: Sequence[Sequence[np.ndarray]], largest: int = 160) -> Image.Image:
-    """Rows of `(H, W, 3)` uint8 images on a transparent ground, in proportion; the tallest is `largest` px high."""
-    scale = largest / max(image.shape[0] for row in rows for image in row)
-    tiles = [[_scaled(image, scale) for image in row] for row in rows]
+def grid(rows: Sequence[Sequence[np.ndarray]], heights: Sequence[int]) -> Image.Image:
+    """Rows of `(H, W, 3)` uint8 images, each row scaled to its height in pixels, on a transparent ground."""
+    tiles = [[_scaled(image, height) for image in row] for row, height in zip(rows, heights, strict=True)]
     width = max(sum(tile.width + GAP for tile in row) for row in tiles) - GAP
-    height = sum(max(tile.height for tile in row) + GAP for row in tiles) - GAP
-    sheet = Image.new("RGBA", (width, height), (0, 0, 0, 0))
+    sheet = Image.new("RGBA", (width, sum(height + GAP for height in heights) - GAP), (0, 0, 0, 0))
     y = 0
-    for row in tiles:
+    for row, height in zip(tiles, heights, strict=True):
         x = 0
         for tile in row:
             sheet.paste(tile, (x, y))
             x += tile.width + GAP
-        y += max(tile.height for tile in row) + GAP
+        y += height + GAP
     return sheet
 
 
-def _scaled(image: np.ndarray, scale: float) -> Image.Image:
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
+def _scaled(image: np.ndarray, height: int) -> Image.Image:
+    enlarged = height > 2 * image.shape[0]  # then show the pixels as they are
+    size = max(1, round(image.shape[1] * height / image.shape[0])), height
+    return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)

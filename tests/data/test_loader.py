@@ -8,7 +8,7 @@ import sys
 import time
 import tracemalloc
 from itertools import pairwise
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +222,31 @@ def test_workers_end_with_a_killed_trainer(photos):
             return
         time.sleep(0.1)
     pytest.fail("the workers live on")
+
+
+@pytest.mark.parametrize(("ending", "code"), [("", 0), ("raise KeyboardInterrupt", -signal.SIGINT)])
+def test_a_trainer_that_ends_in_mid_stream_ends(photos, ending, code):
+    program = (
+        "from tests.data.test_loader import *; from seer.data.index import Manifest\n"
+        "if __name__ == '__main__':\n"
+        f"    steps = make(Manifest.load({str(photos.directory)!r}), config=MODES[2]).iterate(0, 10**6); next(steps)\n"
+        f"    {ending}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=ROOT, timeout=120, check=False)
+    assert done.returncode == code
+
+
+def leave_open(manifest) -> None:
+    global left_open
+    left_open = make(manifest, config=MODES[2]).iterate(0, 10**6)
+    next(left_open)
+
+
+def test_a_rank_that_ends_in_mid_stream_ends(photos):
+    rank = get_context("forkserver").Process(target=leave_open, args=(photos,))
+    rank.start()
+    rank.join(120)
+    assert rank.exitcode == 0
 
 
 def test_the_trainers_random_numbers_are_untouched(photos):

@@ -1,0 +1,108 @@
+"""The command line as a user meets it: exit codes, one line for wrong input, JSON, examples."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from seer import cli
+from seer.errors import InputError
+from tests.conftest import losses
+
+runner = CliRunner()
+
+
+def seer(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from seer.cli import main; main()", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def invoke(*words: str):
+    result = runner.invoke(cli.app, list(words))
+    if result.exception and not isinstance(result.exception, SystemExit | InputError):
+        raise result.exception
+    return result
+
+
+def verbs() -> list[list[str]]:
+    names = [[c.name or c.callback.__name__] for c in cli.app.registered_commands]
+    return names + [["shards", c.name] for c in cli.shards_app.registered_commands]
+
+
+@pytest.mark.parametrize("verb", verbs(), ids=" ".join)
+def test_every_verb_shows_an_example(verb):
+    result = invoke(*verb, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"seer {' '.join(verb)}" in result.output
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from seer.cli import main; sys.argv = ['seer', '--help']\ntry: main()\nexcept SystemExit: pass\n"
+    )
+    code += "print({'torch', 'numpy', 'pyarrow', 'omegaconf', 'PIL'} & set(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain", "swav_smal", "data=x"], "recipe 'swav_smal' is unknown (did you mean 'swav_small'?)"),
+        (["pretrain", "swav_small", "data=/nowhere"], "/nowhere does not exist"),
+        (["pretrain", "swav_small"], "data: not set"),
+        (["shards", "build", "/nowhere", "--out", "/tmp/never"], "/nowhere"),
+        (["eval", "knn", "--model", "nothing", "--data", "/nowhere"], "/nowhere"),
+        (["report", "/nowhere"], "/nowhere: not a run directory"),
+    ],
+)
+def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(words, message):
+    result = seer(*words)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_from_images_to_a_report(folder, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    built = invoke("shards", "build", str(folder / "train"), "--out", "shards", "--shard-size", "16", "--workers", "1")
+    assert "40 images in 3 shards" in built.output
+    assert json.loads(invoke("shards", "stats", "shards", "--json", "-").stdout)["samples"] == 40
+    assert invoke("shards", "verify", "shards").exit_code == 0
+
+    assert "seer report runs/tiny" in invoke("pretrain", tiny, "data=shards").output
+    assert len(losses(Path("runs/tiny"))) == 5
+    for model in ("runs/tiny", "runs/tiny:random", "pixels"):
+        words = ["eval", "knn", "--model", model, "--data", str(folder), "k=[3]", "--out", "runs/tiny/results.jsonl"]
+        rows = json.loads(invoke(*words, "--json", "-").stdout)
+        assert [row["metric"] for row in rows] == ["top1_k3"]
+        assert 0 <= rows[0]["low"] <= rows[0]["value"] <= rows[0]["high"] <= 1
+    assert invoke("report", "runs/tiny").exit_code == 0
+    page = Path("runs/tiny/report.html").read_text()
+    assert "top1_k3" in page or "kNN" in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # nothing is fetched
+
+    exported = invoke("export", "runs/tiny", "--to", "safetensors", "--out", "backbone.safetensors", "--json", "-")
+    assert json.loads(exported.stdout)["max_abs_diff"] == 0
+    embedded = invoke("embed", "--model", "backbone.safetensors", "--data", str(folder / "test"), "--out", "f.npz")
+    assert "16 × 368 features" in embedded.output
+
+
+def test_a_flipped_bit_is_exit_code_2(shards, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(shards, copy)
+    tar = next(copy.glob("*.tar"))
+    data = bytearray(tar.read_bytes())
+    data[1000] ^= 1
+    tar.write_bytes(data)
+    result = invoke("shards", "verify", str(copy))
+    assert result.exit_code == 2
+    assert tar.name in result.output
