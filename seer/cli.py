@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from seer import __version__
-from seer.errors import InputError
+from seer.errors import DivergedError, InputError
 
 app = typer.Typer(
     help="Pretrain vision backbones on uncurated images, and prove what they are worth.",
@@ -79,7 +79,10 @@ def quickstart(
     """Photographs that come with the package → shards → SwAV → kNN and linear against untrained → report."""
     from seer.quickstart import quickstart as run
 
-    emit(run(out, minutes, say=lambda *lines: say(*lines, json_target=json_target)), json_target)
+    # The verbs that it runs print, too; stdout is for the JSON alone.
+    with redirect_stdout(sys.stderr) if json_target == "-" else nullcontext():
+        summary = run(out, minutes, say)
+    emit(summary, json_target)
 
 
 @contextmanager
@@ -262,6 +265,9 @@ def main() -> None:
     except InputError as error:
         print(f"seer: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except DivergedError as error:
+        print(f"seer: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("seer: interrupted; the same command continues where it stopped", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,4 +1,4 @@
-"""The one exception that means "the user's input is wrong"."""
+"""What is told in one line instead of a traceback."""
 
 
 class InputError(ValueError):
@@ -6,6 +6,10 @@ class InputError(ValueError):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+class DivergedError(RuntimeError):
+    """A run whose losses or gradients stay non-finite; nothing of them was applied. One line, exit code 1."""
 
 
 def nearest(word: str, choices) -> str:

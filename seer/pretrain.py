@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -93,7 +94,15 @@ def run(config: Pretrain) -> Path:
             (run_dir / "images").mkdir(exist_ok=True)
             configuration.save(config, run_dir / "config.yaml")
             write_environment(run_dir)
-        train_run(config, manifest, world, method, module)
+        try:
+            train_run(config, manifest, world, method, module)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+                raise
+            raise InputError(
+                f"the memory of {world.device} is too small for this step; use a smaller batch_size, accumulate=2, "
+                "precision=bf16, or parallel.checkpointing; the run continues from its newest checkpoint"
+            ) from error
     return run_dir
 
 

@@ -191,11 +191,12 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )
     results: Any = iter(loader)
-    # Not left to garbage collection, which a kept traceback delays, nor at exit to multiprocessing, which sends a signal
-    # that the workers are shielded from. A trainer that is itself a child process has no `atexit`.
+    # Not left to garbage collection, which a kept traceback delays, nor, at exit, to multiprocessing, which sends a
+    # signal that workers are shielded from. A trainer that is itself a child process has no `atexit` but finalizers,
+    # and this one must precede those of queues (priority 10).
     end_workers = results._shutdown_workers
     atexit.register(end_workers)
-    at_exit_of_child = Finalize(None, end_workers, exitpriority=0)
+    at_exit_of_child = Finalize(None, end_workers, exitpriority=20)
     try:
         for result in results:
             if isinstance(result, InputError):

@@ -18,6 +18,7 @@ from seer.engine.metrics import RunLog
 from seer.engine.optim import LossScaler, all_finite, clip_grad_norm
 from seer.engine.parallel import autocast
 from seer.engine.schedule import ScheduleConfig, value
+from seer.errors import DivergedError
 from seer.methods.base import Method, Output, Step
 
 
@@ -53,10 +54,6 @@ class Run:
     patience: int = 3
 
 
-class DivergedError(RuntimeError):
-    """Losses or gradients stayed non-finite for several steps in a row; nothing of them was applied."""
-
-
 def train(run: Run, start: int = 0) -> None:
     """Train from step `start` (as loaded from the newest checkpoint) to `run.steps`."""
     method, optimizer, parameters = run.method, run.optimizer, [p for p in run.method.parameters() if p.requires_grad]
@@ -86,7 +83,7 @@ def train(run: Run, start: int = 0) -> None:
             method.after_update(step)
         optimizer.zero_grad(set_to_none=True)
         run.scaler.update(finite)
-        bad_steps = 0 if finite or run.scaler.enabled else bad_steps + 1
+        bad_steps = 0 if finite or run.scaler.can_yield else bad_steps + 1
         if bad_steps == run.patience:
             raise DivergedError(
                 f"step {number + 1}: {bad_steps} steps in a row without a finite loss and gradient; "

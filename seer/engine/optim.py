@@ -223,6 +223,11 @@ class LossScaler:
         self.interval = interval
         self.good_steps = 0
 
+    @property
+    def can_yield(self) -> bool:
+        """Whether a step that was not finite may be the scale's fault, which a lower one mends."""
+        return self.enabled and self.factor >= 1
+
     def scale(self, loss: Tensor) -> Tensor:
         return loss * self.factor if self.enabled else loss
 

@@ -19,7 +19,7 @@ class MLP(nn.Sequential):
         widths: of the hidden layers and the output: `[2048, 128]` in SwAV, `[8192, 8192, 256]` in SEER.
         batchnorm: normalise the hidden layers.
         batchnorm_out: normalise the output too (SimCLR).
-        bias_out: give the output layer a bias (BYOL does not).
+        bias_out: give the output layer a bias (BYOL does not; nor is there one before a BatchNorm).
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class MLP(nn.Sequential):
         for size in hidden:
             layers += [nn.Linear(width, size), *([nn.BatchNorm1d(size)] if batchnorm else []), nn.ReLU(inplace=True)]
             width = size
-        layers += [nn.Linear(width, out, bias=bias_out), *([nn.BatchNorm1d(out)] if batchnorm_out else [])]
+        layers += [nn.Linear(width, out, bias=bias_out and not batchnorm_out), *([nn.BatchNorm1d(out)] if batchnorm_out else [])]
         super().__init__(*layers)
 
     def reset_parameters(self) -> None:

@@ -38,13 +38,7 @@ class SimCLR(Method):
         require_positive(config, "temperature")
         self.config = config
         self.backbone = backbone
-        self.head = MLP(
-            backbone.out_dim,  # type: ignore[arg-type]
-            config.head,
-            config.head_bn,
-            config.head_bn_out,
-            bias_out=not config.head_bn_out,
-        )
+        self.head = MLP(backbone.out_dim, config.head, config.head_bn, config.head_bn_out)  # type: ignore[arg-type]
 
     def forward(self, views: Views, step: Step) -> Output:
         if [len(crops) for crops in views.crops] != [2]:

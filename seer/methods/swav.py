@@ -67,13 +67,7 @@ class SwAV(Method):
             raise InputError(f"method.queue={config.queue}: must be 0 (none) or more images")
         self.config = config
         self.backbone = backbone
-        self.head = MLP(
-            backbone.out_dim,  # type: ignore[arg-type]
-            config.head,
-            config.head_bn,
-            config.head_bn_out,
-            bias_out=not config.head_bn_out,
-        )
+        self.head = MLP(backbone.out_dim, config.head, config.head_bn, config.head_bn_out)  # type: ignore[arg-type]
         self.prototypes = Prototypes(config.head[-1], config.prototypes)
         self.queue = Queue(config.queue, len(config.assign), config.head[-1]) if config.queue else None
         self._fresh: tuple[int, list[Tensor]] = -1, []  # a step's number and its embeddings, for the queue

@@ -1,0 +1,138 @@
+"""The loop: what is applied, when, and what is not."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from seer.data.views import Views
+from seer.distributed import World
+from seer.engine.loop import Run, forward_backward, micro_batches, train
+from seer.engine.metrics import LogConfig, RunLog
+from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
+from seer.engine.schedule import ScheduleConfig
+from seer.errors import DivergedError
+from seer.methods.base import Method, Output, Step
+
+
+class Mean(Method):
+    """Loss: the squared distance of a weight from the mean of the batch. Notes what the loop calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        self.calls: list[tuple[str, int]] = []
+
+    def forward(self, views: Views, step: Step) -> Output:
+        self.calls.append(("forward", step.number))
+        distance = self.weight - views.crops[0].mean((0, 1, 3, 4))
+        return Output(distance.square().sum(), {"first": distance[0].detach()})
+
+    def before_epoch(self, loader) -> None:
+        self.calls.append(("before_epoch", 0))
+
+    def after_backward(self, step: Step) -> None:
+        assert self.weight.grad is not None
+        self.calls.append(("after_backward", step.number))
+
+    def after_update(self, step: Step) -> None:
+        self.calls.append(("after_update", step.number))
+
+
+class Batches:
+    wait_seconds = 0.25
+
+    def __init__(self, poisoned=()):
+        self.poisoned = poisoned
+
+    def views(self, step: int) -> Views:
+        crops = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        return Views((crops * float("nan") if step in self.poisoned else crops,), torch.arange(4))
+
+    def iterate(self, start, stop):
+        return (self.views(step) for step in range(start, stop))
+
+
+@pytest.fixture
+def run(tmp_path):
+    def build(poisoned=(), steps=6, **more) -> Run:
+        method = Mean()
+        optimizer = build_optimizer(method, OptimConfig(larc=False, momentum=0.0, weight_decay=0.0))
+        log = RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), steps)
+        saved: list[int] = []
+        made = Run(method, method, optimizer, LossScaler(False), Batches(poisoned), ScheduleConfig("constant", 0.1), log,
+                   World(), saved.append, 4, steps, 4, 8, 0, "fp64", **more)  # fmt: skip
+        made.saved = saved
+        return made
+
+    return build
+
+
+def test_every_step_goes_down_the_gradient_of_its_batch(run):
+    made = run()
+    train(made)
+    expected = torch.zeros(3, dtype=torch.float64)
+    for step in range(6):
+        expected -= 0.1 * 2 * (expected - made.loader.views(step).crops[0].mean((0, 1, 3, 4)))
+    assert torch.allclose(made.method.weight.data, expected, atol=1e-14)
+    assert made.saved == [4, 6]
+
+
+def test_the_order_of_calls_and_the_epochs(run):
+    made = run(steps=3)  # an epoch is two steps
+    train(made)
+    one = [("forward", 0), ("after_backward", 0), ("after_update", 0)]
+    rest = [[(name, step) for name, _ in one] for step in (1, 2)]
+    assert made.method.calls == [("before_epoch", 0), *one, *rest[0], ("before_epoch", 0), *rest[1]]
+
+
+def test_a_continued_run_does_not_begin_its_epoch_again(run):
+    made = run(steps=2)
+    train(made, start=1)
+    assert [name for name, _ in made.method.calls] == ["forward", "after_backward", "after_update"]
+
+
+def test_a_step_that_is_not_finite_is_not_applied(run, tmp_path):
+    poisoned, clean = run(poisoned={2, 3}), run()
+    train(poisoned)
+    weight = torch.zeros(3, dtype=torch.float64)
+    for step in (0, 1, 4, 5):
+        weight -= 0.1 * 2 * (weight - clean.loader.views(step).crops[0].mean((0, 1, 3, 4)))
+    assert torch.allclose(poisoned.method.weight.data, weight, atol=1e-14)
+    assert ("after_update", 2) not in poisoned.method.calls
+    poisoned.log.close()
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [loss is None for loss in losses] == [False, False, True, True, False, False]
+
+
+def test_three_such_steps_in_a_row_end_the_run(run):
+    made = run(poisoned={1, 2, 3})
+    with pytest.raises(DivergedError, match="step 4: 3 steps in a row"):
+        train(made)
+    assert torch.isfinite(made.method.weight).all()
+
+
+def test_micro_batches_give_the_mean_gradient(run):
+    made = run(accumulate=2)
+    views = made.loader.views(0)
+    output = forward_backward(made, views, Step(0, 6))
+    means = [part.crops[0].mean((0, 1, 3, 4)) for part in micro_batches(views, 2)]
+    assert [len(part.index) for part in micro_batches(views, 2)] == [2, 2]
+    assert torch.allclose(made.method.weight.grad, -(means[0] + means[1]))
+    assert torch.allclose(output.loss, sum(mean.square().sum() for mean in means) / 2)
+
+
+def test_loss_scaling_leaves_the_update_alone(run):
+    plain, scaled = run(), run()
+    scaled.scaler = LossScaler(True, scale=2.0**10)
+    train(plain)
+    train(scaled)
+    assert torch.allclose(plain.method.weight, scaled.method.weight, atol=1e-14)
+
+
+def test_a_scale_that_cannot_fall_further_ends_the_run(run):
+    made = run(poisoned=range(100), steps=100)
+    made.scaler = LossScaler(True, scale=4.0)
+    with pytest.raises(DivergedError, match="step 5"):
+        train(made)
