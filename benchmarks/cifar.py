@@ -8,6 +8,7 @@ by its command line only: shards build, pretrain, eval knn. The peer is written 
 prototypes and loss on timm's RegNetY-200MF (stem stride 1), as its SwAV example shows.
 """
 
+import argparse
 import json
 import math
 import subprocess
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-cifar"))
+    parser.add_argument("--lightly", action=argparse.BooleanOptionalAction, default=True, help="train the peer, too")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     results = options.work / "results.jsonl"
@@ -145,10 +147,11 @@ def main() -> None:
     ours = knn(str(run), options.data, results)
     peers = {"untrained": knn(f"{run}:random", options.data, results)}
     peers["raw pixels"] = knn("pixels", options.data, results)
-    network, untrained, rate = train_lightly(options.data, options.minutes)
-    print(f"lightly trained for {options.minutes:.1f} minutes at {rate:.0f} samples/s", flush=True)
-    peers["lightly"] = lightly_knn(network, options.data)
-    peers["lightly untrained"] = lightly_knn(untrained, options.data)
+    if options.lightly:
+        network, untrained, rate = train_lightly(options.data, options.minutes)
+        print(f"lightly trained for {options.minutes:.1f} minutes at {rate:.0f} samples/s", flush=True)
+        peers["lightly"] = lightly_knn(network, options.data)
+        peers["lightly untrained"] = lightly_knn(untrained, options.data)
     name = f"CIFAR-10 kNN top-1 (k={K}) after {options.minutes:g} minutes of SwAV"
     report([figure(name, "%", ours, peers)], options.json)
 

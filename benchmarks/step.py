@@ -89,7 +89,7 @@ def step_figure(options: argparse.Namespace) -> dict:
     contestants = {
         f"seer {name}": seer_step(swav(build(options.backbone), options.prototypes), views, precision, compile)
         for name, precision, compile in [("fp32", "fp32", False), ("bf16", "bf16", False)]
-        + ([("fp32 compiled", "fp32", True), ("bf16 compiled", "bf16", True)] if options.compile else [])
+        + [("fp32 compiled", "fp32", True), ("bf16 compiled", "bf16", True)]  # eager where there is no compiler
     }
     for precision in ("fp32", "bf16"):
         peer = lightly_step(options.backbone, views, options.prototypes, bf16=precision == "bf16")
@@ -148,7 +148,6 @@ def main() -> None:
     parser.add_argument("--prototypes", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="also try ours compiled (needs a C++ compiler)")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.util import Finalize
@@ -191,27 +192,19 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )
     results: Any = iter(loader)
-    # Not left to garbage collection, which a kept traceback delays, nor, at exit, to multiprocessing, which sends a
-    # signal that workers are shielded from. A trainer that is itself a child process has no `atexit` but finalizers,
-    # and this one must precede those of queues (priority 10).
-    end_workers = results._shutdown_workers
-    atexit.register(end_workers)
-    at_exit_of_child = Finalize(None, end_workers, exitpriority=20)
-    try:
-        for result in results:
-            if isinstance(result, InputError):
-                raise result
-            yield result
-    except (OSError, EOFError, RuntimeError) as error:
-        died = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) or "exited unexpectedly" in str(error)
-        if not died:
-            raise
-        hint = "most often memory or /dev/shm ran out: use fewer loader.workers or less loader.prefetch"
-        raise RuntimeError(f"a loader worker died ({error}); {hint}") from error
-    finally:
-        end_workers()
-        atexit.unregister(end_workers)
-        at_exit_of_child.cancel()
+    with _end_of(results._shutdown_workers):
+        try:
+            for result in results:
+                if isinstance(result, InputError):
+                    raise result
+                yield result
+        except (ConnectionError, EOFError, FileNotFoundError, RuntimeError) as error:
+            told = str(error)
+            raised_by_task = "in DataLoader worker" in told
+            if raised_by_task or (isinstance(error, RuntimeError) and "exited unexpectedly" not in told):
+                raise
+            hint = "most often memory or /dev/shm ran out: use fewer loader.workers or less loader.prefetch"
+            raise RuntimeError(f"a loader worker died ({told or type(error).__name__}); {hint}") from error
 
 
 MODES = {"processes": processes, "threads": threads}
@@ -231,8 +224,10 @@ class _Steps(Dataset):
 
 
 def _forkserver():
-    """Workers fork from a clean server that has imported what they need: forking the trainer, with its threads and
-    process group, is unsafe, and a fresh interpreter per worker costs seconds of importing."""
+    """The context of workers: they fork from a clean server that has imported what they need.
+
+    Forking the trainer, with its threads and process group, is unsafe; a fresh interpreter each costs seconds.
+    """
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -243,6 +238,24 @@ def _forkserver():
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return context
+
+
+@contextmanager
+def _end_of(shut_down: Callable[[], None]) -> Iterator[None]:
+    """Shut the workers down after the block, or at exit from within it.
+
+    Garbage collection would do so, but late where a traceback is kept. At exit, multiprocessing would send a signal
+    that workers are shielded from, and wait for ever. A trainer that is itself a child process has no `atexit` but
+    finalizers, and this one must precede those of queues (priority 10).
+    """
+    atexit.register(shut_down)
+    finalizer = Finalize(None, shut_down, exitpriority=20)
+    try:
+        yield
+    finally:
+        shut_down()
+        atexit.unregister(shut_down)
+        finalizer.cancel()
 
 
 def _start_worker(worker: int) -> None:
