@@ -86,10 +86,12 @@ def swav(backbone: nn.Module, prototypes: int) -> SwAV:
 def step_figure(options: argparse.Namespace) -> dict:
     """Samples/s of whole steps: ours in the fastest of its modes, and the peer's two."""
     views = random_views(options.batch, {options.large: 2, options.small: 4})
+    modes = [(precision, compile) for compile in (False, True) for precision in ("fp32", "bf16")]
     contestants = {
-        f"seer {name}": seer_step(swav(build(options.backbone), options.prototypes), views, precision, compile)
-        for name, precision, compile in [("fp32", "fp32", False), ("bf16", "bf16", False)]
-        + [("fp32 compiled", "fp32", True), ("bf16 compiled", "bf16", True)]  # eager where there is no compiler
+        f"seer {precision}{' compiled' if compile else ''}": seer_step(
+            swav(build(options.backbone), options.prototypes), views, precision, compile
+        )
+        for precision, compile in modes  # what is to be compiled stays eager where there is no compiler
     }
     for precision in ("fp32", "bf16"):
         peer = lightly_step(options.backbone, views, options.prototypes, bf16=precision == "bf16")

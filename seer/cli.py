@@ -185,11 +185,11 @@ def pretrain(
     nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
 ) -> None:
     """Pretrain a backbone. The same command again continues the run."""
-    from launch.local import run_processes
+    from launch.local import spawn
     from seer.pretrain import load_config, run
 
     resolved = load_config(config, overrides or [])
-    run_dir = run_processes(run, nproc, resolved)[0]
+    run_dir = spawn(run, nproc, resolved)[0] if nproc > 1 else run(resolved)
     say(f"run     {run_dir}", f"report  seer report {run_dir}")
 
 

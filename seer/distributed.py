@@ -3,19 +3,9 @@
 Every function works, unchanged, in a single process without a process group.
 """
 
-import multiprocessing
 import os
-import pickle
 import re
-import signal
-import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -27,8 +17,6 @@ from seer.errors import InputError
 
 Group = dist.ProcessGroup | None  # None: all ranks
 CPU = torch.device("cpu")
-# What every training process imports sooner or later.
-PRELOAD = ["torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +52,7 @@ def init(device: str = "auto") -> World:
     _export_slurm()
     place = {k: int(os.environ.get(k.upper(), d)) for k, d in {"rank": 0, "world_size": 1, "local_rank": 0}.items()}
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", place["world_size"]))
-    chosen = _device(device, place["local_rank"])
+    chosen = pick_device(device, place["local_rank"])
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if place["world_size"] > 1:
@@ -83,7 +71,7 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def pick_device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name != "cuda":
@@ -206,109 +194,3 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
 def barrier() -> None:
     if size() > 1:
         dist.barrier()
-
-
-class RankError(RuntimeError):
-    """A rank that `spawn` started failed; the message holds its rank and traceback."""
-
-
-def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[Any]:
-    """Run `function(*args)` in `nproc` processes of this host, joined in a process group.
-
-    The first failure ends all of them; they end, too, when this process dies, however it dies.
-
-    Returns:
-        What each rank returned (by pickle), in rank order.
-
-    Raises:
-        InputError: a rank raised it.
-        RankError: a rank raised anything else, or died.
-    """
-    # A server that has imported torch once forks ranks in milliseconds; importing takes each of them many seconds.
-    # Where forks are unsafe (CUDA, macOS) they take them.
-    forks = sys.platform == "linux" and _device(device, 0).type == "cpu"
-    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
-    multiprocessing.set_forkserver_preload([__name__, *PRELOAD])
-    # The store lives here, on a port that the system picks, so no two runs ever ask for the same one.
-    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    env = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
-    env |= {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    processes, pipes = [], []
-    try:
-        for r in range(nproc):
-            ours, theirs = context.Pipe(duplex=False)
-            place = {**env, "RANK": str(r), "LOCAL_RANK": str(r)}
-            process = context.Process(target=_run_rank, args=(theirs, place, device, function, args))
-            process.start()
-            theirs.close()
-            processes.append(process)
-            pipes.append(ours)
-        values = _collect(processes, pipes)
-        for process in processes:
-            process.join(10)
-        return values
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
-def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Callable, args: tuple) -> None:
-    """The body of a rank: sends `(time, succeeded, value or exception)` once."""
-    _die_with_parent()
-    os.environ.update(env)
-    if "OMP_NUM_THREADS" not in env:
-        torch.set_num_threads(max(1, torch.get_num_threads() // int(env["LOCAL_WORLD_SIZE"])))
-    try:
-        init(device)
-        value = function(*args)
-        shutdown()
-        pipe.send_bytes(pickle.dumps((time.time(), True, value)))
-    except BaseException as error:
-        told = error if isinstance(error, InputError) else RankError(f"rank {env['RANK']}: {traceback.format_exc()}")
-        pipe.send_bytes(pickle.dumps((time.time(), False, told)))
-
-
-def _die_with_parent() -> None:
-    """End this process when its parent does, SIGKILL included: the pipe that the parent holds then closes."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _collect(processes: list, pipes: list[Connection], grace: float = 2.0) -> list[Any]:
-    """Wait for every rank's report; raise what went wrong first.
-
-    One rank's failure makes its peers fail in their next collective, so later errors, which may arrive sooner, are
-    consequences: after the first, wait `grace` seconds for the others and choose by time of failure.
-    """
-    reports: dict[int, tuple[float, bool, Any]] = {}
-    deadline = None
-    while len(reports) < len(pipes):
-        pending = [p for r, p in enumerate(pipes) if r not in reports]
-        ready = wait(pending, None if deadline is None else max(0.0, deadline - time.time()))
-        for pipe in ready:
-            r = pipes.index(pipe)  # type: ignore[arg-type]
-            reports[r] = _report(r, processes[r], pipes[r])
-        if not ready:
-            break
-        if deadline is None and not all(ok for _, ok, _ in reports.values()):
-            deadline = time.time() + grace
-    failures = [(when, error) for when, ok, error in reports.values() if not ok]
-    if failures:
-        raise min(failures, key=lambda failure: failure[0])[1]
-    return [reports[r][2] for r in range(len(pipes))]
-
-
-def _report(r: int, process, pipe: Connection) -> tuple[float, bool, Any]:
-    with suppress(EOFError):
-        return pickle.loads(pipe.recv_bytes())
-    process.join()
-    code = process.exitcode
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-    return 0.0, False, RankError(f"rank {r} {how}")  # it told nothing, so it is the cause of all else

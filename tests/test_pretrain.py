@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from launch.local import run_processes
+from launch.local import spawn
 from seer.errors import InputError
 from seer.pretrain import load_config, run
 from tests.conftest import losses
@@ -21,7 +21,7 @@ from tests.conftest import losses
 
 def pretrain(recipe: str, shards: Path, run_dir: Path, *overrides: str, nproc: int = 1) -> list[float]:
     config = load_config(recipe, [f"data={shards}", f"run_dir={run_dir}", *overrides])
-    run_processes(run, nproc, config) if nproc > 1 else run(config)
+    spawn(run, nproc, config) if nproc > 1 else run(config)
     return losses(run_dir)
 
 

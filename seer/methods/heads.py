@@ -37,7 +37,8 @@ class MLP(nn.Sequential):
         for size in hidden:
             layers += [nn.Linear(width, size), *([nn.BatchNorm1d(size)] if batchnorm else []), nn.ReLU(inplace=True)]
             width = size
-        layers += [nn.Linear(width, out, bias=bias_out and not batchnorm_out), *([nn.BatchNorm1d(out)] if batchnorm_out else [])]
+        layers.append(nn.Linear(width, out, bias=bias_out and not batchnorm_out))
+        layers += [nn.BatchNorm1d(out)] if batchnorm_out else []
         super().__init__(*layers)
 
     def reset_parameters(self) -> None:

@@ -87,7 +87,7 @@ def at(values: dict[str, Any], *keys: str) -> Any:
 
 def where_time_went(run: RunFiles) -> list[tuple[str, float]]:
     """Shares of the logged time, adding up to 1."""
-    spent = {"training steps": 0.0, "waiting for data": 0.0, "checkpoints and the rest": 0.0}
+    spent = {"training steps": 0.0, "waiting for data": 0.0, "augmenting, checkpoints, the rest": 0.0}
     before = 0.0
     for row in run.metrics:
         window = max(0.0, row.get("seconds", 0.0) - before)
@@ -95,6 +95,6 @@ def where_time_went(run: RunFiles) -> list[tuple[str, float]]:
         waited, busy = row.get("data_wait") or 0.0, row.get("time_step") or 0.0
         spent["training steps"] += window * busy
         spent["waiting for data"] += window * waited
-        spent["checkpoints and the rest"] += window * max(0.0, 1 - busy - waited)
+        spent["augmenting, checkpoints, the rest"] += window * max(0.0, 1 - busy - waited)
     total = sum(spent.values())
     return [(name, seconds / total) for name, seconds in spent.items()] if total else []

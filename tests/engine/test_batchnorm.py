@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from seer.distributed import rank, spawn
+from launch.local import spawn
+from seer.distributed import rank
 from seer.engine import batchnorm
 from seer.engine.batchnorm import BatchNorm, _Synchronised, convert, statistics_spared
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from seer.distributed import RankError, World, init, rank, spawn
+from launch.local import RankError, spawn
+from seer.distributed import World, init, rank
 from seer.engine.checkpoint import CheckpointConfig, Checkpointer, checkpoints, full_backbone_state, latest
 from seer.engine.optim import SGD
 from seer.engine.parallel import ParallelConfig

@@ -61,8 +61,8 @@ def run(tmp_path):
         optimizer = build_optimizer(method, OptimConfig(larc=False, momentum=0.0, weight_decay=0.0))
         log = RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), steps)
         saved: list[int] = []
-        made = Run(method, method, optimizer, LossScaler(False), Batches(poisoned), ScheduleConfig("constant", 0.1), log,
-                   World(), saved.append, 4, steps, 4, 8, 0, "fp64", **more)  # fmt: skip
+        made = Run(method, method, optimizer, LossScaler(False), Batches(poisoned), ScheduleConfig("constant", 0.1),
+                   log, World(), saved.append, 4, steps, 4, 8, 0, "fp64", **more)  # fmt: skip
         made.saved = saved
         return made
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from launch.local import spawn
 from seer import jsonl
-from seer.distributed import World, spawn
+from seer.distributed import World
 from seer.engine.metrics import LogConfig, RunLog, write_environment
 from seer.errors import InputError
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from seer.distributed import local, spawn
+from launch.local import spawn
+from seer.distributed import local
 from seer.engine.optim import (
     SGD,
     LossScaler,

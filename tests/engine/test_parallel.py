@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from launch.local import spawn
 from seer.backbones import build as build_backbone
-from seer.distributed import World, local, spawn
+from seer.distributed import World, local
 from seer.engine import parallel
 from seer.engine.parallel import CheckpointedStage, ParallelConfig, autocast, checkpoint_stages, parallelize
 from seer.errors import InputError

@@ -6,6 +6,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from launch.local import spawn
 from seer import distributed
 from seer.data.views import Views
 from seer.methods import METHODS
@@ -86,7 +87,7 @@ def on_each_rank() -> dict:
 
 @pytest.fixture(scope="module")
 def ranks() -> list[dict]:
-    return distributed.spawn(on_each_rank, 2, device="cpu")
+    return spawn(on_each_rank, 2, device="cpu")
 
 
 @pytest.mark.parametrize("wrap", ["ddp", "fsdp"])

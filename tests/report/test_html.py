@@ -97,7 +97,7 @@ def test_time_is_weighed_by_the_windows_it_was_measured_in(run):
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert dict(where_time_went(read_run(run))) == pytest.approx(
-        {"training steps": 0.5, "waiting for data": 0.125, "checkpoints and the rest": 0.375}
+        {"training steps": 0.5, "waiting for data": 0.125, "augmenting, checkpoints, the rest": 0.375}
     )
 
 
