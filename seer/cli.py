@@ -189,7 +189,7 @@ def pretrain(
     from seer.pretrain import load_config, run
 
     resolved = load_config(config, overrides or [])
-    run_dir = spawn(run, nproc, resolved)[0] if nproc > 1 else run(resolved)
+    run_dir = spawn(run, nproc, resolved, device=resolved.device)[0] if nproc > 1 else run(resolved)
     say(f"run     {run_dir}", f"report  seer report {run_dir}")
 
 

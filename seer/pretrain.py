@@ -103,6 +103,7 @@ def run(config: Pretrain) -> Path:
                 f"the memory of {world.device} is too small for this step; use a smaller batch_size, accumulate=2, "
                 "precision=bf16, or parallel.checkpointing; the run continues from its newest checkpoint"
             ) from error
+    distributed.shutdown()
     return run_dir
 
 

@@ -54,10 +54,10 @@ def test_each_local_rank_has_a_device_of_its_own(fresh, count, expected):
     """A launcher may also show each task just its one device."""
     fresh.setattr(torch.cuda, "is_available", lambda: True)
     fresh.setattr(torch.cuda, "device_count", lambda: count)
-    assert distributed._device("auto", 3) == torch.device("cuda", expected)
+    assert distributed.pick_device("auto", 3) == torch.device("cuda", expected)
     fresh.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="2 CUDA devices"):
-        distributed._device("auto", 3)
+        distributed.pick_device("auto", 3)
 
 
 STEP = {
