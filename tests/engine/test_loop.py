@@ -56,17 +56,22 @@ class Batches:
 
 @pytest.fixture
 def run(tmp_path):
+    logs: list[RunLog] = []
+
     def build(poisoned=(), steps=6, **more) -> Run:
         method = Mean()
         optimizer = build_optimizer(method, OptimConfig(larc=False, momentum=0.0, weight_decay=0.0))
         log = RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), steps)
+        logs.append(log)
         saved: list[int] = []
         made = Run(method, method, optimizer, LossScaler(False), Batches(poisoned), ScheduleConfig("constant", 0.1),
                    log, World(), saved.append, 4, steps, 4, 8, 0, "fp64", **more)  # fmt: skip
         made.saved = saved
         return made
 
-    return build
+    yield build
+    for log in logs:
+        log.close()
 
 
 def test_every_step_goes_down_the_gradient_of_its_batch(run):
