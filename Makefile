@@ -17,8 +17,9 @@ check: $(VENV)/.dev                     ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy seer shards launch
 
-bench: $(VENV)/.dev                     ## every figure of the README, each against its peer (about 75 minutes)
-	for script in benchmarks/*.py; do $(BIN)/python $$script --json $${script%.py}.json || exit 1; done
+bench: $(VENV)/.dev                     ## every figure of the README, each against its peer; CIFAR10=DIR for cifar.py
+	$(BIN)/python benchmarks/step.py --json step.json
+	test -z "$(CIFAR10)" || $(BIN)/python benchmarks/cifar.py "$(CIFAR10)" --json cifar.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info

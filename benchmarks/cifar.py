@@ -1,6 +1,6 @@
 """kNN top-1 on CIFAR-10 after M minutes of SwAV: seer's `swav_small` against lightly's SwAV and against raw pixels.
 
-    python -m benchmarks.cifar CIFAR10 [--minutes 30] [--work DIR] [--json FILE]
+    python benchmarks/cifar.py CIFAR10 [--minutes 30] [--work DIR] [--json FILE]
 
 CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images. Labels are used by the kNN evaluation alone. Both
 systems train one after the other on the same cores for the same wall-clock time, images decoded on the way. seer runs
@@ -19,9 +19,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from harness import arguments, figure, report
 from torch import nn
-
-from benchmarks.harness import arguments, figure, report
 
 K, TEMPERATURE = 20, 0.07
 

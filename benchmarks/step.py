@@ -1,6 +1,6 @@
 """Samples/s of one SwAV training step, against lightly's modules on torchvision's RegNetY.
 
-    python -m benchmarks.step [--backbone regnety_004 --batch 16 --large 96 --small 48 --prototypes 3000] [--json FILE]
+    python benchmarks/step.py [--backbone regnety_004 --batch 16 --large 96 --small 48 --prototypes 3000] [--json FILE]
 
 Both train the same backbone on the same crops with the same batch and number of prototypes, and take turns step by
 step. The peer is eager PyTorch as lightly's documentation shows it, in fp32 and under bf16 autocast. The second figure
@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from harness import arguments, figure, interleaved, report
 from torch import Tensor, nn
 
-from benchmarks.harness import arguments, figure, interleaved, report
 from seer.backbones import build
 from seer.data.views import Views
 from seer.distributed import World
