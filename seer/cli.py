@@ -247,6 +247,28 @@ def export(
     emit(summary, json_target)
 
 
+@app.command(epilog=example("seer audit runs/swav_small", "seer audit runs/swav_small --step 5000"))
+def audit(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    key: Annotated[list[str] | None, typer.Option(help="Say which steps took the sample of this key.")] = None,
+    step: Annotated[int | None, typer.Option(help="Name the samples of this step (from 1) instead.")] = None,
+    json_target: Json = "",
+) -> None:
+    """Prove what a run saw and how often. Exit code 2 when it is not what the order prescribes."""
+    from seer.audit import audit as run
+    from seer.audit import batch
+
+    if step is not None:
+        rows = [row for path in runs for row in batch(path, step)]
+        say(*("{key}  {shard} row {row}".format(**row) for row in rows), json_target=json_target)
+        return emit(rows, json_target)
+    with progress("auditing", "steps") as tick:
+        found = [run(path, key or [], tick) for path in runs]
+    say(*(line for one in found for line in one.lines()), json_target=json_target)
+    emit([asdict(one) | {"exact": one.exact} for one in found], json_target)
+    raise typer.Exit(0 if all(one.exact for one in found) else 2)
+
+
 @app.command(epilog=example("seer report runs/swav_small", "seer report runs/a runs/b --out comparison.html"))
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],

@@ -77,7 +77,7 @@ class Manifest:
 
     def __init__(self, directory: Path | str, table: pa.Table):
         note = json.loads((table.schema.metadata or {})[METADATA_KEY])
-        self.directory = Path(directory)
+        self.directory, self.table = Path(directory), table
         self.format: str = note["format"]
         self.classes: list[str] | None = note.get("classes")
         self.build: dict = note.get("build", {})
@@ -105,6 +105,10 @@ class Manifest:
         if manifest.samples == 0:
             raise InputError(f"{path} lists no samples; rebuild it: seer shards build SOURCE --out {path.parent}")
         return manifest
+
+    def save(self, directory: Path | str) -> None:
+        """Write a copy of it, as a run keeps one: what the run saw can be told when the data are gone."""
+        write_manifest(directory, self.table, {"classes": self.classes, "build": self.build})
 
     @property
     def samples(self) -> int:

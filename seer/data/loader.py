@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.util import Finalize
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -22,9 +23,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from seer.data import ledger
 from seer.data.crops import Batch, MultiCrop
 from seer.data.decode import DamagedImage, decode
 from seer.data.index import Manifest
+from seer.data.ledger import Damaged
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.data.views import Views
@@ -64,6 +67,7 @@ class Loader:
 
     Attributes:
         wait_seconds: how long the consumer waited for the latest batch.
+        seen: fingerprint of all samples that this rank has delivered so far (`ledger.fingerprint`).
         replaced: how many damaged samples have been replaced so far by the next good one of their shard. A
             replacement keeps the id of the sample it stands for.
     """
@@ -79,6 +83,7 @@ class Loader:
         world_size: int = 1,
         config: LoaderConfig | None = None,
         device: torch.device | str = "cpu",
+        run_dir: Path | None = None,
     ):
         self.config = config or LoaderConfig()
         if batch_size % world_size:
@@ -90,22 +95,27 @@ class Loader:
         self.reader = source if isinstance(source, Reader) else Reader(source)
         self.order, self.crops, self.device = order, crops, torch.device(device)
         self.task = StepTask(self.reader, order, crops, batch_size // world_size, rank, world_size)
+        self.rank, self.run_dir = rank, run_dir
         self.wait_seconds = 0.0
         self.replaced = 0
+        self.seen = 0
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Views]:
-        """The views of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers."""
+        """The views of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers.
+
+        Damaged samples are entered in the ledger of `run_dir`, if there is one.
+        """
         make = MODES[self.config.mode] if self.config.workers else inline
         results = make(self.task, range(start_step, stop_step), self.config, self.device)
         try:
-            while True:
+            for step in range(start_step, stop_step):
                 began = time.perf_counter()
-                result = next(results, None)
+                batch, damaged = next(results)
                 self.wait_seconds = time.perf_counter() - began
-                if result is None:
-                    return
-                batch, replaced = result
-                self.replaced += replaced
+                self.replaced += len(damaged)
+                if damaged and self.run_dir:
+                    ledger.write(self.run_dir, self.rank, damaged)
+                self.seen = (self.seen + int(ledger.fingerprint(step, batch.index.numpy()).sum())) % ledger.MODULUS
                 yield self.crops.finish(batch, self.device)
         finally:
             results.close()
@@ -113,7 +123,7 @@ class Loader:
 
 @dataclass(frozen=True)
 class StepTask:
-    """Step number → (this rank's batch, how many samples were replaced). Picklable: it is what workers are sent."""
+    """Step number → (this rank's batch, its damaged samples). Picklable: it is what workers are sent."""
 
     reader: Reader
     order: Order
@@ -122,30 +132,31 @@ class StepTask:
     rank: int
     world_size: int
 
-    def __call__(self, step: int) -> tuple[Batch, int]:
+    def __call__(self, step: int) -> tuple[Batch, list[Damaged]]:
         positions = (step * self.world_size + self.rank) * self.share + np.arange(self.share)
         ids, epochs = self.order.ids(int(positions[0]), self.share), self.order.epoch(positions)
         parts: list[Batch] = []
         images: list[np.ndarray] = []
-        replaced = 0
+        damaged: list[Damaged] = []
         for i, data in enumerate(self.reader.read(ids)):
             try:
                 images.append(decode(data))
-            except DamagedImage:
-                images.append(self._replacement(int(ids[i])))
-                replaced += 1
+            except DamagedImage as damage:
+                image, replacement = self._replacement(int(ids[i]))
+                images.append(image)
+                damaged.append(Damaged(int(positions[i]), int(ids[i]), replacement, damage.reason))
             if i == self.share - 1 or sum(image.nbytes for image in images) >= DECODED_BYTES:
                 part = slice(i + 1 - len(images), i + 1)
                 parts.append(self.crops(images, epochs[part], ids[part]))
                 images = []
-        return Batch.concatenate(parts), replaced
+        return Batch.concatenate(parts), damaged
 
-    def _replacement(self, damaged: int) -> np.ndarray:
-        """The next good sample of the shard: the same one in every run, on every rank."""
+    def _replacement(self, damaged: int) -> tuple[np.ndarray, int]:
+        """The next good sample of the shard, and its id: the same one in every run, on every rank."""
         sample = self.reader.next_in_shard(damaged)
         while sample != damaged:
             try:
-                return decode(self.reader.read(np.array([sample]))[0])
+                return decode(self.reader.read(np.array([sample]))[0]), sample
             except DamagedImage:
                 sample = self.reader.next_in_shard(sample)
         shard = self.reader.manifest.shards[int(self.reader.locate(np.array([damaged]))[0][0])]
