@@ -10,7 +10,7 @@ with what one rank would name for the whole batch.
 
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -42,7 +42,7 @@ def rank(directory: str, ranks: int) -> None:
     from seer.data.index import Manifest
     from seer.data.order import Order
 
-    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    imported = peak_mb()
     draw = np.random.default_rng(ranks)
     began = time.perf_counter()
     manifest = Manifest.load(directory)
@@ -61,8 +61,14 @@ def rank(directory: str, ranks: int) -> None:
             if of in (0, ranks - 1):
                 whole = order.ids(position, BATCH)
                 assert np.array_equal(ids, whole[of * share : (of + 1) * share])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"start": start, "again": again, "mb": peak / 1e3, "own": (peak - imported) / 1e3}))
+    print(json.dumps({"start": start, "again": again, "mb": peak_mb(), "own": peak_mb() - imported}))
+
+
+def peak_mb() -> float:
+    """Of this process since its start; `getrusage` would count what its parent held when it was forked."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1e3
 
 
 def main() -> None:

@@ -247,6 +247,20 @@ def export(
     emit(summary, json_target)
 
 
+@app.command(epilog=example("seer doctor --data shards/ --images-per-second 2000"))
+def doctor(
+    data: Annotated[str, typer.Option("--data", help="Shards: find out what limits reading, decoding and cropping.")],
+    images_per_second: Annotated[float, typer.Option(help="What one accelerator consumes.", min=1)] = 1000,
+    json_target: Json = "",
+) -> None:
+    """Measure what limits throughput on this machine, and how many cores one accelerator needs."""
+    from seer.doctor import lines, measure
+
+    found = measure(data)
+    say(*lines(found, images_per_second), json_target=json_target)
+    emit(asdict(found) | {"limits": found.limits}, json_target)
+
+
 @app.command(epilog=example("seer audit runs/swav_small", "seer audit runs/swav_small --step 5000"))
 def audit(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
