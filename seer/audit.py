@@ -22,6 +22,7 @@ from seer.engine.checkpoint import latest, read_header
 from seer.errors import InputError
 
 CHUNK = 1 << 20  # samples looked at together
+REMOVED = "removed.jsonl"  # beside shards that images were taken out of; see shards/README.md
 Progress = Callable[[int, int], Any]  # called with the steps done and in all
 
 
@@ -84,6 +85,7 @@ class History:
         self.order = Order(
             self.manifest.sizes, config["seed"], config["loader"]["lanes"] or self.batch, config["loader"]["window"]
         )
+        self.removals = self._removals()
         self.seen = self._logged()
         self.steps = max(self.seen, default=0)
 
@@ -94,6 +96,13 @@ class History:
             header = read_header(checkpoint)
             seen.setdefault(header["step"], header["seen"])
         return seen
+
+    def _removals(self) -> dict[str, tuple[str | None, dict[int, str]]]:
+        """For each shard that was written anew by a takedown: what it became, and the keys of the rows that went."""
+        found: dict[str, tuple[str | None, dict[int, str]]] = {}
+        for row in jsonl.read(Path(self.data, REMOVED)):
+            found.setdefault(row["shard"], (row["becomes"], {}))[1][row["row"]] = row["key"]
+        return found
 
     def taken(self) -> Iterator[tuple[int, np.ndarray]]:
         """`(first step, ids)` of whole steps, in chunks: ids `(steps, batch)`."""
@@ -145,7 +154,7 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
     first = (step - 1) * history.batch
     ids = history.order.ids(first, history.batch)
     shards, rows = Reader(history.manifest).locate(ids)
-    names = {shard: _keys(history, shard) for shard in np.unique(shards).tolist()}
+    names = {shard: _keys(history, history.manifest.shards[shard]) for shard in np.unique(shards).tolist()}
     stand_ins = {entry.position: entry.replacement for entry in ledger.read(history.path, first + history.batch)}
     return [
         {
@@ -162,18 +171,20 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
 def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
     """The global id of each key, as the run knew it."""
     found, wanted, first = dict[str, int](), set(keys), 0
-    for shard, size in enumerate(history.manifest.sizes.tolist()):
-        names = _keys(history, shard)
-        found |= {name: first + row for row, name in enumerate(names) if name in wanted}
+    for shard, size in zip(history.manifest.shards, history.manifest.sizes.tolist(), strict=True):
+        found |= {name: first + row for row, name in enumerate(_keys(history, shard)) if name in wanted}
         first += size
     if missing := [key for key in keys if key not in found]:
         raise InputError(f"--key {missing[0]}: no such sample in {history.data}; keys are in its *.index.parquet")
     return found
 
 
-def _keys(history: History, shard: int) -> list[str]:
-    path = index_path(Path(history.data, history.manifest.shards[shard]))
-    names = read_index(path, ["key"])["key"].to_pylist()
-    if len(names) != history.manifest.sizes[shard]:
-        raise InputError(f"{path} has changed since {history.path} began; audit it against the data it was trained on")
-    return names
+def _keys(history: History, shard: str) -> list[str]:
+    """The keys of a shard, also where images have been taken out of it since the run began."""
+    path = index_path(Path(history.data, shard))
+    if path.exists() or shard not in history.removals:
+        return read_index(path, ["key"])["key"].to_pylist()
+    becomes, gone = history.removals[shard]
+    rest = _keys(history, becomes) if becomes else []
+    left = iter(rest)
+    return [gone[row] if row in gone else next(left) for row in range(len(gone) + len(rest))]
