@@ -145,6 +145,24 @@ def shards_index(
     emit(asdict(report), json_target)
 
 
+def index_tars(*folders: str) -> None:
+    """Index the tars of a folder that can be written and has no manifest; anything else is left as it is."""
+    import fcntl
+    import os
+
+    from seer.data.index import MANIFEST
+
+    for folder in map(Path, folders):
+        if (folder / MANIFEST).exists() or not os.access(folder, os.W_OK) or not any(folder.glob("*.tar")):
+            continue
+        with open(folder / ".indexing", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that torchrun has started come here together
+            if not (folder / MANIFEST).exists():
+                say(f"{folder} holds tars without a manifest; indexing them", json_target="-")
+                shards_index([str(folder)], json_target="")
+        (folder / ".indexing").unlink(missing_ok=True)
+
+
 @shards_app.command("verify", epilog=example("seer shards verify shards"))
 def shards_verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
@@ -189,6 +207,7 @@ def pretrain(
     from seer.pretrain import load_config, run
 
     resolved = load_config(config, overrides or [])
+    index_tars(resolved.data)
     run_dir = spawn(run, nproc, resolved, device=resolved.device)[0] if nproc > 1 else run(resolved)
     say(f"run     {run_dir}", f"report  seer report {run_dir}")
 
@@ -212,6 +231,7 @@ def evaluate(
     from seer.eval.task import evaluate as run
     from seer.report.results import describe
 
+    index_tars(data, *(f"{data}/{split}" for split in ("train", "test", "val")))
     rows = run(task, model, data, overrides or [], out)
     say(*describe(rows), json_target=json_target)
     emit(rows, json_target)
@@ -227,6 +247,7 @@ def embed(
     """Write a backbone's features of every image."""
     from seer.eval.embed import embed as run
 
+    index_tars(data)
     summary = run(model, data, out)
     say(f"{summary['samples']} × {summary['dimensions']} features in {out}", json_target=json_target)
     emit(summary, json_target)

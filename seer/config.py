@@ -33,6 +33,9 @@ FREE = (
     "loader.workers",
     "loader.mode",
     "loader.prefetch",
+    "loader.fetch",
+    "loader.cache_dir",
+    "loader.cache_gb",
 )
 
 _PACKAGE = Path(__file__).parent

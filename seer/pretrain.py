@@ -191,8 +191,9 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
     """Go on from the newest checkpoint, if there is one, and train."""
     run_dir = Path(config.run_dir)
     crops = MultiCrop(config.views, config.seed, not config.loader.device_augment, config.mean, config.std)
-    order = Order(manifest.sizes, config.seed, config.loader.lanes or config.batch_size, config.loader.window)
-    reader = Reader(manifest)
+    lanes = config.loader.lanes or config.batch_size
+    order = Order(manifest.sizes, config.seed, lanes, config.loader.window)
+    reader = Reader(manifest, config.loader, min(lanes, config.batch_size // world.size * world.local_size))
     loader = Loader(reader, order, crops, batch_size=config.batch_size, rank=world.rank, world_size=world.size,
                     config=config.loader, device=world.device, run_dir=run_dir)  # fmt: skip
     optimizer = build_optimizer(method, config.optim)

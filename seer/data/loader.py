@@ -30,6 +30,7 @@ from seer.data.index import Manifest
 from seer.data.ledger import Damaged
 from seer.data.order import Order
 from seer.data.reader import Reader
+from seer.data.remote import FetchConfig
 from seer.data.views import Views
 from seer.errors import InputError, nearest
 
@@ -42,10 +43,10 @@ SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 
 @dataclass
-class LoaderConfig:
+class LoaderConfig(FetchConfig):
     """How batches are made ready. Only `lanes` and `window` decide what is in them.
 
-    Attributes:
+    Attributes (and those of `FetchConfig`):
         workers: processes or threads per rank; 0 makes each batch when it is asked for.
         mode: `processes`, or `threads` (they share the trainer's interpreter: only for images that decode slowly).
         prefetch: batches made ahead per worker.
@@ -94,7 +95,8 @@ class Loader:
             raise InputError("the loader needs workers >= 0 and prefetch >= 1; change the config")
         self.reader = source if isinstance(source, Reader) else Reader(source)
         self.order, self.crops, self.device = order, crops, torch.device(device)
-        self.task = StepTask(self.reader, order, crops, batch_size // world_size, rank, world_size)
+        stride = max(1, self.config.workers)
+        self.task = StepTask(self.reader, order, crops, batch_size // world_size, rank, world_size, stride)
         self.rank, self.run_dir = rank, run_dir
         self.wait_seconds = 0.0
         self.replaced = 0
@@ -131,14 +133,21 @@ class StepTask:
     share: int
     rank: int
     world_size: int
+    stride: int = 1  # between the steps of one worker
+
+    def positions(self, step: int) -> np.ndarray:
+        return (step * self.world_size + self.rank) * self.share + np.arange(self.share)
+
+    def ids(self, step: int) -> np.ndarray:
+        return self.order.ids(int(self.positions(step)[0]), self.share)
 
     def __call__(self, step: int) -> tuple[Batch, list[Damaged]]:
-        positions = (step * self.world_size + self.rank) * self.share + np.arange(self.share)
-        ids, epochs = self.order.ids(int(positions[0]), self.share), self.order.epoch(positions)
+        positions, ids = self.positions(step), self.ids(step)
+        epochs = self.order.epoch(positions)
         parts: list[Batch] = []
         images: list[np.ndarray] = []
         damaged: list[Damaged] = []
-        for i, data in enumerate(self.reader.read(ids)):
+        for i, data in enumerate(self.reader.read_step(step, self.ids, self.stride)):
             try:
                 images.append(decode(data))
             except DamagedImage as damage:
