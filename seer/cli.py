@@ -151,16 +151,20 @@ def index_tars(*folders: str) -> None:
     import os
 
     from seer.data.index import MANIFEST
+    from shards.index import index
 
     for folder in map(Path, folders):
         if (folder / MANIFEST).exists() or not os.access(folder, os.W_OK) or not any(folder.glob("*.tar")):
             continue
         with open(folder / ".indexing", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that torchrun has started come here together
-            if not (folder / MANIFEST).exists():
-                say(f"{folder} holds tars without a manifest; indexing them", json_target="-")
-                shards_index([str(folder)], json_target="")
-        (folder / ".indexing").unlink(missing_ok=True)
+            try:
+                if not (folder / MANIFEST).exists():
+                    say(f"{folder} holds tars without a manifest; indexing them", json_target="-")
+                    with progress("indexing", "tars") as tick:
+                        index([folder], progress=tick)
+            finally:
+                Path(lock.name).unlink(missing_ok=True)
 
 
 @shards_app.command("verify", epilog=example("seer shards verify shards"))

@@ -1,4 +1,4 @@
-"""Servers on the loopback that fail as servers do, at a seeded rate: HTTP with ranges, and S3 (moto) behind the same."""
+"""Servers on the loopback that fail as servers do, at a seeded rate: HTTP with ranges, and S3 (moto) behind it."""
 
 import http.client
 import logging
@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         fault = self.server.fault(self.command, self.path)
         status, headers, body = self.server.answer(self.command, self.path, dict(self.headers))
         if fault in ("503", "429"):
@@ -82,16 +82,12 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def handle(self) -> None:
-        try:
+        with suppress(OSError, ValueError):  # the client gave up, or we closed the connection on purpose
             super().handle()
-        except (OSError, ValueError):
-            pass  # the client gave up, or we closed the connection on purpose
 
     def finish(self) -> None:
-        try:
+        with suppress(OSError, ValueError):
             super().finish()
-        except (OSError, ValueError):
-            pass
 
     def log_message(self, *args: object) -> None:
         pass

@@ -1,13 +1,12 @@
 """Samples' bytes by global id, out of shards in a folder or a store, with bounded numbers of open files and indices."""
 
 import os
-from collections.abc import Callable
 from functools import lru_cache, partial
 
 import numpy as np
 
 from seer.data.index import Manifest, index_path, read_index
-from seer.data.remote import FetchConfig, ReadAhead, RemoteShards
+from seer.data.remote import FetchConfig, IdsOf, ReadAhead, RemoteShards
 from seer.data.store import REQUESTS, Url, in_background
 from seer.errors import InputError
 
@@ -61,7 +60,7 @@ class Reader:
             data[i] = self._file(shard).read(int(index.offsets[row]), int(index.sizes[row]))
         return data
 
-    def read_step(self, step: int, ids_of: Callable[[int], np.ndarray], stride: int = 1) -> list[bytes]:
+    def read_step(self, step: int, ids_of: IdsOf, stride: int = 1) -> list[bytes]:
         """The encoded images of `ids_of(step)`, by somebody who will ask for step + stride, step + 2·stride, … next.
 
         Out of a store, these are fetched in the background meanwhile.

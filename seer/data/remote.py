@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
 
@@ -22,8 +22,9 @@ logger = logging.getLogger("seer.data")
 GAP = 2**17  # bytes: to read so many for nothing costs less than another request
 MERGED = 2**22  # bytes of one request at most, single members aside; times `store.REQUESTS` bounds what is in flight
 AHEAD = 2**25  # bytes of encoded images that a worker has fetched for later batches
-LONGEST_AHEAD = 256  # batches, where images are tiny
+LONGEST_AHEAD = 64  # batches, where images are tiny
 
+IdsOf = Callable[[int], np.ndarray]  # step → ids of its samples
 Span = tuple[int, int, int]  # shard, offset, size
 FETCH = ("auto", "ranges", "shards")
 
@@ -183,29 +184,30 @@ class ReadAhead:
 
     def __init__(self, read: Callable[[np.ndarray], list[bytes]], mean_bytes: float):
         self._read, self._mean_bytes = read, mean_bytes
-        self._pending: OrderedDict[bytes, Future] = OrderedDict()  # ids of a batch → its group
+        self._pending: OrderedDict[tuple[IdsOf, int], Future] = OrderedDict()  # batch → its group: step → images
         self._lock = Lock()
 
-    def take(self, step: int, ids_of: Callable[[int], np.ndarray], stride: int) -> list[bytes]:
+    def take(self, step: int, ids_of: IdsOf, stride: int) -> list[bytes]:
         """The images of `ids_of(step)`; those of step + stride, step + 2·stride, … are asked for next."""
-        ids = ids_of(step)
-        batches = int(min(max(1, AHEAD // (2 * len(ids) * self._mean_bytes)), LONGEST_AHEAD))
+        batches = int(min(max(1, AHEAD // (2 * len(ids_of(step)) * self._mean_bytes)), LONGEST_AHEAD))
         far = step + batches * stride
         with self._lock:
-            if ids.tobytes() not in self._pending:  # the first, alone: it is waited for
-                self._fetch([ids])
-                self._fetch([ids_of(s) for s in range(step + stride, far, stride)])
-            if (last := ids_of(far)).tobytes() not in self._pending:
-                self._fetch([last, *(ids_of(s) for s in range(far + stride, far + batches * stride, stride))])
-            group = self._pending.pop(ids.tobytes())
-            while len(self._pending) > (2 * batches + 1) * stride:  # left behind by who stopped
+            if (ids_of, step) not in self._pending:  # the first, alone: it is waited for
+                self._fetch(range(step, step + 1), ids_of)
+                self._fetch(range(step + stride, far, stride), ids_of)
+            if (ids_of, far) not in self._pending:
+                self._fetch(range(far, far + batches * stride, stride), ids_of)
+            group = self._pending.pop((ids_of, step))
+            while len(self._pending) > 2 * batches * stride:  # left behind by who stopped
                 self._pending.popitem(last=False)
-        return group.result().pop(ids.tobytes())
+        return group.result().pop(step)
 
-    def _fetch(self, batches: list[np.ndarray]) -> None:
-        group = in_background(self._read_group, batches)
-        self._pending |= {ids.tobytes(): group for ids in batches}
+    def _fetch(self, steps: range, ids_of: IdsOf) -> None:
+        if steps:
+            group = in_background(self._read_group, steps, ids_of)
+            self._pending |= {(ids_of, step): group for step in steps}
 
-    def _read_group(self, batches: list[np.ndarray]) -> dict[bytes, list[bytes]]:
-        images = iter(self._read(np.concatenate(batches)))
-        return {ids.tobytes(): [next(images) for _ in ids] for ids in batches}
+    def _read_group(self, steps: range, ids_of: IdsOf) -> dict[int, list[bytes]]:
+        ids = [ids_of(step) for step in steps]
+        images = iter(self._read(np.concatenate(ids)))
+        return {step: list(islice(images, len(some))) for step, some in zip(steps, ids, strict=True)}

@@ -133,7 +133,7 @@ def _server(scheme: str, process: int) -> "_Server":
         return _Server(fsspec.filesystem(scheme, skip_instance_cache=True, **OPTIONS.get(scheme, {})))
     except ImportError as error:
         raise InputError(
-            f"{scheme}:// needs another package ({error.name or error}); pip install 'seer-pretrain[{EXTRAS[scheme]}]'"
+            f"{scheme}:// needs another package ({error}); pip install 'seer-pretrain[{EXTRAS[scheme]}]'"
         ) from error
 
 
