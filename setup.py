@@ -53,6 +53,7 @@ setup(
             "webdataset",
             "moto[s3,server]>=5",
             "s3fs>=2024.6",
+            "gcsfs>=2024.6",
             "timm>=1.0",
             "pycls",
             "types-PyYAML",

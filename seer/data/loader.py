@@ -212,7 +212,14 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )
     results: Any = iter(loader)
-    with _end_of(results._shutdown_workers):
+
+    def shut_down() -> None:
+        results._shutdown_workers()
+        for worker in results._workers:
+            worker.kill()  # one that waits for a store has not ended within torch's seconds, and is shielded
+            worker.join()
+
+    with _end_of(shut_down):
         try:
             for result in results:
                 if isinstance(result, InputError):

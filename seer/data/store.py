@@ -205,7 +205,7 @@ def _refusal(url: Url, error: BaseException, detail: str) -> InputError | None:
         return None
     if status == 404 or (status is None and isinstance(root, FileNotFoundError)):
         return NotThereError(f"{url} does not exist ({detail}); check the address")
-    hopeless = HOPELESS.search(type(root).__name__) is not None
+    hopeless = HOPELESS.search(type(root).__name__) or str(error).startswith("Forbidden: ")  # the latter by gcsfs
     if status in (401, 403) or isinstance(error, PermissionError) or (status is None and hopeless):
         return InputError(f"{url}: access denied ({detail}); {ACCESS[EXTRAS[url.scheme]]}")
     if status is None and not isinstance(root, ValueError):

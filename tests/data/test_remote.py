@@ -1,8 +1,11 @@
+import os
 import pickle
 import random
+import signal
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -159,7 +162,7 @@ def test_a_missing_tar_or_index(shards, server):
     index.unlink()
     with pytest.raises(InputError, match=r"shard-000000.tar does not exist"):
         reader(server).read(np.array([0]))
-    with pytest.raises(InputError, match=r"shard-000002.index.parquet is no readable index .*; run: seer shards index"):
+    with pytest.raises(InputError, match=r"shard-000002.index.parquet is no readable index .*; run: seer"):
         reader(server).read(np.array([12]))
     write_index(index, [])
     with pytest.raises(InputError, match="has 0 samples and the manifest says 17"):
@@ -268,3 +271,24 @@ def test_labelled_shards_and_embeddings_of_a_store(tmp_path, server):
     assert pile.image(4).shape == (16, 16, 3)
     with pytest.raises(InputError, match=r"/nowhere/train/manifest.parquet does not exist"):
         load_labelled(f"{server.url}/nowhere", "train")
+
+
+def test_an_interrupt_while_workers_wait_for_a_silent_store(shards, server, monkeypatch):
+    def interrupt(*_):
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def be_silent(*_):
+        os.kill(os.getpid(), signal.SIGALRM)
+        time.sleep(600)
+
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    manifest = Manifest.load(f"{server.url}/shards")
+    server.answer = be_silent
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            batches(manifest, LoaderConfig("ranges", workers=2))
+        assert not active_children()
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -1,15 +1,22 @@
+import json
 import random
 import socket
 import sys
+from collections.abc import Callable
+from urllib.parse import unquote
 
+import fsspec
+import numpy as np
 import pytest
 
 from seer.data import store
 from seer.data.index import Manifest
+from seer.data.reader import Reader
+from seer.data.remote import FetchConfig
 from seer.data.store import NotThereError, Url, place, read_ranges
 from seer.errors import InputError
-from tests.data.conftest import write_shards
-from tests.servers import be_impatient, files, s3_server, serve
+from tests.data.conftest import coloured_jpeg, write_shards
+from tests.servers import Answer, be_impatient, files, s3_server, serve
 
 CONTENT = random.Random(1).randbytes(100_000)
 
@@ -181,3 +188,47 @@ def test_s3_without_credentials(s3, monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     with pytest.raises(InputError, match=r"access denied \(Unable to locate credentials\); check AWS_ACCESS_KEY_ID"):
         Manifest.load("s3://bucket/x")
+
+
+def google(root) -> Callable[[str, str, dict], Answer]:
+    """What of Google's JSON API reading needs: an object's description, and its bytes."""
+    below = files(root)
+
+    def answer(method: str, path: str, headers: dict) -> Answer:
+        path, _, query = unquote(path).partition("?")
+        name = path.partition("/o/")[2]
+        if "alt=media" in query:
+            return below(method, f"/{name}", headers)
+        status, _, body = below(method, f"/{name}", {})
+        if status != 200 or "/b/bucket/o/" not in path:
+            return 404, {}, b""
+        about = {"name": name, "bucket": "bucket", "size": str(len(body)), "generation": "1", "kind": "storage#object"}
+        return 200, {"Content-Type": "application/json"}, json.dumps(about).encode()
+
+    return answer
+
+
+def test_shards_on_google_cloud_storage(tmp_path, monkeypatch):
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else gRPC is tried, which no test server speaks
+    pytest.importorskip("gcsfs", reason="needs pip install gcsfs")
+    be_impatient(monkeypatch)
+    manifest = write_shards(tmp_path / "shards", [3, 2])
+    with serve(google(tmp_path)) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+        store._server.cache_clear()
+        server.rate, server.faults = 0.15, ["503", "reset", "truncated"]
+        found = Manifest.load("gs://bucket/shards")
+        assert found.hash == manifest.hash
+        ours = Reader(found, FetchConfig("ranges"))
+        for ids in ([4, 0], [1, 3], [2]):
+            assert ours.read(np.array(ids)) == [coloured_jpeg(i) for i in ids]
+        assert server.failed
+        server.rate = 0
+        with pytest.raises(InputError, match=r"gs://bucket/none/manifest\.parquet does not exist"):
+            Manifest.load("gs://bucket/none")
+        server.answer = lambda *_: (403, {}, b'{"error": {"code": 403, "message": "no\\nno"}}')
+        with pytest.raises(InputError, match=r"access denied .*check GOOGLE_APPLICATION_CREDENTIALS") as raised:
+            Manifest.load("gs://bucket/shards")
+        assert "\n" not in str(raised.value)
+    store._server.cache_clear()
