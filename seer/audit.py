@@ -18,6 +18,7 @@ from seer.data import ledger
 from seer.data.index import Manifest, index_path, read_index
 from seer.data.order import Order
 from seer.data.reader import Reader
+from seer.data.store import place
 from seer.engine.checkpoint import latest, read_header
 from seer.errors import InputError
 
@@ -181,8 +182,8 @@ def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
 
 def _keys(history: History, shard: str) -> list[str]:
     """The keys of a shard, also where images have been taken out of it since the run began."""
-    path = index_path(Path(history.data, shard))
-    if path.exists() or shard not in history.removals:
+    path = index_path(place(history.data) / shard)
+    if path.is_file() or shard not in history.removals:
         return read_index(path, ["key"])["key"].to_pylist()
     becomes, gone = history.removals[shard]
     rest = _keys(history, becomes) if becomes else []

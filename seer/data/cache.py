@@ -25,7 +25,8 @@ class Cache:
 
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit = folder, limit
-        folder.mkdir(parents=True, exist_ok=True)
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
 
     def open(self, digest: str, size: int) -> int | None:
         """A descriptor of the shard, to be closed by the caller (it outlives eviction); None if it is not here."""
@@ -42,6 +43,11 @@ class Cache:
             os.utime(descriptor)
         return descriptor
 
+    def bring(self, url: Url, digest: str, size: int) -> None:
+        """Fetch the shard, if it is not here and no other process is fetching it."""
+        if (descriptor := self.fetch(url, digest, size, wait=False)) is not None:
+            os.close(descriptor)
+
     def fetch(self, url: Url, digest: str, size: int, wait: bool = True) -> int | None:
         """A descriptor of the shard, which is fetched if it is not here.
 
@@ -49,12 +55,12 @@ class Cache:
             wait: for another process that is fetching this shard; else None is returned.
 
         Raises:
-            InputError: the store fails, or holds other bytes than those that were indexed.
-            OSError: the disk fails.
+            InputError: the disk or the store fails, or the store holds other bytes than those that were indexed.
         """
         part = self.folder / f"{digest}.part"
         while True:
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with self._writing():
+                descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -71,10 +77,11 @@ class Cache:
 
     def _complete(self, descriptor: int, part: Path, url: Url, digest: str, size: int) -> int:
         try:
-            while not self._make_room(descriptor, part, size):
-                time.sleep(0.1)  # what fills the cache is being fetched just now, and can be evicted soon
-            _download(url, descriptor, digest, size)
-            os.replace(part, part.with_suffix(".tar"))
+            with self._writing():
+                while not self._make_room(descriptor, part, size):
+                    time.sleep(0.1)  # what fills the cache is being fetched just now, and can be evicted soon
+                _download(url, descriptor, digest, size)
+                os.replace(part, part.with_suffix(".tar"))
         except BaseException:
             part.unlink(missing_ok=True)
             os.close(descriptor)
@@ -82,9 +89,18 @@ class Cache:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         return descriptor
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            remedy = "set loader.cache_dir, less loader.cache_gb, or loader.fetch=ranges"
+            raise InputError(f"{self.folder} cannot be written ({error.strerror}); {remedy}") from error
+
     def _make_room(self, descriptor: int, part: Path, size: int) -> bool:
         """Give the part its full size, which counts from now on, if the bound allows that after eviction."""
-        with self._alone():
+        with open(self.folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             files = [(path, path.stat()) for pattern in ("*.tar", "*.part") for path in self.folder.glob(pattern)]
             excess = sum(status.st_size for path, status in files if path != part) + size - self.limit
             for path, status in sorted(files, key=lambda file: file[1].st_mtime_ns):
@@ -93,12 +109,6 @@ class Cache:
             if excess <= 0:
                 os.ftruncate(descriptor, size)
             return excess <= 0
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with open(self.folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def _evict(path: Path) -> bool:

@@ -1,23 +1,22 @@
 """Members of the shards of a store: by merged ranges, or out of whole shards in a local cache; batches beforehand."""
 
-import logging
 import os
+import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from fsspec.utils import merge_offset_ranges
 
 from seer.data.cache import Cache
 from seer.data.index import Manifest
 from seer.data.store import Url, in_background, read_ranges
 from seer.errors import InputError, nearest
-
-logger = logging.getLogger("seer.data")
 
 GAP = 2**17  # bytes: to read so many for nothing costs less than another request
 MERGED = 2**22  # bytes of one request at most, single members aside; times `store.REQUESTS` bounds what is in flight
@@ -35,8 +34,8 @@ class FetchConfig:
 
     Attributes:
         fetch: `ranges`: the bytes of the images that a batch needs, neighbours in one request. `shards`: whole shards,
-            into `cache_dir`. `auto`: `ranges`, and where all shards that this host reads at a time fit into the cache,
-            each is brought there in the background and read there from then on.
+            into `cache_dir`. `auto`: `ranges`; but if the shards that this host reads at a time fit into the cache, one
+            after the other is brought there in the background, and read there from then on.
         cache_dir: a folder on a local disk; all processes of a host share it. Empty: `$SEER_CACHE/shards`
             (`~/.cache/seer/shards`).
         cache_gb: what may lie there, in 10⁹ bytes.
@@ -57,16 +56,14 @@ class RemoteShards:
     def __init__(self, manifest: Manifest, config: FetchConfig, open_shards: int):
         if config.fetch not in FETCH:
             raise InputError(f"loader.fetch: '{config.fetch}' is unknown{nearest(config.fetch, FETCH)}")
-        self.manifest, self.config = manifest, config
-        self.cache = self._open_cache(int(config.cache_gb * 1e9), open_shards)
-        self._wanted: dict[int, None] = {}  # shards to bring into the cache, in the order of asking
+        self.manifest, self.wait = manifest, config.fetch == "shards"
+        self.cache = None if config.fetch == "ranges" else self._open_cache(config, open_shards)
         self._bringing: Future | None = None
         self._lock = Lock()
 
     def read(self, spans: Sequence[Span]) -> list[bytes]:
         """The members at `spans`, in their order."""
-        data = [b""] * len(spans)
-        missing: list[int] = []
+        data, missing = [b""] * len(spans), list[int]()
         forward = sorted(range(len(spans)), key=spans.__getitem__)
         for shard, members in groupby(forward, key=lambda i: spans[i][0]):
             descriptor = self._cached(shard)
@@ -76,104 +73,53 @@ class RemoteShards:
             for i in members:
                 data[i] = os.pread(descriptor, spans[i][2], spans[i][1])
             os.close(descriptor)
-        pieces = merge(spans, missing)
-        bodies = read_ranges([(self._url(piece.shard), piece.start, piece.stop) for piece in pieces])
-        for piece, body in zip(pieces, bodies, strict=True):
-            for i in piece.members:
-                data[i] = body[spans[i][1] - piece.start :][: spans[i][2]]
+        for i, body in zip(missing, self._read_ranges([spans[i] for i in missing]), strict=True):
+            data[i] = body
         return data
 
+    def _read_ranges(self, spans: Sequence[Span]) -> Iterator[bytes]:
+        """The members at `spans`, which come sorted."""
+        shards, starts, stops = ([span[0] for span in spans], [s[1] for s in spans], [s[1] + s[2] for s in spans])
+        merged = list(zip(*merge_offset_ranges(shards, starts, stops, GAP, MERGED), strict=True))
+        bodies = read_ranges([(self._url(shard), start, stop) for shard, start, stop in merged])
+        k = 0
+        for shard, start, stop in zip(shards, starts, stops, strict=True):
+            while (shard, stop) > (merged[k][0], merged[k][2]):
+                k += 1
+            yield bodies[k][start - merged[k][1] : stop - merged[k][1]]
+
     def _url(self, shard: int) -> Url:
-        return Url(self.manifest.directory) / self.manifest.shards[shard]
+        return self.manifest.directory / self.manifest.shards[shard]
 
-    def _open_cache(self, limit: int, open_shards: int) -> Cache | None:
-        """The cache, if it is to be used."""
-        sizes, automatic = self.manifest.bytes, self.config.fetch == "auto"
-        needed = min(int(sizes.sum()), 2 * open_shards * int(sizes.max()))  # a lane may straddle two shards
-        if self.config.fetch == "ranges" or (automatic and needed > limit):
-            return None
-        if sizes.max() > limit:
-            raise InputError(f"loader.cache_gb={self.config.cache_gb:g}: a shard has {sizes.max() / 1e9:.3g} GB; "
-                             "give more, or loader.fetch=ranges")  # fmt: skip
-        default = Path(os.environ.get("SEER_CACHE", "~/.cache/seer")) / "shards"
+    def _open_cache(self, config: FetchConfig, open_shards: int) -> Cache | None:
+        """The cache; None if `auto` finds it too small."""
+        limit, largest = int(config.cache_gb * 1e9), int(self.manifest.bytes.max())
+        if self.wait and largest > limit:
+            raise InputError(f"loader.cache_gb={config.cache_gb:g}: a shard has {largest / 1e9:.3g} GB; give more")
+        needed = min(int(self.manifest.bytes.sum()), 2 * open_shards * largest)  # a lane may straddle two shards
+        folder = Path(config.cache_dir or Path(os.environ.get("SEER_CACHE", "~/.cache/seer")) / "shards").expanduser()
         try:
-            return Cache(Path(self.config.cache_dir or default).expanduser(), limit)
-        except OSError as error:
-            self._tolerate(error)
+            cache = Cache(folder, limit)
+            return cache if self.wait or needed <= min(limit, shutil.disk_usage(folder).free) else None
+        except InputError:
+            if self.wait:
+                raise
             return None
-
-    def _tolerate(self, error: OSError) -> None:
-        """The disk fails: `auto` goes on without a cache, and `shards` cannot."""
-        where = self.config.cache_dir or "the cache of shards"
-        trouble = f"{where} cannot be written ({error.strerror}); set loader.cache_dir or less loader.cache_gb"
-        if self.config.fetch == "shards":
-            raise InputError(f"{trouble}, or loader.fetch=ranges") from error
-        logger.warning("%s; now reading ranges", trouble)
 
     def _cached(self, shard: int) -> int | None:
         """A descriptor of the shard in the cache; None if it is to be read by ranges."""
-        if (cache := self.cache) is None:
+        if self.cache is None:
             return None
         digest, size = self.manifest.digests[shard], int(self.manifest.bytes[shard])
-        try:
-            if self.config.fetch == "shards":
-                return cache.open(digest, size) or cache.fetch(self._url(shard), digest, size)
-            if (descriptor := cache.open(digest, size)) is None:
-                self._bring(shard)
-            return descriptor
-        except OSError as error:
-            self._tolerate(error)
-            self.cache = None
-            return None
-
-    def _bring(self, shard: int) -> None:
-        """Have the shard brought into the cache in the background. Raises what went wrong there."""
-        with self._lock:
-            if self._bringing is not None and self._bringing.done():
-                self._bringing.result()
-            self._wanted.setdefault(shard)
-            self._bringing = self._bringing or in_background(self._bring_wanted)
-
-    def _bring_wanted(self) -> None:
-        cache = self.cache
-        assert cache is not None
-        while True:
+        descriptor = self.cache.open(digest, size)
+        if descriptor is None and self.wait:
+            return self.cache.fetch(self._url(shard), digest, size)
+        if descriptor is None:
             with self._lock:
-                if not self._wanted:
-                    self._bringing = None
-                    return
-                shard = next(iter(self._wanted))
-            digest, size = self.manifest.digests[shard], int(self.manifest.bytes[shard])
-            descriptor = cache.fetch(self._url(shard), digest, size, wait=False)
-            if descriptor is not None:
-                os.close(descriptor)
-            with self._lock:
-                self._wanted.pop(shard)
-
-
-@dataclass
-class Piece:
-    """One request: bytes `start … stop - 1` of a shard, which hold the members of these numbers."""
-
-    shard: int
-    start: int
-    stop: int
-    members: list[int] = field(default_factory=list)
-
-
-def merge(spans: Sequence[Span], forward: Iterable[int]) -> list[Piece]:
-    """Requests for the spans of these numbers, which come sorted; neighbours share one across gaps up to `GAP`."""
-    pieces: list[Piece] = []
-    for i in forward:
-        shard, offset, size = spans[i]
-        last = pieces[-1] if pieces else None
-        stop = offset + size
-        if last and last.shard == shard and offset - last.stop <= GAP and stop - last.start <= MERGED:
-            last.stop = max(last.stop, stop)
-        else:
-            pieces.append(last := Piece(shard, offset, stop))
-        last.members.append(i)
-    return pieces
+                if self._bringing is not None and self._bringing.done():
+                    self._bringing = self._bringing.result()  # raises what went wrong
+                self._bringing = self._bringing or in_background(self.cache.bring, self._url(shard), digest, size)
+        return descriptor
 
 
 class ReadAhead:

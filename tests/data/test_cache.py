@@ -174,6 +174,6 @@ def test_a_full_disk(tmp_path, server, monkeypatch):
 
     cache = Cache(tmp_path / "cache", 2 * SIZE)
     monkeypatch.setattr(module, "_download", write)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"cache cannot be written \(No space left on device\); set loader.cache_dir"):
         cache.fetch(Url(server.url) / "a", digest("a"), SIZE)
     assert [path.name for path in cache.folder.iterdir()] == [".lock"]
