@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from seer.data import ledger
 from seer.data.crops import Batch, MultiCrop
 from seer.data.decode import DamagedImage, decode
+from seer.data.device import Encoded, cut, encode, size_of_plain
 from seer.data.index import Manifest
 from seer.data.ledger import Damaged
 from seer.data.order import Order
@@ -51,6 +52,7 @@ class LoaderConfig(FetchConfig):
         mode: `processes`, or `threads` (they share the trainer's interpreter: only for images that decode slowly).
         prefetch: batches made ahead per worker.
         device_augment: colour, blur and normalisation on the accelerator instead of in the workers.
+        device_decode: JPEGs decoded and cropped on the accelerator as well (`device_augment` must be on).
         lanes: places of the data read side by side; 0 is the global batch.
         window: how many successive samples of a lane are mixed.
     """
@@ -59,6 +61,7 @@ class LoaderConfig(FetchConfig):
     mode: str = "processes"
     prefetch: int = 2
     device_augment: bool = False
+    device_decode: bool = False
     lanes: int = 0
     window: int = 256
 
@@ -93,10 +96,13 @@ class Loader:
             raise InputError(f"loader mode '{self.config.mode}' is unknown{nearest(self.config.mode, MODES)}")
         if self.config.workers < 0 or self.config.prefetch < 1:
             raise InputError("the loader needs workers >= 0 and prefetch >= 1; change the config")
+        if self.config.device_decode and crops.finished:
+            raise InputError("loader.device_decode=true needs loader.device_augment=true; change either")
         self.reader = source if isinstance(source, Reader) else Reader(source)
         self.order, self.crops, self.device = order, crops, torch.device(device)
         stride = max(1, self.config.workers)
-        self.task = StepTask(self.reader, order, crops, batch_size // world_size, rank, world_size, stride)
+        share, encoded = batch_size // world_size, self.config.device_decode
+        self.task = StepTask(self.reader, order, crops, share, rank, world_size, stride, encoded)
         self.rank, self.run_dir = rank, run_dir
         self.wait_seconds = 0.0
         self.replaced = 0
@@ -112,7 +118,7 @@ class Loader:
         try:
             for step in range(start_step, stop_step):
                 began = time.perf_counter()
-                batch, damaged = next(results)
+                batch, damaged = self._decoded(step, *next(results))
                 self.wait_seconds = time.perf_counter() - began
                 self.replaced += len(damaged)
                 if damaged and self.run_dir:
@@ -121,6 +127,15 @@ class Loader:
                 yield self.crops.finish(batch, self.device)
         finally:
             results.close()
+
+    def _decoded(self, step: int, batch: Batch | Encoded, damaged: list[Damaged]) -> tuple[Batch, list[Damaged]]:
+        """What was sent encoded is decoded on the device; if something there is damaged, all of it once more, here."""
+        if isinstance(batch, Batch):
+            return batch, damaged
+        try:
+            return cut(batch, self.crops, self.device), damaged
+        except RuntimeError:
+            return replace(self.task, encoded=False)(step)
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,7 @@ class StepTask:
     rank: int
     world_size: int
     stride: int = 1  # between the steps of one worker
+    encoded: bool = False  # JPEGs are sent as they are
 
     def positions(self, step: int) -> np.ndarray:
         return (step * self.world_size + self.rank) * self.share + np.arange(self.share)
@@ -141,24 +157,32 @@ class StepTask:
     def ids(self, step: int) -> np.ndarray:
         return self.order.ids(int(self.positions(step)[0]), self.share)
 
-    def __call__(self, step: int) -> tuple[Batch, list[Damaged]]:
+    def __call__(self, step: int) -> tuple[Batch | Encoded, list[Damaged]]:
         positions, ids = self.positions(step), self.ids(step)
         epochs = self.order.epoch(positions)
-        parts: list[Batch] = []
-        images: list[np.ndarray] = []
         damaged: list[Damaged] = []
-        for i, data in enumerate(self.reader.read_step(step, self.ids, self.stride)):
-            try:
-                images.append(decode(data))
-            except DamagedImage as damage:
-                image, replacement = self._replacement(int(ids[i]))
-                images.append(image)
-                damaged.append(Damaged(int(positions[i]), int(ids[i]), replacement, damage.reason))
-            if i == self.share - 1 or sum(image.nbytes for image in images) >= DECODED_BYTES:
-                part = slice(i + 1 - len(images), i + 1)
-                parts.append(self.crops(images, epochs[part], ids[part]))
-                images = []
+        images = self._images(step, positions, ids, damaged)
+        if self.encoded:
+            return encode(list(images), self.crops, epochs, ids), damaged
+        parts: list[Batch] = []
+        group: list[np.ndarray] = []
+        for i, image in enumerate(images):
+            group.append(image)
+            if i == self.share - 1 or sum(image.nbytes for image in group) >= DECODED_BYTES:
+                part = slice(i + 1 - len(group), i + 1)
+                parts.append(self.crops(group, epochs[part], ids[part]))
+                group = []
         return Batch.concatenate(parts), damaged
+
+    def _images(self, step: int, positions: np.ndarray, ids: np.ndarray, damaged: list[Damaged]) -> Iterator[Any]:
+        """The images, decoded unless they may be sent as they are; `damaged` gathers what was replaced."""
+        for position, id, data in zip(positions, ids, self.reader.read_step(step, self.ids, self.stride), strict=True):
+            try:
+                yield data if self.encoded and size_of_plain(data) else decode(data)
+            except DamagedImage as damage:
+                image, replacement = self._replacement(int(id))
+                damaged.append(Damaged(int(position), int(id), replacement, damage.reason))
+                yield image
 
     def _replacement(self, damaged: int) -> tuple[np.ndarray, int]:
         """The next good sample of the shard, and its id: the same one in every run, on every rank."""
