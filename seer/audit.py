@@ -19,6 +19,7 @@ from seer.data.index import Manifest, index_path, read_index
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.data.store import place
+from seer.data.store import place
 from seer.engine.checkpoint import latest, read_header
 from seer.errors import InputError
 
@@ -81,7 +82,7 @@ class History:
             raise InputError(f"{run_dir}: not a run directory, it has no config.yaml")
         config = configuration.read(self.path / "config.yaml")
         self.batch = config["batch_size"]
-        self.data = config["data"]
+        self.data: Any = place(config["data"])
         self.manifest = Manifest.load(self.path)
         self.order = Order(
             self.manifest.sizes, config["seed"], config["loader"]["lanes"] or self.batch, config["loader"]["window"]
@@ -101,7 +102,7 @@ class History:
     def _removals(self) -> dict[str, tuple[str | None, dict[int, str]]]:
         """For each shard that was written anew by a takedown: what it became, and the keys of the rows that went."""
         found: dict[str, tuple[str | None, dict[int, str]]] = {}
-        for row in jsonl.read(Path(self.data, REMOVED)):
+        for row in jsonl.read(self.data / REMOVED):
             found.setdefault(row["shard"], (row["becomes"], {}))[1][row["row"]] = row["key"]
         return found
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -135,7 +135,7 @@ class Loader:
         try:
             return cut(batch, self.crops, self.device), damaged
         except RuntimeError:
-            return replace(self.task, encoded=False)(step)
+            return self.task.cut(step)
 
 
 @dataclass(frozen=True)
@@ -158,15 +158,21 @@ class StepTask:
         return self.order.ids(int(self.positions(step)[0]), self.share)
 
     def __call__(self, step: int) -> tuple[Batch | Encoded, list[Damaged]]:
+        if not self.encoded:
+            return self.cut(step)
+        positions, ids = self.positions(step), self.ids(step)
+        damaged: list[Damaged] = []
+        images = list(self._images(step, positions, ids, damaged, size_of_plain))
+        return encode(images, self.crops, self.order.epoch(positions), ids), damaged
+
+    def cut(self, step: int) -> tuple[Batch, list[Damaged]]:
+        """The batch with its crops cut here."""
         positions, ids = self.positions(step), self.ids(step)
         epochs = self.order.epoch(positions)
         damaged: list[Damaged] = []
-        images = self._images(step, positions, ids, damaged)
-        if self.encoded:
-            return encode(list(images), self.crops, epochs, ids), damaged
         parts: list[Batch] = []
         group: list[np.ndarray] = []
-        for i, image in enumerate(images):
+        for i, image in enumerate(self._images(step, positions, ids, damaged)):
             group.append(image)
             if i == self.share - 1 or sum(image.nbytes for image in group) >= DECODED_BYTES:
                 part = slice(i + 1 - len(group), i + 1)
@@ -174,11 +180,18 @@ class StepTask:
                 group = []
         return Batch.concatenate(parts), damaged
 
-    def _images(self, step: int, positions: np.ndarray, ids: np.ndarray, damaged: list[Damaged]) -> Iterator[Any]:
-        """The images, decoded unless they may be sent as they are; `damaged` gathers what was replaced."""
+    def _images(
+        self,
+        step: int,
+        positions: np.ndarray,
+        ids: np.ndarray,
+        damaged: list[Damaged],
+        as_it_is: Callable[[bytes], Any] = lambda data: None,
+    ) -> Iterator[Any]:
+        """The images, decoded unless they may stay as they are; `damaged` gathers what was replaced."""
         for position, id, data in zip(positions, ids, self.reader.read_step(step, self.ids, self.stride), strict=True):
             try:
-                yield data if self.encoded and size_of_plain(data) else decode(data)
+                yield data if as_it_is(data) else decode(data)
             except DamagedImage as damage:
                 image, replacement = self._replacement(int(id))
                 damaged.append(Damaged(int(position), int(id), replacement, damage.reason))
