@@ -182,7 +182,7 @@ def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
 
 def _keys(history: History, shard: str) -> list[str]:
     """The keys of a shard, also where images have been taken out of it since the run began."""
-    path = index_path(place(history.data) / shard)
+    path = index_path(history.data / shard)
     if path.is_file() or shard not in history.removals:
         return read_index(path, ["key"])["key"].to_pylist()
     becomes, gone = history.removals[shard]
