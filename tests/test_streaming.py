@@ -33,13 +33,22 @@ def test_a_run_from_a_failing_s3_has_the_losses_of_one_from_disk(tiny, shards, f
     with s3_server(monkeypatch) as (server, upload):
         url = upload(shards, "bucket")
         server.rate, server.faults = 0.1, ["503", "reset", "truncated"]
-        for fetch in ("ranges", "shards", "auto"):
+        for fetch in ("ranges", "auto"):
             words = [f"data={url}", f"loader.fetch={fetch}", f"loader.cache_dir={tmp_path / fetch}"]
             seer("pretrain", tiny, *words, f"run_dir={tmp_path / 'run' / fetch}")
             assert losses(tmp_path / "run" / fetch) == from_disk
-            # What was fetched and how is no part of the configuration: the run could be continued otherwise.
-            seer("pretrain", tiny, f"data={url}", "loader.fetch=ranges", f"run_dir={tmp_path / 'run' / fetch}")
+        # How it was fetched is no part of the configuration: the run could be continued otherwise.
+        seer("pretrain", tiny, f"data={url}", f"run_dir={tmp_path / 'run/ranges'}")
         assert server.failed.total() > 3
+
+
+def test_a_run_from_a_store_can_be_audited(tiny, shards, tmp_path):
+    with serve(files(shards.parent)) as server:
+        seer("pretrain", tiny, f"data={server.url}/{shards.name}", f"run_dir={tmp_path / 'run'}", "steps=2")
+        keys = seer("audit", tmp_path / "run", "--step", "1").stdout.splitlines()
+        assert len(keys) == 8
+        told = seer("audit", tmp_path / "run", "--key", keys[0].split()[0]).stdout
+        assert f"{keys[0].split()[0]}: seen at steps 1" in told
 
 
 def test_what_a_store_holds_is_checked_before_the_run(tiny, shards, tmp_path, monkeypatch):

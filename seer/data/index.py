@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,6 @@ from seer.errors import InputError
 FORMAT = "seer-shards/1"
 MANIFEST = "manifest.parquet"
 METADATA_KEY = b"seer"
-P = TypeVar("P", Path, Url)
 
 MANIFEST_SCHEMA = pa.schema(
     [("shard", pa.string()), ("samples", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())]
@@ -44,8 +43,8 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-def index_path(shard: P) -> P:
-    """`shard-000000.tar` → `shard-000000.index.parquet` (img2dataset keeps `00000.parquet` for itself)."""
+def index_path(shard: Any) -> Any:
+    """`x.tar` → `x.index.parquet`, as a `Path` or `Url` (img2dataset keeps `x.parquet` for itself)."""
     return shard.with_suffix(".index.parquet")
 
 

@@ -189,7 +189,8 @@ class StepTask:
         as_it_is: Callable[[bytes], Any] = lambda data: None,
     ) -> Iterator[Any]:
         """The images, decoded unless they may stay as they are; `damaged` gathers what was replaced."""
-        for position, id, data in zip(positions, ids, self.reader.read_step(step, self.ids, self.stride), strict=True):
+        found = self.reader.read_step(ids, step, self.ids, self.stride)
+        for position, id, data in zip(positions, ids, found, strict=True):
             try:
                 yield data if as_it_is(data) else decode(data)
             except DamagedImage as damage:

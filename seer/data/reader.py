@@ -60,12 +60,12 @@ class Reader:
             data[i] = self._file(shard).read(int(index.offsets[row]), int(index.sizes[row]))
         return data
 
-    def read_step(self, step: int, ids_of: IdsOf, stride: int = 1) -> list[bytes]:
-        """The encoded images of `ids_of(step)`, by somebody who will ask for step + stride, step + 2·stride, … next.
+    def read_step(self, ids: np.ndarray, step: int, ids_of: IdsOf, stride: int = 1) -> list[bytes]:
+        """The encoded images of `ids`, which are `ids_of(step)`, for a worker whose next steps are `stride` apart.
 
-        Out of a store, these are fetched in the background meanwhile.
+        Out of a store, the images of those are fetched in the background meanwhile.
         """
-        return self._ahead.take(step, ids_of, stride) if self._remote else self.read(ids_of(step))
+        return self._ahead.take(len(ids), step, ids_of, stride) if self._remote else self.read(ids)
 
     def labels(self, ids: np.ndarray) -> np.ndarray:
         """`(len(ids),)` int64 labels; `UNLABELLED` where the index has none."""

@@ -20,7 +20,7 @@ from seer.errors import InputError, nearest
 
 GAP = 2**17  # bytes: to read so many for nothing costs less than another request
 MERGED = 2**22  # bytes of one request at most, single members aside; times `store.REQUESTS` bounds what is in flight
-AHEAD = 2**25  # bytes of encoded images that a worker has fetched for later batches
+AHEAD = 2**25  # bytes of encoded images that a worker has fetched for later batches, if they are more than two
 LONGEST_AHEAD = 64  # batches, where images are tiny
 
 IdsOf = Callable[[int], np.ndarray]  # step → ids of its samples
@@ -45,6 +45,10 @@ class FetchConfig:
     cache_dir: str = ""
     cache_gb: float = 10.0
 
+    def __post_init__(self) -> None:
+        if self.fetch not in FETCH:
+            raise InputError(f"loader.fetch: '{self.fetch}' is unknown{nearest(self.fetch, FETCH)}")
+
 
 class RemoteShards:
     """Reads members of the shards of a manifest that lies in a store. Safe to share between threads.
@@ -54,8 +58,6 @@ class RemoteShards:
     """
 
     def __init__(self, manifest: Manifest, config: FetchConfig, open_shards: int):
-        if config.fetch not in FETCH:
-            raise InputError(f"loader.fetch: '{config.fetch}' is unknown{nearest(config.fetch, FETCH)}")
         self.manifest, self.wait = manifest, config.fetch == "shards"
         self.cache = None if config.fetch == "ranges" else self._open_cache(config, open_shards)
         self._bringing: Future | None = None
@@ -133,9 +135,9 @@ class ReadAhead:
         self._pending: OrderedDict[tuple[IdsOf, int], Future] = OrderedDict()  # batch → its group: step → images
         self._lock = Lock()
 
-    def take(self, step: int, ids_of: IdsOf, stride: int) -> list[bytes]:
-        """The images of `ids_of(step)`; those of step + stride, step + 2·stride, … are asked for next."""
-        batches = int(min(max(1, AHEAD // (2 * len(ids_of(step)) * self._mean_bytes)), LONGEST_AHEAD))
+    def take(self, batch: int, step: int, ids_of: IdsOf, stride: int) -> list[bytes]:
+        """The `batch` images of `ids_of(step)`; those of step + stride, step + 2·stride, … are asked for next."""
+        batches = int(min(max(1, AHEAD // (2 * batch * self._mean_bytes)), LONGEST_AHEAD))
         far = step + batches * stride
         with self._lock:
             if (ids_of, step) not in self._pending:  # the first, alone: it is waited for

@@ -156,13 +156,13 @@ class _Server:
         return sync(self.fs.loop, together)
 
     async def size(self, url: Url) -> int | None:
-        return (await self._ask(url, lambda: self.fs._info(self._path(url)), SECONDS))["size"]
+        return (await self._ask(url, lambda: self.fs._info(self.fs._strip_protocol(str(url))), SECONDS))["size"]
 
     async def read(self, url: Url, start: int, stop: int | None) -> bytes:
         length = None if stop is None else stop - start
 
         async def whole_body() -> bytes:
-            body = await self.fs._cat_file(self._path(url), start=start, end=stop)
+            body = await self.fs._cat_file(self.fs._strip_protocol(str(url)), start=start, end=stop)
             if length is not None and len(body) > length:
                 raise InputError(f"{url}: the server ignores byte ranges; use one that serves them, or copy the shards")
             if length is not None and len(body) < length:
@@ -193,9 +193,6 @@ class _Server:
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1))
             await asyncio.sleep(pause * _random.uniform(0.5, 1))
         raise AssertionError
-
-    def _path(self, url: Url) -> str:
-        return self.fs._strip_protocol(str(url))
 
 
 def _refusal(url: Url, error: BaseException, detail: str) -> InputError | None:

@@ -70,7 +70,7 @@ def equal(a: list, b: list) -> bool:
 
 
 @pytest.mark.parametrize("fetch", ["ranges", "shards", "auto"])
-@pytest.mark.parametrize(("workers", "mode"), [(0, "threads"), (3, "threads"), (2, "processes")])
+@pytest.mark.parametrize(("workers", "mode"), [(3, "threads"), (2, "processes")])
 def test_the_same_batches_as_from_disk(shards, server, tmp_path, fetch, workers, mode):
     server.rate, server.faults = 0.1, ["503", "429", "reset", "truncated"]
     config = LoaderConfig(fetch, str(tmp_path / "cache"), workers=workers, mode=mode)
@@ -222,7 +222,7 @@ def test_batches_are_read_ahead_in_groups(monkeypatch):
     log = Log()
     ahead = ReadAhead(log.read, mean_bytes=100)
     for step in range(4, 60, 2):  # as the first of two workers
-        assert ahead.take(step, ids_of, stride=2) == content(step)
+        assert ahead.take(10, step, ids_of, stride=2) == content(step)
         assert len(ahead._pending) <= 2 * 3
     groups = [tuple(group) for group in log.groups]
     assert set(groups[:4]) >= {(4,), (6, 8)}
@@ -234,10 +234,12 @@ def test_threads_read_ahead_together_and_who_stops_leaves_little(monkeypatch):
     monkeypatch.setattr(module, "AHEAD", 2 * 10 * 100)
     ahead = ReadAhead(Log().read, mean_bytes=100)
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(lambda step: ahead.take(step, ids_of, 3), range(90))) == [content(s) for s in range(90)]
+        assert list(pool.map(lambda step: ahead.take(10, step, ids_of, 3), range(90))) == [
+            content(s) for s in range(90)
+        ]
     for start in range(0, 5000, 100):
-        assert ahead.take(start, ids_of, 1) == content(start)
-        assert ahead.take(start + 1, ids_of, 1) == content(start + 1)
+        assert ahead.take(10, start, ids_of, 1) == content(start)
+        assert ahead.take(10, start + 1, ids_of, 1) == content(start + 1)
     assert len(ahead._pending) <= 3
 
 
@@ -249,9 +251,9 @@ def test_what_fails_ahead_of_time_is_raised_when_it_is_asked_for():
 
     ahead = ReadAhead(read, mean_bytes=2**30)
     for step in range(3):
-        assert ahead.take(step, ids_of, 1) == [b"x"] * 10
+        assert ahead.take(10, step, ids_of, 1) == [b"x"] * 10
     with pytest.raises(InputError, match="gone"):
-        ahead.take(3, ids_of, 1)
+        ahead.take(10, 3, ids_of, 1)
 
 
 def test_labelled_shards_and_embeddings_of_a_store(tmp_path, server):

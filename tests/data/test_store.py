@@ -146,7 +146,7 @@ def refusing(server, status: int, code: str, words: str) -> None:
     server.answer = lambda *_: (status, {"Content-Type": "application/xml"}, body)
 
 
-def test_shards_on_s3(tmp_path, s3):
+def test_shards_on_s3(tmp_path, s3, monkeypatch):
     server, upload = s3
     manifest = write_shards(tmp_path / "shards", [3, 2])
     url = upload(tmp_path / "shards", "bucket")
@@ -161,7 +161,8 @@ def test_shards_on_s3(tmp_path, s3):
             Manifest.load(missing)
         assert "\n" not in str(raised.value)
     server.rate, server.faults = 1, ["503"]
-    with pytest.raises(InputError, match="after 10 attempts"):
+    monkeypatch.setattr(store, "ATTEMPTS", 2)
+    with pytest.raises(InputError, match="after 2 attempts"):
         Manifest.load(url)
 
 
