@@ -177,4 +177,4 @@ def _facts(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value) or "none"

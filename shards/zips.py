@@ -24,8 +24,8 @@ def read(path: str, number: int, most: int) -> bytes:
 
 def _is_visible(member: zipfile.ZipInfo) -> bool:
     """`__MACOSX` holds what macOS adds, under the names of the images."""
-    parts = member.filename.split("/")
-    return not member.is_dir() and parts[0] != "__MACOSX" and not any(part.startswith(".") for part in parts)
+    parts = [part for part in member.filename.split("/") if part not in ("", ".", "..")]
+    return not member.is_dir() and "__MACOSX" not in parts[:1] and not any(part.startswith(".") for part in parts)
 
 
 @lru_cache(maxsize=16)

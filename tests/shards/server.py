@@ -62,7 +62,7 @@ class Server:
         return web.Response()
 
     async def cut(self, request: web.Request, rest: str) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": "100000"})
+        response = web.StreamResponse(headers={"Content-Length": "40000"})
         await response.prepare(request)
         await response.write(picture(1)[:300])
         assert request.transport is not None
@@ -93,6 +93,12 @@ class Server:
         delay, number = map(int, rest.split("/"))
         await asyncio.sleep(delay / 1000)
         return web.Response(body=picture(number))
+
+    async def last(self, request: web.Request, rest: str) -> web.StreamResponse:
+        """Answered when so many pages of `/ok` have been asked for."""
+        while sum(path.startswith("/ok/") for path in self.asked) < int(rest):
+            await asyncio.sleep(0.01)
+        return web.Response(body=picture(1))
 
     async def endless(self, request: web.Request, rest: str) -> web.StreamResponse:
         """No length is told, and there is no end."""
