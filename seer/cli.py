@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,6 +107,11 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield tick
 
 
+def _of(options: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Those of a verb's options that are fields of this dataclass."""
+    return {each.name: given[each.name] for each in fields(options) if each.name in given}
+
+
 @shards_app.command(
     "build",
     epilog=example(
@@ -136,8 +141,8 @@ def shards_build(
     connections: Annotated[int, typer.Option(help="Downloads at a time, per process.")] = 256,
     per_host: Annotated[int, typer.Option(help="Downloads at a time from one host, per process.")] = 8,
     retries: Annotated[int, typer.Option(help="Further tries of what may pass (timeouts, resets, 429, 5xx).")] = 2,
-    connect: Annotated[float, typer.Option(help="Seconds to connect.")] = 10,
-    read: Annotated[float, typer.Option(help="Seconds between two pieces of a response.")] = 10,
+    connect_timeout: Annotated[float, typer.Option(help="Seconds to connect.")] = 10,
+    read_timeout: Annotated[float, typer.Option(help="Seconds between two pieces of a response.")] = 10,
     timeout: Annotated[float, typer.Option(help="Seconds of one try in all.")] = 60,
     max_bytes: Annotated[int, typer.Option(help="Leave out responses larger than this.")] = 32 << 20,
     min_success: Annotated[float, typer.Option(help="Stop when fewer of 1,000 downloads succeed; 0: never.")] = 0.05,
@@ -147,18 +152,14 @@ def shards_build(
     json_target: Json = "",
 ) -> None:
     """Make shards. Originals are kept byte for byte, and what cannot be had or decoded is listed with its reason."""
-    from dataclasses import fields
-
+    given = locals()
     from shards.build import BuildOptions, build
     from shards.download import DownloadOptions
 
-    given = locals()
-    download = DownloadOptions(
-        **{each.name: given[each.name] for each in fields(DownloadOptions) if each.name in given}
-    )
-    chosen = {each.name: given[each.name] for each in fields(BuildOptions) if each.name in given}
+    download = DownloadOptions(**_of(DownloadOptions, given))
+    options = BuildOptions(download=download, **_of(BuildOptions, given))
     with progress("building", "images") as tick:
-        report = build(sources, out, BuildOptions(**{**chosen, "download": download}), tick)
+        report = build(sources, out, options, tick)
     say(*report.lines(), json_target=json_target)
     emit(asdict(report), json_target)
 

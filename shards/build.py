@@ -45,8 +45,8 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "connections": (1, 65_536),
     "per_host": (1, None),
     "retries": (0, None),
-    "connect": (0.001, None),
-    "read": (0.001, None),
+    "connect_timeout": (0.001, None),
+    "read_timeout": (0.001, None),
     "timeout": (0.001, None),
     "min_success": (0, 1),
 }

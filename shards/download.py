@@ -41,7 +41,7 @@ class DownloadOptions:
         allow_private: also connect to loopback, link-local, private and other addresses that are not public.
         connections: in flight per process; per_host: of these, to one host.
         retries: tries after the first, of what may pass (timeouts, broken connections, 429, 5xx).
-        connect, read, timeout: seconds to connect, between two pieces of a response, and of one try in all.
+        connect_timeout, read_timeout, timeout: seconds to connect, between two pieces of a response, of one try in all.
         min_success: the build stops when a smaller share of the last `window` downloads succeeded; 0 never stops it.
         agent: what we say we are.
     """
@@ -52,8 +52,8 @@ class DownloadOptions:
     connections: int = 256
     per_host: int = 8
     retries: int = 2
-    connect: float = 10.0
-    read: float = 10.0
+    connect_timeout: float = 10.0
+    read_timeout: float = 10.0
     timeout: float = 60.0
     min_success: float = 0.05
     window: int = 1000
@@ -97,7 +97,9 @@ class Downloader:
         )
         self.session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=options.timeout, connect=options.connect, sock_read=options.read),
+            timeout=aiohttp.ClientTimeout(
+                total=options.timeout, connect=options.connect_timeout, sock_read=options.read_timeout
+            ),
             headers={"User-Agent": options.agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # bytes are judged as they come, so that nothing can unfold beyond `max_bytes`

@@ -12,7 +12,7 @@ from shards import download, hosts
 from shards.download import Downloader, DownloadOptions, Unavailable, forbidden
 from tests.shards.server import picture, serve
 
-QUICK = DownloadOptions(allow_private=True, connect=2, read=0.2, timeout=0.5, retries=2, per_host=64)
+QUICK = DownloadOptions(allow_private=True, connect_timeout=2, read_timeout=0.2, timeout=0.5, retries=2, per_host=64)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,9 @@ from shards.verify import verify
 from tests.shards.conftest import contents, encoded
 from tests.shards.server import picture, serve
 
-DOWNLOAD = DownloadOptions(allow_private=True, connect=2, read=0.3, timeout=1, retries=2, per_host=64, connections=32)
+DOWNLOAD = DownloadOptions(
+    allow_private=True, connect_timeout=2, read_timeout=0.3, timeout=1, retries=2, per_host=64, connections=32
+)
 OPTIONS = BuildOptions(workers=1, shard_size=10, download=DOWNLOAD)
 
 
@@ -117,7 +119,7 @@ def test_a_straggler_does_not_hold_up_the_blocks_behind_it(server, tmp_path):
     others = pipeline.OPEN_BLOCKS * 10 - 1
     paths = [f"last/{others}", *(f"ok/{i}" for i in range(others))]
     server.asked.clear()
-    patient = replace(OPTIONS, shuffle=False, download=replace(DOWNLOAD, read=30, timeout=30, retries=0))
+    patient = replace(OPTIONS, shuffle=False, download=replace(DOWNLOAD, read_timeout=30, timeout=30, retries=0))
     build([listed(tmp_path, server, paths)], tmp_path / "out", patient)
     assert list(samples(tmp_path / "out")) == [server(path) for path in paths]
 
