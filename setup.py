@@ -33,6 +33,8 @@ setup(
         "rich>=13",
         "pyarrow>=15",
         "fsspec[http]>=2024.6",
+        "aiohttp>=3.12",  # the first whose connector asks us for each socket, which is where addresses are checked
+        "aiodns>=3.2",  # names of dead hosts are looked up without a thread for each
         "safetensors>=0.4",
         "scikit-learn>=1.4",
         "scikit-image>=0.24",  # with scikit-learn, also the photographs of `seer quickstart`

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,22 +107,57 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield tick
 
 
-@shards_app.command("build", epilog=example("seer shards build ~/photos more.tar --out shards --max-side 1024"))
+def _of(options: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Those of a verb's options that are fields of this dataclass."""
+    return {each.name: given[each.name] for each in fields(options) if each.name in given}
+
+
+@shards_app.command(
+    "build",
+    epilog=example(
+        "seer shards build ~/photos more.tar --out shards --max-side 1024",
+        "seer shards build urls.parquet --columns url=URL,caption=TEXT --out shards --shorter-side 512",
+        "seer shards build urls.parquet --out shards --part slurm    (in each task of a job array)",
+    ),
+)
 def shards_build(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folders of any depth, WebDataset tars.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Folders of any depth, tars, zips, lists (parquet, csv, jsonl, txt)."),
+    ],
     out: Annotated[Path, typer.Option(help="Where the shards go; an interrupted build there is continued.")],
     labels: Annotated[bool, typer.Option("--labels", help="The folder below each SOURCE is the class.")] = False,
+    columns: Annotated[str, typer.Option(help="Columns of lists: url=URL,caption=TEXT,label=…,key=…,ANY=COLUMN.")] = "",
     max_side: Annotated[int | None, typer.Option(help="Shrink images whose longer side exceeds this (px).")] = None,
+    shorter_side: Annotated[int | None, typer.Option(help="Shrink images whose shorter side exceeds this.")] = None,
     reencode: Annotated[int | None, typer.Option(help="Encode every image as JPEG of this quality.")] = None,
+    min_side: Annotated[int | None, typer.Option(help="Leave out images whose shorter side is below this.")] = None,
+    max_aspect: Annotated[float | None, typer.Option(help="Leave out images longer than so many times wide.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Leave out images of more pixels.")] = None,
     shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 10_000,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     shuffle: Annotated[bool, typer.Option(help="Mix the images over the shards, always in the same way.")] = True,
+    part: Annotated[str, typer.Option(help="I/N: the I-th of N processes that share the build; or slurm.")] = "",
+    connections: Annotated[int, typer.Option(help="Downloads at a time, per process.")] = 256,
+    per_host: Annotated[int, typer.Option(help="Downloads at a time from one host, per process.")] = 8,
+    retries: Annotated[int, typer.Option(help="Further tries of what may pass (timeouts, resets, 429, 5xx).")] = 2,
+    connect_timeout: Annotated[float, typer.Option(help="Seconds to connect.")] = 10,
+    read_timeout: Annotated[float, typer.Option(help="Seconds between two pieces of a response.")] = 10,
+    timeout: Annotated[float, typer.Option(help="Seconds of one try in all.")] = 60,
+    max_bytes: Annotated[int, typer.Option(help="Leave out responses larger than this.")] = 32 << 20,
+    min_success: Annotated[float, typer.Option(help="Stop when fewer of 1,000 downloads succeed; 0: never.")] = 0.05,
+    agent: Annotated[str, typer.Option(help="The user agent that servers see.")] = "Mozilla/5.0 (compatible; seer)",
+    ignore_robots_tag: Annotated[bool, typer.Option("--ignore-robots-tag", help="Also take noai and noindex.")] = False,
+    allow_private: Annotated[bool, typer.Option("--allow-private", help="Also connect to private addresses.")] = False,
     json_target: Json = "",
 ) -> None:
-    """Make shards. Originals are kept byte for byte, and what cannot be decoded is listed with its reason."""
+    """Make shards. Originals are kept byte for byte, and what cannot be had or decoded is listed with its reason."""
+    given = locals()
     from shards.build import BuildOptions, build
+    from shards.download import DownloadOptions
 
-    options = BuildOptions(shard_size, workers, labels, max_side, reencode, shuffle)
+    download = DownloadOptions(**_of(DownloadOptions, given))
+    options = BuildOptions(download=download, **_of(BuildOptions, given))
     with progress("building", "images") as tick:
         report = build(sources, out, options, tick)
     say(*report.lines(), json_target=json_target)
