@@ -1,4 +1,4 @@
-"""Images/s of `seer shards build`, from the web against img2dataset, and from a folder against `webdataset.ShardWriter`.
+"""Images/s of `seer shards build`: from the web against img2dataset, from a folder against `webdataset.ShardWriter`.
 
     python benchmarks/build.py [--images 6000] [--img2dataset PATH] [--rounds 2] [--json FILE]
 
