@@ -189,7 +189,8 @@ def index_tars(*folders: str) -> None:
     from shards.index import index
 
     for folder in map(Path, folders):
-        if (folder / MANIFEST).exists() or not os.access(folder, os.W_OK) or not any(folder.glob("*.tar")):
+        built = (folder / MANIFEST).exists() or (folder / ".build").exists()  # or begun to be
+        if built or not os.access(folder, os.W_OK) or not any(folder.glob("*.tar")):
             continue
         with open(folder / ".indexing", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that torchrun has started come here together

@@ -2,6 +2,7 @@
 
 import os
 from functools import lru_cache, partial
+from threading import Lock
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class Reader:
         self._ahead = ReadAhead(self.read, manifest.bytes.sum() / manifest.samples)
         self._ends = np.cumsum(manifest.sizes)
         self._file = lru_cache(OPEN_FILES)(partial(_File, manifest))
+        self._loading = Lock()
         self._seen: set[int] = set()  # shards of a store whose indices have been here
         self._index = lru_cache(OPEN_INDICES)(partial(_Index, manifest))
 
@@ -85,11 +87,12 @@ class Reader:
     def _indices(self, shards: np.ndarray) -> dict[int, "_Index"]:
         """The indices of these shards; those of a store are fetched side by side."""
         numbers = np.unique(shards).tolist()
-        new = [s for s in numbers if s not in self._seen] if self._remote else []
-        for i in range(0, len(new), REQUESTS):
-            for loading in [in_background(self._index, s) for s in new[i : i + REQUESTS]]:
-                loading.result()
-        self._seen.update(new)
+        with self._loading:
+            new = [s for s in numbers if s not in self._seen] if self._remote else []
+            for i in range(0, len(new), REQUESTS):
+                for loading in [in_background(self._index, s) for s in new[i : i + REQUESTS]]:
+                    loading.result()
+            self._seen.update(new)
         return {s: self._index(s) for s in numbers}
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import re
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ logger = logging.getLogger("seer.data")
 REQUESTS = 32  # at once, per process
 SECONDS, SLOWEST = 30.0, 2**20  # a request may take that long, and a second more for each so many bytes
 ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE = 10, 0.2, 30.0  # about a minute of patience with a server that refuses
+TELL_EVERY = 10  # seconds, while requests go on failing
 TRANSIENT = {408, 425, 429}  # and 5xx: the HTTP statuses after which it is worth asking again
 HOPELESS = re.compile("Credential|Token|Refresh|Profile|Validation|InvalidURL")  # in names of exceptions of libraries
 
@@ -143,6 +145,7 @@ class _Server:
 
     fs: Any
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REQUESTS))
+    silent_until: float = 0.0
 
     def run(self, jobs: Sequence[Coroutine]) -> list[Any]:
         async def together() -> list[Any]:
@@ -188,8 +191,9 @@ class _Server:
                         f"{url} cannot be read, after {attempt} attempts ({detail}); check network and server, "
                         "then run the same command again"
                     ) from error
-                log = logger.warning if attempt > 3 else logger.debug
-                log("%s: attempt %d of %d failed (%s)", url, attempt, ATTEMPTS, detail)
+                if attempt > 3 and time.monotonic() > self.silent_until:
+                    self.silent_until = time.monotonic() + TELL_EVERY
+                    logger.warning("%s: attempt %d of %d failed (%s)", url, attempt, ATTEMPTS, detail)
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1))
             await asyncio.sleep(pause * _random.uniform(0.5, 1))
         raise AssertionError
