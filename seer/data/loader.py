@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from seer.data import ledger
 from seer.data.crops import Batch, MultiCrop
-from seer.data.decode import DamagedImage, decode
+from seer.data.decode import DamagedImage, decode, shape
 from seer.data.index import Manifest
 from seer.data.ledger import Damaged
 from seer.data.order import Order
@@ -34,8 +34,6 @@ from seer.data.views import Views
 from seer.errors import InputError, nearest
 
 Task = Callable[[int], Any]
-
-DECODED_BYTES = 2**27  # a worker crops and drops its images before it decodes more: a batch of photographs is gigabytes
 
 # Schedulers send these to every process of a job. The trainer alone answers; its workers must live to the checkpoint.
 SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
@@ -135,21 +133,16 @@ class StepTask:
     def __call__(self, step: int) -> tuple[Batch, list[Damaged]]:
         positions = (step * self.world_size + self.rank) * self.share + np.arange(self.share)
         ids, epochs = self.order.ids(int(positions[0]), self.share), self.order.epoch(positions)
-        parts: list[Batch] = []
-        images: list[np.ndarray] = []
-        damaged: list[Damaged] = []
-        for i, data in enumerate(self.reader.read(ids)):
+        encoded, damaged = self.reader.read(ids), list[Damaged]()
+        plan = self.crops.plan([shape(data) for data in encoded], epochs, ids)
+        for i, data in enumerate(encoded):  # a batch of decoded photographs would be gigabytes
             try:
-                images.append(decode(data))
+                image = decode(data, reduction=plan.reductions[i])
             except DamagedImage as damage:
                 image, replacement = self._replacement(int(ids[i]))
-                images.append(image)
                 damaged.append(Damaged(int(positions[i]), int(ids[i]), replacement, damage.reason))
-            if i == self.share - 1 or sum(image.nbytes for image in images) >= DECODED_BYTES:
-                part = slice(i + 1 - len(images), i + 1)
-                parts.append(self.crops(images, epochs[part], ids[part]))
-                images = []
-        return Batch.concatenate(parts), damaged
+            plan.cut(i, image)
+        return plan.batch(), damaged
 
     def _replacement(self, damaged: int) -> tuple[np.ndarray, int]:
         """The next good sample of the shard, and its id: the same one in every run, on every rank."""
@@ -198,7 +191,7 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
         prefetch_factor=config.prefetch,
         collate_fn=_unchanged,
         worker_init_fn=_start_worker,
-        multiprocessing_context=_forkserver(),
+        multiprocessing_context=_forkserver([] if config.device_augment else ["seer.data.kernel"]),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )
@@ -234,13 +227,13 @@ class _Steps(Dataset):
             return error
 
 
-def _forkserver():
-    """The context of workers: they fork from a clean server that has imported what they need.
+def _forkserver(modules: list[str]):
+    """The context of workers: they fork from a clean server that has imported what they need, `modules` among it.
 
     Forking the trainer, with its threads and process group, is unsafe; a fresh interpreter each costs seconds.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, *modules])
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         for start in (resource_tracker.ensure_running, forkserver.ensure_running):
