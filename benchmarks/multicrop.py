@@ -5,13 +5,14 @@
 PHOTOS is a folder of JPEG photographs, of which those of 500 to 1024 pixels (the longer side) are used. Everyone gets
 the same bytes, and all take turns: the peers, `decoding` (simplejpeg, whole pictures, nothing else), and seer in its
 two modes, finished fp32 crops, and uint8 crops whose colours are left to the accelerator. A peer that is not installed
-is left out, and said to be.
+is left out, and said to be. Rates are per second of processor time, which other work on the machine disturbs least.
 """
 
 import argparse
 import io
 import os
 import random
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from itertools import cycle
@@ -234,7 +235,7 @@ def figures(options: argparse.Namespace) -> list[dict[str, Any]]:
     print(
         f"{len(jpegs)} photographs, {pixels / 1e6:.2f} megapixels and {np.mean([*map(len, jpegs)]) / 1e3:.0f} kB each"
     )
-    seconds = interleaved(contestants(jpegs, options.peers), options.rounds, warmup=1)
+    seconds = interleaved(contestants(jpegs, options.peers), options.rounds, warmup=1, clock=time.process_time)
     rates = {name: len(jpegs) / value for name, value in seconds.items()}
     finished, crops_only = rates.pop("finished"), rates.pop("crops only")
     return [

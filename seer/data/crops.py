@@ -6,8 +6,11 @@ each may be decoded. `MultiCrop.finish(batch, device)` runs in the consumer and 
 does the altering, in batch on the device.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from weakref import finalize
 
 import cv2
 import numpy as np
@@ -138,8 +141,7 @@ class CropPlan:
     def __init__(self, crops: MultiCrop, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray):
         self.crops, self.shapes, self.epochs, self.ids = crops, list(shapes), epochs, ids
         dtype, count = np.float32 if crops.finished else np.uint8, len(self.shapes)
-        # numpy's arrays are in huge pages; the page faults of a fresh torch tensor would cost a tenth of all the time.
-        self.out = [np.empty((len(r.crops) * count, r.size, r.size, 3), dtype) for r in crops.resolutions]
+        self.out = [_recycled((len(r.crops) * count, r.size, r.size, 3), dtype) for r in crops.resolutions]
         draws = [r.draw(crops.seed, epochs, ids, *np.array(self.shapes).T) for r in crops.resolutions]
         self.looks = tuple(looks for _, looks in draws)
         self.work = [
@@ -182,6 +184,24 @@ class CropPlan:
         tensors = tuple(torch.from_numpy(out).unflatten(0, (-1, len(self.shapes))) for out in self.out)
         looks = () if self.crops.finished else self.looks
         return Batch(tensors, looks, torch.from_numpy(np.array(self.ids, np.int64)))
+
+
+_spare: dict[tuple, deque[np.ndarray]] = defaultdict(partial(deque, maxlen=2))
+
+
+def _recycled(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array with any content, in the memory of an earlier one that nobody holds any more.
+
+    Fresh memory is cleared page by page when it is first written, which would cost a tenth of all the time.
+    """
+    spare = _spare[shape, dtype]
+    try:
+        memory = spare.pop()
+    except IndexError:
+        memory = np.empty(shape, dtype)
+    array = memory[:]
+    finalize(array, spare.append, memory).atexit = False  # a tensor made of the array keeps it, not its memory alone
+    return array
 
 
 def _reduced_box(box: list[int], factor: int) -> list[int]:

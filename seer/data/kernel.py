@@ -121,8 +121,12 @@ def _solarize(plane):
 
 
 @njit(**OPTIONS)
-def _store(red, green, blue, size, pitch, scale, shift, out):
+def _store(red, green, blue, size, pitch, solarize, scale, shift, out):
     """The first `size` pixels of every `pitch`, normalised and interleaved."""
+    if solarize:
+        _solarize(red)
+        _solarize(green)
+        _solarize(blue)
     s0, s1, s2, t0, t1, t2 = scale[0], scale[1], scale[2], shift[0], shift[1], shift[2]
     for y in range(len(out) // (3 * size)):
         for x in range(size):
@@ -159,15 +163,14 @@ def _alter(crop, factors, order, grey, taps, solarize, scale, shift, out):
         _jitter(r, g, b, factors, order[before:], mean)
         if grey:
             _blend(r, g, b, ZERO, ONE, ZERO)
+        if not reach:
+            _store(r, g, b, len(r), len(r), solarize, scale, shift, target[3 * a :][: 3 * len(r)])
     if reach:
         along_rows = np.empty(pixels - 2 * reach, np.float32)
         for plane in (red, green, blue):
             _convolve(plane, taps, 1, along_rows)
             _convolve(along_rows, taps, width, plane[: size * width - 2 * reach])
-    if solarize:
-        for plane in (red, green, blue):
-            _solarize(plane)
-    _store(red, green, blue, size, width, scale, shift, target)
+        _store(red, green, blue, size, width, solarize, scale, shift, target)
 
 
 def _compiled(signature, function):
