@@ -117,12 +117,18 @@ def shards_build(
     shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 10_000,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     shuffle: Annotated[bool, typer.Option(help="Mix the images over the shards, always in the same way.")] = True,
+    dedup: Annotated[str, typer.Option(help="Leave out duplicates: none, exact or near.")] = "none",
+    distance: Annotated[int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")] = 8,
+    against: Annotated[list[str] | None, typer.Option(help="Also what these earlier shards have.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave out what this evaluation set has.")] = None,
+    refuse: Annotated[list[str] | None, typer.Option(help="Leave out the SHA-256 (removed.jsonl) listed here.")] = None,
     json_target: Json = "",
 ) -> None:
     """Make shards. Originals are kept byte for byte, and what cannot be decoded is listed with its reason."""
-    from shards.build import BuildOptions, build
+    from shards.build import BuildOptions, DedupOptions, build
 
-    options = BuildOptions(shard_size, workers, labels, max_side, reencode, shuffle)
+    unwanted = DedupOptions(dedup, distance, against or (), exclude or (), refuse or ())
+    options = BuildOptions(shard_size, workers, labels, max_side, reencode, shuffle, unwanted)
     with progress("building", "images") as tick:
         report = build(sources, out, options, tick)
     say(*report.lines(), json_target=json_target)

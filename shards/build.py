@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from seer.data.hashing import mix
 from seer.data.index import MANIFEST, Manifest, write_manifest
 from seer.errors import InputError
-from shards import pool, quarantine, state
+from shards import pool, prune, quarantine, state
+from shards.dedup import IN_EVALUATION, DedupOptions
 from shards.quarantine import counts
 from shards.sources import Listing, scan
 from shards.state import Progress
@@ -41,6 +42,7 @@ class BuildOptions:
         reencode: JPEG quality, 1 to 100, at which every image is encoded anew; None keeps the original bytes.
         shuffle: put the samples in a fixed random order, so that a class folder does not fill whole shards; without
             it they stay in the order of their names, which reads huge tars from front to back.
+        dedup: which duplicates, and images of other data sets, to leave out.
     """
 
     shard_size: int = 10_000
@@ -49,6 +51,7 @@ class BuildOptions:
     max_side: int | None = None
     reencode: int | None = None
     shuffle: bool = True
+    dedup: DedupOptions = field(default_factory=DedupOptions)
 
     def check(self) -> None:
         """Raise InputError for a value out of range."""
@@ -58,10 +61,12 @@ class BuildOptions:
             if value is not None and (value < low or (high is not None and value > high)):
                 bounds = f"from {low} to {high}" if high else f"at least {low}"
                 raise InputError(f"--{name.replace('_', '-')} {value}: must be {bounds}")
+        self.dedup.check()
 
     def identity(self) -> dict[str, Any]:
         """The options that a build's result depends on."""
-        return {name: value for name, value in asdict(self).items() if name != "workers"}
+        own = {name: value for name, value in asdict(self).items() if name not in ("workers", "dedup")}
+        return {**own, **self.dedup.identity()}
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,9 @@ class BuildReport:
         if self.quarantined:
             where = Path(self.out, quarantine.QUARANTINE)
             lines.append(f"{sum(self.quarantined.values()):,} quarantined ({counts(self.quarantined)}): see {where}")
+        if found := self.quarantined.get(IN_EVALUATION):
+            where = Path(self.out, prune.CONTAMINATION)
+            lines.append(f"contamination: {found:,} images are in an evaluation set and were left out: see {where}")
         if self.ignored:
             lines.append(f"{sum(self.ignored.values()):,} files ignored that are no images ({counts(self.ignored)})")
         if not self.already_complete and self.seconds:
@@ -129,7 +137,10 @@ def build(
             if not complete:
                 with state.writing(out):
                     state.begin(out, plan)
+                    prune.settle(out)
                     continued = _write_shards(listing, out, options, progress or (lambda done, total: None))
+                    shards = _shard_names(len(listing.table), options.shard_size)
+                    prune.prune(out, shards, options.dedup, options.workers)
                     _finish(out, plan, listing)
             state.end(out)
     return _report(out, complete, continued, time.monotonic() - started)
@@ -184,6 +195,7 @@ def _finish(out: Path, plan: dict[str, Any], listing: Listing) -> None:
         first = f"{entries[0]['source']}: {entries[0]['reason']}"
         raise InputError(f"none of {len(listing.table):,} images is usable: {counts(reasons)}; for example {first}")
     quarantine.write(out, entries)
+    prune.write_contamination(out, records)
     ignored = dict(sorted(listing.ignored.items()))
     classes = listing.classes or _classes_of_tars(listing, max(record["labels"] for record in records))
     rows = ({key: record[key] for key in ("shard", "samples", "bytes", "sha256")} for record in shards)

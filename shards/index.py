@@ -61,7 +61,7 @@ def index(
         raise InputError(f"no .tar in {', '.join(map(str, urls))}; give tars, or the folder that holds them")
     for folder, group in groupby(found, key=lambda path: path.parent):
         paths, manifest = list(group), _manifest_of(folder)
-        stale = [path for path in paths if not is_current(path, manifest.rows.get(path.name))]
+        stale = [path for path in paths if not is_current(path, manifest.rows.get(path.name), check)]
         report.current += len(paths) - len(stale)
         results = []
         with state.writing(folder):
@@ -127,10 +127,15 @@ def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: 
         report.ignored.update(result["ignored"])
 
 
-def is_current(tar: Path, row: dict[str, Any] | None) -> bool:
-    """Whether the tar has an index made from these very bytes, going by size and time, and in doubt by SHA-256."""
+def is_current(tar: Path, row: dict[str, Any] | None, hashed: bool = False) -> bool:
+    """Whether the tar has an index made from these very bytes, going by size and time, and in doubt by SHA-256.
+
+    `hashed` asks for perceptual hashes as well.
+    """
     path = index_path(tar)
     if row is None or not path.exists() or tar.stat().st_size != row["bytes"]:
+        return False
+    if hashed and pq.read_table(path, columns=["phash"])["phash"].null_count:
         return False
     # Copying may leave an index older than its tar, so age alone proves nothing.
     return path.stat().st_mtime_ns >= tar.stat().st_mtime_ns or sha256_file(tar) == row["sha256"]

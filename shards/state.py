@@ -66,6 +66,11 @@ def record_of(out: Path, shard: str) -> dict[str, Any] | None:
     return record if not record["samples"] or (path.exists() and path.stat().st_size == record["bytes"]) else None
 
 
+def write_record(out: Path, record: dict[str, Any]) -> None:
+    """Make a finished shard, whose files are in place, count."""
+    write_atomic(out / STATE / f"{record['shard']}.json", json.dumps(record))
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a file that is there as a whole or not at all, also after a power failure."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -116,7 +121,7 @@ def locked(out: Path) -> Iterator[None]:
 
 def begin(out: Path, plan: dict[str, Any]) -> None:
     """Record the plan, and clear what a killed build had half written. Call it with the lock held."""
-    patterns = f"{STATE}/.*", ".shard-*", ".manifest.*", ".quarantine.*"
+    patterns = f"{STATE}/.*", ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"
     for leftover in [path for pattern in patterns for path in out.glob(pattern)]:
         leftover.unlink(missing_ok=True)
     write_atomic(out / STATE / PLAN, json.dumps(plan, indent=1))
