@@ -167,6 +167,29 @@ def shards_verify(
     raise typer.Exit(2 if report.problems else 0)
 
 
+@shards_app.command("remove", epilog=example("seer shards remove shards --hashes takedown.txt"))
+def shards_remove(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
+    keys: Annotated[Path | None, typer.Option(help="File of keys, one per line.")] = None,
+    urls: Annotated[Path | None, typer.Option(help="File of sources (URLs or paths) as the index has them.")] = None,
+    hashes: Annotated[Path | None, typer.Option(help="File of SHA-256 in hex, or a removed.jsonl.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
+    json_target: Json = "",
+) -> None:
+    """Take images out of shards for good, and note which. Exit code 2 when none of them is there."""
+    from shards.takedown import remove
+
+    lists = {by: path for by, path in {"keys": keys, "urls": urls, "hashes": hashes}.items() if path}
+    if len(lists) != 1:
+        raise InputError("give one of --keys FILE, --urls FILE and --hashes FILE")
+    ((by, path),) = lists.items()
+    with progress("removing", "shards") as tick:
+        report = remove(directory, path, by, workers, tick)
+    say(*report.lines(), json_target=json_target)
+    emit(asdict(report), json_target)
+    raise typer.Exit(0 if report.ok else 2)
+
+
 @shards_app.command("stats", epilog=example("seer shards stats shards"))
 def shards_stats(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")], json_target: Json = ""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from seer.errors import InputError
 from shards import tars
 from shards.sources import scan_tar
 
@@ -24,6 +25,7 @@ def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path)
     """Write `tar` without the samples of some rows of its `index` to `new`.
 
     All members of such a sample go, and so do links to them. A damaged end is left out, as the index had it.
+    Raises InputError when the samples are not where the index says.
     """
     gone = np.zeros(len(index), bool)
     gone[rows] = True
@@ -44,7 +46,8 @@ def _spans(tar: Path, images: set[int]) -> tuple[list[tuple[int, int]], int]:
     members = (member for info, _ in entries if (member := tars.member_of(info)))
     groups = [list(group.values()) for _, group in tars.samples(members)]
     gone = {m.offset: m.name for group in groups if any(m.offset in images for m in group) for m in group}
-    assert images <= gone.keys(), f"{tar} is not what its index describes"
+    if not images <= gone.keys():
+        raise InputError(f"{tar} is not what its index describes; run: seer shards verify {tar.parent}")
     names = set(gone.values())
     spans = [
         (info.offset, end)

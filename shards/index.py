@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from seer.data.decode import DamagedImage
 from seer.data.index import MANIFEST, Manifest, index_path, write_index, write_manifest
 from seer.errors import InputError
-from shards import pool, quarantine, state
+from shards import pool, quarantine, state, takedown
 from shards.quarantine import counts
 from shards.samples import fit, load, look
 from shards.sources import scan_tar
@@ -56,6 +56,8 @@ def index(
         InputError: nothing to index, no usable image in a folder's tars, or a manifest that names a missing shard.
     """
     report = IndexReport()
+    for url in urls:
+        takedown.settle(Path(url) if Path(url).is_dir() else Path(url).parent)
     found = sorted({path for url in urls for path in _tars_of(Path(url))})
     if not found:
         raise InputError(f"no .tar in {', '.join(map(str, urls))}; give tars, or the folder that holds them")

@@ -100,17 +100,18 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold `out` for this process. Raises InputError when another one builds there."""
+def locked(out: Path, state: str = STATE) -> Iterator[None]:
+    """Hold `out` for this process, by a lock in its folder `state`. Raises InputError when another one works there."""
     with writing(out):
-        (out / STATE).mkdir(parents=True, exist_ok=True)
-        file = open(out / STATE / "lock", "a+")  # noqa: SIM115
+        (out / state).mkdir(parents=True, exist_ok=True)
+        file = open(out / state / "lock", "a+")  # noqa: SIM115
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise InputError(f"{out} is being built by process {file.read()}; wait for it, or stop it first") from None
+            doing = "being built" if state == STATE else "being changed"
+            raise InputError(f"{out} is {doing} by process {file.read()}; wait for it, or stop it first") from None
         except OSError:
             pass  # a file system without locks: better an unguarded build than none
         file.truncate(0)
