@@ -192,12 +192,17 @@ def shards_remove(
 
 @shards_app.command("stats", epilog=example("seer shards stats shards"))
 def shards_stats(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")], json_target: Json = ""
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
+    page: Annotated[Path | None, typer.Option(help="Also write a page of plots and random images (.html).")] = None,
+    json_target: Json = "",
 ) -> None:
-    """Describe shards: sizes, formats, labels, what was quarantined and why."""
+    """Describe shards: sizes, formats, labels, sources, duplicates, what was quarantined and why."""
+    from shards.page import write_page
     from shards.stats import lines, stats
 
     figures = stats(directory)
+    if page:
+        write_page(figures, page)
     say(*lines(figures), json_target=json_target)
     emit(figures, json_target)
 

@@ -59,7 +59,7 @@ def of_shards(directory: Path, shards: Sequence[str], sizes: Sequence[int], need
             raise InputError(f"{directory / shard} and its index differ; run: seer shards verify {directory}")
         if need_phash and table["phash"].null_count:
             raise InputError(f"{directory / shard} has no perceptual hashes; run: seer shards index {directory}")
-        digests[start:end] = _halves(table["sha256"])
+        digests[start:end] = halves(table["sha256"])
         hashes[start:end] = table["phash"].fill_null(FEATURELESS).to_numpy()
     return Known(str(directory), digests, hashes, partial(keys_at, directory, shards, ends))
 
@@ -143,10 +143,10 @@ def _of_hashes(path: Path, images: list[Hashes]) -> Known:
     digests = pa.array([image.sha256 for image in images], pa.binary(32))
     hashes = np.array([image.phash for image in images], np.uint64)
     names = pa.array([image.name for image in images], pa.string())
-    return Known(str(path), _halves(digests), hashes, lambda places: names.take(pa.array(places)))
+    return Known(str(path), halves(digests), hashes, lambda places: names.take(pa.array(places)))
 
 
-def _halves(digests: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def halves(digests: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """`(N, 2)` uint64, the first 16 bytes of each."""
     array = digests.combine_chunks() if isinstance(digests, pa.ChunkedArray) else digests
     words = np.frombuffer(array.buffers()[1], np.uint64).reshape(-1, 4)
