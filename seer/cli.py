@@ -118,7 +118,7 @@ def shards_build(
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     shuffle: Annotated[bool, typer.Option(help="Mix the images over the shards, always in the same way.")] = True,
     dedup: Annotated[str, typer.Option(help="Leave out duplicates: none, exact or near.")] = "none",
-    distance: Annotated[int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")] = 8,
+    distance: Annotated[int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")] = 10,
     against: Annotated[list[str] | None, typer.Option(help="Also what these earlier shards have.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave out what this evaluation set has.")] = None,
     refuse: Annotated[list[str] | None, typer.Option(help="Leave out the SHA-256 (removed.jsonl) listed here.")] = None,
@@ -193,6 +193,7 @@ def shards_remove(
 @shards_app.command("stats", epilog=example("seer shards stats shards"))
 def shards_stats(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
+    near: Annotated[bool, typer.Option("--near", help="Look for near duplicates, too.")] = False,
     page: Annotated[Path | None, typer.Option(help="Also write a page of plots and random images (.html).")] = None,
     json_target: Json = "",
 ) -> None:
@@ -200,7 +201,7 @@ def shards_stats(
     from shards.page import write_page
     from shards.stats import lines, stats
 
-    figures = stats(directory)
+    figures = stats(directory, near)
     if page:
         write_page(figures, page)
     say(*lines(figures), json_target=json_target)

@@ -5,8 +5,10 @@ Memory: 64 bytes per image at most, whether of this data set or of those it is c
 """
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from seer.errors import InputError
-from shards.known import Known, of_dataset, of_list
+from shards import pool
+from shards.alike import SIDE, alike
+from shards.known import Known, of_dataset, of_list, thumbnails_of
 from shards.near import CHUNK, MAX_DISTANCE, NONE, distances, near_duplicates
 from shards.phash import FEATURELESS
 
@@ -38,15 +42,15 @@ class DedupOptions:
     """What to leave out.
 
     Attributes:
-        level: `none`, `exact` (equal bytes) or `near` (also perceptual hashes within `distance` bits).
-        distance: bits; larger finds more of the copies that were cropped, and takes more different images for copies.
+        level: `none`, `exact` (equal bytes) or `near` (also perceptual hashes within `distance` bits and pixels alike).
+        distance: bits; larger finds more of the copies that were cropped, and takes longer.
         against: earlier data sets whose images are not wanted again, by `level`.
         exclude: evaluation sets whose images, and near duplicates of them, are not wanted at any `level`.
         refuse: files of SHA-256 (such as the `removed.jsonl` of a takedown) that are not wanted at any `level`.
     """
 
     level: str = "none"
-    distance: int = 8
+    distance: int = 10
     against: Sequence[str] = field(default_factory=tuple)
     exclude: Sequence[str] = field(default_factory=tuple)
     refuse: Sequence[str] = field(default_factory=tuple)
@@ -76,7 +80,7 @@ class DedupOptions:
 
 
 def find(own: Known, options: DedupOptions, scratch: Path, workers: int = 0) -> pa.Table:
-    """`REMOVALS` of a data set's images, or of a part of it.
+    """`REMOVALS` of a data set's images.
 
     Args:
         scratch: a folder for temporary files.
@@ -90,7 +94,7 @@ def find(own: Known, options: DedupOptions, scratch: Path, workers: int = 0) -> 
     parts += [("earlier", of_dataset(Path(path), near, workers)) for path in options.against]
     if not near:
         for kind, known in parts:
-            if kind != "evaluation":
+            if kind == "earlier":
                 known.hashes[:] = FEATURELESS
     parts.append(("own", own))
     fixed, among = sum(len(known) for _, known in parts) - len(own), options.level != "none"
@@ -100,7 +104,8 @@ def find(own: Known, options: DedupOptions, scratch: Path, workers: int = 0) -> 
     if near or options.exclude:
         del digests
         hashes[same] = FEATURELESS
-        found_near = near_duplicates(hashes, options.distance, scratch, fixed, near)
+        confirm = partial(_confirm, [known for _, known in parts], scratch, workers)
+        found_near = near_duplicates(hashes, options.distance, scratch, fixed, near, confirm)
         # Copies of what goes now go because of the same image.
         joined = found_near[found[same]]
         hashes[same] = hashes[found[same]]
@@ -108,6 +113,23 @@ def find(own: Known, options: DedupOptions, scratch: Path, workers: int = 0) -> 
         same &= found == found_near
         found = found_near
     return _describe(parts, found, same, hashes)
+
+
+def _confirm(parts: Sequence[Known], scratch: Path, workers: int, places: np.ndarray) -> Callable[[int, int], bool]:
+    """Makes thumbnails of the images at these places, on disk, and returns what compares two of them."""
+    ends = np.cumsum([0, *map(len, parts)])
+    bounds = np.searchsorted(places, ends)
+    tasks = [
+        task
+        for known, low, high, end in zip(parts, bounds, bounds[1:], ends, strict=False)
+        for task in known.tasks(places[low:high] - end)
+    ]
+    starts = np.cumsum([0, *(len(task.rows) for task in tasks)])
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        pictures = np.memmap(file, np.uint8, "w+", shape=(len(places), SIDE, SIDE))
+    for number, made in pool.run(thumbnails_of, enumerate(tasks), min(workers or pool.cores(), len(tasks))):
+        pictures[starts[number] : starts[number + 1]] = made
+    return lambda one, other: alike(*pictures[np.searchsorted(places, [one, other])])
 
 
 def _concatenated(parts: list[tuple[str, Known]]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,24 +1,33 @@
 """Images as their hashes alone: what duplicates are looked for in."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from seer.data.decode import DamagedImage
+from seer.data.decode import DamagedImage, decode
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
 from seer.errors import InputError
 from shards import pool
+from shards.alike import SIDE, thumbnail
 from shards.phash import FEATURELESS
-from shards.samples import fit, load
+from shards.samples import fit, load, look
 from shards.sources import Container, scan
 
 IMAGES_PER_TASK = 256
+
+
+class Task(NamedTuple):
+    """Rows of `shards.sources.LISTING`, as far as reading needs them, and the containers that they are in."""
+
+    rows: list[dict[str, Any]]
+    containers: dict[int, Container]
 
 
 class Hashes(NamedTuple):
@@ -38,12 +47,14 @@ class Known:
         digests: `(N, 2)` uint64, the first half of each SHA-256.
         hashes: `(N,)` uint64 of `shards.phash`; `FEATURELESS` also where it is not known.
         names: the names at `(n,)` increasing places.
+        tasks: what `thumbnails_of` needs to read the images at `(n,)` increasing places, in their order.
     """
 
     name: str
     digests: np.ndarray
     hashes: np.ndarray
     names: Callable[[np.ndarray], pa.Array]
+    tasks: Callable[[np.ndarray], Iterator[Task]] = lambda places: iter(())
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -61,18 +72,34 @@ def of_shards(directory: Path, shards: Sequence[str], sizes: Sequence[int], need
             raise InputError(f"{directory / shard} has no perceptual hashes; run: seer shards index {directory}")
         digests[start:end] = halves(table["sha256"])
         hashes[start:end] = table["phash"].fill_null(FEATURELESS).to_numpy()
-    return Known(str(directory), digests, hashes, partial(keys_at, directory, shards, ends))
+    where = directory, shards, ends
+    return Known(str(directory), digests, hashes, partial(keys_at, *where), partial(tasks_at, *where))
 
 
 def keys_at(directory: Path, shards: Sequence[str], ends: np.ndarray, places: np.ndarray) -> pa.Array:
     """Keys of the samples at increasing places, when the shards are laid end to end; `ends` begins with 0."""
+    tables = [table["key"].combine_chunks() for _, table in _rows_at(directory, shards, ends, places, ["key"])]
+    return pa.concat_arrays([pa.array([], pa.string()), *tables])
+
+
+def tasks_at(directory: Path, shards: Sequence[str], ends: np.ndarray, places: np.ndarray) -> Iterator[Task]:
+    """How to read these samples."""
+    for shard, table in _rows_at(directory, shards, ends, places, ["key", "offset", "size"]):
+        containers = {0: Container(str(directory / shard), f"{shard}/", True)}
+        for start in range(0, len(table), IMAGES_PER_TASK):
+            rows = table.slice(start, IMAGES_PER_TASK).to_pylist()
+            yield Task([{**row, "container": 0, "name": row["key"].encode(), "extras": []} for row in rows], containers)
+
+
+def _rows_at(
+    directory: Path, shards: Sequence[str], ends: np.ndarray, places: np.ndarray, columns: list[str]
+) -> Iterator[tuple[str, pa.Table]]:
+    """Shard by shard, the rows of the index for samples at increasing places."""
     numbers = np.searchsorted(ends, places, side="right") - 1
-    keys = [pa.array([], pa.string())]
     for rows in np.split(np.arange(len(places)), np.flatnonzero(np.diff(numbers)) + 1) if len(places) else []:
         number = numbers[rows[0]]
-        column = read_index(index_path(directory / shards[number]), ["key"])["key"].combine_chunks()
-        keys.append(column.take(pa.array(places[rows] - ends[number])))
-    return pa.concat_arrays(keys)
+        table = read_index(index_path(directory / shards[number]), columns)
+        yield shards[number], table.take(pa.array(places[rows] - ends[number]))
 
 
 def of_dataset(path: Path, need_phash: bool = True, workers: int = 0) -> Known:
@@ -84,22 +111,45 @@ def of_dataset(path: Path, need_phash: bool = True, workers: int = 0) -> Known:
         manifest = Manifest.load(path)
         return of_shards(path, manifest.shards, manifest.sizes.tolist(), need_phash)
     listing = scan([path])
-    rows = listing.table.to_pylist()
-    tasks = [(rows[i : i + IMAGES_PER_TASK], listing.containers) for i in range(0, len(rows), IMAGES_PER_TASK)]
-    found = pool.run(_hash_images, enumerate(tasks), min(workers or pool.cores(), len(tasks)))
-    return _of_hashes(path, [image for _, images in sorted(found) for image in images])
+    containers = dict(enumerate(listing.containers))
+    tasks = list(_tasks(listing.table.to_pylist(), containers))
+    found = dict(pool.run(_hash_images, enumerate(tasks), min(workers or pool.cores(), len(tasks))))
+    images = [image for number in range(len(tasks)) for image in found[number]]
+    usable = [
+        (row, image) for row, image in zip((row for task in tasks for row in task.rows), images, strict=True) if image
+    ]
+    rows = [row for row, _ in usable]
+    known = _of_hashes(path, [image for _, image in usable])
+    known.tasks = lambda places: _tasks([rows[place] for place in places.tolist()], containers)
+    return known
 
 
-def _hash_images(task: tuple[int, tuple[list, list[Container]]], tick: pool.Tick) -> tuple[int, list[Hashes]]:
+def _tasks(rows: list[dict[str, Any]], containers: dict[int, Container]) -> Iterator[Task]:
+    for start in range(0, len(rows), IMAGES_PER_TASK):
+        yield Task(rows[start : start + IMAGES_PER_TASK], containers)
+
+
+def _hash_images(task: tuple[int, Task], tick: pool.Tick) -> tuple[int, list[Hashes | None]]:
+    """The task's number and its images' hashes, None for those that cannot be decoded."""
     number, (rows, containers) = task
-    images = []
+    images = list[Hashes | None]()
     for row in rows:
         try:
             sample = load(row, containers[row["container"]], fit)
+            images.append(Hashes(sample.source, sample.sha256, sample.phash or FEATURELESS))
         except DamagedImage:
-            continue
-        images.append(Hashes(sample.source, sample.sha256, sample.phash or FEATURELESS))
+            images.append(None)
     return number, images
+
+
+def thumbnails_of(task: tuple[int, Task], tick: pool.Tick) -> tuple[int, np.ndarray]:
+    """The task's number and `(n, SIDE, SIDE)` thumbnails of its images, black where one cannot be decoded."""
+    number, (rows, containers) = task
+    pictures = np.zeros((len(rows), SIDE, SIDE), np.uint8)
+    for picture, row in zip(pictures, rows, strict=True):
+        with suppress(DamagedImage):
+            picture[:] = thumbnail(decode(load(row, containers[row["container"]], look).members[0][1]))
+    return number, pictures
 
 
 def of_list(path: Path) -> Known:
@@ -118,7 +168,7 @@ def read_hashes(path: Path) -> list[Hashes]:
         try:
             entry = json.loads(line) if line.startswith("{") else {"sha256": line}
             digest = bytes.fromhex(entry["sha256"])
-            images.append(Hashes(entry.get("key") or line[:12], digest, int(entry.get("phash") or "0", 16)))
+            images.append(Hashes(entry.get("key") or line[:12], digest, FEATURELESS))
             if len(digest) != 32:
                 raise ValueError
         except (ValueError, KeyError, TypeError):

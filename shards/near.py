@@ -4,11 +4,11 @@ Two hashes that differ in at most d bits agree in at least m − d of m blocks o
 Near-Duplicates for Web Crawling, 2007). So the hashes are sorted once for each choice of m − d blocks, with these
 blocks in front, and only hashes that agree in front are compared: no pair within d is missed. `m` is chosen by cost.
 
-Memory: at most 45 bytes per hash. Pairs go to a file. Time grows as n · C(m, d), with m slowly growing in n.
+Memory: at most 40 bytes per hash. Pairs go to a file. Time grows as n · C(m, d), with m slowly growing in n.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations, pairwise
 from math import comb
 from pathlib import Path
@@ -21,12 +21,18 @@ BITS = 64
 SORTING = 12  # what sorting costs per hash and table, in comparisons of two hashes; measured, and not critical
 CHUNK = 1 << 16  # hashes at a time; as many as a core has in its cache
 MAX_DISTANCE = 16
+TRIES = 64  # candidates that an image is compared with: among thousands of like logos, not all
 NONE = -1
 HALF, LOWER = np.uint64(32), np.uint64(0xFFFFFFFF)  # of a packed pair
 
 
 def near_duplicates(
-    hashes: np.ndarray, furthest: int, scratch: Path, fixed: int = 0, among_others: bool = True
+    hashes: np.ndarray,
+    furthest: int,
+    scratch: Path,
+    fixed: int = 0,
+    among_others: bool = True,
+    confirm: Callable[[np.ndarray], Callable[[int, int], bool]] | None = None,
 ) -> np.ndarray:
     """For each hash the place of an earlier one that it is near to and that stays itself; `NONE` for those that stay.
 
@@ -36,57 +42,110 @@ def near_duplicates(
     Args:
         hashes: `(N,)` uint64 of `shards.phash`; `FEATURELESS` ones are near to none. N below 2³².
         furthest: bits in which two hashes may differ, or one and the other's mirror image.
-        scratch: a folder for the pairs that are found, 8 bytes each.
+        scratch: a folder for the pairs that are found, 16 bytes each.
         fixed: so many hashes at the start stay in any case.
         among_others: whether those after the fixed ones are compared with each other.
+        confirm: from the places of all that have anything near, to a function that says whether the images at two of
+            these places are really alike. It is asked for the nearest first, `TRIES` times at most.
 
     Returns:
         `(N,)` int64.
     """
     assert 0 <= furthest <= MAX_DISTANCE
     assert len(hashes) < 1 << 32
-    keys = canonical(hashes)
-    order = np.argsort(keys, kind="stable").astype(np.uint32)
-    keys.sort()
-    featureless = int(np.count_nonzero(keys == FEATURELESS))  # these sort first
-    keys, order = keys[featureless:], order[featureless:]
-    new = np.ones(len(keys), bool)
-    new[1:] = keys[1:] != keys[:-1]
-    keys, leaders = keys[new], order[new]  # of equal hashes the first in order speaks for all
+    groups = _Groups(hashes)
     with tempfile.TemporaryFile(dir=scratch) as file:
-        for one, other in pairs(keys, furthest):
-            later, earlier = np.maximum(leaders[one], leaders[other]), np.minimum(leaders[one], leaders[other])
-            matters = (later >= fixed) & ((earlier < fixed) | among_others)
-            (later[matters].astype(np.uint64) << HALF | earlier[matters]).tofile(file)
-        found = np.full(len(hashes), NONE, np.int64)
-        _choose(file, found)
-    group = -1
-    for start in range(0, len(order), CHUNK):
-        members, groups = order[start : start + CHUNK], group + np.cumsum(new[start : start + CHUNK])
-        leads, group = leaders[groups].astype(np.int64), groups[-1]
-        joined = np.where(found[leads] == NONE, leads, found[leads])
-        matters = (members >= fixed) & ((joined < fixed) | among_others) & (members != leads)
-        found[members[matters]] = joined[matters]
+        for one, other in pairs(groups.keys, furthest):
+            for group, beside in ((one, other), (other, one)):
+                matters = groups.useful(group, beside, fixed, among_others)
+                (group[matters].astype(np.uint64) << HALF | beside[matters].astype(np.uint64)).tofile(file)
+        beside = np.memmap(file, np.uint64).view(np.ndarray) if file.tell() else np.empty(0, np.uint64)
+        beside.sort()
+        return _choose(groups, beside, fixed, among_others, confirm)
+
+
+class _Groups:
+    """Places by canonical hash: group g has those of `keys[g]`, `order[starts[g] : starts[g + 1]]`, in order."""
+
+    def __init__(self, hashes: np.ndarray):
+        keys = canonical(hashes)
+        self.order = np.argsort(keys, kind="stable").astype(np.uint32)
+        keys.sort()
+        featureless = int(np.count_nonzero(keys == FEATURELESS))  # these sort first
+        keys, self.order = keys[featureless:], self.order[featureless:]
+        new = np.ones(len(keys), bool)
+        new[1:] = keys[1:] != keys[:-1]
+        self.keys = keys[new]
+        self.starts = np.append(np.flatnonzero(new), len(keys)).astype(np.uint32)
+        self.count = len(hashes)
+
+    def first(self, groups: np.ndarray) -> np.ndarray:
+        return self.order[self.starts[groups]]
+
+    def last(self, groups: np.ndarray) -> np.ndarray:
+        return self.order[self.starts[groups + 1] - 1]
+
+    def useful(self, groups: np.ndarray, beside: np.ndarray, fixed: int, among_others: bool) -> np.ndarray:
+        """Whether something of `groups` may go because of something of the groups `beside`."""
+        return (self.last(groups) >= fixed) & ((self.first(beside) < fixed) | among_others)
+
+    def of_places(self) -> np.ndarray:
+        """The group of each place; that of featureless hashes is one too many."""
+        groups = np.full(self.count, len(self.keys), np.uint32)
+        groups[self.order] = np.repeat(np.arange(len(self.keys), dtype=np.uint32), np.diff(self.starts))
+        return groups
+
+
+def _choose(
+    groups: _Groups, beside: np.ndarray, fixed: int, among_others: bool, confirm: Callable | None
+) -> np.ndarray:
+    """What goes because of what. `beside` has sorted pairs of groups that are near, packed, each both ways."""
+    group_of, found = groups.of_places(), np.full(groups.count, NONE, np.int64)
+    concerned = np.zeros(len(groups.keys) + 1, bool)
+    for start in range(0, len(groups.keys), CHUNK):
+        numbers = np.arange(start, min(start + CHUNK, len(groups.keys)))
+        several = groups.starts[numbers + 1] - groups.starts[numbers] > 1
+        concerned[numbers] = several & groups.useful(numbers, numbers, fixed, among_others)
+    for start in range(0, len(beside), CHUNK):
+        pairs = beside[start : start + CHUNK]
+        concerned[pairs >> HALF] = concerned[pairs & LOWER] = True
+    concerned = concerned[group_of]
+    same = confirm(np.flatnonzero(concerned)) if confirm and concerned.any() else lambda later, earlier: True
+    # Those of a group that stay gather at its start: members come in order, so none is overwritten before its turn.
+    stay = np.zeros(len(groups.keys), np.uint32)
+    for start in range(0, len(concerned), CHUNK):
+        for place in (start + np.flatnonzero(concerned[start : start + CHUNK])).tolist():
+            group = int(group_of[place])
+            if place >= fixed:
+                candidates = _candidates(groups, stay, beside, group)
+                found[place] = next((earlier for earlier in candidates if same(place, earlier)), NONE)
+            if found[place] == NONE and (place < fixed or among_others):
+                groups.order[groups.starts[group] + stay[group]] = place
+                stay[group] += 1
     return found
 
 
-def _choose(file, found: np.ndarray) -> None:
-    """Fill in what goes because of whom, from packed pairs (later, earlier) in any order."""
-    if not file.tell():
-        return
-    packed = np.memmap(file, np.uint64)
-    packed.sort()  # by the later one, so that whether the earlier one stays is known by then
-    for start in range(0, len(packed), CHUNK):
-        chunk = packed[start : start + CHUNK]
-        for later, earlier in zip((chunk >> HALF).tolist(), (chunk & LOWER).tolist(), strict=True):
-            if found[later] == NONE and found[earlier] == NONE:
-                found[later] = earlier
+def _candidates(groups: _Groups, stay: np.ndarray, beside: np.ndarray, group: int) -> list[int]:
+    """Up to `TRIES` places near to a group that stay, the nearest first, the earlier ones of equal distance first."""
+    low, high = np.searchsorted(beside, np.array([group << 32, (group + 1) << 32], np.uint64))
+    own = groups.order[groups.starts[group] :][: min(stay[group], TRIES)].tolist()
+    if low == high or len(own) == TRIES:
+        return own
+    near = (beside[low:high] & LOWER).astype(np.int64)
+    near = near[stay[near] > 0]
+    apart = distance(groups.keys[near], groups.keys[group])
+    found = [(0, place) for place in own]
+    for bits, group in sorted(zip(apart.tolist(), near.tolist(), strict=True)):
+        if len(found) >= TRIES and bits > found[-1][0]:
+            break
+        found += [(bits, place) for place in groups.order[groups.starts[group] :][: stay[group]].tolist()]
+    return [place for _, place in sorted(set(found))[:TRIES]]
 
 
 def pairs(hashes: np.ndarray, furthest: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Places of all pairs of `hashes` within `furthest` bits of each other or of the other's mirror image.
 
-    `hashes` are canonical, sorted and different. A pair may come more than once, and either way round.
+    `hashes` are canonical, sorted and different. A pair comes twice if it is near both as it is and mirrored.
     """
     blocks = choose_blocks(2 * len(hashes), furthest)
     table = np.empty(2 * len(hashes), np.uint64)
@@ -99,10 +158,11 @@ def pairs(hashes: np.ndarray, furthest: int) -> Iterator[tuple[np.ndarray, np.nd
         table.sort()
         for one, other in _neighbours(table, layout.front_bits, furthest):
             one, other = layout.undo(one), layout.undo(other)
-            new = layout.is_first_for(one ^ other)
-            one = np.searchsorted(hashes, canonical(one[new]))
-            other = np.searchsorted(hashes, canonical(other[new]))
-            yield one[one != other], other[one != other]
+            # Each pair comes with that of both mirror images: of the two, that with the smaller hash as it is counts.
+            first, second = canonical(one), canonical(other)
+            new = np.where(first < second, one == first, other == second) & (first != second)
+            new &= layout.is_first_for(one ^ other)
+            yield np.searchsorted(hashes, first[new]), np.searchsorted(hashes, second[new])
 
 
 def choose_blocks(count: int, furthest: int) -> int:

@@ -46,9 +46,9 @@ def _headlines(figures: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("Images", f"{figures['samples']:,}"),
         ("Shards", f"{figures['shards']:,}"),
-        ("Bytes", f"{figures['bytes'] / 1e9:,.3g} GB"),
+        ("Gigabytes", f"{figures['bytes'] / 1e9:,.3g}"),
         ("Exact duplicates", f"{figures['duplicates']:,}"),
-        ("Near duplicates", "unknown" if near is None else f"{near:,}"),
+        ("Near duplicates", "–" if near is None else f"{near:,}"),
         ("Quarantined", f"{sum(figures['quarantined'].values()):,}"),
     ]
     return lines + ([("Removed on request", f"{figures['removed']:,}")] if figures["removed"] else [])

@@ -11,13 +11,12 @@ import pyarrow.parquet as pq
 
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
 from shards import quarantine, sampled
-from shards.dedup import exact_duplicates
-from shards.known import halves
-from shards.near import NONE, near_duplicates
-from shards.phash import FEATURELESS
+from shards.dedup import DedupOptions, exact_duplicates, find
+from shards.known import halves, of_shards
+from shards.near import NONE
 from shards.quarantine import counts
 
-COLUMNS = ["width", "height", "size", "format", "sha256", "phash", "label", "source"]
+COLUMNS = ["width", "height", "size", "format", "sha256", "label", "source"]
 QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
 BINS = 24
 MOST_NAMED = 20  # quarantine entries listed one by one
@@ -25,20 +24,24 @@ MOST_SOURCES = 30
 SOURCE = re.compile(r"\w+://(?:[^/@]*@)?([^/]+)|(.*?\.(?:tar|zip|parquet))/|(?:\./|/)?([^/]+)/")
 
 
-def stats(directory: str | Path, distance: int = 8, pictures: int = 256) -> dict[str, Any]:
+def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dict[str, Any]:
     """Counts and quantiles of a data set, ready for JSON.
+
+    Args:
+        near: look for near duplicates, which opens those images that may be some.
+        pictures: images that are opened for the mean colour.
 
     Keys: directory, shards, samples, bytes (of the tars), samples_per_shard, width, height, aspect_ratio (width /
     height), image_bytes (quantiles each), histograms (of width, height, aspect_ratio and image_bytes: `edges` and
     `counts`, in equal steps of the logarithm), formats, classes (samples by class, None without labels), unlabelled,
-    duplicates (images whose bytes occur earlier), near_duplicates (further ones within `distance` bits of an earlier
-    one; None where perceptual hashes are missing), sources (images by host, archive or first folder; the rarest summed
+    duplicates (images whose bytes occur earlier), near_duplicates (further ones, as `--dedup near` finds them; None if
+    they were not looked for), sources (images by host, archive or first folder; the rarest summed
     up as `…`), colour (`mean` and `std` of red, green and blue, 0 to 255, over the pixels of `images` pictures drawn at
     random, all pictures weighing the same), quarantined (by kind of reason), quarantine (the first entries), ignored
     (files that were no images, by suffix), removed (images taken out later).
 
     Raises:
-        InputError: no manifest or a missing index.
+        InputError: no manifest, a missing index, or no perceptual hashes to look for near duplicates by.
     """
     manifest = Manifest.load(directory)
     columns, counted = _gather(manifest)
@@ -50,7 +53,6 @@ def stats(directory: str | Path, distance: int = 8, pictures: int = 256) -> dict
         "aspect_ratio": columns["width"] / columns["height"],
         "image_bytes": columns["size"],
     }
-    exact = exact_duplicates(columns["digest"]) != NONE
     return {
         "directory": str(directory),
         "shards": len(manifest.shards),
@@ -62,8 +64,8 @@ def stats(directory: str | Path, distance: int = 8, pictures: int = 256) -> dict
         "formats": dict(counted["format"].most_common()),
         "classes": None if classes is None else {name: labels[label] for label, name in enumerate(classes)},
         "unlabelled": labels[None],
-        "duplicates": int(exact.sum()),
-        "near_duplicates": _near(columns["phash"], exact, distance) if "phash" in columns else None,
+        "duplicates": int((exact_duplicates(columns["digest"]) != NONE).sum()),
+        "near_duplicates": _near(manifest) if near else None,
         "sources": _commonest(counted["source"]),
         "colour": sampled.colour(manifest, pictures),
         "quarantined": quarantine.tally(entries),
@@ -74,18 +76,14 @@ def stats(directory: str | Path, distance: int = 8, pictures: int = 256) -> dict
 
 
 def _gather(manifest: Manifest) -> tuple[dict[str, np.ndarray], dict[str, Counter]]:
-    """Numeric columns over all shards (`phash` only if none is missing), and counts by format, label and source."""
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("width", "height", "size", "digest", "phash")}
+    """Numeric columns over all shards, and counts by format, label and source."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("width", "height", "size", "digest")}
     counted = {name: Counter[Any]() for name in ("format", "label", "source")}
     for shard in manifest.shards:
         table = read_index(index_path(manifest.directory / shard), COLUMNS)
         for name in ("width", "height", "size"):
             parts[name].append(table[name].to_numpy())
         parts["digest"].append(halves(table["sha256"]))
-        if table["phash"].null_count:
-            parts.pop("phash", None)
-        elif "phash" in parts:
-            parts["phash"].append(table["phash"].to_numpy())
         counted["format"].update(table["format"].to_pylist())
         counted["label"].update(table["label"].to_pylist())
         counted["source"].update(map(_origin, table["source"].to_pylist()))
@@ -104,10 +102,11 @@ def _commonest(counter: Counter) -> dict[str, int]:
     return dict(ranked[:MOST_SOURCES]) | ({"…": rest} if rest else {})
 
 
-def _near(hashes: np.ndarray, exact: np.ndarray, distance: int) -> int:
+def _near(manifest: Manifest) -> int:
+    known = of_shards(manifest.directory, manifest.shards, manifest.sizes.tolist())
     with tempfile.TemporaryDirectory() as scratch:
-        found = near_duplicates(np.where(exact, np.uint64(FEATURELESS), hashes), distance, Path(scratch))
-    return int((found != NONE).sum())
+        found = find(known, DedupOptions("near"), Path(scratch))
+    return len(found) - found["distance"].null_count
 
 
 def _histogram(values: np.ndarray) -> dict[str, list]:
@@ -139,10 +138,6 @@ def lines(found: dict[str, Any]) -> list[str]:
         result.append(f"{found['duplicates']:,} exact duplicates")
     if found["near_duplicates"]:
         result.append(f"{found['near_duplicates']:,} near duplicates besides")
-    if found["near_duplicates"] is None:
-        result.append(
-            f"near duplicates: not known without perceptual hashes; run: seer shards index {found['directory']}"
-        )
     result.append(f"sources: {counts(found['sources'], most=5)}")
     if found["colour"]["images"]:
         mean, std = (", ".join(f"{value:.1f}" for value in found["colour"][name]) for name in ("mean", "std"))

@@ -26,11 +26,12 @@ def one_by_one(hashes: np.ndarray, furthest: int, fixed: int, among_others: bool
     """The same decision by comparing each hash with all those before it that stayed."""
     found = [NONE] * len(hashes)
     for later in range(fixed, len(hashes)):
+        candidates = []
         for earlier in range(later if among_others else fixed):
             usable = found[earlier] == NONE and FEATURELESS not in (hashes[later], hashes[earlier])
-            if usable and distance(hashes[later], hashes[earlier]) <= furthest:
-                found[later] = earlier
-                break
+            if usable and (bits := distance(hashes[later], hashes[earlier])) <= furthest:
+                candidates.append((bits, earlier))
+        found[later] = min(candidates)[1] if candidates else NONE
     return found
 
 
@@ -69,11 +70,37 @@ def test_blocks_grow_with_the_count():
 
 
 def test_memory_is_below_64_bytes_per_image(tmp_path, monkeypatch):
-    monkeypatch.setattr(near, "CHUNK", 1 << 12)
-    hashes = alike(0, 200_000, flips=2)
+    monkeypatch.setattr(near, "CHUNK", 1 << 10)
+    others = np.random.default_rng(1).integers(1, 2**64, 95_000, dtype=np.uint64)
+    hashes = np.concatenate([alike(0, 5_000, flips=2), others])
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    near_duplicates(hashes, 2, tmp_path)
+    found = near_duplicates(hashes, 2, tmp_path)
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
-    assert peak / len(hashes) < 64 - 24  # what is held of each image meanwhile: its hash, and exact duplicates
+    assert (found != NONE).sum() > 2_000
+    assert peak / len(hashes) < 64 - 8 - 8  # of each image also its hash and its exact duplicate are held meanwhile
+
+
+def test_what_is_not_confirmed_stays(tmp_path):
+    """Asked are those that have something near, about those that stay, the nearest first."""
+    base = np.uint64(0x9E3779B97F4A7C15)
+    hashes = base ^ np.array([0, 1, 0, 3, 1 << 40 | 7, 0xFFFFFFFF], np.uint64)
+    asked, prepared = [], []
+
+    def confirm(places):
+        prepared.append(places.tolist())
+        return lambda later, earlier: asked.append((later, earlier)) or (later, earlier) == (3, 0)
+
+    found = near_duplicates(hashes, 2, tmp_path, confirm=confirm)
+    assert found.tolist() == [NONE, NONE, NONE, 0, NONE, NONE]
+    assert prepared == [[0, 1, 2, 3, 4]]
+    assert asked == [(1, 0), (2, 0), (2, 1), (3, 1), (3, 0)]  # 3 went, so 4 has nothing near that stays
+
+
+def test_no_more_than_so_many_are_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(near, "TRIES", 3)
+    asked = []
+    hashes = np.full(8, 12345, np.uint64)
+    near_duplicates(hashes, 2, tmp_path, confirm=lambda places: lambda *pair: bool(asked.append(pair)))
+    assert [pair for pair in asked if pair[0] == 7] == [(7, 0), (7, 1), (7, 2)]
