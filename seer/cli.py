@@ -154,6 +154,7 @@ def shards_index(
 @shards_app.command("verify", epilog=example("seer shards verify shards"))
 def shards_verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
+    repair: Annotated[bool, typer.Option("--repair", help="Index anew what can be; tars are never touched.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     json_target: Json = "",
 ) -> None:
@@ -161,7 +162,7 @@ def shards_verify(
     from shards.verify import verify
 
     with progress("verifying", "shards") as tick:
-        report = verify(directory, workers, tick)
+        report = verify(directory, workers, tick, repair)
     say(*report.lines(), json_target=json_target)
     emit(asdict(report), json_target)
     raise typer.Exit(2 if report.problems else 0)

@@ -199,7 +199,7 @@ def _finish(out: Path, plan: dict[str, Any], listing: Listing) -> None:
     ignored = dict(sorted(listing.ignored.items()))
     classes = listing.classes or _classes_of_tars(listing, max(record["labels"] for record in records))
     rows = ({key: record[key] for key in ("shard", "samples", "bytes", "sha256")} for record in shards)
-    write_manifest(out, rows, {"classes": classes, "build": {**plan, "quarantined": reasons, "ignored": ignored}})
+    write_manifest(out, rows, state.sealed(classes, {**plan, "quarantined": reasons, "ignored": ignored}))
 
 
 def _classes_of_tars(listing: Listing, labels: int) -> list[str] | None:

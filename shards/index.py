@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seer.data.decode import DamagedImage
@@ -16,7 +17,7 @@ from shards import pool, quarantine, state, takedown
 from shards.quarantine import counts
 from shards.samples import fit, load, look
 from shards.sources import scan_tar
-from shards.state import Progress
+from shards.state import Progress, sealed
 from shards.tars import sha256_file
 
 
@@ -42,7 +43,11 @@ class IndexReport:
 
 
 def index(
-    urls: Sequence[str | Path], workers: int = 0, check: bool = True, progress: Progress | None = None
+    urls: Sequence[str | Path],
+    workers: int = 0,
+    check: bool = True,
+    progress: Progress | None = None,
+    anew: bool = False,
 ) -> IndexReport:
     """Index tars, and write or extend the manifest of the folder that each lies in. Current indices are kept.
 
@@ -51,6 +56,7 @@ def index(
         workers: processes; 0 for one per core.
         check: decode every image, so that what cannot be read is quarantined now; else only headers are looked at.
         progress: called with tars done and in all.
+        anew: also where an index seems to be right.
 
     Raises:
         InputError: nothing to index, no usable image in a folder's tars, or a manifest that names a missing shard.
@@ -63,7 +69,7 @@ def index(
         raise InputError(f"no .tar in {', '.join(map(str, urls))}; give tars, or the folder that holds them")
     for folder, group in groupby(found, key=lambda path: path.parent):
         paths, manifest = list(group), _manifest_of(folder)
-        stale = [path for path in paths if not is_current(path, manifest.rows.get(path.name), check)]
+        stale = [path for path in paths if anew or not is_current(path, manifest.rows.get(path.name), check)]
         report.current += len(paths) - len(stale)
         results = []
         with state.writing(folder):
@@ -100,7 +106,10 @@ class _Known:
 def _manifest_of(folder: Path) -> _Known:
     if not (folder / MANIFEST).exists():
         return _Known()
-    manifest = Manifest.load(folder)
+    try:
+        manifest = Manifest.load(folder)
+    except InputError as error:
+        raise InputError(f"{error}; but delete {folder / MANIFEST} first: names of classes are lost with it") from error
     if gone := [shard for shard in manifest.shards if not (folder / shard).exists()]:
         raise InputError(f"{folder / MANIFEST} names {gone[0]}, which is missing; put it back or delete the manifest")
     rows = pq.read_table(folder / MANIFEST).to_pylist()
@@ -121,7 +130,7 @@ def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: 
     if labels > len(known.classes or []):
         known.classes = [str(label) for label in range(labels)]
     quarantine.write(folder, entries)
-    write_manifest(folder, rows, {"classes": known.classes, "build": {**known.build, "quarantined": reasons}})
+    write_manifest(folder, rows, sealed(known.classes, {**known.build, "quarantined": reasons}))
     report.folders.append(str(folder))
     report.samples += sum(row["samples"] for row in rows)
     report.quarantined.update(reasons)
@@ -146,11 +155,12 @@ def is_current(tar: Path, row: dict[str, Any] | None, hashed: bool = False) -> b
 def index_tar(task: tuple[Path, bool], tick: pool.Tick) -> dict[str, Any]:
     """Write the index of one tar, if it has a usable image; returns its manifest row and what is to be reported."""
     path, check = task
-    listing = scan_tar(path)
+    listing, sources = scan_tar(path), _sources(path)
     entries, rows = listing.quarantine, []
     for row in listing.table.to_pylist():
         try:
-            rows.append(load(row, listing.containers[0], fit if check else look).index_row(row["offset"]))
+            made = load(row, listing.containers[0], fit if check else look).index_row(row["offset"])
+            rows.append({**made, "source": sources.get((made["key"], made["sha256"]), made["source"])})
         except DamagedImage as damage:
             entries.append({"source": listing.containers[0].source_of(row["name"]), "reason": damage.reason})
     if rows:
@@ -161,3 +171,12 @@ def index_tar(task: tuple[Path, bool], tick: pool.Tick) -> dict[str, Any]:
         "quarantine": [{**entry, "shard": path.name} for entry in entries],
         "ignored": listing.ignored,
     }
+
+
+def _sources(tar: Path) -> dict[tuple[str, bytes], str]:
+    """Where the images of a tar came from, by key and SHA-256, as far as an earlier index can still tell."""
+    try:
+        rows = pq.read_table(index_path(tar), columns=["key", "sha256", "source"], page_checksum_verification=True)
+        return {(row["key"], row["sha256"]): row["source"] for row in rows.to_pylist()}
+    except (OSError, ValueError, pa.ArrowException):
+        return {}
