@@ -17,8 +17,10 @@ check: $(VENV)/.dev                     ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy seer shards launch
 
-bench: $(VENV)/.dev                     ## every figure of the README, each against its peer; CIFAR10=DIR for cifar.py
+bench: $(VENV)/.dev                     ## the README's figures, each against its peer; CIFAR10=DIR, PHOTOGRAPHS=DIR
 	$(BIN)/python benchmarks/step.py --json step.json
+	$(BIN)/python benchmarks/order_scale.py --json order_scale.json
+	test -z "$(PHOTOGRAPHS)" || $(BIN)/python benchmarks/loader.py "$(PHOTOGRAPHS)" --json loader.json
 	test -z "$(CIFAR10)" || $(BIN)/python benchmarks/cifar.py "$(CIFAR10)" --json cifar.json
 
 clean:

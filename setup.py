@@ -32,6 +32,9 @@ setup(
         "typer>=0.12",
         "rich>=13",
         "pyarrow>=15",
+        "fsspec[http]>=2024.6",
+        "aiohttp>=3.12",  # the first whose connector asks us for each socket, which is where addresses are checked
+        "aiodns>=3.2",  # names of dead hosts are looked up without a thread for each
         "safetensors>=0.4",
         "scikit-learn>=1.4",
         "scikit-image>=0.24",  # with scikit-learn, also the photographs of `seer quickstart`
@@ -40,8 +43,8 @@ setup(
         "markupsafe",
     ],
     extras_require={
-        "s3": ["s3fs"],
-        "gcs": ["gcsfs"],
+        "s3": ["s3fs>=2024.6"],
+        "gcs": ["gcsfs>=2024.6"],
         "interop": ["timm>=1.0", "pycls", "fairscale"],
         "dev": [
             "pytest>=8",
@@ -50,6 +53,9 @@ setup(
             "mypy",
             "lightly",
             "webdataset",
+            "moto[s3,server]>=5",
+            "s3fs>=2024.6",
+            "gcsfs>=2024.6",
             "timm>=1.0",
             "pycls",
             "types-PyYAML",

@@ -4,13 +4,14 @@
 
 CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images. Labels are used by the kNN evaluation alone. Both
 systems train one after the other on the same cores for the same wall-clock time, images decoded on the way. seer runs
-by its command line only: shards build, pretrain, eval knn. The peer is written with lightly's transform, head,
-prototypes and loss on timm's RegNetY-200MF (stem stride 1), as its SwAV example shows.
+by its command line only: shards build, pretrain with a process per core, eval knn. The peer is written with lightly's
+transform, head, prototypes and loss on timm's RegNetY-200MF (stem stride 1), as its SwAV example shows.
 """
 
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from harness import arguments, figure, report
 from torch import nn
 
 K, TEMPERATURE = 20, 0.07
+CORES = len(os.sched_getaffinity(0))
 
 
 def seer(*words: str) -> None:
@@ -37,12 +39,15 @@ def knn(model: str, data: Path, out: Path) -> float:
     return 100 * json.loads(out.read_text().splitlines()[-1])["value"]
 
 
+def pretrain(shards: Path, run_dir: Path, steps: int, *more: str) -> None:
+    words = f"data={shards}", f"run_dir={run_dir}", f"steps={steps}", f"schedule.warmup={steps // 20}"
+    seer("pretrain", "swav_small", *words, *more, "--nproc", str(CORES))
+
+
 def measured_rate(shards: Path, work: Path) -> float:
     """Steps per second of the recipe on this machine, from a few of them; the first ones warm up."""
     probe = work / "probe"
-    seer(
-        "pretrain", "swav_small", f"data={shards}", f"run_dir={probe}", "steps=60", "schedule.warmup=0", "log.every=10"
-    )
+    pretrain(shards, probe, 60, "log.every=10")
     rows = [json.loads(line) for line in (probe / "metrics.jsonl").read_text().splitlines()][-3:]
     return (rows[-1]["step"] - rows[0]["step"]) / (rows[-1]["seconds"] - rows[0]["seconds"])
 
@@ -54,9 +59,7 @@ def train_seer(data: Path, minutes: float, work: Path) -> tuple[Path, float]:
     steps = round(minutes * 60 * measured_rate(shards, work))
     began = time.perf_counter()
     run = work / "run"
-    seer(
-        "pretrain", "swav_small", f"data={shards}", f"run_dir={run}", f"steps={steps}", f"schedule.warmup={steps // 20}"
-    )
+    pretrain(shards, run, steps)
     return run, (time.perf_counter() - began) / 60
 
 

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,16 +107,48 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield tick
 
 
-@shards_app.command("build", epilog=example("seer shards build ~/photos more.tar --out shards --max-side 1024"))
+def _of(options: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Those of a verb's options that are fields of this dataclass."""
+    return {each.name: given[each.name] for each in fields(options) if each.name in given}
+
+
+@shards_app.command(
+    "build",
+    epilog=example(
+        "seer shards build ~/photos more.tar --out shards --max-side 1024",
+        "seer shards build urls.parquet --columns url=URL,caption=TEXT --out shards --shorter-side 512",
+        "seer shards build urls.parquet --out shards --part slurm    (in each task of a job array)",
+    ),
+)
 def shards_build(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folders of any depth, WebDataset tars.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Folders of any depth, tars, zips, lists (parquet, csv, jsonl, txt)."),
+    ],
     out: Annotated[Path, typer.Option(help="Where the shards go; an interrupted build there is continued.")],
     labels: Annotated[bool, typer.Option("--labels", help="The folder below each SOURCE is the class.")] = False,
+    columns: Annotated[str, typer.Option(help="Columns of lists: url=URL,caption=TEXT,label=…,key=…,ANY=COLUMN.")] = "",
     max_side: Annotated[int | None, typer.Option(help="Shrink images whose longer side exceeds this (px).")] = None,
+    shorter_side: Annotated[int | None, typer.Option(help="Shrink images whose shorter side exceeds this.")] = None,
     reencode: Annotated[int | None, typer.Option(help="Encode every image as JPEG of this quality.")] = None,
+    min_side: Annotated[int | None, typer.Option(help="Leave out images whose shorter side is below this.")] = None,
+    max_aspect: Annotated[float | None, typer.Option(help="Leave out images longer than so many times wide.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Leave out images of more pixels.")] = None,
     shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 10_000,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     shuffle: Annotated[bool, typer.Option(help="Mix the images over the shards, always in the same way.")] = True,
+    part: Annotated[str, typer.Option(help="I/N: the I-th of N processes that share the build; or slurm.")] = "",
+    connections: Annotated[int, typer.Option(help="Downloads at a time, per process.")] = 256,
+    per_host: Annotated[int, typer.Option(help="Downloads at a time from one host, per process.")] = 8,
+    retries: Annotated[int, typer.Option(help="Further tries of what may pass (timeouts, resets, 429, 5xx).")] = 2,
+    connect_timeout: Annotated[float, typer.Option(help="Seconds to connect.")] = 10,
+    read_timeout: Annotated[float, typer.Option(help="Seconds between two pieces of a response.")] = 10,
+    timeout: Annotated[float, typer.Option(help="Seconds of one try in all.")] = 60,
+    max_bytes: Annotated[int, typer.Option(help="Leave out responses larger than this.")] = 32 << 20,
+    min_success: Annotated[float, typer.Option(help="Stop when fewer of 1,000 downloads succeed; 0: never.")] = 0.05,
+    agent: Annotated[str, typer.Option(help="The user agent that servers see.")] = "Mozilla/5.0 (compatible; seer)",
+    ignore_robots_tag: Annotated[bool, typer.Option("--ignore-robots-tag", help="Also take noai and noindex.")] = False,
+    allow_private: Annotated[bool, typer.Option("--allow-private", help="Also connect to private addresses.")] = False,
     dedup: Annotated[str, typer.Option(help="Leave out duplicates: none, exact or near.")] = "none",
     distance: Annotated[int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")] = 10,
     against: Annotated[list[str] | None, typer.Option(help="Also what these earlier shards have.")] = None,
@@ -124,11 +156,14 @@ def shards_build(
     refuse: Annotated[list[str] | None, typer.Option(help="Leave out the SHA-256 (removed.jsonl) listed here.")] = None,
     json_target: Json = "",
 ) -> None:
-    """Make shards. Originals are kept byte for byte, and what cannot be decoded is listed with its reason."""
+    """Make shards. Originals are kept byte for byte, and what cannot be had or decoded is listed with its reason."""
+    given = locals()
     from shards.build import BuildOptions, DedupOptions, build
+    from shards.download import DownloadOptions
 
+    download = DownloadOptions(**_of(DownloadOptions, given))
     unwanted = DedupOptions(dedup, distance, against or (), exclude or (), refuse or ())
-    options = BuildOptions(shard_size, workers, labels, max_side, reencode, shuffle, unwanted)
+    options = BuildOptions(download=download, unwanted=unwanted, **_of(BuildOptions, given))
     with progress("building", "images") as tick:
         report = build(sources, out, options, tick)
     say(*report.lines(), json_target=json_target)
@@ -149,6 +184,29 @@ def shards_index(
         report = index(tars, workers, check, tick)
     say(*report.lines(), json_target=json_target)
     emit(asdict(report), json_target)
+
+
+def index_tars(*folders: str) -> None:
+    """Index the tars of a folder that can be written and has no manifest; anything else is left as it is."""
+    import fcntl
+    import os
+
+    from seer.data.index import MANIFEST
+    from shards.index import index
+
+    for folder in map(Path, folders):
+        built = (folder / MANIFEST).exists() or (folder / ".build").exists()  # or begun to be
+        if built or not os.access(folder, os.W_OK) or not any(folder.glob("*.tar")):
+            continue
+        with open(folder / ".indexing", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that torchrun has started come here together
+            try:
+                if not (folder / MANIFEST).exists():
+                    say(f"{folder} holds tars without a manifest; indexing them", json_target="-")
+                    with progress("indexing", "tars") as tick:
+                        index([folder], progress=tick)
+            finally:
+                Path(lock.name).unlink(missing_ok=True)
 
 
 @shards_app.command("verify", epilog=example("seer shards verify shards"))
@@ -225,6 +283,7 @@ def pretrain(
     from seer.pretrain import load_config, run
 
     resolved = load_config(config, overrides or [])
+    index_tars(resolved.data)
     run_dir = spawn(run, nproc, resolved, device=resolved.device)[0] if nproc > 1 else run(resolved)
     say(f"run     {run_dir}", f"report  seer report {run_dir}")
 
@@ -248,6 +307,7 @@ def evaluate(
     from seer.eval.task import evaluate as run
     from seer.report.results import describe
 
+    index_tars(data, *(f"{data}/{split}" for split in ("train", "test", "val")))
     rows = run(task, model, data, overrides or [], out)
     say(*describe(rows), json_target=json_target)
     emit(rows, json_target)
@@ -263,6 +323,7 @@ def embed(
     """Write a backbone's features of every image."""
     from seer.eval.embed import embed as run
 
+    index_tars(data)
     summary = run(model, data, out)
     say(f"{summary['samples']} × {summary['dimensions']} features in {out}", json_target=json_target)
     emit(summary, json_target)
@@ -281,6 +342,42 @@ def export(
     summary = run(model, to, out)
     say(*(f"{key:14} {value}" for key, value in summary.items()), json_target=json_target)
     emit(summary, json_target)
+
+
+@app.command(epilog=example("seer doctor --data shards/ --images-per-second 2000"))
+def doctor(
+    data: Annotated[str, typer.Option("--data", help="Shards: find out what limits reading, decoding and cropping.")],
+    images_per_second: Annotated[float, typer.Option(help="What one accelerator consumes.", min=1)] = 1000,
+    json_target: Json = "",
+) -> None:
+    """Measure what limits throughput on this machine, and how many cores one accelerator needs."""
+    from seer.doctor import lines, measure
+
+    found = measure(data)
+    say(*lines(found, images_per_second), json_target=json_target)
+    emit(asdict(found) | {"limits": found.limits}, json_target)
+
+
+@app.command(epilog=example("seer audit runs/swav_small", "seer audit runs/swav_small --step 5000"))
+def audit(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    key: Annotated[list[str] | None, typer.Option(help="Say which steps took the sample of this key.")] = None,
+    step: Annotated[int | None, typer.Option(help="Name the samples of this step (from 1) instead.")] = None,
+    json_target: Json = "",
+) -> None:
+    """Prove what a run saw and how often. Exit code 2 when it is not what the order prescribes."""
+    from seer.audit import audit as run
+    from seer.audit import batch
+
+    if step is not None:
+        rows = [row for path in runs for row in batch(path, step)]
+        say(*("{key}  {shard} row {row}".format(**row) for row in rows), json_target=json_target)
+        return emit(rows, json_target)
+    with progress("auditing", "steps") as tick:
+        found = [run(path, key or [], tick) for path in runs]
+    say(*(line for one in found for line in one.lines()), json_target=json_target)
+    emit([asdict(one) | {"exact": one.exact} for one in found], json_target)
+    raise typer.Exit(0 if all(one.exact for one in found) else 2)
 
 
 @app.command(epilog=example("seer report runs/swav_small", "seer report runs/a runs/b --out comparison.html"))

@@ -26,10 +26,16 @@ FREE = (
     "device",
     "log",
     "checkpoint",
-    "parallel",
+    "parallel.mode",
+    "parallel.checkpointing",
+    "parallel.compile",
+    "parallel.channels_last",
     "loader.workers",
     "loader.mode",
     "loader.prefetch",
+    "loader.fetch",
+    "loader.cache_dir",
+    "loader.cache_gb",
 )
 
 _PACKAGE = Path(__file__).parent

@@ -22,6 +22,7 @@ from seer.backbones import BackboneConfig, build
 from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
 from seer.data.decode import decode
 from seer.data.index import Manifest
+from seer.data.ledger import over_ranks
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
 from seer.data.picture import grid
@@ -190,10 +191,11 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
     """Go on from the newest checkpoint, if there is one, and train."""
     run_dir = Path(config.run_dir)
     crops = MultiCrop(config.views, config.seed, not config.loader.device_augment, config.mean, config.std)
-    order = Order(manifest.sizes, config.seed, config.loader.lanes or config.batch_size, config.loader.window)
-    reader = Reader(manifest)
+    lanes = config.loader.lanes or config.batch_size
+    order = Order(manifest.sizes, config.seed, lanes, config.loader.window)
+    reader = Reader(manifest, config.loader, min(lanes, config.batch_size // world.size * world.local_size))
     loader = Loader(reader, order, crops, batch_size=config.batch_size, rank=world.rank, world_size=world.size,
-                    config=config.loader, device=world.device)  # fmt: skip
+                    config=config.loader, device=world.device, run_dir=run_dir)  # fmt: skip
     optimizer = build_optimizer(method, config.optim)
     scaler = LossScaler(enabled=config.precision == "fp16")
     checkpointer = Checkpointer(run_dir, config.checkpoint, world)
@@ -203,8 +205,9 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
         if header["data"] != manifest.hash:
             raise InputError(f"{config.data}: the images have changed since {run_dir} began; give another run_dir")
         scaler.load_state_dict(header["scaler"])
-        start = header["step"]
+        start, loader.seen = header["step"], header["seen"] if world.is_main else 0
     elif world.is_main:
+        manifest.save(run_dir)
         picture_of_crops(reader, order, crops, config).save(run_dir / "images/crops.png")
 
     def save(done: int) -> None:
@@ -212,7 +215,8 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
         state = full_backbone_state(method)
         size = max(view.size for view in config.views.values() if view.count)
         about = {"step": done, "config_hash": configuration.config_hash(configuration.to_dict(config))}
-        header = {"samples": done * config.batch_size, "scaler": scaler.state_dict(), "data": manifest.hash}
+        header = {"samples": done * config.batch_size, "seen": over_ranks(loader.seen, world.device),
+                  "scaler": scaler.state_dict(), "data": manifest.hash}  # fmt: skip
         checkpointer.save(done, method, optimizer, header, lambda folder: save_backbone(
             folder / "backbone.safetensors", state, config.backbone, size, config.mean, config.std, about))  # fmt: skip
 

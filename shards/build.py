@@ -1,4 +1,5 @@
-"""Folders and tars into shards: in parallel, restartable at any moment, and the same bytes whatever happened.
+"""Folders, archives and lists of URLs into shards: in parallel, restartable at any moment, the same bytes
+whatever happened.
 
 The listed samples are put in a fixed random order and cut into blocks of `shard_size`. One block makes one shard, less
 what is quarantined, so that a shard depends on nothing but its block: any number of processes may write them in any
@@ -8,41 +9,65 @@ order, and a shard that a killed build had not finished is simply written again.
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seer.data.hashing import mix
 from seer.data.index import MANIFEST, Manifest, write_manifest
 from seer.errors import InputError
-from shards import pool, prune, quarantine, state
+from shards import parts, pool, prune, quarantine, state
 from shards.dedup import IN_EVALUATION, DedupOptions
-from shards.quarantine import counts
-from shards.sources import Listing, scan
+from shards.download import DownloadOptions
+from shards.listing import Listing
+from shards.lists import parse_columns
+from shards.parts import Part
+from shards.pipeline import write_shards
+from shards.policy import Policy
+from shards.quarantine import Entry, counts
+from shards.sources import scan
 from shards.state import Progress
 from shards.writer import ShardTask, write_shard
 
 MAX_CLASSES = 1 << 20
+LIMITS: dict[str, tuple[float, float | None]] = {
+    "shard_size": (1, None),
+    "workers": (0, None),
+    "max_side": (1, None),
+    "shorter_side": (1, None),
+    "reencode": (1, 100),
+    "min_side": (1, None),
+    "max_aspect": (1, None),
+    "max_pixels": (1, None),
+    "max_bytes": (1, None),
+    "connections": (1, 65_536),
+    "per_host": (1, None),
+    "retries": (0, None),
+    "connect_timeout": (0.001, None),
+    "read_timeout": (0.001, None),
+    "timeout": (0.001, None),
+    "min_success": (0, 1),
+}
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build. Everything but `workers` is part of a build's identity.
+    """How to build. Everything but `workers`, `part` and the means of downloading is part of a build's identity.
 
     Attributes:
         shard_size: samples per shard, before quarantine.
         workers: processes; 0 for one per core.
         labels: the folder directly below each source is the class of what it holds.
-        max_side: pixels; images whose longer side exceeds it are made smaller, to JPEG (quality 95 or `reencode`).
-        reencode: JPEG quality, 1 to 100, at which every image is encoded anew; None keeps the original bytes.
+        max_side, shorter_side, reencode, min_side, max_aspect, max_pixels: see `shards.policy.Policy`.
         shuffle: put the samples in a fixed random order, so that a class folder does not fill whole shards; without
             it they stay in the order of their names, which reads huge tars from front to back.
-        dedup: which duplicates, and images of other data sets, to leave out.
+        columns: `"url=URL,caption=TEXT"`: which columns of lists say what, see `shards.lists`.
+        download: how URLs are downloaded.
+        part: `"I/N"`: write the I-th of N shares of the shards, while other processes write theirs; see `shards.parts`.
+        unwanted: which duplicates, and images of other data sets, to leave out.
     """
 
     shard_size: int = 10_000
@@ -51,27 +76,45 @@ class BuildOptions:
     max_side: int | None = None
     reencode: int | None = None
     shuffle: bool = True
-    dedup: DedupOptions = field(default_factory=DedupOptions)
+    shorter_side: int | None = None
+    min_side: int | None = None
+    max_aspect: float | None = None
+    max_pixels: int | None = None
+    columns: str = ""
+    download: DownloadOptions = field(default_factory=DownloadOptions)
+    part: str = ""
+    unwanted: DedupOptions = field(default_factory=DedupOptions)
 
     def check(self) -> None:
         """Raise InputError for a value out of range."""
-        limits = {"shard_size": (1, None), "workers": (0, None), "max_side": (1, None), "reencode": (1, 100)}
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name, None) if hasattr(self, name) else getattr(self.download, name)
             if value is not None and (value < low or (high is not None and value > high)):
                 bounds = f"from {low} to {high}" if high else f"at least {low}"
                 raise InputError(f"--{name.replace('_', '-')} {value}: must be {bounds}")
-        self.dedup.check()
+        self.unwanted.check()
+        parts.parse(self.part)
+        parse_columns(self.columns)
+
+    @property
+    def policy(self) -> Policy:
+        """What becomes of images by their size."""
+        return Policy(**{each.name: getattr(self, each.name) for each in fields(Policy)})
 
     def identity(self) -> dict[str, Any]:
         """The options that a build's result depends on."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("workers", "dedup")}
-        return {**own, **self.dedup.identity()}
+        means = "workers", "download", "part", "unwanted"
+        own = {name: value for name, value in asdict(self).items() if name not in means}
+        downloaded = "max_bytes", "ignore_robots_tag", "allow_private"
+        return own | {name: getattr(self.download, name) for name in downloaded} | self.unwanted.identity()
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build made. `quarantined` and `ignored` count by reason and by suffix."""
+    """What a build made. `quarantined` and `ignored` count by reason and by suffix.
+
+    Of a part that is not the last to end, this says what it made itself, and `complete` is false.
+    """
 
     out: str
     shards: int
@@ -83,21 +126,25 @@ class BuildReport:
     already_complete: bool
     continued: int  # shards that an earlier, interrupted run had finished
     seconds: float
+    complete: bool = True
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
         done = "already complete, nothing to do: " if self.already_complete else ""
         lines = [f"{done}{self.samples:,} images in {self.shards:,} shards, {self.bytes / 1e6:,.1f} MB, in {self.out}"]
+        if not self.complete:
+            lines.append("other parts of the build are not finished; the one that ends last writes the manifest")
         if self.continued:
             lines.append(f"continued an interrupted build: {self.continued:,} shards were there")
         if self.classes:
             lines.append(f"{len(self.classes):,} classes")
         if self.quarantined:
-            where = Path(self.out, quarantine.QUARANTINE)
-            lines.append(f"{sum(self.quarantined.values()):,} quarantined ({counts(self.quarantined)}): see {where}")
+            where: object = Path(self.out, quarantine.QUARANTINE)
+            where = f": see {where}" if self.complete else ""
+            lines.append(f"{sum(self.quarantined.values()):,} quarantined ({counts(self.quarantined)}){where}")
         if found := self.quarantined.get(IN_EVALUATION):
-            where = Path(self.out, prune.CONTAMINATION)
-            lines.append(f"contamination: {found:,} images are in an evaluation set and were left out: see {where}")
+            where = f": see {Path(self.out, prune.CONTAMINATION)}" if self.complete else ""
+            lines.append(f"contamination: {found:,} images are in an evaluation set and were left out{where}")
         if self.ignored:
             lines.append(f"{sum(self.ignored.values()):,} files ignored that are no images ({counts(self.ignored)})")
         if not self.already_complete and self.seconds:
@@ -111,24 +158,26 @@ def build(
     options: BuildOptions = BuildOptions(),
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Make shards in `out` from folders of images and WebDataset tars, or continue the build that `out` holds.
+    """Make shards in `out` from folders of images, archives and lists, or continue the build that `out` holds.
 
     Args:
-        sources: folders (any depth) and tars.
+        sources: folders (any depth), tars, zips and lists.
         out: a new or empty folder, or one with the same build, unfinished or complete.
         progress: called with samples done and in all, a few times per second.
 
     Raises:
         InputError: a source is missing, unreadable or without one usable image; `out` holds something else or is being
-            built by another process; the disk is full. Nothing that was there is changed.
+            built by another process; too few downloads succeed; the disk is full. Nothing that was there is changed.
     """
     started, out = time.monotonic(), Path(out)
     options.check()
     plan: dict[str, Any] = {"options": options.identity(), "sources": [os.path.abspath(source) for source in sources]}
     state.refuse_another(out, plan)  # before the long look through the sources
-    listing = scan(sources, options.labels, skip=out)
-    plan |= {"samples": len(listing.table), "listing": listing.fingerprint}
+    listing = scan(sources, options.labels, out, parse_columns(options.columns))
+    plan |= {"samples": len(listing), "listing": listing.fingerprint}
     state.refuse_another(out, plan)
+    if part := parts.parse(options.part):
+        return _build_part(part, listing, out, plan, options, progress or (lambda done, total: None), started)
     complete, continued = state.is_complete(out), 0
     if not complete or (out / state.STATE).exists():
         with state.locked(out):
@@ -138,20 +187,57 @@ def build(
                 with state.writing(out):
                     state.begin(out, plan)
                     prune.settle(out)
-                    continued = _write_shards(listing, out, options, progress or (lambda done, total: None))
-                    shards = _shard_names(len(listing.table), options.shard_size)
-                    prune.prune(out, shards, options.dedup, options.workers)
+                    names = _shard_names(len(listing), options.shard_size)
+                    continued = _write_shards(listing, out, names, options, progress or (lambda done, total: None))
+                    prune.prune(out, names, options.unwanted, options.workers)
                     _finish(out, plan, listing)
             state.end(out)
     return _report(out, complete, continued, time.monotonic() - started)
 
 
-def _write_shards(listing: Listing, out: Path, options: BuildOptions, progress: Progress) -> int:
-    """Write what is missing; returns the number of shards that were there."""
-    total, size = len(listing.table), options.shard_size
-    names = _shard_names(total, size)
-    missing = [number for number, name in enumerate(names) if state.record_of(out, name) is None]
-    done = total - sum(min(size, total - number * size) for number in missing)
+def _build_part(
+    part: Part, listing: Listing, out: Path, plan: dict[str, Any], options: BuildOptions, tick: Progress, started: float
+) -> BuildReport:
+    """Write this part's shards, and finish the build if all others are there."""
+    names, continued = _shard_names(len(listing), options.shard_size), 0
+    mine, already = part.share(names), state.is_complete(out)
+    if not already:
+        with state.locked(out, part.name), state.writing(out):
+            with state.alone(out):
+                state.refuse_another(out, plan)  # another part may have begun with other options
+                state.begin(out, plan, mine)
+                prune.settle(out)
+            continued = _write_shards(listing, out, mine, options, tick)
+            made = [record for name in mine if (record := state.record_of(out, name))]
+            with state.alone(out):
+                if not state.is_complete(out) and all(state.record_of(out, name) for name in names):
+                    prune.prune(out, names, options.unwanted, options.workers)
+                    _finish(out, plan, listing)
+                    state.end(out)
+    if state.is_complete(out):
+        return _report(out, already, continued, time.monotonic() - started)
+    return BuildReport(
+        out=str(out),
+        shards=sum(record["samples"] > 0 for record in made),
+        samples=sum(record["samples"] for record in made),
+        bytes=sum(record["bytes"] for record in made if record["samples"]),
+        quarantined=quarantine.tally(entry for record in made for entry in record["quarantine"]),
+        ignored={},
+        classes=None,
+        already_complete=False,
+        continued=continued,
+        seconds=time.monotonic() - started,
+        complete=False,
+    )
+
+
+def _write_shards(listing: Listing, out: Path, names: list[str], options: BuildOptions, progress: Progress) -> int:
+    """Write those of `names` that are missing; returns the number of shards that were there."""
+    total, size = len(listing), options.shard_size
+    samples = {name: min(size, total - _number(name) * size) for name in names}
+    missing = [name for name in names if state.record_of(out, name) is None]
+    mine = sum(samples.values())
+    done = mine - sum(samples[name] for name in missing)
     workers = options.workers or pool.cores()
     processes = min(workers, len(missing))
     threads = math.ceil(workers / max(processes, 1))  # fewer shards than cores: threads share a shard
@@ -159,13 +245,17 @@ def _write_shards(listing: Listing, out: Path, options: BuildOptions, progress: 
     def tick(count: int) -> None:
         nonlocal done
         done += count
-        progress(done, total)
+        progress(done, mine)
 
     tick(0)
-    order = np.argsort(mix(np.arange(total)), kind="stable") if options.shuffle else np.arange(total)
-    tasks = (_task(listing, out, names[n], order[n * size : (n + 1) * size], options, threads) for n in missing)
-    for _ in pool.run(write_shard, tasks, processes, tick):
-        pass
+    order = listing.order(options.shuffle)
+    blocks = ((name, order[_number(name) * size :][:size]) for name in missing)
+    tasks = (_task(listing, out, name, block, options, threads) for name, block in blocks)
+    if any(container.kind == "urls" for container in listing.containers):
+        pool.share(write_shards, tasks, processes, tick)
+    else:
+        for _ in pool.run(write_shard, tasks, processes, tick):
+            pass
     return len(names) - len(missing)
 
 
@@ -173,33 +263,47 @@ def _shard_names(samples: int, shard_size: int) -> list[str]:
     return [f"shard-{number:06d}.tar" for number in range(math.ceil(samples / shard_size))]
 
 
+def _number(name: str) -> int:
+    return int(name.removeprefix("shard-").removesuffix(".tar"))
+
+
 def _task(listing: Listing, out: Path, shard: str, block: np.ndarray, options: BuildOptions, threads: int) -> ShardTask:
-    rows = listing.table.take(pa.array(block)).to_pylist()
+    rows = listing.rows(block)
     labels = {name: label for label, name in enumerate(listing.classes or [])}
     for row in rows:
         row["label"] = labels.get(row.pop("class"))
     containers = {number: listing.containers[number] for number in {row["container"] for row in rows}}
-    return ShardTask(out, shard, rows, containers, options.max_side, options.reencode, threads)
+    return ShardTask(out, shard, rows, containers, options.policy, threads, options.download)
 
 
 def _finish(out: Path, plan: dict[str, Any], listing: Listing) -> None:
     """Gather the shards' records: quarantine first, and last the manifest, which makes the build complete."""
-    names = _shard_names(len(listing.table), plan["options"]["shard_size"])
-    records = [record for name in names if (record := state.record_of(out, name)) is not None]
-    assert len(records) == len(names), "a shard was written without its record"
-    entries = listing.quarantine + [entry for record in records for entry in record["quarantine"]]
-    reasons = quarantine.tally(entries)
-    shards = [record for record in records if record["samples"]]
+    names = _shard_names(len(listing), plan["options"]["shard_size"])
+
+    def entries() -> Iterator[Entry]:  # twice read, since there may be more of them than fit in memory
+        yield from listing.quarantine
+        for name in names:
+            yield from _record(out, name)["quarantine"]
+
+    reasons = quarantine.tally(entries())
+    facts = ("shard", "samples", "bytes", "sha256", "labels")
+    shards = [{key: record[key] for key in facts} for name in names if (record := _record(out, name))["samples"]]
     if not shards:
+        first = next(entries())
         state.end(out)
-        first = f"{entries[0]['source']}: {entries[0]['reason']}"
-        raise InputError(f"none of {len(listing.table):,} images is usable: {counts(reasons)}; for example {first}")
-    quarantine.write(out, entries)
-    prune.write_contamination(out, records)
+        example = f"{first['source']}: {first['reason']}"
+        raise InputError(f"none of {len(listing):,} images is usable: {counts(reasons)}; for example {example}")
+    quarantine.write(out, entries())
+    prune.write_contamination(out, (_record(out, name) for name in names))
     ignored = dict(sorted(listing.ignored.items()))
-    classes = listing.classes or _classes_of_tars(listing, max(record["labels"] for record in records))
-    rows = ({key: record[key] for key in ("shard", "samples", "bytes", "sha256")} for record in shards)
-    write_manifest(out, rows, state.sealed(classes, {**plan, "quarantined": reasons, "ignored": ignored}))
+    classes = listing.classes or _classes_of_tars(listing, max(shard.pop("labels") for shard in shards))
+    write_manifest(out, shards, state.sealed(classes, {**plan, "quarantined": reasons, "ignored": ignored}))
+
+
+def _record(out: Path, name: str) -> dict[str, Any]:
+    record = state.record_of(out, name)
+    assert record is not None, "a shard was written without its record"
+    return record
 
 
 def _classes_of_tars(listing: Listing, labels: int) -> list[str] | None:
@@ -208,7 +312,7 @@ def _classes_of_tars(listing: Listing, labels: int) -> list[str] | None:
         return None
     folders = sorted({os.path.dirname(container.path) for container in listing.containers if container.is_tar})
     named = [Manifest.load(folder).classes if Path(folder, MANIFEST).exists() else None for folder in folders]
-    first = named[0]
+    first = named[0] if named else None
     if first is not None and len(first) >= labels and all(classes == first for classes in named):
         return first
     return [str(label) for label in range(labels)]

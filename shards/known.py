@@ -16,9 +16,10 @@ from seer.data.index import MANIFEST, Manifest, index_path, read_index
 from seer.errors import InputError
 from shards import pool
 from shards.alike import SIDE, thumbnail
+from shards.listing import Container
 from shards.phash import FEATURELESS
 from shards.samples import fit, load, look
-from shards.sources import Container, scan
+from shards.sources import scan
 
 IMAGES_PER_TASK = 256
 
@@ -85,7 +86,7 @@ def keys_at(directory: Path, shards: Sequence[str], ends: np.ndarray, places: np
 def tasks_at(directory: Path, shards: Sequence[str], ends: np.ndarray, places: np.ndarray) -> Iterator[Task]:
     """How to read these samples."""
     for shard, table in _rows_at(directory, shards, ends, places, ["key", "offset", "size"]):
-        containers = {0: Container(str(directory / shard), f"{shard}/", True)}
+        containers = {0: Container(str(directory / shard), f"{shard}/", "tar")}
         for start in range(0, len(table), IMAGES_PER_TASK):
             rows = table.slice(start, IMAGES_PER_TASK).to_pylist()
             yield Task([{**row, "container": 0, "name": row["key"].encode(), "extras": []} for row in rows], containers)
@@ -111,6 +112,8 @@ def of_dataset(path: Path, need_phash: bool = True, workers: int = 0) -> Known:
         manifest = Manifest.load(path)
         return of_shards(path, manifest.shards, manifest.sizes.tolist(), need_phash)
     listing = scan([path])
+    if listing.lists:
+        raise InputError(f"{path} is a list; give shards, a folder of images, a tar or a zip")
     containers = dict(enumerate(listing.containers))
     tasks = list(_tasks(listing.table.to_pylist(), containers))
     found = dict(pool.run(_hash_images, enumerate(tasks), min(workers or pool.cores(), len(tasks))))

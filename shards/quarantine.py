@@ -1,15 +1,18 @@
-"""What could not be used, and why: one JSON object per line, `{"source", "reason"}` and, where known, `"shard"`."""
+"""What could not be used, and why: one JSON object per line, `{"source", "reason"}`, where known `"shard"`, and for
+what was downloaded `"attempts"`."""
 
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from shards.state import write_atomic
 
 QUARANTINE = "quarantine.jsonl"
-Entry = dict[str, str]
+Entry = dict[str, Any]
 
 
 def text(name: bytes) -> str:
@@ -30,9 +33,9 @@ def read(folder: Path) -> list[Entry]:
 
 def write(folder: Path, entries: Iterable[Mapping], name: str = QUARANTINE) -> None:
     """Replace the entries of a folder of shards; no file is left where there are none."""
-    lines = [json.dumps(entry) + "\n" for entry in entries]
-    if lines:
-        write_atomic(folder / name, "".join(lines))
+    lines = (json.dumps(entry) + "\n" for entry in entries)
+    if (first := next(lines, None)) is not None:
+        write_atomic(folder / name, chain([first], lines))
     else:
         (folder / name).unlink(missing_ok=True)
 

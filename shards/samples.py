@@ -12,10 +12,11 @@ import numpy as np
 import simplejpeg
 
 from seer.data.decode import JPEG_MAGIC, DamagedImage, ImageInfo, decode, probe
-from shards import tars
+from shards import columns, tars, zips
+from shards.listing import Container
 from shards.phash import phash
+from shards.policy import KEEP, Policy
 from shards.quarantine import text
-from shards.sources import Container
 
 MAX_BYTES = 1 << 29  # a file larger than this is no photograph; reading it could exhaust the memory
 RESIZED_QUALITY = 95
@@ -45,10 +46,13 @@ class Sample:
 Process = Callable[[bytes], tuple[bytes, ImageInfo, int | None]]
 
 
-def load(row: dict[str, Any], container: Container, process: Process) -> Sample:
-    """Read the sample of one `LISTING` row and `process` its image. Raises DamagedImage, also for unreadable bytes."""
+def load(row: dict[str, Any], container: Container, process: Process, data: bytes | None = None) -> Sample:
+    """Read the sample of one row of the listing and `process` its image. `data` is an image that was downloaded.
+
+    Raises DamagedImage, also for unreadable bytes.
+    """
     try:
-        data = _read(row, container)
+        data = _read(row, container) if data is None else data
         extras = [(e["suffix"], tars.read_range(container.path, e["offset"], e["size"])) for e in row["extras"]]
     except OSError as error:
         raise DamagedImage(f"cannot be read ({error.strerror or error})") from error
@@ -57,6 +61,7 @@ def load(row: dict[str, Any], container: Container, process: Process) -> Sample:
     suffix = tars.split_name(text(row["name"]))[1] if container.is_tar else ""
     if data is not original or not suffix:
         suffix = SUFFIXES.get(info.format, info.format.lower())
+    extras += row.get("members", [])
     if row.get("label") is not None:
         extras = [("cls", str(row["label"]).encode()), *extras]
     extras = [extra for extra in extras if extra[0] != suffix]  # after re-encoding a sample's `jpg` is the image
@@ -69,20 +74,51 @@ def load(row: dict[str, Any], container: Container, process: Process) -> Sample:
 def _read(row: dict[str, Any], container: Container) -> bytes:
     if row["size"] > MAX_BYTES:
         raise DamagedImage(f"file too large ({row['size']:,} bytes)")
-    if container.is_tar:
-        return tars.read_range(container.path, row["offset"], row["size"])
-    return Path(container.path, os.fsdecode(row["name"])).read_bytes()
+    return READERS[container.kind](row, container)
 
 
-def fit(data: bytes, max_side: int | None = None, reencode: int | None = None) -> tuple[bytes, ImageInfo, int]:
-    """The same bytes, unless the longer side exceeds `max_side` or `reencode` (a JPEG quality) is given.
+def _read_file(row: dict[str, Any], folder: Container) -> bytes:
+    return Path(folder.path, os.fsdecode(row["name"])).read_bytes()
 
-    What is changed becomes an upright JPEG with 4:2:0 chroma, made smaller by area averaging. Raises DamagedImage.
+
+def _read_tar(row: dict[str, Any], tar: Container) -> bytes:
+    return tars.read_range(tar.path, row["offset"], row["size"])
+
+
+def _read_zip(row: dict[str, Any], archive: Container) -> bytes:
+    try:
+        return zips.read(archive.path, row["offset"], MAX_BYTES)
+    except zips.DAMAGE as error:
+        raise DamagedImage(f"cannot be read ({error})") from error
+
+
+def _read_column(row: dict[str, Any], parquet: Container) -> bytes:
+    data = columns.read_image(parquet.path, parquet.column, row["offset"])
+    if data is None:
+        raise DamagedImage("no image in the row")
+    return data
+
+
+# How an image is read, by the kind of its container; URLs are read by `shards.download`.
+READERS: dict[str, Callable[[dict[str, Any], Container], bytes]] = {
+    "folder": _read_file,
+    "tar": _read_tar,
+    "zip": _read_zip,
+    "column": _read_column,
+}
+
+
+def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo, int]:
+    """The same bytes, unless the policy asks for a smaller image or for encoding anew.
+
+    What is changed becomes an upright JPEG with 4:2:0 chroma, made smaller by area averaging. Raises DamagedImage,
+    also for what the policy leaves out.
     """
-    pixels = decode(data)  # every pixel, so that whatever is in a shard can be decoded
+    pixels = decode(data, policy.most_pixels)  # every pixel, so that whatever is in a shard can be decoded
     height, width = pixels.shape[:2]
-    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
-    if scale == 1.0 and not reencode:
+    policy.refuse(width, height)
+    scale = policy.scale(width, height)
+    if scale == 1.0 and not policy.reencode:
         known = "JPEG" if data.startswith(JPEG_MAGIC) else None  # spares Pillow, which takes longer than decoding
         return data, ImageInfo(width, height, known or probe(data).format), phash(pixels)
     if scale < 1.0:
@@ -92,7 +128,7 @@ def fit(data: bytes, max_side: int | None = None, reencode: int | None = None) -
     if max(height, width) > MAX_JPEG_SIDE:
         raise DamagedImage(f"too long for JPEG ({width}x{height})")
     pixels = np.ascontiguousarray(pixels)
-    jpeg = simplejpeg.encode_jpeg(pixels, quality=reencode or RESIZED_QUALITY, colorsubsampling="420")
+    jpeg = simplejpeg.encode_jpeg(pixels, quality=policy.reencode or RESIZED_QUALITY, colorsubsampling="420")
     return jpeg, ImageInfo(width, height, "JPEG"), phash(pixels)
 
 

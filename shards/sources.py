@@ -1,98 +1,47 @@
-"""What there is to put into shards: the images below folders and the samples inside tars, listed in a fixed order."""
+"""Folders, tars, zips and lists on the command line to one listing of what there is to put into shards."""
 
-import hashlib
 import io
 import os
 import stat
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
 from seer.errors import InputError
-from shards import tars
-from shards.quarantine import Entry, counts, entry, text
+from shards import lists, tars, zips
+from shards.listing import Container, Listing, key_of, table_of
+from shards.quarantine import counts, entry, text
 
 RECOGNISED_ONLY = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow opens these but does not decode them
 SNIFFED = 1 << 20  # bytes of a member in which its header should lie
-ROWS_PER_BATCH = 1 << 16
-
-# One row per sample. Names are bytes because a file name need not be text. `offset` is -1 for a file of its own.
-LISTING = pa.schema(
-    [
-        ("container", pa.int32()),  # the folder or tar that holds it: a place in `Listing.containers`
-        ("name", pa.binary()),  # path below the folder, or the image's member name
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("key", pa.string()),
-        ("class", pa.string()),
-        ("extras", pa.list_(pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]))),
-    ]
-)
+WANTED = "give folders of images, WebDataset tars, zips, or lists (.parquet, .csv, .tsv, .jsonl, .txt)"
 
 
-@dataclass
-class Container:
-    """A folder or a tar. `path` opens it; `prefix` begins the recorded source of what it holds."""
-
-    path: str
-    prefix: str
-    is_tar: bool
-
-    def source_of(self, name: bytes) -> str:
-        """What the index records as the origin of `name` in this container."""
-        return self.prefix + text(name)
-
-
-@dataclass
-class Listing:
-    """Everything found, before any image is decoded.
-
-    Attributes:
-        table: `LISTING` rows in an order that depends on names alone, keys made unique.
-        classes: sorted names of the class folders, when labels were asked for.
-        quarantine: `{"source", "reason"}` of what could not be listed. ignored: files that are no images, by suffix.
-    """
-
-    containers: list[Container] = field(default_factory=list)
-    table: pa.Table = field(default_factory=LISTING.empty_table)
-    classes: list[str] | None = None
-    quarantine: list[Entry] = field(default_factory=list)
-    ignored: Counter = field(default_factory=Counter)
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hex digits that change when a file is added, removed, renamed or changes its size."""
-        digest = hashlib.sha256()
-        for batch in self.table.to_batches(ROWS_PER_BATCH):
-            digest.update("\n".join(repr(tuple(row.values())) for row in batch.to_pylist()).encode())
-        return digest.hexdigest()
-
-
-def scan(sources: Sequence[str | Path], labels: bool = False, skip: Path | None = None) -> Listing:
-    """List the images of folders (any depth; tars in them are opened) and of WebDataset tars.
+def scan(
+    sources: Sequence[str | Path], labels: bool = False, skip: Path | None = None, columns: lists.Columns | None = None
+) -> Listing:
+    """List the images of folders (any depth; tars and zips in them are opened), tars and zips, and the rows of lists.
 
     Args:
-        labels: take the folder directly below each source as the class of what it holds.
+        labels: take the folder directly below each folder or zip as the class of what it holds.
         skip: a folder to leave out, such as the output when it lies inside a source.
+        columns: which columns of lists say what; None for those with usual names.
 
     Raises:
         InputError: a source is missing or unreadable; nothing there looks like an image; labels are asked for and
-            there are no class folders, or labelled tars are mixed in.
+            there are no class folders, or class names and label numbers are mixed.
     """
     listing = Listing()
     rows = (row for source in sources for row in _source_rows(source, sources, listing, labels, skip))
-    listing.table = _table(rows)
-    if labels:
-        listing.classes = _classes(listing.table)
-    if not len(listing.table):
+    listing.table = table_of(rows)
+    named = [source for source in sources if _is_list(Path(source))]
+    listing.lists = lists.read_all(named, listing, columns or {}, lists.scratch(skip))
+    listing.classes = _classes(listing, labels)
+    if not len(listing):
         raise InputError(_nothing_found(sources, listing))
     return listing
 
@@ -100,33 +49,37 @@ def scan(sources: Sequence[str | Path], labels: bool = False, skip: Path | None 
 def scan_tar(path: Path) -> Listing:
     """List the samples of one tar; damage is found in `quarantine`. Raises nothing."""
     listing = Listing()
-    listing.table = _table(_tar_rows(Container(str(path), f"{path.name}/", True), listing))
+    listing.table = table_of(_tar_rows(str(path), f"{path.name}/", listing))
     return listing
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in lists.READERS and path.is_file()
 
 
 def _source_rows(source: str | Path, sources: Sequence, listing: Listing, labels: bool, skip: Path | None) -> Iterator:
     path = Path(source)
     if not path.exists():
-        raise InputError(f"{source} does not exist; give a folder of images or a WebDataset tar")
+        raise InputError(f"{source} does not exist; {WANTED}")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
         raise InputError(f"{source} cannot be read: permission denied; change its permissions or leave it out")
     if path.is_dir():
         prefix = "" if len(sources) == 1 else f"{str(source).rstrip('/')}/"
-        yield from _folder_rows(Container(os.path.abspath(path), prefix, False), listing, labels, skip)
-    elif path.suffix == ".tar":
-        yield from _tar_rows(Container(os.path.abspath(path), f"{path.name}/", True), listing)
-    else:
-        raise InputError(f"{source} is neither a folder nor a .tar; give a folder of images or a WebDataset tar")
+        yield from _folder_rows(Container(os.path.abspath(path), prefix, "folder"), listing, labels, skip)
+    elif path.suffix in ARCHIVES:
+        yield from ARCHIVES[path.suffix](os.path.abspath(path), f"{path.name}/", listing, labels)
+    elif not _is_list(path):
+        raise InputError(f"{source} is neither a folder nor a .tar, .zip or list; {WANTED}")
 
 
 def _folder_rows(folder: Container, listing: Listing, labels: bool, skip: Path | None) -> Iterator[dict[str, Any]]:
-    number = _add(listing, folder)
+    number = listing.add(folder)
     for name, file in _walk(folder.path, skip):
         source = folder.prefix + name
         if isinstance(file, OSError):
             listing.quarantine.append(entry(source, f"cannot be read ({file.strerror})"))
-        elif name.endswith(".tar"):
-            yield from _tar_rows(Container(file.path, f"{source}/", True), listing)
+        elif (suffix := os.path.splitext(name)[1]) in ARCHIVES:
+            yield from ARCHIVES[suffix](file.path, f"{source}/", listing, labels)
         elif not _is_image(file.path):
             listing.ignored[_suffix(name)] += 1
         elif labels and "/" not in name:
@@ -137,14 +90,15 @@ def _folder_rows(folder: Container, listing: Listing, labels: bool, skip: Path |
                 "name": os.fsencode(name),
                 "offset": -1,
                 "size": file.stat().st_size,
-                "key": _key(os.path.splitext(name)[0]),
+                "key": key_of(os.path.splitext(name)[0]),
                 "class": text(os.fsencode(name.split("/")[0])) if labels else None,
                 "extras": [],
             }
 
 
-def _tar_rows(tar: Container, listing: Listing) -> Iterator[dict[str, Any]]:
-    number = _add(listing, tar)
+def _tar_rows(path: str, prefix: str, listing: Listing, labels: bool = False) -> Iterator[dict[str, Any]]:
+    tar = Container(path, prefix, "tar")
+    number = listing.add(tar)
     try:
         for key, group in tars.samples(tars.members(tar.path)):
             image = _image_of(tar.path, group)
@@ -157,13 +111,45 @@ def _tar_rows(tar: Container, listing: Listing) -> Iterator[dict[str, Any]]:
                 "name": os.fsencode(member.name),
                 "offset": member.offset,
                 "size": member.size,
-                "key": _key(key),
+                "key": key_of(key),
                 "extras": [
                     {"suffix": text(os.fsencode(s)), "offset": m.offset, "size": m.size} for s, m in group.items()
                 ],
             }
     except (tars.DamagedTar, OSError) as error:
         listing.quarantine.append(entry(tar.prefix.rstrip("/"), getattr(error, "strerror", None) or str(error)))
+
+
+def _zip_rows(path: str, prefix: str, listing: Listing, labels: bool) -> Iterator[dict[str, Any]]:
+    number = listing.add(Container(path, prefix, "zip"))
+    try:
+        members = zips.members(path)
+    except zips.DAMAGE as error:
+        listing.quarantine.append(entry(prefix.rstrip("/"), f"damaged zip ({error})"))
+        return
+    for place, member in members:
+        name = member.filename
+        if os.path.splitext(name)[1].lower() not in _suffixes() and not _sniff_member(path, place):
+            listing.ignored[_suffix(name)] += 1
+        elif labels and "/" not in name:
+            listing.quarantine.append(entry(prefix + name, "not in a class folder"))
+        else:
+            yield {
+                "container": number,
+                "name": os.fsencode(name),
+                "offset": place,
+                "size": member.file_size,
+                "key": key_of(os.path.splitext(name)[0]),
+                "class": text(os.fsencode(name.split("/")[0])) if labels else None,
+                "extras": [],
+            }
+
+
+# What is opened wherever it is found, by suffix.
+ARCHIVES: dict[str, Callable[[str, str, Listing, bool], Iterator[dict[str, Any]]]] = {
+    ".tar": _tar_rows,
+    ".zip": _zip_rows,
+}
 
 
 def _walk(root: str, skip: Path | None) -> Iterator[tuple[str, os.DirEntry | OSError]]:
@@ -209,6 +195,13 @@ def _is_image(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in _suffixes() or _sniff(path)
 
 
+def _sniff_member(path: str, place: int) -> bool:
+    try:
+        return _sniff(io.BytesIO(zips.read(path, place, SNIFFED)))
+    except zips.DAMAGE:
+        return False
+
+
 def _sniff(file: str | io.BytesIO) -> bool:
     try:
         with Image.open(file) as image:
@@ -231,39 +224,21 @@ def _suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in RECOGNISED_ONLY)
 
 
-def _key(path: str) -> str:
-    """A WebDataset key out of a path: no dots in the base name, nothing that `tar` or a shell would stumble over."""
-    parts = [part for part in text(os.fsencode(path)).split("/") if part not in ("", ".", "..")]
-    key = "/".join([*parts[:-1], parts[-1].replace(".", "_")]) if parts else ""
-    key = "".join(char if char.isprintable() else "_" for char in key)
-    return key.lstrip("_/") or "image"  # `__name__` is WebDataset's own
-
-
-def _unique(keys: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The keys, the second `key` as `key~2` and so on."""
-    if len(pc.unique(keys)) == len(keys):
-        return keys
-    names = keys.to_pylist()
-    taken, count, unique = set(names), Counter[str](), []
-    for name in names:
-        count[name] += 1
-        new = name
-        while count[name] > 1 and new in taken:
-            new = f"{name}~{count[name]}"
-            count[name] += new in taken
-        taken.add(new)
-        unique.append(new)
-    return pa.array(unique, pa.string())
-
-
-def _classes(table: pa.Table) -> list[str]:
-    classes = sorted(pc.unique(table["class"]).drop_null().to_pylist())
-    if not classes:
+def _classes(listing: Listing, labels: bool) -> list[str] | None:
+    """Sorted names of what folders and lists have as classes."""
+    classes = set(pc.unique(listing.table["class"]).drop_null().to_pylist())
+    if labels and not classes:
         raise InputError("--labels needs a folder per class below each source and found none; leave --labels out")
-    for batch in table.filter(pc.is_null(table["class"])).to_batches():
-        if any(extra["suffix"] == "cls" for extras in batch["extras"].to_pylist() for extra in extras):
-            raise InputError("--labels would mix class folders with tars that have labels; build these separately")
-    return classes
+    classes = classes.union(*(each.classes for each in listing.lists))
+    if classes and (any(each.numbered for each in listing.lists) or _numbered_tars(listing)):
+        raise InputError("classes by name would mix with tars or lists that number them; build these separately")
+    return sorted(classes) or None
+
+
+def _numbered_tars(listing: Listing) -> bool:
+    unnamed = listing.table.filter(pc.is_null(listing.table["class"]))
+    rows = (extras for batch in unnamed.to_batches() for extras in batch["extras"].to_pylist())
+    return any(extra["suffix"] == "cls" for extras in rows for extra in extras)
 
 
 def _nothing_found(sources: Sequence, listing: Listing) -> str:
@@ -272,23 +247,10 @@ def _nothing_found(sources: Sequence, listing: Listing) -> str:
         first = listing.quarantine[0]
         return f"no usable image in {names}: {first['source']}: {first['reason']}; repair it or give another source"
     if listing.ignored:
-        return f"no image in {names}, only {counts(listing.ignored)}; give a folder of images or a WebDataset tar"
-    return f"{names} is empty; give a folder of images or a WebDataset tar"
-
-
-def _add(listing: Listing, container: Container) -> int:
-    listing.containers.append(container)
-    return len(listing.containers) - 1
+        return f"no image in {names}, only {counts(listing.ignored)}; {WANTED}"
+    return f"{names} is empty; {WANTED}"
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
     state = os.stat(path)
     return state.st_dev, state.st_ino
-
-
-def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
-    batches = []
-    while chunk := list(islice(rows, ROWS_PER_BATCH)):
-        batches.append(pa.RecordBatch.from_pylist(chunk, LISTING))
-    table = pa.Table.from_batches(batches, LISTING).combine_chunks()
-    return table.set_column(LISTING.get_field_index("key"), "key", _unique(table["key"]))

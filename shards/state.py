@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from seer.errors import InputError
 
 STATE = ".build"  # beside the shards while they are built
 PLAN = "plan.json"
+LEFTOVERS = f"{STATE}/.*", ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"  # of writers that were killed
 NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 Progress = Callable[[int, int], Any]  # called with what is done and what there is in all
 
@@ -45,7 +46,8 @@ def refuse_another(out: Path, plan: dict[str, Any]) -> None:
     if recorded is None:
         return
     then, now = _facts(recorded), _facts(plan)
-    changed = [key for key in now if then.get(key) != now[key]]
+    # What an earlier version did not know is as if it had not been asked for.
+    changed = [key for key in now if (then.get(key) or None) != (now[key] or None)]
     if changed:
         facts = [f"{key} was {_show(then.get(key))}, now {_show(now[key])}" for key in changed if key != "listing"]
         facts = facts or ["names or sizes of its source files have changed"]
@@ -57,10 +59,15 @@ def is_complete(out: Path) -> bool:
     return (out / MANIFEST).exists()
 
 
+def record_path(out: Path, shard: str) -> Path:
+    """Where it is recorded that `shard` is finished."""
+    return out / STATE / f"{shard}.json"
+
+
 def record_of(out: Path, shard: str) -> dict[str, Any] | None:
     """What was recorded when `shard` was finished; None if it was not, or if its files have gone since."""
     try:
-        record = json.loads((out / STATE / f"{shard}.json").read_text())
+        record = json.loads(record_path(out, shard).read_text())
     except (OSError, ValueError):
         return None
     path = out / shard
@@ -69,7 +76,7 @@ def record_of(out: Path, shard: str) -> dict[str, Any] | None:
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
     """Make a finished shard, whose files are in place, count."""
-    write_atomic(out / STATE / f"{record['shard']}.json", json.dumps(record))
+    write_atomic(record_path(out, record["shard"]), json.dumps(record))
 
 
 def sealed(classes: list[str] | None, build: dict[str, Any]) -> dict[str, Any]:
@@ -83,11 +90,11 @@ def checksum(classes: list[str] | None, build: dict[str, Any]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str | Iterable[str]) -> None:
     """Write a file that is there as a whole or not at all, also after a power failure."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+        file.writelines([text] if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -112,37 +119,83 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def locked(out: Path, state: str = STATE) -> Iterator[None]:
-    """Hold `out` for this process, by a lock in its folder `state`. Raises InputError when another one works there."""
+def locked(out: Path, part: str = "") -> Iterator[None]:
+    """Hold `out` for this process. Raises InputError when another one builds there.
+
+    With `part` it is held together with the processes of other parts; each part has a lock of its own.
+    """
     with writing(out):
-        (out / state).mkdir(parents=True, exist_ok=True)
-        file = open(out / state / "lock", "a+")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            doing = "being built" if state == STATE else "being changed"
-            raise InputError(f"{out} is {doing} by process {file.read()}; wait for it, or stop it first") from None
-        except OSError:
-            pass  # a file system without locks: better an unguarded build than none
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        (out / STATE).mkdir(parents=True, exist_ok=True)
+    kind = fcntl.LOCK_SH if part else fcntl.LOCK_EX
+    locks = out / STATE
+    with _lock(locks / "lock", kind), _lock(locks / f"lock.{part}", fcntl.LOCK_EX) if part else nullcontext():
         yield
 
 
-def begin(out: Path, plan: dict[str, Any]) -> None:
-    """Record the plan, and clear what a killed build had half written. Call it with the lock held."""
-    patterns = f"{STATE}/.*", ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"
-    for leftover in [path for pattern in patterns for path in out.glob(pattern)]:
+@contextmanager
+def held(out: Path, state: str) -> Iterator[None]:
+    """Hold `out` for changing it, by a lock in its folder `state`. Raises InputError when another process does."""
+    with writing(out):
+        (out / state).mkdir(exist_ok=True)
+    with _lock(out / state / "lock", fcntl.LOCK_EX, "changed"):
+        yield
+
+
+@contextmanager
+def _lock(path: Path, kind: int, doing: str = "built") -> Iterator[None]:
+    out = path.parent.parent
+    with writing(out):
+        file = open(path, "a+")  # noqa: SIM115
+    with file:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = f"process {number}" if (number := file.read()) else "processes of its parts"
+            raise InputError(f"{out} is being {doing} by {holder}; wait for it, or stop it first") from None
+        except OSError:
+            pass  # a file system without locks: better an unguarded build than none
+        file.truncate(0)
+        if kind == fcntl.LOCK_EX:
+            file.write(str(os.getpid()))
+            file.flush()
+        yield
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Wait for the processes of other parts that are at this place, too."""
+    try:
+        file = open(out / STATE / "alone", "a")  # noqa: SIM115
+    except FileNotFoundError:  # another one has just ended the build
+        yield
+        return
+    with file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def begin(out: Path, plan: dict[str, Any], shards: Sequence[str] | None = None) -> None:
+    """Record the plan, and clear what a killed build had half written. Call it with the lock held.
+
+    `shards` are those that this process will write, when others write theirs at the same time; None: it is alone.
+    """
+    leftovers = [path for pattern in LEFTOVERS for path in out.glob(pattern)]
+    if shards is not None:
+        mine = {shard.removesuffix(".tar") for shard in shards}
+        leftovers = [path for path in leftovers if path.name[1:].partition(".")[0] in mine]
+    for leftover in leftovers:
         leftover.unlink(missing_ok=True)
-    write_atomic(out / STATE / PLAN, json.dumps(plan, indent=1))
+    if shards is None or not (out / STATE / PLAN).exists():
+        write_atomic(out / STATE / PLAN, json.dumps(plan, indent=1))
 
 
 def end(out: Path) -> None:
     """Remove the state; and `out` as well if nothing came of the build."""
-    shutil.rmtree(out / STATE)
+    for leftover in [path for pattern in LEFTOVERS for path in out.glob(pattern)]:
+        leftover.unlink(missing_ok=True)
+    shutil.rmtree(out / STATE, ignore_errors=True)  # another part may be at it, too
     with suppress(OSError):
         out.rmdir()
 
@@ -152,4 +205,4 @@ def _facts(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value) or "none"

@@ -205,7 +205,7 @@ def settle(directory: Path) -> None:
 @contextmanager
 def _held(directory: Path) -> Iterator[None]:
     """Hold a data set for changing it; what is unfinished, of an earlier process or of this one, is settled."""
-    with state.writing(directory), state.locked(directory, STATE):
+    with state.writing(directory), state.held(directory, STATE):
         _settle(directory)
         try:
             yield

@@ -12,8 +12,9 @@ from seer.data.decode import DamagedImage
 from seer.data.index import INDEX_SCHEMA, MANIFEST, Manifest, index_path
 from shards import pool, quarantine, state, takedown
 from shards.index import index
+from shards.listing import Listing
 from shards.samples import load, look
-from shards.sources import Listing, scan_tar
+from shards.sources import scan_tar
 from shards.state import Progress
 from shards.tars import sha256_file
 

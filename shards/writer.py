@@ -11,32 +11,38 @@ from typing import Any, BinaryIO
 from seer.data.decode import DamagedImage
 from seer.data.index import index_path, write_index
 from shards import pool, state
+from shards.download import DownloadOptions
+from shards.listing import Container
+from shards.policy import Policy
 from shards.quarantine import Entry
 from shards.samples import Sample, fit, load
-from shards.sources import Container
 from shards.tars import TarWriter
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One block of the listing, to be made into one shard. `rows` are of `LISTING`, with `label` for `class`."""
+    """One block of the listing, to be made into one shard. `rows` are of the listing, with `label` for `class`."""
 
     out: Path
     shard: str
     rows: list[dict[str, Any]]
     containers: dict[int, Container]
-    max_side: int | None
-    reencode: int | None
+    policy: Policy
     threads: int
+    download: DownloadOptions
 
 
-def write_shard(task: ShardTask, tick: pool.Tick) -> None:
-    """Write one shard, then its index, then the record that makes both count."""
+def write_shard(task: ShardTask, tick: pool.Tick, loaded: Iterator[Sample | Entry] | None = None) -> None:
+    """Write one shard, then its index, then the record that makes both count.
+
+    Args:
+        loaded: what has come of the task's rows, in their order; None reads them now.
+    """
     path, temporary = task.out / task.shard, task.out / state.STATE / f".{task.shard}.{os.getpid()}"
     with state.writing(task.out):
         try:
             with open(temporary, "wb") as file:
-                rows, record = _fill(task, file, tick)
+                rows, record = _fill(task, file, tick, loaded or _loaded(task))
                 file.flush()
                 os.fsync(file.fileno())
             if rows:
@@ -48,10 +54,12 @@ def write_shard(task: ShardTask, tick: pool.Tick) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _fill(task: ShardTask, file: BinaryIO, tick: pool.Tick) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _fill(
+    task: ShardTask, file: BinaryIO, tick: pool.Tick, found: Iterator[Sample | Entry]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write the members; returns the rows of the index, and the record."""
     writer, rows, quarantine = TarWriter(file), list[dict[str, Any]](), list[Entry]()
-    for loaded in _loaded(task):
+    for loaded in found:
         if isinstance(loaded, Sample):
             rows.append(_write(writer, loaded))
         else:
@@ -70,18 +78,18 @@ def _fill(task: ShardTask, file: BinaryIO, tick: pool.Tick) -> tuple[list[dict[s
 
 
 def _loaded(task: ShardTask) -> Iterator[Sample | Entry]:
-    attempt = partial(_attempt, task)
     if task.threads == 1:
-        yield from map(attempt, task.rows)
+        yield from map(partial(attempt, task), task.rows)
         return
     with ThreadPoolExecutor(task.threads) as executor:
-        yield from pool.ahead(executor, attempt, task.rows, 4 * task.threads)
+        yield from pool.ahead(executor, partial(attempt, task), task.rows, 4 * task.threads)
 
 
-def _attempt(task: ShardTask, row: dict[str, Any]) -> Sample | Entry:
+def attempt(task: ShardTask, row: dict[str, Any], data: bytes | None = None) -> Sample | Entry:
+    """The sample of a row, or why there is none. `data` is an image that was downloaded."""
     container = task.containers[row["container"]]
     try:
-        return load(row, container, partial(fit, max_side=task.max_side, reencode=task.reencode))
+        return load(row, container, partial(fit, policy=task.policy), data)
     except DamagedImage as damage:
         return {"source": container.source_of(row["name"]), "reason": damage.reason}
 

@@ -3,12 +3,15 @@
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from seer.data.index import index_path, read_index
 
 TINY = """
 steps: 5
@@ -90,3 +93,15 @@ def losses(run_dir: Path) -> list[float]:
     steps = rows(run_dir)
     assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
     return [row["loss"] for row in steps]
+
+
+def spoil(shards: Path, out: Path, rows: dict[str, list[int]]) -> Path:
+    """A copy of `shards` in which the images in these rows of each shard can no longer be decoded."""
+    shutil.copytree(shards, out)
+    for shard, damaged in rows.items():
+        index = read_index(index_path(out / shard)).to_pylist()
+        with open(out / shard, "r+b") as file:
+            for row in damaged:
+                file.seek(index[row]["offset"])
+                file.write(bytes(min(64, index[row]["size"])))
+    return out

@@ -1,11 +1,14 @@
 """The command line as a user meets it: exit codes, one line for wrong input, JSON, examples."""
 
+import inspect
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from seer import cli
@@ -106,3 +109,23 @@ def test_a_flipped_bit_is_exit_code_2(shards, tmp_path):
     result = invoke("shards", "verify", str(copy))
     assert result.exit_code == 2
     assert tar.name in result.output
+
+
+def test_the_defaults_of_a_build_are_those_of_its_options():
+    from shards.build import BuildOptions
+    from shards.download import DownloadOptions
+
+    verb = inspect.signature(cli.shards_build).parameters
+    known = {each.name: each.default for kind in (BuildOptions, DownloadOptions) for each in fields(kind)}
+    offered = {name: parameter.default for name, parameter in verb.items() if name in known}
+    assert offered == {name: known[name] for name in offered}
+    assert set(known) - set(offered) == {"download", "window"}
+
+
+def test_parts_of_a_list(tmp_path):
+    (tmp_path / "urls.txt").write_text("".join(f"file://{tmp_path}/{i}.jpg\n" for i in range(4)))
+    for i in range(4):
+        Image.new("RGB", (20, 20), (i, i, i)).save(tmp_path / f"{i}.jpg")
+    command = ["shards", "build", str(tmp_path / "urls.txt"), "--out", str(tmp_path / "out"), "--shard-size", "2"]
+    assert "other parts of the build are not finished" in invoke(*command, "--workers", "1", "--part", "2/2").output
+    assert "4 images in 2 shards" in invoke(*command, "--workers", "1", "--part", "1/2").output

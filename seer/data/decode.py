@@ -87,10 +87,15 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         if text.startswith("Corrupt JPEG data") and "extraneous bytes" not in text:
             raise DamagedImage(f"corrupt ({text})") from error
         return None
-    head = data[: 1 << 17]
-    if b"Exif\0\0" in head or b"tiff:Orientation" in head:
+    if may_be_turned(data):
         pixels = _upright(pixels, _orientation(_open(data, max_pixels)))
     return pixels
+
+
+def may_be_turned(jpeg: bytes) -> bool:
+    """Whether there is metadata in which an orientation may stand."""
+    head = jpeg[: 1 << 17]
+    return b"Exif\0\0" in head or b"tiff:Orientation" in head
 
 
 def _decode_any(data: bytes, max_pixels: int) -> np.ndarray:

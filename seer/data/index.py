@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seer.data.decode import image_suffixes
+from seer.data.store import NotThereError, Url, place
 from seer.errors import InputError
 
 FORMAT = "seer-shards/1"
@@ -41,8 +43,8 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-def index_path(shard: Path) -> Path:
-    """`shard-000000.tar` → `shard-000000.index.parquet` (img2dataset keeps `00000.parquet` for itself)."""
+def index_path(shard: Any) -> Any:
+    """`x.tar` → `x.index.parquet`, as a `Path` or `Url` (img2dataset keeps `x.parquet` for itself)."""
     return shard.with_suffix(".index.parquet")
 
 
@@ -51,11 +53,11 @@ def write_index(path: Path | str, rows: Iterable[Mapping] | pa.Table) -> None:
     _write(Path(path), rows, INDEX_SCHEMA)
 
 
-def read_index(path: Path | str, columns: list[str] | None = None) -> pa.Table:
+def read_index(path: Path | Url | str, columns: list[str] | None = None) -> pa.Table:
     """Read one shard's index, or some of its columns. Raises `InputError` if it is missing or unreadable."""
     try:
-        return pq.read_table(path, columns=columns, use_threads=False, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
+        return pq.read_table(_source(path), columns=columns, use_threads=False, partitioning=None)
+    except (OSError, pa.ArrowException, NotThereError) as error:
         raise InputError(f"{path} is no readable index ({_first_line(error)}); run: seer shards index") from error
 
 
@@ -70,32 +72,39 @@ class Manifest:
     """The shards of a data set, in the order that global sample ids count through.
 
     Attributes:
-        directory: where the shards lie.
-        shards: file names. sizes: `(shards,)` int64, samples in each. digests: hex sha256 of each tar.
+        directory: where the shards lie: a `Path`, or a `Url` of a store.
+        shards: file names. sizes, bytes: `(shards,)` int64, samples and length of each tar. digests: its hex sha256.
         classes: class names, if the samples are labelled. build: how the shards were made.
     """
 
-    def __init__(self, directory: Path | str, table: pa.Table):
+    def __init__(self, directory: Path | Url, table: pa.Table):
         note = json.loads((table.schema.metadata or {})[METADATA_KEY])
-        self.directory = Path(directory)
+        self.directory: Any = directory
+        self.table = table
         self.format: str = note["format"]
         self.classes: list[str] | None = note.get("classes")
         self.build: dict = note.get("build", {})
         self.shards: list[str] = table["shard"].to_pylist()
         self.sizes: np.ndarray = table["samples"].to_numpy().astype(np.int64)
+        self.bytes: np.ndarray = table["bytes"].to_numpy().astype(np.int64)
         self.digests: list[str] = table["sha256"].to_pylist()
 
     @classmethod
     def load(cls, url: Path | str) -> "Manifest":
-        """Read the manifest of a directory of shards. Raises `InputError` that says what is there instead."""
-        if "://" in str(url):
-            raise InputError(f"{url} is remote; shards are read from local or mounted folders: copy them first")
-        path = Path(url)
+        """Read the manifest of shards in a folder or a store. Raises `InputError` that says what is there instead."""
+        path = place(url)
         path = path if path.name == MANIFEST else path / MANIFEST
-        if not path.is_file():
+        if isinstance(path, Path) and not path.is_file():
             raise InputError(_what_is_there_instead(path.parent))
         try:
-            manifest = cls(path.parent, pq.read_table(path, partitioning=None))
+            source = _source(path)
+        except NotThereError as error:
+            raise InputError(
+                f"{error}; if only tars are there, run seer shards index *.tar where they can be written, and upload "
+                f"{MANIFEST} and the *.index.parquet that it writes"
+            ) from error
+        try:
+            manifest = cls(path.parent, pq.read_table(source, partitioning=None))
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(
                 f"{path} is no readable manifest ({_first_line(error)}); run: seer shards index {path.parent}/*.tar"
@@ -106,10 +115,22 @@ class Manifest:
             raise InputError(f"{path} lists no samples; rebuild it: seer shards build SOURCE --out {path.parent}")
         return manifest
 
+    def save(self, directory: Path | str) -> None:
+        """Write a copy of it, as a run keeps one: what the run saw can be told when the data are gone."""
+        write_manifest(directory, self.table, {"classes": self.classes, "build": self.build})
+
     @property
     def samples(self) -> int:
         """N, the number of samples."""
         return int(self.sizes.sum())
+
+    def check_size(self, shard: int, found: int | None) -> None:
+        """Raise `InputError` if a tar has not the length (None: not known) that it had when it was indexed."""
+        if found is not None and found != self.bytes[shard]:
+            raise InputError(
+                f"{self.directory / self.shards[shard]} has {found} bytes and had {self.bytes[shard]} when it was "
+                "indexed; restore it, or run: seer shards index"
+            )
 
     @cached_property
     def hash(self) -> str:
@@ -123,6 +144,10 @@ def _write(path: Path, rows: Iterable[Mapping] | pa.Table, schema: pa.Schema) ->
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(table.cast(schema).replace_schema_metadata(schema.metadata), temporary, write_page_checksum=True)
     os.replace(temporary, path)
+
+
+def _source(path: Path | Url | str) -> Any:
+    return pa.BufferReader(path.read_bytes()) if isinstance(path, Url) else path
 
 
 def _what_is_there_instead(directory: Path) -> str:

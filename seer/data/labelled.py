@@ -11,6 +11,7 @@ import numpy as np
 from seer.data.decode import DamagedImage, decode, image_suffixes
 from seer.data.index import MANIFEST, Manifest
 from seer.data.reader import UNLABELLED, Reader
+from seer.data.store import Url, place
 from seer.errors import InputError
 
 SPLITS = {"train": ("train",), "test": ("test", "val")}  # a split's name → the folders that may hold it
@@ -95,7 +96,10 @@ def load_labelled(path: Path | str, split: str | None = None) -> Labelled:
     Raises:
         InputError: there are neither class folders nor labelled shards.
     """
-    root = Path(path)
+    root = place(path)
+    if isinstance(root, Url):
+        folders = [root] if split is None else [root / name for name in SPLITS.get(split, (split,))]
+        return _from_shards(next((folder for folder in folders if (folder / MANIFEST).is_file()), folders[0]))
     if split is not None:
         root = _split_folder(root, split)
     if (root / MANIFEST).is_file():
@@ -124,7 +128,7 @@ def _split_folder(root: Path, split: str) -> Path:
     raise InputError(f"{root} has no folder {wanted}; put class folders or labelled shards there")
 
 
-def _from_shards(root: Path) -> Labelled:
+def _from_shards(root: Path | Url) -> Labelled:
     reader = Reader(Manifest.load(root))
     labels = reader.labels(np.arange(len(reader)))
     ids = np.flatnonzero(labels != UNLABELLED)

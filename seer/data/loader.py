@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.util import Finalize
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -22,11 +23,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from seer.data import ledger
 from seer.data.crops import Batch, MultiCrop
 from seer.data.decode import DamagedImage, decode
+from seer.data.device import Encoded, cut, encode, size_of_plain
 from seer.data.index import Manifest
+from seer.data.ledger import Damaged
 from seer.data.order import Order
 from seer.data.reader import Reader
+from seer.data.remote import FetchConfig
 from seer.data.views import Views
 from seer.errors import InputError, nearest
 
@@ -39,14 +44,15 @@ SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 
 @dataclass
-class LoaderConfig:
+class LoaderConfig(FetchConfig):
     """How batches are made ready. Only `lanes` and `window` decide what is in them.
 
-    Attributes:
+    Attributes (and those of `FetchConfig`):
         workers: processes or threads per rank; 0 makes each batch when it is asked for.
         mode: `processes`, or `threads` (they share the trainer's interpreter: only for images that decode slowly).
         prefetch: batches made ahead per worker.
         device_augment: colour, blur and normalisation on the accelerator instead of in the workers.
+        device_decode: JPEGs decoded and cropped on the accelerator as well (`device_augment` must be on).
         lanes: places of the data read side by side; 0 is the global batch.
         window: how many successive samples of a lane are mixed.
     """
@@ -55,6 +61,7 @@ class LoaderConfig:
     mode: str = "processes"
     prefetch: int = 2
     device_augment: bool = False
+    device_decode: bool = False
     lanes: int = 0
     window: int = 256
 
@@ -64,6 +71,7 @@ class Loader:
 
     Attributes:
         wait_seconds: how long the consumer waited for the latest batch.
+        seen: fingerprint of all samples that this rank has delivered so far (`ledger.fingerprint`).
         replaced: how many damaged samples have been replaced so far by the next good one of their shard. A
             replacement keeps the id of the sample it stands for.
     """
@@ -79,6 +87,7 @@ class Loader:
         world_size: int = 1,
         config: LoaderConfig | None = None,
         device: torch.device | str = "cpu",
+        run_dir: Path | None = None,
     ):
         self.config = config or LoaderConfig()
         if batch_size % world_size:
@@ -87,33 +96,51 @@ class Loader:
             raise InputError(f"loader mode '{self.config.mode}' is unknown{nearest(self.config.mode, MODES)}")
         if self.config.workers < 0 or self.config.prefetch < 1:
             raise InputError("the loader needs workers >= 0 and prefetch >= 1; change the config")
+        if self.config.device_decode and crops.finished:
+            raise InputError("loader.device_decode=true needs loader.device_augment=true; change either")
         self.reader = source if isinstance(source, Reader) else Reader(source)
         self.order, self.crops, self.device = order, crops, torch.device(device)
-        self.task = StepTask(self.reader, order, crops, batch_size // world_size, rank, world_size)
+        stride = max(1, self.config.workers)
+        share, encoded = batch_size // world_size, self.config.device_decode
+        self.task = StepTask(self.reader, order, crops, share, rank, world_size, stride, encoded)
+        self.rank, self.run_dir = rank, run_dir
         self.wait_seconds = 0.0
         self.replaced = 0
+        self.seen = 0
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Views]:
-        """The views of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers."""
+        """The views of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers.
+
+        Damaged samples are entered in the ledger of `run_dir`, if there is one.
+        """
         make = MODES[self.config.mode] if self.config.workers else inline
         results = make(self.task, range(start_step, stop_step), self.config, self.device)
         try:
-            while True:
+            for step in range(start_step, stop_step):
                 began = time.perf_counter()
-                result = next(results, None)
+                batch, damaged = self._decoded(step, *next(results))
                 self.wait_seconds = time.perf_counter() - began
-                if result is None:
-                    return
-                batch, replaced = result
-                self.replaced += replaced
+                self.replaced += len(damaged)
+                if damaged and self.run_dir:
+                    ledger.write(self.run_dir, self.rank, damaged)
+                self.seen = (self.seen + int(ledger.fingerprint(step, batch.index.numpy()).sum())) % ledger.MODULUS
                 yield self.crops.finish(batch, self.device)
         finally:
             results.close()
 
+    def _decoded(self, step: int, batch: Batch | Encoded, damaged: list[Damaged]) -> tuple[Batch, list[Damaged]]:
+        """What was sent encoded is decoded on the device; if something there is damaged, all of it once more, here."""
+        if isinstance(batch, Batch):
+            return batch, damaged
+        try:
+            return cut(batch, self.crops, self.device), damaged
+        except RuntimeError:
+            return self.task.cut(step)
+
 
 @dataclass(frozen=True)
 class StepTask:
-    """Step number → (this rank's batch, how many samples were replaced). Picklable: it is what workers are sent."""
+    """Step number → (this rank's batch, its damaged samples). Picklable: it is what workers are sent."""
 
     reader: Reader
     order: Order
@@ -121,31 +148,62 @@ class StepTask:
     share: int
     rank: int
     world_size: int
+    stride: int = 1  # between the steps of one worker
+    encoded: bool = False  # JPEGs are sent as they are
 
-    def __call__(self, step: int) -> tuple[Batch, int]:
-        positions = (step * self.world_size + self.rank) * self.share + np.arange(self.share)
-        ids, epochs = self.order.ids(int(positions[0]), self.share), self.order.epoch(positions)
+    def positions(self, step: int) -> np.ndarray:
+        return (step * self.world_size + self.rank) * self.share + np.arange(self.share)
+
+    def ids(self, step: int) -> np.ndarray:
+        return self.order.ids(int(self.positions(step)[0]), self.share)
+
+    def __call__(self, step: int) -> tuple[Batch | Encoded, list[Damaged]]:
+        if not self.encoded:
+            return self.cut(step)
+        positions, ids = self.positions(step), self.ids(step)
+        damaged: list[Damaged] = []
+        images = list(self._images(step, positions, ids, damaged, size_of_plain))
+        return encode(images, self.crops, self.order.epoch(positions), ids), damaged
+
+    def cut(self, step: int) -> tuple[Batch, list[Damaged]]:
+        """The batch with its crops cut here."""
+        positions, ids = self.positions(step), self.ids(step)
+        epochs = self.order.epoch(positions)
+        damaged: list[Damaged] = []
         parts: list[Batch] = []
-        images: list[np.ndarray] = []
-        replaced = 0
-        for i, data in enumerate(self.reader.read(ids)):
-            try:
-                images.append(decode(data))
-            except DamagedImage:
-                images.append(self._replacement(int(ids[i])))
-                replaced += 1
-            if i == self.share - 1 or sum(image.nbytes for image in images) >= DECODED_BYTES:
-                part = slice(i + 1 - len(images), i + 1)
-                parts.append(self.crops(images, epochs[part], ids[part]))
-                images = []
-        return Batch.concatenate(parts), replaced
+        group: list[np.ndarray] = []
+        for i, image in enumerate(self._images(step, positions, ids, damaged)):
+            group.append(image)
+            if i == self.share - 1 or sum(image.nbytes for image in group) >= DECODED_BYTES:
+                part = slice(i + 1 - len(group), i + 1)
+                parts.append(self.crops(group, epochs[part], ids[part]))
+                group = []
+        return Batch.concatenate(parts), damaged
 
-    def _replacement(self, damaged: int) -> np.ndarray:
-        """The next good sample of the shard: the same one in every run, on every rank."""
+    def _images(
+        self,
+        step: int,
+        positions: np.ndarray,
+        ids: np.ndarray,
+        damaged: list[Damaged],
+        as_it_is: Callable[[bytes], Any] = lambda data: None,
+    ) -> Iterator[Any]:
+        """The images, decoded unless they may stay as they are; `damaged` gathers what was replaced."""
+        found = self.reader.read_step(ids, step, self.ids, self.stride)
+        for position, id, data in zip(positions, ids, found, strict=True):
+            try:
+                yield data if as_it_is(data) else decode(data)
+            except DamagedImage as damage:
+                image, replacement = self._replacement(int(id))
+                damaged.append(Damaged(int(position), int(id), replacement, damage.reason))
+                yield image
+
+    def _replacement(self, damaged: int) -> tuple[np.ndarray, int]:
+        """The next good sample of the shard, and its id: the same one in every run, on every rank."""
         sample = self.reader.next_in_shard(damaged)
         while sample != damaged:
             try:
-                return decode(self.reader.read(np.array([sample]))[0])
+                return decode(self.reader.read(np.array([sample]))[0]), sample
             except DamagedImage:
                 sample = self.reader.next_in_shard(sample)
         shard = self.reader.manifest.shards[int(self.reader.locate(np.array([damaged]))[0][0])]
@@ -192,7 +250,14 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )
     results: Any = iter(loader)
-    with _end_of(results._shutdown_workers):
+
+    def shut_down() -> None:
+        results._shutdown_workers()
+        for worker in results._workers:
+            worker.kill()  # one that waits for a store has not ended within torch's seconds, and is shielded
+            worker.join()
+
+    with _end_of(shut_down):
         try:
             for result in results:
                 if isinstance(result, InputError):

@@ -26,6 +26,7 @@ class Batches(Protocol):
     """What the loop asks of a loader: the views of steps start..stop on this rank, in order."""
 
     wait_seconds: float
+    seen: int  # fingerprint of the samples that this rank has delivered
 
     def iterate(self, start: int, stop: int) -> Iterator[Views]: ...
 
@@ -95,6 +96,7 @@ def train(run: Run, start: int = 0) -> None:
             done,
             {"loss": output.loss, **output.metrics},
             {"samples": done * run.batch_size, "lr": step.lr, "epoch": done * run.batch_size / run.samples_per_epoch},
+            seen=run.loader.seen,
             waited=run.loader.wait_seconds,
             seconds=time.perf_counter() - began,
         )

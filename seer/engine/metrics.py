@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from torch import Tensor
 
 from seer import __version__, jsonl
+from seer.data.ledger import over_ranks
 from seer.distributed import World, all_reduce_mean
 from seer.errors import InputError
 
@@ -83,7 +84,13 @@ class RunLog:
         return step == 1 or step == self.total or step % self.config.every == 0
 
     def step(
-        self, step: int, metrics: Mapping[str, Tensor], place: Mapping[str, float], waited: float, seconds: float
+        self,
+        step: int,
+        metrics: Mapping[str, Tensor],
+        place: Mapping[str, float],
+        seen: int,
+        waited: float,
+        seconds: float,
     ) -> None:
         """Record a finished step; between logged steps this costs two additions, and no rank waits for another.
 
@@ -91,6 +98,7 @@ class RunLog:
             step: steps finished, from 1.
             metrics: scalar tensors of this rank, `loss` among them; logged as their mean over ranks.
             place: numbers that all ranks share, such as `samples` (consumed so far), `lr` and `epoch`.
+            seen: fingerprint of this rank's samples so far (`ledger.fingerprint`); logged as the sum over ranks.
             waited: seconds spent waiting for this step's data.
             seconds: seconds spent on the step itself.
         """
@@ -99,7 +107,7 @@ class RunLog:
         if self._samples < 0:  # a continued run's first window starts here, not at its last logged row
             self._samples = place.get("samples", 0) * (step - 1) / step
         if self.due(step):
-            values = self._reduce(metrics)
+            values = {**self._reduce(metrics), "seen": over_ranks(seen, self.world.device)}
             if self.world.is_main:
                 self._write(step, values, place)
             self._waited = self._busy = 0.0
@@ -148,7 +156,7 @@ class RunLog:
         # JSON knows no NaN.
         jsonl.append(self.path, [{k: v if math.isfinite(v) else None for k, v in row.items()}])
         if self._writer:
-            for name in row.keys() - {"step"}:
+            for name in row.keys() - {"step", "seen"}:
                 self._writer.add_scalar(name, row[name], step)
         assert self._console
         logger.info("%s", self._console.show(row))

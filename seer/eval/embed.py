@@ -15,6 +15,7 @@ from seer.data.decode import DamagedImage, decode, image_suffixes
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
 from seer.data.labelled import Files, Samples, Source
 from seer.data.reader import UNLABELLED, Reader
+from seer.data.store import Url, place
 from seer.errors import InputError
 from seer.eval import models
 from seer.eval.features import FeatureConfig, stack, stream
@@ -43,8 +44,8 @@ class Pile:
 
 def open_pile(data: Path | str) -> Pile:
     """The images of shards (a folder with a manifest) or of a folder of any depth; `InputError` if there are none."""
-    root = Path(data)
-    if (root / MANIFEST).is_file():
+    root = place(data)
+    if isinstance(root, Url) or (root / MANIFEST).is_file():
         return _from_shards(Manifest.load(root))
     if not root.is_dir():
         raise InputError(f"{data}: no such folder; give a folder of images or of shards")

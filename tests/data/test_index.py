@@ -115,7 +115,7 @@ def no_samples(path):
         (foreign, "no readable manifest"),
         (newer, "update seer"),
         (no_samples, "lists no samples"),
-        (lambda path: "s3://bucket/shards", "remote"),
+        (lambda path: "ftp://host/shards", "'ftp' is no kind of store"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, make, words):

@@ -61,10 +61,19 @@ def test_threads_share_a_reader_that_evicts(tmp_path, monkeypatch):
             assert data == [coloured_jpeg(i) for i in ids.tolist()]
 
 
-def test_shortened_shard_gives_short_bytes(shards):
+@pytest.mark.parametrize("change", [lambda data: data[:600], lambda data: data + bytes(10240)], ids=["cut", "longer"])
+def test_a_shard_of_another_length_than_when_it_was_indexed(shards, change):
     path = shards.directory / shards.shards[0]
-    os.truncate(path, 600)
-    first, last = Reader(shards).read(np.array([0, 10]))
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError, match=r"shard-000000.tar has \d+ bytes and had 20480 when it was indexed; restore"):
+        Reader(shards).read(np.array([0]))
+
+
+def test_a_shard_that_is_cut_while_it_is_read_gives_short_bytes(shards):
+    reader = Reader(shards)
+    reader.read(np.array([0]))
+    os.truncate(shards.directory / shards.shards[0], 600)
+    first, last = reader.read(np.array([0, 10]))
     assert first == coloured_jpeg(0)[:88]
     assert last == b""
 

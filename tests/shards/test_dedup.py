@@ -21,7 +21,7 @@ from tests.shards.conftest import contents, encoded
 
 def options(workers=1, shard_size=6, shuffle=False, labels=False, **wanted):
     return BuildOptions(
-        workers=workers, shard_size=shard_size, shuffle=shuffle, labels=labels, dedup=DedupOptions(**wanted)
+        workers=workers, shard_size=shard_size, shuffle=shuffle, labels=labels, unwanted=DedupOptions(**wanted)
     )
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,23 +70,44 @@ def test_killed_around_every_rename(undisturbed, tmp_path, after):
     assert moment == 9  # the plan, tar, index and record of two shards, quarantine, manifest
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_at_random_moments_again_and_again(undisturbed, tmp_path, seed):
+@pytest.fixture(scope="module")
+def events(tmp_path_factory) -> int:
+    """How many calls and returns an undisturbed build of twenty photographs makes."""
+    root = tmp_path_factory.mktemp("events")
+    for i in range(20):
+        (root / "photos" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        (root / "photos" / str(i % 2) / f"{i}.jpg").write_bytes(encoded(i))
+    count = Countdown(sys.maxsize)
+    sys.setprofile(count)
+    try:
+        build([root / "photos"], root / "out", OPTIONS)
+    finally:
+        sys.setprofile(None)
+    return sys.maxsize - count.left
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_killed_at_random_moments_again_and_again(undisturbed, tmp_path, events, seed):
+    """Moments are counted in calls: in seconds, a fast machine would be done before it is killed."""
     photos, expected = undisturbed
     draw, out = random.Random(seed), tmp_path / "out"
-
-    def arm():
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGALRM, lambda *_: die())
-        signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.001, 0.03))
-
-    kills = 0
-    while kills < 12 and killed(arm, [photos], out, OPTIONS):
-        draw.random()  # the child drew from a copy
-        kills += 1
-    assert kills
+    assert killed(partial(sys.setprofile, Countdown(draw.randrange(events))), [photos], out, OPTIONS)
+    for _ in range(seed % 3):  # the continued build has less to do, and may end first
+        killed(partial(sys.setprofile, Countdown(draw.randrange(events))), [photos], out, OPTIONS)
     build([photos], out, OPTIONS)
     assert contents(out) == expected
+
+
+class Countdown:
+    """A profile function that kills its process after so many events."""
+
+    def __init__(self, left: int):
+        self.left = left
+
+    def __call__(self, *event) -> None:
+        self.left -= 1
+        if self.left < 0:
+            die()
 
 
 SCRIPT = """

@@ -145,7 +145,7 @@ def test_labels_need_class_folders(folder, tmp_path, photos):
     with pytest.raises(InputError, match="folder per class"):
         scan([str(flat)], labels=True)
     labelled = pack(tmp_path / "t.tar", [("x.jpg", encoded(0)), ("x.cls", b"3")])
-    with pytest.raises(InputError, match="mix class folders with tars"):
+    with pytest.raises(InputError, match="classes by name would mix with tars"):
         scan([str(photos), str(labelled)], labels=True)
 
 
@@ -177,7 +177,7 @@ def test_bad_sources_are_one_line(folder, tmp_path, files, message):
 
 def test_a_file_is_no_source(folder):
     root = folder({"x.jpg": encoded(0)})
-    with pytest.raises(InputError, match=r"neither a folder nor a \.tar"):
+    with pytest.raises(InputError, match=r"neither a folder nor a \.tar, \.zip or list"):
         scan([str(root / "x.jpg")])
 
 

@@ -147,7 +147,7 @@ def test_refused(shards, listed, tmp_path):
         assert contents(shards) == before
     with pytest.raises(InputError, match=r"missing cannot be read \(No such file"):
         remove(shards, tmp_path / "missing", "keys", workers=1)
-    with state.locked(shards, takedown.STATE), pytest.raises(InputError, match="is being changed by process"):
+    with state.held(shards, takedown.STATE), pytest.raises(InputError, match="is being changed by process"):
         remove(shards, listed("x"), "keys", workers=1)
 
 

@@ -1,0 +1,45 @@
+"""Images in a column of a Parquet file: binary, or a struct with `bytes`, as Hugging Face has it."""
+
+import os
+import threading
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_reading = threading.Lock()  # lest several threads read the same row group
+
+
+def group_starts(path: str) -> np.ndarray:
+    """`(row groups,)` int64: the number of each one's first row."""
+    metadata = pq.read_metadata(path)
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return np.cumsum([0, *sizes])[:-1]
+
+
+def read_image(path: str, column: str, row: int) -> bytes | None:
+    """The image in a row; None for a row without one. Raises OSError.
+
+    Parquet is read by row groups, the last two of which are kept; so ask for rows that lie together one after another.
+    """
+    modified = os.path.getmtime(path)
+    try:
+        with _reading:
+            starts = _starts(path, modified)
+            group = int(np.searchsorted(starts, row, side="right")) - 1
+            value = _images(path, column, group, modified)[row - int(starts[group])].as_py()
+    except (pa.ArrowException, IndexError) as error:
+        raise OSError(str(error).splitlines()[0]) from None
+    value = value.get("bytes") if isinstance(value, dict) else value
+    return value if isinstance(value, bytes) else None
+
+
+@lru_cache(maxsize=16)
+def _starts(path: str, modified: float) -> np.ndarray:
+    return group_starts(path)
+
+
+@lru_cache(maxsize=2)
+def _images(path: str, column: str, group: int, modified: float) -> pa.ChunkedArray:
+    return pq.ParquetFile(path).read_row_group(group, columns=[column], use_threads=False)[column]

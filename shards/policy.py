@@ -1,0 +1,48 @@
+"""Which sizes of image are kept, and which are made smaller."""
+
+from dataclasses import dataclass
+
+from seer.data.decode import MAX_PIXELS, DamagedImage
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What becomes of an image by its size; None asks for nothing.
+
+    Attributes:
+        max_side, shorter_side: pixels; images whose longer or shorter side exceeds it are made smaller.
+        reencode: JPEG quality, 1 to 100, at which every image is encoded anew; None keeps the original bytes.
+        min_side: pixels; images whose shorter side is below it are left out.
+        max_aspect: images whose longer side is more than so many times the shorter one are left out.
+        max_pixels: images of more pixels are left out, before they are decoded.
+    """
+
+    max_side: int | None = None
+    shorter_side: int | None = None
+    reencode: int | None = None
+    min_side: int | None = None
+    max_aspect: float | None = None
+    max_pixels: int | None = None
+
+    @property
+    def most_pixels(self) -> int:
+        """What the decoder may allocate."""
+        return min(self.max_pixels or MAX_PIXELS, MAX_PIXELS)
+
+    def refuse(self, width: int, height: int) -> None:
+        """Raise DamagedImage for an image that is to be left out."""
+        short, long = sorted((width, height))
+        if self.min_side and short < self.min_side:
+            raise DamagedImage(f"too small ({width}x{height})")
+        if self.max_aspect and long > self.max_aspect * short:
+            raise DamagedImage(f"too elongated ({width}x{height})")
+
+    def scale(self, width: int, height: int) -> float:
+        """What to multiply both sides by, at most 1."""
+        short, long = sorted((width, height))
+        longer = self.max_side / long if self.max_side else 1.0
+        shorter = self.shorter_side / short if self.shorter_side else 1.0
+        return min(1.0, longer, shorter)
+
+
+KEEP = Policy()  # every image as it is
