@@ -149,15 +149,21 @@ def shards_build(
     agent: Annotated[str, typer.Option(help="The user agent that servers see.")] = "Mozilla/5.0 (compatible; seer)",
     ignore_robots_tag: Annotated[bool, typer.Option("--ignore-robots-tag", help="Also take noai and noindex.")] = False,
     allow_private: Annotated[bool, typer.Option("--allow-private", help="Also connect to private addresses.")] = False,
+    dedup: Annotated[str, typer.Option(help="Leave out duplicates: none, exact or near.")] = "none",
+    distance: Annotated[int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")] = 10,
+    against: Annotated[list[str] | None, typer.Option(help="Also what these earlier shards have.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave out what this evaluation set has.")] = None,
+    refuse: Annotated[list[str] | None, typer.Option(help="Leave out the SHA-256 (removed.jsonl) listed here.")] = None,
     json_target: Json = "",
 ) -> None:
     """Make shards. Originals are kept byte for byte, and what cannot be had or decoded is listed with its reason."""
     given = locals()
-    from shards.build import BuildOptions, build
+    from shards.build import BuildOptions, DedupOptions, build
     from shards.download import DownloadOptions
 
     download = DownloadOptions(**_of(DownloadOptions, given))
-    options = BuildOptions(download=download, **_of(BuildOptions, given))
+    unwanted = DedupOptions(dedup, distance, against or (), exclude or (), refuse or ())
+    options = BuildOptions(download=download, unwanted=unwanted, **_of(BuildOptions, given))
     with progress("building", "images") as tick:
         report = build(sources, out, options, tick)
     say(*report.lines(), json_target=json_target)
@@ -206,6 +212,7 @@ def index_tars(*folders: str) -> None:
 @shards_app.command("verify", epilog=example("seer shards verify shards"))
 def shards_verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
+    repair: Annotated[bool, typer.Option("--repair", help="Index anew what can be; tars are never touched.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     json_target: Json = "",
 ) -> None:
@@ -213,20 +220,49 @@ def shards_verify(
     from shards.verify import verify
 
     with progress("verifying", "shards") as tick:
-        report = verify(directory, workers, tick)
+        report = verify(directory, workers, tick, repair)
     say(*report.lines(), json_target=json_target)
     emit(asdict(report), json_target)
     raise typer.Exit(2 if report.problems else 0)
 
 
+@shards_app.command("remove", epilog=example("seer shards remove shards --hashes takedown.txt"))
+def shards_remove(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
+    keys: Annotated[Path | None, typer.Option(help="File of keys, one per line.")] = None,
+    urls: Annotated[Path | None, typer.Option(help="File of sources (URLs or paths) as the index has them.")] = None,
+    hashes: Annotated[Path | None, typer.Option(help="File of SHA-256 in hex, or a removed.jsonl.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
+    json_target: Json = "",
+) -> None:
+    """Take images out of shards for good, and note which. Exit code 2 when none of them is there."""
+    from shards.takedown import remove
+
+    lists = {by: path for by, path in {"keys": keys, "urls": urls, "hashes": hashes}.items() if path}
+    if len(lists) != 1:
+        raise InputError("give one of --keys FILE, --urls FILE and --hashes FILE")
+    ((by, path),) = lists.items()
+    with progress("removing", "shards") as tick:
+        report = remove(directory, path, by, workers, tick)
+    say(*report.lines(), json_target=json_target)
+    emit(asdict(report), json_target)
+    raise typer.Exit(0 if report.ok else 2)
+
+
 @shards_app.command("stats", epilog=example("seer shards stats shards"))
 def shards_stats(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")], json_target: Json = ""
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
+    near: Annotated[bool, typer.Option("--near", help="Look for near duplicates, too.")] = False,
+    page: Annotated[Path | None, typer.Option(help="Also write a page of plots and random images (.html).")] = None,
+    json_target: Json = "",
 ) -> None:
-    """Describe shards: sizes, formats, labels, what was quarantined and why."""
+    """Describe shards: sizes, formats, labels, sources, duplicates, what was quarantined and why."""
+    from shards.page import write_page
     from shards.stats import lines, stats
 
-    figures = stats(directory)
+    figures = stats(directory, near)
+    if page:
+        write_page(figures, page)
     say(*lines(figures), json_target=json_target)
     emit(figures, json_target)
 

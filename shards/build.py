@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from seer.data.index import MANIFEST, Manifest, write_manifest
 from seer.errors import InputError
-from shards import parts, pool, quarantine, state
+from shards import parts, pool, prune, quarantine, state
+from shards.dedup import IN_EVALUATION, DedupOptions
 from shards.download import DownloadOptions
 from shards.listing import Listing
 from shards.lists import parse_columns
@@ -66,6 +67,7 @@ class BuildOptions:
         columns: `"url=URL,caption=TEXT"`: which columns of lists say what, see `shards.lists`.
         download: how URLs are downloaded.
         part: `"I/N"`: write the I-th of N shares of the shards, while other processes write theirs; see `shards.parts`.
+        unwanted: which duplicates, and images of other data sets, to leave out.
     """
 
     shard_size: int = 10_000
@@ -81,6 +83,7 @@ class BuildOptions:
     columns: str = ""
     download: DownloadOptions = field(default_factory=DownloadOptions)
     part: str = ""
+    unwanted: DedupOptions = field(default_factory=DedupOptions)
 
     def check(self) -> None:
         """Raise InputError for a value out of range."""
@@ -89,6 +92,7 @@ class BuildOptions:
             if value is not None and (value < low or (high is not None and value > high)):
                 bounds = f"from {low} to {high}" if high else f"at least {low}"
                 raise InputError(f"--{name.replace('_', '-')} {value}: must be {bounds}")
+        self.unwanted.check()
         parts.parse(self.part)
         parse_columns(self.columns)
 
@@ -99,10 +103,10 @@ class BuildOptions:
 
     def identity(self) -> dict[str, Any]:
         """The options that a build's result depends on."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("workers", "download", "part")}
-        return own | {
-            name: getattr(self.download, name) for name in ("max_bytes", "ignore_robots_tag", "allow_private")
-        }
+        means = "workers", "download", "part", "unwanted"
+        own = {name: value for name, value in asdict(self).items() if name not in means}
+        downloaded = "max_bytes", "ignore_robots_tag", "allow_private"
+        return own | {name: getattr(self.download, name) for name in downloaded} | self.unwanted.identity()
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,9 @@ class BuildReport:
             where: object = Path(self.out, quarantine.QUARANTINE)
             where = f": see {where}" if self.complete else ""
             lines.append(f"{sum(self.quarantined.values()):,} quarantined ({counts(self.quarantined)}){where}")
+        if found := self.quarantined.get(IN_EVALUATION):
+            where = f": see {Path(self.out, prune.CONTAMINATION)}" if self.complete else ""
+            lines.append(f"contamination: {found:,} images are in an evaluation set and were left out{where}")
         if self.ignored:
             lines.append(f"{sum(self.ignored.values()):,} files ignored that are no images ({counts(self.ignored)})")
         if not self.already_complete and self.seconds:
@@ -179,8 +186,10 @@ def build(
             if not complete:
                 with state.writing(out):
                     state.begin(out, plan)
+                    prune.settle(out)
                     names = _shard_names(len(listing), options.shard_size)
                     continued = _write_shards(listing, out, names, options, progress or (lambda done, total: None))
+                    prune.prune(out, names, options.unwanted, options.workers)
                     _finish(out, plan, listing)
             state.end(out)
     return _report(out, complete, continued, time.monotonic() - started)
@@ -197,10 +206,12 @@ def _build_part(
             with state.alone(out):
                 state.refuse_another(out, plan)  # another part may have begun with other options
                 state.begin(out, plan, mine)
+                prune.settle(out)
             continued = _write_shards(listing, out, mine, options, tick)
             made = [record for name in mine if (record := state.record_of(out, name))]
             with state.alone(out):
                 if not state.is_complete(out) and all(state.record_of(out, name) for name in names):
+                    prune.prune(out, names, options.unwanted, options.workers)
                     _finish(out, plan, listing)
                     state.end(out)
     if state.is_complete(out):
@@ -283,9 +294,10 @@ def _finish(out: Path, plan: dict[str, Any], listing: Listing) -> None:
         example = f"{first['source']}: {first['reason']}"
         raise InputError(f"none of {len(listing):,} images is usable: {counts(reasons)}; for example {example}")
     quarantine.write(out, entries())
+    prune.write_contamination(out, (_record(out, name) for name in names))
     ignored = dict(sorted(listing.ignored.items()))
     classes = listing.classes or _classes_of_tars(listing, max(shard.pop("labels") for shard in shards))
-    write_manifest(out, shards, {"classes": classes, "build": {**plan, "quarantined": reasons, "ignored": ignored}})
+    write_manifest(out, shards, state.sealed(classes, {**plan, "quarantined": reasons, "ignored": ignored}))
 
 
 def _record(out: Path, name: str) -> dict[str, Any]:

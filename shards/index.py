@@ -7,16 +7,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seer.data.decode import DamagedImage
 from seer.data.index import MANIFEST, Manifest, index_path, write_index, write_manifest
 from seer.errors import InputError
-from shards import pool, quarantine, state
+from shards import pool, quarantine, state, takedown
 from shards.quarantine import counts
 from shards.samples import fit, load, look
 from shards.sources import scan_tar
-from shards.state import Progress
+from shards.state import Progress, sealed
 from shards.tars import sha256_file
 
 
@@ -42,7 +43,11 @@ class IndexReport:
 
 
 def index(
-    urls: Sequence[str | Path], workers: int = 0, check: bool = True, progress: Progress | None = None
+    urls: Sequence[str | Path],
+    workers: int = 0,
+    check: bool = True,
+    progress: Progress | None = None,
+    anew: bool = False,
 ) -> IndexReport:
     """Index tars, and write or extend the manifest of the folder that each lies in. Current indices are kept.
 
@@ -51,17 +56,20 @@ def index(
         workers: processes; 0 for one per core.
         check: decode every image, so that what cannot be read is quarantined now; else only headers are looked at.
         progress: called with tars done and in all.
+        anew: also where an index seems to be right.
 
     Raises:
         InputError: nothing to index, no usable image in a folder's tars, or a manifest that names a missing shard.
     """
     report = IndexReport()
+    for url in urls:
+        takedown.settle(Path(url) if Path(url).is_dir() else Path(url).parent)
     found = sorted({path for url in urls for path in _tars_of(Path(url))})
     if not found:
         raise InputError(f"no .tar in {', '.join(map(str, urls))}; give tars, or the folder that holds them")
     for folder, group in groupby(found, key=lambda path: path.parent):
         paths, manifest = list(group), _manifest_of(folder)
-        stale = [path for path in paths if not is_current(path, manifest.rows.get(path.name))]
+        stale = [path for path in paths if anew or not is_current(path, manifest.rows.get(path.name), check)]
         report.current += len(paths) - len(stale)
         results = []
         with state.writing(folder):
@@ -98,7 +106,10 @@ class _Known:
 def _manifest_of(folder: Path) -> _Known:
     if not (folder / MANIFEST).exists():
         return _Known()
-    manifest = Manifest.load(folder)
+    try:
+        manifest = Manifest.load(folder)
+    except InputError as error:
+        raise InputError(f"{error}; but delete {folder / MANIFEST} first: names of classes are lost with it") from error
     if gone := [shard for shard in manifest.shards if not (folder / shard).exists()]:
         raise InputError(f"{folder / MANIFEST} names {gone[0]}, which is missing; put it back or delete the manifest")
     rows = pq.read_table(folder / MANIFEST).to_pylist()
@@ -119,7 +130,7 @@ def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: 
     if labels > len(known.classes or []):
         known.classes = [str(label) for label in range(labels)]
     quarantine.write(folder, entries)
-    write_manifest(folder, rows, {"classes": known.classes, "build": {**known.build, "quarantined": reasons}})
+    write_manifest(folder, rows, sealed(known.classes, {**known.build, "quarantined": reasons}))
     report.folders.append(str(folder))
     report.samples += sum(row["samples"] for row in rows)
     report.quarantined.update(reasons)
@@ -127,10 +138,15 @@ def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: 
         report.ignored.update(result["ignored"])
 
 
-def is_current(tar: Path, row: dict[str, Any] | None) -> bool:
-    """Whether the tar has an index made from these very bytes, going by size and time, and in doubt by SHA-256."""
+def is_current(tar: Path, row: dict[str, Any] | None, hashed: bool = False) -> bool:
+    """Whether the tar has an index made from these very bytes, going by size and time, and in doubt by SHA-256.
+
+    `hashed` asks for perceptual hashes as well.
+    """
     path = index_path(tar)
     if row is None or not path.exists() or tar.stat().st_size != row["bytes"]:
+        return False
+    if hashed and pq.read_table(path, columns=["phash"])["phash"].null_count:
         return False
     # Copying may leave an index older than its tar, so age alone proves nothing.
     return path.stat().st_mtime_ns >= tar.stat().st_mtime_ns or sha256_file(tar) == row["sha256"]
@@ -139,11 +155,12 @@ def is_current(tar: Path, row: dict[str, Any] | None) -> bool:
 def index_tar(task: tuple[Path, bool], tick: pool.Tick) -> dict[str, Any]:
     """Write the index of one tar, if it has a usable image; returns its manifest row and what is to be reported."""
     path, check = task
-    listing = scan_tar(path)
+    listing, sources = scan_tar(path), _sources(path)
     entries, rows = listing.quarantine, []
     for row in listing.table.to_pylist():
         try:
-            rows.append(load(row, listing.containers[0], fit if check else look).index_row(row["offset"]))
+            made = load(row, listing.containers[0], fit if check else look).index_row(row["offset"])
+            rows.append({**made, "source": sources.get((made["key"], made["sha256"]), made["source"])})
         except DamagedImage as damage:
             entries.append({"source": listing.containers[0].source_of(row["name"]), "reason": damage.reason})
     if rows:
@@ -154,3 +171,12 @@ def index_tar(task: tuple[Path, bool], tick: pool.Tick) -> dict[str, Any]:
         "quarantine": [{**entry, "shard": path.name} for entry in entries],
         "ignored": listing.ignored,
     }
+
+
+def _sources(tar: Path) -> dict[tuple[str, bytes], str]:
+    """Where the images of a tar came from, by key and SHA-256, as far as an earlier index can still tell."""
+    try:
+        rows = pq.read_table(index_path(tar), columns=["key", "sha256", "source"], page_checksum_verification=True)
+        return {(row["key"], row["sha256"]): row["source"] for row in rows.to_pylist()}
+    except (OSError, ValueError, pa.ArrowException):
+        return {}

@@ -31,13 +31,13 @@ def read(folder: Path) -> list[Entry]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def write(folder: Path, entries: Iterable[Entry]) -> None:
+def write(folder: Path, entries: Iterable[Mapping], name: str = QUARANTINE) -> None:
     """Replace the entries of a folder of shards; no file is left where there are none."""
     lines = (json.dumps(entry) + "\n" for entry in entries)
     if (first := next(lines, None)) is not None:
-        write_atomic(folder / QUARANTINE, chain([first], lines))
+        write_atomic(folder / name, chain([first], lines))
     else:
-        (folder / QUARANTINE).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
 
 
 def tally(entries: Iterable[Entry]) -> dict[str, int]:

@@ -14,6 +14,7 @@ import simplejpeg
 from seer.data.decode import JPEG_MAGIC, DamagedImage, ImageInfo, decode, probe
 from shards import columns, tars, zips
 from shards.listing import Container
+from shards.phash import phash
 from shards.policy import KEEP, Policy
 from shards.quarantine import text
 
@@ -32,15 +33,17 @@ class Sample:
     info: ImageInfo
     members: list[tuple[str, bytes]]
     sha256: bytes
+    phash: int | None
     label: int | None
 
     def index_row(self, offset: int) -> dict[str, Any]:
         """Its row of `seer.data.index.INDEX_SCHEMA`, when its image begins at `offset` in the tar."""
         facts = {"key": self.key, "source": self.source, "offset": offset, "size": len(self.members[0][1])}
-        return {**facts, **self.info._asdict(), "sha256": self.sha256, "phash": None, "label": self.label}
+        return {**facts, **self.info._asdict(), "sha256": self.sha256, "phash": self.phash, "label": self.label}
 
 
-Process = Callable[[bytes], tuple[bytes, ImageInfo]]  # what becomes of an image's bytes; raises DamagedImage
+# What becomes of an image's bytes: they, what they are, and their perceptual hash if known. Raises DamagedImage.
+Process = Callable[[bytes], tuple[bytes, ImageInfo, int | None]]
 
 
 def load(row: dict[str, Any], container: Container, process: Process, data: bytes | None = None) -> Sample:
@@ -54,7 +57,7 @@ def load(row: dict[str, Any], container: Container, process: Process, data: byte
     except OSError as error:
         raise DamagedImage(f"cannot be read ({error.strerror or error})") from error
     original = data
-    data, info = process(data)
+    data, info, perceptual = process(data)
     suffix = tars.split_name(text(row["name"]))[1] if container.is_tar else ""
     if data is not original or not suffix:
         suffix = SUFFIXES.get(info.format, info.format.lower())
@@ -64,7 +67,8 @@ def load(row: dict[str, Any], container: Container, process: Process, data: byte
     extras = [extra for extra in extras if extra[0] != suffix]  # after re-encoding a sample's `jpg` is the image
     label = _label(dict(extras).get("cls"))
     source = container.source_of(row["name"])
-    return Sample(row["key"], source, info, [(suffix, data), *extras], hashlib.sha256(data).digest(), label)
+    digest = hashlib.sha256(data).digest()
+    return Sample(row["key"], source, info, [(suffix, data), *extras], digest, perceptual, label)
 
 
 def _read(row: dict[str, Any], container: Container) -> bytes:
@@ -104,7 +108,7 @@ READERS: dict[str, Callable[[dict[str, Any], Container], bytes]] = {
 }
 
 
-def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo]:
+def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo, int]:
     """The same bytes, unless the policy asks for a smaller image or for encoding anew.
 
     What is changed becomes an upright JPEG with 4:2:0 chroma, made smaller by area averaging. Raises DamagedImage,
@@ -116,7 +120,7 @@ def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo]:
     scale = policy.scale(width, height)
     if scale == 1.0 and not policy.reencode:
         known = "JPEG" if data.startswith(JPEG_MAGIC) else None  # spares Pillow, which takes longer than decoding
-        return data, ImageInfo(width, height, known or probe(data).format)
+        return data, ImageInfo(width, height, known or probe(data).format), phash(pixels)
     if scale < 1.0:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
@@ -125,12 +129,12 @@ def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo]:
         raise DamagedImage(f"too long for JPEG ({width}x{height})")
     pixels = np.ascontiguousarray(pixels)
     jpeg = simplejpeg.encode_jpeg(pixels, quality=policy.reencode or RESIZED_QUALITY, colorsubsampling="420")
-    return jpeg, ImageInfo(width, height, "JPEG")
+    return jpeg, ImageInfo(width, height, "JPEG"), phash(pixels)
 
 
-def look(data: bytes) -> tuple[bytes, ImageInfo]:
+def look(data: bytes) -> tuple[bytes, ImageInfo, None]:
     """The same bytes, checked by their header alone. Raises DamagedImage."""
-    return data, probe(data)
+    return data, probe(data), None
 
 
 def _label(cls: bytes | None) -> int | None:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from seer.errors import InputError
 
 STATE = ".build"  # beside the shards while they are built
 PLAN = "plan.json"
-LEFTOVERS = f"{STATE}/.*", ".shard-*", ".manifest.*", ".quarantine.*"  # of writers that were killed
+LEFTOVERS = f"{STATE}/.*", ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"  # of writers that were killed
 NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 Progress = Callable[[int, int], Any]  # called with what is done and what there is in all
 
@@ -73,6 +74,22 @@ def record_of(out: Path, shard: str) -> dict[str, Any] | None:
     return record if not record["samples"] or (path.exists() and path.stat().st_size == record["bytes"]) else None
 
 
+def write_record(out: Path, record: dict[str, Any]) -> None:
+    """Make a finished shard, whose files are in place, count."""
+    write_atomic(record_path(out, record["shard"]), json.dumps(record))
+
+
+def sealed(classes: list[str] | None, build: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a manifest, with a checksum: Parquet has them for its pages only."""
+    return {"classes": classes, "build": {**build, "checksum": checksum(classes, build)}}
+
+
+def checksum(classes: list[str] | None, build: dict[str, Any]) -> str:
+    """16 hex digits of the metadata of a manifest, less what it has for its checksum."""
+    content = json.dumps([classes, {**build, "checksum": None}], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 def write_atomic(path: Path, text: str | Iterable[str]) -> None:
     """Write a file that is there as a whole or not at all, also after a power failure."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -110,21 +127,32 @@ def locked(out: Path, part: str = "") -> Iterator[None]:
     with writing(out):
         (out / STATE).mkdir(parents=True, exist_ok=True)
     kind = fcntl.LOCK_SH if part else fcntl.LOCK_EX
-    with _lock(out, "lock", kind), _lock(out, f"lock.{part}", fcntl.LOCK_EX) if part else nullcontext():
+    locks = out / STATE
+    with _lock(locks / "lock", kind), _lock(locks / f"lock.{part}", fcntl.LOCK_EX) if part else nullcontext():
         yield
 
 
 @contextmanager
-def _lock(out: Path, name: str, kind: int) -> Iterator[None]:
+def held(out: Path, state: str) -> Iterator[None]:
+    """Hold `out` for changing it, by a lock in its folder `state`. Raises InputError when another process does."""
     with writing(out):
-        file = open(out / STATE / name, "a+")  # noqa: SIM115
+        (out / state).mkdir(exist_ok=True)
+    with _lock(out / state / "lock", fcntl.LOCK_EX, "changed"):
+        yield
+
+
+@contextmanager
+def _lock(path: Path, kind: int, doing: str = "built") -> Iterator[None]:
+    out = path.parent.parent
+    with writing(out):
+        file = open(path, "a+")  # noqa: SIM115
     with file:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = f"process {number}" if (number := file.read()) else "processes of its parts"
-            raise InputError(f"{out} is being built by {holder}; wait for it, or stop it first") from None
+            raise InputError(f"{out} is being {doing} by {holder}; wait for it, or stop it first") from None
         except OSError:
             pass  # a file system without locks: better an unguarded build than none
         file.truncate(0)

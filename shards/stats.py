@@ -1,5 +1,7 @@
-"""What is in a data set of shards, read from its manifest, indices and quarantine; no image is opened."""
+"""What is in a data set of shards, read from its manifest, indices and quarantine, and from a few of its images."""
 
+import re
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,62 +10,110 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
-from shards import quarantine
+from shards import quarantine, sampled
+from shards.dedup import DedupOptions, exact_duplicates, find
+from shards.known import halves, of_shards
+from shards.near import NONE
 from shards.quarantine import counts
 
-COLUMNS = ["width", "height", "size", "format", "sha256", "label"]
+COLUMNS = ["width", "height", "size", "format", "sha256", "label", "source"]
 QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
+BINS = 24
 MOST_NAMED = 20  # quarantine entries listed one by one
+MOST_SOURCES = 30
+SOURCE = re.compile(r"\w+://(?:[^/@]*@)?([^/]+)|(.*?\.(?:tar|zip|parquet))/|(?:\./|/)?([^/]+)/")
 
 
-def stats(directory: str | Path) -> dict[str, Any]:
+def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dict[str, Any]:
     """Counts and quantiles of a data set, ready for JSON.
 
+    Args:
+        near: look for near duplicates, which opens those images that may be some.
+        pictures: images that are opened for the mean colour.
+
     Keys: directory, shards, samples, bytes (of the tars), samples_per_shard, width, height, aspect_ratio (width /
-    height), image_bytes (quantiles each), formats, classes (samples by class, None without labels), unlabelled,
-    duplicates (images whose bytes occur earlier), quarantined (by kind of reason), quarantine (the first entries),
-    ignored (files that were no images, by suffix).
+    height), image_bytes (quantiles each), histograms (of width, height, aspect_ratio and image_bytes: `edges` and
+    `counts`, in equal steps of the logarithm), formats, classes (samples by class, None without labels), unlabelled,
+    duplicates (images whose bytes occur earlier), near_duplicates (further ones, as `--dedup near` finds them; None if
+    they were not looked for), sources (images by host, archive or first folder; the rarest summed
+    up as `…`), colour (`mean` and `std` of red, green and blue, 0 to 255, over the pixels of `images` pictures drawn at
+    random, all pictures weighing the same), quarantined (by kind of reason), quarantine (the first entries), ignored
+    (files that were no images, by suffix), removed (images taken out later).
 
     Raises:
-        InputError: no manifest or a missing index.
+        InputError: no manifest, a missing index, or no perceptual hashes to look for near duplicates by.
     """
     manifest = Manifest.load(directory)
-    columns, formats, labels = _gather(manifest)
+    columns, counted = _gather(manifest)
     entries = quarantine.read(manifest.directory)
-    classes = manifest.classes
+    classes, labels = manifest.classes, counted["label"]
+    measures = {
+        "width": columns["width"],
+        "height": columns["height"],
+        "aspect_ratio": columns["width"] / columns["height"],
+        "image_bytes": columns["size"],
+    }
     return {
         "directory": str(directory),
         "shards": len(manifest.shards),
         "samples": manifest.samples,
         "bytes": sum(pq.read_table(manifest.directory / MANIFEST, columns=["bytes"])["bytes"].to_pylist()),
         "samples_per_shard": _quantiles(manifest.sizes),
-        "width": _quantiles(columns["width"]),
-        "height": _quantiles(columns["height"]),
-        "aspect_ratio": _quantiles(columns["width"] / columns["height"]),
-        "image_bytes": _quantiles(columns["size"]),
-        "formats": dict(formats.most_common()),
+        **{name: _quantiles(values) for name, values in measures.items()},
+        "histograms": {name: _histogram(values) for name, values in measures.items()},
+        "formats": dict(counted["format"].most_common()),
         "classes": None if classes is None else {name: labels[label] for label, name in enumerate(classes)},
         "unlabelled": labels[None],
-        "duplicates": len(columns["digest"]) - len(np.unique(columns["digest"])),
+        "duplicates": int((exact_duplicates(columns["digest"]) != NONE).sum()),
+        "near_duplicates": _near(manifest) if near else None,
+        "sources": _commonest(counted["source"]),
+        "colour": sampled.colour(manifest, pictures),
         "quarantined": quarantine.tally(entries),
         "quarantine": entries[:MOST_NAMED],
         "ignored": manifest.build.get("ignored", {}),
+        "removed": manifest.build.get("removed", 0),
     }
 
 
-def _gather(manifest: Manifest) -> tuple[dict[str, np.ndarray], Counter, Counter]:
-    """Numeric columns over all shards, and counts by format and by label."""
+def _gather(manifest: Manifest) -> tuple[dict[str, np.ndarray], dict[str, Counter]]:
+    """Numeric columns over all shards, and counts by format, label and source."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("width", "height", "size", "digest")}
-    formats, labels = Counter[str](), Counter[int | None]()
+    counted = {name: Counter[Any]() for name in ("format", "label", "source")}
     for shard in manifest.shards:
         table = read_index(index_path(manifest.directory / shard), COLUMNS)
         for name in ("width", "height", "size"):
             parts[name].append(table[name].to_numpy())
-        digests = b"".join(digest[:8] for digest in table["sha256"].to_pylist())  # 64 bits tell images apart
-        parts["digest"].append(np.frombuffer(digests, np.uint64))
-        formats.update(table["format"].to_pylist())
-        labels.update(table["label"].to_pylist())
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}, formats, labels
+        parts["digest"].append(halves(table["sha256"]))
+        counted["format"].update(table["format"].to_pylist())
+        counted["label"].update(table["label"].to_pylist())
+        counted["source"].update(map(_origin, table["source"].to_pylist()))
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}, counted
+
+
+def _origin(source: str) -> str:
+    """The host of a URL, the archive of a member, the first folder of a path; `.` for a file beside it."""
+    found = SOURCE.match(source)
+    return next(filter(None, found.groups())) if found else "."
+
+
+def _commonest(counter: Counter) -> dict[str, int]:
+    ranked = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in ranked[MOST_SOURCES:])
+    return dict(ranked[:MOST_SOURCES]) | ({"…": rest} if rest else {})
+
+
+def _near(manifest: Manifest) -> int:
+    known = of_shards(manifest.directory, manifest.shards, manifest.sizes.tolist())
+    with tempfile.TemporaryDirectory() as scratch:
+        found = find(known, DedupOptions("near"), Path(scratch))
+    return len(found) - found["distance"].null_count
+
+
+def _histogram(values: np.ndarray) -> dict[str, list]:
+    edges = np.geomspace(values.min(), max(values.max(), values.min() * 1.01), BINS + 1)
+    edges[0], edges[-1] = min(edges[0], values.min()), max(edges[-1], values.max())
+    counts, _ = np.histogram(values, edges)
+    return {"edges": [float(f"{edge:.4g}") for edge in edges], "counts": counts.tolist()}
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
@@ -86,6 +136,14 @@ def lines(found: dict[str, Any]) -> list[str]:
         result.append(f"{found['unlabelled']:,} images without a label")
     if found["duplicates"]:
         result.append(f"{found['duplicates']:,} exact duplicates")
+    if found["near_duplicates"]:
+        result.append(f"{found['near_duplicates']:,} near duplicates besides")
+    result.append(f"sources: {counts(found['sources'], most=5)}")
+    if found["colour"]["images"]:
+        mean, std = (", ".join(f"{value:.1f}" for value in found["colour"][name]) for name in ("mean", "std"))
+        result.append(f"mean colour of {found['colour']['images']:,} images: {mean}; standard deviation {std}")
+    if found["removed"]:
+        result.append(f"{found['removed']:,} removed on request")
     if found["quarantined"]:
         result.append(f"quarantined: {counts(found['quarantined'], most=8)}")
         result += [f"  {entry['source']}: {entry['reason']}" for entry in found["quarantine"]]

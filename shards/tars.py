@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 SKIPPED = re.compile(r"__[^/]*__(/|$)|(.*/)?\.[^/]*$")  # WebDataset's own metadata, and hidden files
+COPIED = 1 << 22  # bytes at a time
 
 
 class DamagedTar(ValueError):  # noqa: N818  # as DamagedImage: what was found, not what went wrong here
@@ -43,16 +44,29 @@ def members(path: str | Path) -> Iterator[Member]:
         DamagedTar: after the last sound member, when the archive is damaged or is no uncompressed tar.
         OSError: when it cannot be read.
     """
+    return (member for info, _ in entries(path) if (member := member_of(info)))
+
+
+def member_of(info: tarfile.TarInfo) -> Member | None:
+    """The entry as a member of a sample; None for what is passed over."""
+    if not info.isreg() or info.issparse() or SKIPPED.match(info.name):
+        return None
+    return Member(info.name, info.offset_data, info.size)
+
+
+def entries(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Every entry of a tar in order, of whatever kind, and the byte behind its data. Raises as `members`."""
     with open(path, "rb") as file:
         length = os.fstat(file.fileno()).st_size
         try:
             tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  # closing `file` is enough
             while (info := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would otherwise keep every header
-                if info.offset_data + info.size > length:
+                # The size of a sparse file or a hard link is not that of its data.
+                plain = info.isreg() and not info.issparse()
+                if (info.offset_data + info.size if plain else tar.offset) > length:
                     raise DamagedTar(f"truncated tar (within {info.name})")
-                if info.isreg() and not info.issparse() and not SKIPPED.match(info.name):
-                    yield Member(info.name, info.offset_data, info.size)
+                yield info, tar.offset
         except tarfile.TarError as error:
             raise DamagedTar(_explain(file, error)) from None
         file.seek(tar.offset)  # `tarfile` takes a bad header in mid-file for the end
@@ -124,6 +138,13 @@ class TarWriter:
         self._write(data)
         self._write(bytes(-len(data) % tarfile.BLOCKSIZE))
         return offset
+
+    def copy(self, source: BinaryIO, start: int, end: int) -> None:
+        """Append these bytes of another tar, which must be whole members."""
+        source.seek(start)
+        while chunk := source.read(min(COPIED, end - start)):
+            self._write(chunk)
+            start += len(chunk)
 
     def close(self) -> None:
         """Two empty blocks end the archive, which fills whole records. The file stays open."""

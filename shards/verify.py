@@ -1,7 +1,7 @@
 """Whether shards are what their manifest and indices say: every byte, every member, nothing missing, nothing extra."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from seer.data.decode import DamagedImage
 from seer.data.index import INDEX_SCHEMA, MANIFEST, Manifest, index_path
-from shards import pool, quarantine
+from shards import pool, quarantine, state, takedown
+from shards.index import index
 from shards.listing import Listing
 from shards.samples import load, look
 from shards.sources import scan_tar
@@ -23,12 +24,13 @@ MOST_MEMBERS = 5  # named per shard
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """`problems` has one line each; there are none in a sound data set."""
+    """`problems` has one line each; there are none in a sound data set. `repaired` are shards indexed anew."""
 
     directory: str
     shards: int
     samples: int
     problems: list[str]
+    repaired: list[str]
 
     @property
     def ok(self) -> bool:
@@ -38,18 +40,44 @@ class VerifyReport:
     def lines(self) -> list[str]:
         """The report for a terminal."""
         extent = f"{self.shards:,} shards, {self.samples:,} images in {self.directory}"
-        return [f"ok: {extent}"] if self.ok else [*self.problems, f"{len(self.problems):,} problems: {extent}"]
+        result = [f"ok: {extent}"] if self.ok else [*self.problems, f"{len(self.problems):,} problems: {extent}"]
+        return [*(f"repaired: {shard} was indexed anew" for shard in self.repaired), *result]
 
 
-def verify(directory: str | Path, workers: int = 0, progress: Progress | None = None) -> VerifyReport:
+def verify(
+    directory: str | Path, workers: int = 0, progress: Progress | None = None, repair: bool = False
+) -> VerifyReport:
     """Compare tars, indices and manifest byte by byte.
 
     Args:
         directory: the shards. workers: processes; 0 for one per core. progress: called with shards done and in all.
+        repair: index anew, from their tars, shards whose tar is sound and those that were replaced since. Tars are
+            never touched, and a damaged one is not taken for a replaced one: the index must be older.
 
     Raises:
         InputError: there is no manifest, or it cannot be read.
     """
+    report = _verify(directory, workers, progress)
+    if not repair or report.ok:
+        return report
+    takedown.settle(Path(directory))
+    wrong = {line.split(":")[0] for line in report.problems}
+    rows = pq.read_table(Path(directory, MANIFEST)).to_pylist()
+    tars = [Path(directory, row["shard"]) for row in rows if row["shard"] in wrong]
+    by_name = {row["shard"]: row for row in rows}
+    tars = [tar for tar in tars if tar.exists() and _may_be_indexed(tar, by_name[tar.name])]
+    if tars:
+        index(tars, workers, anew=True)
+    return replace(_verify(directory, workers, None), repaired=[tar.name for tar in tars])
+
+
+def _may_be_indexed(tar: Path, row: dict[str, Any]) -> bool:
+    index = index_path(tar)
+    replaced = index.exists() and index.stat().st_mtime_ns < tar.stat().st_mtime_ns
+    return replaced or (tar.stat().st_size == row["bytes"] and sha256_file(tar) == row["sha256"])
+
+
+def _verify(directory: str | Path, workers: int, progress: Progress | None) -> VerifyReport:
     manifest = Manifest.load(directory)
     rows = pq.read_table(manifest.directory / MANIFEST).to_pylist()
     known = {entry["source"] for entry in quarantine.read(manifest.directory)}
@@ -59,9 +87,22 @@ def verify(directory: str | Path, workers: int = 0, progress: Progress | None = 
         problems[shard] = found
         if progress:
             progress(len(problems), len(rows))
-    lines = [f"{shard}: {line}" for shard in manifest.shards for line in problems[shard]]
+    lines = list(_wrong_manifest(manifest))
+    lines += [f"{shard}: {line}" for shard in manifest.shards for line in problems[shard]]
     lines += [f"{path.name}: not in the manifest; run: seer shards index {path}" for path in _strangers(manifest)]
-    return VerifyReport(str(directory), len(rows), manifest.samples, lines)
+    return VerifyReport(str(directory), len(rows), manifest.samples, lines, repaired=[])
+
+
+def _wrong_manifest(manifest: Manifest) -> Iterator[str]:
+    path = manifest.directory / MANIFEST
+    try:
+        pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        yield f"{MANIFEST}: damaged ({str(error).splitlines()[0]})"
+    if manifest.build.get("checksum", "") not in ("", state.checksum(manifest.classes, manifest.build)):
+        yield f"{MANIFEST}: damaged: its checksum is not that of its classes and its record of the build"
+    if (manifest.directory / takedown.STATE).exists():
+        yield "a removal was interrupted or is under way; if none is, run: seer shards verify --repair"
 
 
 def _strangers(manifest: Manifest) -> list[Path]:

@@ -1,6 +1,5 @@
 """One block of listed samples to one shard: tar, index and record, in this order."""
 
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +49,7 @@ def write_shard(task: ShardTask, tick: pool.Tick, loaded: Iterator[Sample | Entr
                 os.replace(temporary, path)
                 write_index(index_path(path), rows)
                 state.sync(index_path(path))
-            state.write_atomic(state.record_path(task.out, task.shard), json.dumps(record))
+            state.write_record(task.out, record)
         finally:
             temporary.unlink(missing_ok=True)
 

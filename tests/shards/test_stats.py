@@ -1,12 +1,18 @@
+import base64
+import io
 import json
+import re
+from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from seer.data.index import index_path
 from seer.errors import InputError
 from shards.build import BuildOptions, build
-from shards.stats import lines, stats
+from shards.page import write_page
+from shards.stats import _commonest, _origin, lines, stats
 from tests.shards.conftest import encoded
 
 
@@ -37,6 +43,61 @@ def test_figures_against_numpy(folder, tmp_path):
     text = "\n".join(lines(found))
     for part in ("14 images", "13 JPEG, 1 PNG", "10 a, 4 b", "1 exact duplicates", "a/cut.gif"):
         assert part in text
+
+
+def test_near_duplicates_are_looked_for_on_demand(folder, tmp_path):
+    files = {f"{i}.jpg": encoded(i, size=(48, 64)) for i in range(6)}
+    files |= {"x/same.jpg": files["0.jpg"], "x/near.png": encoded(1, "PNG", size=(24, 32))}
+    build([folder(files)], tmp_path / "out", BuildOptions(workers=1))
+    assert stats(tmp_path / "out")["near_duplicates"] is None
+    found = stats(tmp_path / "out", near=True)
+    assert (found["duplicates"], found["near_duplicates"]) == (1, 1)
+    assert "1 near duplicates besides" in lines(found)
+
+
+def test_sources_by_host_archive_and_folder():
+    sources = ["https://a.org/x/1.jpg", "http://user@b.org:80/2.jpg", "s3://bucket/k/3.jpg", "cat/4.jpg", "./dog/5.jpg"]
+    sources += ["00000.tar/6.jpg", "deep/00001.tar/7.jpg", "archive.zip/in/8.jpg", "/abs/9.jpg", "10.jpg"]
+    hosts = ["a.org", "b.org:80", "bucket", "cat", "dog", "00000.tar", "deep/00001.tar", "archive.zip", "abs", "."]
+    assert [_origin(source) for source in sources] == hosts
+    assert _commonest(Counter({f"h{i}": 100 - i for i in range(40)}))["…"] == sum(100 - i for i in range(30, 40))
+
+
+def test_colour_against_numpy(folder, tmp_path):
+    files = {f"{i}.png": encoded(i, "PNG", size=(20 + i, 30)) for i in range(8)}
+    build([folder(files)], tmp_path / "out", BuildOptions(workers=1, shard_size=3))
+    images = [np.asarray(Image.open(io.BytesIO(data)), float).reshape(-1, 3) for data in files.values()]
+    mean = np.mean([image.mean(0) for image in images], axis=0)
+    square = np.mean([(image**2).mean(0) for image in images], axis=0)
+    found = stats(tmp_path / "out")["colour"]
+    assert found["images"] == 8
+    assert found["mean"] == pytest.approx(mean, abs=0.01)
+    assert found["std"] == pytest.approx(np.sqrt(square - mean**2), abs=0.01)
+    assert stats(tmp_path / "out", pictures=3)["colour"]["images"] == 3
+
+
+def test_histograms_hold_every_image(photos, tmp_path):
+    build([photos], tmp_path / "out", BuildOptions(workers=1))
+    for histogram in stats(tmp_path / "out")["histograms"].values():
+        assert sum(histogram["counts"]) == 20
+        assert len(histogram["edges"]) == len(histogram["counts"]) + 1
+
+
+def test_the_page_is_whole_and_the_same_each_time(folder, tmp_path):
+    files = {f"<b>{i}.jpg": encoded(i, size=(20, 70)) for i in range(5)} | {"cut.jpg": encoded(0)[:200]}
+    build([folder(files)], tmp_path / "out", BuildOptions(workers=1))
+    for name in ("one", "two"):
+        write_page(stats(tmp_path / "out"), tmp_path / f"{name}.html")
+    text = (tmp_path / "one.html").read_text()
+    assert text == (tmp_path / "two.html").read_text()
+    pictures = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]+)"', text)
+    assert sorted(key for _, key in pictures) == [f"&lt;b&gt;{i}" for i in range(5)]
+    for data, _ in pictures:
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (96, 96)
+    assert "cut.jpg" in text
+    assert "truncated" in text
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert text.count("<div") == text.count("</div>")
 
 
 def test_missing_index_is_one_line(photos, tmp_path):

@@ -7,6 +7,8 @@ import webdataset
 from webdataset.tariterators import base_plus_ext
 
 from shards import tars
+from shards.build import BuildOptions, build
+from tests.shards.conftest import encoded
 
 NAMES = ["a.jpg", "a.cls", "deep/er/b.seg.png", "ü ß/雪.jpg", f"{'long/' * 40}{'x' * 120}.jpg", "q~2.jpg"]
 
@@ -64,6 +66,39 @@ def test_members_of_foreign_tars(tmp_path, format):
     assert [member.name for member in found] == names
     data = [tars.read_range(str(tmp_path / "x.tar"), member.offset, member.size) for member in found]
     assert data == [name.encode() for name in names]
+
+
+@pytest.mark.parametrize("format", ["gnu", "posix"])
+def test_sparse_members_and_links_with_a_size_do_not_end_a_tar(tmp_path, format):
+    """What they claim as their size is more than the archive holds."""
+    (tmp_path / "a.jpg").write_bytes(b"first")
+    with open(tmp_path / "hole.jpg", "wb") as file:
+        file.truncate(10_000_000)
+        file.write(b"end")
+    (tmp_path / "z.jpg").write_bytes(b"last")
+    command = ["tar", "-cf", "x.tar", f"--format={format}", "--sparse", "a.jpg", "hole.jpg", "z.jpg"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert (tmp_path / "x.tar").stat().st_size < 100_000
+    with tarfile.open(tmp_path / "x.tar", "a") as tar:
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname, link.size = tarfile.LNKTYPE, "a.jpg", 10_000_000
+        tar.addfile(link)
+    found = list(tars.members(tmp_path / "x.tar"))
+    data = {member.name: tars.read_range(str(tmp_path / "x.tar"), member.offset, member.size) for member in found}
+    assert data == {"a.jpg": b"first", "z.jpg": b"last"}
+
+
+def test_names_that_climb_or_are_absolute_stay_below_the_output(tmp_path):
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        for i, name in enumerate(["../../up.jpg", "/etc/passwd.jpg", "a/../../b.jpg", "./c.jpg", "..jpg"]):
+            info = tarfile.TarInfo(name)
+            info.size = len(encoded(i))
+            tar.addfile(info, io.BytesIO(encoded(i)))
+    build([tmp_path / "in.tar"], tmp_path / "out", BuildOptions(workers=1))
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        names = tar.getnames()
+    assert sorted(names) == ["a/b.jpg", "c.jpg", "etc/passwd.jpg", "up.jpg"]  # the last is a hidden file
+    assert {path.name for path in tmp_path.iterdir()} == {"in.tar", "out"}
 
 
 def test_keys_are_webdatasets():

@@ -3,12 +3,14 @@ import random
 import shutil
 import tarfile
 
+import pyarrow.parquet as pq
 import pytest
 
 from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index
 from seer.errors import InputError
 from shards.build import BuildOptions, build
 from shards.verify import verify
+from tests.shards.conftest import contents
 
 
 @pytest.fixture
@@ -72,6 +74,89 @@ def test_flipped_bits_in_an_index_are_found_where_they_matter(shards):
         flip(path, bit)
     assert unfound < 25
     assert problems(shards) == []
+
+
+def test_any_flipped_bit_of_any_file_is_found(shards):
+    """Or it is one that no reader of the Parquet file looks at, so that all that is read is as it was."""
+    draw, paths = random.Random(2), sorted(path for path in shards.iterdir() if path.suffix in (".tar", ".parquet"))
+    originals = {path: pq.read_table(path, partitioning=None) for path in paths if path.suffix == ".parquet"}
+    found = dict.fromkeys(paths, 0)
+    for number in range(50):
+        path = paths[number % len(paths)]
+        bit = draw.randrange(path.stat().st_size * 8)
+        flip(path, bit)
+        try:
+            wrong = bool(problems(shards))
+        except InputError:
+            wrong = True
+        found[path] += wrong
+        if not wrong:
+            table = pq.read_table(path, partitioning=None)
+            assert table.equals(originals[path]), (path, bit)
+            assert path.name != MANIFEST or Manifest.load(shards).hash == Manifest(shards, originals[path]).hash
+            assert path.name != MANIFEST or Manifest.load(shards).build == Manifest(shards, originals[path]).build
+        flip(path, bit)
+    assert all(found[path] == 10 for path in paths if path.suffix == ".tar")
+    assert all(count > 3 for count in found.values())
+    assert problems(shards) == []
+
+
+def mended(out):
+    report = verify(out, workers=1, repair=True)
+    assert verify(out, workers=1).problems == report.problems
+    return report
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "other", "short"])
+def test_repair_makes_an_index_anew(shards, harm):
+    path = index_path(shards / "shard-000000.tar")
+    before, files = read_index(path), contents(shards)
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        os.truncate(path, 1000)
+    elif harm == "other":
+        change_index(shards, lambda rows: rows[2].update(offset=rows[2]["offset"] + 1, width=9))
+    else:
+        change_index(shards, lambda rows: rows.pop(4))
+    report = mended(shards)
+    assert (report.ok, report.repaired) == (True, ["shard-000000.tar"])
+    assert report.lines()[0] == "repaired: shard-000000.tar was indexed anew"
+    after = read_index(path)
+    assert after.drop_columns("source").equals(before.drop_columns("source"))
+    if harm == "other":
+        assert after.equals(before)  # sources can only be known from the old index
+    assert {name: digest for name, digest in contents(shards).items() if name != path.name} == {
+        name: digest for name, digest in files.items() if name != path.name
+    }
+
+
+def test_repair_takes_a_replaced_tar_and_no_damaged_one(shards):
+    replaced, damaged = shards / "shard-000000.tar", shards / "shard-000001.tar"
+    with tarfile.open(replaced) as tar, tarfile.open(shards / "new.tar", "w") as new:
+        for member in tar.getmembers()[2:]:
+            new.addfile(member, tar.extractfile(member))
+    (shards / "new.tar").replace(replaced)
+    newer = index_path(replaced).stat().st_mtime + 100
+    os.utime(replaced, (newer, newer))
+    flip(damaged, 4096)
+    before = contents(shards)
+    report = mended(shards)
+    assert report.repaired == ["shard-000000.tar"]
+    assert all(line.startswith("shard-000001.tar") for line in report.problems)
+    assert "shard-000001.tar: damaged: its SHA-256 is not the manifest's" in report.problems
+    assert Manifest.load(shards).samples == 19
+    assert Manifest.load(shards).classes == ["cat", "dog"]
+    for path in (replaced, damaged, index_path(damaged)):
+        assert contents(shards)[path.name] == before[path.name]
+
+
+def test_an_interrupted_removal_is_told_and_settled(shards):
+    (shards / ".removal").mkdir()
+    assert problems(shards) == [
+        "a removal was interrupted or is under way; if none is, run: seer shards verify --repair"
+    ]
+    assert mended(shards).ok
 
 
 def change_index(shards, change):

@@ -1,0 +1,82 @@
+"""A shard without some of its samples: the bytes of the others stay as they are and move forward."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from seer.errors import InputError
+from shards import tars
+from shards.sources import scan_tar
+
+
+@dataclass
+class CutShard:
+    """What was written: the index of what remains, and the tar's size and SHA-256 (hex)."""
+
+    table: pa.Table
+    bytes: int
+    sha256: str
+
+
+def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path) -> CutShard:
+    """Write `tar` without the samples of some rows of its `index` to `new`.
+
+    All members of such a sample go, and so do links to them. A damaged end is left out, as the index had it.
+    Raises InputError when the samples are not where the index says.
+    """
+    gone = np.zeros(len(index), bool)
+    gone[rows] = True
+    spans, end = _spans(tar, set(index["offset"].to_numpy()[gone].tolist()))
+    with open(tar, "rb") as source, open(new, "wb") as file:
+        writer, start = tars.TarWriter(file), 0
+        for span_start, span_end in [*spans, (end, end)]:
+            writer.copy(source, start, span_start)
+            start = span_end
+        writer.close()
+    table = _moved(index.filter(pa.array(~gone)), spans)
+    return CutShard(_renamed(table, new), writer.bytes, writer.sha256.hexdigest())
+
+
+def _spans(tar: Path, images: set[int]) -> tuple[list[tuple[int, int]], int]:
+    """`(start, end)` of every entry that goes with the images at these offsets, and the end of the last entry."""
+    entries = list(_sound(tars.entries(tar)))
+    members = (member for info, _ in entries if (member := tars.member_of(info)))
+    groups = [list(group.values()) for _, group in tars.samples(members)]
+    gone = {m.offset: m.name for group in groups if any(m.offset in images for m in group) for m in group}
+    if not images <= gone.keys():
+        raise InputError(f"{tar} is not what its index describes; run: seer shards verify {tar.parent}")
+    names = set(gone.values())
+    spans = [
+        (info.offset, end)
+        for info, end in entries
+        if (info.linkname in names if info.islnk() or info.issym() else info.offset_data in gone)
+    ]
+    return spans, entries[-1][1]
+
+
+def _sound(entries: Iterator) -> Iterator:
+    """The entries before the damage, if there is any."""
+    try:
+        yield from entries
+    except tars.DamagedTar:
+        return
+
+
+def _moved(index: pa.Table, spans: list[tuple[int, int]]) -> pa.Table:
+    """The index with its offsets less what was taken out before them."""
+    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
+    taken = np.concatenate([[0], np.cumsum(ends - starts)])
+    offsets = index["offset"].to_numpy()
+    column = pa.array(offsets - taken[np.searchsorted(starts, offsets)], pa.int64())
+    return index.set_column(index.schema.get_field_index("offset"), index.schema.field("offset"), column)
+
+
+def _renamed(index: pa.Table, tar: Path) -> pa.Table:
+    """The index with the keys that the tar gives now: where a name occurs twice, they depend on what stands before."""
+    found = scan_tar(tar).table
+    keys = dict(zip(found["offset"].to_pylist(), found["key"].to_pylist(), strict=True))
+    column = pa.array([keys[offset] for offset in index["offset"].to_pylist()], pa.string())
+    return index.set_column(index.schema.get_field_index("key"), index.schema.field("key"), column)

@@ -1,0 +1,292 @@
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset
+
+from seer.data.index import MANIFEST, Manifest, index_path, read_index
+from seer.data.reader import Reader
+from seer.errors import InputError
+from shards import state, takedown
+from shards.build import BuildOptions, build
+from shards.index import index
+from shards.takedown import REMOVED, read_log, remove
+from shards.verify import verify
+from tests.shards.conftest import contents, encoded
+
+
+@pytest.fixture
+def shards(photos, tmp_path):
+    """Twenty labelled images in shards of eight, eight and four."""
+    build([photos], tmp_path / "out", BuildOptions(workers=1, shard_size=8, labels=True))
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def listed(tmp_path):
+    def write(*lines: str):
+        (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+        return tmp_path / "list.txt"
+
+    return write
+
+
+def rows(out):
+    return [row for shard in Manifest.load(out).shards for row in read_index(index_path(out / shard)).to_pylist()]
+
+
+def images(out):
+    """`{key: (image, label)}` as training reads them."""
+    reader, ids = Reader(Manifest.load(out)), np.arange(len(rows(out)))
+    read = zip(reader.read(ids), reader.labels(ids).tolist(), strict=True)
+    return dict(zip((row["key"] for row in rows(out)), read, strict=True))
+
+
+def of(shards, number, row):
+    return read_index(index_path(shards / f"shard-{number:06}.tar")).to_pylist()[row]
+
+
+@pytest.mark.parametrize(("by", "column"), [("keys", "key"), ("urls", "source"), ("hashes", "sha256")])
+def test_what_is_named_goes_and_all_else_stays(shards, listed, by, column):
+    before, files, names = images(shards), contents(shards), Manifest.load(shards).shards
+    gone = [of(shards, 0, 3), of(shards, 0, 7), of(shards, 2, 0)]
+    entries = [row[column].hex() if by == "hashes" else row[column] for row in gone]
+    report = remove(shards, listed(*entries), by, workers=1)
+    assert (report.removed, report.shards, report.unknown, report.samples, report.ok) == (3, 2, 0, 17, True)
+    keys = {row["key"] for row in gone}
+    assert images(shards) == {key: image for key, image in before.items() if key not in keys}
+    assert list(images(shards)) == [key for key in before if key not in keys]
+    assert Manifest.load(shards).shards == ["shard-000000.r1.tar", names[1], "shard-000002.r1.tar"]
+    assert Manifest.load(shards).classes == ["cat", "dog"]
+    assert Manifest.load(shards).build["removed"] == 3
+    assert verify(shards, workers=1).ok
+    for name in (names[1], index_path(shards / names[1]).name):
+        assert contents(shards)[name] == files[name]
+    assert {p.name for p in shards.iterdir()} == {MANIFEST, REMOVED} | {
+        name for shard in Manifest.load(shards).shards for name in (shard, index_path(shards / shard).name)
+    }
+    text = b"".join(path.read_bytes() for path in shards.glob("*.tar"))
+    assert not any(before[key][0] in text for key in keys)
+
+
+def test_other_readers_find_a_plain_tar(shards, listed):
+    before = images(shards)
+    gone = of(shards, 1, 2)["key"]
+    remove(shards, listed(gone), "keys", workers=1)
+    path = shards / "shard-000001.r1.tar"
+    listing = subprocess.run(["tar", "tf", path], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(listing) == 14
+    assert not any(name.startswith(gone) for name in listing)
+    assert path.stat().st_size % tarfile.RECORDSIZE == 0
+    for sample in webdataset.WebDataset(str(path), shardshuffle=False):
+        assert (sample["jpg"], int(sample["cls"])) == before[sample["__key__"]]
+
+
+def test_the_log_resolves_old_sample_ids(shards, listed):
+    old, before = Manifest.load(shards), rows(shards)
+    gone = of(shards, 1, 5)
+    file = listed(gone["key"])
+    remove(shards, file, "keys", workers=1)
+    (entry,) = read_log(shards)
+    place = old.sizes[: old.shards.index(entry["shard"])].sum() + entry["row"]
+    assert before[place]["key"] == entry["key"] == gone["key"]
+    assert (entry["sha256"], entry["source"]) == (gone["sha256"].hex(), gone["source"])
+    assert int(entry["phash"], 16) == gone["phash"]
+    assert (entry["manifest_before"], entry["manifest_after"]) == (old.hash, Manifest.load(shards).hash)
+    assert (entry["by"], entry["list"], entry["becomes"]) == ("keys", str(file), "shard-000001.r1.tar")
+    assert entry["time"].endswith("+00:00")
+
+
+def test_again_and_again(shards, listed):
+    first, second = of(shards, 0, 0)["key"], of(shards, 0, 1)["key"]
+    remove(shards, listed(first), "keys", workers=1)
+    report = remove(shards, listed(first, second, "nobody"), "keys", workers=1)
+    assert (report.removed, report.already, report.unknown, report.first_unknown) == (1, 1, 1, "nobody")
+    assert len(report.lines()) == 3
+    assert Manifest.load(shards).shards[0] == "shard-000000.r2.tar"
+    assert [entry["key"] for entry in read_log(shards)] == [first, second]
+    after = contents(shards)
+    report = remove(shards, listed(first, second), "keys", workers=1)
+    assert (report.removed, report.already, report.ok) == (0, 2, True)
+    assert remove(shards, shards / REMOVED, "hashes", workers=1).already == 2
+    assert not remove(shards, listed("nobody"), "keys", workers=1).ok
+    assert contents(shards) == after
+
+
+def test_a_shard_that_loses_all_goes(shards, listed):
+    remove(shards, listed(*(of(shards, 2, row)["key"] for row in range(4))), "keys", workers=1)
+    assert Manifest.load(shards).shards == ["shard-000000.tar", "shard-000001.tar"]
+    assert not list(shards.glob("shard-000002*"))
+    assert {entry["becomes"] for entry in read_log(shards)} == {None}
+    assert verify(shards, workers=1).ok
+
+
+def test_two_workers_do_the_same(shards, listed, tmp_path):
+    shutil.copytree(shards, tmp_path / "copy")
+    file = listed(of(shards, 0, 3)["key"], of(shards, 1, 3)["key"], of(shards, 2, 3)["key"])
+    remove(shards, file, "keys", workers=1)
+    remove(tmp_path / "copy", file, "keys", workers=2)
+    one, other = contents(shards), contents(tmp_path / "copy")
+    assert {**one, REMOVED: ""} == {**other, REMOVED: ""}  # the log has the time
+
+
+def test_refused(shards, listed, tmp_path):
+    before = contents(shards)
+    for lines, by, message in [
+        ([row["key"] for row in rows(shards)], "keys", "names every image"),
+        (["", " "], "keys", "is empty"),
+        (["abc"], "hashes", "entry 1: 'abc' is no SHA-256"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            remove(shards, listed(*lines), by, workers=1)
+        assert contents(shards) == before
+    with pytest.raises(InputError, match=r"missing cannot be read \(No such file"):
+        remove(shards, tmp_path / "missing", "keys", workers=1)
+    with state.held(shards, takedown.STATE), pytest.raises(InputError, match="is being changed by process"):
+        remove(shards, listed("x"), "keys", workers=1)
+
+
+def test_damage_is_not_hidden(shards, listed):
+    key = of(shards, 0, 0)["key"]
+    with open(shards / "shard-000000.tar", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"!")
+    before = contents(shards)
+    with pytest.raises(InputError, match=r"shard-000000\.tar is not as its manifest says; run: seer shards verify"):
+        remove(shards, listed(key), "keys", workers=1)
+    assert contents(shards) == before
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(monkeypatch, moment: int, after: bool) -> None:
+    """Let nothing happen to files from the given rename or deletion on, as after kill -9."""
+    left = moment
+
+    def dying(function, counts=True):
+        def call(*arguments, **options):
+            nonlocal left
+            left -= counts
+            if left < 0 and not (after and left == -1 and counts):
+                raise Killed
+            result = function(*arguments, **options)
+            if left < 0:
+                raise Killed
+            return result
+
+        return call
+
+    monkeypatch.setattr(os, "replace", dying(os.replace))
+    monkeypatch.setattr(os, "unlink", dying(os.unlink))
+    monkeypatch.setattr(takedown, "_settle", dying(takedown._settle, counts=False))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("then", ["remove", "index"])
+def test_killed_around_every_change(shards, listed, tmp_path, monkeypatch, after, then):
+    """Always the whole old or the whole new data set; the same command, or indexing, settles what was left."""
+    file = listed(of(shards, 0, 3)["key"], *(of(shards, 2, row)["key"] for row in range(4)))
+    old, done = images(shards), tmp_path / "done"
+    shutil.copytree(shards, done)
+    remove(done, file, "keys", workers=1)
+    new, committed = images(done), set()
+    for moment in range(100):
+        out = tmp_path / f"out{moment}"
+        shutil.copytree(shards, out)
+        kill_at(monkeypatch, moment, after)
+        try:
+            remove(out, file, "keys", workers=1)
+            break
+        except Killed:
+            monkeypatch.undo()
+        now = images(out)
+        assert now in (old, new), moment
+        committed.add(now == new)
+        if then == "index":
+            index([out], workers=1)
+            assert images(out) == now
+        assert remove(out, file, "keys", workers=1).ok
+        assert {**contents(out), REMOVED: ""} == {**contents(done), REMOVED: ""}, moment
+        assert len(read_log(out)) == 5
+    assert moment > 8
+    assert committed == {False, True}
+
+
+def foreign(path, entries):
+    """A tar of `(name, content)`, or `(name, target, kind)` for links."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content, *kind in entries:
+            info = tarfile.TarInfo(name)
+            info.mtime = 1234.5  # which needs a PAX header
+            if kind:
+                info.type, info.linkname = kind[0], content
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def test_tars_of_others_keep_everything_else(tmp_path, listed):
+    long = f"{'long/' * 40}name"
+    foreign(
+        tmp_path / "00000.tar",
+        [
+            ("folder", "", tarfile.DIRTYPE),
+            ("a.jpg", encoded(0)),
+            ("a.json", b"{}"),
+            ("a.jpg", encoded(1)),  # a name that occurs twice
+            (f"{long}.jpg", encoded(2)),
+            (f"{long}.txt", b"words"),
+            ("cut.jpg", encoded(3)[:300]),
+            ("link.jpg", "a.jpg", tarfile.SYMTYPE),
+            ("other-link.jpg", f"{long}.jpg", tarfile.LNKTYPE),
+            ("z.png", encoded(4, "PNG")),
+            ("__meta__/notes", b"kept"),
+        ],
+    )
+    index([tmp_path], workers=1)
+    assert [row["key"] for row in rows(tmp_path)] == ["a", "a~2", long, "z"]
+    remove(tmp_path, listed("a", "z"), "keys", workers=1)
+    with tarfile.open(tmp_path / "00000.r1.tar") as tar:
+        found = {info.name: (info.mtime, info.linkname) for info in tar.getmembers()}
+    assert list(found) == [
+        "folder",
+        "a.jpg",
+        f"{long}.jpg",
+        f"{long}.txt",
+        "cut.jpg",
+        "other-link.jpg",
+        "__meta__/notes",
+    ]
+    assert {time for time, _ in found.values()} == {1234.5}
+    assert images(tmp_path) == {"a": (encoded(1), -1), long: (encoded(2), -1)}
+    assert verify(tmp_path, workers=1).ok
+    remove(tmp_path, listed(long), "keys", workers=1)
+    assert images(tmp_path) == {"a": (encoded(1), -1)}
+    assert verify(tmp_path, workers=1).ok
+    before = contents(tmp_path)
+    assert index([tmp_path], workers=1).current == 1
+    assert contents(tmp_path) == before
+
+
+def test_a_truncated_tar_is_whole_afterwards(tmp_path, listed):
+    foreign(tmp_path / "0.tar", [("a.jpg", encoded(0)), ("b.jpg", encoded(1)), ("c.jpg", encoded(2))])
+    whole = (tmp_path / "0.tar").read_bytes()
+    (tmp_path / "0.tar").write_bytes(whole[: whole.index(encoded(2)) + 100])
+    index([tmp_path], workers=1)
+    remove(tmp_path, listed("a"), "keys", workers=1)
+    with tarfile.open(tmp_path / "0.r1.tar") as tar:
+        assert tar.getnames() == ["b.jpg"]
+    assert verify(tmp_path, workers=1).ok
+
+
+def test_json_report(shards, listed):
+    report = remove(shards, listed(of(shards, 0, 0)["key"]), "keys", workers=1)
+    assert json.loads(json.dumps(report.__dict__))["removed"] == 1
