@@ -17,7 +17,7 @@ from seer.errors import InputError
 def steps(log: RunLog, first: int, last: int, batch: int = 8) -> None:
     for step in range(first, last + 1):
         place = {"samples": step * batch, "lr": 0.1, "epoch": step / 4}
-        log.step(step, {"loss": torch.tensor(float(step)), "prototypes_used": torch.tensor(3)}, place, 0.25, 0.5)
+        log.step(step, {"loss": torch.tensor(float(step)), "prototypes_used": torch.tensor(3)}, place, 7 * step, 0.25, 0.5)
 
 
 def logged(run_dir: Path) -> list[int]:
@@ -41,7 +41,7 @@ def test_rates_and_shares_are_those_of_the_window(tmp_path, monkeypatch):
     log = RunLog(tmp_path, LogConfig(every=2, tensorboard=False), World(), 4)
     for step in range(1, 5):
         now[0] += 2.0
-        log.step(step, {"loss": torch.tensor(1.0)}, {"samples": step * 10}, waited=0.5, seconds=1.0)
+        log.step(step, {"loss": torch.tensor(1.0)}, {"samples": step * 10}, seen=0, waited=0.5, seconds=1.0)
     log.close()
     rows = jsonl.read(tmp_path / "metrics.jsonl")
     assert [row["images_per_second"] for row in rows] == [5.0, 5.0, 5.0]
@@ -72,14 +72,14 @@ def test_a_continued_runs_first_rate_counts_only_its_own_samples(tmp_path, monke
     log = RunLog(tmp_path, LogConfig(every=10, tensorboard=False), World(), 100, start=25)
     for step in range(26, 31):
         now[0] += 1.0
-        log.step(step, {"loss": torch.tensor(1.0)}, {"samples": step * 10}, 0.0, 1.0)
+        log.step(step, {"loss": torch.tensor(1.0)}, {"samples": step * 10}, 0, 0.0, 1.0)
     log.close()
     assert jsonl.read(tmp_path / "metrics.jsonl")[-1]["images_per_second"] == 10.0
 
 
 def test_a_loss_that_is_not_a_number_is_null_in_the_file(tmp_path):
     with RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), 1) as log:
-        log.step(1, {"loss": torch.tensor(float("nan"))}, {"samples": 8}, 0.0, 0.1)
+        log.step(1, {"loss": torch.tensor(float("nan"))}, {"samples": 8}, 0, 0.0, 0.1)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None
 
 
@@ -116,13 +116,13 @@ def log_on_two_ranks(run_dir: Path) -> None:
     rank = dist.get_rank()
     with RunLog(run_dir, LogConfig(every=2, tensorboard=False), World(rank, 2), 4) as log:
         for step in range(1, 5):
-            log.step(step, {"loss": torch.tensor(float(rank))}, {"samples": step}, 0.0, 0.1)
+            log.step(step, {"loss": torch.tensor(float(rank))}, {"samples": step}, 10 + rank, 0.0, 0.1)
 
 
 def test_metrics_are_means_over_ranks_written_once(tmp_path):
     spawn(log_on_two_ranks, 2, tmp_path, device="cpu")
     rows = jsonl.read(tmp_path / "metrics.jsonl")
-    assert [(row["step"], row["loss"]) for row in rows] == [(1, 0.5), (2, 0.5), (4, 0.5)]
+    assert [(row["step"], row["loss"], row["seen"]) for row in rows] == [(1, 0.5, 21), (2, 0.5, 21), (4, 0.5, 21)]
 
 
 def test_logging_never_is_the_users_error():
