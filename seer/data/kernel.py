@@ -20,8 +20,8 @@ from seer.data.draws import Op
 BLOCK = 2048  # pixels that go through all operations together: their three planes fit the first-level cache
 GROUP = 3  # pairs of taps that a convolution adds at a time
 
-# Sums may be reordered and fused; infinities and NaN keep their meaning.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+# Without fast mathematics: what is compiled anew and what comes from the cache must agree in every bit.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 INDEX = np.uintp
 HUE, SATURATION, CONTRAST = int(Op.HUE), int(Op.SATURATION), int(Op.CONTRAST)
 RED, GREEN, BLUE = (np.float32(weight) for weight in LUMA)
@@ -85,15 +85,16 @@ def _jitter(red, green, blue, factors, order, mean):
 @njit(**OPTIONS)
 def _mean_grey(red, green, blue, size, margin):
     """Of the crop without its margin."""
-    mean = 0.0
+    columns = np.zeros(size, np.float32)  # a sum for each, so that the inner loop adds vectors
     for y in range(margin, margin + size):
-        total = ZERO
         start = INDEX(y) * INDEX(size + 2 * margin) + INDEX(margin)
         for x in range(size):
             i = start + INDEX(x)
-            total += RED * red[i] + GREEN * green[i] + BLUE * blue[i]
-        mean += total / (size * size)
-    return np.float32(mean)
+            columns[x] += RED * red[i] + GREEN * green[i] + BLUE * blue[i]
+    mean = 0.0
+    for total in columns:
+        mean += total
+    return np.float32(mean / (size * size))
 
 
 @njit(**OPTIONS)
