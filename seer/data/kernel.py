@@ -140,7 +140,7 @@ def _alter(crop, factors, order, grey, taps, solarize, scale, shift, out):
     """
     size, reach, width = len(out), len(taps) - 1, len(crop)
     source, target, pixels = crop.reshape(-1), out.reshape(-1), width * width
-    red, green, blue = np.empty((3, pixels), np.float32)
+    red, green, blue = np.empty(pixels, np.float32), np.empty(pixels, np.float32), np.empty(pixels, np.float32)
     before = 0
     while order[before] != CONTRAST:
         before += 1
