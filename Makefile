@@ -21,6 +21,7 @@ bench: $(VENV)/.dev                     ## the README's figures, each against it
 	$(BIN)/python benchmarks/step.py --json step.json
 	$(BIN)/python benchmarks/order_scale.py --json order_scale.json
 	test -z "$(PHOTOGRAPHS)" || $(BIN)/python benchmarks/loader.py "$(PHOTOGRAPHS)" --json loader.json
+	test -z "$(PHOTOGRAPHS)" || $(BIN)/python benchmarks/multicrop.py "$(PHOTOGRAPHS)" --json multicrop.json
 	test -z "$(CIFAR10)" || $(BIN)/python benchmarks/cifar.py "$(CIFAR10)" --json cifar.json
 
 clean:

@@ -24,6 +24,7 @@ setup(
         "torch>=2.13",
         "torchvision",
         "numpy",
+        "numba>=0.61",
         "simplejpeg>=1.7",
         "opencv-python-headless>=4.10",
         "pillow>=10.3",
@@ -53,6 +54,7 @@ setup(
             "ruff",
             "mypy",
             "lightly",
+            "albumentations",  # with lightly, the peers of benchmarks/multicrop.py
             "webdataset",
             "moto[s3,server]>=5",
             "s3fs>=2024.6",

@@ -148,11 +148,9 @@ class CropPlan:
             (boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
             for (boxes, looks), out in zip(draws, self.out, strict=True)
         ]
-        sides = [
-            boxes.box[:, 2:].reshape(-1, count, 2).min((0, 2)) // r.size
-            for (boxes, _), r in zip(draws, crops.resolutions, strict=True)
-        ]
-        self.reductions = [next(f for f in (8, 4, 2, 1) if f <= max(1, side)) for side in np.min(sides, 0)]
+        smallest = [boxes.box[:, 2:].reshape(-1, count, 2).min((0, 2)) for boxes, _ in draws]
+        ratios = np.min([s // r.size for s, r in zip(smallest, crops.resolutions, strict=True)], 0)
+        self.reductions = [max(f for f in (1, 2, 4, 8) if f <= max(1, ratio)) for ratio in ratios]
 
     def cut(self, b: int, image: np.ndarray) -> None:
         """Cut image b's crops from `image`: itself, itself reduced, or another (of any shape) that replaces it."""
@@ -182,18 +180,14 @@ class CropPlan:
     def batch(self) -> Batch:
         """What has been cut."""
         tensors = tuple(torch.from_numpy(out).unflatten(0, (-1, len(self.shapes))) for out in self.out)
-        looks = () if self.crops.finished else self.looks
-        return Batch(tensors, looks, torch.from_numpy(np.array(self.ids, np.int64)))
+        return Batch(tensors, () if self.crops.finished else self.looks, torch.from_numpy(np.array(self.ids, np.int64)))
 
 
 _spare: dict[tuple, deque[np.ndarray]] = defaultdict(partial(deque, maxlen=2))
 
 
 def _recycled(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An array with any content, in the memory of an earlier one that nobody holds any more.
-
-    Fresh memory is cleared page by page when it is first written, which would cost a tenth of all the time.
-    """
+    """An array in memory that nobody holds any more; fresh memory is cleared at first, for a tenth of all the time."""
     spare = _spare[shape, dtype]
     try:
         memory = spare.pop()
@@ -206,8 +200,6 @@ def _recycled(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 def _reduced_box(box: list[int], factor: int) -> list[int]:
     """The box on the picture reduced by `factor`; its edges move by half a pixel there at most."""
-    if factor == 1:
-        return box
     top, left, height, width = box
     edges = [(edge + factor // 2) // factor for edge in (top, left, top + height, left + width)]
     return [edges[0], edges[1], edges[2] - edges[0], edges[3] - edges[1]]

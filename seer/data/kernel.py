@@ -4,9 +4,7 @@ The arithmetic is that of `augment.augment_batch`, where the operations are expl
 mirrored pixels around it as the blur reaches: what is done to each pixel alone keeps them mirrored, and so each axis of
 the blur is one convolution of a flat plane. The loops over pixels have neither branches nor calls, and unsigned
 indices (numba lets signed ones count from the end), so that they become vector instructions.
-
-Numba compiles this module when it is imported, unless it finds the result beside this file, or where it may write
-instead (`NUMBA_CACHE_DIR`).
+Numba compiles it all on import, unless it finds the result where it could write (beside this file, `NUMBA_CACHE_DIR`).
 """
 
 from typing import Any
@@ -116,18 +114,12 @@ def _convolve(source, taps, step, out):
 
 
 @njit(**OPTIONS)
-def _solarize(plane):
-    for x in range(len(plane)):
-        plane[x] = min(plane[x], WHITE - plane[x])
-
-
-@njit(**OPTIONS)
 def _store(red, green, blue, size, pitch, solarize, scale, shift, out):
     """The first `size` pixels of every `pitch`, normalised and interleaved."""
     if solarize:
-        _solarize(red)
-        _solarize(green)
-        _solarize(blue)
+        for x in range(len(red)):
+            red[x], green[x] = min(red[x], WHITE - red[x]), min(green[x], WHITE - green[x])
+            blue[x] = min(blue[x], WHITE - blue[x])
     s0, s1, s2, t0, t1, t2 = scale[0], scale[1], scale[2], shift[0], shift[1], shift[2]
     for y in range(len(out) // (3 * size)):
         for x in range(size):

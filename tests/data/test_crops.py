@@ -269,3 +269,20 @@ def test_train_crop_cuts_the_box_that_its_numbers_draw(sample):
     expected = np.empty((48, 48, 3), np.uint8)
     resized_crop(CHINA, boxes.box[0].tolist(), bool(boxes.flip[0]), expected)
     np.testing.assert_array_equal(train_crop(CHINA, 48, u), expected)
+
+
+def test_memory_is_used_again_but_not_while_somebody_holds_it():
+    multicrop, images, epochs = MultiCrop(SMALL, 0), photographs(3), np.zeros(3, int)
+    first = multicrop(images, epochs, np.arange(3))
+    kept, address = first.crops[0][1, 2], first.crops[0].data_ptr()
+    before = kept.clone()
+    del first
+    for _ in range(3):
+        other = multicrop(images, epochs, np.arange(3, 6))
+        assert other.crops[0].data_ptr() != address
+    torch.testing.assert_close(kept, before, atol=0, rtol=0)
+    del kept, other
+    reused = [multicrop(images, epochs, np.arange(3)) for _ in range(2)]
+    assert address in [batch.crops[0].data_ptr() for batch in reused]
+    assert reused[0].crops[0].data_ptr() != reused[1].crops[0].data_ptr()
+    torch.testing.assert_close(reused[0].crops[0][1, 2], before, atol=0, rtol=0)

@@ -17,7 +17,9 @@ from seer.errors import InputError
 def steps(log: RunLog, first: int, last: int, batch: int = 8) -> None:
     for step in range(first, last + 1):
         place = {"samples": step * batch, "lr": 0.1, "epoch": step / 4}
-        log.step(step, {"loss": torch.tensor(float(step)), "prototypes_used": torch.tensor(3)}, place, 7 * step, 0.25, 0.5)
+        log.step(
+            step, {"loss": torch.tensor(float(step)), "prototypes_used": torch.tensor(3)}, place, 7 * step, 0.25, 0.5
+        )
 
 
 def logged(run_dir: Path) -> list[int]:
