@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 
 import cv2
 import numpy as np
@@ -56,16 +57,17 @@ def write_pictures(folder: Path, count: int) -> None:
         (folder / f"{number:06}.jpg").write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=90))
 
 
-def run(command: list[str], out: Path) -> float:
-    """Seconds that a command took, its output hidden unless it fails; `out` is new."""
+def run(command: list[str], out: Path) -> tuple[float, float]:
+    """Seconds that a command took, and those of all cores; its output is hidden unless it fails; `out` is new."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     quiet = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
-    began = time.perf_counter()
+    began, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, env=quiet)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-    return time.perf_counter() - began
+    after = getrusage(RUSAGE_CHILDREN)
+    return time.perf_counter() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def samples_in(out: Path) -> int:
@@ -101,10 +103,11 @@ def compete(contestants: dict[str, tuple[list[str], Path]], rounds: int) -> dict
     rates = dict.fromkeys(contestants, 0.0)
     for _ in range(rounds):
         for name, (command, out) in contestants.items():
-            seconds = run(command, out)
+            seconds, busy = run(command, out)
             made = samples_in(out)
             rates[name] = max(rates[name], made / seconds)
-            print(f"  {name:44}{made:7,} images in {seconds:6.1f} s: {made / seconds:8.1f}/s", flush=True)
+            cost = f"{1000 * busy / made:.1f} ms of a core each"
+            print(f"  {name:34}{made:7,} images in {seconds:6.1f} s: {made / seconds:7.1f}/s, {cost}", flush=True)
     return rates
 
 
