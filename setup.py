@@ -31,6 +31,7 @@ setup(
         "pyyaml",
         "typer>=0.12",
         "rich>=13",
+        "numba>=0.61",  # compiles the augmentation of crops; needs no C compiler
         "pyarrow>=15",
         "fsspec[http]>=2024.6",
         "aiohttp>=3.12",  # the first whose connector asks us for each socket, which is where addresses are checked

@@ -114,6 +114,8 @@ def _arranged(batch: pa.RecordBatch, chosen: Columns) -> pa.RecordBatch:
             arrays[role] = batch[chosen[role]].cast(pa.string())
     if "url" in arrays:
         arrays["url"] = pc.utf8_trim_whitespace(arrays["url"]).cast(pa.binary())
+    if "label" in arrays:  # -1 is what many data sets write for none
+        arrays["label"] = pc.if_else(pc.equal(arrays["label"], "-1"), pa.scalar(None, pa.string()), arrays["label"])
     if "key" in arrays:  # as `key_of` does, and a column at a time
         for pattern, by in ((r"[.\x00-\x1f\x7f]", "_"), ("/+", "/")):
             arrays["key"] = pc.replace_substring_regex(arrays["key"], pattern, by)
@@ -129,8 +131,22 @@ def _parquet(path: Path, chosen: Columns) -> Iterator[pa.RecordBatch]:
     if not wanted:
         yield pa.RecordBatch.from_pydict({"url": pa.nulls(file.metadata.num_rows, pa.binary())})
         return
+    names = _class_names(file, chosen.get("label", ""))
     for batch in file.iter_batches(ROWS_PER_BATCH, columns=wanted, use_threads=False):
+        if names is not None:
+            numbers = batch[chosen["label"]]
+            labels = names.take(pc.if_else(pc.less(numbers, 0), pa.scalar(None, numbers.type), numbers))
+            batch = batch.set_column(batch.schema.get_field_index(chosen["label"]), chosen["label"], labels)
         yield _arranged(batch, chosen)
+
+
+def _class_names(file: pq.ParquetFile, column: str) -> pa.Array | None:
+    """What the numbers in this column stand for, where Hugging Face's `datasets` has noted it."""
+    note = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        return pa.array(json.loads(note)["info"]["features"][column]["names"], pa.string())
+    except (ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
 
 
 def _csv(path: Path, chosen: Columns) -> Iterator[pa.RecordBatch]:

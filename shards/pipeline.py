@@ -146,6 +146,7 @@ class Pipeline:
         """All blocks; those that are whole are written while the next ones are downloaded."""
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(BLOCKING))
+        listening = loop.create_task(self._listen())
         with ThreadPoolExecutor(self.threads) as self.decoders, ThreadPoolExecutor(1) as self.writer:
             async with Downloader(self.options) as self.downloader, asyncio.TaskGroup() as group:
                 for task in tasks:
@@ -157,6 +158,14 @@ class Pipeline:
                     for number in range(len(task.rows)):
                         await self.begun.acquire()
                         group.create_task(self._sample(block, number))
+
+        listening.cancel()
+
+    async def _listen(self) -> None:
+        """Notice that the others have been stopped, also while nothing ends here."""
+        while True:
+            await asyncio.sleep(10 * IDLE)
+            self.tick(0)
 
     async def _sample(self, block: Block, number: int) -> None:
         row = block.task.rows[number]

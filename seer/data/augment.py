@@ -1,11 +1,10 @@
 """The appearance of crops: colour jitter, grey, blur, solarize, normalise; by two executors that agree.
 
-`augment_crop` works on one uint8 crop with OpenCV, in the loader's worker. `augment_batch` works on a batch of them in
-fp32 with torch, on any device. Torchvision's operations on 8-bit images are the reference for both: every operation of
-the jitter clamps to [0, 255] before the next, because strong factors saturate and a product of matrices would not.
-They differ in rounding only: the crop executor rounds to integers after each operation (to the nearest; Pillow
-truncates), the batch executor never does. After SEER's whole augmentation that is less than half a level of 255 on
-average; `tests/data/test_augment.py` states the tolerance of each operation.
+`augment_crop` works on one uint8 crop with a compiled kernel, in the loader's worker. `augment_batch` works on a batch
+of them with torch, on any device. Torchvision's operations are the reference for both: every operation of the jitter
+clamps to [0, 255] before the next, because strong factors saturate and a product of matrices would not. Both compute in
+fp32 and never round, as torchvision does on tensors of floats, and so agree to 0.01 of a level of 255; torchvision on
+8-bit images also cuts each result down to an integer. `tests/data/test_augment.py` states the tolerances.
 
 Brightness, contrast and saturation are the same blend, `f·x + (1 - f)·y`, with black, the crop's mean grey and each
 pixel's own grey for y. So each is an affine map of the colours, and in a batch all three run as one operation whatever
@@ -13,7 +12,7 @@ the order each crop drew; only hue, which is not affine, is run on the crops who
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import ceil
 
 import cv2
@@ -21,14 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seer.data.draws import IDENTITY, Appearance, Op
+from seer.data.draws import IDENTITY, Appearance, Look, Op
 from seer.errors import InputError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow calls "L"
 CORNERS = (1.0, 1 + 2 / 3, 1 + 1 / 3)  # red, green and blue on the colour circle, a turn added to stay positive
 BLUR_REACH = 3.0  # the Gaussian is cut at this many sigmas, which changes no pixel by half a level
 
-_TO_LUMA = np.tile(np.array(LUMA, np.float32), (3, 1))
 # Values per round of the batch executor: a round's temporaries fit a CPU's cache, or a fraction of a GPU's memory.
 _ROUND = {"cpu": 2**18, "cuda": 2**26}
 
@@ -44,13 +42,11 @@ class Normalise:
         if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
             raise InputError(f"mean {list(self.mean)}, std {list(self.std)}: three numbers each, and std above 0")
 
-    def crop(self, crop: np.ndarray, out: np.ndarray) -> None:
-        """`(S, S, 3)` uint8 into `out`, `(S, S, 3)` float32."""
-        rows = out.reshape(len(out), -1)  # numpy is slow over an innermost axis of 3
-        scale, shift = _row_weights(self, out.shape[1])
-        rows[:] = crop.reshape(rows.shape)
-        rows *= scale
-        rows += shift
+    @cached_property
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and shift, `(3,)` float32 each, by which levels become values."""
+        mean, std = np.array(self.mean), np.array(self.std)
+        return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
     def batch(self, planes: Tensor, out: Tensor) -> None:
         """`(N, 3, S, S)` levels, overwritten, into `out`, `(N, S, S, 3)`."""
@@ -58,64 +54,28 @@ class Normalise:
         out.copy_(planes.sub_(255 * mean).div_(255 * std).permute(0, 2, 3, 1))
 
 
-@cache
-def _row_weights(normalise: Normalise, size: int) -> tuple[np.ndarray, np.ndarray]:
-    mean, std = (np.tile(np.array(values, np.float32), size) for values in (normalise.mean, normalise.std))
-    return 1 / (255 * std), -mean / std
+# ---- one crop, compiled ----------------------------------------------------------------------------------------------
 
 
-# ---- one crop, OpenCV ------------------------------------------------------------------------------------------------
+def augment_crop(crop: np.ndarray, look: Look, normalise: Normalise, out: np.ndarray) -> None:
+    """Alter one `(S, S, 3)` uint8 crop and normalise it into `out`, float32."""
+    from seer.data import kernel  # compiles, or loads what it compiled before: not for those who only read this module
 
-
-def augment_crop(
-    crop: np.ndarray, factors: list[float], order: list[int], grey: bool, sigma: float, solarize: bool
-) -> np.ndarray:
-    """Alter one `(S, S, 3)` uint8 crop (overwritten) as one of `Appearance.rows` says. Returns `(S, S, 3)` uint8."""
-    for op in order:
-        if op == Op.HUE:
-            if factors[op]:
-                rotate_hue(crop, factors[op])
-        elif factors[op] != 1:
-            blend(crop, op, factors[op])
-    if grey:
-        blend(crop, Op.SATURATION, 0)
+    factors, order, grey, sigma, solarize = look
+    taps = np.ones(1, np.float32)
     if sigma:
-        crop = blur(crop, sigma)
-    if solarize:
-        np.minimum(crop, ~crop, out=crop)  # 255 - x from 128 on
-    return crop
+        taps = blur_taps(sigma, len(crop), kernel.GROUP)
+        reach = len(taps) - 1
+        crop = cv2.copyMakeBorder(crop, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
+    kernel.alter(crop, factors, order, grey, taps, solarize, *normalise.weights, out)
 
 
-def blend(crop: np.ndarray, op: int, factor: float) -> None:
-    """Brightness, contrast or saturation, in place."""
-    matrix = np.zeros((3, 4), np.float32)
-    if op == Op.SATURATION:
-        matrix[:, :3] = (1 - factor) * _TO_LUMA
-    elif op == Op.CONTRAST:
-        matrix[:, 3] = (1 - factor) * cv2.mean(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY))[0]
-    matrix[0, 0] += factor
-    matrix[1, 1] += factor
-    matrix[2, 2] += factor
-    cv2.transform(crop, matrix, dst=crop)
-
-
-def rotate_hue(crop: np.ndarray, turns: float) -> None:
-    """Turn the colour circle by `turns`, in place, through 8-bit HSV as Pillow does."""
-    hsv = cv2.cvtColor(crop, cv2.COLOR_RGB2HSV_FULL)
-    hsv.reshape(len(hsv), -1)[:] += _hue_step(round(turns * 255) % 256, hsv.shape[1])  # wraps around, as angles do
-    cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=crop)
-
-
-@cache
-def _hue_step(step: int, size: int) -> np.ndarray:
-    return np.tile(np.array([step, 0, 0], np.uint8), size)
-
-
-def blur(crop: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur with mirrored borders."""
-    kernel = cv2.getGaussianKernel(2 * blur_radius(sigma, len(crop)) + 1, sigma, cv2.CV_32F)
-    # Twice as fast as cv2.GaussianBlur on 8 bits, and never off by more than the rounding.
-    return cv2.sepFilter2D(crop, -1, kernel, kernel)
+def blur_taps(sigma: float, size: int, multiple: int = 1) -> np.ndarray:
+    """The Gaussian from its centre outwards; its reach is filled up with zeros to a `multiple`."""
+    reach = blur_radius(sigma, size)
+    taps = np.zeros(1 + ceil(reach / multiple) * multiple, np.float32)
+    taps[: reach + 1] = cv2.getGaussianKernel(2 * reach + 1, sigma, cv2.CV_32F)[reach:, 0]
+    return taps
 
 
 def blur_radius(sigma: float, size: int) -> int:
@@ -219,11 +179,13 @@ def blur_matrices(sigmas: np.ndarray, size: int, device: torch.device) -> Tensor
     """`(N, size, size)` matrices that blur a column of `size` pixels, mirrored borders included."""
     half = np.zeros((len(sigmas), 2 * size - 1), np.float32)  # each kernel from its centre outwards
     for row, sigma in zip(half, sigmas.tolist(), strict=True):
-        reach = blur_radius(sigma, size)
-        row[: reach + 1] = cv2.getGaussianKernel(2 * reach + 1, sigma, cv2.CV_32F)[reach:, 0]
-    taps = torch.from_numpy(half).to(device, non_blocking=True)
-    sums = taps.unfold(1, size, 1)  # (N, size, size), the tap at distance i + j
-    differences = torch.cat([taps[:, 1:size].flip(1), taps[:, :size]], 1).unfold(1, size, 1).flip(1)  # ... at |i - j|
+        taps = blur_taps(sigma, size)
+        row[: len(taps)] = taps
+    kernels = torch.from_numpy(half).to(device, non_blocking=True)
+    sums = kernels.unfold(1, size, 1)  # (N, size, size), the tap at distance i + j
+    differences = (
+        torch.cat([kernels[:, 1:size].flip(1), kernels[:, :size]], 1).unfold(1, size, 1).flip(1)
+    )  # ... at |i - j|
     # Pixel j counts directly, and as its mirror image beyond either border; the border pixels have none on their side.
     differences[:, :, 1:] += sums[:, :, 1:]
     differences[:, :, :-1] += sums.flip(1, 2)[:, :, :-1]

@@ -1,12 +1,16 @@
 """Crops: images in, one batch of views out.
 
 `MultiCrop(images, epochs, ids)` runs in the loader's workers: it cuts and resizes every crop, and with `finish=True`
-alters and normalises it there too. `MultiCrop.finish(batch, device)` runs in the consumer and gives `Views`; with
-`finish=False` it does the altering, in batch on the device.
+alters and normalises it there too. `MultiCrop.plan` does the same image by image, and says beforehand how much smaller
+each may be decoded. `MultiCrop.finish(batch, device)` runs in the consumer and gives `Views`; with `finish=False` it
+does the altering, in batch on the device.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
+from weakref import finalize
 
 import cv2
 import numpy as np
@@ -14,11 +18,13 @@ import torch
 from torch import Tensor
 
 from seer.data.augment import Normalise, augment_batch, augment_crop
+from seer.data.decode import reduced
 from seer.data.draws import (
     BOX_UNIFORMS,
     DEFAULT_VIEWS,
     Appearance,
     Boxes,
+    Look,
     View,
     check_views,
     concatenate,
@@ -29,7 +35,7 @@ from seer.data.draws import (
 from seer.data.views import Views
 from seer.errors import InputError
 
-__all__ = ["BOX_UNIFORMS", "DEFAULT_VIEWS", "Batch", "MultiCrop", "View", "centre_crop", "train_crop"]
+__all__ = ["BOX_UNIFORMS", "DEFAULT_VIEWS", "Batch", "CropPlan", "MultiCrop", "View", "centre_crop", "train_crop"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -52,30 +58,9 @@ class Batch:
     looks: tuple[Appearance, ...]
     index: Tensor
 
-    @staticmethod
-    def concatenate(parts: Sequence["Batch"]) -> "Batch":
-        """What one `MultiCrop` made of several groups of samples, as if it had seen them together."""
-        if len(parts) == 1:
-            return parts[0]
-        crops = tuple(torch.cat(same, dim=1) for same in zip(*(part.crops for part in parts), strict=True))
-        together = zip(*(part.looks for part in parts), strict=True)
-        looks = tuple(_interleave(same, len(pixels)) for same, pixels in zip(together, crops, strict=False))
-        return Batch(crops, looks, torch.cat([part.index for part in parts]))
-
     def pin_memory(self, device: str | None = None) -> "Batch":
         """The same in page-locked memory; torch's DataLoader calls this by name."""
         return replace(self, crops=tuple(crops.pin_memory() for crops in self.crops), index=self.index.pin_memory())
-
-
-def _interleave(parts: Sequence[Appearance], views: int) -> Appearance:
-    """Appearances of V·B crops each, row v·B + b, as those of all samples together."""
-
-    def rows(name: str) -> np.ndarray:
-        columns = [getattr(part, name) for part in parts]
-        joined = np.concatenate([column.reshape(views, -1, *column.shape[1:]) for column in columns], axis=1)
-        return joined.reshape(-1, *joined.shape[2:])
-
-    return Appearance(*(rows(f.name) for f in fields(Appearance)))
 
 
 @dataclass(frozen=True)
@@ -124,30 +109,14 @@ class MultiCrop:
 
     def __call__(self, images: Sequence[np.ndarray], epochs: np.ndarray, ids: np.ndarray) -> Batch:
         """Crops of B images, `(H, W, 3)` uint8 each, as sample `ids` `(B,)` in `epochs` `(B,)`."""
-        heights, widths = np.array([image.shape[:2] for image in images]).T
-        draws = [r.draw(self.seed, epochs, ids, heights, widths) for r in self.resolutions]
-        dtype = np.float32 if self.finished else np.uint8
-        # numpy's arrays are in huge pages; the page faults of a fresh torch tensor would cost a tenth of all the time.
-        crops = [np.empty((len(r.crops) * len(images), r.size, r.size, 3), dtype) for r in self.resolutions]
-        work = [
-            (boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
-            for (boxes, looks), out in zip(draws, crops, strict=True)
-        ]
-        for b, image in enumerate(images):  # all crops of an image while it is in the cache
-            for box, flip, look, out in work:
-                for row in range(b, len(out), len(images)):
-                    self._make(image, box[row], flip[row], look[row], out[row])
-        looks = () if self.finished else tuple(looks for _, looks in draws)
-        tensors = tuple(torch.from_numpy(out).unflatten(0, (-1, len(images))) for out in crops)
-        return Batch(tensors, looks, torch.from_numpy(np.array(ids, np.int64)))
+        plan = self.plan([image.shape[:2] for image in images], epochs, ids)
+        for b, image in enumerate(images):
+            plan.cut(b, image)
+        return plan.batch()
 
-    def _make(self, image: np.ndarray, box: list[int], flip: bool, look: tuple, out: np.ndarray) -> None:
-        """One crop into `out`, finished or not."""
-        if not self.finished:
-            return resized_crop(image, box, flip, out)
-        crop = np.empty(out.shape, np.uint8)
-        resized_crop(image, box, flip, crop)
-        return self.normalise.crop(augment_crop(crop, *look), out)
+    def plan(self, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray) -> "CropPlan":
+        """The same for images still to be decoded, of which heights and widths are known."""
+        return CropPlan(self, shapes, epochs, ids)
 
     def finish(self, batch: Batch, device: torch.device | str) -> Views:
         """The batch on `device` as `Views`: fp32, normalised, channels last."""
@@ -159,6 +128,89 @@ class MultiCrop:
             ]
         index = batch.index.to(device, non_blocking=True)
         return Views(tuple(pixels.permute(0, 1, 4, 2, 3) for pixels in crops), index)
+
+
+class CropPlan:
+    """The crops of B images: drawn before the images are decoded, and cut one image after the other.
+
+    Attributes:
+        reductions: by how much each image may be reduced when it is decoded (1, 2, 4 or 8): the most that leaves every
+            one of its crops something to shrink. It depends on the image's shape and its draws alone.
+    """
+
+    def __init__(self, crops: MultiCrop, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray):
+        self.crops, self.shapes, self.epochs, self.ids = crops, list(shapes), epochs, ids
+        dtype, count = np.float32 if crops.finished else np.uint8, len(self.shapes)
+        self.out = [_recycled((len(r.crops) * count, r.size, r.size, 3), dtype) for r in crops.resolutions]
+        draws = [r.draw(crops.seed, epochs, ids, *np.array(self.shapes).T) for r in crops.resolutions]
+        self.looks = tuple(looks for _, looks in draws)
+        self.work = [
+            (boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
+            for (boxes, looks), out in zip(draws, self.out, strict=True)
+        ]
+        sides = [
+            boxes.box[:, 2:].reshape(-1, count, 2).min((0, 2)) // r.size
+            for (boxes, _), r in zip(draws, crops.resolutions, strict=True)
+        ]
+        self.reductions = [next(f for f in (8, 4, 2, 1) if f <= max(1, side)) for side in np.min(sides, 0)]
+
+    def cut(self, b: int, image: np.ndarray) -> None:
+        """Cut image b's crops from `image`: itself, itself reduced, or another (of any shape) that replaces it."""
+        factor = 1 if image.shape[:2] == self.shapes[b] else self.reductions[b]
+        if image.shape[:2] != reduced(self.shapes[b], factor):
+            self._draw_again(b, image.shape[:2])
+            factor = 1
+        for box, flip, look, out in self.work:
+            for row in range(b, len(out), len(self.shapes)):
+                self._make(image, _reduced_box(box[row], factor), flip[row], look[row], out[row])
+
+    def _draw_again(self, b: int, shape: tuple[int, int]) -> None:
+        """Boxes for an image of another shape; how crops look does not depend on it."""
+        one, (height, width) = slice(b, b + 1), np.array(shape)[:, None]
+        for resolution, (box, *_) in zip(self.crops.resolutions, self.work, strict=True):
+            boxes, _ = resolution.draw(self.crops.seed, self.epochs[one], self.ids[one], height, width)
+            box[b :: len(self.shapes)] = boxes.box.tolist()
+
+    def _make(self, image: np.ndarray, box: list[int], flip: bool, look: Look, out: np.ndarray) -> None:
+        """One crop into `out`, finished or not."""
+        if not self.crops.finished:
+            return resized_crop(image, box, flip, out)
+        crop = np.empty(out.shape, np.uint8)
+        resized_crop(image, box, flip, crop)
+        return augment_crop(crop, look, self.crops.normalise, out)
+
+    def batch(self) -> Batch:
+        """What has been cut."""
+        tensors = tuple(torch.from_numpy(out).unflatten(0, (-1, len(self.shapes))) for out in self.out)
+        looks = () if self.crops.finished else self.looks
+        return Batch(tensors, looks, torch.from_numpy(np.array(self.ids, np.int64)))
+
+
+_spare: dict[tuple, deque[np.ndarray]] = defaultdict(partial(deque, maxlen=2))
+
+
+def _recycled(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array with any content, in the memory of an earlier one that nobody holds any more.
+
+    Fresh memory is cleared page by page when it is first written, which would cost a tenth of all the time.
+    """
+    spare = _spare[shape, dtype]
+    try:
+        memory = spare.pop()
+    except IndexError:
+        memory = np.empty(shape, dtype)
+    array = memory[:]
+    finalize(array, spare.append, memory).atexit = False  # a tensor made of the array keeps it, not its memory alone
+    return array
+
+
+def _reduced_box(box: list[int], factor: int) -> list[int]:
+    """The box on the picture reduced by `factor`; its edges move by half a pixel there at most."""
+    if factor == 1:
+        return box
+    top, left, height, width = box
+    edges = [(edge + factor // 2) // factor for edge in (top, left, top + height, left + width)]
+    return [edges[0], edges[1], edges[2] - edges[0], edges[3] - edges[1]]
 
 
 def resized_crop(image: np.ndarray, box: Sequence[int], flip: bool, out: np.ndarray) -> None:

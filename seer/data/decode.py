@@ -47,15 +47,18 @@ class ImageInfo(NamedTuple):
     format: str
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> np.ndarray:
     """Decode to `(H, W, 3)` uint8 RGB, upright.
+
+    A JPEG comes reduced by `reduction` (1, 2, 4 or 8; see `reduced`): fewer coefficients of its blocks are used, but
+    all are read, so that damage is noticed all the same. What Pillow has to read comes whole.
 
     Of an animation the first frame; alpha is laid on white; 16-bit, 32-bit and float greys are scaled to 8 bits.
     A picture of more than `max_pixels` is refused from its header (no limit above `MAX_PIXELS` is honoured for
     formats other than JPEG). Raises `DamagedImage`.
     """
     with _errors_as_damage():
-        pixels = _decode_jpeg(data, max_pixels) if data.startswith(JPEG_MAGIC) else None
+        pixels = _decode_jpeg(data, max_pixels, reduction) if data.startswith(JPEG_MAGIC) else None
         return _decode_any(data, max_pixels) if pixels is None else pixels
 
 
@@ -69,33 +72,58 @@ def probe(data: bytes) -> ImageInfo:
         return ImageInfo(width, height, "JPEG" if image.format == "MPO" else str(image.format))
 
 
+def shape(data: bytes) -> tuple[int, int]:
+    """Height and width that `decode` will give, from the header alone; (1, 1) where that is damaged."""
+    try:
+        if not data.startswith(JPEG_MAGIC):
+            info = probe(data)
+            return info.height, info.width
+        with _errors_as_damage():
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            return (width, height) if _jpeg_orientation(data, MAX_PIXELS) >= 5 else (height, width)
+    except DamagedImage:
+        return 1, 1
+
+
+def reduced(shape: tuple[int, int], reduction: int) -> tuple[int, int]:
+    """Height and width of a picture of `shape` that is decoded by `reduction`."""
+    height, width = shape
+    return -(-height // reduction), -(-width // reduction)
+
+
 @cache
 def image_suffixes() -> frozenset[str]:
     """Lower-case file name endings, with the dot, that may hold an image."""
     return frozenset(ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN)
 
 
-def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
+def _decode_jpeg(data: bytes, max_pixels: int, reduction: int) -> np.ndarray | None:
     """Pixels, or None where the fast decoder is not sure and Pillow shall decide (CMYK, harmless oddities)."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if int(height) * int(width) > max_pixels or colorspace in ("CMYK", "YCCK"):
             return None
-        pixels = simplejpeg.decode_jpeg(data, strict=True)
+        least = reduced((height, width), reduction)
+        pixels = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1], min_factor=reduction)
     except ValueError as error:
         text = str(error)
         if text.startswith("Corrupt JPEG data") and "extraneous bytes" not in text:
             raise DamagedImage(f"corrupt ({text})") from error
         return None
-    if may_be_turned(data):
-        pixels = _upright(pixels, _orientation(_open(data, max_pixels)))
-    return pixels
+    return _upright(pixels, _jpeg_orientation(data, max_pixels))
+
+
+def _jpeg_orientation(data: bytes, max_pixels: int) -> int:
+    return _orientation(_open(data, max_pixels)) if may_be_turned(data) else 1
 
 
 def may_be_turned(jpeg: bytes) -> bool:
-    """Whether there is metadata in which an orientation may stand."""
-    head = jpeg[: 1 << 17]
-    return b"Exif\0\0" in head or b"tiff:Orientation" in head
+    """Whether the header has metadata in which an orientation may stand; opening the image takes longer to tell."""
+    end = 2  # of the segments before the first scan; a search through the scan would cost a tenth of decoding it
+    while jpeg[end : end + 1] == b"\xff" and jpeg[end + 1 : end + 2] != b"\xda":
+        end += 2 + int.from_bytes(jpeg[end + 2 : end + 4]) if jpeg[end + 1 : end + 2] != b"\xff" else 1
+    header = jpeg[:end]
+    return b"Exif\0\0" in header or b"tiff:Orientation" in header
 
 
 def _decode_any(data: bytes, max_pixels: int) -> np.ndarray:

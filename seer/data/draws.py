@@ -17,6 +17,7 @@ from seer.data.hashing import uniform
 from seer.errors import InputError
 
 T = TypeVar("T", "Boxes", "Appearance")
+Look = tuple[np.ndarray, np.ndarray, bool, float, bool]  # of one crop, in the order of the fields of `Appearance`
 
 MAX_CROPS = 64  # per image, all kinds of view together
 
@@ -137,10 +138,10 @@ class Appearance:
     def __len__(self) -> int:
         return len(self.sigma)
 
-    def rows(self) -> Iterator[tuple[list[float], list[int], bool, float, bool]]:
-        """Crop by crop, as plain numbers: factors, order, grey, sigma, solarize."""
-        columns = (self.factors, self.order, self.grey, self.sigma, self.solarize)
-        return zip(*(column.tolist() for column in columns), strict=True)
+    def rows(self) -> Iterator[Look]:
+        """Crop by crop."""
+        numbers = (self.grey.tolist(), self.sigma.tolist(), self.solarize.tolist())
+        return zip(self.factors, self.order, *numbers, strict=True)
 
     def __getitem__(self, rows: slice) -> "Appearance":
         return Appearance(*(getattr(self, f.name)[rows] for f in fields(self)))

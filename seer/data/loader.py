@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from seer.data import ledger
 from seer.data.crops import Batch, MultiCrop
-from seer.data.decode import DamagedImage, decode
+from seer.data.decode import DamagedImage, decode, shape
 from seer.data.device import Encoded, cut, encode, size_of_plain
 from seer.data.index import Manifest
 from seer.data.ledger import Damaged
@@ -36,8 +36,6 @@ from seer.data.views import Views
 from seer.errors import InputError, nearest
 
 Task = Callable[[int], Any]
-
-DECODED_BYTES = 2**27  # a worker crops and drops its images before it decodes more: a batch of photographs is gigabytes
 
 # Schedulers send these to every process of a job. The trainer alone answers; its workers must live to the checkpoint.
 SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
@@ -158,45 +156,35 @@ class StepTask:
         return self.order.ids(int(self.positions(step)[0]), self.share)
 
     def __call__(self, step: int) -> tuple[Batch | Encoded, list[Damaged]]:
-        if not self.encoded:
-            return self.cut(step)
-        positions, ids = self.positions(step), self.ids(step)
-        damaged: list[Damaged] = []
-        images = list(self._images(step, positions, ids, damaged, size_of_plain))
-        return encode(images, self.crops, self.order.epoch(positions), ids), damaged
+        return self.send(step) if self.encoded else self.cut(step)
 
     def cut(self, step: int) -> tuple[Batch, list[Damaged]]:
         """The batch with its crops cut here."""
         positions, ids = self.positions(step), self.ids(step)
-        epochs = self.order.epoch(positions)
-        damaged: list[Damaged] = []
-        parts: list[Batch] = []
-        group: list[np.ndarray] = []
-        for i, image in enumerate(self._images(step, positions, ids, damaged)):
-            group.append(image)
-            if i == self.share - 1 or sum(image.nbytes for image in group) >= DECODED_BYTES:
-                part = slice(i + 1 - len(group), i + 1)
-                parts.append(self.crops(group, epochs[part], ids[part]))
-                group = []
-        return Batch.concatenate(parts), damaged
+        found, damaged = self.reader.read_step(ids, step, self.ids, self.stride), list[Damaged]()
+        plan = self.crops.plan([shape(data) for data in found], self.order.epoch(positions), ids)
+        for i, data in enumerate(found):  # a batch of decoded photographs would be gigabytes
+            plan.cut(i, self._decoded(int(positions[i]), int(ids[i]), data, damaged, plan.reductions[i]))
+        return plan.batch(), damaged
 
-    def _images(
-        self,
-        step: int,
-        positions: np.ndarray,
-        ids: np.ndarray,
-        damaged: list[Damaged],
-        as_it_is: Callable[[bytes], Any] = lambda data: None,
-    ) -> Iterator[Any]:
-        """The images, decoded unless they may stay as they are; `damaged` gathers what was replaced."""
-        found = self.reader.read_step(ids, step, self.ids, self.stride)
-        for position, id, data in zip(positions, ids, found, strict=True):
-            try:
-                yield data if as_it_is(data) else decode(data)
-            except DamagedImage as damage:
-                image, replacement = self._replacement(int(id))
-                damaged.append(Damaged(int(position), int(id), replacement, damage.reason))
-                yield image
+    def send(self, step: int) -> tuple[Encoded, list[Damaged]]:
+        """The batch with its JPEGs as they are."""
+        positions, ids = self.positions(step), self.ids(step)
+        found, damaged = self.reader.read_step(ids, step, self.ids, self.stride), list[Damaged]()
+        images = [
+            data if size_of_plain(data) else self._decoded(int(position), int(id), data, damaged)
+            for position, id, data in zip(positions, ids, found, strict=True)
+        ]
+        return encode(images, self.crops, self.order.epoch(positions), ids), damaged
+
+    def _decoded(self, position: int, id: int, data: bytes, damaged: list[Damaged], reduction: int = 1) -> np.ndarray:
+        """The image, or the one that replaces it, which is added to `damaged`."""
+        try:
+            return decode(data, reduction=reduction)
+        except DamagedImage as damage:
+            image, replacement = self._replacement(id)
+            damaged.append(Damaged(position, id, replacement, damage.reason))
+            return image
 
     def _replacement(self, damaged: int) -> tuple[np.ndarray, int]:
         """The next good sample of the shard, and its id: the same one in every run, on every rank."""
@@ -245,7 +233,7 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
         prefetch_factor=config.prefetch,
         collate_fn=_unchanged,
         worker_init_fn=_start_worker,
-        multiprocessing_context=_forkserver(),
+        multiprocessing_context=_forkserver([] if config.device_augment else ["seer.data.kernel"]),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )
@@ -288,13 +276,13 @@ class _Steps(Dataset):
             return error
 
 
-def _forkserver():
-    """The context of workers: they fork from a clean server that has imported what they need.
+def _forkserver(modules: list[str]):
+    """The context of workers: they fork from a clean server that has imported what they need, `modules` among it.
 
     Forking the trainer, with its threads and process group, is unsafe; a fresh interpreter each costs seconds.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, *modules])
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         for start in (resource_tracker.ensure_running, forkserver.ensure_running):

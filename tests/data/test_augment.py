@@ -1,13 +1,15 @@
 """Every operation of both executors against torchvision's on the same pixels, and the executors against each other.
 
-Tolerances are in levels of 255. The crop executor is compared with torchvision on 8-bit Pillow images, the batch
-executor with torchvision on float64 tensors, whose arithmetic is the same without rounding.
+Tolerances are in levels of 255. The arithmetic of both is torchvision's on float tensors, here in float64, to 0.05
+(torchvision's weights of grey have four digits there); torchvision on 8-bit Pillow images differs by its rounding.
 """
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import correlate1d, gaussian_filter
 from sklearn.datasets import load_sample_image
@@ -17,15 +19,12 @@ from seer.data.augment import (
     Normalise,
     augment_batch,
     augment_crop,
-    blend,
     blend_batch,
-    blur,
     blur_batch,
     blur_matrices,
-    rotate_hue,
     rotate_hues,
 )
-from seer.data.draws import Appearance, Op, View, concatenate, crop_uniforms, draw_appearance
+from seer.data.draws import ORDERS, Appearance, Op, View, concatenate, crop_uniforms, draw_appearance
 from seer.errors import InputError
 
 LEVELS = Normalise((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # leaves levels as they are
@@ -70,28 +69,57 @@ def worst(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).max())
 
 
+def appearance(count: int = 1, **changes) -> Appearance:
+    """The identity but for `changes`."""
+    order = np.tile(np.arange(4), (count, 1))
+    factors = np.tile(np.float32([1, 1, 1, 0]), (count, 1))
+    off = np.zeros(count, bool)
+    return Appearance(
+        **{"factors": factors, "order": order, "grey": off, "sigma": off * np.float32(0), "solarize": off} | changes
+    )
+
+
+def crops_of(images: np.ndarray, looks: Appearance) -> np.ndarray:
+    """`(N, S, S, 3)` in levels, by the crop executor."""
+    out = np.empty(images.shape, np.float32)
+    for image, look, crop in zip(images, looks.rows(), out, strict=True):
+        augment_crop(image, look, LEVELS, crop)
+    return out
+
+
+def both(images: np.ndarray, looks: Appearance) -> tuple[np.ndarray, np.ndarray]:
+    """`(N, S, S, 3)` in levels, by the crop and by the batch executor."""
+    return crops_of(images, looks), augment_batch(torch.from_numpy(images), looks, LEVELS).numpy()
+
+
+def with_factor(op: Op, factor: float) -> Appearance:
+    factors = np.float32([[1, 1, 1, 0]])
+    factors[0, op] = factor
+    return appearance(factors=factors)
+
+
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("op", ADJUST)
 def test_blends_match_torchvision(image, op, factor):
-    crop = image.copy()
-    blend(crop, op, factor)
-    assert worst(crop, ADJUST[op](Image.fromarray(image), factor)) <= 1
+    crop = crops_of(image[None], with_factor(op, factor))[0]
     planes = planes_of(image)
     keep, own, mean = factor, (1 - factor) * (op == Op.SATURATION), (1 - factor) * (op == Op.CONTRAST)
     blend_batch(planes, *(torch.tensor(w).float().view(1, 1, 1) for w in (keep, own, mean)))
-    # Torchvision's luma on tensors has weights of four digits, 0.2989 + 0.587 + 0.114.
-    assert worst(image_of(planes, image), exact(ADJUST[op], image, factor)) <= 0.05
+    expected = exact(ADJUST[op], image, factor)
+    assert worst(crop, expected) <= 0.05
+    assert worst(image_of(planes, image), expected) <= 0.05
+    # Pillow cuts the result down to an integer, and rounds the greys and their mean.
+    assert worst(crop, ADJUST[op](Image.fromarray(image), factor)) <= 1.5
 
 
 @pytest.mark.parametrize("turns", TURNS)
 def test_hue_matches_torchvision(image, turns):
     expected = exact(TF.adjust_hue, image, turns)
     assert worst(image_of(rotate_hues(planes_of(image), torch.tensor(turns).view(1, 1, 1)), image), expected) <= 0.01
-    crop = image.copy()
-    rotate_hue(crop, turns)
-    # 8-bit HSV has 255 hues; Pillow's own errs by up to 14 levels on this noise, 0.8 on average.
-    assert worst(crop, expected) <= 11
-    assert np.abs(crop - expected).mean() <= 1
+    crop = crops_of(image[None], with_factor(Op.HUE, turns))[0]
+    assert worst(crop, expected) <= 0.01
+    # Pillow goes through 8-bit HSV, which has 255 hues: off by up to 14 levels on the noise.
+    assert np.abs(crop - np.asarray(TF.adjust_hue(Image.fromarray(image), turns), float)).mean() <= 2
 
 
 def test_a_third_of_a_turn_moves_red_to_green_to_blue(image):
@@ -106,7 +134,7 @@ def test_blur_matches_torchvision_and_a_gaussian(image, sigma):
     batch = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     ours = blur_batch(batch, np.float32([sigma]))[0].permute(1, 2, 0).numpy()
     assert worst(ours, expected) <= 0.5  # the tail beyond three sigmas
-    assert worst(blur(image, sigma), expected) <= 1
+    assert worst(crops_of(image[None], appearance(sigma=np.float32([sigma]))), ours) <= 1e-3
     if kernel == 23:
         assert worst(ours, gaussian_filter(image.astype(float), (sigma, sigma, 0), mode="mirror", truncate=8)) <= 0.5
 
@@ -121,24 +149,8 @@ def test_blur_of_crops_smaller_than_the_kernel(size):
     batch = torch.from_numpy(crop).permute(2, 0, 1)[None].float()
     ours = blur_batch(batch, np.float32([2.0]))[0].permute(1, 2, 0)
     assert worst(ours, expected) < 1e-3
-    assert worst(blur(crop, 2.0), expected) <= 1
+    assert worst(crops_of(crop[None], appearance(sigma=np.float32([2.0])))[0], expected) < 1e-3
     torch.testing.assert_close(blur_matrices(np.float32([2.0]), size, torch.device("cpu")).sum(2), torch.ones(1, size))
-
-
-def appearance(count: int = 1, **changes) -> Appearance:
-    """The identity but for `changes`."""
-    order = np.tile(np.arange(4), (count, 1))
-    factors = np.tile(np.float32([1, 1, 1, 0]), (count, 1))
-    off = np.zeros(count, bool)
-    return Appearance(
-        **{"factors": factors, "order": order, "grey": off, "sigma": off * np.float32(0), "solarize": off} | changes
-    )
-
-
-def both(images: np.ndarray, looks: Appearance) -> tuple[np.ndarray, np.ndarray]:
-    """`(N, S, S, 3)` in levels, by the crop and by the batch executor."""
-    crops = np.stack([augment_crop(image.copy(), *look) for image, look in zip(images, looks.rows(), strict=True)])
-    return crops, augment_batch(torch.from_numpy(images), looks, LEVELS).numpy()
 
 
 def test_grey_and_solarize_match_torchvision(image):
@@ -157,13 +169,13 @@ def test_solarize_is_exact_on_every_level():
     levels = IMAGES["greys"]
     crop, batch = both(levels[None], appearance(solarize=np.ones(1, bool)))
     expected = np.where(levels < 128, levels, 255 - levels)
-    np.testing.assert_array_equal(crop[0], expected)
+    np.testing.assert_allclose(crop[0], expected, atol=1e-4)
     np.testing.assert_allclose(batch[0], expected, atol=1e-4)
 
 
 def test_the_identity_changes_nothing(image):
     crop, batch = both(image[None], appearance())
-    np.testing.assert_array_equal(crop[0], image)
+    np.testing.assert_allclose(crop[0], image, atol=1e-4)
     np.testing.assert_allclose(batch[0], image, atol=1e-4)
 
 
@@ -171,7 +183,7 @@ def test_normalise_matches_torchvision(image):
     normalise = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     expected = TF.normalize(TF.to_tensor(image), normalise.mean, normalise.std).permute(1, 2, 0).numpy()
     out = np.empty(image.shape, np.float32)
-    normalise.crop(image, out)
+    augment_crop(image, next(appearance().rows()), normalise, out)
     np.testing.assert_allclose(out, expected, atol=2e-6)
     batch = augment_batch(torch.from_numpy(image[None]), appearance(), normalise)
     np.testing.assert_allclose(batch[0].numpy(), expected, atol=2e-6)
@@ -210,24 +222,36 @@ def torchvision_chain(image, factors, order, grey, sigma, solarize):
 
 def test_the_whole_chain_matches_torchvision(drawn):
     crops, looks = drawn[0][::3], drawn[1][::3]
-    ours, batch = both(crops, looks)
     chain = [exact(torchvision_chain, crop, *look) for crop, look in zip(crops, looks.rows(), strict=True)]
-    error = np.abs(batch - chain)
-    assert error.mean() < 0.03
-    assert error.max() < 0.6  # the tail of the blur
-    error = np.abs(ours - np.array(chain))
-    assert error.mean() < 0.5
-    assert np.quantile(error, 0.999) <= 6  # 8-bit hue
+    for ours in both(crops, looks):
+        error = np.abs(ours - chain)
+        assert error.mean() < 0.03
+        assert error.max() < 0.6  # the tail of the blur
     pillow = [torchvision_chain(Image.fromarray(crop), *look) for crop, look in zip(crops, looks.rows(), strict=True)]
-    assert np.abs(ours - np.stack([np.asarray(p, float) for p in pillow])).mean() < 1.2  # Pillow truncates
+    # Up to five operations in a row that truncate, and hue in 8 bits.
+    assert np.abs(ours - np.stack([np.asarray(p, float) for p in pillow])).mean() < 1.5
 
 
 def test_the_executors_agree(drawn):
-    crop, batch = both(*drawn)
-    error = np.abs(crop - batch)
-    assert error.mean() < 0.5
-    assert error.mean((1, 2, 3)).max() < 1.5  # no crop was given another's parameters, order or operation
-    assert np.quantile(error, 0.999) <= 6
+    assert worst(*both(*drawn)) < 0.01
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(1, 50),
+    factors=st.tuples(*[st.one_of(st.just(1.0), st.floats(0, 3, width=32))] * 3, st.floats(-0.5, 0.5, width=32)),
+    order=st.sampled_from(ORDERS.tolist()),
+    sigma=st.one_of(st.just(0.0), st.floats(0.0625, 8, width=32)),
+    flags=st.tuples(st.booleans(), st.booleans()),
+    seed=st.integers(0, 99),
+)
+def test_the_executors_agree_on_whatever_is_drawn(size, factors, order, sigma, flags, seed):
+    images = np.random.default_rng(seed).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    grey, solarize = (np.array([flag]) for flag in flags)
+    looks = Appearance(np.float32([factors]), np.array([order]), grey, np.float32([sigma]), solarize)
+    before = images.copy()
+    assert worst(*both(images, looks)) < 0.01
+    np.testing.assert_array_equal(images, before)
 
 
 def test_a_crop_does_not_depend_on_its_batch(drawn, monkeypatch):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
-from seer.data.decode import MAX_PIXELS, DamagedImage, decode, image_suffixes, probe
+from seer.data.decode import MAX_PIXELS, DamagedImage, decode, image_suffixes, probe, reduced, shape
 
 ROOT = Path(__file__).parent.parent.parent
 H, W = 48, 64
@@ -270,6 +270,55 @@ def test_truncated(format, share):
     assert raised.value.reason
     if format == "JPEG":
         assert raised.value.reason == "truncated"
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440"])
+@pytest.mark.parametrize("size", [(375, 500), (1001, 667), (17, 33), (7, 9), (1, 1)])
+def test_a_reduced_jpeg_is_the_mean_over_its_blocks(size, subsampling, reduction):
+    y, x = np.mgrid[: size[0], : size[1]]
+    smooth = (127 + 60 * np.stack([np.sin(x / 60), np.cos(y / 70), np.sin((x + y) / 80)], -1)).astype(np.uint8)
+    data = simplejpeg.encode_jpeg(smooth, quality=95, colorsubsampling=subsampling)
+    pixels = decode(data, reduction=reduction)
+    assert pixels.shape[:2] == reduced(size, reduction) == (-(-size[0] // reduction), -(-size[1] // reduction))
+    assert mean_difference(pixels, np.array(Image.fromarray(smooth).reduce(reduction))) < 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_upright(orientation):
+    data = oriented("JPEG", orientation)
+    whole = decode(data)
+    assert shape(data) == whole.shape[:2]
+    assert mean_difference(decode(data, reduction=2), np.array(Image.fromarray(whole).reduce(2))) < 3
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "GIF"])
+def test_other_formats_come_whole(format):
+    data = encode(scene(), format)
+    assert shape(data) == decode(data, reduction=4).shape[:2] == (H, W)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\0\0", bytes(99), b"\x89PNG\r\n\x1a\n"])
+def test_the_shape_of_what_is_no_image_is_one_pixel(data):
+    assert shape(data) == (1, 1)
+
+
+def test_orientation_is_found_behind_other_segments():
+    data = oriented("JPEG", 6)
+    comment = b"\xff\xfe" + struct.pack(">H", 30_002) + bytes(30_000)
+    padded = data[:2] + comment * 5 + b"\xff\xff" + data[2:]
+    assert shape(padded) == (W, H)
+    assert (decode(padded) == decode(data)).all()
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_damage_is_noticed_in_a_reduced_jpeg(reduction):
+    data = encode(np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8), "JPEG")
+    scan = data.index(b"\xff\xda") + 40
+    broken = data[:scan] + b"\xff\0" * 200 + data[scan + 400 :]
+    for damaged, reason in ((data[: len(data) * 4 // 5], "truncated"), (data[:-20], "truncated"), (broken, "corrupt")):
+        with pytest.raises(DamagedImage, match=reason):
+            decode(damaged, reduction=reduction)
 
 
 def test_corrupt_jpeg_data_are_damage_but_harmless_oddities_are_not():

@@ -17,6 +17,7 @@ import torch
 
 from seer.data import loader as module
 from seer.data.crops import MultiCrop, View
+from seer.data.decode import decode
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
 from seer.data.views import Views
@@ -93,11 +94,28 @@ def test_crops_of_a_sample_differ_between_epochs(photos):
 
 
 @pytest.mark.parametrize("finish", [True, False])
-def test_a_batch_decoded_in_parts_is_the_same(photos, finish, monkeypatch):
-    loader = make(photos, MultiCrop(VIEWS, seed=3, finish=finish))
-    whole = list(loader.iterate(0, 3))
-    monkeypatch.setattr(module, "DECODED_BYTES", 4 * 24 * 20 * 3)  # four pictures of a batch of six
-    assert all(map(equal, loader.iterate(0, 3), whole))
+def test_large_pictures_are_decoded_as_small_as_their_crops_allow(tmp_path, finish, monkeypatch):
+    """The third of them is damaged, which only its last bytes tell."""
+
+    def picture(i: int) -> bytes:
+        return coloured_jpeg(i, 512)[: -30 if i == 2 else None]
+
+    reductions = []
+
+    def spy(data, reduction=1):
+        reductions.append(reduction)
+        return decode(data, reduction=reduction)
+
+    monkeypatch.setattr(module, "decode", spy)
+    plain = {"large": View(size=12, jitter=0, grey=0), "small": View(size=6, scale=[0.1, 0.5], jitter=0, grey=0)}
+    crops = MultiCrop(plain, seed=3, finish=finish, mean=(0, 0, 0), std=(1 / 255,) * 3)
+    loader = make(write_shards(tmp_path, [6], image=picture), crops)
+    (views,) = loader.iterate(0, 1)
+    expected = [3 if i == 2 else i for i in views.index.tolist()]
+    for c in views.crops:
+        assert (c - torch.tensor(expected)[None, :, None, None, None]).abs().max() <= 1
+    assert loader.replaced == 1
+    assert sorted(reductions) == [1, 8, 8, 8, 8, 8, 8]
 
 
 @pytest.mark.parametrize("config", MODES, ids=["inline", "threads", "processes"])
@@ -125,10 +143,10 @@ def test_a_shard_without_a_readable_image_is_the_users_error(tmp_path, config):
 class Failing(MultiCrop):
     """Fails at the third step."""
 
-    def __call__(self, images, epochs, ids):
+    def plan(self, shapes, epochs, ids):
         if int(epochs[0]) * 40 + BATCH > 40:
             self.fail()
-        return super().__call__(images, epochs, ids)
+        return super().plan(shapes, epochs, ids)
 
     def fail(self):
         raise ZeroDivisionError("a bug of ours")
@@ -268,9 +286,9 @@ def test_the_trainers_random_numbers_are_untouched(photos):
 
 def test_waiting_is_measured(photos):
     class Slow(MultiCrop):
-        def __call__(self, images, epochs, ids):
+        def plan(self, shapes, epochs, ids):
             time.sleep(0.02)
-            return super().__call__(images, epochs, ids)
+            return super().plan(shapes, epochs, ids)
 
     loader = make(photos, Slow(VIEWS, seed=0))
     for _ in loader.iterate(0, 3):

@@ -119,6 +119,21 @@ def test_labels_are_numbers_or_names(tmp_path):
         scan([str(tmp_path / "named.parquet"), str(numbers)])
 
 
+def test_class_names_that_hugging_face_notes(tmp_path):
+    features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    note = json.dumps({"info": {"features": features}})
+    images = [{"bytes": encoded(i), "path": None} for i in range(4)]
+    table = pa.table({"image": images, "label": [1, 0, -1, None]}).replace_schema_metadata({"huggingface": note})
+    pq.write_table(table, tmp_path / "train.parquet")
+    listing, rows = listed(tmp_path / "train.parquet")
+    assert listing.classes == ["cat", "dog"]
+    assert [row["class"] for row in rows] == ["dog", "cat", None, None]
+    pq.write_table(table.replace_schema_metadata({"huggingface": "?"}), tmp_path / "plain.parquet")
+    listing, rows = listed(tmp_path / "plain.parquet")
+    assert listing.classes is None
+    assert [members(row).get("cls") for row in rows] == ["1", "0", None, None]
+
+
 def test_keys_stay_apart_whatever_lists_are_called(tmp_path, folder):
     (tmp_path / "other").mkdir()
     lists = [write(tmp_path / "x.csv"), write(tmp_path / "other" / "x.txt")]
