@@ -1,6 +1,6 @@
 """How many planted copies `--dedup near` finds, how many different images it takes for copies, and what it costs.
 
-    python benchmarks/duplicates.py PHOTOS [OTHERS...] [--distance 10] [--hashes 1000000]
+    python benchmarks/duplicates.py PHOTOS [OTHERS...] [--distance 8] [--hashes 1000000]
 
 Every photograph of PHOTOS (a folder of any depth) is copied in each way, once; a copy is found if the perceptual hashes
 are within the distance and the pixels are alike. False positives are counted over all pairs of different photographs of
@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("others", type=Path, nargs="*")
-    parser.add_argument("--distance", type=int, default=10)
+    parser.add_argument("--distance", type=int, default=8)
     parser.add_argument("--hashes", type=int, default=1_000_000)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)

@@ -150,7 +150,7 @@ def shards_build(
     ignore_robots_tag: Annotated[bool, typer.Option("--ignore-robots-tag", help="Also take noai and noindex.")] = False,
     allow_private: Annotated[bool, typer.Option("--allow-private", help="Also connect to private addresses.")] = False,
     dedup: Annotated[str, typer.Option(help="Leave out duplicates: none, exact or near.")] = "none",
-    distance: Annotated[int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")] = 10,
+    distance: Annotated[int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")] = 8,
     against: Annotated[list[str] | None, typer.Option(help="Also what these earlier shards have.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave out what this evaluation set has.")] = None,
     refuse: Annotated[list[str] | None, typer.Option(help="Leave out the SHA-256 (removed.jsonl) listed here.")] = None,

@@ -50,7 +50,7 @@ class DedupOptions:
     """
 
     level: str = "none"
-    distance: int = 10
+    distance: int = 8
     against: Sequence[str] = field(default_factory=tuple)
     exclude: Sequence[str] = field(default_factory=tuple)
     refuse: Sequence[str] = field(default_factory=tuple)

@@ -32,7 +32,7 @@ def test_rows_have_the_documented_keys_and_appear_first_every_nth_and_last(tmp_p
     rows = jsonl.read(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 5, 10, 12]
     contract = {"step", "loss", "samples", "images_per_second", "data_wait", "time_step", "lr", "epoch", "seconds"}
-    assert all(row.keys() == contract | {"prototypes_used"} for row in rows)
+    assert all(row.keys() == contract | {"prototypes_used", "seen"} for row in rows)
     assert [row["loss"] for row in rows] == [1.0, 5.0, 10.0, 12.0]
     assert all(b["seconds"] > a["seconds"] for a, b in itertools.pairwise(rows))
 

@@ -171,6 +171,16 @@ def test_the_number_of_workers_does_not_matter(copies, tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+def test_parts_of_a_build_leave_out_the_same(copies, tmp_path):
+    wanted = DedupOptions("near", exclude=[str(copies / "d")])
+    build([copies], tmp_path / "one", BuildOptions(workers=1, shard_size=4, unwanted=wanted))
+    for number in (2, 1):
+        part = BuildOptions(workers=1, shard_size=4, unwanted=wanted, part=f"{number}/2")
+        report = build([copies], tmp_path / "parts", part)
+    assert report.complete
+    assert contents(tmp_path / "parts") == contents(tmp_path / "one")
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [

@@ -8,7 +8,9 @@ import tarfile
 import numpy as np
 import pytest
 import webdataset
+from typer.testing import CliRunner
 
+from seer.cli import app
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
 from seer.data.reader import Reader
 from seer.errors import InputError
@@ -287,6 +289,16 @@ def test_a_truncated_tar_is_whole_afterwards(tmp_path, listed):
     assert verify(tmp_path, workers=1).ok
 
 
-def test_json_report(shards, listed):
-    report = remove(shards, listed(of(shards, 0, 0)["key"]), "keys", workers=1)
-    assert json.loads(json.dumps(report.__dict__))["removed"] == 1
+def test_exit_codes(shards, listed):
+    key, run = of(shards, 0, 0)["key"], CliRunner().invoke
+    some = run(
+        app, ["shards", "remove", str(shards), "--keys", str(listed(key, "nobody")), "--workers", "1", "--json", "-"]
+    )
+    assert some.exit_code == 0
+    assert json.loads(some.stdout)["removed"] == 1
+    assert "1 are not in" in some.stderr
+    assert run(app, ["shards", "remove", str(shards), "--keys", str(listed("nobody"))]).exit_code == 2
+    assert run(app, ["shards", "remove", str(shards)]).exit_code != 0
+    index_path(shards / "shard-000001.tar").unlink()
+    assert run(app, ["shards", "verify", str(shards), "--workers", "1"]).exit_code == 2
+    assert run(app, ["shards", "verify", str(shards), "--workers", "1", "--repair"]).exit_code == 0
