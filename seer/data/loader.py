@@ -17,7 +17,7 @@ from multiprocessing import forkserver, get_context, parent_process, resource_tr
 from multiprocessing.util import Finalize
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,11 +64,34 @@ class LoaderConfig(FetchConfig):
     window: int = 256
 
 
+class Clock:
+    """Seconds by part of the work; each `lap` counts what has passed since the one before."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
+        self._last = now
+
+
+class Delivery(NamedTuple):
+    """One batch as a worker gives it, its damaged samples, and the seconds that each part of making it took."""
+
+    batch: Batch | Encoded
+    damaged: list[Damaged]
+    seconds: dict[str, float]
+
+
 class Loader:
     """One rank's share of every global batch.
 
     Attributes:
         wait_seconds: how long the consumer waited for the latest batch.
+        work_seconds: how long its parts took: `read`, `decode`, `crop`, `augment` in a worker, and `finish`, what was
+            left for the device.
         seen: fingerprint of all samples that this rank has delivered so far (`ledger.fingerprint`).
         replaced: how many damaged samples have been replaced so far by the next good one of their shard. A
             replacement keeps the id of the sample it stands for.
@@ -103,6 +126,7 @@ class Loader:
         self.task = StepTask(self.reader, order, crops, share, rank, world_size, stride, encoded)
         self.rank, self.run_dir = rank, run_dir
         self.wait_seconds = 0.0
+        self.work_seconds: dict[str, float] = {}
         self.replaced = 0
         self.seen = 0
 
@@ -116,29 +140,35 @@ class Loader:
         try:
             for step in range(start_step, stop_step):
                 began = time.perf_counter()
-                batch, damaged = self._decoded(step, *next(results))
+                delivery = next(results)
+                clock = Clock()
                 self.wait_seconds = time.perf_counter() - began
+                batch, damaged = self._decoded(step, delivery)
                 self.replaced += len(damaged)
                 if damaged and self.run_dir:
                     ledger.write(self.run_dir, self.rank, damaged)
                 self.seen = (self.seen + int(ledger.fingerprint(step, batch.index.numpy()).sum())) % ledger.MODULUS
-                yield self.crops.finish(batch, self.device)
+                views = self.crops.finish(batch, self.device)
+                clock.lap("finish")
+                self.work_seconds = delivery.seconds | clock.seconds
+                yield views
         finally:
             results.close()
 
-    def _decoded(self, step: int, batch: Batch | Encoded, damaged: list[Damaged]) -> tuple[Batch, list[Damaged]]:
+    def _decoded(self, step: int, delivery: Delivery) -> tuple[Batch, list[Damaged]]:
         """What was sent encoded is decoded on the device; if something there is damaged, all of it once more, here."""
-        if isinstance(batch, Batch):
-            return batch, damaged
-        try:
-            return cut(batch, self.crops, self.device), damaged
-        except RuntimeError:
-            return self.task.cut(step)
+        if isinstance(delivery.batch, Encoded):
+            try:
+                return cut(delivery.batch, self.crops, self.device), delivery.damaged
+            except RuntimeError:
+                delivery = self.task.cut(step)
+        assert isinstance(delivery.batch, Batch)
+        return delivery.batch, delivery.damaged
 
 
 @dataclass(frozen=True)
 class StepTask:
-    """Step number → (this rank's batch, its damaged samples). Picklable: it is what workers are sent."""
+    """Step number → `Delivery` of this rank's batch. Picklable: it is what workers are sent."""
 
     reader: Reader
     order: Order
@@ -155,27 +185,36 @@ class StepTask:
     def ids(self, step: int) -> np.ndarray:
         return self.order.ids(int(self.positions(step)[0]), self.share)
 
-    def __call__(self, step: int) -> tuple[Batch | Encoded, list[Damaged]]:
+    def __call__(self, step: int) -> Delivery:
         return self.send(step) if self.encoded else self.cut(step)
 
-    def cut(self, step: int) -> tuple[Batch, list[Damaged]]:
+    def cut(self, step: int) -> Delivery:
         """The batch with its crops cut here."""
+        clock = Clock()
         positions, ids = self.positions(step), self.ids(step)
         found, damaged = self.reader.read_step(ids, step, self.ids, self.stride), list[Damaged]()
+        clock.lap("read")
         plan = self.crops.plan([shape(data) for data in found], self.order.epoch(positions), ids)
         for i, data in enumerate(found):  # a batch of decoded photographs would be gigabytes
-            plan.cut(i, self._decoded(int(positions[i]), int(ids[i]), data, damaged, plan.reductions[i]))
-        return plan.batch(), damaged
+            image = self._decoded(int(positions[i]), int(ids[i]), data, damaged, plan.reductions[i])
+            clock.lap("decode")
+            plan.cut(i, image)
+            clock.lap("crop")
+        augmenting = {"augment": plan.augment_seconds, "crop": clock.seconds["crop"] - plan.augment_seconds}
+        return Delivery(plan.batch(), damaged, clock.seconds | augmenting)
 
-    def send(self, step: int) -> tuple[Encoded, list[Damaged]]:
+    def send(self, step: int) -> Delivery:
         """The batch with its JPEGs as they are."""
+        clock = Clock()
         positions, ids = self.positions(step), self.ids(step)
         found, damaged = self.reader.read_step(ids, step, self.ids, self.stride), list[Damaged]()
+        clock.lap("read")
         images = [
             data if size_of_plain(data) else self._decoded(int(position), int(id), data, damaged)
             for position, id, data in zip(positions, ids, found, strict=True)
         ]
-        return encode(images, self.crops, self.order.epoch(positions), ids), damaged
+        clock.lap("decode")
+        return Delivery(encode(images, self.crops, self.order.epoch(positions), ids), damaged, clock.seconds)
 
     def _decoded(self, position: int, id: int, data: bytes, damaged: list[Damaged], reduction: int = 1) -> np.ndarray:
         """The image, or the one that replaces it, which is added to `damaged`."""

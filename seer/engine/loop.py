@@ -26,6 +26,7 @@ class Batches(Protocol):
     """What the loop asks of a loader: the views of steps start..stop on this rank, in order."""
 
     wait_seconds: float
+    work_seconds: dict[str, float]
     seen: int  # fingerprint of the samples that this rank has delivered
 
     def iterate(self, start: int, stop: int) -> Iterator[Views]: ...
@@ -98,6 +99,7 @@ def train(run: Run, start: int = 0) -> None:
             {"samples": done * run.batch_size, "lr": step.lr, "epoch": done * run.batch_size / run.samples_per_epoch},
             seen=run.loader.seen,
             waited=run.loader.wait_seconds,
+            work=run.loader.work_seconds,
             seconds=time.perf_counter() - began,
         )
         if done == run.steps or (run.save_every and done % run.save_every == 0):

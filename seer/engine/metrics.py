@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ class RunLog:
         self.config, self.world, self.total = config, world, total_steps
         self.path = Path(run_dir) / "metrics.jsonl"
         self._waited = self._busy = 0.0
+        self._work: dict[str, float] = {}
         self._seconds_before, self._samples = 0.0, -1.0
         self._writer: Any = None
         self._console = _Console(total_steps, start) if world.is_main else None
@@ -91,6 +93,7 @@ class RunLog:
         seen: int,
         waited: float,
         seconds: float,
+        work: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Record a finished step; between logged steps this costs two additions, and no rank waits for another.
 
@@ -101,9 +104,13 @@ class RunLog:
             seen: fingerprint of this rank's samples so far (`ledger.fingerprint`); logged as the sum over ranks.
             waited: seconds spent waiting for this step's data.
             seconds: seconds spent on the step itself.
+            work: seconds that parts of making the batch took, by name, the same names at every step; `time_NAME` in the
+                log, like `time_step` a share of the time that passed (above 1 where several workers are at it).
         """
         self._waited += waited
         self._busy += seconds
+        for part, taken in work.items():
+            self._work[part] = self._work.get(part, 0.0) + taken
         if self._samples < 0:  # a continued run's first window starts here, not at its last logged row
             self._samples = place.get("samples", 0) * (step - 1) / step
         if self.due(step):
@@ -111,6 +118,7 @@ class RunLog:
             if self.world.is_main:
                 self._write(step, values, place)
             self._waited = self._busy = 0.0
+            self._work.clear()
         if self._console:
             self._console.advance(step)
 
@@ -133,15 +141,22 @@ class RunLog:
         self.close()
 
     def _reduce(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
-        """Means over ranks of the metrics and of both timers, in one collective and one copy to the host."""
+        """Means over ranks of the metrics and of all timers, in one collective and one copy to the host."""
         names = sorted(metrics)
         now = time.perf_counter()
         elapsed, self._window = max(now - self._window, 1e-9), now
-        timers = [self._waited / elapsed, self._busy / elapsed, elapsed]
+        parts_of_work = sorted(self._work)
+        timers = [
+            self._waited / elapsed,
+            self._busy / elapsed,
+            elapsed,
+            *(self._work[p] / elapsed for p in parts_of_work),
+        ]
         device = next((v.device for v in metrics.values() if isinstance(v, Tensor)), torch.device("cpu"))
         parts = [torch.as_tensor(metrics[n], device=device).detach().double().reshape(()) for n in names]
         vector = torch.cat([torch.stack(parts), torch.tensor(timers, dtype=torch.float64, device=device)])
-        return dict(zip([*names, "data_wait", "time_step", "elapsed"], all_reduce_mean(vector).tolist(), strict=True))
+        keys = [*names, "data_wait", "time_step", "elapsed", *(f"time_{part}" for part in parts_of_work)]
+        return dict(zip(keys, all_reduce_mean(vector).tolist(), strict=True))
 
     def _write(self, step: int, values: dict[str, float], place: Mapping[str, float]) -> None:
         samples, elapsed = place.get("samples", 0), values.pop("elapsed")

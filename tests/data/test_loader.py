@@ -312,3 +312,16 @@ def test_the_task_can_be_sent_to_a_worker(photos):
 def test_wrong_options(photos, options, words):
     with pytest.raises(InputError, match=words):
         make(photos, **options)
+
+
+@pytest.mark.parametrize("device", [False, True], ids=["workers", "device"])
+def test_the_parts_of_the_work_are_timed(shards, device):
+    crops = MultiCrop({"large": View(size=16, count=2)}, seed=0, finish=not device)
+    config = LoaderConfig(workers=0, device_augment=device, device_decode=device)
+    loader = Loader(shards, Order(shards.sizes, 0, 8, 16), crops, batch_size=8, config=config)
+    began = time.perf_counter()
+    list(loader.iterate(0, 1))
+    parts = {"read", "decode", "finish"} | (set() if device else {"crop", "augment"})
+    assert loader.work_seconds.keys() == parts
+    assert min(loader.work_seconds.values()) >= 0
+    assert 0 < sum(loader.work_seconds.values()) <= time.perf_counter() - began

@@ -43,6 +43,7 @@ class Mean(Method):
 class Batches:
     wait_seconds = 0.25
     seen = 0
+    work_seconds: dict[str, float] = {}  # noqa: RUF012
 
     def __init__(self, poisoned=()):
         self.poisoned = poisoned

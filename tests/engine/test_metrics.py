@@ -79,6 +79,18 @@ def test_a_continued_runs_first_rate_counts_only_its_own_samples(tmp_path, monke
     assert jsonl.read(tmp_path / "metrics.jsonl")[-1]["images_per_second"] == 10.0
 
 
+def test_the_loaders_work_is_logged_as_a_share_of_the_time(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("seer.engine.metrics.time.perf_counter", lambda: now[0])
+    log = RunLog(tmp_path, LogConfig(every=2, tensorboard=False), World(), 4)
+    for step in range(1, 5):
+        now[0] += 2.0
+        log.step(step, {"loss": torch.tensor(1.0)}, {"samples": step}, 0, 0.0, 1.0, {"read": 0.5, "decode": 3.0})
+    log.close()
+    last = jsonl.read(tmp_path / "metrics.jsonl")[-1]
+    assert (last["time_read"], last["time_decode"]) == (0.25, 1.5)
+
+
 def test_a_loss_that_is_not_a_number_is_null_in_the_file(tmp_path):
     with RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), 1) as log:
         log.step(1, {"loss": torch.tensor(float("nan"))}, {"samples": 8}, 0, 0.0, 0.1)
