@@ -73,7 +73,7 @@ def root(
 @app.command(epilog=example("seer quickstart --out quickstart"))
 def quickstart(
     out: Annotated[Path, typer.Option(help="Where images, shards, run and report go.")] = Path("quickstart"),
-    minutes: Annotated[float, typer.Option(help="Time to spend on pretraining.", min=0.1)] = 3.0,
+    minutes: Annotated[float, typer.Option(help="Time to spend on pretraining.", min=0.1)] = 4.0,
     json_target: Json = "",
 ) -> None:
     """Photographs that come with the package → shards → SwAV → kNN and linear against untrained → report."""
