@@ -187,26 +187,16 @@ def shards_index(
 
 
 def index_tars(*folders: str) -> None:
-    """Index the tars of a folder that can be written and has no manifest; anything else is left as it is."""
-    import fcntl
-    import os
+    """Index tars that have no manifest yet, where that can be written."""
+    from shards.index import index_on_first_use
 
-    from seer.data.index import MANIFEST
-    from shards.index import index
+    @contextmanager
+    def shown(folder: Path) -> Iterator[Callable[[int, int], None]]:
+        say(f"{folder} holds tars without a manifest; indexing them", json_target="-")
+        with progress("indexing", "tars") as tick:
+            yield tick
 
-    for folder in map(Path, folders):
-        built = (folder / MANIFEST).exists() or (folder / ".build").exists()  # or begun to be
-        if built or not os.access(folder, os.W_OK) or not any(folder.glob("*.tar")):
-            continue
-        with open(folder / ".indexing", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that torchrun has started come here together
-            try:
-                if not (folder / MANIFEST).exists():
-                    say(f"{folder} holds tars without a manifest; indexing them", json_target="-")
-                    with progress("indexing", "tars") as tick:
-                        index([folder], progress=tick)
-            finally:
-                Path(lock.name).unlink(missing_ok=True)
+    index_on_first_use(folders, shown)
 
 
 @shards_app.command("verify", epilog=example("seer shards verify shards"))

@@ -1,7 +1,10 @@
 """Indices and a manifest for tars that someone else wrote; the tars themselves are not touched."""
 
+import fcntl
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -180,3 +183,23 @@ def _sources(tar: Path) -> dict[tuple[str, bytes], str]:
         return {(row["key"], row["sha256"]): row["source"] for row in rows.to_pylist()}
     except (OSError, ValueError, pa.ArrowException):
         return {}
+
+
+def index_on_first_use(folders: Iterable[str], shown: Callable[[Path], AbstractContextManager[Progress]]) -> None:
+    """Index the tars of folders that can be written and have no manifest; anything else is left as it is.
+
+    Args:
+        shown: a context around the indexing of a folder, which gives what is called with tars done and in all.
+    """
+    for folder in map(Path, folders):
+        built = (folder / MANIFEST).exists() or (folder / state.STATE).exists()  # or begun to be
+        if built or not os.access(folder, os.W_OK) or not any(folder.glob("*.tar")):
+            continue
+        with open(folder / ".indexing", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that torchrun has started come here together
+            try:
+                if not (folder / MANIFEST).exists():
+                    with shown(folder) as progress:
+                        index([folder], progress=progress)
+            finally:
+                Path(lock.name).unlink(missing_ok=True)

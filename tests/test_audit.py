@@ -81,6 +81,14 @@ def test_fingerprints_name_sets():
     assert ledger.fingerprint(steps, ids[[2, 1, 0, 3]]).sum() % ledger.MODULUS != whole
 
 
+def test_the_ledger_ends_where_it_is_asked_to(history):
+    """A killed run has entered steps that it will take again."""
+    run_dir, _ = history
+    entries = ledger.read(run_dir, 56)
+    assert len(entries) == 2
+    assert ledger.read(run_dir, entries[1].position) == entries[:1]
+
+
 def test_wrong_questions(history, tmp_path):
     with pytest.raises(InputError, match="not a run directory"):
         audit(tmp_path)
