@@ -63,6 +63,21 @@ def photos(folder) -> Path:
     return folder({f"{('cat', 'dog')[i % 2]}/{i:02}.jpg": encoded(i) for i in range(20)})
 
 
+@pytest.fixture(scope="module")
+def server():
+    """A web server on loopback that misbehaves on request."""
+    from tests.shards.server import serve  # which takes its pictures from here
+
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Tries follow each other at once."""
+    monkeypatch.setattr("shards.download.FIRST_WAIT", 0.01)
+
+
 def contents(directory: Path) -> dict[str, str]:
     """SHA-256 of every file below a directory, hidden ones included."""
     files = [Path(root, name) for root, _, names in os.walk(directory) for name in names]

@@ -12,19 +12,9 @@ from shards import download, hosts
 from shards.download import Downloader, DownloadOptions, Unavailable, forbidden
 from tests.shards.server import picture, serve
 
+pytestmark = pytest.mark.usefixtures("impatient")
 QUICK = DownloadOptions(allow_private=True, per_host=64)
 HASTY = replace(QUICK, read_timeout=0.2, timeout=0.5)  # for pages that would take for ever
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serve() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(download, "FIRST_WAIT", 0.01)
 
 
 def fetch(*urls, options=QUICK, resolver=None):

@@ -11,27 +11,17 @@ import webdataset
 
 from seer.data.index import Manifest, index_path, read_index
 from seer.errors import InputError
-from shards import download, pipeline, quarantine
+from shards import pipeline, quarantine
 from shards.build import BuildOptions, build
 from shards.download import DownloadOptions
 from shards.verify import verify
 from tests.shards.conftest import contents, encoded
 from tests.shards.server import picture, serve
 
+pytestmark = pytest.mark.usefixtures("impatient")
 DOWNLOAD = DownloadOptions(allow_private=True, per_host=64, connections=32)
 HASTY = replace(DOWNLOAD, read_timeout=1, timeout=5, retries=1)  # for pages that would take for ever
 OPTIONS = BuildOptions(workers=1, shard_size=10, download=DOWNLOAD)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serve() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(download, "FIRST_WAIT", 0.01)
 
 
 def listed(tmp_path, server, paths, name="urls.jsonl"):
