@@ -141,7 +141,7 @@ def test_too_few_successes_end_the_build_and_nothing_is_lost(server, tmp_path):
     strict = replace(DOWNLOAD, min_success=0.5, window=20)
     options = replace(OPTIONS, shuffle=False, download=strict)
     with pytest.raises(
-        InputError, match=r"only \d of the last 20 downloads succeeded \(1\d HTTP 404\), .* 0\.5; "
+        InputError, match=r"only \d of the last 20 downloads succeeded \(\d+ HTTP 404\), .* 0\.5; "
     ) as it:
         build([source], tmp_path / "out", options)
     assert "\n" not in str(it.value)
