@@ -6,12 +6,13 @@ import subprocess
 import tarfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import webdataset
 from typer.testing import CliRunner
 
 from seer.cli import app
-from seer.data.index import MANIFEST, Manifest, index_path, read_index
+from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index
 from seer.data.reader import Reader
 from seer.errors import InputError
 from shards import state, takedown
@@ -188,6 +189,17 @@ def kill_at(monkeypatch, moment: int, after: bool) -> None:
     monkeypatch.setattr(os, "replace", dying(os.replace))
     monkeypatch.setattr(os, "unlink", dying(os.unlink))
     monkeypatch.setattr(takedown, "_settle", dying(takedown._settle, counts=False))
+
+
+def test_an_index_of_other_bytes_is_not_followed(shards, listed):
+    tar = shards / "shard-000000.tar"
+    table = read_index(index_path(tar))
+    offsets = pa.array([offset + 512 for offset in table["offset"].to_pylist()], pa.int64())
+    write_index(index_path(tar), table.set_column(table.schema.get_field_index("offset"), "offset", offsets))
+    before = contents(shards)
+    with pytest.raises(InputError, match=r"shard-000000\.tar is not what its index describes; run: seer shards verify"):
+        remove(shards, listed(table["key"][0].as_py()), "keys", workers=1)
+    assert before.items() <= contents(shards).items()
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
