@@ -143,7 +143,8 @@ def test_refused(shards, listed, tmp_path):
     for lines, by, message in [
         ([row["key"] for row in rows(shards)], "keys", "names every image"),
         (["", " "], "keys", "is empty"),
-        (["abc"], "hashes", "entry 1: 'abc' is no SHA-256"),
+        (["xyz"], "hashes", "entry 1: 'xyz' is no SHA-256"),
+        (["abcd"], "hashes", "entry 1: 'abcd' is no SHA-256"),
     ]:
         with pytest.raises(InputError, match=message):
             remove(shards, listed(*lines), by, workers=1)
