@@ -63,6 +63,11 @@ def test_a_chain_is_not_one_group(tmp_path):
     assert near_duplicates(chain, 2, tmp_path).tolist() == [NONE, 0, 0, NONE, 3, 3, NONE, 6, 6, NONE, 9, 9]
 
 
+def test_what_is_fixed_stays(tmp_path):
+    same = np.full(4, 0x9E3779B97F4A7C15, np.uint64)
+    assert near_duplicates(same, 2, tmp_path, fixed=2).tolist() == [NONE, NONE, 0, 0]
+
+
 def test_blocks_grow_with_the_count():
     chosen = [choose_blocks(10**power, 6) for power in range(3, 10)]
     assert chosen == sorted(chosen)

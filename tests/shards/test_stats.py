@@ -100,6 +100,14 @@ def test_the_page_is_whole_and_the_same_each_time(folder, tmp_path):
     assert text.count("<div") == text.count("</div>")
 
 
+def test_bars_are_as_long_as_their_counts(folder, tmp_path):
+    files = {f"{i}.jpg": encoded(i) for i in range(4)} | {f"{i}.png": encoded(9 + i, "PNG") for i in range(3)}
+    build([folder(files)], tmp_path / "out", BuildOptions(workers=1))
+    write_page(stats(tmp_path / "out"), tmp_path / "page.html")
+    rows = r"<td>(JPEG|PNG)</td><td>(\d)</td><td><i style=\"width: ([\d.]+)%\">"
+    assert re.findall(rows, (tmp_path / "page.html").read_text()) == [("JPEG", "4", "100.0"), ("PNG", "3", "75.0")]
+
+
 def test_missing_index_is_one_line(photos, tmp_path):
     build([photos], tmp_path / "out", BuildOptions(workers=1))
     index_path(tmp_path / "out" / "shard-000000.tar").unlink()
