@@ -1,0 +1,172 @@
+"""What `seer plan` predicts against what happens: memory and step time here, published runs elsewhere.
+
+    python benchmarks/plan.py [--json FILE] [--steps 12]
+
+Memory is the growth of a fresh process's resident set to its highest (VmHWM), from when everything is imported until a
+few steps are trained, of the rank that needs most; glibc gives freed blocks back at once (MALLOC_MMAP_THRESHOLD_), as
+CUDA's allocator would use them again. The prediction is the plan's sum before allowances.
+
+Step time is predicted with an efficiency that a run of another batch has shown, the same backbone in the same
+precision. The published runs are predicted from each other: the efficiency is fitted to one and tried on the others.
+"""
+
+import os
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from harness import arguments, figure, report
+
+from launch.local import spawn
+from seer import distributed
+from seer.data.views import Views
+from seer.engine.loop import Run, train
+from seer.engine.metrics import LogConfig, RunLog
+from seer.engine.optim import LossScaler, build_optimizer
+from seer.engine.parallel import parallelize
+from seer.footprint import measure
+from seer.hardware import HARDWARE, PUBLISHED
+from seer.plan import Job
+from seer.pretrain import Pretrain, build_method, load_config
+
+SMALL = ["data=.", "steps=4", "views.large.size=96", "views.small.size=48", "loader.workers=0", "optim.name=sgd"]
+SWAV = [*SMALL, "method.prototypes=3000", "views.small.count=4", "parallel.mode=none", "backbone.stem_stride=2"]
+CASES = {
+    "RegNetY-1.6GF fp32": (1, [*SWAV, "backbone.name=regnety_016", "batch_size=16"]),
+    "RegNetY-1.6GF bf16": (1, [*SWAV, "backbone.name=regnety_016", "batch_size=16", "precision=bf16"]),
+    "RegNetY-1.6GF checkpointed": (
+        1,
+        [*SWAV, "backbone.name=regnety_016", "batch_size=32", "parallel.checkpointing=[[2],[6],[9,17],[2]]"],
+    ),
+    "ResNet-50 AdamW, batch in two": (
+        1,
+        [*SWAV, "backbone.name=resnet50", "batch_size=16", "accumulate=2", "optim.name=adamw"],
+    ),
+    "RegNetY-3.2GF DDP, 2 ranks": (
+        2,
+        [*SWAV, "backbone.name=regnety_032", "batch_size=16", "parallel.mode=ddp", "parallel.bn_group=0"],
+    ),
+    "RegNetY-3.2GF FSDP, 2 ranks": (
+        2,
+        [*SWAV, "backbone.name=regnety_032", "batch_size=16", "parallel.mode=fsdp", "parallel.bn_group=0"],
+    ),
+}
+
+
+class Same:
+    """A loader that hands out the same views again and again, and so takes no time."""
+
+    wait_seconds, seen = 0.0, 0
+
+    def __init__(self, config: Pretrain, ranks: int):
+        batch, sizes = config.batch_size // ranks, sorted(config.views.values(), key=lambda view: -view.size)
+        crops = [torch.randn(v.count, batch, v.size, v.size, 3).permute(0, 1, 4, 2, 3) for v in sizes if v.count]
+        self.views = Views(tuple(crops), torch.arange(batch))
+
+    def iterate(self, start: int, stop: int) -> Iterator[Views]:
+        for _ in range(start, stop):
+            yield self.views
+
+
+def status(field: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def trained(config: Pretrain) -> tuple[int, float]:
+    """Train for real in this process: the growth of its resident set, in bytes, and the median step's seconds."""
+    world = distributed.init("cpu")
+    torch.nn.functional.conv2d(torch.ones(1, 3, 8, 8), torch.ones(3, 3, 3, 3)).sum()
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    method = build_method(config)
+    module = parallelize(method, config.parallel, world, config.precision)
+    with TemporaryDirectory() as folder, RunLog(Path(folder), LogConfig(1, False), world, config.steps) as log:
+        seconds: list[float] = []
+        log.step = lambda *_, **values: seconds.append(values["seconds"])  # type: ignore[method-assign]
+        train(Run(method, module, build_optimizer(method, config.optim), LossScaler(False), Same(config, world.size),
+                  config.schedule, log, world, lambda step: None, 0, config.steps, config.batch_size, 10**6,
+                  config.seed, config.precision, config.accumulate))  # fmt: skip
+    grown = status("VmHWM") - before
+    distributed.shutdown()
+    return grown, statistics.median(seconds[1:])
+
+
+def fresh(config: Pretrain, ranks: int) -> tuple[int, float]:
+    """`trained` in new processes: the most memory and the longest time of any."""
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }
+    results = spawn(trained, ranks, config, device="cpu")
+    return max(grown for grown, _ in results), max(seconds for _, seconds in results)
+
+
+def memory_figures(steps: int) -> list[dict]:
+    found = []
+    for name, (ranks, overrides) in CASES.items():
+        config = load_config("swav_small", overrides)
+        predicted, measured = measure(config, ranks).peak / 2**20, fresh(config, ranks)[0] / 2**20
+        found.append(compared(f"peak memory, {name}", "MiB", predicted, measured))
+    return found
+
+
+def time_figures(steps: int) -> list[dict]:
+    found = []
+    for name, (ranks, overrides) in CASES.items():
+        config = load_config("swav_small", [*overrides, f"steps={steps}"])
+        job, half = (
+            Job.of(c, ranks, HARDWARE["cpu"]) for c in (config, replace(config, batch_size=config.batch_size // 2))
+        )
+        # The machine is not always equally busy: calibration before and after, so that both runs see the same of it.
+        before, measured, after = (fresh(c, ranks)[1] for c in (half.config, config, half.config))
+        efficiency = half.efficiency((before + after) / 2)
+        found.append(compared(f"step time, {name}", "s", job.estimate(efficiency).step_seconds, measured))
+    return found
+
+
+def published_figures(steps: int) -> list[dict]:
+    jobs = {
+        run: Job.of(load_config(run.recipe, ["data=.", *run.overrides]), run.gpus, HARDWARE[run.gpu])
+        for run in PUBLISHED
+    }
+    found = []
+    for run, job in jobs.items():
+        efficiency = job.efficiency(run.seconds)
+        print(f"  {run.name} reached {efficiency:.4f} of its roofline")
+        found += [
+            compared(
+                f"step of {other.name} by that of {run.name}", "s", its.estimate(efficiency).step_seconds, other.seconds
+            )
+            for other, its in jobs.items()
+            if other is not run
+        ]
+    return found
+
+
+def compared(name: str, unit: str, predicted: float, actual: float) -> dict:
+    print(
+        f"  {name:60}{predicted:9.4g} {unit} predicted, {actual:9.4g} actual ({predicted / actual - 1:+.1%})",
+        flush=True,
+    )
+    return figure(name, unit, predicted, {"actual": actual})
+
+
+PARTS = {"memory": memory_figures, "time": time_figures, "published": published_figures}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--steps", type=int, default=8, help="of the runs whose time is measured")
+    parser.add_argument("--only", choices=PARTS, action="append")
+    options = parser.parse_args()
+    report([f for part in options.only or PARTS for f in PARTS[part](options.steps)], options.json)
+
+
+if __name__ == "__main__":
+    main()
