@@ -13,7 +13,7 @@ precision. The published runs are predicted from each other: the efficiency is f
 import os
 import statistics
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +28,7 @@ from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, build_optimizer
 from seer.engine.parallel import parallelize
 from seer.footprint import measure
-from seer.hardware import HARDWARE, PUBLISHED
+from seer.hardware import HARDWARE
 from seer.plan import Job
 from seer.pretrain import Pretrain, build_method, load_config
 
@@ -54,6 +54,28 @@ CASES = {
         [*SWAV, "backbone.name=regnety_032", "batch_size=16", "parallel.mode=fsdp", "parallel.bn_group=0"],
     ),
 }
+
+
+@dataclass(frozen=True)
+class Published:
+    """A run whose speed is published: a recipe under overrides, on so many GPUs, seconds per step."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...]
+    gpus: int
+    gpu: str
+    seconds: float
+    source: str
+
+
+IMAGENET = 1_281_167
+SWAV = "github.com/facebookresearch/swav, README (times); arXiv:2006.09882 (V100-16GB)"
+PUBLISHED = (
+    Published("SwAV, batch 4096", "swav_resnet50_800ep", (), 64, "v100-16g", 220 * 4096 / IMAGENET, SWAV),
+    Published("SwAV, batch 256", "swav_resnet50_bs256", (), 4, "v100-16g", 3130 * 256 / IMAGENET, SWAV),
+    Published("SEER 256GF", "swav_regnety_256", ("batch_size=8704",), 512, "v100-32g", 6.125, "arXiv:2103.01988, 3.2"),
+)
 
 
 class Same:

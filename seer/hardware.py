@@ -1,4 +1,4 @@
-"""What processors can do at best, and what published runs got out of them."""
+"""What processors can do at best."""
 
 from dataclasses import dataclass
 
@@ -75,25 +75,3 @@ def find(name: str) -> Hardware:
     if plain not in HARDWARE:
         raise InputError(f"--gpu: '{name}' is unknown{nearest(plain, HARDWARE)}")
     return HARDWARE[plain]
-
-
-@dataclass(frozen=True)
-class Published:
-    """A run whose speed is published: a recipe under overrides, on so many GPUs, seconds per step."""
-
-    name: str
-    recipe: str
-    overrides: tuple[str, ...]
-    gpus: int
-    gpu: str
-    seconds: float
-    source: str
-
-
-IMAGENET = 1_281_167
-SWAV = "github.com/facebookresearch/swav, README (times); arXiv:2006.09882 (V100-16GB)"
-PUBLISHED = (
-    Published("SwAV, batch 4096", "swav_resnet50_800ep", (), 64, "v100-16g", 220 * 4096 / IMAGENET, SWAV),
-    Published("SwAV, batch 256", "swav_resnet50_bs256", (), 4, "v100-16g", 3130 * 256 / IMAGENET, SWAV),
-    Published("SEER 256GF", "swav_regnety_256", ("batch_size=8704",), 512, "v100-32g", 6.125, "arXiv:2103.01988, 3.2"),
-)

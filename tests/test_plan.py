@@ -12,7 +12,7 @@ from seer import config as configuration
 from seer.cli import app
 from seer.errors import InputError
 from seer.footprint import Footprint, Operation
-from seer.hardware import HARDWARE, PUBLISHED, find
+from seer.hardware import HARDWARE, find
 from seer.plan import GIB, Job, Options, advise, calibrate, draw, jobs_around, plan, remedies
 from seer.pretrain import load_config
 
@@ -111,8 +111,6 @@ def test_names(tiny):
         plan(tiny, [], 3, "h100")
     with pytest.raises(InputError, match="use ddp or fsdp"):
         plan(tiny, [], 2, "h100")
-    for run in PUBLISHED:
-        assert load_config(run.recipe, ["data=.", *run.overrides]).batch_size % run.gpus == 0
 
 
 def test_the_command_line(tiny, capsys):
