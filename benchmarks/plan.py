@@ -1,19 +1,24 @@
 """What `seer plan` predicts against what happens: memory and step time here, published runs elsewhere.
 
-    python benchmarks/plan.py [--json FILE] [--steps 12]
+    python benchmarks/plan.py [--only own] [--json FILE]
 
-Memory is the growth of a fresh process's resident set to its highest (VmHWM), from when everything is imported until a
-few steps are trained, of the rank that needs most; glibc gives freed blocks back at once (MALLOC_MMAP_THRESHOLD_), as
-CUDA's allocator would use them again. The prediction is the plan's sum before allowances.
+Memory is the growth of a fresh process's resident set to its highest (VmHWM) over a few steps, after a step of the same
+method on two tiny images has loaded what libraries load; of the rank that needs most. glibc gives freed blocks back at
+once (MALLOC_MMAP_THRESHOLD_), as CUDA's allocator would use them again. The prediction is the plan's sum without
+allowances.
 
-Step time is predicted with an efficiency that a run of another batch has shown, the same backbone in the same
-precision. The published runs are predicted from each other: the efficiency is fitted to one and tried on the others.
+Time is a step's CPU time, one thread to a rank, which other work on the machine disturbs least. It is predicted by the
+efficiency that a run with half the batch has shown. The published runs are predicted from each other: the efficiency
+is fitted to one and tried on the others.
 """
 
+import gc
 import os
 import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,16 +28,16 @@ from harness import arguments, figure, report
 from launch.local import spawn
 from seer import distributed
 from seer.data.views import Views
+from seer.distributed import World
 from seer.engine.loop import Run, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, build_optimizer
 from seer.engine.parallel import parallelize
-from seer.footprint import measure
 from seer.hardware import HARDWARE
 from seer.plan import Job
 from seer.pretrain import Pretrain, build_method, load_config
 
-SMALL = ["data=.", "steps=4", "views.large.size=96", "views.small.size=48", "loader.workers=0", "optim.name=sgd"]
+SMALL = ["data=.", "steps=4", "views.large.size=96", "views.small.size=48", "schedule.warmup=0", "optim.name=sgd"]
 SWAV = [*SMALL, "method.prototypes=3000", "views.small.count=4", "parallel.mode=none", "backbone.stem_stride=2"]
 CASES = {
     "RegNetY-1.6GF fp32": (1, [*SWAV, "backbone.name=regnety_016", "batch_size=16"]),
@@ -99,60 +104,59 @@ def status(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def trained(config: Pretrain) -> tuple[int, float]:
-    """Train for real in this process: the growth of its resident set, in bytes, and the median step's seconds."""
+def trained(config: Pretrain, small: Pretrain) -> tuple[int, float]:
+    """Train for real in this process: the growth of its resident set, in bytes, and the median step's CPU seconds.
+
+    `small` is trained before: libraries load and compile on first use, which is nothing that a plan is about.
+    """
     world = distributed.init("cpu")
-    torch.nn.functional.conv2d(torch.ones(1, 3, 8, 8), torch.ones(3, 3, 3, 3)).sum()
+    train_on_noise(small, world)
+    gc.collect()
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-    method = build_method(config)
-    module = parallelize(method, config.parallel, world, config.precision)
-    with TemporaryDirectory() as folder, RunLog(Path(folder), LogConfig(1, False), world, config.steps) as log:
-        seconds: list[float] = []
-        log.step = lambda *_, **values: seconds.append(values["seconds"])  # type: ignore[method-assign]
-        train(Run(method, module, build_optimizer(method, config.optim), LossScaler(False), Same(config, world.size),
-                  config.schedule, log, world, lambda step: None, 0, config.steps, config.batch_size, 10**6,
-                  config.seed, config.precision, config.accumulate))  # fmt: skip
+    seconds = train_on_noise(config, world)
     grown = status("VmHWM") - before
     distributed.shutdown()
     return grown, statistics.median(seconds[1:])
 
 
+def train_on_noise(config: Pretrain, world: World) -> list[float]:
+    """CPU seconds of the steps."""
+    method = build_method(config)
+    module = parallelize(method, config.parallel, world, config.precision)
+    ends: list[float] = []
+    with TemporaryDirectory() as folder, RunLog(Path(folder), LogConfig(1, False), world, config.steps) as log:
+        log.step = lambda *_, **__: ends.append(time.process_time())  # type: ignore[method-assign]
+        train(Run(method, module, build_optimizer(method, config.optim), LossScaler(False), Same(config, world.size),
+                  config.schedule, log, world, lambda step: None, 0, config.steps, config.batch_size, 10**6,
+                  config.seed, config.precision, config.accumulate))  # fmt: skip
+    return [end - begin for begin, end in pairwise(ends)]
+
+
 def fresh(config: Pretrain, ranks: int) -> tuple[int, float]:
     """`trained` in new processes: the most memory and the longest time of any."""
-    os.environ |= {
-        "OMP_NUM_THREADS": "1",
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-        "MALLOC_TRIM_THRESHOLD_": "65536",
-    }
-    results = spawn(trained, ranks, config, device="cpu")
+    os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    views = {"large": replace(config.views["large"], size=32), "small": replace(config.views["small"], size=32)}
+    small = replace(config, batch_size=4, steps=2, views=views)
+    results = spawn(trained, ranks, config, small, device="cpu")
     return max(grown for grown, _ in results), max(seconds for _, seconds in results)
 
 
-def memory_figures(steps: int) -> list[dict]:
+def own_figures() -> list[dict]:
     found = []
     for name, (ranks, overrides) in CASES.items():
         config = load_config("swav_small", overrides)
-        predicted, measured = measure(config, ranks).peak / 2**20, fresh(config, ranks)[0] / 2**20
-        found.append(compared(f"peak memory, {name}", "MiB", predicted, measured))
-    return found
-
-
-def time_figures(steps: int) -> list[dict]:
-    found = []
-    for name, (ranks, overrides) in CASES.items():
-        config = load_config("swav_small", [*overrides, f"steps={steps}"])
-        job, half = (
+        whole, half = (
             Job.of(c, ranks, HARDWARE["cpu"]) for c in (config, replace(config, batch_size=config.batch_size // 2))
         )
-        # The machine is not always equally busy: calibration before and after, so that both runs see the same of it.
-        before, measured, after = (fresh(c, ranks)[1] for c in (half.config, config, half.config))
-        efficiency = half.efficiency((before + after) / 2)
-        found.append(compared(f"step time, {name}", "s", job.estimate(efficiency).step_seconds, measured))
+        (grown, seconds), (_, half_seconds) = fresh(whole.config, ranks), fresh(half.config, ranks)
+        predicted = whole.estimate(half.efficiency(half_seconds)).step_seconds
+        found.append(compared(f"peak memory, {name}", "MiB", whole.footprint.peak / 2**20, grown / 2**20))
+        found.append(compared(f"step time, {name}", "s", predicted, seconds))
     return found
 
 
-def published_figures(steps: int) -> list[dict]:
+def published_figures() -> list[dict]:
     jobs = {
         run: Job.of(load_config(run.recipe, ["data=.", *run.overrides]), run.gpus, HARDWARE[run.gpu])
         for run in PUBLISHED
@@ -179,15 +183,14 @@ def compared(name: str, unit: str, predicted: float, actual: float) -> dict:
     return figure(name, unit, predicted, {"actual": actual})
 
 
-PARTS = {"memory": memory_figures, "time": time_figures, "published": published_figures}
+PARTS = {"own": own_figures, "published": published_figures}
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--steps", type=int, default=8, help="of the runs whose time is measured")
     parser.add_argument("--only", choices=PARTS, action="append")
     options = parser.parse_args()
-    report([f for part in options.only or PARTS for f in PARTS[part](options.steps)], options.json)
+    report([found for part in options.only or PARTS for found in PARTS[part]()], options.json)
 
 
 if __name__ == "__main__":

@@ -193,8 +193,10 @@ def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Option
     efficiency = calibrate(options.calibrate, hardware) if options.calibrate else EFFICIENCY
     chosen, config, footprint = job.estimate(efficiency, options), job.config, job.footprint
     checkpointed = any(config.parallel.checkpointing)
-    other_way = replace(config.parallel, checkpointing=[] if checkpointed else every_block(config))
-    otherwise = measure(replace(config, parallel=other_way), gpus, hardware.name == "cpu", forward_only=True).kept
+    # Whether parameters are sharded makes no difference to what is kept, and much to the time that measuring takes.
+    alone = replace(config.parallel, mode="none", checkpointing=[] if checkpointed else every_block(config))
+    share = replace(config, batch_size=config.batch_size // gpus, parallel=alone)
+    otherwise = measure(share, 1, forward_only=True).kept
     kept = (otherwise, footprint.kept) if checkpointed else (footprint.kept, otherwise)
     others = [other for other in HARDWARE.values() if "cpu" not in (other.name, hardware.name) and other != hardware]
     return Plan(
