@@ -137,8 +137,8 @@ def _step(method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forwar
         if not forward_only:
             optimizer = build_optimizer(method, config.optim)
             _update(method, optimizer, trainable, ledger, step)
-            if config.parallel.mode != "ddp" and config.accumulate == 1:  # DDP's buckets stay, and so do partial sums
-                optimizer.zero_grad(set_to_none=True)
+            stay = (config.parallel.mode == "ddp" and ranks > 1) or config.accumulate > 1  # buckets, or partial sums
+            optimizer.zero_grad(set_to_none=not stay)
         ledger.enter("head and scores")
         with autocast(config.precision, CPU):
             output = method(micro_batches(views, config.accumulate)[0], step)

@@ -1,5 +1,6 @@
 """What processors can do at best."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -71,7 +72,7 @@ HARDWARE = {
 
 def find(name: str) -> Hardware:
     """A processor by name, however it is written: `V100-32GB` is `v100-32g`."""
-    plain = name.lower().replace("_", "-").removesuffix("b") if name.lower().endswith("gb") else name.lower()
+    plain = re.sub("gb$", "g", name.lower().replace("_", "-"))
     if plain not in HARDWARE:
         raise InputError(f"--gpu: '{name}' is unknown{nearest(plain, HARDWARE)}")
     return HARDWARE[plain]

@@ -13,6 +13,7 @@ from seer.methods.base import Method, Step
 from seer.pretrain import Pretrain, build_method, load_config
 
 LAST = Step(4, 5)
+ONE_SIZE = "views.small.count=0"
 EVERY_BLOCK = "parallel.checkpointing=[[1],[1],[1,2,3,4],[1,2,3,4,5,6,7]]"
 
 
@@ -92,14 +93,14 @@ def test_flops_are_those_counted_by_hand(tiny):
 
 
 def test_checkpointing_keeps_less_and_computes_more(tiny):
-    plain, checkpointed = measure(config_of(tiny), 1), measure(config_of(tiny, EVERY_BLOCK), 1)
+    plain, checkpointed = (measure(config_of(tiny, ONE_SIZE, c), 1) for c in ("parallel.checkpointing=[]", EVERY_BLOCK))
     assert checkpointed.kept < plain.kept / 2
     assert 1.2 * plain.flops < checkpointed.flops < 4 / 3 * plain.flops
-    assert measure(config_of(tiny, EVERY_BLOCK), 1, forward_only=True).kept == checkpointed.kept
+    assert measure(config_of(tiny, ONE_SIZE, EVERY_BLOCK), 1, forward_only=True).kept == checkpointed.kept
 
 
 def test_shares_of_parameters_gradients_and_optimizer(tiny):
-    ddp, fsdp = (measure(config_of(tiny, f"parallel.mode={mode}"), 4) for mode in ("ddp", "fsdp"))
+    ddp, fsdp = (measure(config_of(tiny, ONE_SIZE, f"parallel.mode={mode}"), 4) for mode in ("ddp", "fsdp"))
     buffers = ddp.memory["parameters"] + ddp.memory["prototypes"] - 4 * ddp.parameters
     assert 0 < buffers < 0.05 * ddp.memory["parameters"]
     assert ddp.memory["optimizer"] == 4 * ddp.parameters
@@ -114,5 +115,5 @@ def test_shares_of_parameters_gradients_and_optimizer(tiny):
 
 
 def test_a_queue_is_counted_when_full(tiny):
-    found = measure(config_of(tiny, "method.queue=64"), 1)
+    found = measure(config_of(tiny, ONE_SIZE, "method.queue=64"), 1)
     assert found.memory["queue"] == 64 * 2 * 16 * 4  # images, assigning crops, width, bytes

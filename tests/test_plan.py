@@ -68,7 +68,7 @@ def test_remedies_go_from_what_changes_nothing_to_smaller_micro_batches(tiny):
 
 
 def test_advice_fits_and_is_the_first_that_does(tiny):
-    overrides = ["data=.", "batch_size=64", "views.large.size=96"]
+    overrides = ["data=.", "batch_size=64", "views.large.size=96", "views.small.count=0"]
     job = Job.of(load_config(tiny, overrides), 1, V100)
     tight = replace(V100, memory=job.estimate().memory * 0.99)
     (advice,) = advise(tiny, overrides, 1, tight)
@@ -94,7 +94,7 @@ def test_calibration_reads_the_median_step_of_a_run(tiny, tmp_path):
 
 
 def test_the_sweep_takes_counts_that_divide_the_batch(tiny, tmp_path):
-    config = load_config(tiny, ["data=.", "parallel.mode=ddp"])
+    config = load_config(tiny, ["data=.", "parallel.mode=ddp", "views.small.count=0"])
     found = [job.estimate() for job in jobs_around(Job.of(config, 4, V100))]
     assert [e.gpus for e in found] == [1, 2, 4, 8]
     assert found[0].exchange_seconds == 0 < found[1].exchange_seconds
@@ -115,7 +115,7 @@ def test_names(tiny):
 
 def test_the_command_line(tiny, capsys):
     with pytest.raises(SystemExit) as ended:
-        app(["plan", tiny, "batch_size=16", "--gpus", "1", "--gpu", "cpu", "--price", "0.1", "--json", "-"])
+        app(["plan", tiny, "views.small.count=0", "--gpus", "1", "--gpu", "cpu", "--price", "0.1", "--json", "-"])
     assert ended.value.code == 0
     told = capsys.readouterr()
     found = json.loads(told.out)
