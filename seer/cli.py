@@ -279,6 +279,41 @@ def pretrain(
 
 
 @app.command(
+    epilog=example(
+        "seer plan swav_regnety_256gf --gpus 512 --gpu v100-32g",
+        "seer plan swav_resnet50_800ep --gpus 64 --gpu a100-40g --price 1.5 --sweep",
+        "seer plan swav_regnety_016 --gpus 128 --gpu h100 --calibrate runs/short",
+    ),
+)
+def plan(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")],
+    overrides: Overrides = None,
+    *,
+    gpus: Annotated[int, typer.Option(help="Processes, each with a GPU.", min=1)],
+    gpu: Annotated[str, typer.Option(help="v100-16g, v100-32g, a100-40g, a100-80g, h100, h200, b200, l40s, cpu.")],
+    price: Annotated[float | None, typer.Option(help="Of one GPU-hour, in your currency.", min=0)] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Take the efficiency from this run on the same kind of GPU.")
+    ] = None,
+    images_per_core: Annotated[
+        float, typer.Option(help="Images that one core makes ready per second; seer doctor measures it.", min=1)
+    ] = 100,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also an eighth to eight times as many GPUs.")] = False,
+    plot: Annotated[Path, typer.Option(help="Where the chart of --sweep goes.")] = Path("plan.svg"),
+    json_target: Json = "",
+) -> None:
+    """What a run needs and costs: memory, hours, energy; whether it fits, and what would make it fit."""
+    from seer.plan import Options, draw
+    from seer.plan import plan as run
+
+    found = run(config, overrides or [], gpus, gpu, Options(price, calibrate, images_per_core, sweep))
+    if sweep:
+        draw(found.sweep, plot)
+    say(*found.lines(), json_target=json_target)
+    emit(asdict(found), json_target)
+
+
+@app.command(
     "eval",
     epilog=example(
         "seer eval knn --model runs/swav_small --data cifar10 k=[20,200]",

@@ -121,15 +121,7 @@ def rehearse(config: Pretrain) -> None:
 def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     """Everything about a configuration that its types do not say; raises `InputError`."""
     batch, ranks = config.batch_size, world.size
-    if config.steps < 1 or batch < 1 or config.accumulate < 1:
-        raise InputError("steps, batch_size and accumulate: each must be at least 1")
-    if batch % (ranks * config.accumulate):
-        parts = (
-            f"{ranks} processes × {config.accumulate} micro-batches" if config.accumulate > 1 else f"{ranks} processes"
-        )
-        unit = ranks * config.accumulate
-        below, above = batch // unit * unit, (batch // unit + 1) * unit
-        raise InputError(f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}")
+    check_batch(config, ranks)
     if manifest.samples < batch:
         less = f"use batch_size={manifest.samples} or less"
         raise InputError(f"{config.data}: {manifest.samples} images are fewer than one batch; {less}")
@@ -143,6 +135,20 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
             f"views: the crops of batches in flight need {needed:.0f} GiB of memory and this host has {present:.0f}; "
             "use a smaller batch_size, fewer or smaller views, or fewer loader.workers"
         )
+
+
+def check_batch(config: Pretrain, ranks: int) -> None:
+    """Whether the batch divides among `ranks` processes; raises `InputError`."""
+    batch = config.batch_size
+    if config.steps < 1 or batch < 1 or config.accumulate < 1:
+        raise InputError("steps, batch_size and accumulate: each must be at least 1")
+    if batch % (ranks * config.accumulate):
+        parts = (
+            f"{ranks} processes × {config.accumulate} micro-batches" if config.accumulate > 1 else f"{ranks} processes"
+        )
+        unit = ranks * config.accumulate
+        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        raise InputError(f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}")
 
 
 def loader_bytes(config: Pretrain, ranks: int) -> int:

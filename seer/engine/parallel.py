@@ -64,13 +64,24 @@ def parallelize(method: nn.Module, config: ParallelConfig, world: World, precisi
     Raises:
         InputError: the configuration suits neither the world nor the backbone.
     """
+    deferred = any(p.is_meta for p in method.parameters())
+    arrange(method, config, world, precision)
+    if deferred:
+        _materialize(method, world)
+    if config.mode == "ddp" and world.size > 1:
+        # BatchNorm keeps its buffers equal by itself; to broadcast them would undo its groups.
+        return DistributedDataParallel(method, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    return method
+
+
+def arrange(method: nn.Module, config: ParallelConfig, world: World, precision: str = "fp32") -> None:
+    """All of `parallelize` but DDP and giving memory: a method on `meta` stays there, whole or in shards."""
     _check(config, world)
     backbones = find_backbones(method)
     sharded = config.mode == "fsdp" and world.size > 1
-    deferred = any(p.is_meta for p in method.parameters())
     to_precision(method, precision)
     convert(method, _batchnorm_group(config.bn_group, world))
-    if not deferred:
+    if not any(p.is_meta for p in method.parameters()):
         method.to(world.device)
     if config.channels_last and not sharded:  # FSDP takes contiguous parameters only
         method.to(memory_format=torch.channels_last)
@@ -80,12 +91,6 @@ def parallelize(method: nn.Module, config: ParallelConfig, world: World, precisi
         checkpoint_stages(backbone, config.checkpointing)
     if sharded:
         shard(method, backbones, world)
-    if deferred:
-        _materialize(method, world)
-    if config.mode == "ddp" and world.size > 1:
-        # BatchNorm keeps its buffers equal by itself; to broadcast them would undo its groups.
-        return DistributedDataParallel(method, forward_sync_buffers=False, gradient_as_bucket_view=True)
-    return method
 
 
 def to_precision(method: nn.Module, precision: str) -> nn.Module:
