@@ -42,6 +42,7 @@ class Mean(Method):
 
 class Batches:
     wait_seconds = 0.25
+    seen = 0
 
     def __init__(self, poisoned=()):
         self.poisoned = poisoned
