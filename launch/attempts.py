@@ -85,7 +85,9 @@ def conclude(folder: str | Path, name: str, run_dir: str, code: int, told: str =
         cause = {"code": code, "told": f"a process was {how} and told nothing" if code > 128 else how, "host": ""}
     told = told or (f"{cause['host']}: {cause['told']}" if cause["host"] else cause["told"])
     attempt = Attempt(this_attempt(), time.time(), cause["code"], told, last_step(run_dir))
-    jsonl.append(Path(folder) / "attempts" / f"{name}.jsonl", [asdict(attempt)])
+    path = Path(folder) / "attempts" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jsonl.append(path, [asdict(attempt)])
     return read(folder, name)
 
 

@@ -167,7 +167,7 @@ def _first_link(command: list[str], resources: Resources, combinations: list[dic
         raise InputError(f"--array {array}: no argument has {{i}}, so all of its jobs would do the same")
     if array > 1 and len(combinations) > 1:
         raise InputError("--array and --sweep: one of them")
-    jobs = []
+    jobs, base = [], ""
     if array > 1:
         for i in range(array):
             own = [a.replace("{i}", str(i)).replace("{n}", str(array)) for a in arguments]
@@ -175,7 +175,7 @@ def _first_link(command: list[str], resources: Resources, combinations: list[dic
     for chosen in combinations if array == 1 else []:
         own = arguments + [f"{key}={value}" for key, value in chosen.items()]
         if chosen:  # one run directory for each, below the recipe's own
-            base = check(verb, list(arguments), resources)
+            base = base or check(verb, arguments, resources)
             own += [f"run_dir={base}/{','.join(own[len(arguments) :])}"] if base else []
         jobs.append(Job(verb, tuple(own), resources, check(verb, own, resources)))
     return Link(jobs)

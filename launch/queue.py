@@ -86,7 +86,7 @@ def minutes(text: str) -> int:
     days, dash, rest = text.rpartition("-")
     try:
         parts = [int(part) for part in rest.split(":")]
-        if not 1 <= len(parts) <= 3 or min(parts) < 0 or int(days or 0) < 0:
+        if len(parts) > 3 or bool(dash) != bool(days) or min(parts) < 0:
             raise ValueError
         if dash:
             hours, mins, seconds = [*parts, 0, 0][:3]

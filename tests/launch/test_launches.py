@@ -30,9 +30,9 @@ def test_a_chain_replaces_run_and_needs_one_process_after_the_first(tiny, shards
 
 def test_a_sweep_is_every_combination_in_a_run_directory_of_its_own(tiny, shards, tmp_path):
     command = [*pretrain(tiny, shards, tmp_path), "--then", "report", "{run}", "--then", "report", "{runs}"]
-    first, second, third = plan(command, FOUR, ["seed=[1,2]", "method.head=[[32,16],[16,8]]"])
+    first, second, third = plan(command, FOUR, ["seed=[1]", "method.head=[[32,16],[16,8]]"])
     runs = [job.run_dir for job in first.jobs]
-    assert len(set(runs)) == 4
+    assert len(set(runs)) == 2
     assert runs[0] == f"{tmp_path}/seed=1,method.head=[32, 16]"
     assert [job.arguments for job in second.jobs] == [(run,) for run in runs]
     assert second.each

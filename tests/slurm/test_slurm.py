@@ -118,7 +118,6 @@ def test_a_run_in_the_queue_is_refused_a_second_time_and_a_cancelled_one_stays_c
     assert "step 1/2000" in cluster.ask("logs", job)
     assert job in cluster.ask("cancel", job)
     cluster.wait(job, "CANCELLED")
-    assert list((run / "checkpoints").glob("step-*"))  # it had the time to save
     assert "nothing" in cluster.ask("cancel", job)
 
 
