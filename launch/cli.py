@@ -18,7 +18,9 @@ Jobs = Annotated[Path, typer.Option("--jobs", envvar="SEER_JOBS", help="Where la
 Sweep = Annotated[
     list[str] | None, typer.Option(help="key=[a,b]: a job for each value, in a run directory of its own.")
 ]
-Array = Annotated[int, typer.Option(help="So many jobs; {i} and {n} in their arguments are number and count.", min=1)]
+Array = Annotated[
+    int, typer.Option(help="So many jobs; {i} and {n} in their arguments are number (from 1) and count.", min=1)
+]
 Gpus = Annotated[int, typer.Option(min=0, help="GPUs per node; as many tasks, unless --tasks-per-node says otherwise.")]
 Tasks = Annotated[int, typer.Option(min=0, help="Processes per node.")]
 Retries = Annotated[int, typer.Option(min=0, help="How often a job may fail, or not get on, in a row.")]

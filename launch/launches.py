@@ -104,7 +104,7 @@ def plan(
     """The links of `VERB ARGS... [--then VERB ARGS...]...`, all checked as far as this host can; `InputError` else.
 
     In the first link, `sweeps` (`key=[a,b]`) give a job for each combination, each with a run directory of its own, and
-    `array` gives that many with `{i}` and `{n}` in their arguments replaced. In later links `{run}` stands for the
+    `array` gives that many, with their number (from 1) and count for `{i}` and `{n}` in the arguments. In later links `{run}` stands for the
     run directory of the first link's job, and gives a job for each; `{runs}` for all of them.
     """
     first, *later = _split(command)
@@ -170,7 +170,7 @@ def _first_link(command: list[str], resources: Resources, combinations: list[dic
     jobs, base = [], ""
     if array > 1:
         for i in range(array):
-            own = [a.replace("{i}", str(i)).replace("{n}", str(array)) for a in arguments]
+            own = [a.replace("{i}", str(i + 1)).replace("{n}", str(array)) for a in arguments]
             jobs.append(Job(verb, tuple(own), resources, check(verb, own, resources)))
     for chosen in combinations if array == 1 else []:
         own = arguments + [f"{key}={value}" for key, value in chosen.items()]

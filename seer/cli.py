@@ -12,7 +12,7 @@ import typer
 
 from launch.cli import app as launch_app
 from seer import __version__
-from seer.errors import TOLD
+from seer.errors import TOLD, InputError
 
 app = typer.Typer(
     help="Pretrain vision backbones on uncurated images, and prove what they are worth.",

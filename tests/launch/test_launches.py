@@ -42,7 +42,7 @@ def test_a_sweep_is_every_combination_in_a_run_directory_of_its_own(tiny, shards
 
 def test_an_array_numbers_its_jobs():
     (link,) = plan(["shards", "stats", "part-{i}-of-{n}"], Resources(), [], array=3)
-    assert [job.arguments[-1] for job in link.jobs] == [f"part-{i}-of-3" for i in range(3)]
+    assert [job.arguments[-1] for job in link.jobs] == [f"part-{i}-of-3" for i in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
