@@ -104,8 +104,8 @@ def plan(
     """The links of `VERB ARGS... [--then VERB ARGS...]...`, all checked as far as this host can; `InputError` else.
 
     In the first link, `sweeps` (`key=[a,b]`) give a job for each combination, each with a run directory of its own, and
-    `array` gives that many, with their number (from 1) and count for `{i}` and `{n}` in the arguments. In later links `{run}` stands for the
-    run directory of the first link's job, and gives a job for each; `{runs}` for all of them.
+    `array` gives that many, with their number (from 1) and count for `{i}` and `{n}` in the arguments. In later links
+    `{run}` stands for the run directory of the first link's job, and gives a job for each; `{runs}` for all of them.
     """
     first, *later = _split(command)
     links = [_first_link(first, resources, _combinations(sweeps), array)]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,6 @@ def missing() -> str:
 class Cluster:
     """A running cluster, and the folder in which its tests launch."""
 
-    lab: Path
     work: Path
 
     def launch(self, *arguments: str, place: str = "slurm", fails: bool = False) -> list[str]:
@@ -75,9 +75,10 @@ class Cluster:
 
 
 @contextmanager
-def started(lab: Path, **settings: str) -> Iterator[None]:
-    """A cluster in `lab`, and the environment of its users; it is gone afterwards, processes included."""
+def started(**settings: str) -> Iterator[None]:
+    """A cluster, and the environment of its users; it is gone afterwards, processes included."""
     before = dict(os.environ)
+    lab = Path(tempfile.mkdtemp(prefix="seer-slurm-"))  # munged insists on a path that everybody may pass
     own = {"SLURM_LAB_DIR": str(lab), "SLURM_LAB_PORT": str(21_000 + 20 * (os.getpid() % 200)), **settings}
     os.environ.update(own, SEER_HANG_SECONDS="120", PYTHONPATH=str(HERE.parent.parent))
     up = subprocess.run([HERE / "slurm-up"], capture_output=True, text=True)
@@ -107,9 +108,8 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     """Two nodes of four cores and two GPUs that are none, accounting included."""
     if why := missing():
         pytest.skip(why)
-    root = tmp_path_factory.mktemp("slurm")
-    with started(root / "lab"):
-        yield Cluster(root / "lab", root)
+    with started():
+        yield Cluster(tmp_path_factory.mktemp("slurm"))
 
 
 @pytest.fixture(scope="session")
