@@ -168,16 +168,13 @@ def test_gpus_that_pytorch_does_not_see_end_the_job_at_once(cluster, recipe, sha
 
 
 def test_a_cluster_without_accounting(cluster, shards, tmp_path_factory):
-    root = tmp_path_factory.mktemp("plain")
     port = str(int(os.environ["SLURM_LAB_PORT"]) + 5000)
     kept = {key: os.environ[key] for key in ("SLURM_LAB_DIR", "SLURM_LAB_PORT", "PATH", "SLURM_CONF")}
-    with started(
-        root / "lab", SLURM_LAB_ACCT="none", SLURM_LAB_NODES="1", SLURM_LAB_NET="loopback", SLURM_LAB_PORT=port
-    ):
-        small = Cluster(root / "lab", root)
+    with started(SLURM_LAB_ACCT="none", SLURM_LAB_NODES="1", SLURM_LAB_NET="loopback", SLURM_LAB_PORT=port):
+        small = Cluster(tmp_path_factory.mktemp("plain"))
         (job,) = small.launch("--time", "10", "--", "shards", "stats", str(shards))
         small.wait(job)
-        (bad,) = small.launch("--time", "10", "--", "shards", "stats", str(root / "nowhere"))
+        (bad,) = small.launch("--time", "10", "--", "shards", "stats", str(small.work / "nowhere"))
         small.wait(bad, "FAILED")
         assert history(small, bad)[0].code == 2
         told = small.ask("status")
