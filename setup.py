@@ -42,6 +42,7 @@ setup(
         "scikit-image>=0.24",  # with scikit-learn, also the photographs of `seer quickstart`
         "tensorboard>=2.16",
         "jinja2>=3.1",
+        "submitit>=1.5",
         "markupsafe",
     ],
     extras_require={

@@ -1,4 +1,4 @@
-"""Processes on this host."""
+"""Processes on this host, and jobs run in them."""
 
 import multiprocessing
 import os
@@ -8,16 +8,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import count
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
+from launch import attempts
+from launch.job import Job
+from launch.launches import Launch
 from seer.distributed import init, pick_device, shutdown
-from seer.errors import InputError
+from seer.errors import TOLD, InputError, StoppedError
 
 # What every training process imports sooner or later.
 PRELOAD = ["torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
@@ -30,13 +35,14 @@ class RankError(RuntimeError):
 def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[Any]:
     """Run `function(*args)` in `nproc` processes of this host, joined in a process group.
 
-    The first failure ends all of them; they end, too, when this process dies, however it dies.
+    The first failure ends all of them; they end, too, when this process dies, however it dies. SIGTERM, SIGUSR1 and
+    SIGUSR2 are theirs: what reaches this process is passed on.
 
     Returns:
         What each rank returned (by pickle), in rank order.
 
     Raises:
-        InputError: a rank raised it.
+        InputError, DivergedError, StoppedError: a rank raised it.
         RankError: a rank raised anything else, or died.
     """
     # A server that has imported torch once forks ranks in milliseconds; importing takes each of them many seconds.
@@ -58,7 +64,8 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
             theirs.close()
             processes.append(process)
             pipes.append(ours)
-        values = _collect(processes, pipes)
+        with forwarding(processes):
+            values = _collect(processes, pipes)
         for process in processes:
             process.join(10)
         return values
@@ -66,6 +73,63 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
         for process in processes:
             process.kill()
             process.join()
+
+
+class Process(Protocol):
+    pid: Any
+
+
+@contextmanager
+def forwarding(processes: list[Process]) -> Iterator[None]:
+    """While entered, pass on to `processes` the signals by which a scheduler asks for the end."""
+
+    def forward(number: int, frame: object) -> None:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+    here = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) if here else ()
+    before = {number: signal.signal(number, forward) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(launch: Launch) -> None:
+    """Run every job of a launch here, one after another; failures are tried again, as often as `launch.attempts` says.
+
+    Raises:
+        InputError, StoppedError: as the job's verb.
+        RankError: a job that is not worth another attempt.
+    """
+    launch.links = [replace(k, jobs=[replace(j, folder=str(launch.folder)) for j in k.jobs]) for k in launch.links]
+    launch.save()
+    for job in launch.jobs:
+        _attend(job)
+
+
+def _attend(job: Job) -> None:
+    device = next((a.removeprefix("device=") for a in reversed(job.arguments) if a.startswith("device=")), "auto")
+    for number in count(1):
+        os.environ["SEER_ATTEMPT"] = f"local.{number}"
+        try:
+            spawn(job, job.resources.tasks_per_node, device=device)
+            attempts.conclude(job.folder, job.name, job.run_dir, 0)
+            return
+        except (*TOLD, RankError) as error:
+            code = getattr(error, "exit_code", 1)
+            last = str(error).strip().splitlines()[-1]
+            past = attempts.conclude(job.folder, job.name, job.run_dir, code, last if code == 1 else "")
+            verdict = attempts.verdict(past, job.retries, job.backoff)
+            if isinstance(error, StoppedError | InputError):
+                raise
+            if not verdict.again:
+                raise RankError(verdict.why) from error
+            print(f"seer: {last}; again in {verdict.wait:g} s", file=sys.stderr, flush=True)
+            time.sleep(verdict.wait)
 
 
 def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Callable, args: tuple) -> None:
@@ -80,7 +144,7 @@ def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Call
         shutdown()
         pipe.send_bytes(pickle.dumps((time.time(), True, value)))
     except BaseException as error:
-        told = error if isinstance(error, InputError) else RankError(f"rank {env['RANK']}: {traceback.format_exc()}")
+        told = error if isinstance(error, TOLD) else RankError(f"rank {env['RANK']}: {traceback.format_exc()}")
         pipe.send_bytes(pickle.dumps((time.time(), False, told)))
 
 

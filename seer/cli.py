@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from launch.cli import app as launch_app
 from seer import __version__
-from seer.errors import DivergedError, InputError
+from seer.errors import TOLD, InputError
 
 app = typer.Typer(
     help="Pretrain vision backbones on uncurated images, and prove what they are worth.",
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 shards_app = typer.Typer(help="Build, index, verify and describe WebDataset shards.", no_args_is_help=True)
 app.add_typer(shards_app, name="shards")
+app.add_typer(launch_app, name="launch")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
 Json = Annotated[str, typer.Option("--json", metavar="FILE", help="Also write the results as JSON; '-' prints them.")]
@@ -417,15 +419,12 @@ def report(
 
 
 def main() -> None:
-    """The `seer` command. Exit codes: 0 done, 2 the user's input is wrong (one line), 1 ours."""
+    """The `seer` command. Exit codes: 0 done, 2 the user's input is wrong (one line), 75 stopped as asked, 1 ours."""
     try:
         app()
-    except InputError as error:
+    except TOLD as error:
         print(f"seer: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except DivergedError as error:
-        print(f"seer: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print("seer: interrupted; the same command continues where it stopped", file=sys.stderr)
         raise SystemExit(130) from None

@@ -45,7 +45,7 @@ RECIPES = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") i
 
 def recipes() -> dict[str, Path]:
     """Every recipe that comes with seer, by name."""
-    return {path.stem: path for path in sorted(RECIPES.rglob("*.yaml"))}
+    return {path.stem: path for path in sorted(RECIPES.rglob("*.yaml")) if path.parent.name != "clusters"}
 
 
 def find_recipe(name: str) -> Path:

@@ -92,6 +92,7 @@ def _export_slurm() -> None:
     if "RANK" in env or int(env.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
         return
     step = int(env["SLURM_JOB_ID"]) + int(env.get("SLURM_STEP_ID", 0))
+    step += 997 * int(env.get("SLURM_RESTART_COUNT", 0))  # another port each time: the last one may not be free yet
     runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"])  # "8(x2),4" is 8, 8, 4
     tasks_per_node = [tasks for tasks, nodes in runs for _ in range(int(nodes or 1))]
     env.update(RANK=env["SLURM_PROCID"], WORLD_SIZE=env["SLURM_STEP_NUM_TASKS"], LOCAL_RANK=env["SLURM_LOCALID"])

@@ -7,9 +7,25 @@ class InputError(ValueError):
     The command line prints the message without a traceback and exits with code 2.
     """
 
+    exit_code = 2
+
 
 class DivergedError(RuntimeError):
     """A run whose losses or gradients stay non-finite; nothing of them was applied. One line, exit code 1."""
+
+    exit_code = 1
+
+
+class StoppedError(RuntimeError):
+    """A run that was asked to stop, and has: what it did is saved, the same command continues it.
+
+    One line; the exit code is that of `sysexits.h` for "try again later".
+    """
+
+    exit_code = 75
+
+
+TOLD = (InputError, DivergedError, StoppedError)  # one line each
 
 
 def nearest(word: str, choices) -> str:

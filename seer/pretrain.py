@@ -33,9 +33,10 @@ from seer.engine.checkpoint import CheckpointConfig, Checkpointer, full_backbone
 from seer.engine.loop import Run, train
 from seer.engine.metrics import LogConfig, RunLog, write_environment
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
-from seer.engine.parallel import PRECISIONS, ParallelConfig, parallelize
+from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, parallelize
+from seer.engine.preempt import StopRequest, Watchdog
 from seer.engine.schedule import ScheduleConfig, value
-from seer.errors import InputError, nearest
+from seer.errors import InputError, StoppedError, nearest
 from seer.interop.models import load_backbone, save_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
@@ -75,6 +76,18 @@ def load_config(recipe: str, overrides: list[str]) -> Pretrain:
     return configuration.load(Pretrain, recipe, ["name=" + Path(recipe).stem, *overrides], {"method": METHOD_CONFIGS})
 
 
+def preview(recipe: str, overrides: list[str], ranks: int) -> Path:
+    """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's directory."""
+    config = load_config(recipe, overrides)
+    check_batch(config, ranks)
+    check_parallel(config.parallel, ranks)
+    check_run_dir(config)
+    rehearse(config)
+    if Path(config.data).parent.is_dir():  # or else it is in a store, or on the other hosts alone
+        Manifest.load(config.data)
+    return Path(config.run_dir)
+
+
 def run(config: Pretrain) -> Path:
     """Train, or go on training, in this process of the world. What can be checked is checked before a file is written.
 
@@ -97,6 +110,10 @@ def run(config: Pretrain) -> Path:
             write_environment(run_dir)
         try:
             train_run(config, manifest, world, method, module)
+        except StoppedError:
+            distributed.barrier()  # whoever left first would take a launcher's leave to end the others
+            distributed.shutdown()
+            raise
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
                 raise
@@ -120,15 +137,14 @@ def rehearse(config: Pretrain) -> None:
 
 def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     """Everything about a configuration that its types do not say; raises `InputError`."""
-    batch, ranks = config.batch_size, world.size
-    check_batch(config, ranks)
-    if manifest.samples < batch:
+    check_batch(config, world.size)
+    if manifest.samples < config.batch_size:
         less = f"use batch_size={manifest.samples} or less"
         raise InputError(f"{config.data}: {manifest.samples} images are fewer than one batch; {less}")
     if config.precision not in PRECISIONS:
         raise InputError(f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}")
     value(config.schedule, 0, config.steps)
-    needed = loader_bytes(config, ranks) * world.local_size / 2**30
+    needed = loader_bytes(config, world.size) * world.local_size / 2**30
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     if needed > present:
         raise InputError(
@@ -226,10 +242,10 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
         checkpointer.save(done, method, optimizer, header, lambda folder: save_backbone(
             folder / "backbone.safetensors", state, config.backbone, size, config.mean, config.std, about))  # fmt: skip
 
-    with RunLog(run_dir, config.log, world, config.steps, start) as log:
+    with RunLog(run_dir, config.log, world, config.steps, start) as log, StopRequest() as asked, Watchdog() as watchdog:
         train(Run(method, module, optimizer, scaler, loader, config.schedule, log, world, save, config.checkpoint.every,
                   config.steps, config.batch_size, manifest.samples, config.seed, config.precision,
-                  config.accumulate, config.optim.clip_grad), start)  # fmt: skip
+                  config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog), start)  # fmt: skip
 
 
 def build_method(config: Pretrain) -> Method:

@@ -96,6 +96,7 @@ def test_the_command_line_imports_nothing_heavy_until_a_verb_runs():
         "pathlib",
         "typing",
         "typer",
+        "launch.cli",
         "seer",
         "seer.errors",
     }

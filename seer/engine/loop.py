@@ -1,10 +1,10 @@
-"""The training loop, on one page: schedules → data → forward and backward → finite? → clip → update → log → save."""
+"""The training loop, on one page: schedules → data → forward/backward → clip → finite? → update → log → save → stop?"""
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -15,10 +15,11 @@ from seer.data.hashing import mix
 from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.metrics import RunLog
-from seer.engine.optim import LossScaler, all_finite, clip_grad_norm
+from seer.engine.optim import LossScaler, clip_grad_norm
 from seer.engine.parallel import autocast
+from seer.engine.preempt import StopRequest, Watchdog, agree
 from seer.engine.schedule import ScheduleConfig, value
-from seer.errors import DivergedError
+from seer.errors import DivergedError, StoppedError
 from seer.methods.base import Method, Output, Step
 
 
@@ -54,6 +55,8 @@ class Run:
     accumulate: int = 1
     clip_grad: float = 0.0
     patience: int = 3
+    asked: StopRequest = field(default_factory=StopRequest)
+    watchdog: Watchdog = field(default_factory=Watchdog)
 
 
 def train(run: Run, start: int = 0) -> None:
@@ -79,7 +82,7 @@ def train(run: Run, start: int = 0) -> None:
 
         # All ranks decide together, and before anything is applied.
         norm = clip_grad_norm(parameters, run.clip_grad)
-        finite = bool(all_finite(output.loss, norm))
+        finite, stop = agree(output.loss, norm, bool(run.asked.by))
         if finite:
             optimizer.step()
             method.after_update(step)
@@ -102,8 +105,11 @@ def train(run: Run, start: int = 0) -> None:
             work=run.loader.work_seconds,
             seconds=time.perf_counter() - began,
         )
-        if done == run.steps or (run.save_every and done % run.save_every == 0):
+        if done == run.steps or stop or (run.save_every and done % run.save_every == 0):
             run.save(done)
+        if stop and done < run.steps:
+            raise StoppedError(f"stopped after step {done} as asked ({run.asked.by or 'on another rank'}); saved")
+        run.watchdog.beat()
 
 
 def forward_backward(run: Run, views: Views, step: Step) -> Output:

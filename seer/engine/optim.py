@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from seer.distributed import all_reduce_sum, local
+from seer.distributed import local
 from seer.errors import InputError, nearest
 
 
@@ -203,18 +203,11 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     return norm
 
 
-@torch.no_grad()
-def all_finite(loss: Tensor, grad_norm: Tensor) -> Tensor:
-    """Whether the loss and the gradient's norm are finite on every rank: a bool tensor, the same on all of them."""
-    bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(grad_norm.to(loss.device)))
-    return all_reduce_sum(bad.float()) == 0
-
-
 class LossScaler:
     """Loss scaling for fp16: as large a power of two as gradients bear (Micikevicius et al. 2018).
 
     The scale is halved when a step was not finite, and doubled after `interval` finite ones. As the verdict is the same
-    on all ranks (`all_finite`), so is the scale.
+    on all ranks (`preempt.agree`), so is the scale.
     """
 
     def __init__(self, enabled: bool, scale: float = 2.0**16, interval: int = 2000):
@@ -239,7 +232,7 @@ class LossScaler:
             torch._foreach_mul_(gradients, 1.0 / self.factor)
 
     def update(self, finite: bool) -> None:
-        """Learn from a step: `finite` is `all_finite`'s verdict on it."""
+        """Learn from a step: `finite` is `preempt.agree`'s verdict on it."""
         if not self.enabled:
             return
         self.good_steps = self.good_steps + 1 if finite else 0

@@ -76,7 +76,7 @@ def parallelize(method: nn.Module, config: ParallelConfig, world: World, precisi
 
 def arrange(method: nn.Module, config: ParallelConfig, world: World, precision: str = "fp32") -> None:
     """All of `parallelize` but DDP and giving memory: a method on `meta` stays there, whole or in shards."""
-    _check(config, world)
+    check_parallel(config, world.size)
     backbones = find_backbones(method)
     sharded = config.mode == "fsdp" and world.size > 1
     to_precision(method, precision)
@@ -110,15 +110,14 @@ def find_backbones(method: nn.Module) -> list[nn.Module]:
     return [m for m in method.modules() if isinstance(getattr(m, "stages", None), nn.ModuleList)]
 
 
-def _check(config: ParallelConfig, world: World) -> None:
+def check_parallel(config: ParallelConfig, ranks: int) -> None:
+    """Raise `InputError` for what `ranks` processes cannot do."""
     if config.mode not in MODES:
         raise InputError(f"parallel.mode: '{config.mode}' is unknown{nearest(config.mode, MODES)}")
-    if config.mode == "none" and world.size > 1:
-        raise InputError(f"parallel.mode=none is for one process and there are {world.size}; use ddp or fsdp")
-    if config.bn_group < 0 or (config.bn_group < world.size and config.bn_group and world.size % config.bn_group):
-        raise InputError(
-            f"parallel.bn_group={config.bn_group} does not divide {world.size} processes; 0 is all of them"
-        )
+    if config.mode == "none" and ranks > 1:
+        raise InputError(f"parallel.mode=none is for one process and there are {ranks}; use ddp or fsdp")
+    if config.bn_group < 0 or (config.bn_group < ranks and config.bn_group and ranks % config.bn_group):
+        raise InputError(f"parallel.bn_group={config.bn_group} does not divide {ranks} processes; 0 is all of them")
 
 
 def _batchnorm_group(count: int, world: World) -> dist.ProcessGroup | None:

@@ -7,15 +7,8 @@ from torch.distributed.tensor import DTensor
 
 from launch.local import spawn
 from seer.distributed import local
-from seer.engine.optim import (
-    SGD,
-    LossScaler,
-    OptimConfig,
-    all_finite,
-    build_optimizer,
-    clip_grad_norm,
-    squared_norms,
-)
+from seer.engine.optim import SGD, LossScaler, OptimConfig, build_optimizer, clip_grad_norm, squared_norms
+from seer.engine.preempt import agree
 from seer.errors import InputError
 
 
@@ -169,10 +162,10 @@ def test_without_any_gradient_the_norm_is_zero():
 def test_one_bad_number_anywhere_is_found(bad):
     model = network()
     set_gradients(model, 0)
-    assert all_finite(torch.tensor(1.0), clip_grad_norm(model.parameters(), 0.0))
-    assert not all_finite(torch.tensor(bad), clip_grad_norm(model.parameters(), 0.0))
+    assert agree(torch.tensor(1.0), clip_grad_norm(model.parameters(), 0.0))[0]
+    assert not agree(torch.tensor(bad), clip_grad_norm(model.parameters(), 0.0))[0]
     model[1].bias.grad[2] = bad
-    assert not all_finite(torch.tensor(1.0), clip_grad_norm(model.parameters(), 1.0))
+    assert not agree(torch.tensor(1.0), clip_grad_norm(model.parameters(), 1.0))[0]
 
 
 def test_the_scaler_scales_and_unscales_exactly_and_follows_overflows():
@@ -245,7 +238,7 @@ def disagreeing_ranks() -> tuple[bool, float]:
     assert local(whole).numel() == (1 if dist.get_rank() == 0 else 0)
     norms = squared_norms([whole, torch.tensor([4.0])])
     loss = torch.tensor(1.0 if dist.get_rank() == 0 else float("nan"))
-    return bool(all_finite(loss, torch.ones(()))), norms.tolist()
+    return agree(loss, torch.ones(()))[0], norms.tolist()
 
 
 def test_ranks_agree_on_a_bad_step_and_empty_shards_count_nothing():

@@ -1,0 +1,130 @@
+"""How the attempts of a job ended, and whether there is to be another.
+
+    FOLDER/attempts/NAME.jsonl             one row per attempt, once it is over
+    FOLDER/attempts/NAME/ATTEMPT-RANK.json how each process of it ended; a killed one writes nothing
+
+Run as a module by the batch script when its step is over: prints the seconds to wait before the next attempt; exits
+with 1, and says why on stderr, when there is to be none.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from seer import jsonl
+from seer.errors import InputError, StoppedError
+
+SAME_STEP = 3  # failures at one step that are no accident
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt that is over. `step`: the last step in the run's metrics; -1 where there is none."""
+
+    id: str
+    when: float
+    code: int
+    told: str
+    step: int
+
+    @property
+    def failed(self) -> bool:
+        return self.code not in (0, StoppedError.exit_code)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether to try again, after how many seconds, and why (or why not)."""
+
+    again: bool
+    wait: float
+    why: str
+
+
+def this_attempt() -> str:
+    """What tells one attempt from another: SLURM's job and how often it was requeued, or a number the launcher gave."""
+    env = os.environ
+    job = f"{env.get('SLURM_JOB_ID', 'local')}.{env.get('SLURM_RESTART_COUNT', 0)}"
+    return env.get("SEER_ATTEMPT", job)
+
+
+def note(folder: str | Path, name: str, code: int, told: str) -> None:
+    """Write how this process ended, for `conclude`."""
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+    path = Path(folder) / "attempts" / name / f"{this_attempt()}-{rank}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps({"when": time.time(), "host": socket.gethostname(), "code": code, "told": told}))
+    beside.replace(path)
+
+
+def read(folder: str | Path, name: str) -> list[Attempt]:
+    """All attempts that are over, in order."""
+    return [Attempt(**row) for row in jsonl.read(Path(folder) / "attempts" / f"{name}.jsonl")]
+
+
+def conclude(folder: str | Path, name: str, run_dir: str, code: int, told: str = "") -> list[Attempt]:
+    """Enter the attempt that has just ended with exit code `code`; all attempts so far.
+
+    A process that failed makes its peers fail, so the earliest failure counts. A killed process noted nothing; `code`
+    (or `told`, where the caller knows more) then says so.
+    """
+    found = (Path(folder) / "attempts" / name).glob(f"{this_attempt()}-*.json")
+    endings = sorted((json.loads(path.read_text()) for path in found), key=lambda ending: ending["when"])
+    cause = next((e for e in endings if e["code"] not in (0, StoppedError.exit_code)), None)
+    cause = cause or next((e for e in endings if e["code"]), None)
+    if code == 0:
+        cause = {"code": 0, "told": "done", "host": ""}
+    elif cause is None:
+        how = f"killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
+        cause = {"code": code, "told": f"a process was {how} and told nothing" if code > 128 else how, "host": ""}
+    told = told or (f"{cause['host']}: {cause['told']}" if cause["host"] else cause["told"])
+    attempt = Attempt(this_attempt(), time.time(), cause["code"], told, last_step(run_dir))
+    path = Path(folder) / "attempts" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jsonl.append(path, [asdict(attempt)])
+    return read(folder, name)
+
+
+def last_step(run_dir: str) -> int:
+    """The last step in a run's metrics; -1 where there is none."""
+    rows = jsonl.read(Path(run_dir) / "metrics.jsonl") if run_dir else []
+    return int(rows[-1]["step"]) if rows else -1
+
+
+def verdict(attempts: list[Attempt], retries: int, backoff: float) -> Verdict:
+    """What follows from a job's attempts. A request to stop is followed at once; a failure only so often, and later."""
+    last = attempts[-1]
+    if last.code == 0:
+        return Verdict(False, 0, "done")
+    if last.code == InputError.exit_code:
+        return Verdict(False, 0, f"{last.told}; another attempt would end alike")
+    here = list(takewhile(lambda attempt: attempt.step == last.step, reversed(attempts)))
+    failures = sum(attempt.failed for attempt in here)
+    in_a_row = len(list(takewhile(lambda attempt: attempt.failed, reversed(attempts))))
+    where = f"after step {last.step}" if last.step >= 0 else "before its first step"
+    if failures >= SAME_STEP:
+        return Verdict(False, 0, f"failed {failures} times {where}, the last time: {last.told}")
+    if max(len(here), in_a_row) > retries:
+        return Verdict(False, 0, f"ended {max(len(here), in_a_row)} times in a row, {where} now: {last.told}")
+    return Verdict(True, backoff * 2 ** (failures - 1) if last.failed else 0.0, last.told)
+
+
+def main(folder: str, name: str, code: str) -> int:
+    from launch.launches import Launch
+
+    job = Launch.load(folder).job(name)
+    found = verdict(conclude(folder, name, job.run_dir, int(code)), job.retries, job.backoff)
+    print(f"seer: {found.why}", file=sys.stderr)
+    if found.again:
+        print(f"{found.wait:g}")
+    return 0 if found.again else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

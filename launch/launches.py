@@ -1,0 +1,209 @@
+"""A launch: a chain of links, each a job or an array of jobs, and the folder that records it.
+
+JOBS/20261122-053012-pretrain/
+    launch.json    place, links, jobs, and the ids that the cluster gave them
+    slurm/         batch scripts, pickles and logs, as submitit names them
+    attempts/      how each attempt ended
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from launch.job import DISTRIBUTED, Job, Resources
+from seer.errors import InputError, nearest
+
+RECORD = "launch.json"
+THEN = "--then"
+
+
+@dataclass
+class Link:
+    """Jobs that start together; `ids` are the cluster's, one per job. `each`: job i waits for the last link's job i."""
+
+    jobs: list[Job]
+    ids: list[str] = field(default_factory=list)
+    each: bool = False
+
+
+@dataclass
+class Launch:
+    """A chain: each link starts when the one before it has succeeded."""
+
+    folder: Path
+    place: str
+    links: list[Link]
+    cluster: dict = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [job for link in self.links for job in link.jobs]
+
+    def job(self, name: str) -> Job:
+        return next(job for job in self.jobs if job.name == name)
+
+    def save(self) -> None:
+        """Write the record, visible only when complete."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {"place": self.place, "cluster": self.cluster, "links": [asdict(link) for link in self.links]}
+        beside = self.folder / f".{RECORD}.tmp"
+        beside.write_text(json.dumps(record, indent=2) + "\n")
+        beside.replace(self.folder / RECORD)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Launch":
+        record = json.loads((Path(folder) / RECORD).read_text())
+        links = [Link([_job(job) for job in link["jobs"]], link["ids"], link["each"]) for link in record["links"]]
+        return cls(Path(folder), record["place"], links, record["cluster"])
+
+
+def _job(values: dict) -> Job:
+    return Job(**{**values, "arguments": tuple(values["arguments"]), "resources": Resources(**values["resources"])})
+
+
+def launches(jobs_dir: Path) -> list[Launch]:
+    """Every launch recorded under `jobs_dir`, oldest first."""
+    return [Launch.load(path.parent) for path in sorted(jobs_dir.glob(f"*/{RECORD}"))]
+
+
+def select(jobs_dir: Path, what: str) -> list[tuple[Launch, str, Job]]:
+    """The (launch, id, job) that `what` names: a launch's folder, a job's id, an array's id; "" is all of them."""
+    found = [
+        (launch, id, job)
+        for launch in launches(jobs_dir)
+        for link in launch.links
+        for id, job in zip(link.ids, link.jobs, strict=True)
+        if what in ("", launch.folder.name, str(launch.folder), id, id.partition("_")[0])
+    ]
+    if what and not found:
+        raise InputError(f"{what}: no launch or job of that name in {jobs_dir}; `seer launch status` lists them")
+    return found
+
+
+def new_folder(jobs_dir: Path, verb: str) -> Path:
+    """A folder that no other launch has, made at once."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{verb}"
+    for name in (stem, *(f"{stem}-{n}" for n in range(2, 1000))):
+        folder = jobs_dir.absolute() / name
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made: {error.strerror}; choose another --jobs") from error
+        return folder
+    raise InputError(f"{jobs_dir}: too many launches in one second")
+
+
+def plan(
+    command: list[str], resources: Resources, sweeps: list[str], array: int = 1, retries: int = 10, backoff: float = 30
+) -> list[Link]:
+    """The links of `VERB ARGS... [--then VERB ARGS...]...`, all checked as far as this host can; `InputError` else.
+
+    In the first link, `sweeps` (`key=[a,b]`) give a job for each combination, each with a run directory of its own, and
+    `array` gives that many, with their number (from 1) and count for `{i}` and `{n}` in the arguments. In later links
+    `{run}` stands for the run directory of the first link's job, and gives a job for each; `{runs}` for all of them.
+    """
+    first, *later = _split(command)
+    links = [_first_link(first, resources, _combinations(sweeps), array)]
+    runs = [job.run_dir for job in links[0].jobs if job.run_dir]
+    for arguments in later:
+        each = any("{run}" in argument for argument in arguments)
+        if (each or "{runs}" in arguments) and not runs:
+            raise InputError(f"{THEN} {' '.join(arguments)}: the first verb has no run directory to stand for {{run}}")
+        filled = [[a.replace("{run}", run) for a in arguments] for run in runs] if each else [arguments]
+        spread = [[b for a in one for b in (runs if a == "{runs}" else [a])] for one in filled]
+        # Evaluations and reports are one process each, wherever they are in the chain.
+        small = replace(resources, nodes=1, tasks_per_node=1, gpus_per_node=min(1, resources.gpus_per_node))
+        jobs = [Job(verb, tuple(rest), small, check(verb, rest, small)) for verb, *rest in spread]
+        links.append(Link(jobs, each=each and len(jobs) == len(links[-1].jobs) > 1))
+    for i, link in enumerate(links):
+        link.jobs = [replace(j, name=f"{i}-{k}", retries=retries, backoff=backoff) for k, j in enumerate(link.jobs)]
+    return links
+
+
+def _split(command: list[str]) -> list[list[str]]:
+    """The commands between `--then`s."""
+    parts: list[list[str]] = [[]]
+    for word in command:
+        if word == THEN:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    if not all(parts):
+        raise InputError(
+            f"{THEN}: expected a verb before and after it, for instance -- pretrain ... {THEN} report {{run}}"
+        )
+    return parts
+
+
+def _combinations(sweeps: list[str]) -> list[dict[str, str]]:
+    """`["a=[1,2]", "b=[3]"]` → `[{a: 1, b: 3}, {a: 2, b: 3}]`; values may be lists themselves."""
+    from omegaconf import OmegaConf
+
+    values: dict[str, list[str]] = {}
+    for sweep in sweeps:
+        key, _, text = sweep.partition("=")
+        try:
+            listed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+        except Exception as error:
+            raise InputError(f"--sweep {sweep}: not readable ({type(error).__name__})") from error
+        if not key or not isinstance(listed, list) or not listed:
+            raise InputError(f"--sweep {sweep}: expected key=[a,b,...]")
+        values[key] = [json.dumps(v) if isinstance(v, list | dict | bool) else str(v) for v in listed]
+    return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+
+
+def _first_link(command: list[str], resources: Resources, combinations: list[dict[str, str]], array: int) -> Link:
+    verb, *arguments = command
+    if verb not in DISTRIBUTED and resources.ranks > 1:
+        raise InputError(
+            f"{verb}: is one process; --nodes and --tasks-per-node are for {', '.join(sorted(DISTRIBUTED))}"
+        )
+    if array > 1 and not any("{i}" in argument for argument in arguments):
+        raise InputError(f"--array {array}: no argument has {{i}}, so all of its jobs would do the same")
+    if array > 1 and len(combinations) > 1:
+        raise InputError("--array and --sweep: one of them")
+    jobs, base = [], ""
+    if array > 1:
+        for i in range(array):
+            own = [a.replace("{i}", str(i + 1)).replace("{n}", str(array)) for a in arguments]
+            jobs.append(Job(verb, tuple(own), resources, check(verb, own, resources)))
+    for chosen in combinations if array == 1 else []:
+        own = arguments + [f"{key}={value}" for key, value in chosen.items()]
+        if chosen:  # one run directory for each, below the recipe's own
+            base = base or check(verb, arguments, resources)
+            own += [f"run_dir={base}/{','.join(own[len(arguments) :])}"] if base else []
+        jobs.append(Job(verb, tuple(own), resources, check(verb, own, resources)))
+    return Link(jobs)
+
+
+def check(verb: str, arguments: list[str], resources: Resources) -> str:
+    """Refuse now what every process would refuse later. Returns the run directory, "" for verbs that train none."""
+    import typer
+
+    from seer.cli import app
+
+    usage_error = typer.BadParameter.__base__  # click's, whether that is typer's own copy or not
+    assert usage_error is not None
+    command: Any = typer.main.get_command(app)
+    words = [verb, *arguments]
+    while hasattr(command, "commands"):
+        name = words.pop(0) if words else ""
+        if name not in command.commands or name == "launch":
+            raise InputError(f"'{name}': not a verb to launch{nearest(name, command.commands)}")
+        command = command.commands[name]
+    try:
+        context = command.make_context(verb, words)
+    except usage_error as error:
+        raise InputError(f"{' '.join([verb, *arguments])}: {error.format_message()}") from error  # type: ignore[attr-defined]
+    if verb not in DISTRIBUTED:
+        return ""
+    if context.params["nproc"] != 1:
+        raise InputError("--nproc: a launched job has its processes from --nodes, --gpus-per-node and --tasks-per-node")
+    from seer.pretrain import preview
+
+    return str(preview(context.params["config"], context.params["overrides"] or [], resources.ranks).absolute())

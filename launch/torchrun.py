@@ -1,0 +1,45 @@
+"""Jobs by torchrun, on one host or on several; each host runs the same command with its own `--node-rank`."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+from launch.job import DISTRIBUTED, Job
+from launch.launches import Launch
+from launch.local import forwarding
+from seer.errors import InputError, StoppedError
+
+RESTARTS = 3  # torchrun's own, agreed among the hosts
+
+
+def run(launch: Launch, node_rank: int, endpoint: str) -> None:
+    """Run every job of a launch, one after another, in this host's part of it.
+
+    Raises:
+        InputError: bad input, which rank 0 has told already.
+    """
+    launch.links = [
+        replace(link, jobs=[replace(job, folder=str(launch.folder)) for job in link.jobs]) for link in launch.links
+    ]
+    launch.save()
+    for job in launch.jobs:
+        if node_rank and job.verb not in DISTRIBUTED:
+            continue  # one process, on the first host
+        process = subprocess.Popen(command(job, endpoint, node_rank), env={**os.environ, "SEER_ATTEMPT": "torchrun"})
+        with forwarding([process]):
+            code = process.wait()
+        if code in (-signal.SIGTERM, StoppedError.exit_code):
+            raise StoppedError(f"{job.verb}: stopped as asked; the same command continues it")
+        if code:
+            raise InputError(f"{job.verb}: failed on this host or another; its own message stands above")
+
+
+def command(job: Job, endpoint: str, node_rank: int) -> list[str]:
+    """The command of one host: torchrun, with as many processes as the job has per node."""
+    needs = job.resources
+    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", f"--rdzv-id=seer-{job.name}"]
+    place = ["--standalone"] if needs.nodes == 1 else [*rendezvous, f"--node-rank={node_rank}"]
+    counts = [f"--nnodes={needs.nodes}", f"--nproc-per-node={needs.tasks_per_node}", f"--max-restarts={RESTARTS}"]
+    return [sys.executable, "-m", "torch.distributed.run", *counts, *place, "-m", "launch.job", job.folder, job.name]

@@ -1,0 +1,5 @@
+"""`python -m seer`: the command line where its script is not on the PATH."""
+
+from seer.cli import main
+
+main()

@@ -1,0 +1,90 @@
+"""Runs that are asked to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.local import spawn
+from seer import pretrain
+from seer.distributed import rank
+from seer.engine.preempt import SIGNALS, StopRequest, agree
+from seer.errors import StoppedError
+from tests.conftest import losses, rows
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with StopRequest() as asked:
+        assert not asked.by
+        os.kill(os.getpid(), number)
+        assert asked.by == number.name
+    assert signal.getsignal(number) is before
+
+
+def _votes(asked_of: int, bad_on: int):
+    loss = torch.tensor(float("nan") if rank() == bad_on else 1.0)
+    return agree(loss, torch.ones(()), asked=rank() == asked_of)
+
+
+def test_one_rank_decides_for_all():
+    assert spawn(_votes, 2, 1, -1, device="cpu") == [(True, True)] * 2
+    assert spawn(_votes, 2, -1, 0, device="cpu") == [(False, False)] * 2
+
+
+def interrupt_after(run: Path, step: int, number: int) -> threading.Thread:
+    """Send this process a signal once the run has logged a step."""
+
+    def wait() -> None:
+        metrics = run / "metrics.jsonl"
+        while not metrics.is_file() or len(metrics.read_bytes().splitlines()) < step:
+            time.sleep(0.005)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny, shards, tmp_path, processes):
+    def train(run: str) -> Path:
+        keys = [f"data={shards}", f"run_dir={tmp_path / run}", "steps=12", "parallel.mode=ddp"]
+        config = pretrain.load_config(tiny, keys)
+        return spawn(pretrain.run, 2, config, device="cpu")[0] if processes == 2 else pretrain.run(config)
+
+    whole = train("whole")
+    thread = interrupt_after(tmp_path / "parts", 3, signal.SIGTERM if processes == 2 else signal.SIGUSR2)
+    with pytest.raises(StoppedError, match=r"stopped after step \d+ as asked"):
+        train("parts")
+    thread.join()
+    done = rows(tmp_path / "parts")[-1]["step"]
+    assert 3 <= done < 12
+    assert [path.name for path in (tmp_path / "parts/checkpoints").iterdir()] == [f"step-{done:09d}"]
+    assert losses(train("parts")) == losses(whole)
+
+
+HANG = """
+import time
+from seer.engine.preempt import Watchdog
+with Watchdog() as watchdog:
+    for _ in range(3):
+        watchdog.beat()
+    def collective_that_never_ends(): time.sleep(600)
+    collective_that_never_ends()
+"""
+
+
+def test_a_hung_step_ends_with_the_stack_on_stderr():
+    root = str(Path(pretrain.__file__).parent.parent)
+    environment = {**os.environ, "SEER_HANG_SECONDS": "0.5", "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, "-c", HANG], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "collective_that_never_ends" in done.stderr

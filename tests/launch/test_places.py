@@ -1,0 +1,120 @@
+"""Whole launches on this host: alone, by torchrun, and after failures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from launch import attempts, torchrun
+from launch.cli import app
+from launch.job import Job, Resources
+from seer import distributed
+from tests.conftest import losses
+
+ROOT = str(Path(distributed.__file__).parent.parent)
+
+
+def launch(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_killed_rank_is_started_again_and_nothing_is_lost(tiny, shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    started = _watch_processes(monkeypatch)
+    common = (tiny, f"data={shards}", "steps=12", "checkpoint.every=2", "parallel.mode=ddp", "device=cpu")
+    assert launch("local", "--tasks-per-node", "2", "--", "pretrain", *common, "run_dir=whole").exit_code == 0
+
+    def kill() -> None:
+        metrics = tmp_path / "parts/metrics.jsonl"
+        while not metrics.is_file() or len(metrics.read_bytes().splitlines()) < 3:
+            time.sleep(0.005)
+        os.kill(started[-1], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    arguments = ("local", "--tasks-per-node", "2", "--backoff", "0", "--", "pretrain", *common, "run_dir=parts")
+    result = launch(*arguments, "--then", "report", "{run}")
+    thread.join()
+    assert result.exit_code == 0, result.exception
+    folder = sorted((tmp_path / "jobs").iterdir())[-1]
+    assert [a.code for a in attempts.read(folder, "0-0")] == [1, 0]
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert (tmp_path / "parts/report.html").is_file()
+
+
+def _watch_processes(monkeypatch) -> list[int]:
+    """The ids of the processes that `spawn` starts from now on."""
+    from launch import local
+
+    started: list[int] = []
+    collect = local._collect
+
+    def note(processes, pipes):
+        started.extend(process.pid for process in processes)
+        return collect(processes, pipes)
+
+    monkeypatch.setattr(local, "_collect", note)
+    return started
+
+
+def test_the_same_step_failing_thrice_stops_the_job(tiny, shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    diverging = ["schedule.peak=1e30", "schedule.start=1e30", "schedule.final=1e30", "optim.larc=false"]
+    result = launch("local", "--backoff", "0", "--", "pretrain", tiny, f"data={shards}", "steps=30", "device=cpu",
+                    "run_dir=run", *diverging)  # fmt: skip
+    assert result.exit_code == 1
+    assert "failed 3 times after step" in result.stderr
+    (folder,) = (tmp_path / "jobs").iterdir()
+    assert [a.code for a in attempts.read(folder, "0-0")] == [1, 1, 1]
+
+
+def test_gpus_that_are_not_there_are_refused_before_anything_is_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("local", "torchrun"):
+        result = launch(place, "--gpus-per-node", "512", "--", "report", "r")
+        assert "--gpus-per-node 512: PyTorch sees" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_torchrun_on_two_hosts(tiny, shards, tmp_path, monkeypatch):
+    """Both are this machine; each runs the same command with a number of its own."""
+    command = [sys.executable, "-m", "seer", "launch", "torchrun", "--nodes", "2", "--endpoint", "localhost:29613"]
+    train = ["--", "pretrain", tiny, f"data={shards}", "steps=3", "parallel.mode=ddp", "run_dir=run", "device=cpu"]
+    hosts = [
+        subprocess.Popen(
+            [*command, "--node-rank", str(n), "--jobs", f"jobs{n}", *train],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": ROOT},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(2)
+    ]
+    ended = [(host.communicate(timeout=300)[1], host.returncode) for host in hosts]
+    assert [code for _, code in ended] == [0, 0], ended
+    assert len(losses(tmp_path / "run")) == 3
+    assert json.loads((tmp_path / "run/environment.json").read_text())["processes"] == 2
+
+
+def test_the_command_of_one_host():
+    job = Job("pretrain", ("r",), Resources(4, 8, 8), folder="/f")
+    words = torchrun.command(job, "host0:29500", 3)
+    for word in ("--nnodes=4", "--nproc-per-node=8", "--node-rank=3", "--rdzv-endpoint=host0:29500"):
+        assert word in words
+    assert words[-4:] == ["-m", "launch.job", "/f", "0-0"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--nodes", "2"), "--endpoint"), (("--node-rank", "1"), "--node-rank 1")],
+)
+def test_hosts_need_a_place_to_meet(options, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert message in str(launch("torchrun", *options, "--", "report", "r").exception)
