@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seer.errors import InputError
+from seer.terminal import Json, emit, example
 
 if TYPE_CHECKING:
     from launch.launches import Launch
@@ -26,10 +27,6 @@ Tasks = Annotated[int, typer.Option(min=0, help="Processes per node.")]
 Retries = Annotated[int, typer.Option(min=0, help="How often a job may fail, or not get on, in a row.")]
 Backoff = Annotated[float, typer.Option(min=0, help="Seconds to wait after a failure; doubled at the same step.")]
 What = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, an array's id, or a launch's folder.")]
-
-
-def _example(*lines: str) -> str:
-    return "[bold]Example[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
 def _plan(
@@ -57,7 +54,7 @@ def _plan(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "seer launch slurm --cluster v100 --nodes 64 --gpus-per-node 8 --time 72:00:00 "
         "-- pretrain swav_regnety_256gf data=s3://bucket/shards",
         "seer launch slurm --sweep 'optim.weight_decay=[1e-5,1e-4]' -- pretrain swav_small data=shards/ "
@@ -106,7 +103,7 @@ def slurm(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "seer launch torchrun --gpus-per-node 8 -- pretrain swav_regnety_016 data=shards/",
         "seer launch torchrun --nodes 2 --node-rank 0 --endpoint host0:29500 --gpus-per-node 8 -- pretrain ...",
     )
@@ -132,7 +129,7 @@ def torchrun(
     place.run(launch, node_rank, endpoint)
 
 
-@app.command(epilog=_example("seer launch local --tasks-per-node 2 -- pretrain swav_small data=shards/"))
+@app.command(epilog=example("seer launch local --tasks-per-node 2 -- pretrain swav_small data=shards/"))
 def local(
     command: Command,
     gpus_per_node: Gpus = 0,
@@ -155,15 +152,14 @@ def local(
         raise typer.Exit(1) from None
 
 
-@app.command(epilog=_example("seer launch status", "seer launch status 4711"))
+@app.command(epilog=example("seer launch status", "seer launch status 4711"))
 def status(
     what: Annotated[str, typer.Argument(metavar="[JOB]", help="A job, an array or a launch; all by default.")] = "",
     jobs: Jobs = Path("jobs"),
-    json_target: Annotated[str, typer.Option("--json", metavar="FILE", help="Also as JSON; '-' prints it.")] = "",
+    json_target: Json = "",
 ) -> None:
     """A table of launches: one row per job and array task."""
     from launch.status import rows, table
-    from seer.cli import emit
 
     found = rows(jobs, what)
     if json_target != "-":
@@ -171,7 +167,7 @@ def status(
     emit(found, json_target)
 
 
-@app.command(epilog=_example("seer launch logs 4711", "seer launch logs 4711_3 --rank 1"))
+@app.command(epilog=example("seer launch logs 4711", "seer launch logs 4711_3 --rank 1"))
 def logs(
     what: What,
     rank: Annotated[int, typer.Option(min=0)] = 0,
@@ -186,7 +182,7 @@ def logs(
         print("\n".join(path.read_text(errors="replace").splitlines()[-lines:]))
 
 
-@app.command(epilog=_example("seer launch cancel 4711"))
+@app.command(epilog=example("seer launch cancel 4711"))
 def cancel(what: What, jobs: Jobs = Path("jobs")) -> None:
     """Cancel a job, a task of an array, or a whole launch, and what waits for it."""
     from launch.status import cancel as stop
@@ -194,7 +190,7 @@ def cancel(what: What, jobs: Jobs = Path("jobs")) -> None:
     print(f"cancelled {' '.join(stop(jobs, what)) or 'nothing: all of it is over'}")
 
 
-@app.command(epilog=_example("seer launch resubmit 4711"))
+@app.command(epilog=example("seer launch resubmit 4711"))
 def resubmit(what: What, jobs: Jobs = Path("jobs")) -> None:
     """Queue again whatever of a launch is over and did not succeed; runs go on from their checkpoints."""
     from launch.profile import Profile

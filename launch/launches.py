@@ -187,8 +187,7 @@ def check(verb: str, arguments: list[str], resources: Resources) -> str:
 
     from seer.cli import app
 
-    usage_error = typer.BadParameter.__base__  # click's, whether that is typer's own copy or not
-    assert usage_error is not None
+    usage_error: Any = typer.BadParameter.__base__  # click's, whether that is typer's own copy or not
     command: Any = typer.main.get_command(app)
     words = [verb, *arguments]
     while hasattr(command, "commands"):
@@ -199,7 +198,7 @@ def check(verb: str, arguments: list[str], resources: Resources) -> str:
     try:
         context = command.make_context(verb, words)
     except usage_error as error:
-        raise InputError(f"{' '.join([verb, *arguments])}: {error.format_message()}") from error  # type: ignore[attr-defined]
+        raise InputError(f"{' '.join([verb, *arguments])}: {error.format_message()}") from error
     if verb not in DISTRIBUTED:
         return ""
     if context.params["nproc"] != 1:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from seer import cli
 from seer.errors import InputError
+from shards import cli as shards_cli
 from tests.conftest import losses
 
 runner = CliRunner()
@@ -115,7 +116,7 @@ def test_the_defaults_of_a_build_are_those_of_its_options():
     from shards.build import BuildOptions
     from shards.download import DownloadOptions
 
-    verb = inspect.signature(cli.shards_build).parameters
+    verb = inspect.signature(shards_cli.shards_build).parameters
     known = {each.name: each.default for kind in (BuildOptions, DownloadOptions) for each in fields(kind)}
     offered = {name: parameter.default for name, parameter in verb.items() if name in known}
     assert offered == {name: known[name] for name in offered}
