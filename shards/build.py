@@ -297,7 +297,7 @@ def _finish(out: Path, plan: dict[str, Any], listing: Listing) -> None:
     prune.write_contamination(out, (_record(out, name) for name in names))
     ignored = dict(sorted(listing.ignored.items()))
     classes = listing.classes or _classes_of_tars(listing, max(shard.pop("labels") for shard in shards))
-    write_manifest(out, shards, state.sealed(classes, {**plan, "quarantined": reasons, "ignored": ignored}))
+    write_manifest(out, shards, {"classes": classes, "build": {**plan, "quarantined": reasons, "ignored": ignored}})
 
 
 def _record(out: Path, name: str) -> dict[str, Any]:

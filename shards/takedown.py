@@ -138,7 +138,7 @@ def _replace(
             progress(len(entries), len(concerned))
     left = [row for row in rows.values() if row]  # the order is the manifest's
     removed = manifest.build.get("removed", 0) + sum(map(len, entries.values()))
-    note = state.sealed(manifest.classes, {**manifest.build, "removed": removed})
+    note = {"classes": manifest.classes, "build": {**manifest.build, "removed": removed}}
     staged = directory / STATE / "new"
     staged.mkdir(exist_ok=True)
     write_manifest(staged, left, note)
