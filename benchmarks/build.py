@@ -174,7 +174,7 @@ def main() -> None:
         work = Path(name)
         pictures = work / "pictures"
         pictures.mkdir()
-        write_pictures(pictures, max(1, options.images // 4))
+        write_pictures(pictures, max(1, options.images // 2))
         report([*web_figures(options, pictures, work), *folder_figures(options, pictures, work)], options.json)
 
 
