@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from omegaconf import MISSING
 from PIL import Image
 from torch import nn
 
+from seer import audit, distributed
 from seer import config as configuration
-from seer import distributed
 from seer.backbones import BackboneConfig, build
 from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
 from seer.data.decode import decode
@@ -30,6 +31,7 @@ from seer.data.reader import Reader
 from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.checkpoint import CheckpointConfig, Checkpointer, full_backbone_state
+from seer.engine.health import Health, HealthConfig, RollbackError, roll_back
 from seer.engine.loop import Run, train
 from seer.engine.metrics import LogConfig, RunLog, write_environment
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
@@ -68,6 +70,7 @@ class Pretrain:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -109,7 +112,9 @@ def run(config: Pretrain) -> Path:
             configuration.save(config, run_dir / "config.yaml")
             write_environment(run_dir)
         try:
-            train_run(config, manifest, world, method, module)
+            with StopRequest() as asked:
+                while (fault := train_run(config, manifest, world, method, module, asked)) is not None:
+                    roll_back(run_dir, fault, config.health.rollbacks, world, partial(keys_of_step, run_dir))
         except StoppedError:
             distributed.barrier()  # whoever left first would take a launcher's leave to end the others
             distributed.shutdown()
@@ -209,8 +214,10 @@ def locked(run_dir: Path, world: World) -> Iterator[None]:
         yield
 
 
-def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method, module: nn.Module) -> None:
-    """Go on from the newest checkpoint, if there is one, and train."""
+def train_run(
+    config: Pretrain, manifest: Manifest, world: World, method: Method, module: nn.Module, asked: StopRequest
+) -> RollbackError | None:
+    """Go on from the newest checkpoint, if there is one, and train: to the end, or to where the run has to go back."""
     run_dir = Path(config.run_dir)
     crops = MultiCrop(config.views, config.seed, not config.loader.device_augment, config.mean, config.std)
     lanes = config.loader.lanes or config.batch_size
@@ -221,12 +228,14 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
     optimizer = build_optimizer(method, config.optim)
     scaler = LossScaler(enabled=config.precision == "fp16")
     checkpointer = Checkpointer(run_dir, config.checkpoint, world)
+    health = Health(config.health, run_dir, world, config.log.every, config.schedule.warmup)
 
     start = 0
     if (header := checkpointer.load(method, optimizer)) is not None:
         if header["data"] != manifest.hash:
             raise InputError(f"{config.data}: the images have changed since {run_dir} began; give another run_dir")
         scaler.load_state_dict(header["scaler"])
+        health.load_state_dict(header.get("health", {}))
         start, loader.seen = header["step"], header["seen"] if world.is_main else 0
     elif world.is_main:
         manifest.save(run_dir)
@@ -238,14 +247,27 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
         size = max(view.size for view in config.views.values() if view.count)
         about = {"step": done, "config_hash": configuration.config_hash(configuration.to_dict(config))}
         header = {"samples": done * config.batch_size, "seen": over_ranks(loader.seen, world.device),
-                  "scaler": scaler.state_dict(), "data": manifest.hash}  # fmt: skip
+                  "scaler": scaler.state_dict(), "health": health.state_dict(), "data": manifest.hash}  # fmt: skip
         checkpointer.save(done, method, optimizer, header, lambda folder: save_backbone(
             folder / "backbone.safetensors", state, config.backbone, size, config.mean, config.std, about))  # fmt: skip
 
-    with RunLog(run_dir, config.log, world, config.steps, start) as log, StopRequest() as asked, Watchdog() as watchdog:
-        train(Run(method, module, optimizer, scaler, loader, config.schedule, log, world, save, config.checkpoint.every,
-                  config.steps, config.batch_size, manifest.samples, config.seed, config.precision,
-                  config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog), start)  # fmt: skip
+    with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog:
+        try:
+            train(Run(method, module, optimizer, scaler, loader, config.schedule, log, health, world, save,
+                      config.checkpoint.every, config.steps, config.batch_size, manifest.samples, config.seed,
+                      config.precision, config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog),
+                  start)  # fmt: skip
+        except RollbackError as fault:
+            return fault.with_traceback(None)  # which would hold on to the step's memory
+    return None
+
+
+def keys_of_step(run_dir: Path, step: int) -> list[str]:
+    """The keys of the samples of a step (from 1); none where the indices of the data cannot be read now."""
+    try:
+        return [sample["key"] for sample in audit.batch(run_dir, step)]
+    except (InputError, OSError):
+        return []
 
 
 def build_method(config: Pretrain) -> Method:
