@@ -113,8 +113,9 @@ def run(config: Pretrain) -> Path:
             write_environment(run_dir)
         try:
             with StopRequest() as asked:
-                while (fault := train_run(config, manifest, world, method, module, asked)) is not None:
-                    roll_back(run_dir, fault, config.health.rollbacks, world, partial(keys_of_step, run_dir))
+                fault = train_run(config, manifest, world, method, module, asked)
+                while fault is not None:
+                    fault = train_run(config, manifest, world, method, module, asked, fault)
         except StoppedError:
             distributed.barrier()  # whoever left first would take a launcher's leave to end the others
             distributed.shutdown()
@@ -215,9 +216,19 @@ def locked(run_dir: Path, world: World) -> Iterator[None]:
 
 
 def train_run(
-    config: Pretrain, manifest: Manifest, world: World, method: Method, module: nn.Module, asked: StopRequest
+    config: Pretrain,
+    manifest: Manifest,
+    world: World,
+    method: Method,
+    module: nn.Module,
+    asked: StopRequest,
+    fault: RollbackError | None = None,
 ) -> RollbackError | None:
-    """Go on from the newest checkpoint, if there is one, and train: to the end, or to where the run has to go back."""
+    """Go on from the newest checkpoint, if there is one, or from the one before `fault`, and train.
+
+    Returns:
+        None at the end of the run; or why it has to go back.
+    """
     run_dir = Path(config.run_dir)
     crops = MultiCrop(config.views, config.seed, not config.loader.device_augment, config.mean, config.std)
     lanes = config.loader.lanes or config.batch_size
@@ -228,10 +239,15 @@ def train_run(
     optimizer = build_optimizer(method, config.optim)
     scaler = LossScaler(enabled=config.precision == "fp16")
     checkpointer = Checkpointer(run_dir, config.checkpoint, world)
-    health = Health(config.health, run_dir, world, config.log.every, config.schedule.warmup)
+    load = partial(checkpointer.load, method, optimizer)
 
     start = 0
-    if (header := checkpointer.load(method, optimizer)) is not None:
+    if fault is None:
+        header = load()
+    else:
+        header = roll_back(fault, load, run_dir, config.health.rollbacks, world, partial(keys_of_step, run_dir))
+    health = Health(config.health, run_dir, world, config.log.every, config.schedule.warmup)
+    if header is not None:
         if header["data"] != manifest.hash:
             raise InputError(f"{config.data}: the images have changed since {run_dir} began; give another run_dir")
         scaler.load_state_dict(header["scaler"])

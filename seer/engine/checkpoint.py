@@ -132,8 +132,11 @@ class Checkpointer:
         for path in self.folder.glob(".step-*"):
             shutil.rmtree(path)
 
-    def load(self, method: nn.Module, optimizer: Optimizer) -> Header | None:
+    def load(self, method: nn.Module, optimizer: Optimizer, until: int | None = None) -> Header | None:
         """Continue from the newest checkpoint: fill `method` and `optimizer` in place.
+
+        Args:
+            until: take none of a later step, and remove those: what led there is taken back.
 
         Returns:
             What `save` was given as `extra`, and `step`; None when there is no checkpoint.
@@ -141,7 +144,7 @@ class Checkpointer:
         Raises:
             InputError: the checkpoint is damaged, or of a method with other parameters.
         """
-        path = self._on_main(lambda: latest(self.run_dir))
+        path = self._on_main(lambda: latest(self.run_dir) if until is None else self._take_back(until))
         if path is None:
             return None
         header = self._on_main(lambda: read_header(path))
@@ -155,6 +158,14 @@ class Checkpointer:
         except (OSError, ValueError, SafetensorError, CheckpointException) as error:
             raise _damaged(path, _reason(error)) from error
         return {key: value for key, value in header.items() if key not in ("format", "tensors")}
+
+    def _take_back(self, until: int) -> Path | None:
+        """The newest checkpoint until a step; those of later steps are removed if there is one."""
+        earlier = [path for path in checkpoints(self.run_dir) if path.name <= f"step-{until:09d}"]
+        for path in checkpoints(self.run_dir)[len(earlier) :] if earlier else []:
+            path.rename(path.with_name(f".{path.name}.old"))
+        self._sweep()
+        return earlier[-1] if earlier else None
 
     def _on_main(self, action: Callable[[], T]) -> T:
         """What `action` returns on rank 0, on every rank; what it raises there, raised on every rank."""

@@ -1,6 +1,6 @@
 """A run's health: steps that diverge are taken back, collapse is noticed and explained.
 
-    RUN/health.jsonl    what happened to the run, a row an event: not_applied, rollback, symptom, recovered
+    RUN/health.jsonl    what befell the run, a row an event: not_applied, rollback, diverged, symptom, recovered, paused
     RUN/skipped.jsonl   the steps that were passed over after a rollback, with their samples (`seer.data.ledger`)
 
 All decisions are made from numbers that are the same on all ranks, so they need no words between them. The loop asks
@@ -22,7 +22,6 @@ from torch import Tensor
 from seer import jsonl
 from seer.data import ledger
 from seer.distributed import World, all_reduce_sum, broadcast_object, size
-from seer.engine.checkpoint import checkpoints
 from seer.engine.preempt import Verdict
 from seer.engine.symptoms import SYMPTOMS
 from seer.errors import DivergedError, InputError, PausedError
@@ -33,6 +32,7 @@ FILE = "health.jsonl"
 ACTIONS = ("none", "pause", "rollback")
 ENOUGH = 32  # losses, before any is called a spike
 WIDEST = 512  # dimensions of embeddings that are looked at: the cost grows with their cube
+NO_CHECKPOINT = "and there is no checkpoint to go back to"
 ADVICE = "lower schedule.peak, lengthen schedule.warmup, or use precision=bf16"
 
 
@@ -161,6 +161,7 @@ class Health:
             return None
         if self.config.act == "rollback":
             return RollbackError(self._well + 1, done, new[0].why(known), named=False)
+        self._note(done, "paused", why=new[0].why(known))
         return PausedError(f"paused after step {done}: {new[0].why(known)}; {new[0].remedy}; saved")
 
     def _note(self, step: int, event: str, **more: Any) -> None:
@@ -202,44 +203,41 @@ def embedding_metrics(embeddings: Tensor) -> dict[str, Tensor]:
 
 
 def roll_back(
-    run_dir: Path, fault: RollbackError, limit: int, world: World, keys_of: Callable[[int], list[str]]
-) -> None:
-    """Make the run directory one that continues before `fault`, without the steps at fault. Every rank calls it.
+    fault: RollbackError,
+    load: Callable[[int], dict[str, Any] | None],
+    run_dir: Path,
+    limit: int,
+    world: World,
+    keys_of: Callable[[int], list[str]],
+) -> dict[str, Any]:
+    """Load the newest checkpoint before the steps at fault, and enter these in the ledger. Every rank calls it.
 
-    The checkpoint to continue from is the newest that holds none of them, and in want of one the oldest; later ones go.
+    If there is none, one may hold the first of them, which is only suspected.
 
     Args:
+        load: loads the newest checkpoint until a step, and removes later ones; None where there is none.
         limit: how many rollbacks the run may have.
         keys_of: the keys of the samples of a step (from 1), for the ledger.
 
+    Returns:
+        What `load` returns.
+
     Raises:
-        DivergedError: there were so many, or there is no checkpoint.
+        DivergedError: there were so many rollbacks, or there is no checkpoint.
     """
-    refusal: DivergedError | None = None
+    told, path = f"step {fault.last}: {fault.why}", Path(run_dir) / FILE
+    rollbacks = broadcast_object(sum(row["event"] == "rollback" for row in jsonl.read(path)))
+    header = load(fault.first - 1) or load(fault.last - 1) if rollbacks < limit else None
+    if header is None:
+        hindrance = f"after {rollbacks} rollbacks (health.rollbacks={limit})" if rollbacks >= limit else NO_CHECKPOINT
+        if world.is_main:
+            jsonl.append(path, [{"step": fault.last, "event": "diverged", "why": f"{fault.why}, {hindrance}"}])
+        raise DivergedError(f"{told}, {hindrance}; {ADVICE}")
     if world.is_main:
-        try:
-            _roll_back(Path(run_dir), fault, limit, keys_of)
-        except DivergedError as error:
-            refusal = error
-    if (refusal := broadcast_object(refusal)) is not None:
-        raise refusal
-
-
-def _roll_back(run_dir: Path, fault: RollbackError, limit: int, keys_of: Callable[[int], list[str]]) -> None:
-    before = sum(row["event"] == "rollback" for row in jsonl.read(run_dir / FILE))
-    found = {int(path.name.removeprefix("step-")): path for path in checkpoints(run_dir)}
-    told = f"step {fault.last}: {fault.why}"
-    if not found:
-        raise DivergedError(f"{told}, and there is no checkpoint to go back to; {ADVICE}")
-    if before >= limit:
-        raise DivergedError(f"{told}, after {before} rollbacks (health.rollbacks={limit}); {ADVICE}")
-    target = max((step for step in found if step < fault.first), default=min(found))
-    for step in found:
-        if step > target:  # out of sight; the next save removes it
-            found[step].rename(found[step].with_name(f".{found[step].name}.old"))
-    guilty = range(max(fault.first, target + 1), fault.last + 1)
-    # Only now: a process killed before this line repeats the steps, and finds the same fault.
-    ledger.skip(run_dir, guilty, fault.why, keys_of if fault.named else None)
-    row = {"step": fault.last, "event": "rollback", "why": fault.why, "to": target, "skipped": [guilty[0], guilty[-1]]}
-    jsonl.append(run_dir / FILE, [row])
-    logger.warning("%s; back to the checkpoint of step %d, without steps %d to %d", told, target, guilty[0], guilty[-1])
+        # Only now: a process that is killed before this line repeats the steps and finds the same fault.
+        first = max(fault.first, header["step"] + 1)
+        ledger.skip(run_dir, range(first, fault.last + 1), fault.why, keys_of if fault.named else None)
+        row = {"step": fault.last, "event": "rollback", "why": fault.why, "to": header["step"]}
+        jsonl.append(path, [row | {"skipped": [first, fault.last]}])
+        logger.warning("%s; back to step %d, skipping steps %d to %d", told, header["step"], first, fault.last)
+    return header

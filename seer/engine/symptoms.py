@@ -47,7 +47,7 @@ SYMPTOMS = (
     Symptom(
         "dimensional_collapse",
         ("effective_rank",),
-        lambda v: v["effective_rank"] < max(1.5, 0.03 * v["rank_limit"]),
+        lambda v: v["effective_rank"] < 2,  # healthy runs begin with 4 or 5
         "embeddings lie in {effective_rank:.1f} effective dimensions of the {rank_limit} they could have",
         "lower schedule.peak or lengthen its warm-up, use a larger batch_size, or method.head_bn=true",
     ),
