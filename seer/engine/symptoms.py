@@ -49,7 +49,7 @@ SYMPTOMS = (
         ("effective_rank",),
         lambda v: v["effective_rank"] < 2,  # healthy runs begin with 4 or 5
         "embeddings lie in {effective_rank:.1f} effective dimensions of the {rank_limit} they could have",
-        "lower schedule.peak or lengthen its warm-up, use a larger batch_size, or method.head_bn=true",
+        "lower schedule.peak or lengthen its warm-up; for small batches, method.head_bn_out=true",
     ),
     Symptom(
         "loss_at_chance",
@@ -62,7 +62,7 @@ SYMPTOMS = (
     Symptom(
         "flat_assignments",
         ("assignment_entropy", "log_prototypes"),
-        lambda v: v["assignment_entropy"] > 0.98 * v["log_prototypes"],
+        lambda v: v["assignment_entropy"] > 0.995 * v["log_prototypes"],
         "images are assigned to all prototypes alike (entropy {assignment_entropy:.2f} nats of {log_prototypes:.2f})",
         "lower method.epsilon (0.05, 0.03, 0.02)",
     ),

@@ -1,6 +1,7 @@
 """The loop: what is applied, when, and what is not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from seer.engine.loop import Run, forward_backward, micro_batches, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.schedule import ScheduleConfig
+from seer.methods import METHODS
 from seer.methods.base import Method, Output, Step
+from tests.methods import tiny
 
 
 class Mean(Method):
@@ -147,3 +150,34 @@ def test_a_scale_that_cannot_fall_further_ends_the_run(run):
     with pytest.raises(RollbackError) as raised:
         train(made)
     assert (raised.value.first, raised.value.last) == (2, 5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_that_is_not_applied_leaves_everything_as_it_was(run, name):
+    """BatchNorm's statistics, queue, teacher and prototypes too; and nothing of it is left for the next step."""
+
+    def state(made: Run) -> dict[str, torch.Tensor]:
+        return {key: tensor.clone() for key, tensor in made.method.state_dict().items()}
+
+    def build(poisoned) -> Run:
+        options = {"queue": 4, "freeze": 0} if name == "swav" else {}
+        method, loader = tiny.build(name, **options).double(), Batches(poisoned)
+        loader.views = lambda step: poison(tiny.views_for(name, seed=step, dtype=torch.float64), step in poisoned)
+        made = run(steps=3)
+        optimizer = build_optimizer(method, OptimConfig())
+        return replace(made, method=method, module=method, optimizer=optimizer, loader=loader, samples_per_epoch=100)
+
+    disturbed, one_step = build(poisoned={1, 2}), build(poisoned=())
+    train(disturbed)
+    train(replace(one_step, steps=1))
+    before, after = state(one_step), state(disturbed)
+    assert before.keys() == after.keys()
+    assert not [key for key in before if not torch.equal(before[key], after[key])]
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+
+
+def poison(views: Views, bad: bool) -> Views:
+    """The same, or with one value that is not a number in one image."""
+    if bad:
+        views.crops[0][1, 2, 0, 3, 3] = float("nan")
+    return views
