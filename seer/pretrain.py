@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from omegaconf import MISSING
 from PIL import Image
 from torch import nn
 
+from seer import audit, distributed
 from seer import config as configuration
-from seer import distributed
 from seer.backbones import BackboneConfig, build
 from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
 from seer.data.decode import decode
@@ -30,6 +31,7 @@ from seer.data.reader import Reader
 from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.checkpoint import CheckpointConfig, Checkpointer
+from seer.engine.health import Health, HealthConfig, RollbackError, roll_back
 from seer.engine.loop import Run, train
 from seer.engine.metrics import LogConfig, RunLog, log_file, write_environment
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
@@ -69,6 +71,7 @@ class Pretrain:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -110,7 +113,10 @@ def run(config: Pretrain) -> Path:
             configuration.save(config, run_dir / "config.yaml")
             write_environment(run_dir)
         try:
-            train_run(config, manifest, world, method, module)
+            with StopRequest() as asked:
+                fault = train_run(config, manifest, world, method, module, asked)
+                while fault is not None:
+                    fault = train_run(config, manifest, world, method, module, asked, fault)
         except StoppedError:
             distributed.barrier()  # whoever left first would take a launcher's leave to end the others
             distributed.shutdown()
@@ -210,8 +216,20 @@ def locked(run_dir: Path, world: World) -> Iterator[None]:
         yield
 
 
-def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method, module: nn.Module) -> None:
-    """Go on from the newest checkpoint, if there is one, and train."""
+def train_run(
+    config: Pretrain,
+    manifest: Manifest,
+    world: World,
+    method: Method,
+    module: nn.Module,
+    asked: StopRequest,
+    fault: RollbackError | None = None,
+) -> RollbackError | None:
+    """Go on from the newest checkpoint, if there is one, or from the one before `fault`, and train.
+
+    Returns:
+        None at the end of the run; or why it has to go back.
+    """
     run_dir = Path(config.run_dir)
     crops = MultiCrop(config.views, config.seed, not config.loader.device_augment, config.mean, config.std)
     lanes = config.loader.lanes or config.batch_size
@@ -221,14 +239,20 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
                     config=config.loader, device=world.device, run_dir=run_dir)  # fmt: skip
     optimizer = build_optimizer(method, config.optim)
     scaler = LossScaler(enabled=config.precision == "fp16")
-    asked = StopRequest()
     checkpointer = Checkpointer(run_dir, config.checkpoint, world, asked)
+    load = partial(checkpointer.load, method, optimizer)
 
     start = 0
-    if (header := checkpointer.load(method, optimizer)) is not None:
+    if fault is None:
+        header = load()
+    else:
+        header = roll_back(fault, load, run_dir, config.health.rollbacks, world, partial(keys_of_step, run_dir))
+    health = Health(config.health, run_dir, world, config.log.every, config.schedule.warmup)
+    if header is not None:
         if header["data"] != manifest.hash:
             raise InputError(f"{config.data}: the images have changed since {run_dir} began; give another run_dir")
         scaler.load_state_dict(header["scaler"])
+        health.load_state_dict(header.get("health", {}))
         start, loader.seen = header["step"], header["seen"] if world.is_main else 0
     if world.is_main and (start == 0 or not (run_dir / MANIFEST).is_file()):  # a checkpoint may come from a store
         manifest.save(run_dir)
@@ -237,16 +261,29 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
     def save(done: int) -> None:
         """Begin to save the state after `done` finished steps, the whole backbone beside the shards."""
         header = {"samples": done * config.batch_size, "seen": over_ranks(loader.seen, world.device),
-                  "scaler": scaler.state_dict(), "data": manifest.hash}  # fmt: skip
+                  "scaler": scaler.state_dict(), "health": health.state_dict(), "data": manifest.hash}  # fmt: skip
         size = max(view.size for view in config.views.values() if view.count)
         about = {"step": done, "config_hash": configuration.config_hash(configuration.to_dict(config))}
         checkpointer.save(done, method, optimizer, header,
                           backbone_metadata(config.backbone, size, config.mean, config.std, about))  # fmt: skip
 
-    with RunLog(run_dir, config.log, world, config.steps, start) as log, asked, Watchdog() as watchdog, checkpointer:
-        train(Run(method, module, optimizer, scaler, loader, config.schedule, log, world, save, config.checkpoint.every,
-                  config.steps, config.batch_size, manifest.samples, config.seed, config.precision,
-                  config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog), start)  # fmt: skip
+    with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog, checkpointer:
+        try:
+            train(Run(method, module, optimizer, scaler, loader, config.schedule, log, health, world, save,
+                      config.checkpoint.every, config.steps, config.batch_size, manifest.samples, config.seed,
+                      config.precision, config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog),
+                  start)  # fmt: skip
+        except RollbackError as fault:
+            return fault.with_traceback(None)  # which would hold on to the step's memory
+    return None
+
+
+def keys_of_step(run_dir: Path, step: int) -> list[str]:
+    """The keys of the samples of a step (from 1); none where the indices of the data cannot be read now."""
+    try:
+        return [sample["key"] for sample in audit.batch(run_dir, step)]
+    except (InputError, OSError):
+        return []
 
 
 def build_method(config: Pretrain) -> Method:

@@ -104,8 +104,11 @@ class RunLog:
         waited: float,
         seconds: float,
         work: Mapping[str, float] = MappingProxyType({}),
-    ) -> None:
+    ) -> dict[str, float]:
         """Record a finished step; between logged steps this costs two additions, and no rank waits for another.
+
+        Returns:
+            What was logged of `metrics` and of the timers, the same on all ranks; {} for a step that is not logged.
 
         Args:
             step: steps finished, from 1.
@@ -123,14 +126,17 @@ class RunLog:
             self._work[part] = self._work.get(part, 0.0) + taken
         if self._samples < 0:  # a continued run's first window starts here, not at its last logged row
             self._samples = place.get("samples", 0) * (step - 1) / step
+        values: dict[str, float] = {}
         if self.due(step):
-            values = {**self._reduce(metrics), "seen": over_ranks(seen, self.world.device)}
+            values = self._reduce(metrics)
+            total = over_ranks(seen, self.world.device)
             if self.world.is_main:
-                self._write(step, values, place)
+                self._write(step, {**values, "seen": total}, place)
             self._waited = self._busy = 0.0
             self._work.clear()
         if self._console:
             self._console.advance(step)
+        return values
 
     def close(self) -> None:
         """Flush and release everything; the log may not be used afterwards. A second call does nothing."""
