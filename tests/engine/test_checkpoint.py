@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 from launch.local import spawn
 from seer.distributed import World, init, rank
-from seer.engine import checkpoint, state, tensorfile
-from seer.engine.checkpoint import CheckpointConfig, Checkpointer, checkpoints, latest
+from seer.engine import checkpoint, integrity, tensorfile
+from seer.engine.checkpoint import CheckpointConfig, Checkpointer
+from seer.engine.integrity import checkpoints, latest
 from seer.engine.optim import SGD
 from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest
@@ -248,7 +249,7 @@ def _die(line):
         The lines that have been run so far.
     """
     run: list[int] = []
-    files = {module.__file__ for module in (checkpoint, state, tensorfile)}
+    files = {module.__file__ for module in (checkpoint, integrity, tensorfile)}
 
     def trace(frame, event, argument):
         if frame.f_code.co_filename not in files:
@@ -267,7 +268,8 @@ def test_killed_at_any_moment_of_a_save(tmp_path):
     lines = _die(0)
     saved(tmp_path / "count", 1)
     threading.settrace(None)  # type: ignore[arg-type]
-    moments = sorted(random.Random(1).sample(range(1, len(lines)), 25))
+    total = len(lines)
+    moments = sorted({*random.Random(1).sample(range(1, total), 14), *range(total - 50, total, 4)})
     went_on_from = []
     for moment in moments:
         run_dir = tmp_path / str(moment)
@@ -464,7 +466,29 @@ def test_a_store_has_what_the_run_directory_has(tmp_path, bucket, caplog):
     truncate(shard(latest(elsewhere)))
     truncate(shard(elsewhere / "checkpoints/step-000000006"))
     assert loaded(elsewhere, store=store) == 6
-    assert caplog.messages[-1].endswith("; going on from step-000000006")
+    assert caplog.messages[-1].endswith("; going on from step-000000006 of the store")
+    assert names_in(elsewhere / "checkpoints/step-000000006") == ["backbone.safetensors", "header.json", "state"]
+
+
+def _save_to(run_dir, store):
+    method, _, optimizer = tiny.build(ParallelConfig("fsdp"))
+    with checkpointer(run_dir, store=store) as saves:
+        saves.save(1, method, optimizer, {}, {})
+
+
+def _load_from(run_dir, store):
+    method, _, optimizer = tiny.build(ParallelConfig("fsdp"))
+    return checkpointer(run_dir, store=store).load(method, optimizer)
+
+
+def test_ranks_share_what_is_copied(tmp_path, bucket):
+    store = f"{bucket}/shared"
+    spawn(_save_to, 2, tmp_path / "a", store, device="cpu")
+    assert spawn(_load_from, 4, tmp_path / "b", store, device="cpu") == [{"step": 1}] * 4
+    here, there = ({str(p.relative_to(tmp_path / x)): p.read_bytes() for p in (tmp_path / x).rglob("*.*")
+                    if p.is_file()} for x in "ab")  # fmt: skip
+    assert here == there
+    assert len(here) == 4
 
 
 def test_what_is_not_all_there_is_no_checkpoint(tmp_path, bucket, monkeypatch):
