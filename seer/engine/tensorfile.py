@@ -104,7 +104,7 @@ def join(
             with open(file, "rb") as source:
                 for entry in found:
                     assert entry.shape[1:] == shapes[entry.name][1:], f"{entry.name} is not cut along its first axis"
-                    row = entry.nbytes // entry.shape[0] if entry.shape else 0
+                    row = prod(entry.shape[1:]) * ITEM_SIZES[entry.code]
                     out.seek(starts[names[entry.name]] + sum(entry.offset[:1]) * row)
                     source.seek(entry.start)
                     copied += _copy(source, out, entry.nbytes)
