@@ -95,7 +95,8 @@ class Job:
     @property
     def sent(self) -> int:
         """Bytes that a GPU sends in a step."""
-        return self.footprint.sent * self.config.accumulate + self.footprint.reduced
+        near, far = self.footprint.near, self.footprint.far
+        return (near.bytes + far.bytes) * self.config.accumulate + self.footprint.reduced
 
     @property
     def exchange(self) -> tuple[float, float]:
@@ -103,10 +104,11 @@ class Job:
 
         A node's GPUs pass on to each other what has come in, so the whole network of a node serves each of them.
         """
-        inside = self.gpus <= PER_NODE
-        rate = self.hardware.link if inside else min(self.hardware.link, self.hardware.network)
-        messages = self.footprint.messages * self.config.accumulate
-        return self.sent / (1e9 * BUS * rate), messages * (SHORT_IN_NODE if inside else SHORT_BEYOND)
+        near, far, reduced = self.footprint.near, self.footprint.far, self.footprint.reduced
+        times, inside, hardware = self.config.accumulate, self.gpus <= PER_NODE, self.hardware
+        bulk = (near.bytes * times + reduced * inside) / hardware.link
+        bulk += (far.bytes * times + reduced * (not inside)) / min(hardware.link, hardware.network)
+        return bulk / (1e9 * BUS), times * (near.messages * SHORT_IN_NODE + far.messages * SHORT_BEYOND)
 
     def efficiency(self, seconds: float) -> float:
         """The share of the roofline at which a step takes so many seconds."""

@@ -11,7 +11,7 @@ import torch
 from seer import config as configuration
 from seer.cli import app
 from seer.errors import InputError
-from seer.footprint import Footprint, Operation
+from seer.footprint import Footprint, Operation, Traffic
 from seer.hardware import HARDWARE, find
 from seer.plan import GIB, Job, Options, advise, calibrate, draw, jobs_around, plan, remedies
 from seer.pretrain import load_config
@@ -23,7 +23,7 @@ V100 = HARDWARE["v100-32g"]
 def job(tiny) -> Job:
     """A second of arithmetic and two of memory traffic per micro-batch, of which a step has two."""
     operations = Counter({Operation(torch.float16, 25 * 10**12, 10): 5, Operation(torch.float32, 1, 900 * 10**9): 2})
-    footprint = Footprint(4, 10**6, {"activations": 2 * GIB}, GIB, operations, sent=16 * 10**9, messages=100)
+    footprint = Footprint(4, 10**6, {"activations": 2 * GIB}, GIB, operations, near=Traffic(16 * 10**9, 100))
     config = load_config(tiny, ["data=.", "accumulate=2", "steps=3600", "batch_size=16", "precision=fp16"])
     return Job(config, 2, V100, footprint)
 
@@ -44,8 +44,9 @@ def test_time_cost_and_energy(job):
 
 
 def test_beyond_one_node_the_network_counts(job):
-    wide = replace(job, gpus=16, footprint=replace(job.footprint, reduced=10**12))
-    assert wide.exchange == pytest.approx((1032 / (0.8 * 50), 200 * 60e-6))
+    footprint = replace(job.footprint, far=Traffic(32 * 10**9, 10), reduced=10**12)
+    wide = replace(job, gpus=16, footprint=footprint)
+    assert wide.exchange == pytest.approx((32 / (0.8 * 150) + 1064 / (0.8 * 50), 200 * 20e-6 + 20 * 60e-6))
     assert wide.estimate(1.0).step_seconds == pytest.approx(sum(wide.exchange))
 
 
