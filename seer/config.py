@@ -28,6 +28,7 @@ FREE = (
     "checkpoint",
     "parallel.mode",
     "parallel.checkpointing",
+    "parallel.shard_group",
     "parallel.compile",
     "parallel.channels_last",
     "loader.workers",
