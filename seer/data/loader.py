@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -127,15 +127,16 @@ class Loader:
         self.replaced = 0
         self.seen = 0
 
-    def iterate(self, start_step: int, stop_step: int) -> Iterator[Views]:
+    def iterate(self, start_step: int, stop_step: int, skipped: Collection[int] = ()) -> Iterator[Views]:
         """The views of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers.
 
-        Damaged samples are entered in the ledger of `run_dir`, if there is one.
+        Steps in `skipped` are passed over. Damaged samples are entered in the ledger of `run_dir`, if there is one.
         """
         make = MODES[self.config.mode] if self.config.workers else inline
-        results = make(self.task, range(start_step, stop_step), self.config, self.device)
+        steps = [step for step in range(start_step, stop_step) if step not in skipped]
+        results = make(self.task, steps, self.config, self.device)
         try:
-            for step in range(start_step, stop_step):
+            for step in steps:
                 began = time.perf_counter()
                 delivery = next(results)
                 clock = Clock()
@@ -237,13 +238,13 @@ class StepTask:
         )
 
 
-def inline(task: StepTask, steps: range, config: LoaderConfig, device: torch.device) -> Generator[Any]:
+def inline(task: StepTask, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
     """Make each batch when it is asked for."""
     for step in steps:
         yield task(step)
 
 
-def threads(task: StepTask, steps: range, config: LoaderConfig, device: torch.device) -> Generator[Any]:
+def threads(task: StepTask, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
     """Make batches in threads of this process, `prefetch` per thread ahead."""
     with ThreadPoolExecutor(config.workers, thread_name_prefix="seer-loader") as pool:
         pending: deque[Future] = deque()
@@ -259,7 +260,7 @@ def threads(task: StepTask, steps: range, config: LoaderConfig, device: torch.de
                 future.cancel()
 
 
-def processes(task: StepTask, steps: range, config: LoaderConfig, device: torch.device) -> Generator[Any]:
+def processes(task: StepTask, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
     """Make batches in processes; tensors come back through shared memory."""
     # Of a worker's batches as many may be under way as it is given tasks, one in the trainer's hands and one before it.
     crops = task.crops.shapes(task.share), task.crops.dtype
