@@ -2,10 +2,10 @@
 
     python benchmarks/health.py [--backbone regnety_016 --batch 8 --large 96 --small 48 --prototypes 3000] [--json FILE]
 
-Steps are SwAV's, as `seer.engine.loop` makes them. Each part is timed by itself, on the state and with the calls of such a
-step: the checks of every step (statistics kept, verdict, median of the losses) and, over `health.every`, a measurement;
-logging at every step and, over `log.every`, a row with TensorBoard. The parts are too small to be told from the noise
-of whole steps.
+Steps are SwAV's, as `seer.engine.loop` makes them. Each part is timed by itself, on the state and with the calls of
+such a step: the checks of every step (statistics kept, verdict, median of the losses) and, over `health.every`, a
+measurement; logging at every step and, over `log.every`, a row with TensorBoard. The parts are too small to be told
+from the noise of whole steps.
 """
 
 import argparse
