@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 BACKBONE = "backbone.safetensors"
 PREFIX = "method.backbone."
+PAUSES = (2.0, 20.0)  # seconds before what could not be written is tried again: network file systems recover
 
 
 @dataclass
@@ -146,33 +147,38 @@ class Checkpointer:
         return {name: Block(offset, self._staged[name]) for name, (offset, _) in blocks.items()}
 
     def _write(
-        self,
-        target: Path,
-        header: Header,
-        blocks: dict[str, Block],
-        backbone: dict[str, str] | None,
-        stopped: float,
+        self, target: Path, header: Header, blocks: dict[str, Block], backbone: dict[str, str] | None, stopped: float
     ) -> None:
         """The part of a save that runs beside the training, which it has `stopped` for so many seconds."""
-        began = time.perf_counter()
+        for pause in (*PAUSES, None):
+            began = time.perf_counter()
+            try:
+                files = self._write_once(target, header, blocks, backbone)
+                break
+            except OSError as error:  # on all ranks the same
+                why = f"{target}: cannot be written ({integrity.reason(error)})"
+                if pause is None:
+                    raise InputError(f"{why}; earlier ones are whole") from error
+                self._tell(logging.WARNING, "%s; once more in %g s", why, pause)
+                time.sleep(pause)
+        took = time.perf_counter() - began
+        self._tell(logging.INFO, "saved %s: training stopped for %.2f s, written in %.2f s", target.name, stopped, took)
+        if self.mirror is not None:
+            self._copy_to(self.mirror, target, files)
+
+    def _write_once(
+        self, target: Path, header: Header, blocks: dict[str, Block], backbone: dict[str, str] | None
+    ) -> list[str]:
+        """Write the files of a checkpoint and make it visible; their names."""
         hidden, file = self.folder / f".{target.name}.tmp", f"state/rank-{self.world.rank:05d}.safetensors"
 
         def prepare() -> None:
             self._sweep()
             (hidden / "state").mkdir(parents=True)
 
-        try:
-            self._on_main(prepare)
-            written = self._on_all(lambda: (file, tensorfile.write(hidden / file, blocks)))
-            files = self._on_main(lambda: self._publish(hidden, target, {**header, "files": dict(written)}, backbone))
-        except OSError as error:
-            why = integrity.reason(error)
-            raise InputError(f"{target}: cannot be written ({why}); earlier ones are whole") from error
-        if self.world.is_main:
-            took = time.perf_counter() - began
-            log.info("saved %s: training stopped for %.2f s, written in %.2f s", target.name, stopped, took)
-        if self.mirror is not None:
-            self._copy_to(self.mirror, target, files)
+        self._on_main(prepare)
+        written = self._on_all(lambda: (file, tensorfile.write(hidden / file, blocks)))
+        return self._on_main(lambda: self._publish(hidden, target, {**header, "files": dict(written)}, backbone))
 
     def _publish(self, hidden: Path, target: Path, header: Header, backbone: dict[str, str] | None) -> list[str]:
         """Have the whole checkpoint on the disk, and then visible. Returns the names of its files."""
@@ -220,8 +226,7 @@ class Checkpointer:
             self._on_all(lambda: mirror.put(target, portion(files, self.world.rank, self.world.size)))
             self._on_main(complete)
         except (InputError, OSError) as error:
-            if self.world.is_main:
-                log.warning("%s is in %s only: %s", target.name, self.folder, error)
+            self._tell(logging.WARNING, "%s is in %s only: %s", target.name, self.folder, error)
 
     def load(self, method: nn.Module, optimizer: Optimizer, until: int | None = None) -> Header | None:
         """Go on from the newest intact checkpoint: fill `method` and `optimizer` in place.
@@ -246,9 +251,9 @@ class Checkpointer:
                 damages.append(error)
                 self._damaged.add(path)
                 continue
-            if self.world.is_main:
-                for damaged in damages:
-                    log.warning("%s; going on from %s%s", damaged, path.name, "" if local else " of the store")
+            for damaged in damages:
+                place = path.name if local else f"{path.name} of the store"
+                self._tell(logging.WARNING, "%s; going on from %s", damaged, place)
             if until is not None:
                 self._on_main(lambda: self._take_back(until))
             return {key: value for key, value in header.items() if key not in ("format", "tensors", "files")}
@@ -311,6 +316,10 @@ class Checkpointer:
                     self.mirror.remove(name)  # type: ignore[union-attr]
         except InputError as error:
             log.warning("later checkpoints than of step %d remain in the store: %s", until, error)
+
+    def _tell(self, level: int, message: str, *values: object) -> None:
+        if self.world.is_main:
+            log.log(level, message, *values)
 
     def _on_main(self, action: Callable[[], T]) -> T:
         return on_main(action, self._group)

@@ -81,6 +81,14 @@ def verify(path: Path, header: Header, rank: int, ranks: int) -> list[Entry]:
         return [entry for found in pool.map(inspect, portion(files, rank, ranks)) for entry in found]
 
 
+def check_file(path: Path) -> None:
+    """Raise `DamagedError` if a file is not what the header beside it says, if there is one."""
+    if (path.parent / HEADER).is_file():
+        written = read_header(path.parent).get("files", {}).get(path.name)
+        if written and tensorfile.sha256(path) != written["sha256"]:
+            raise DamagedError(f"{path}: damaged (it is not what was written); use another checkpoint, as RUN:step-100")
+
+
 def portion(files: Iterable[str], rank: int, ranks: int) -> list[str]:
     """The files that fall to a rank where each is to be read, or copied, by one."""
     return sorted(files)[rank::ranks]

@@ -24,6 +24,7 @@ from seer.engine.optim import SGD
 from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest
 from seer.errors import InputError
+from seer.interop.models import load_backbone
 from tests.engine import tiny
 from tests.engine.tiny import STEPS, Result, Tiny
 from tests.servers import bucket_server
@@ -286,8 +287,24 @@ def test_killed_at_any_moment_of_a_save(tmp_path):
     assert set(went_on_from) == {1, 2}
 
 
+def test_what_could_not_be_written_is_tried_again(tmp_path, monkeypatch, caplog):
+    fsync, failures = tensorfile.flush, [OSError(5, "Input/output error")]
+
+    def flaky(file):
+        if failures:
+            raise failures.pop()
+        fsync(file)
+
+    monkeypatch.setattr(tensorfile, "flush", flaky)
+    monkeypatch.setattr(checkpoint, "PAUSES", (0.0,))
+    assert saved(tmp_path, 1) == [1]
+    assert "step-000000001: cannot be written ([Errno 5] Input/output error); once more in 0 s" in caplog.text
+    assert loaded(tmp_path) == 1
+
+
 def _save_on_a_full_disk(run_dir):
     """Rank 1 can write a kilobyte."""
+    checkpoint.PAUSES = (0.0,)
     method, _, optimizer = tiny.build(ParallelConfig("ddp"))
     asked = StopRequest()
     saves = Checkpointer(run_dir, CheckpointConfig(), init("cpu"), asked)
@@ -308,7 +325,8 @@ def test_a_save_that_fails_on_one_rank_fails_everywhere_and_asks_the_run_to_stop
     assert names_in(tmp_path / "checkpoints") == ["step-000000001", "step-000000003"]
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PAUSES", ())
     (tmp_path / "checkpoints").write_text("a file")
     method, _, optimizer = tiny.build(ParallelConfig())
     saves = checkpointer(Path(tmp_path))
@@ -394,6 +412,15 @@ def test_the_newest_intact_one_is_used_and_one_line_says_so(tmp_path, damage, ca
     assert "step-000000002: damaged (" in record.getMessage()
     assert record.getMessage().endswith("; going on from step-000000001")
     assert "\n" not in record.getMessage()
+
+
+def test_a_backbone_is_verified_before_it_is_used(tmp_path):
+    saved(tmp_path, 1)
+    file = latest(tmp_path) / "backbone.safetensors"
+    integrity.check_file(file)
+    flip_a_bit(file)
+    with pytest.raises(InputError, match=r"backbone\.safetensors: damaged"):
+        load_backbone(tmp_path)
 
 
 def test_where_none_is_intact_nothing_is_begun_anew(tmp_path):
