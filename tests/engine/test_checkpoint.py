@@ -37,9 +37,14 @@ def checkpointer(run_dir, **config):
     return Checkpointer(run_dir, CheckpointConfig(**config), init("cpu"))
 
 
+def build(mode):
+    """Method, module and optimizer; `hybrid` shards them in each of two halves of the ranks."""
+    return tiny.build(ParallelConfig("fsdp", shard_group=2) if mode == "hybrid" else ParallelConfig(mode))
+
+
 def save_and_go_on(run_dir, mode):
     """Train, saving on the way."""
-    method, module, optimizer = tiny.build(ParallelConfig(mode))
+    method, module, optimizer = build(mode)
     losses = tiny.steps(method, module, optimizer, 0, SAVED)
     with checkpointer(run_dir) as saves:
         saves.save(SAVED, method, optimizer, EXTRA, {"note": "whole"})
@@ -50,7 +55,7 @@ def save_and_go_on(run_dir, mode):
 
 def load_and_go_on(run_dir, mode):
     """Continue from the checkpoint in objects that have another past."""
-    method, module, optimizer = tiny.build(ParallelConfig(mode))
+    method, module, optimizer = build(mode)
     tiny.steps(method, module, optimizer, STEPS, STEPS + 1)
     extra = checkpointer(run_dir).load(method, optimizer)
     assert extra == EXTRA | {"step": SAVED}
@@ -95,7 +100,7 @@ def test_one_process_continues_what_two_began(runs, mode):
 def _load_and_save_again(run_dirs_and_modes):
     """Continue; and save what was loaded elsewhere, unchanged, as this many processes hold it."""
     for run_dir, again, mode in run_dirs_and_modes:
-        method, _, optimizer = tiny.build(ParallelConfig(mode))
+        method, _, optimizer = build(mode)
         assert checkpointer(run_dir).load(method, optimizer) == EXTRA | {"step": SAVED}
         with checkpointer(again) as saves:
             saves.save(SAVED, method, optimizer, EXTRA)
@@ -105,7 +110,7 @@ def _load_and_save_again(run_dirs_and_modes):
 def test_any_number_of_processes_continues(runs, tmp_path):
     """From 2 to 4 to 1, and 1 to 4, sharded and not. Four share tensors of 5 and 7 rows, unevenly; some get none."""
     dirs, results = runs
-    pairs = [("none", "ddp"), ("ddp", "fsdp"), ("fsdp", "fsdp")]
+    pairs = [("none", "ddp"), ("ddp", "fsdp"), ("fsdp", "hybrid")]
     work = [(dirs[began], tmp_path / began, goes_on) for began, goes_on in pairs]
     continued = spawn(_load_and_save_again, 4, work, device="cpu")[0]
     for (began, _), result in zip(pairs, continued, strict=True):
