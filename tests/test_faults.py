@@ -22,9 +22,11 @@ from seer.data.loader import Loader
 from seer.engine import checkpoint, integrity, tensorfile
 from seer.engine.integrity import checkpoints
 from seer.engine.metrics import RunLog
+from seer.engine.mirror import Mirror
 from seer.errors import InputError, StoppedError
 from seer.pretrain import Pretrain, load_config, run
-from tests.conftest import losses
+from tests.conftest import losses, rows
+from tests.servers import bucket_server
 
 SEED = int(os.environ.get("SEER_FAULT_SEED", 1))
 STEPS, SPOILED_STEP = 36, 7
@@ -190,3 +192,17 @@ def suffer(train, run_dir: Path, fault: Fault, draw: random.Random) -> None:
         train(run_dir, fault.processes, fault)
     if fault.name in AFTERWARDS:
         AFTERWARDS[fault.name](checkpoints(run_dir)[-1], draw)
+
+
+def test_a_run_goes_on_from_a_store_where_its_directory_is_lost(tiny, shards, tmp_path, monkeypatch):
+    with bucket_server(monkeypatch) as bucket:
+        settings = [f"data={shards}", "steps=4", "checkpoint.every=2", f"checkpoint.store={bucket}/lost"]
+        run(load_config(tiny, [*settings, f"run_dir={tmp_path / 'a'}"]))
+        Mirror(f"{bucket}/lost").remove("step-000000004")  # as if it had been killed before
+        run(load_config(tiny, [*settings, f"run_dir={tmp_path / 'b'}"]))
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path / "b")] == [
+        (row["step"], row["loss"]) for row in rows(tmp_path / "a")[2:]
+    ]
+    found = audit(tmp_path / "b")
+    assert found.exact
+    assert (found.steps, found.fingerprints) == (4, 2)
