@@ -19,6 +19,7 @@ from launch.local import RankError, spawn
 from seer import distributed
 from seer.audit import audit
 from seer.data.loader import Loader
+from seer.distributed import World
 from seer.engine import checkpoint, integrity, tensorfile
 from seer.engine.integrity import checkpoints
 from seer.engine.metrics import RunLog
@@ -198,7 +199,7 @@ def test_a_run_goes_on_from_a_store_where_its_directory_is_lost(tiny, shards, tm
     with bucket_server(monkeypatch) as bucket:
         settings = [f"data={shards}", "steps=4", "checkpoint.every=2", f"checkpoint.store={bucket}/lost"]
         run(load_config(tiny, [*settings, f"run_dir={tmp_path / 'a'}"]))
-        Mirror(f"{bucket}/lost").remove("step-000000004")  # as if it had been killed before
+        Mirror(f"{bucket}/lost", World()).remove("step-000000004")  # as if it had been killed before
         run(load_config(tiny, [*settings, f"run_dir={tmp_path / 'b'}"]))
     assert [(row["step"], row["loss"]) for row in rows(tmp_path / "b")] == [
         (row["step"], row["loss"]) for row in rows(tmp_path / "a")[2:]
