@@ -1,6 +1,5 @@
 """A job: a verb of `seer` with its arguments, what it needs, and where its run is. The same object runs everywhere."""
 
-import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from types import FrameType
 from typing import NoReturn
 
 from launch import attempts
-from seer.errors import TOLD, InputError, StoppedError
+from seer.errors import TOLD, InputError, InUseError, StoppedError
 
 # Verbs that all processes of a job carry out together. Any other is one process, however many nodes were asked for.
 DISTRIBUTED = {"pretrain"}
@@ -65,7 +64,9 @@ class Job:
             if code:
                 raise InputError(f"seer {self.verb}: exit code {code}")
         except BaseException as error:
-            attempts.note(self.folder, self.name, getattr(error, "exit_code", 1), _line(error))
+            # What another process has now, such as one on a node that was lost, it may not have at the next attempt.
+            code = 1 if isinstance(error, InUseError) else getattr(error, "exit_code", 1)
+            attempts.note(self.folder, self.name, code, _line(error))
             raise
         attempts.note(self.folder, self.name, 0, "done")
 
@@ -85,8 +86,8 @@ class Job:
             if not torch.cuda.is_available():
                 asked = f"{self.resources.gpus_per_node} GPUs per node were asked for"
                 raise InputError(
-                    f"{os.uname().nodename}: {asked} and PyTorch {torch.__version__} sees none; look at "
-                    "nvidia-smi there, or launch without --gpus-per-node"
+                    f"{asked} and PyTorch {torch.__version__} sees none; look at nvidia-smi there, or launch "
+                    "without --gpus-per-node"
                 )
 
 

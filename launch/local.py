@@ -24,6 +24,8 @@ from launch.launches import Launch
 from seer.distributed import init, pick_device, shutdown
 from seer.errors import TOLD, InputError, StoppedError
 
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
 # What every training process imports sooner or later.
 PRELOAD = ["torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
 
@@ -50,12 +52,14 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
     forks = sys.platform == "linux" and pick_device(device, 0).type == "cpu"
     context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
     multiprocessing.set_forkserver_preload([__name__, *PRELOAD])
-    # The store lives here, on a port that the system picks, so no two runs ever ask for the same one.
-    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    env = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
-    env |= {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     processes, pipes = [], []
+    # Until there is somebody to pass them on to, signals wait. The fork server inherits that, and so outlives them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     try:
+        # The store lives here, on a port that the system picks, so no two runs ever ask for the same one.
+        store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        env = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
+        env |= {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         for r in range(nproc):
             ours, theirs = context.Pipe(duplex=False)
             place = {**env, "RANK": str(r), "LOCAL_RANK": str(r)}
@@ -70,6 +74,7 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
             process.join(10)
         return values
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         for process in processes:
             process.kill()
             process.join()
@@ -89,8 +94,8 @@ def forwarding(processes: list[Process]) -> Iterator[None]:
                 os.kill(process.pid, number)
 
     here = threading.current_thread() is threading.main_thread()
-    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) if here else ()
-    before = {number: signal.signal(number, forward) for number in signals}
+    before = {number: signal.signal(number, forward) for number in FORWARDED} if here else {}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     try:
         yield
     finally:
@@ -135,6 +140,7 @@ def _attend(job: Job) -> None:
 def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Callable, args: tuple) -> None:
     """The body of a rank: sends `(time, succeeded, value or exception)` once."""
     _die_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     os.environ.update(env)
     if "OMP_NUM_THREADS" not in env:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(env["LOCAL_WORLD_SIZE"])))

@@ -10,6 +10,10 @@ class InputError(ValueError):
     exit_code = 2
 
 
+class InUseError(InputError):
+    """A port or a run directory that another process has, perhaps one about to end: a later attempt may succeed."""
+
+
 class DivergedError(RuntimeError):
     """A run whose losses or gradients stay non-finite; nothing of them was applied. One line, exit code 1."""
 

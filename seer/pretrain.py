@@ -36,10 +36,11 @@ from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, parallelize
 from seer.engine.preempt import StopRequest, Watchdog
 from seer.engine.schedule import ScheduleConfig, value
-from seer.errors import InputError, StoppedError, nearest
+from seer.errors import InputError, InUseError, StoppedError, nearest
 from seer.interop.models import load_backbone, save_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
+from seer.peers import check_peers
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
@@ -95,6 +96,7 @@ def run(config: Pretrain) -> Path:
         InputError: wrong input, or a run directory that belongs to another configuration or is in use.
     """
     world = distributed.init(config.device)
+    check_peers()
     run_dir = Path(config.run_dir)
     manifest = Manifest.load(config.data)
     check(config, manifest, world)
@@ -203,7 +205,7 @@ def locked(run_dir: Path, world: World) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
+            raise InUseError(
                 f"{run_dir}: another process is training there; wait for it, or choose another run_dir"
             ) from None
         yield
