@@ -31,7 +31,8 @@ class Queued:
     disturbed: str
     undisturbed: list[str]
     four: dict[str, str]
-    limited: list[str]
+    limited: str
+    forbidden: list[str]
     sweep: list[str]
     dying: str
     blind: str
@@ -65,13 +66,14 @@ def queued(cluster, recipe, shards) -> Queued:
         return cluster.launch(*options, "--", *arguments, *then)
 
     report, few = ("--then", "report", "{run}"), ("steps=3",)
-    limit = ("--no-requeue", "--time", "2", "--set", "signal_seconds=80")
+    limit = ("--time", "2", "--set", "signal_seconds=80")  # SLURM looks every 30 s
     return Queued(
         work=cluster.work,
         disturbed=train("disturbed", *COMMON, *TWO, "--partition", "low", "--set", "sbatch={nodelist: 'node[1-2]'}")[0],
         undisturbed=train("undisturbed", *OTHERS, *TWO, then=report),
         four={mode: train(mode, *OTHERS, *FOUR, config=(*few, f"parallel.mode={mode}"))[0] for mode in ("ddp", "fsdp")},
-        limited=train("limited", *OTHERS, *limit, config=("steps=5000",), then=report),
+        limited=train("limited", *OTHERS, *limit, config=("steps=5000",))[0],
+        forbidden=train("forbidden", *OTHERS, "--no-requeue", config=("steps=30",), then=report),
         sweep=train("sweep", *OTHERS, "--sweep", "seed=[1,2]", config=few, then=report),
         dying=train("dying", *OTHERS, "--backoff", "1")[0],
         blind=train("blind", *OTHERS, "--gpus-per-node", "1")[0],
@@ -98,6 +100,21 @@ def test_gpus_that_pytorch_does_not_see_end_the_job_at_once(cluster, queued):
     (only,) = cluster.history(queued.blind)  # another attempt would end alike
     assert only.code == 2
     assert "1 GPUs per node were asked for and PyTorch" in only.told
+
+
+def test_where_requeueing_is_forbidden_a_new_job_takes_its_place_and_what_waited_waits_for_it(cluster, queued):
+    train, report = queued.forbidden
+    run = cluster.work / "forbidden"
+    cluster.until(lambda: step(run) >= 2, train)
+    command("scancel", "--signal=USR2", train)
+    cluster.wait(train)  # it is over: what it began goes on elsewhere
+    assert cluster.history(train)[0].code == 75
+    successor = cluster.row(train)["job"]
+    assert successor != train
+    cluster.wait(successor)
+    cluster.wait(report)
+    assert len(losses(run)) == 30
+    assert (run / "report.html").is_file()
 
 
 def test_a_run_that_went_through_everything_has_the_same_losses(cluster, queued):
@@ -168,22 +185,17 @@ def test_a_sweep_is_an_array_and_a_report_follows_each_of_its_runs(cluster, queu
     assert (cluster.work / "sweep" / "seed=2" / "report.html").is_file()
 
 
-def test_out_of_time_the_run_is_saved_and_goes_on_as_a_new_job_where_requeueing_is_forbidden(cluster, queued):
-    train, report = queued.limited
-    run = cluster.work / "limited"
-    cluster.wait(train)  # it is over: what it began goes on elsewhere
-    (first, *_) = cluster.history(train)
+def test_out_of_time_a_run_is_saved_and_goes_on_and_a_cancelled_one_does_not(cluster, queued):
+    job, run = queued.limited, cluster.work / "limited"
+    cluster.until(lambda: len(cluster.history(job)) == 1, job)
+    (first,) = cluster.history(job)
     assert first.code == 75
     assert "as asked (SIGUSR2); saved" in first.told
-    assert cluster.state(report) == "PENDING"
-    successor = cluster.row(train)["job"]
-    assert successor != train
-    cluster.until(lambda: step(run) > first.step, successor)
-    assert successor in cluster.ask("cancel", train)
-    cluster.wait(successor, "CANCELLED")
-    cluster.wait(report, "CANCELLED")
-    assert "nothing" in cluster.ask("cancel", train)
+    cluster.until(lambda: step(run) > first.step, job)
     assert [row["step"] for row in rows(run)] == list(range(1, len(rows(run)) + 1))
+    assert job in cluster.ask("cancel", job)
+    cluster.wait(job, "CANCELLED")
+    assert "nothing" in cluster.ask("cancel", job)
 
 
 def test_a_run_in_the_queue_is_refused_a_second_time_and_a_cancelled_one_stays_cancelled(cluster, recipe, shards):
