@@ -175,7 +175,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
 def recipe(tmp_path_factory) -> str:
     """Steps enough to be interrupted in, each of them small: between two processes BatchNorm takes most of the time."""
     path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
-    smaller = {"steps: 5": "steps: 60", "size: 24": "size: 16", "size: 16, count: 2": "size: 16, count: 0"}
+    smaller = {"steps: 5": "steps: 80", "size: 24": "size: 16", "size: 16, count: 2": "size: 16, count: 0"}
     text = TINY
     for old, new in reversed(smaller.items()):
         assert old in text

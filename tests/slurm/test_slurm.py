@@ -6,6 +6,7 @@ happens to has two nodes to itself.
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from seer.cli import app
+from seer.errors import InputError
 from tests.conftest import losses, rows
-from tests.slurm.conftest import Cluster, command, kill, lose, missing, ranks, restart_nodes, started, step
+from tests.slurm.conftest import Cluster, command, kill, lose, missing, restart_nodes, started, step
 
 COMMON = ("--time", "20", "--backoff", "0", "--set", "cpus_per_task=1")
 # The machine has fewer cores than the nodes claim; the longest run goes first.
 OTHERS = (*COMMON, "--set", "sbatch={exclude: 'node[1-2]'}", "--set", "setup=['renice -n 10 $$']")
+REPORT = ("--then", "report", "{run}")
 TWO = ("--nodes", "2", "--tasks-per-node", "1")
 FOUR = ("--nodes", "2", "--tasks-per-node", "2")
 
@@ -32,7 +35,6 @@ class Queued:
     undisturbed: list[str]
     four: dict[str, str]
     limited: str
-    forbidden: list[str]
     sweep: list[str]
     dying: str
     blind: str
@@ -60,61 +62,31 @@ def test_bad_input_is_one_line_and_nothing_is_queued(cluster, recipe, shards):
 
 
 @pytest.fixture(scope="module")
-def queued(cluster, recipe, shards) -> Queued:
-    def train(name: str, *options: str, config: tuple[str, ...] = (), then: tuple[str, ...] = ()) -> list[str]:
+def train(cluster, recipe, shards) -> Callable[..., list[str]]:
+    """A function that launches a run of a name: the ids of its jobs."""
+
+    def launch(name: str, *options: str, config: tuple[str, ...] = (), then: tuple[str, ...] = ()) -> list[str]:
         arguments = ("pretrain", recipe, f"data={shards}", f"run_dir={cluster.work / name}", *config)
         return cluster.launch(*options, "--", *arguments, *then)
 
-    report, few = ("--then", "report", "{run}"), ("steps=3",)
+    return launch
+
+
+@pytest.fixture(scope="module")
+def queued(cluster, train) -> Queued:
+    few = ("steps=3",)
     limit = ("--time", "2", "--set", "signal_seconds=80")  # SLURM looks every 30 s
+    killed = ("--backoff", "1", "--set", "setup=['ulimit -t 1']")  # by the kernel: importing torch takes more
     return Queued(
         work=cluster.work,
-        disturbed=train("disturbed", *COMMON, *TWO, "--partition", "low", "--set", "sbatch={nodelist: 'node[1-2]'}")[0],
-        undisturbed=train("undisturbed", *OTHERS, *TWO, then=report),
+        undisturbed=train("undisturbed", *OTHERS, *TWO, then=REPORT),
         four={mode: train(mode, *OTHERS, *FOUR, config=(*few, f"parallel.mode={mode}"))[0] for mode in ("ddp", "fsdp")},
         limited=train("limited", *OTHERS, *limit, config=("steps=5000",))[0],
-        forbidden=train("forbidden", *OTHERS, "--no-requeue", config=("steps=30",), then=report),
-        sweep=train("sweep", *OTHERS, "--sweep", "seed=[1,2]", config=few, then=report),
-        dying=train("dying", *OTHERS, "--backoff", "1")[0],
+        sweep=train("sweep", *OTHERS, "--sweep", "seed=[1,2]", config=few, then=REPORT),
+        dying=train("dying", *OTHERS, *killed)[0],
         blind=train("blind", *OTHERS, "--gpus-per-node", "1")[0],
+        disturbed=train("disturbed", *COMMON, *TWO, "--partition", "low", "--set", "sbatch={nodelist: 'node[1-2]'}")[0],
     )
-
-
-def test_a_rank_killed_thrice_at_the_same_step_stops_the_job(cluster, queued):
-    for attempt in range(3):
-        cluster.until(lambda n=attempt: len(cluster.history(queued.dying)) == n, queued.dying)
-        cluster.until(lambda: bool(ranks(queued.dying)), queued.dying)
-        kill(queued.dying)
-    cluster.wait(queued.dying, "FAILED")
-    assert [a.code for a in cluster.history(queued.dying)] == [137, 137, 137]
-    assert "failed 3 times before its first step, the last time: a process was killed by signal 9" in cluster.ask(
-        "logs", queued.dying
-    )
-    first, second, third = (a.when for a in cluster.history(queued.dying))
-    assert second - first >= 1  # the backoff, doubled after each
-    assert third - second >= 2
-
-
-def test_gpus_that_pytorch_does_not_see_end_the_job_at_once(cluster, queued):
-    cluster.wait(queued.blind, "FAILED")
-    (only,) = cluster.history(queued.blind)  # another attempt would end alike
-    assert only.code == 2
-    assert "1 GPUs per node were asked for and PyTorch" in only.told
-
-
-def test_where_requeueing_is_forbidden_a_new_job_takes_its_place_and_what_waited_waits_for_it(cluster, queued):
-    train, report = queued.forbidden
-    run = cluster.work / "forbidden"
-    cluster.until(lambda: step(run) >= 2, train)
-    command("scancel", "--signal=USR2", train)
-    cluster.wait(train)  # it is over: what it began goes on elsewhere
-    assert cluster.history(train)[0].code == 75
-    successor = cluster.row(train)["job"]
-    assert successor != train
-    cluster.wait(successor)
-    cluster.wait(report)
-    assert len(losses(run)) == 30
-    assert (run / "report.html").is_file()
 
 
 def test_a_run_that_went_through_everything_has_the_same_losses(cluster, queued):
@@ -157,7 +129,7 @@ def test_a_run_that_went_through_everything_has_the_same_losses(cluster, queued)
     assert codes[-1] == 0
     cluster.wait(queued.undisturbed[0])
     assert losses(run) == losses(cluster.work / "undisturbed")
-    assert len(losses(run)) == 60
+    assert len(losses(run)) == 80
     audited = CliRunner().invoke(app, ["audit", str(run)])
     assert audited.exit_code == 0, audited.output
 
@@ -185,10 +157,43 @@ def test_a_sweep_is_an_array_and_a_report_follows_each_of_its_runs(cluster, queu
     assert (cluster.work / "sweep" / "seed=2" / "report.html").is_file()
 
 
+def test_a_rank_killed_thrice_at_the_same_step_stops_the_job(cluster, queued):
+    cluster.wait(queued.dying, "FAILED")
+    history = cluster.history(queued.dying)
+    assert [attempt.code for attempt in history] == [137, 137, 137]
+    log = cluster.ask("logs", queued.dying)
+    assert "failed 3 times before its first step, the last time: a process was killed by signal 9" in log
+    first, second, third = (attempt.when for attempt in history)
+    assert second - first >= 1  # the backoff, doubled after each
+    assert third - second >= 2
+
+
+def test_gpus_that_pytorch_does_not_see_end_the_job_at_once(cluster, queued):
+    cluster.wait(queued.blind, "FAILED")
+    (only,) = cluster.history(queued.blind)  # another attempt would end alike
+    assert only.code == 2
+    assert "1 GPUs per node were asked for and PyTorch" in only.told
+
+
+def test_where_requeueing_is_forbidden_a_new_job_takes_its_place_and_what_waited_waits_for_it(cluster, train):
+    first, report = train("forbidden", *COMMON, "--no-requeue", config=("steps=30",), then=REPORT)
+    run = cluster.work / "forbidden"
+    cluster.until(lambda: step(run) >= 2, first)
+    command("scancel", "--signal=USR2", first)
+    cluster.wait(first)  # it is over: what it began goes on elsewhere
+    assert cluster.history(first)[0].code == 75
+    successor = cluster.row(first)["job"]
+    assert successor != first
+    cluster.wait(successor)
+    cluster.wait(report)
+    assert len(losses(run)) == 30
+    assert (run / "report.html").is_file()
+
+
 def test_out_of_time_a_run_is_saved_and_goes_on_and_a_cancelled_one_does_not(cluster, queued):
     job, run = queued.limited, cluster.work / "limited"
-    cluster.until(lambda: len(cluster.history(job)) == 1, job)
-    (first,) = cluster.history(job)
+    cluster.until(lambda: bool(cluster.history(job)), job)
+    (first, *_) = cluster.history(job)
     assert first.code == 75
     assert "as asked (SIGUSR2); saved" in first.told
     cluster.until(lambda: step(run) > first.step, job)
@@ -198,11 +203,10 @@ def test_out_of_time_a_run_is_saved_and_goes_on_and_a_cancelled_one_does_not(clu
     assert "nothing" in cluster.ask("cancel", job)
 
 
-def test_a_run_in_the_queue_is_refused_a_second_time_and_a_cancelled_one_stays_cancelled(cluster, recipe, shards):
-    arguments = (*COMMON, "--", "pretrain", recipe, f"data={shards}", f"run_dir={cluster.work / 'twice'}")
-    (job,) = cluster.launch("--set", "sbatch={hold: ''}", *arguments)
-    (line,) = cluster.launch(*arguments, fails=True)
-    assert f"job {job} of it is pending already" in line
+def test_a_run_in_the_queue_is_refused_a_second_time(cluster, train):
+    (job,) = train("twice", *COMMON, "--set", "sbatch={hold: true}")
+    with pytest.raises(InputError, match=f"job {job} of it is pending already"):
+        train("twice", *COMMON)
     assert job in cluster.ask("cancel", job)
     cluster.wait(job, "CANCELLED")
 
