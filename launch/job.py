@@ -1,5 +1,6 @@
 """A job: a verb of `seer` with its arguments, what it needs, and where its run is. The same object runs everywhere."""
 
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class Job:
         """Run the verb in this process; what it raises is noted, for whoever decides what is next, and raised."""
         from seer.cli import app
 
-        _leave_on_signals()
+        for number in attempts.ASKED:  # until training handles them
+            signal.signal(number, self._leave)
         try:
             self._check_devices()
             code = app(self.command, prog_name="seer", standalone_mode=False)
@@ -79,6 +81,12 @@ class Job:
             sys.exit(error.exit_code)
         sys.exit(0)
 
+    def _leave(self, number: int, frame: FrameType | None) -> NoReturn:
+        """End at once: there is nothing to save. An exception might be caught by whatever runs now, such as imports."""
+        name = signal.Signals(number).name
+        attempts.note(self.folder, self.name, StoppedError.exit_code, f"stopped by {name}, with nothing to save")
+        os._exit(StoppedError.exit_code)
+
     def _check_devices(self) -> None:
         if self.resources.gpus_per_node:
             import torch
@@ -89,16 +97,6 @@ class Job:
                     f"{asked} and PyTorch {torch.__version__} sees none; look at nvidia-smi there, or launch "
                     "without --gpus-per-node"
                 )
-
-
-def _leave_on_signals() -> None:
-    """Outside of training there is nothing to save: leave at once. Training puts its own handlers in place of these."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise StoppedError(f"stopped by {signal.Signals(number).name}, with nothing to save")
-
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, leave)
 
 
 def _line(error: BaseException) -> str:

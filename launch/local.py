@@ -24,8 +24,6 @@ from launch.launches import Launch
 from seer.distributed import init, pick_device, shutdown
 from seer.errors import TOLD, InputError, StoppedError
 
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
 # What every training process imports sooner or later.
 PRELOAD = ["torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
 
@@ -54,7 +52,7 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
     multiprocessing.set_forkserver_preload([__name__, *PRELOAD])
     processes, pipes = [], []
     # Until there is somebody to pass them on to, signals wait. The fork server inherits that, and so outlives them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, attempts.ASKED)
     try:
         # The store lives here, on a port that the system picks, so no two runs ever ask for the same one.
         store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
@@ -74,7 +72,7 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
             process.join(10)
         return values
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, attempts.ASKED)
         for process in processes:
             process.kill()
             process.join()
@@ -94,8 +92,8 @@ def forwarding(processes: list[Process]) -> Iterator[None]:
                 os.kill(process.pid, number)
 
     here = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, forward) for number in FORWARDED} if here else {}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    before = {number: signal.signal(number, forward) for number in attempts.ASKED} if here else {}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, attempts.ASKED)
     try:
         yield
     finally:
@@ -140,7 +138,7 @@ def _attend(job: Job) -> None:
 def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Callable, args: tuple) -> None:
     """The body of a rank: sends `(time, succeeded, value or exception)` once."""
     _die_with_parent()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, attempts.ASKED)
     os.environ.update(env)
     if "OMP_NUM_THREADS" not in env:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(env["LOCAL_WORLD_SIZE"])))
@@ -195,5 +193,7 @@ def _report(r: int, process, pipe: Connection) -> tuple[float, bool, Any]:
         return pickle.loads(pipe.recv_bytes())
     process.join()
     code = process.exitcode
+    if code == StoppedError.exit_code:
+        return time.time(), False, StoppedError("stopped as asked, with nothing to save")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     return 0.0, False, RankError(f"rank {r} {how}")  # it told nothing, so it is the cause of all else

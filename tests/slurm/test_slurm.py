@@ -6,6 +6,7 @@ happens to has two nodes to itself.
 
 import os
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from tests.slurm.conftest import Cluster, command, kill, lose, missing, restart_
 
 COMMON = ("--time", "20", "--backoff", "0", "--set", "cpus_per_task=1")
 # The machine has fewer cores than the nodes claim; the longest run goes first.
-OTHERS = (*COMMON, "--set", "sbatch={exclude: 'node[1-2]'}", "--set", "setup=['renice -n 10 $$']")
+ELSEWHERE = ("--set", "sbatch={exclude: 'node[1-2]'}")
+OTHERS = (*COMMON, *ELSEWHERE, "--set", "setup=['renice -n 10 $$']")
 REPORT = ("--then", "report", "{run}")
 TWO = ("--nodes", "2", "--tasks-per-node", "1")
 FOUR = ("--nodes", "2", "--tasks-per-node", "2")
@@ -81,7 +83,7 @@ def queued(cluster, train) -> Queued:
         work=cluster.work,
         undisturbed=train("undisturbed", *OTHERS, *TWO, then=REPORT),
         four={mode: train(mode, *OTHERS, *FOUR, config=(*few, f"parallel.mode={mode}"))[0] for mode in ("ddp", "fsdp")},
-        limited=train("limited", *OTHERS, *limit, config=("steps=5000",))[0],
+        limited=train("limited", *COMMON, *ELSEWHERE, *limit, config=("steps=5000",))[0],
         sweep=train("sweep", *OTHERS, "--sweep", "seed=[1,2]", config=few, then=REPORT),
         dying=train("dying", *OTHERS, *killed)[0],
         blind=train("blind", *OTHERS, "--gpus-per-node", "1")[0],
@@ -160,9 +162,9 @@ def test_a_sweep_is_an_array_and_a_report_follows_each_of_its_runs(cluster, queu
 def test_a_rank_killed_thrice_at_the_same_step_stops_the_job(cluster, queued):
     cluster.wait(queued.dying, "FAILED")
     history = cluster.history(queued.dying)
-    assert [attempt.code for attempt in history] == [137, 137, 137]
+    assert [attempt.code for attempt in history] == [128 + signal.SIGXCPU] * 3
     log = cluster.ask("logs", queued.dying)
-    assert "failed 3 times before its first step, the last time: a process was killed by signal 9" in log
+    assert "failed 3 times before its first step, the last time: a process was killed by signal 24" in log
     first, second, third = (attempt.when for attempt in history)
     assert second - first >= 1  # the backoff, doubled after each
     assert third - second >= 2
@@ -192,11 +194,14 @@ def test_where_requeueing_is_forbidden_a_new_job_takes_its_place_and_what_waited
 
 def test_out_of_time_a_run_is_saved_and_goes_on_and_a_cancelled_one_does_not(cluster, queued):
     job, run = queued.limited, cluster.work / "limited"
-    cluster.until(lambda: bool(cluster.history(job)), job)
-    (first, *_) = cluster.history(job)
-    assert first.code == 75
-    assert "as asked (SIGUSR2); saved" in first.told
-    cluster.until(lambda: step(run) > first.step, job)
+
+    def saved() -> list[int]:
+        """The steps after which an attempt was out of time; on a slow machine the first may not get that far."""
+        history = cluster.history(job)
+        assert {attempt.code for attempt in history} <= {75}
+        return [attempt.step for attempt in history if attempt.told.endswith("as asked (SIGUSR2); saved")]
+
+    cluster.until(lambda: bool(saved()) and step(run) > saved()[0], job)
     assert [row["step"] for row in rows(run)] == list(range(1, len(rows(run)) + 1))
     assert job in cluster.ask("cancel", job)
     cluster.wait(job, "CANCELLED")
