@@ -89,6 +89,10 @@ def pretrain(
     nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
 ) -> None:
     """Pretrain a backbone. The same command again continues the run."""
+    from seer import forkserver
+
+    forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)  # imports while this process does
+
     from launch.local import spawn
     from seer.pretrain import load_config, run
 
@@ -234,6 +238,23 @@ def audit(
     say(*(line for one in found for line in one.lines()), json_target=json_target)
     emit([asdict(one) | {"exact": one.exact} for one in found], json_target)
     raise typer.Exit(0 if all(one.exact for one in found) else 2)
+
+
+@app.command(epilog=example("seer watch runs/swav_small runs/other", "seer watch runs/swav_small --once"))
+def watch(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, print one table and end.")] = False,
+    json_target: Json = "",
+) -> None:
+    """Follow runs while they train: progress, time left, losses, health. Reads their directories only."""
+    from seer.report.watch import status
+    from seer.report.watch import watch as follow
+
+    if json_target:
+        emit([asdict(status(run)) for run in runs], json_target)
+    else:
+        follow(runs, every, once)
 
 
 @app.command(epilog=example("seer report runs/swav_small", "seer report runs/a runs/b --out comparison.html"))

@@ -3,11 +3,14 @@
 import fcntl
 import os
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,12 @@ from omegaconf import MISSING
 from PIL import Image
 from torch import nn
 
+from seer import audit, distributed
 from seer import config as configuration
-from seer import distributed
 from seer.backbones import BackboneConfig, build
 from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
 from seer.data.decode import decode
-from seer.data.index import Manifest
+from seer.data.index import MANIFEST, Manifest
 from seer.data.ledger import over_ranks
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
@@ -29,15 +32,18 @@ from seer.data.picture import grid
 from seer.data.reader import Reader
 from seer.data.views import Views
 from seer.distributed import World
-from seer.engine.checkpoint import CheckpointConfig, Checkpointer, full_backbone_state
+from seer.engine.checkpoint import CheckpointConfig, Checkpointer
+from seer.engine.health import Health, HealthConfig, RollbackError, roll_back
 from seer.engine.loop import Run, train
-from seer.engine.metrics import LogConfig, RunLog, write_environment
+from seer.engine.metrics import LogConfig, RunLog, log_file, write_environment
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, parallelize
 from seer.engine.preempt import StopRequest, Watchdog
 from seer.engine.schedule import ScheduleConfig, value
 from seer.errors import InputError, InUseError, StoppedError, nearest
-from seer.interop.models import load_backbone, save_backbone
+from seer.hardware import find, recognise
+from seer.interop.files import backbone_metadata
+from seer.interop.models import load_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
 from seer.peers import check_peers
@@ -69,6 +75,7 @@ class Pretrain:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -105,13 +112,16 @@ def run(config: Pretrain) -> Path:
     module = parallelize(method, config.parallel, world, config.precision)
     check_run_dir(config)
     distributed.barrier()  # no rank writes before every rank has looked
-    with locked(run_dir, world):
+    with locked(run_dir, world), log_file(run_dir) if world.is_main else nullcontext():
         if world.is_main:
             (run_dir / "images").mkdir(exist_ok=True)
             configuration.save(config, run_dir / "config.yaml")
             write_environment(run_dir)
         try:
-            train_run(config, manifest, world, method, module)
+            with planned_beside(config, world), StopRequest() as asked:
+                fault = train_run(config, manifest, world, method, module, asked)
+                while fault is not None:
+                    fault = train_run(config, manifest, world, method, module, asked, fault)
         except StoppedError:
             distributed.barrier()  # whoever left first would take a launcher's leave to end the others
             distributed.shutdown()
@@ -140,6 +150,8 @@ def rehearse(config: Pretrain) -> None:
 def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     """Everything about a configuration that its types do not say; raises `InputError`."""
     check_batch(config, world.size)
+    if config.log.plan not in ("auto", "none"):
+        find(config.log.plan, "log.plan")
     if manifest.samples < config.batch_size:
         less = f"use batch_size={manifest.samples} or less"
         raise InputError(f"{config.data}: {manifest.samples} images are fewer than one batch; {less}")
@@ -211,8 +223,44 @@ def locked(run_dir: Path, world: World) -> Iterator[None]:
         yield
 
 
-def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method, module: nn.Module) -> None:
-    """Go on from the newest checkpoint, if there is one, and train."""
+@contextmanager
+def planned_beside(config: Pretrain, world: World) -> Iterator[Popen | None]:
+    """Unless it is there, have `RUN/plan.json` made by a process that takes only what time is left, as `log.plan` says.
+
+    Yields that process; it does not outlive the context.
+    """
+    run_dir, on_gpu = Path(config.run_dir), world.device.type == "cuda"
+    automatic = recognise(torch.cuda.get_device_name(world.device)) if on_gpu else "none"
+    gpu = automatic if config.log.plan == "auto" else config.log.plan
+    if not world.is_main or gpu in ("", "none") or (run_dir / "plan.json").exists():
+        yield None
+        return
+    what = [str(run_dir / "config.yaml"), f"name={config.name}", "--gpus", str(world.size), "--gpu", gpu]
+    command = [sys.executable, "-m", "seer", "plan", *what, "--json", str(run_dir / "plan.json")]
+    with Popen(
+        command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as child:
+        os.setpriority(os.PRIO_PROCESS, child.pid, 19)
+        try:
+            yield child
+        finally:
+            child.terminate()
+
+
+def train_run(
+    config: Pretrain,
+    manifest: Manifest,
+    world: World,
+    method: Method,
+    module: nn.Module,
+    asked: StopRequest,
+    fault: RollbackError | None = None,
+) -> RollbackError | None:
+    """Go on from the newest checkpoint, if there is one, or from the one before `fault`, and train.
+
+    Returns:
+        None at the end of the run; or why it has to go back.
+    """
     run_dir = Path(config.run_dir)
     crops = MultiCrop(config.views, config.seed, not config.loader.device_augment, config.mean, config.std)
     lanes = config.loader.lanes or config.batch_size
@@ -222,32 +270,51 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
                     config=config.loader, device=world.device, run_dir=run_dir)  # fmt: skip
     optimizer = build_optimizer(method, config.optim)
     scaler = LossScaler(enabled=config.precision == "fp16")
-    checkpointer = Checkpointer(run_dir, config.checkpoint, world)
+    checkpointer = Checkpointer(run_dir, config.checkpoint, world, asked)
+    load = partial(checkpointer.load, method, optimizer)
 
     start = 0
-    if (header := checkpointer.load(method, optimizer)) is not None:
+    if fault is None:
+        header = load()
+    else:
+        header = roll_back(fault, load, run_dir, config.health.rollbacks, world, partial(keys_of_step, run_dir))
+    health = Health(config.health, run_dir, world, config.log.every, config.schedule.warmup)
+    if header is not None:
         if header["data"] != manifest.hash:
             raise InputError(f"{config.data}: the images have changed since {run_dir} began; give another run_dir")
         scaler.load_state_dict(header["scaler"])
+        health.load_state_dict(header.get("health", {}))
         start, loader.seen = header["step"], header["seen"] if world.is_main else 0
-    elif world.is_main:
+    if world.is_main and (start == 0 or not (run_dir / MANIFEST).is_file()):  # a checkpoint may come from a store
         manifest.save(run_dir)
         picture_of_crops(reader, order, crops, config).save(run_dir / "images/crops.png")
 
     def save(done: int) -> None:
-        """Write the checkpoint of `done` finished steps, the whole backbone beside the shards."""
-        state = full_backbone_state(method)
+        """Begin to save the state after `done` finished steps, the whole backbone beside the shards."""
+        header = {"samples": done * config.batch_size, "seen": over_ranks(loader.seen, world.device),
+                  "scaler": scaler.state_dict(), "health": health.state_dict(), "data": manifest.hash}  # fmt: skip
         size = max(view.size for view in config.views.values() if view.count)
         about = {"step": done, "config_hash": configuration.config_hash(configuration.to_dict(config))}
-        header = {"samples": done * config.batch_size, "seen": over_ranks(loader.seen, world.device),
-                  "scaler": scaler.state_dict(), "data": manifest.hash}  # fmt: skip
-        checkpointer.save(done, method, optimizer, header, lambda folder: save_backbone(
-            folder / "backbone.safetensors", state, config.backbone, size, config.mean, config.std, about))  # fmt: skip
+        checkpointer.save(done, method, optimizer, header,
+                          backbone_metadata(config.backbone, size, config.mean, config.std, about))  # fmt: skip
 
-    with RunLog(run_dir, config.log, world, config.steps, start) as log, StopRequest() as asked, Watchdog() as watchdog:
-        train(Run(method, module, optimizer, scaler, loader, config.schedule, log, world, save, config.checkpoint.every,
-                  config.steps, config.batch_size, manifest.samples, config.seed, config.precision,
-                  config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog), start)  # fmt: skip
+    with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog, checkpointer:
+        try:
+            train(Run(method, module, optimizer, scaler, loader, config.schedule, log, health, world, save,
+                      config.checkpoint.every, config.steps, config.batch_size, manifest.samples, config.seed,
+                      config.precision, config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog),
+                  start)  # fmt: skip
+        except RollbackError as fault:
+            return fault.with_traceback(None)  # which would hold on to the step's memory
+    return None
+
+
+def keys_of_step(run_dir: Path, step: int) -> list[str]:
+    """The keys of the samples of a step (from 1); none where the indices of the data cannot be read now."""
+    try:
+        return [sample["key"] for sample in audit.batch(run_dir, step)]
+    except (InputError, OSError):
+        return []
 
 
 def build_method(config: Pretrain) -> Method:

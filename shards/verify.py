@@ -90,12 +90,21 @@ def _verify(directory: str | Path, workers: int, progress: Progress | None) -> V
             progress(len(problems), len(rows))
     lines = [INTERRUPTED] if (manifest.directory / takedown.STATE).exists() else []
     lines += [f"{shard}: {line}" for shard in manifest.shards for line in problems[shard]]
-    lines += [f"{path.name}: not in the manifest; run: seer shards index {path}" for path in _strangers(manifest)]
+    lines += [
+        f"{path.name}: not in the manifest; run: seer shards index {path}" for path in _strangers(manifest, known)
+    ]
     return VerifyReport(str(directory), len(rows), manifest.samples, lines, repaired=[])
 
 
-def _strangers(manifest: Manifest) -> list[Path]:
-    return sorted(path for path in manifest.directory.glob("*.tar") if path.name not in set(manifest.shards))
+def _strangers(manifest: Manifest, known: set[str]) -> list[Path]:
+    """Tars that the manifest lacks, unless indexing them found nothing that can be used."""
+    others = set(manifest.directory.glob("*.tar")) - {manifest.directory / shard for shard in manifest.shards}
+    return sorted(path for path in others if not _sources(scan_tar(path)) <= known)
+
+
+def _sources(listing: Listing) -> set[str]:
+    names = listing.table["name"].to_pylist()
+    return {listing.containers[0].source_of(name) for name in names} | {e["source"] for e in listing.quarantine}
 
 
 def verify_shard(task: tuple[Path, dict[str, Any], set[str]], tick: pool.Tick) -> tuple[str, list[str]]:

@@ -5,11 +5,12 @@ import logging
 import math
 import os
 import platform
+import resource
 import shlex
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -34,14 +35,39 @@ PACKAGES = ("torch", "torchvision", "numpy", "webdataset", "simplejpeg", "opencv
 
 @dataclass
 class LogConfig:
-    """`every`: steps between logged rows (the first and the last step are always logged)."""
+    """What a run writes down.
+
+    Attributes:
+        every: steps between logged rows (the first and the last step are always logged).
+        tensorboard: write `tensorboard/` too.
+        plan: the GPU, by `seer plan`'s name, for which the run has itself planned in the background, so that metrics
+            hold what was predicted beside what is; `auto` recognises it, and does nothing on CPUs; `none` never plans.
+    """
 
     every: int = 10
     tensorboard: bool = True
+    plan: str = "auto"
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise InputError(f"log.every={self.every}: must be 1 (every step) or more")
+
+
+@contextmanager
+def log_file(run_dir: Path) -> Iterator[None]:
+    """While entered, what seer logs goes to RUN/seer.log, and warnings to stderr, too."""
+    file, warnings = logging.FileHandler(run_dir / "seer.log"), logging.StreamHandler()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    warnings.setLevel(logging.WARNING)
+    for handler in (file, warnings):
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for handler in (file, warnings):
+            logger.removeHandler(handler)
+            handler.close()
 
 
 class RunLog:
@@ -58,6 +84,7 @@ class RunLog:
         self._work: dict[str, float] = {}
         self._seconds_before, self._samples = 0.0, -1.0
         self._writer: Any = None
+        self._planned: dict[str, float] = {}
         self._console = _Console(total_steps, start) if world.is_main else None
         if world.is_main:
             self._open(Path(run_dir), start)
@@ -68,13 +95,6 @@ class RunLog:
         rows = [row for row in jsonl.read(self.path) if row.get("step", 0) <= start]
         jsonl.write(self.path, rows)
         self._seconds_before = rows[-1].get("seconds", 0.0) if rows else 0.0
-        file, warnings = logging.FileHandler(run_dir / "seer.log"), logging.StreamHandler()
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        warnings.setLevel(logging.WARNING)
-        self._handlers = (file, warnings)
-        for handler in self._handlers:
-            logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -94,8 +114,11 @@ class RunLog:
         waited: float,
         seconds: float,
         work: Mapping[str, float] = MappingProxyType({}),
-    ) -> None:
+    ) -> dict[str, float]:
         """Record a finished step; between logged steps this costs two additions, and no rank waits for another.
+
+        Returns:
+            What was logged of `metrics` and of the timers, the same on all ranks; {} for a step that is not logged.
 
         Args:
             step: steps finished, from 1.
@@ -113,14 +136,17 @@ class RunLog:
             self._work[part] = self._work.get(part, 0.0) + taken
         if self._samples < 0:  # a continued run's first window starts here, not at its last logged row
             self._samples = place.get("samples", 0) * (step - 1) / step
+        values: dict[str, float] = {}
         if self.due(step):
-            values = {**self._reduce(metrics), "seen": over_ranks(seen, self.world.device)}
+            values = self._reduce(metrics)
+            total = over_ranks(seen, self.world.device)
             if self.world.is_main:
-                self._write(step, values, place)
+                self._write(step, {**values, "seen": total}, place)
             self._waited = self._busy = 0.0
             self._work.clear()
         if self._console:
             self._console.advance(step)
+        return values
 
     def close(self) -> None:
         """Flush and release everything; the log may not be used afterwards. A second call does nothing."""
@@ -129,9 +155,6 @@ class RunLog:
         self._console.close()
         if self._writer:
             self._writer.close()
-        for handler in self._handlers:
-            logger.removeHandler(handler)
-            handler.close()
         self._console = None
 
     def __enter__(self) -> "RunLog":
@@ -167,6 +190,8 @@ class RunLog:
             "images_per_second": (samples - self._samples) / elapsed,
         }
         row |= {"seconds": self._seconds_before + time.perf_counter() - self._began, **values}
+        self._planned = self._planned or planned(self.path.parent)
+        row |= {"memory_gib": memory(self.world.device) / 2**30, **self._planned}
         self._samples = samples
         # JSON knows no NaN.
         jsonl.append(self.path, [{k: v if math.isfinite(v) else None for k, v in row.items()}])
@@ -175,6 +200,22 @@ class RunLog:
                 self._writer.add_scalar(name, row[name], step)
         assert self._console
         logger.info("%s", self._console.show(row))
+
+
+def planned(run_dir: Path) -> dict[str, float]:
+    """What RUN/plan.json, which `seer plan --json` writes, predicts of a run's metrics; nothing while there is none."""
+    with suppress(OSError, ValueError, KeyError):
+        plan = json.loads((run_dir / "plan.json").read_text())
+        rate, memory_gib = plan["chosen"]["images_per_second"], sum(plan["memory_gib"].values())
+        return {"planned_images_per_second": rate, "planned_memory_gib": memory_gib}
+    return {}
+
+
+def memory(device: torch.device) -> int:
+    """The most bytes that this process has had on `device` at once: on a GPU tensors, on CPUs all that is resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class _Console:

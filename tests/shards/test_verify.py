@@ -8,6 +8,7 @@ import pytest
 from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index
 from seer.errors import InputError
 from shards.build import BuildOptions, build
+from shards.index import index
 from shards.verify import verify
 from tests.shards.conftest import contents
 
@@ -215,3 +216,16 @@ def test_no_manifest(shards):
     (shards / MANIFEST).unlink()
     with pytest.raises(InputError, match="seer shards index"):
         verify(shards)
+
+
+def test_a_tar_without_one_usable_image_is_no_stranger(shards):
+    """img2dataset leaves such a one where no download of a shard succeeded."""
+    for name, member in (("empty.tar", None), ("useless.tar", "x.jpg")):
+        with tarfile.open(shards / name, "w") as tar:
+            if member:
+                tar.addfile(tarfile.TarInfo(member))
+    assert problems(shards) == [
+        "useless.tar: not in the manifest; run: seer shards index " + str(shards / "useless.tar")
+    ]
+    index([shards], workers=1)
+    assert problems(shards) == []
