@@ -84,7 +84,7 @@ class Job:
     def of(cls, config: Pretrain, gpus: int, hardware: Hardware) -> "Job":
         """Raises `InputError` where the configuration suits neither its parts nor the number of GPUs."""
         check_batch(config, gpus)
-        return cls(config, gpus, hardware, measure(config, gpus, sync_batchnorm=hardware.name == "cpu"))
+        return cls(config, gpus, hardware, measure(config, gpus, not hardware.syncs_batchnorm))
 
     @property
     def roofline(self) -> float:
@@ -197,7 +197,7 @@ def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Option
     chosen, config, footprint = job.estimate(efficiency, options), job.config, job.footprint
     checkpointed = any(config.parallel.checkpointing)
     layout = replace(config.parallel, checkpointing=[] if checkpointed else every_block(config))
-    otherwise = measure(replace(config, parallel=layout), gpus, forward_only=True).kept
+    otherwise = measure(replace(config, parallel=layout), gpus, not hardware.syncs_batchnorm, forward_only=True).kept
     kept = (otherwise, footprint.kept) if checkpointed else (footprint.kept, otherwise)
     others = [other for other in HARDWARE.values() if "cpu" not in (other.name, hardware.name) and other != hardware]
     return Plan(
