@@ -9,7 +9,7 @@ allowances.
 
 Time is a step's CPU time, one thread to a rank, which other work on the machine disturbs least. It is predicted by the
 efficiency that a run with half the batch has shown. The published runs are predicted from each other: the efficiency
-is fitted to one and tried on the others.
+is fitted to one and tried on the others. `scale` reads off what a rank of 512 holds of SEER's two largest networks.
 """
 
 import gc
@@ -177,6 +177,19 @@ def published_figures() -> list[dict]:
     return found
 
 
+def scale_figures() -> list[dict]:
+    """What one of 512 ranks holds at its worst moment, beside what one process would need for the state alone."""
+    found = []
+    for recipe, gpu in (("swav_regnety_256", "v100-32g"), ("swav_regnety_10b", "a100-40g")):
+        footprint = Job.of(load_config(recipe, ["data=.", "batch_size=8192"]), 512, HARDWARE[gpu]).footprint
+        print(f"  {recipe}, bytes:", {kind: size for kind, size in footprint.memory.items() if size})
+        whole = 3 * 4 * footprint.parameters / 2**30  # parameters, gradients and momentum
+        found.append(
+            figure(f"peak of one rank of 512, {recipe}", "GiB", footprint.peak / 2**30, {"state, whole": whole})
+        )
+    return found
+
+
 def compared(name: str, unit: str, predicted: float, actual: float) -> dict:
     print(
         f"  {name:60}{predicted:9.4g} {unit} predicted, {actual:9.4g} actual ({predicted / actual - 1:+.1%})",
@@ -185,12 +198,15 @@ def compared(name: str, unit: str, predicted: float, actual: float) -> dict:
     return figure(name, unit, predicted, {"actual": actual})
 
 
-PARTS = {name: partial(own_figures, name) for name in CASES} | {"published": published_figures}
+PARTS = {name: partial(own_figures, name) for name in CASES}
+PARTS |= {"published": published_figures, "scale": scale_figures}
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--only", default="", help="run what has this in its name: a configuration, or `published`")
+    parser.add_argument(
+        "--only", default="", help="run what has this in its name: a configuration, `published`, `scale`"
+    )
     options = parser.parse_args()
     report([found for name, part in PARTS.items() if options.only in name for found in part()], options.json)
 

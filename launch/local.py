@@ -85,8 +85,7 @@ def forwarding(processes: list[Process]) -> Iterator[None]:
                 os.kill(process.pid, number)
 
     here = threading.current_thread() is threading.main_thread()
-    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) if here else ()
-    before = {number: signal.signal(number, forward) for number in signals}
+    before = {number: signal.signal(number, forward) for number in attempts.ASKED} if here else {}
     try:
         yield
     finally:
@@ -186,5 +185,7 @@ def _report(r: int, process, pipe: Connection) -> tuple[float, bool, Any]:
         return pickle.loads(pipe.recv_bytes())
     process.join()
     code = process.exitcode
+    if code == StoppedError.exit_code:
+        return time.time(), False, StoppedError("stopped as asked, with nothing to save")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     return 0.0, False, RankError(f"rank {r} {how}")  # it told nothing, so it is the cause of all else

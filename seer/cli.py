@@ -193,18 +193,29 @@ def export(
     emit(summary, json_target)
 
 
-@app.command(epilog=example("seer doctor --data shards/ --images-per-second 2000"))
+@app.command(epilog=example("seer doctor --dir /scratch/runs", "seer doctor --data s3://bucket/shards"))
 def doctor(
-    data: Annotated[str, typer.Option("--data", help="Shards: find out what limits reading, decoding and cropping.")],
+    data: Annotated[str, typer.Option("--data", help="Shards: also what limits reading, decoding, cropping.")] = "",
     images_per_second: Annotated[float, typer.Option(help="What one accelerator consumes.", min=1)] = 1000,
+    folder: Annotated[Path, typer.Option("--dir", help="Where run directories will be.")] = Path(),
     json_target: Json = "",
 ) -> None:
-    """Measure what limits throughput on this machine, and how many cores one accelerator needs."""
+    """What this machine or cluster can and cannot run, line by line. Exit code 1 if a line says failure."""
+    from launch import doctor as launching
+    from seer import machine
     from seer.doctor import lines, measure
 
-    found = measure(data)
-    say(*lines(found, images_per_second), json_target=json_target)
-    emit(asdict(found) | {"limits": found.limits}, json_target)
+    findings = [*machine.software(), launching.ranks(), *launching.slurm(), *machine.file_system(folder)]
+    findings += [machine.data(data)] if data else []
+    say(*map(str, findings), json_target=json_target)
+    failed = any(finding.level == "failure" for finding in findings)
+    results: dict = {"findings": [asdict(finding) for finding in findings]}
+    if data and findings[-1].level == "ok":
+        found = measure(data)
+        say(*lines(found, images_per_second), json_target=json_target)
+        results |= asdict(found) | {"limits": found.limits}
+    emit(results, json_target)
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command(epilog=example("seer audit runs/swav_small", "seer audit runs/swav_small --step 5000"))

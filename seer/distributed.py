@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from seer.errors import InputError
+from seer.errors import InputError, InUseError
 
 Group = dist.ProcessGroup | None  # None: all ranks
 T = TypeVar("T")
@@ -47,6 +47,7 @@ def init(device: str = "auto") -> World:
 
     Raises:
         InputError: CUDA was asked for and there is none, or fewer devices than processes on this host.
+        InUseError: another process listens on the port where the ranks were to meet.
     """
     global _world
     if _world is not None:
@@ -60,7 +61,13 @@ def init(device: str = "auto") -> World:
     if place["world_size"] > 1:
         # Gloo beside NCCL: checkpoints and error messages travel between CPUs.
         backend, bound = ("cpu:gloo,cuda:nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
-        dist.init_process_group(backend, device_id=bound)
+        try:
+            dist.init_process_group(backend, device_id=bound)
+        except dist.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise InUseError(f"{where}: the port is in use there; set another MASTER_PORT for all ranks") from error
     _world = World(place["rank"], place["world_size"], place["local_rank"], local_size, chosen)
     return _world
 

@@ -10,6 +10,10 @@ class InputError(ValueError):
     exit_code = 2
 
 
+class InUseError(InputError):
+    """A port or a run directory that another process has, perhaps one about to end: a later attempt may succeed."""
+
+
 class DivergedError(RuntimeError):
     """A run that rollbacks cannot save; nothing of the steps that diverged was kept. One line, exit code 1."""
 

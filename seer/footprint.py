@@ -219,6 +219,7 @@ class Ledger(TorchDispatchMode):
         return super().__enter__()
 
     def __exit__(self, *exception) -> None:
+        self._before_less()
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
         super().__exit__(*exception)
 
@@ -260,14 +261,20 @@ class Ledger(TorchDispatchMode):
             self._known[address] = len(self.kinds), weakref.ref(storage, lambda _: self._forget(address))
             self.kinds.append("communication" if any(r.startswith("FSDP::") for r in self._records) else self._kind)
         serial = self._known[address][0]
+        if size < self.live.get(serial, 0):
+            self._before_less()
         self._total += size - self.live.get(serial, 0)
         self.live[serial] = size
-        if self._total > self._peak:
-            self._peak, self.worst = self._total, dict(self.live)
         return serial
 
     def _forget(self, address: int) -> None:
+        self._before_less()
         self._total -= self.live.pop(self._known.pop(address)[0])
+
+    def _before_less(self) -> None:
+        """Keep what is live if it never was more: a peak is known as one when it ends."""
+        if self._total > self._peak:
+            self._peak, self.worst = self._total, dict(self.live)
 
     def _record(self, func, args) -> None:
         """Where FSDP is, by what it tells profilers."""

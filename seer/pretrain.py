@@ -40,12 +40,13 @@ from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, parallelize
 from seer.engine.preempt import StopRequest, Watchdog
 from seer.engine.schedule import ScheduleConfig, value
-from seer.errors import InputError, StoppedError, nearest
+from seer.errors import InputError, InUseError, StoppedError, nearest
 from seer.hardware import find, recognise
 from seer.interop.files import backbone_metadata
 from seer.interop.models import load_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
+from seer.peers import check_peers
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
@@ -102,6 +103,7 @@ def run(config: Pretrain) -> Path:
         InputError: wrong input, or a run directory that belongs to another configuration or is in use.
     """
     world = distributed.init(config.device)
+    check_peers()
     run_dir = Path(config.run_dir)
     manifest = Manifest.load(config.data)
     check(config, manifest, world)
@@ -215,7 +217,7 @@ def locked(run_dir: Path, world: World) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
+            raise InUseError(
                 f"{run_dir}: another process is training there; wait for it, or choose another run_dir"
             ) from None
         yield

@@ -114,8 +114,8 @@ class Checkpointer:
         Raises:
             InputError: the save before failed.
         """
-        self.finish()
         began = time.perf_counter()
+        self.finish()
         target = self.folder / f"step-{step:09d}"
         if self._on_main(lambda: (target / HEADER).is_file() and target not in self._damaged):
             return

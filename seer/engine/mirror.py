@@ -11,7 +11,7 @@ from seer.errors import InputError
 
 
 class Mirror:
-    """The folder at `address` (`s3://…`, `gs://…`), which belongs to one run alone. All ranks call `copy` and `fetch`."""
+    """The folder at `address` (`s3://…`, `gs://…`), one run's alone. All ranks call `copy` and `fetch`."""
 
     def __init__(self, address: str, world: World, group: Group = None):
         url = store.place(address)
