@@ -20,7 +20,7 @@ from seer.data.index import Manifest, index_path, read_index
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.data.store import place
-from seer.engine.checkpoint import latest, read_header
+from seer.engine.integrity import latest, read_header
 from seer.errors import InputError
 
 CHUNK = 1 << 20  # samples looked at together

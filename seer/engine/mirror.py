@@ -5,9 +5,8 @@ from pathlib import Path
 
 from seer.data import store
 from seer.data.store import Url
+from seer.engine.integrity import HEADER
 from seer.errors import InputError
-
-HEADER = "header.json"
 
 
 class Mirror:
