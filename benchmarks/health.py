@@ -3,8 +3,8 @@
     python benchmarks/health.py [--backbone regnety_016 --batch 8 --large 96 --small 48 --prototypes 3000] [--json FILE]
 
 Steps are SwAV's, as `seer.engine.loop` makes them. Each part is timed by itself on the state of such a step: it is too
-small to be told from the noise of whole steps. Health: what every step is checked by (statistics kept, verdict, median of
-the losses) and, over `health.every`, a measurement. Logging: every step's call and, over `log.every`, the method's
+small to be told from the noise of whole steps. Health: what every step is checked by (statistics kept, verdict, median
+of the losses) and, over `health.every`, a measurement. Logging: every step's call and, over `log.every`, the method's
 metrics and a row with TensorBoard.
 """
 
