@@ -89,6 +89,10 @@ def pretrain(
     nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
 ) -> None:
     """Pretrain a backbone. The same command again continues the run."""
+    from seer import forkserver
+
+    forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)  # imports while this process does
+
     from launch.local import spawn
     from seer.pretrain import load_config, run
 

@@ -184,12 +184,20 @@ def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
     return tensor
 
 
-def broadcast_object(value: Any, source: int = 0) -> Any:
+def broadcast_object(value: Any, source: int = 0, group: Group = None) -> Any:
     """Rank `source`'s small Python value, on every rank."""
     box = [value]
     if size() > 1:
-        dist.broadcast_object_list(box, source)
+        dist.broadcast_object_list(box, source, group)
     return box[0]
+
+
+def gather_objects(value: Any, group: Group = None) -> list[Any]:
+    """Every rank's small Python value, in rank order, on every rank."""
+    values = [value] * size(group)
+    if size() > 1:
+        dist.all_gather_object(values, value, group)
+    return values
 
 
 def barrier() -> None:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,7 @@ from seer import config as configuration
 from seer.backbones import BackboneConfig, build
 from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
 from seer.data.decode import decode
-from seer.data.index import Manifest
+from seer.data.index import MANIFEST, Manifest
 from seer.data.ledger import over_ranks
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
@@ -30,16 +30,17 @@ from seer.data.picture import grid
 from seer.data.reader import Reader
 from seer.data.views import Views
 from seer.distributed import World
-from seer.engine.checkpoint import CheckpointConfig, Checkpointer, full_backbone_state
+from seer.engine.checkpoint import CheckpointConfig, Checkpointer
 from seer.engine.health import Health, HealthConfig, RollbackError, roll_back
 from seer.engine.loop import Run, train
-from seer.engine.metrics import LogConfig, RunLog, write_environment
+from seer.engine.metrics import LogConfig, RunLog, log_file, write_environment
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, parallelize
 from seer.engine.preempt import StopRequest, Watchdog
 from seer.engine.schedule import ScheduleConfig, value
 from seer.errors import InputError, StoppedError, nearest
-from seer.interop.models import load_backbone, save_backbone
+from seer.interop.files import backbone_metadata
+from seer.interop.models import load_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
 
@@ -106,7 +107,7 @@ def run(config: Pretrain) -> Path:
     module = parallelize(method, config.parallel, world, config.precision)
     check_run_dir(config)
     distributed.barrier()  # no rank writes before every rank has looked
-    with locked(run_dir, world):
+    with locked(run_dir, world), log_file(run_dir) if world.is_main else nullcontext():
         if world.is_main:
             (run_dir / "images").mkdir(exist_ok=True)
             configuration.save(config, run_dir / "config.yaml")
@@ -238,7 +239,7 @@ def train_run(
                     config=config.loader, device=world.device, run_dir=run_dir)  # fmt: skip
     optimizer = build_optimizer(method, config.optim)
     scaler = LossScaler(enabled=config.precision == "fp16")
-    checkpointer = Checkpointer(run_dir, config.checkpoint, world)
+    checkpointer = Checkpointer(run_dir, config.checkpoint, world, asked)
     load = partial(checkpointer.load, method, optimizer)
 
     start = 0
@@ -253,21 +254,20 @@ def train_run(
         scaler.load_state_dict(header["scaler"])
         health.load_state_dict(header.get("health", {}))
         start, loader.seen = header["step"], header["seen"] if world.is_main else 0
-    elif world.is_main:
+    if world.is_main and (start == 0 or not (run_dir / MANIFEST).is_file()):  # a checkpoint may come from a store
         manifest.save(run_dir)
         picture_of_crops(reader, order, crops, config).save(run_dir / "images/crops.png")
 
     def save(done: int) -> None:
-        """Write the checkpoint of `done` finished steps, the whole backbone beside the shards."""
-        state = full_backbone_state(method)
-        size = max(view.size for view in config.views.values() if view.count)
-        about = {"step": done, "config_hash": configuration.config_hash(configuration.to_dict(config))}
+        """Begin to save the state after `done` finished steps, the whole backbone beside the shards."""
         header = {"samples": done * config.batch_size, "seen": over_ranks(loader.seen, world.device),
                   "scaler": scaler.state_dict(), "health": health.state_dict(), "data": manifest.hash}  # fmt: skip
-        checkpointer.save(done, method, optimizer, header, lambda folder: save_backbone(
-            folder / "backbone.safetensors", state, config.backbone, size, config.mean, config.std, about))  # fmt: skip
+        size = max(view.size for view in config.views.values() if view.count)
+        about = {"step": done, "config_hash": configuration.config_hash(configuration.to_dict(config))}
+        checkpointer.save(done, method, optimizer, header,
+                          backbone_metadata(config.backbone, size, config.mean, config.std, about))  # fmt: skip
 
-    with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog:
+    with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog, checkpointer:
         try:
             train(Run(method, module, optimizer, scaler, loader, config.schedule, log, health, world, save,
                       config.checkpoint.every, config.steps, config.batch_size, manifest.samples, config.seed,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context, parent_process, resource_tracker
+from multiprocessing import parent_process
 from multiprocessing.util import Finalize
 from pathlib import Path
 from threading import Thread
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from seer import forkserver
 from seer.data import ledger
 from seer.data.crops import Batch, MultiCrop
 from seer.data.decode import DamagedImage, decode, shape
@@ -36,9 +37,6 @@ from seer.data.views import Views
 from seer.errors import InputError, nearest
 
 Task = Callable[[int], Any]
-
-# Schedulers send these to every process of a job. The trainer alone answers; its workers must live to the checkpoint.
-SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 
 @dataclass
@@ -273,7 +271,7 @@ def processes(task: Task, steps: Sequence[int], config: LoaderConfig, device: to
         prefetch_factor=config.prefetch,
         collate_fn=_unchanged,
         worker_init_fn=_start_worker,
-        multiprocessing_context=_forkserver([] if config.device_augment else ["seer.data.kernel"]),
+        multiprocessing_context=forkserver.start([__name__] if config.device_augment else forkserver.LOADING),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )
@@ -316,23 +314,6 @@ class _Steps(Dataset):
             return error
 
 
-def _forkserver(modules: list[str]):
-    """The context of workers: they fork from a clean server that has imported what they need, `modules` among it.
-
-    Forking the trainer, with its threads and process group, is unsafe; a fresh interpreter each costs seconds.
-    """
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__, *modules])
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        for start in (resource_tracker.ensure_running, forkserver.ensure_running):
-            signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)  # inherited; the first of the two unblocks some
-            start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return context
-
-
 @contextmanager
 def _end_of(shut_down: Callable[[], None]) -> Iterator[None]:
     """Shut the workers down after the block, or at exit from within it.
@@ -352,7 +333,7 @@ def _end_of(shut_down: Callable[[], None]) -> Iterator[None]:
 
 
 def _start_worker(worker: int) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)  # again, where another has started the server
+    signal.pthread_sigmask(signal.SIG_BLOCK, forkserver.SHIELDED)  # again, where another has started the server
     torch.set_num_threads(1)
     Thread(target=_end_with_trainer, daemon=True).start()
 

@@ -1,40 +1,58 @@
-"""Checkpoints: written in shards by all ranks, visible only when whole, read back by any number of ranks.
+"""Checkpoints: staged in an instant, written in the background, visible only when whole, verified when read.
 
     RUN/checkpoints/step-000122070/
-        header.json          step, samples and whatever else is small; name, type and shape of every tensor
-        state/*.safetensors  the method's parameters and buffers and the optimizer's state, by name, a file per rank
-        ...                  what the caller adds, such as the consolidated backbone
+        header.json           step, samples and whatever else is small; type and shape of every tensor; what every file
+                              hashes to, and the header itself
+        state/*.safetensors   the method's parameters and buffers and the optimizer's state, by name, a file per rank
+        backbone.safetensors  the whole backbone, for evaluation and export
 
 Nothing here is unpickled: a checkpoint from elsewhere can be wrong, but it cannot run code.
 """
 
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-import warnings
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor
+import torch.distributed as dist
+from safetensors import SafetensorError
+from torch import nn
 from torch.optim import Optimizer
 
-from seer.distributed import World, broadcast_object, rank
-from seer.errors import InputError
+from seer.data.store import in_background
+from seer.distributed import Group, World, broadcast_object, gather_objects
+from seer.engine import tensorfile
+from seer.engine.mirror import HEADER, Mirror
+from seer.engine.preempt import StopRequest
+from seer.engine.state import Shapes, State, allocate, block, check_names, describe, named_state, share
+from seer.engine.tensorfile import Block, Entry
+from seer.errors import DivergedError, InputError, StoppedError
 
 T = TypeVar("T")
-State = dict[str, Tensor]
 Header = dict[str, Any]
 
-HEADER = "header.json"
-FORMAT = "seer-checkpoint/1"
+log = logging.getLogger(__name__)
+
+FORMAT = "seer-checkpoint/2"
+UNHASHED = "seer-checkpoint/1"  # the same without hashes; read, not written
+BACKBONE = "backbone.safetensors"
+
+
+class DamagedError(InputError):
+    """A checkpoint that is not, or no longer, what was written."""
 
 
 @dataclass
@@ -45,11 +63,26 @@ class CheckpointConfig:
         every: steps between checkpoints; 0 saves only at the end.
         keep_last: how many of the newest stay.
         keep_every: checkpoints of steps divisible by this stay for good; 0 none.
+        store: a folder in an object store (`s3://…`, `gs://…`), this run's alone, to copy checkpoints to, and to fetch
+            them from where the run directory has none as new; empty: none.
     """
 
     every: int = 1000
     keep_last: int = 2
     keep_every: int = 0
+    store: str = ""
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.keep_last < 1 or self.keep_every < 0:
+            raise InputError("checkpoint: every and keep_every must be 0 or more, keep_last 1 or more")
+
+    def surplus(self, names: list[str]) -> list[str]:
+        """Which of the checkpoints, oldest first, need not stay."""
+        return [n for n in names[: -self.keep_last] if not self.keep_every or step_of(n) % self.keep_every]
+
+
+def step_of(name: str) -> int:
+    return int(name.removeprefix("step-"))
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -64,16 +97,30 @@ def latest(run_dir: Path) -> Path | None:
 
 
 class Checkpointer:
-    """Saves and loads one run's checkpoints. Every rank calls every method; all see one file system."""
+    """Saves and loads one run's checkpoints. Every rank calls every method; all see one file system.
 
-    def __init__(self, run_dir: Path, config: CheckpointConfig, world: World):
-        if config.every < 0 or config.keep_last < 1 or config.keep_every < 0:
-            raise InputError("checkpoint: every and keep_every must be 0 or more, keep_last 1 or more")
+    `save` returns when this rank's share of the state is copied to the host's memory, which later saves use again. A
+    thread writes it; at most one save is under way. One that fails asks the run to stop, and the next call raises why,
+    on all ranks together. As a context, it finishes what is under way before it is left.
+    """
+
+    def __init__(self, run_dir: Path, config: CheckpointConfig, world: World, asked: StopRequest | None = None):
         self.run_dir, self.config, self.world = Path(run_dir), config, world
         self.folder = self.run_dir / "checkpoints"
+        self.asked = asked or StopRequest()
+        self.mirror = Mirror(config.store) if config.store else None
+        self._damaged: set[Path] = set()
+        self._staged: State = {}
+        self._under_way: Future | None = None
+        # The background's own: the training's collectives go on at the same time.
+        self._group: Group = dist.new_group(backend="gloo") if world.size > 1 else None  # type: ignore[assignment]
 
-    def due(self, step: int) -> bool:
-        return self.config.every > 0 and step % self.config.every == 0
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or isinstance(error, StoppedError | DivergedError):  # which all ranks raise together
+            self.finish()
 
     def save(
         self,
@@ -81,50 +128,110 @@ class Checkpointer:
         method: nn.Module,
         optimizer: Optimizer,
         extra: Header | None = None,
-        add: Callable[[Path], None] | None = None,
+        backbone: dict[str, str] | None = None,
     ) -> None:
-        """Write the checkpoint of `step` finished steps; where it exists already, leave it.
+        """Begin to save the state after `step` finished steps; where that is saved and intact already, do nothing.
 
-        Plain tensors must be equal on all ranks (one of them writes each); DTensors are written in shards.
+        Plain tensors must be equal on all ranks (one of them saves each); DTensors are saved in shards.
 
         Args:
             extra: small values for JSON, which `load` returns.
-            add: called on rank 0 with the checkpoint's folder before it becomes visible, to put more files there.
+            backbone: the metadata of `backbone.safetensors`; None: no such file.
+
+        Raises:
+            InputError: the save before failed.
         """
-        target, hidden = self.folder / f"step-{step:09d}", self.folder / f".step-{step:09d}.tmp"
-        if self._on_main((target / HEADER).exists):
+        self.finish()
+        began = time.perf_counter()
+        target = self.folder / f"step-{step:09d}"
+        if self._on_main(lambda: (target / HEADER).is_file() and target not in self._damaged):
             return
-        state = {name: tensor.contiguous() for name, tensor in named_state(method, optimizer).items()}
-        header = {"format": FORMAT, **(extra or {}), "step": step, "tensors": _describe(state)}
+        state = named_state(method, optimizer)
+        header = {"format": FORMAT, **(extra or {}), "step": step, "tensors": describe(state)}
+        blocks = self._stage(share(state, self.world.rank, self.world.size))
+        self._under_way = in_background(self._write, target, header, blocks, backbone, began, time.perf_counter())
+        self._under_way.add_done_callback(self._ask_if_failed)
+
+    def finish(self) -> None:
+        """Wait for the save under way, if there is one. Raises `InputError` if it failed."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def _ask_if_failed(self, saved: Future) -> None:
+        if saved.exception() is not None:
+            self.asked.by = "a save that failed"
+
+    def _stage(self, blocks: dict[str, Block]) -> dict[str, Block]:
+        """Copies on the host, in memory that every save uses again."""
+        for name, (_, values) in blocks.items():
+            if name not in self._staged or self._staged[name].shape != values.shape:
+                self._staged[name] = torch.empty_like(values, device="cpu", pin_memory=values.is_cuda)
+            self._staged[name].copy_(values, non_blocking=True)
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize()
+        return {name: Block(offset, self._staged[name]) for name, (offset, _) in blocks.items()}
+
+    def _write(
+        self,
+        target: Path,
+        header: Header,
+        blocks: dict[str, Block],
+        backbone: dict[str, str] | None,
+        began: float,
+        staged: float,
+    ) -> None:
+        """The part of a save that runs beside the training."""
+        hidden, file = self.folder / f".{target.name}.tmp", f"state/rank-{self.world.rank:05d}.safetensors"
+
+        def write() -> dict[str, Any]:
+            (hidden / "state").mkdir(parents=True, exist_ok=True)
+            return {file: tensorfile.write(hidden / file, blocks)}
+
         try:
-            self._on_main(lambda: self._prepare(hidden))
-            writer = dcp.HuggingFaceStorageWriter(str(hidden / "state"), save_distributed=True)
-            with warnings.catch_warnings(action="ignore"):  # that this is a single process
-                dcp.save(state, storage_writer=writer)
-            self._on_main(lambda: self._publish(hidden, target, header, add))
-        except (OSError, CheckpointException) as error:
+            self._on_main(self._sweep)
+            header["files"] = {name: about for files in self._on_all(write) for name, about in files.items()}
+            self._on_main(lambda: self._publish(hidden, target, header, backbone))
+        except OSError as error:
             raise InputError(f"{target}: cannot be written ({_reason(error)}); earlier ones are whole") from error
+        if self.world.is_main:
+            took = f"training stopped for {staged - began:.2f} s, all took {time.perf_counter() - began:.2f} s"
+            log.info("saved %s: %s", target.name, took)
+        if self.mirror is not None:
+            self._copy_to(self.mirror, target, header)
 
-    def _prepare(self, hidden: Path) -> None:
-        self._sweep()
-        hidden.mkdir(parents=True)
-
-    def _publish(self, hidden: Path, target: Path, header: Header, add: Callable[[Path], None] | None) -> None:
-        if add is not None:
-            add(hidden)
-        (hidden / HEADER).write_text(json.dumps(header))
-        for path in [*(p for p in hidden.iterdir() if p.is_file()), hidden / "state", hidden]:
-            _flush(path)
-        hidden.rename(target)
-        _flush(self.folder)
+    def _publish(self, hidden: Path, target: Path, header: Header, backbone: dict[str, str] | None) -> None:
+        if backbone is not None:
+            names = {
+                n: n.removeprefix("method.backbone.") for n in header["tensors"] if n.startswith("method.backbone.")
+            }
+            shapes = {name: shape for name, (_, shape) in header["tensors"].items()}
+            tensorfile.join(hidden / BACKBONE, hidden / "state", names, shapes, backbone)
+            header["files"][BACKBONE] = {"bytes": (hidden / BACKBONE).stat().st_size}
+            header["files"][BACKBONE]["sha256"] = tensorfile.sha256(hidden / BACKBONE)
+        with open(hidden / HEADER, "wb") as file:
+            file.write(json.dumps({**header, "sha256": _digest(header)}).encode())
+            tensorfile.flush(file)
+        _flush_folder(hidden / "state")
+        self._show(hidden, target)
         self._prune()
 
+    def _show(self, hidden: Path, target: Path) -> None:
+        """Make a complete checkpoint visible, in the place of a damaged one if there is one."""
+        _flush_folder(hidden)
+        if target.exists():
+            target.rename(self.folder / f".{target.name}.old")
+        hidden.rename(target)
+        _flush_folder(self.folder)
+        self._damaged.discard(target)
+
     def _prune(self) -> None:
-        kept = self.config.keep_every
-        for path in checkpoints(self.run_dir)[: -self.config.keep_last]:
-            if not kept or int(path.name.removeprefix("step-")) % kept:
-                # Out of sight first: what is half deleted must not be taken for a checkpoint.
-                path.rename(path.with_name(f".{path.name}.old"))
+        """Remove what need not stay, and what is damaged: something newer is intact."""
+        intact = [path.name for path in checkpoints(self.run_dir) if path not in self._damaged]
+        for name in {*self.config.surplus(intact), *(path.name for path in self._damaged if path.exists())}:
+            # Out of sight first: what is half deleted must not be taken for a checkpoint.
+            (self.folder / name).rename(self.folder / f".{name}.old")
+        self._damaged.clear()
         self._sweep()
 
     def _sweep(self) -> None:
@@ -132,8 +239,24 @@ class Checkpointer:
         for path in self.folder.glob(".step-*"):
             shutil.rmtree(path)
 
+    def _copy_to(self, mirror: Mirror, target: Path, header: Header) -> None:
+        """Each rank copies some of the files, rank 0 the header when all are there. If that fails, the run goes on."""
+
+        def complete() -> None:
+            mirror.put(target, [HEADER])
+            for name in self.config.surplus(mirror.checkpoints()):
+                mirror.remove(name)
+
+        try:
+            self._on_main(lambda: mirror.remove(target.name))
+            self._on_all(lambda: mirror.put(target, self._some(header["files"])))
+            self._on_main(complete)
+        except (InputError, OSError) as error:
+            if self.world.is_main:
+                log.warning("%s is in %s only: %s", target.name, self.folder, error)
+
     def load(self, method: nn.Module, optimizer: Optimizer, until: int | None = None) -> Header | None:
-        """Continue from the newest checkpoint: fill `method` and `optimizer` in place.
+        """Go on from the newest intact checkpoint: fill `method` and `optimizer` in place.
 
         Args:
             until: take none of a later step, and remove those: what led there is taken back.
@@ -142,134 +265,164 @@ class Checkpointer:
             What `save` was given as `extra`, and `step`; None when there is no checkpoint.
 
         Raises:
-            InputError: the checkpoint is damaged, or of a method with other parameters.
+            InputError: there are checkpoints and none is intact, or they are of a method with other parameters.
         """
-        path = self._on_main(lambda: latest(self.run_dir) if until is None else self._take_back(until))
-        if path is None:
-            return None
-        header = self._on_main(lambda: read_header(path))
-        _check_names(path, header["tensors"], method)
-        self._on_main(lambda: _check_shards(path, header["tensors"]))
-        state = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
-        state |= _allocate(optimizer, _names(method, optimizer), header["tensors"])
-        try:
-            with warnings.catch_warnings(action="ignore"):  # as above
-                dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(path / "state")))
-        except (OSError, ValueError, SafetensorError, CheckpointException) as error:
-            raise _damaged(path, _reason(error)) from error
-        return {key: value for key, value in header.items() if key not in ("format", "tensors")}
+        self.finish()
+        damages: list[DamagedError] = []
+        for path, local in self._on_main(lambda: self._candidates(until)):
+            try:
+                if not local:
+                    self._fetch(path)
+                header = self._restore(path, method, optimizer)
+            except DamagedError as error:
+                damages.append(error)
+                self._damaged.add(path)
+                continue
+            if self.world.is_main:
+                for damaged in damages:
+                    log.warning("%s; going on from %s", damaged, path.name)
+            if until is not None:
+                self._on_main(lambda: self._take_back(until))
+            return {key: value for key, value in header.items() if key not in ("format", "tensors", "files", "sha256")}
+        if damages:
+            raise InputError(f"{damages[0]}, and none before it is intact; delete {self.folder} to begin anew")
+        return None
 
-    def _take_back(self, until: int) -> Path | None:
-        """The newest checkpoint until a step; those of later steps are removed if there is one."""
-        earlier = [path for path in checkpoints(self.run_dir) if path.name <= f"step-{until:09d}"]
-        for path in checkpoints(self.run_dir)[len(earlier) :] if earlier else []:
-            path.rename(path.with_name(f".{path.name}.old"))
+    def _candidates(self, until: int | None) -> list[tuple[Path, bool]]:
+        """Where to look, newest first; with each, whether it is here (True, before the same one) or in the store."""
+        found = [(path, True) for path in checkpoints(self.run_dir)]
+        try:
+            found += [(self.folder / name, False) for name in (self.mirror.checkpoints() if self.mirror else [])]
+        except InputError as error:
+            if not found:
+                raise
+            log.warning("only the checkpoints in %s are looked at: %s", self.folder, error)
+        return sorted((f for f in found if until is None or step_of(f[0].name) <= until), reverse=True)
+
+    def _fetch(self, path: Path) -> None:
+        """Bring a checkpoint here from the store."""
+        assert self.mirror is not None
+        mirror, hidden = self.mirror, path.with_name(f".{path.name}.tmp")
+
+        def header_of() -> Header:
+            self._sweep()
+            mirror.get(path.name, [HEADER], hidden)
+            return read_header(hidden)
+
+        header = self._on_main(header_of)
+        self._on_all(lambda: mirror.get(path.name, self._some(header["files"]), hidden))
+        self._on_main(lambda: self._show(hidden, path))
+        self._damaged.discard(path)
+
+    def _restore(self, path: Path, method: nn.Module, optimizer: Optimizer) -> Header:
+        """Verify a checkpoint, then read it. Raises `DamagedError` on every rank, `InputError` if it is another's."""
+        header = self._on_main(lambda: read_header(path))
+        check_names(path, header["tensors"], method)
+        entries = [e for found in self._on_all(lambda: self._verify(path, header)) for e in found]
+        _check_whole(path, header["tensors"], entries)
+        targets = {name: block(tensor) for name, tensor in allocate(method, optimizer, header["tensors"]).items()}
+        here = {name: target for name, target in targets.items() if target is not None}
+
+        def read() -> None:
+            with damage(path):
+                tensorfile.fill(path / "state", entries, here)
+
+        self._on_all(read)
+        return header
+
+    def _verify(self, path: Path, header: Header) -> list[Entry]:
+        """What is in this rank's share of the files; together the ranks read each file once."""
+        files = header.get("files") or {f"state/{p.name}": {} for p in (path / "state").glob("*.safetensors")}
+
+        def inspect(name: str) -> list[Entry]:
+            if files[name] and tensorfile.sha256(path / name) != files[name]["sha256"]:
+                raise DamagedError(f"{path}: damaged ({name} is not what was written)")
+            return tensorfile.read_entries(path / name) if name.startswith("state/") else []
+
+        with damage(path), ThreadPoolExecutor(4) as pool:
+            return [entry for found in pool.map(inspect, self._some(files)) for entry in found]
+
+    def _some(self, files: Iterable[str]) -> list[str]:
+        """This rank's share of a checkpoint's files."""
+        return sorted(files)[self.world.rank :: self.world.size]
+
+    def _take_back(self, until: int) -> None:
+        """Remove the checkpoints of later steps, here and in the store."""
+        for path in checkpoints(self.run_dir):
+            if step_of(path.name) > until:
+                path.rename(path.with_name(f".{path.name}.old"))
         self._sweep()
-        return earlier[-1] if earlier else None
+        try:
+            for name in self.mirror.checkpoints() if self.mirror else []:
+                if step_of(name) > until:
+                    self.mirror.remove(name)  # type: ignore[union-attr]
+        except InputError as error:
+            log.warning("later checkpoints than of step %d remain in the store: %s", until, error)
 
     def _on_main(self, action: Callable[[], T]) -> T:
         """What `action` returns on rank 0, on every rank; what it raises there, raised on every rank."""
-        outcome: tuple[T | None, Exception | None] = None, None
-        if self.world.is_main:
-            try:
-                outcome = action(), None
-            except Exception as error:
-                outcome = None, error
-        value, failure = broadcast_object(outcome)
+        return _agreed([broadcast_object(_outcome(action) if self.world.is_main else None, group=self._group)])[0]
+
+    def _on_all(self, action: Callable[[], T]) -> list[T]:
+        """What `action` returns on each rank, on every rank; what it raises on one, raised on every rank."""
+        return _agreed(gather_objects(_outcome(action), self._group))
+
+
+def _outcome(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return action(), None
+    except Exception as error:
+        return None, error
+
+
+def _agreed(outcomes: list[tuple[Any, Exception | None]]) -> list[Any]:
+    for _, failure in outcomes:
         if failure is not None:
             raise failure
-        return value
+    return [value for value, _ in outcomes]
 
 
 def read_header(path: Path) -> Header:
-    """The header of the checkpoint at `path`; `InputError` when it is not one."""
-    try:
+    """The header of the checkpoint at `path`; `DamagedError` when it is none, `InputError` when of another version."""
+    with damage(path, HEADER):
         header = json.loads((path / HEADER).read_text())
-        known = header["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"{HEADER} cannot be read") from error
-    if not known:
-        raise InputError(f"{path}: checkpoint format {header['format']!r}; this version of seer reads {FORMAT!r}")
+        version, digest = header["format"], header.pop("sha256", None)
+    if version not in (FORMAT, UNHASHED):
+        raise InputError(f"{path}: checkpoint format {version!r}; this version of seer reads {FORMAT!r}")
+    if version == FORMAT and digest != _digest(header):
+        raise DamagedError(f"{path}: damaged ({HEADER} is not what was written)")
     return header
 
 
-def full_backbone_state(method: nn.Module) -> State:
-    """The backbone's whole state dict on the CPU of rank 0, gathered tensor by tensor; `{}` on other ranks."""
-    state = {}
-    for name, tensor in method.backbone.state_dict().items():  # type: ignore[union-attr]
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if rank() == 0:
-            state[name] = whole.to("cpu", copy=True, memory_format=torch.contiguous_format)
-    return state
+def _digest(header: Header) -> str:
+    """SHA-256 of a header, however it is spelt."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
-def named_state(method: nn.Module, optimizer: Optimizer) -> State:
-    """Every tensor of a run by name: `method.<name>` and `optimizer.<parameter's name>.<key>`."""
-    state: State = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
-    for parameter, name in _names(method, optimizer).items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            assert isinstance(value, Tensor), f"optimizer state {key} of {name} is no tensor"
-            state[f"optimizer.{name}.{key}"] = value
-    return state
+def _check_whole(path: Path, saved: Shapes, entries: list[Entry]) -> None:
+    """Raise `DamagedError` unless the files hold all of every tensor."""
+    there = Counter[str]()
+    for entry in entries:
+        there[entry.name] += prod(entry.shape)
+    missing = [name for name, (_, shape) in saved.items() if there[name] != prod(shape)]
+    if missing:
+        raise DamagedError(f"{path}: damaged ({missing[0]} is not in its files)")
 
 
-def _names(method: nn.Module, optimizer: Optimizer) -> dict[nn.Parameter, str]:
-    """The names of the parameters that the optimizer updates."""
-    names = {parameter: name for name, parameter in method.named_parameters()}
-    return {parameter: names[parameter] for group in optimizer.param_groups for parameter in group["params"]}
+@contextmanager
+def damage(path: Path, what: str = "") -> Iterator[None]:
+    """While entered, what reading can come to is a `DamagedError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        why = f"{what}: {_reason(error)}" if what else _reason(error)
+        raise DamagedError(f"{path}: damaged ({why})") from error
 
 
-def _describe(state: State) -> dict[str, list]:
-    return {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in state.items()}
-
-
-def _check_names(path: Path, saved: dict[str, list], method: nn.Module) -> None:
-    """Raise `InputError` unless the checkpoint's names and shapes are the method's."""
-    here = {f"method.{name}": list(tensor.shape) for name, tensor in method.state_dict().items()}
-    there = {name: shape for name, (_, shape) in saved.items() if name.startswith("method.")}
-    wrong = [f"{n} is {there[n]} there and {s} here" for n, s in here.items() if n in there and there[n] != s]
-    wrong += [f"{n} is missing there" for n in here if n not in there]
-    wrong += [f"{n} is only there" for n in there if n not in here]
-    if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise InputError(f"{path}: of another architecture: {'; '.join(wrong[:3])}{more}; use another run_dir")
-
-
-def _check_shards(path: Path, saved: dict[str, list]) -> None:
-    """Raise `InputError` unless every file is whole and every tensor in one."""
-    found: set[str] = set()
-    for file in (path / "state").glob("*.safetensors"):
-        try:
-            with safe_open(file, "pt") as tensors:
-                found |= set(tensors.keys())
-        except (OSError, SafetensorError) as error:
-            raise _damaged(path, f"{file.name}: {_reason(error)}") from error
-    if missing := saved.keys() - found:
-        raise _damaged(path, f"{min(missing)} is in none of its files")
-
-
-def _damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{path}: damaged ({why}); delete it to continue from the one before")
-
-
-def _allocate(optimizer: Optimizer, names: dict[nn.Parameter, str], saved: dict[str, list]) -> State:
-    """Give the optimizer the state that the checkpoint has, as yet empty, and return its tensors by name."""
-    parameters = {name: parameter for parameter, name in names.items()}
-    optimizer.state.clear()
-    state = {}
-    for full_name, (dtype_name, shape) in saved.items():
-        name, _, key = full_name.removeprefix("optimizer.").rpartition(".")
-        if full_name.startswith("optimizer.") and name in parameters:
-            parameter, dtype = parameters[name], getattr(torch, dtype_name)
-            # What has the parameter's shape is sharded like it; the rest is small, such as a count of steps.
-            same = shape == list(parameter.shape)
-            tensor = torch.zeros_like(parameter, dtype=dtype) if same else torch.zeros(shape, dtype=dtype)
-            state[full_name] = optimizer.state[parameter][key] = tensor.detach()
-    return state
-
-
-def _flush(path: Path) -> None:
-    """Have a file or folder on the disk before going on."""
+def _flush_folder(path: Path) -> None:
+    """Have a folder's entries on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -278,7 +431,5 @@ def _flush(path: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error; of many ranks' errors, the first."""
-    if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
+    """The first line of an error."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

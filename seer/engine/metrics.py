@@ -8,8 +8,8 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -44,6 +44,23 @@ class LogConfig:
             raise InputError(f"log.every={self.every}: must be 1 (every step) or more")
 
 
+@contextmanager
+def log_file(run_dir: Path) -> Iterator[None]:
+    """While entered, what seer logs goes to RUN/seer.log, and warnings to stderr, too."""
+    file, warnings = logging.FileHandler(run_dir / "seer.log"), logging.StreamHandler()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    warnings.setLevel(logging.WARNING)
+    for handler in (file, warnings):
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for handler in (file, warnings):
+            logger.removeHandler(handler)
+            handler.close()
+
+
 class RunLog:
     """The log of one run: call `step` after every step on every rank; rank 0 writes.
 
@@ -68,13 +85,6 @@ class RunLog:
         rows = [row for row in jsonl.read(self.path) if row.get("step", 0) <= start]
         jsonl.write(self.path, rows)
         self._seconds_before = rows[-1].get("seconds", 0.0) if rows else 0.0
-        file, warnings = logging.FileHandler(run_dir / "seer.log"), logging.StreamHandler()
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        warnings.setLevel(logging.WARNING)
-        self._handlers = (file, warnings)
-        for handler in self._handlers:
-            logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -135,9 +145,6 @@ class RunLog:
         self._console.close()
         if self._writer:
             self._writer.close()
-        for handler in self._handlers:
-            logger.removeHandler(handler)
-            handler.close()
         self._console = None
 
     def __enter__(self) -> "RunLog":
