@@ -70,7 +70,7 @@ def test_health_is_told_in_words_and_curves(run, tmp_path):
     text = re.sub(r"\s+", " ", Page(write_report(run)).text)
     for expected in (
         "Health", "Few prototypes since step 30: few are used. What helps: use a queue.",
-        "1 steps not applied", "Rollback at step 40 loss 9; back to step 35, and on without steps 39 to 40.",
+        "1 step not applied", "Rollback at step 40 loss 9; back to step 35, and on without steps 39 to 40.",
         "Diverged at step 90 no way back.", "Effective rank",
     ):  # fmt: skip
         assert expected in text, expected

@@ -125,11 +125,11 @@ def test_a_run_that_its_health_stopped(half, event):
     assert status(half, NOW).state == "training"
 
 
-def test_predictions_beside_what_came(half):
-    jsonl.append(half / "metrics.jsonl", [metric(51, predicted_images_per_second=20.0, predicted_memory=3.0)])
+def test_the_plan_beside_what_came(half):
+    jsonl.append(half / "metrics.jsonl", [metric(51, planned_images_per_second=20.0, planned_memory_gib=3.0)])
     found = status(half, NOW)
-    assert found.predicted == {"images_per_second": 0.8}
-    assert "of predicted: images per second 80%" in line(found)
+    assert found.of_plan == {"images_per_second": 0.8}
+    assert "of plan: images per second 80%" in line(found)
 
 
 def test_the_course_of_a_loss():
