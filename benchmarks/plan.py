@@ -1,6 +1,6 @@
 """What `seer plan` predicts against what happens: memory and step time here, published runs elsewhere.
 
-    python benchmarks/plan.py [--only own] [--json FILE]
+    python benchmarks/plan.py [--only FSDP] [--json FILE]
 
 Memory is the growth of a fresh process's resident set to its highest (VmHWM) over a few steps, after a step of the same
 method on two tiny images has loaded what libraries load; of the rank that needs most. glibc gives freed blocks back at
@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,6 +90,7 @@ class Same:
     wait_seconds, seen = 0.0, 0
 
     def __init__(self, config: Pretrain, ranks: int):
+        self.work_seconds: dict[str, float] = {}
         batch, sizes = config.batch_size // ranks, sorted(config.views.values(), key=lambda view: -view.size)
         crops = [torch.randn(v.count, batch, v.size, v.size, 3).permute(0, 1, 4, 2, 3) for v in sizes if v.count]
         self.views = Views(tuple(crops), torch.arange(batch))
@@ -142,18 +144,18 @@ def fresh(config: Pretrain, ranks: int) -> tuple[int, float]:
     return max(grown for grown, _ in results), max(seconds for _, seconds in results)
 
 
-def own_figures() -> list[dict]:
-    found = []
-    for name, (ranks, overrides) in CASES.items():
-        config = load_config("swav_small", overrides)
-        whole, half = (
-            Job.of(c, ranks, HARDWARE["cpu"]) for c in (config, replace(config, batch_size=config.batch_size // 2))
-        )
-        (grown, seconds), (_, half_seconds) = fresh(whole.config, ranks), fresh(half.config, ranks)
-        predicted = whole.estimate(half.efficiency(half_seconds)).step_seconds
-        found.append(compared(f"peak memory, {name}", "MiB", whole.footprint.peak / 2**20, grown / 2**20))
-        found.append(compared(f"step time, {name}", "s", predicted, seconds))
-    return found
+def own_figures(name: str) -> list[dict]:
+    ranks, overrides = CASES[name]
+    config = load_config("swav_small", overrides)
+    whole, half = (
+        Job.of(c, ranks, HARDWARE["cpu"]) for c in (config, replace(config, batch_size=config.batch_size // 2))
+    )
+    (grown, seconds), (_, half_seconds) = fresh(whole.config, ranks), fresh(half.config, ranks)
+    predicted = whole.estimate(half.efficiency(half_seconds)).step_seconds
+    return [
+        compared(f"peak memory, {name}", "MiB", whole.footprint.peak / 2**20, grown / 2**20),
+        compared(f"step time, {name}", "s", predicted, seconds),
+    ]
 
 
 def published_figures() -> list[dict]:
@@ -183,14 +185,14 @@ def compared(name: str, unit: str, predicted: float, actual: float) -> dict:
     return figure(name, unit, predicted, {"actual": actual})
 
 
-PARTS = {"own": own_figures, "published": published_figures}
+PARTS = {name: partial(own_figures, name) for name in CASES} | {"published": published_figures}
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument("--only", default="", help="run what has this in its name: a configuration, or `published`")
     options = parser.parse_args()
-    report([found for part in options.only or PARTS for found in PARTS[part]()], options.json)
+    report([found for name, part in PARTS.items() if options.only in name for found in part()], options.json)
 
 
 if __name__ == "__main__":

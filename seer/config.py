@@ -29,6 +29,7 @@ FREE = (
     "health",
     "parallel.mode",
     "parallel.checkpointing",
+    "parallel.shard_group",
     "parallel.compile",
     "parallel.channels_last",
     "loader.workers",

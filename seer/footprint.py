@@ -29,6 +29,7 @@ from seer.distributed import CPU, World, local
 from seer.engine.loop import micro_batches
 from seer.engine.optim import build_optimizer
 from seer.engine.parallel import arrange, autocast, find_backbones
+from seer.hardware import PER_NODE
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
 from seer.methods.heads import Prototypes
@@ -49,6 +50,16 @@ class Operation(NamedTuple):
     bytes: int
 
 
+class Traffic(NamedTuple):
+    """Bytes that leave a rank, while as many arrive, in so many collectives."""
+
+    bytes: int
+    messages: int
+
+
+NOTHING = Traffic(0, 0)
+
+
 @dataclass
 class Footprint:
     """The cost of one micro-batch on one rank, and of the update.
@@ -61,8 +72,8 @@ class Footprint:
             `communication` FSDP's gathered parameters and buffers. DDP's buckets are the gradients themselves.
         kept: bytes that the backbone's forward pass leaves for the backward pass.
         operations: how often each operation ran.
-        sent: bytes that leave this rank in a micro-batch, and as many arrive, in `messages` collectives.
-        reduced: bytes of gradients that leave it once per update (DDP).
+        near, far: what a micro-batch exchanges among groups within a node, and among groups of ranks of several.
+        reduced: bytes of gradients that leave this rank once per update (DDP).
     """
 
     batch: int
@@ -70,8 +81,8 @@ class Footprint:
     memory: dict[str, int]
     kept: int
     operations: Counter[Operation]
-    sent: int
-    messages: int
+    near: Traffic = NOTHING
+    far: Traffic = NOTHING
     reduced: int = 0
 
     @property
@@ -94,22 +105,24 @@ def measure(config: Pretrain, ranks: int, sync_batchnorm: bool = True, forward_o
     Raises:
         InputError: the configuration suits neither its parts nor this number of ranks.
     """
-    synchronised = config.parallel.bn_group != 1 and ranks > 1
     layout = replace(config.parallel, compile=False, bn_group=config.parallel.bn_group if sync_batchnorm else 1)
     with _pretended(ranks):
         with torch.device("meta"):
             method = METHODS[config.method.name](build(config.backbone), config.method)
         parameters = {name: p.numel() * p.itemsize for name, p in method.named_parameters() if p.requires_grad}
         whole = sum(p.numel() for p in method.parameters())
-        arrange(method, layout, World(0, ranks, 0, min(8, ranks)), config.precision)
+        arrange(method, layout, World(0, ranks, 0, min(PER_NODE, ranks)), config.precision)
         with FakeTensorMode(allow_non_fake_inputs=True):
             method.to_empty(device=CPU)
             ledger = Ledger()
             kept = _step(method, config, ranks, ledger, forward_only)
-    statistics = ledger.statistics if synchronised and not sync_batchnorm else []
+    group = min(config.parallel.bn_group or ranks, ranks)
+    if group > 1 and not sync_batchnorm:
+        for size in ledger.statistics:
+            ledger.exchange(size, group > PER_NODE)
     return Footprint(
         config.batch_size // ranks // config.accumulate, whole, ledger.by_kind(ledger.worst), kept, ledger.operations,
-        ledger.sent + sum(statistics), ledger.messages + len(statistics),
+        Traffic(*ledger.traffic[False]), Traffic(*ledger.traffic[True]),
         2 * sum(parameters.values()) if config.parallel.mode == "ddp" and ranks > 1 else 0,
     )  # fmt: skip
 
@@ -153,7 +166,8 @@ def _step(method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forwar
 def _name_parts(method: Method, ledger: "Ledger") -> None:
     """Enter what exists before the first step, and fill the queues, which count from then on."""
     for module in method.modules():
-        kind = {Prototypes: "prototypes", Queue: "queue"}.get(type(module), "parameters")
+        kinds = {Prototypes: "prototypes", Queue: "queue"}
+        kind = next((kind for of, kind in kinds.items() if isinstance(module, of)), "parameters")
         own: Iterable[Tensor] = chain(module.parameters(recurse=False), module.buffers(recurse=False))
         ledger.name(map(local, own), kind)
         if isinstance(module, Queue):
@@ -189,7 +203,8 @@ class Ledger(TorchDispatchMode):
         self.kinds: list[str] = []  # by serial number
         self.operations: Counter[Operation] = Counter()
         self.statistics: list[int] = []  # bytes that synchronising each BatchNorm, forward or backward, would send
-        self.sent = self.messages = self._total = self._peak = 0
+        self.traffic = {False: [0, 0], True: [0, 0]}  # bytes and collectives, by whether they leave the node
+        self._total = self._peak = 0
         self._kind, self._records = "parameters", list[str]()
         self._known: dict[int, tuple[int, weakref.ref]] = {}  # serial numbers of live storages, by address
         self._resize: Any = torch.UntypedStorage.resize_
@@ -263,9 +278,14 @@ class Ledger(TorchDispatchMode):
 
     def _message(self, func, args) -> None:
         out, given = (sum(map(_size, tree_leaves(a))) for a in args[:2])
-        self.messages += 1
+        group = dist.ProcessGroup.unbox(next(a for a in args if isinstance(a, torch.ScriptObject)))
         # Of n ranks in a ring each sends (n - 1) / n of the whole, here taken for all of it; twice in an all-reduce.
-        self.sent += 2 * out if func._opname == "allreduce_" else abs(out - given)
+        self.exchange(2 * out if func._opname == "allreduce_" else abs(out - given), _leaves_node(group))
+
+    def exchange(self, size: int, far: bool) -> None:
+        """Count a collective in which this rank sends `size` bytes, beyond its node or within."""
+        self.traffic[far][0] += size
+        self.traffic[far][1] += 1
 
     def _count(self, func, args, kwargs, out, made: list[Tensor]) -> None:
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -273,6 +293,10 @@ class Ledger(TorchDispatchMode):
         self.operations[Operation(dtype, _flops(func, args, kwargs, out), sum(map(_size, chain(given, made))))] += 1
         if func in (aten.native_batch_norm.default, aten.native_batch_norm_backward.default):
             self.statistics.append(4 * _size(made[-1]))
+
+
+def _leaves_node(group: dist.ProcessGroup) -> bool:
+    return len({rank // PER_NODE for rank in dist.get_process_group_ranks(group)}) > 1
 
 
 def _size(tensor: Any) -> int:

@@ -70,9 +70,15 @@ HARDWARE = {
 }
 
 
-def find(name: str) -> Hardware:
+def find(name: str, asked_by: str = "--gpu") -> Hardware:
     """A processor by name, however it is written: `V100-32GB` is `v100-32g`."""
     plain = re.sub("gb$", "g", name.lower().replace("_", "-"))
     if plain not in HARDWARE:
-        raise InputError(f"--gpu: '{name}' is unknown{nearest(plain, HARDWARE)}")
+        raise InputError(f"{asked_by}: '{name}' is unknown{nearest(plain, HARDWARE)}; there are {', '.join(HARDWARE)}")
     return HARDWARE[plain]
+
+
+def recognise(device_name: str) -> str:
+    """The name here of what a driver calls `Tesla V100-SXM2-32GB` or `NVIDIA A100 80GB PCIe`; empty if unknown."""
+    parts = {name: name.removesuffix("g").split("-") for name in HARDWARE}
+    return next((name for name, all_of in parts.items() if all(part in device_name.lower() for part in all_of)), "")

@@ -95,7 +95,8 @@ class Job:
     @property
     def sent(self) -> int:
         """Bytes that a GPU sends in a step."""
-        return self.footprint.sent * self.config.accumulate + self.footprint.reduced
+        near, far = self.footprint.near, self.footprint.far
+        return (near.bytes + far.bytes) * self.config.accumulate + self.footprint.reduced
 
     @property
     def exchange(self) -> tuple[float, float]:
@@ -103,10 +104,11 @@ class Job:
 
         A node's GPUs pass on to each other what has come in, so the whole network of a node serves each of them.
         """
-        inside = self.gpus <= PER_NODE
-        rate = self.hardware.link if inside else min(self.hardware.link, self.hardware.network)
-        messages = self.footprint.messages * self.config.accumulate
-        return self.sent / (1e9 * BUS * rate), messages * (SHORT_IN_NODE if inside else SHORT_BEYOND)
+        near, far, reduced = self.footprint.near, self.footprint.far, self.footprint.reduced
+        times, inside, hardware = self.config.accumulate, self.gpus <= PER_NODE, self.hardware
+        bulk = (near.bytes * times + reduced * inside) / hardware.link
+        bulk += (far.bytes * times + reduced * (not inside)) / min(hardware.link, hardware.network)
+        return bulk / (1e9 * BUS), times * (near.messages * SHORT_IN_NODE + far.messages * SHORT_BEYOND)
 
     def efficiency(self, seconds: float) -> float:
         """The share of the roofline at which a step takes so many seconds."""
@@ -167,7 +169,7 @@ class Plan:
             f"loader: {c.loader_cores:.2f} cores per GPU, {self.loader_gib_per_node:.1f} GiB of host memory per node",
             *table([c, *self.others]),
         ]
-        if c.why_not == "memory":
+        if c.why_not:
             cure = " ".join(self.advice) or "none found: take more GPUs, or larger ones"
             found.append(f"smallest change that makes it fit: {cure}")
         return found + (["", *table(self.sweep)] if self.sweep else [])
@@ -193,10 +195,8 @@ def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Option
     efficiency = calibrate(options.calibrate, hardware) if options.calibrate else EFFICIENCY
     chosen, config, footprint = job.estimate(efficiency, options), job.config, job.footprint
     checkpointed = any(config.parallel.checkpointing)
-    # Whether parameters are sharded makes no difference to what is kept, and much to the time that measuring takes.
-    alone = replace(config.parallel, mode="none", checkpointing=[] if checkpointed else every_block(config))
-    share = replace(config, batch_size=config.batch_size // gpus, parallel=alone)
-    otherwise = measure(share, 1, forward_only=True).kept
+    layout = replace(config.parallel, checkpointing=[] if checkpointed else every_block(config))
+    otherwise = measure(replace(config, parallel=layout), gpus, forward_only=True).kept
     kept = (otherwise, footprint.kept) if checkpointed else (footprint.kept, otherwise)
     others = [other for other in HARDWARE.values() if "cpu" not in (other.name, hardware.name) and other != hardware]
     return Plan(
@@ -207,7 +207,7 @@ def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Option
         memory_gib={kind: size / GIB for kind, size in footprint.memory.items()},
         kept_gib=(kept[0] / GIB, kept[1] / GIB), chosen=chosen,
         others=[replace(job, hardware=other).estimate(efficiency, options) for other in others],
-        advice=advise(recipe, overrides, gpus, hardware) if chosen.why_not == "memory" else [],
+        advice=advise(recipe, overrides, gpus, hardware) if chosen.why_not else [],
         sweep=[job.estimate(efficiency, options) for job in jobs_around(job)] if options.sweep else [],
     )  # fmt: skip
 
@@ -231,29 +231,39 @@ def calibrate(run_dir: Path, hardware: Hardware) -> float:
 
 def advise(recipe: str, overrides: list[str], gpus: int, hardware: Hardware) -> list[str]:
     """The first of the `remedies` under which the run fits; none if nothing helps."""
-    for changes in remedies(load_config(recipe, overrides), gpus):
+    for changes in remedies(load_config(recipe, overrides), gpus, hardware):
         if not Job.of(load_config(recipe, [*overrides, *changes]), gpus, hardware).estimate().why_not:
             return changes
     return []
 
 
-def remedies(config: Pretrain, gpus: int) -> Iterator[list[str]]:
-    """Changes that save memory, the smallest first; those without `accumulate` alter nothing that is learned."""
-    single, blocks = [], every_block(config)
-    if config.parallel.checkpointing != blocks:
-        single.append(f"parallel.checkpointing={blocks}".replace(" ", ""))
+def remedies(config: Pretrain, gpus: int, hardware: Hardware) -> Iterator[list[str]]:
+    """Changes that make a run fit, the smallest first; those without `accumulate` alter nothing that is learned."""
+    half = "precision=bf16" if hardware.has("bf16") else "precision=fp16"
+    needed = [] if hardware.has(config.precision) else [half]
+    if needed:
+        yield needed
+    stages = every_block(config)
+    partly = [] if any(config.parallel.checkpointing) else [stages[:n] + [[]] * (4 - n) for n in (1, 2, 3)]
+    for ends in partly:  # the first stages keep most, and cost no more to recompute than others
+        yield [*needed, _checkpointing(ends)]
+    single = [] if config.parallel.checkpointing == stages else [_checkpointing(stages)]
     if config.parallel.mode != "fsdp" and gpus > 1:
         single.append("parallel.mode=fsdp")
     if config.precision == "fp32":
-        single.append("precision=fp16")
-    yield from ([change] for change in single)
+        single.append(half)
+    yield from ([*needed, change] for change in single)
     if len(single) > 1:
-        yield single
+        yield [*needed, *single]
     accumulate = 2 * config.accumulate
     while config.batch_size // gpus % accumulate == 0:
-        yield [f"accumulate={accumulate}"]
-        yield [*single, f"accumulate={accumulate}"]
+        yield [*needed, f"accumulate={accumulate}"]
+        yield [*needed, *single, f"accumulate={accumulate}"]
         accumulate *= 2
+
+
+def _checkpointing(ends: list[list[int]]) -> str:
+    return f"parallel.checkpointing={ends}".replace(" ", "")
 
 
 def every_block(config: Pretrain) -> list[list[int]]:

@@ -3,12 +3,14 @@
 import fcntl
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, par
 from seer.engine.preempt import StopRequest, Watchdog
 from seer.engine.schedule import ScheduleConfig, value
 from seer.errors import InputError, StoppedError, nearest
+from seer.hardware import find, recognise
 from seer.interop.files import backbone_metadata
 from seer.interop.models import load_backbone
 from seer.methods import METHODS
@@ -113,7 +116,7 @@ def run(config: Pretrain) -> Path:
             configuration.save(config, run_dir / "config.yaml")
             write_environment(run_dir)
         try:
-            with StopRequest() as asked:
+            with planned_beside(config, world), StopRequest() as asked:
                 fault = train_run(config, manifest, world, method, module, asked)
                 while fault is not None:
                     fault = train_run(config, manifest, world, method, module, asked, fault)
@@ -145,6 +148,8 @@ def rehearse(config: Pretrain) -> None:
 def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     """Everything about a configuration that its types do not say; raises `InputError`."""
     check_batch(config, world.size)
+    if config.log.plan not in ("auto", "none"):
+        find(config.log.plan, "log.plan")
     if manifest.samples < config.batch_size:
         less = f"use batch_size={manifest.samples} or less"
         raise InputError(f"{config.data}: {manifest.samples} images are fewer than one batch; {less}")
@@ -214,6 +219,30 @@ def locked(run_dir: Path, world: World) -> Iterator[None]:
                 f"{run_dir}: another process is training there; wait for it, or choose another run_dir"
             ) from None
         yield
+
+
+@contextmanager
+def planned_beside(config: Pretrain, world: World) -> Iterator[Popen | None]:
+    """Unless it is there, have `RUN/plan.json` made by a process that takes only what time is left, as `log.plan` says.
+
+    Yields that process; it does not outlive the context.
+    """
+    run_dir, on_gpu = Path(config.run_dir), world.device.type == "cuda"
+    automatic = recognise(torch.cuda.get_device_name(world.device)) if on_gpu else "none"
+    gpu = automatic if config.log.plan == "auto" else config.log.plan
+    if not world.is_main or gpu in ("", "none") or (run_dir / "plan.json").exists():
+        yield None
+        return
+    what = [str(run_dir / "config.yaml"), f"name={config.name}", "--gpus", str(world.size), "--gpu", gpu]
+    command = [sys.executable, "-m", "seer", "plan", *what, "--json", str(run_dir / "plan.json")]
+    with Popen(
+        command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as child:
+        os.setpriority(os.PRIO_PROCESS, child.pid, 19)
+        try:
+            yield child
+        finally:
+            child.terminate()
 
 
 def train_run(

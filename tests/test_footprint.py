@@ -1,5 +1,7 @@
 """The footprint of a step against counts by hand and against what a real step allocates."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from seer.data.views import Views
 from seer.engine.optim import build_optimizer
 from seer.engine.parallel import checkpoint_stages, find_backbones
-from seer.footprint import KINDS, Ledger, measure
+from seer.footprint import KINDS, NOTHING, Footprint, Ledger, measure
 from seer.methods.base import Method, Step
 from seer.pretrain import Pretrain, build_method, load_config
 
@@ -21,6 +23,11 @@ def config_of(recipe: str, *overrides: str) -> Pretrain:
     """Batch and crops large enough for what a real step allocates to be activations, not odds and ends."""
     sizes = ["data=.", "batch_size=16", "views.large.size=64", "views.small.size=32"]
     return load_config(recipe, [*sizes, *overrides])
+
+
+@cache
+def measured(recipe: str, ranks: int, *overrides: str) -> Footprint:
+    return measure(config_of(recipe, ONE_SIZE, *overrides), ranks)
 
 
 def real_views(config: Pretrain) -> Views:
@@ -100,7 +107,7 @@ def test_checkpointing_keeps_less_and_computes_more(tiny):
 
 
 def test_shares_of_parameters_gradients_and_optimizer(tiny):
-    ddp, fsdp = (measure(config_of(tiny, ONE_SIZE, f"parallel.mode={mode}"), 4) for mode in ("ddp", "fsdp"))
+    ddp, fsdp = (measured(tiny, 4, f"parallel.mode={mode}") for mode in ("ddp", "fsdp"))
     buffers = ddp.memory["parameters"] + ddp.memory["prototypes"] - 4 * ddp.parameters
     assert 0 < buffers < 0.05 * ddp.memory["parameters"]
     assert ddp.memory["optimizer"] == 4 * ddp.parameters
@@ -110,8 +117,30 @@ def test_shares_of_parameters_gradients_and_optimizer(tiny):
     assert fsdp.memory["optimizer"] == pytest.approx(ddp.parameters, rel=0.1)
     assert fsdp.memory["communication"] > 0
     assert fsdp.reduced == 0
-    # Every parameter is gathered for the forward and for the backward pass, and its gradient scattered.
-    assert fsdp.sent - ddp.sent >= 3 * 3 / 4 * 4 * ddp.parameters
+    # A block is gathered for the forward and for the backward pass, stem and head once for both, and all gradients are
+    # scattered. Of four parts three travel each time.
+    once = sum(p.numel() for name, p in build_method(config_of(tiny)).named_parameters() if ".stages." not in name)
+    sent = 3 / 4 * 4 * (3 * (ddp.parameters - once) + 2 * once)
+    assert sent <= fsdp.near.bytes - ddp.near.bytes < 1.02 * sent
+    assert fsdp.far == ddp.far == NOTHING
+
+
+def test_hybrid_sharding_stays_in_the_node(tiny):
+    """Copies in two nodes exchange one all-reduce of the shards' gradients, per block; gathering stays inside."""
+    whole, hybrid = (
+        measured(tiny, 16, "parallel.mode=fsdp", "parallel.bn_group=1", f"parallel.shard_group={n}") for n in (0, 8)
+    )
+    assert whole.near == NOTHING  # but for what Sinkhorn and the loss send, and that goes to all
+    assert hybrid.memory["optimizer"] == pytest.approx(2 * whole.memory["optimizer"], rel=0.1)
+    assert hybrid.near.bytes == pytest.approx(whole.far.bytes * 14 / 15, rel=0.1)
+    assert hybrid.far.bytes == pytest.approx(2 * hybrid.memory["optimizer"], rel=0.1)
+
+
+def test_half_precision_halves_what_is_gathered(tiny):
+    full, half = (
+        measured(tiny, 4, "parallel.mode=fsdp", *precision).near.bytes for precision in ((), ("precision=bf16",))
+    )
+    assert 4 / 6 < half / full < 0.75  # two gathers of 2 bytes and a reduction of 4, for three of 4; heads as before
 
 
 def test_a_queue_is_counted_when_full(tiny):

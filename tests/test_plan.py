@@ -10,11 +10,13 @@ import torch
 
 from seer import config as configuration
 from seer.cli import app
+from seer.distributed import World
+from seer.engine.metrics import planned
 from seer.errors import InputError
-from seer.footprint import Footprint, Operation
-from seer.hardware import HARDWARE, find
+from seer.footprint import Footprint, Operation, Traffic, measure
+from seer.hardware import HARDWARE, find, recognise
 from seer.plan import GIB, Job, Options, advise, calibrate, draw, jobs_around, plan, remedies
-from seer.pretrain import load_config
+from seer.pretrain import load_config, planned_beside
 
 V100 = HARDWARE["v100-32g"]
 
@@ -23,7 +25,7 @@ V100 = HARDWARE["v100-32g"]
 def job(tiny) -> Job:
     """A second of arithmetic and two of memory traffic per micro-batch, of which a step has two."""
     operations = Counter({Operation(torch.float16, 25 * 10**12, 10): 5, Operation(torch.float32, 1, 900 * 10**9): 2})
-    footprint = Footprint(4, 10**6, {"activations": 2 * GIB}, GIB, operations, sent=16 * 10**9, messages=100)
+    footprint = Footprint(4, 10**6, {"activations": 2 * GIB}, GIB, operations, near=Traffic(16 * 10**9, 100))
     config = load_config(tiny, ["data=.", "accumulate=2", "steps=3600", "batch_size=16", "precision=fp16"])
     return Job(config, 2, V100, footprint)
 
@@ -44,8 +46,9 @@ def test_time_cost_and_energy(job):
 
 
 def test_beyond_one_node_the_network_counts(job):
-    wide = replace(job, gpus=16, footprint=replace(job.footprint, reduced=10**12))
-    assert wide.exchange == pytest.approx((1032 / (0.8 * 50), 200 * 60e-6))
+    footprint = replace(job.footprint, far=Traffic(32 * 10**9, 10), reduced=10**12)
+    wide = replace(job, gpus=16, footprint=footprint)
+    assert wide.exchange == pytest.approx((32 / (0.8 * 150) + 1064 / (0.8 * 50), 200 * 20e-6 + 20 * 60e-6))
     assert wide.estimate(1.0).step_seconds == pytest.approx(sum(wide.exchange))
 
 
@@ -61,10 +64,21 @@ def test_what_does_not_fit(job):
 
 
 def test_remedies_go_from_what_changes_nothing_to_smaller_micro_batches(tiny):
-    found = list(remedies(load_config(tiny, ["data=.", "batch_size=16", "parallel.mode=ddp"]), 4))
+    found = list(remedies(load_config(tiny, ["data=.", "batch_size=16", "parallel.mode=ddp"]), 4, V100))
     blocks = "parallel.checkpointing=[[1],[1],[1,2,3,4],[1,2,3,4,5,6,7]]"
-    assert found[:4] == [[blocks], ["parallel.mode=fsdp"], ["precision=fp16"], [blocks, found[1][0], found[2][0]]]
-    assert [change[-1] for change in found[4:]] == ["accumulate=2", "accumulate=2", "accumulate=4", "accumulate=4"]
+    assert found[0] == ["parallel.checkpointing=[[1],[],[],[]]"]
+    assert found[2] == ["parallel.checkpointing=[[1],[1],[1,2,3,4],[]]"]
+    assert found[3:6] == [[blocks], ["parallel.mode=fsdp"], ["precision=fp16"]]
+    assert found[6] == [blocks, "parallel.mode=fsdp", "precision=fp16"]
+    assert [change[-1] for change in found[7:]] == ["accumulate=2", "accumulate=2", "accumulate=4", "accumulate=4"]
+
+
+def test_remedies_begin_with_a_format_that_the_gpu_has(tiny):
+    config = load_config(tiny, ["data=.", "precision=bf16", f"parallel.checkpointing={[[1], [1], [], []]}"])
+    assert list(remedies(config, 1, V100))[:2] == [
+        ["precision=fp16"],
+        ["precision=fp16", "parallel.checkpointing=[[1],[1],[1,2,3,4],[1,2,3,4,5,6,7]]"],
+    ]
 
 
 def test_advice_fits_and_is_the_first_that_does(tiny):
@@ -72,7 +86,7 @@ def test_advice_fits_and_is_the_first_that_does(tiny):
     job = Job.of(load_config(tiny, overrides), 1, V100)
     tight = replace(V100, memory=job.estimate().memory * 0.99)
     (advice,) = advise(tiny, overrides, 1, tight)
-    assert advice.startswith("parallel.checkpointing=")
+    assert advice == "parallel.checkpointing=[[1],[],[],[]]"
     assert not Job.of(load_config(tiny, [*overrides, advice]), 1, tight).estimate().why_not
 
 
@@ -105,12 +119,40 @@ def test_the_sweep_takes_counts_that_divide_the_batch(tiny, tmp_path):
 
 def test_names(tiny):
     assert find("V100-32GB") is find("v100_32g") is V100
-    with pytest.raises(InputError, match="did you mean 'a100-80g'"):
+    with pytest.raises(InputError, match=r"did you mean 'a100-80g'.*; there are v100-16g, "):
         find("a100-80")
     with pytest.raises(InputError, match="does not divide among 3 processes"):
         plan(tiny, [], 3, "h100")
     with pytest.raises(InputError, match="use ddp or fsdp"):
         plan(tiny, [], 2, "h100")
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("Tesla V100-SXM2-16GB", "v100-16g"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40g"),
+        ("NVIDIA A100 80GB PCIe", "a100-80g"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA T4", ""),
+    ],
+)
+def test_devices_are_recognised(device, name):
+    assert recognise(device) == name
+
+
+def test_a_run_has_itself_planned_beside_it(tiny, tmp_path):
+    config = load_config(tiny, ["data=.", f"run_dir={tmp_path}", "views.small.count=0", "log.plan=cpu"])
+    configuration.save(config, tmp_path / "config.yaml")
+    with planned_beside(config, World()) as child:
+        assert child.wait() == 0
+    found = planned(tmp_path)
+    assert found["planned_memory_gib"] == pytest.approx(measure(config, 1).peak / GIB)
+    assert found["planned_images_per_second"] > 0
+    for other in (config, load_config(tiny, ["data=."])):  # there is a plan; and on CPUs nobody asked for one
+        with planned_beside(other, World()) as child:
+            assert child is None
 
 
 def test_the_command_line(tiny, capsys):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from seer import forkserver
 from seer.data import ledger
@@ -30,13 +30,12 @@ from seer.data.decode import DamagedImage, decode, shape
 from seer.data.device import Encoded, cut, encode, size_of_plain
 from seer.data.index import Manifest
 from seer.data.ledger import Damaged
+from seer.data.memory import Arena, Lease
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.data.remote import FetchConfig
 from seer.data.views import Views
 from seer.errors import InputError, nearest
-
-Task = Callable[[int], Any]
 
 
 @dataclass
@@ -78,7 +77,7 @@ class Clock:
 class Delivery(NamedTuple):
     """One batch as a worker gives it, its damaged samples, and the seconds that each part of making it took."""
 
-    batch: Batch | Encoded
+    batch: "Batch | Encoded | Leased"
     damaged: list[Damaged]
     seconds: dict[str, float]
 
@@ -239,13 +238,13 @@ class StepTask:
         )
 
 
-def inline(task: Task, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
+def inline(task: StepTask, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
     """Make each batch when it is asked for."""
     for step in steps:
         yield task(step)
 
 
-def threads(task: Task, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
+def threads(task: StepTask, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
     """Make batches in threads of this process, `prefetch` per thread ahead."""
     with ThreadPoolExecutor(config.workers, thread_name_prefix="seer-loader") as pool:
         pending: deque[Future] = deque()
@@ -261,10 +260,13 @@ def threads(task: Task, steps: Sequence[int], config: LoaderConfig, device: torc
                 future.cancel()
 
 
-def processes(task: Task, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
+def processes(task: StepTask, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
     """Make batches in processes; tensors come back through shared memory."""
+    # Of a worker's batches as many may be under way as it is given tasks, one in the trainer's hands and one before it.
+    crops = task.crops.shapes(task.share), task.crops.dtype
+    arena = None if task.encoded else Arena(config.workers, config.prefetch + 2, *crops)
     loader = DataLoader(
-        _Steps(task),
+        _Steps(task, arena),
         batch_size=None,
         sampler=steps,
         num_workers=config.workers,
@@ -288,7 +290,7 @@ def processes(task: Task, steps: Sequence[int], config: LoaderConfig, device: to
             for result in results:
                 if isinstance(result, InputError):
                     raise result
-                yield result
+                yield result._replace(batch=result.batch.open()) if isinstance(result.batch, Leased) else result
         except (ConnectionError, EOFError, FileNotFoundError, RuntimeError) as error:
             told = str(error)
             raised_by_task = "in DataLoader worker" in told
@@ -304,14 +306,34 @@ MODES = {"processes": processes, "threads": threads}
 class _Steps(Dataset):
     """The steps as a map-style data set. The user's errors travel as values, and so arrive as they were raised."""
 
-    def __init__(self, task: Task):
-        self.task = task
+    def __init__(self, task: StepTask, arena: Arena | None):
+        self.task, self.arena = task, arena
 
     def __getitem__(self, step: int) -> Any:
         try:
-            return self.task(step)
+            delivery = self.task(step)
         except InputError as error:
             return error
+        if self.arena is None or self.arena.lease is None:
+            return delivery
+        assert isinstance(delivery.batch, Batch)
+        return delivery._replace(batch=Leased(replace(delivery.batch, crops=()), self.arena.lease))
+
+
+@dataclass(frozen=True)
+class Leased:
+    """A batch on its way to the trainer, its crops in shared memory."""
+
+    batch: Batch
+    lease: Lease
+
+    def open(self) -> Batch:
+        crops = (torch.from_numpy(array).unflatten(0, (-1, len(self.batch.index))) for array in self.lease.open())
+        return replace(self.batch, crops=tuple(crops))
+
+    def pin_memory(self, device: str | None = None) -> Batch:
+        """What the trainer gets instead where memory is pinned; torch's DataLoader calls this by name."""
+        return self.open().pin_memory(device)
 
 
 @contextmanager
@@ -335,6 +357,10 @@ def _end_of(shut_down: Callable[[], None]) -> Iterator[None]:
 def _start_worker(worker: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, forkserver.SHIELDED)  # again, where another has started the server
     torch.set_num_threads(1)
+    info = get_worker_info()
+    assert info is not None
+    if isinstance(info.dataset, _Steps) and info.dataset.arena:
+        info.dataset.arena.serve(worker)
     Thread(target=_end_with_trainer, daemon=True).start()
 
 

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import platform
+import resource
 import shlex
 import sys
 import time
@@ -34,10 +35,18 @@ PACKAGES = ("torch", "torchvision", "numpy", "webdataset", "simplejpeg", "opencv
 
 @dataclass
 class LogConfig:
-    """`every`: steps between logged rows (the first and the last step are always logged)."""
+    """What a run writes down.
+
+    Attributes:
+        every: steps between logged rows (the first and the last step are always logged).
+        tensorboard: write `tensorboard/` too.
+        plan: the GPU, by `seer plan`'s name, for which the run has itself planned in the background, so that metrics
+            hold what was predicted beside what is; `auto` recognises it, and does nothing on CPUs; `none` never plans.
+    """
 
     every: int = 10
     tensorboard: bool = True
+    plan: str = "auto"
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -75,6 +84,7 @@ class RunLog:
         self._work: dict[str, float] = {}
         self._seconds_before, self._samples = 0.0, -1.0
         self._writer: Any = None
+        self._planned: dict[str, float] = {}
         self._console = _Console(total_steps, start) if world.is_main else None
         if world.is_main:
             self._open(Path(run_dir), start)
@@ -180,6 +190,8 @@ class RunLog:
             "images_per_second": (samples - self._samples) / elapsed,
         }
         row |= {"seconds": self._seconds_before + time.perf_counter() - self._began, **values}
+        self._planned = self._planned or planned(self.path.parent)
+        row |= {"memory_gib": memory(self.world.device) / 2**30, **self._planned}
         self._samples = samples
         # JSON knows no NaN.
         jsonl.append(self.path, [{k: v if math.isfinite(v) else None for k, v in row.items()}])
@@ -188,6 +200,22 @@ class RunLog:
                 self._writer.add_scalar(name, row[name], step)
         assert self._console
         logger.info("%s", self._console.show(row))
+
+
+def planned(run_dir: Path) -> dict[str, float]:
+    """What RUN/plan.json, which `seer plan --json` writes, predicts of a run's metrics; nothing while there is none."""
+    with suppress(OSError, ValueError, KeyError):
+        plan = json.loads((run_dir / "plan.json").read_text())
+        rate, memory_gib = plan["chosen"]["images_per_second"], sum(plan["memory_gib"].values())
+        return {"planned_images_per_second": rate, "planned_memory_gib": memory_gib}
+    return {}
+
+
+def memory(device: torch.device) -> int:
+    """The most bytes that this process has had on `device` at once: on a GPU tensors, on CPUs all that is resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class _Console:

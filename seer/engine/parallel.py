@@ -11,14 +11,14 @@ from itertools import pairwise
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from seer.backbones.base import materialize
 from seer.distributed import World
-from seer.engine.batchnorm import convert, statistics_spared
+from seer.engine.batchnorm import BatchNorm, convert, statistics_spared
 from seer.errors import InputError, nearest
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ class ParallelConfig:
         checkpointing: for each stage of the backbone, where its groups of blocks end; of a group only the input is kept
             for the backward pass, which computes the rest again. `[[2], [7], [9, 17], []]`, SEER's, makes the first
             stages one group each, the third two groups, and leaves the fourth alone; `[]` leaves all alone.
+        shard_group: `fsdp`: processes that share one copy of the method: 0 all, n every n consecutive ones. A node's
+            number of GPUs keeps the gathering of parameters inside the node, and costs memory.
         bn_group: processes whose batches BatchNorm takes as one: 0 all, 1 each its own, n every n consecutive ones.
         compile: compile the backbone's blocks, where there is a compiler.
         channels_last: keep convolution weights in channels-last order (fsdp keeps them as they are).
@@ -47,6 +49,7 @@ class ParallelConfig:
 
     mode: str = "none"
     checkpointing: list[list[int]] = field(default_factory=list)
+    shard_group: int = 0
     bn_group: int = 0
     compile: bool = False
     channels_last: bool = True
@@ -67,7 +70,7 @@ def parallelize(method: nn.Module, config: ParallelConfig, world: World, precisi
     deferred = any(p.is_meta for p in method.parameters())
     arrange(method, config, world, precision)
     if deferred:
-        _materialize(method, world)
+        _materialize(method, world, config.shard_group)
     if config.mode == "ddp" and world.size > 1:
         # BatchNorm keeps its buffers equal by itself; to broadcast them would undo its groups.
         return DistributedDataParallel(method, forward_sync_buffers=False, gradient_as_bucket_view=True)
@@ -90,7 +93,8 @@ def arrange(method: nn.Module, config: ParallelConfig, world: World, precision: 
     for backbone in backbones:
         checkpoint_stages(backbone, config.checkpointing)
     if sharded:
-        shard(method, backbones, world)
+        # Compiled blocks would be cut in pieces by the hooks on their BatchNorms.
+        shard(method, backbones, _mesh(config.shard_group, world), None if config.compile else PRECISIONS[precision])
 
 
 def to_precision(method: nn.Module, precision: str) -> nn.Module:
@@ -116,8 +120,10 @@ def check_parallel(config: ParallelConfig, ranks: int) -> None:
         raise InputError(f"parallel.mode: '{config.mode}' is unknown{nearest(config.mode, MODES)}")
     if config.mode == "none" and ranks > 1:
         raise InputError(f"parallel.mode=none is for one process and there are {ranks}; use ddp or fsdp")
-    if config.bn_group < 0 or (config.bn_group < ranks and config.bn_group and ranks % config.bn_group):
-        raise InputError(f"parallel.bn_group={config.bn_group} does not divide {ranks} processes; 0 is all of them")
+    for key in ("bn_group", "shard_group"):
+        count = getattr(config, key)
+        if count < 0 or (count < ranks and count and ranks % count):
+            raise InputError(f"parallel.{key}={count} does not divide {ranks} processes; 0 is all of them")
 
 
 def _batchnorm_group(count: int, world: World) -> dist.ProcessGroup | None:
@@ -196,19 +202,37 @@ def can_compile(device: torch.device) -> bool:
     return True
 
 
-def shard(method: nn.Module, backbones: list[nn.Module], world: World) -> None:
-    """FSDP: each block of a backbone is gathered when it runs, all else when the method does."""
-    mesh = init_device_mesh(world.device.type, (world.size,))
-    for backbone in backbones:
-        for stage in backbone.stages:  # type: ignore[union-attr]
-            for block in stage:
-                fully_shard(block, mesh=mesh)
+def shard(method: nn.Module, backbones: list[nn.Module], mesh: DeviceMesh, half: torch.dtype | None = None) -> None:
+    """FSDP: a block of a backbone is gathered while it runs; heads from their forward to their backward pass.
+
+    Args:
+        mesh: the ranks among which parameters are cut; of two dimensions the first counts copies.
+        half: gather the blocks' convolutions in this format, to which autocast would turn them anyway. Gradients are
+            reduced in the parameters' own; in that, too, BatchNorm, heads and prototypes are gathered.
+    """
+    policy = MixedPrecisionPolicy(half, torch.float32 if half else None, cast_forward_inputs=False)
+    for block in (block for backbone in backbones for stage in backbone.stages for block in stage):  # type: ignore[union-attr]
+        norms: list[nn.Module] = [module for module in block.modules() if isinstance(module, BatchNorm)]
+        if half and norms:
+            fully_shard(norms, mesh=mesh, reshard_after_forward=False)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    for part in method.children():
+        if part not in backbones and any(True for _ in part.parameters()):
+            trained = any(p.requires_grad for p in part.parameters())
+            fully_shard(part, mesh=mesh, reshard_after_forward=not trained)
     fully_shard(method, mesh=mesh)
 
 
-def _materialize(method: nn.Module, world: World) -> None:
+def _mesh(count: int, world: World) -> DeviceMesh:
+    """All ranks in a row, or copies of groups of `count` ranks."""
+    if count == 0 or count >= world.size:
+        return init_device_mesh(world.device.type, (world.size,))
+    return init_device_mesh(world.device.type, (world.size // count, count), mesh_dim_names=("copy", "shard"))
+
+
+def _materialize(method: nn.Module, world: World, shard_group: int) -> None:
     """Memory and initial weights for a method on `meta`, sharded or not."""
     if world.device.type == "cpu":
-        # On GPUs DTensors are drawn as if whole; on CPU each rank draws its own shards, and these must differ.
-        torch.manual_seed(torch.initial_seed() + world.rank)
+        # On GPUs DTensors are drawn as if whole; on CPU each rank draws its own shards. These must differ, copies not.
+        torch.manual_seed(torch.initial_seed() + world.rank % (shard_group or world.size))
     materialize(method, world.device)

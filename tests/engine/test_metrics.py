@@ -32,9 +32,24 @@ def test_rows_have_the_documented_keys_and_appear_first_every_nth_and_last(tmp_p
     rows = jsonl.read(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 5, 10, 12]
     contract = {"step", "loss", "samples", "images_per_second", "data_wait", "time_step", "lr", "epoch", "seconds"}
-    assert all(row.keys() == contract | {"prototypes_used", "seen"} for row in rows)
+    assert all(row.keys() == contract | {"memory_gib", "prototypes_used", "seen"} for row in rows)
+    assert all(0.05 < row["memory_gib"] < 50 for row in rows)
     assert [row["loss"] for row in rows] == [1.0, 5.0, 10.0, 12.0]
     assert all(b["seconds"] > a["seconds"] for a, b in itertools.pairwise(rows))
+
+
+def test_a_plan_stands_beside_what_happens_from_when_it_is_there(tmp_path):
+    with RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), 3) as log:
+        steps(log, 1, 1)
+        (tmp_path / "plan.json").write_text('{"chosen": {"images_per')  # half written
+        steps(log, 2, 2)
+        (tmp_path / "plan.json").write_text(
+            '{"chosen": {"images_per_second": 40}, "memory_gib": {"inputs": 1, "activations": 2.5}}'
+        )
+        steps(log, 3, 3)
+    *before, last = jsonl.read(tmp_path / "metrics.jsonl")
+    assert not any("planned_memory_gib" in row for row in before)
+    assert (last["planned_images_per_second"], last["planned_memory_gib"]) == (40, 3.5)
 
 
 def test_rates_and_shares_are_those_of_the_window(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ SCENARIOS = {
     "ddp in fp32": (ParallelConfig("ddp"), "fp32"),
     "fsdp in fp32": (ParallelConfig("fsdp", GROUPS), "fp32"),
     "ddp in bf16": (ParallelConfig("ddp", GROUPS), "bf16"),
-    "fsdp in bf16": (ParallelConfig("fsdp"), "bf16"),
+    "fsdp in bf16": (ParallelConfig("fsdp", GROUPS), "bf16"),
     "own statistics": (ParallelConfig("ddp", bn_group=1), "fp64"),
     "deferred": (ParallelConfig("fsdp", deferred_init=True), "fp64"),
     "deferred ddp": (ParallelConfig("ddp", deferred_init=True), "fp64"),
@@ -33,7 +33,22 @@ def _rank():
     results = {name: train(config, precision) for name, (config, precision) in SCENARIOS.items()}
     method, *_ = tiny.build(ParallelConfig("fsdp"))
     sizes = {name: local(p).numel() for name, p in method.named_parameters()}
-    return results, sizes
+    return results, sizes, _gathered()
+
+
+def _gathered() -> dict[str, torch.dtype]:
+    """In which format each parameter was there when it was used."""
+    method, module, _ = tiny.build(ParallelConfig("fsdp"), "bf16")
+    names, seen = {module: name for name, module in method.named_modules()}, {}
+
+    def note(part: nn.Module, *_) -> None:
+        seen.update({f"{names[part]}.{key}": p.dtype for key, p in part.named_parameters(recurse=False)})
+
+    for part in names:
+        part.register_forward_hook(note)
+    with autocast("bf16", torch.device("cpu")):
+        module(tiny.batch(0, torch.float32), tiny.Step(0, STEPS))
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +79,7 @@ def test_the_losses_are_worth_comparing(alone):
 
 @pytest.mark.parametrize("name", ["ddp", "ddp, checkpointed", "fsdp", "fsdp, checkpointed"])
 def test_ranks_equal_one_process(ranks, alone, name):
-    for results, _ in ranks:
+    for results, *_ in ranks:
         assert_same(results[name], alone, 1e-9)
 
 
@@ -79,6 +94,17 @@ def test_mixed_precision(ranks, name):
     assert abs(result.losses[0] - expected.losses[0]) < 1e-3  # later steps amplify rounding
     assert torch.tensor(result.losses).isfinite().all()
     assert {t.dtype for t in result.state.values()} == {torch.float32, torch.int64}
+
+
+def test_half_precision_is_gathered_for_convolutions_only(ranks):
+    """What autocast would make of fp32 weights, cast before it is sent: the losses stay DDP's to the last bit."""
+    ddp, fsdp = (ranks[0][0][name].losses for name in ("ddp in bf16", "fsdp in bf16"))
+    assert fsdp[0] == ddp[0]
+    assert fsdp == pytest.approx(ddp, rel=0.02)
+    gathered = ranks[0][2]
+    halves = {name for name, dtype in gathered.items() if dtype == torch.bfloat16}
+    assert halves == {name for name in gathered if ".stages." in name and ".bn." not in name}
+    assert set(gathered.values()) == {torch.float32, torch.bfloat16}
 
 
 def test_checkpointing_changes_nothing(alone):
@@ -101,13 +127,13 @@ def test_checkpointing_keeps_the_inputs_of_groups_only():
 
 def test_fsdp_shards_every_parameter(ranks):
     whole = {name: p.numel() for name, p in Tiny().named_parameters()}
-    sizes = [sizes for _, sizes in ranks]
+    sizes = [sizes for _, sizes, _ in ranks]
     assert {name: sum(s[name] for s in sizes) for name in whole} == whole
     assert sum(sizes[0].values()) < 0.6 * sum(whole.values())
 
 
 def test_batchnorm_by_itself_sees_one_ranks_batch(ranks, alone):
-    own = [results["own statistics"] for results, _ in ranks]
+    own = [results["own statistics"] for results, *_ in ranks]
     assert abs(own[0].losses[0] - alone.losses[0]) > 1e-6
     mean = "backbone.stem.1.running_mean"
     assert not torch.allclose(own[0].state[mean], own[1].state[mean])
@@ -116,7 +142,7 @@ def test_batchnorm_by_itself_sees_one_ranks_batch(ranks, alone):
 
 @pytest.mark.parametrize("name", ["deferred", "deferred ddp"])
 def test_deferred_initialisation_leaves_nothing_out(ranks, name):
-    first, second = (results[name] for results, _ in ranks)
+    first, second = (results[name] for results, *_ in ranks)
     assert all(torch.isfinite(t).all() for t in first.state.values())
     assert first.losses == second.losses
     weight = first.state["backbone.stages.0.0.conv.weight"]
@@ -171,6 +197,7 @@ def test_seers_grouping_of_a_real_backbone():
         (ParallelConfig("none"), 2, "parallel.mode=none is for one process and there are 2"),
         (ParallelConfig("ddp", bn_group=3), 8, "parallel.bn_group=3 does not divide 8 processes"),
         (ParallelConfig("ddp", bn_group=-1), 8, "parallel.bn_group=-1"),
+        (ParallelConfig("fsdp", shard_group=3), 8, "parallel.shard_group=3 does not divide 8 processes"),
         (ParallelConfig(checkpointing=[[1]]), 1, "parallel.checkpointing has 1 lists; the backbone has 2 stages"),
         (ParallelConfig(checkpointing=[[1], [3]]), 1, "parallel.checkpointing: .3. must .* 2, stage 2's depth"),
         (ParallelConfig(checkpointing=[[2, 1], []]), 1, "parallel.checkpointing: .2, 1. must rise"),

@@ -37,6 +37,7 @@ class Backbone(nn.Module):
         one = nn.Sequential(Block(width, width), Block(width, width), Block(width, width))
         two = nn.Sequential(Block(width, 2 * width), Block(2 * width, 2 * width))
         self.stages = nn.ModuleList([one, two])
+        self.out_dim = 2 * width
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -129,9 +130,13 @@ def steps(
     return losses
 
 
+def full(tensor: Tensor) -> Tensor:
+    """A copy of the whole of it, wherever its shards are."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
 def whole(method: nn.Module) -> dict[str, Tensor]:
-    full = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in method.state_dict().items()}
-    return {name: tensor.clone() for name, tensor in full.items()}
+    return {name: full(tensor) for name, tensor in method.state_dict().items()}
 
 
 def train(config: ParallelConfig, precision: str = "fp64") -> Result:
