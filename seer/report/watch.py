@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import compress
@@ -72,7 +73,7 @@ class Status:
 
 
 def status(path: Path | str, now: float | None = None) -> Status:
-    """Read what there is; never fails for what is missing, torn or still being written."""
+    """Read what there is: what is missing, torn or half written yet is left out."""
     path, now = Path(path), time.time() if now is None else now
     if not path.is_dir():
         return Status(str(path))
@@ -218,11 +219,12 @@ def watch(runs: Sequence[Path | str], every: float = 2.0, once: bool = False, co
     if once:
         console.print(_page([status(run) for run in runs], console.width))
     elif console.is_terminal:
-        with Live(console=console, auto_refresh=False) as live:
+        with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
             for found in _news(runs, every):
                 live.update(_page(found, console.width), refresh=True)
     else:
-        _lines(runs, every)
+        with suppress(KeyboardInterrupt):
+            _lines(runs, every)
 
 
 def _page(found: Sequence[Status], width: int) -> Group:
