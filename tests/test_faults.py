@@ -24,7 +24,7 @@ from seer.engine import checkpoint, integrity, tensorfile
 from seer.engine.integrity import checkpoints
 from seer.engine.metrics import RunLog
 from seer.engine.mirror import Mirror
-from seer.errors import InputError, StoppedError
+from seer.errors import StoppedError, UnsavedError
 from seer.pretrain import Pretrain, load_config, run
 from tests.conftest import losses, rows
 from tests.servers import bucket_server
@@ -62,7 +62,7 @@ AT_A_STEP = {
     "SIGUSR1": send(signal.SIGUSR1),
     "SIGUSR2": send(signal.SIGUSR2),
 }
-EXPECTED = {"the disk is full": InputError, **dict.fromkeys(("SIGTERM", "SIGUSR1", "SIGUSR2"), StoppedError)}
+EXPECTED = {"the disk is full": UnsavedError, **dict.fromkeys(("SIGTERM", "SIGUSR1", "SIGUSR2"), StoppedError)}
 
 
 def flip_a_bit(path: Path, draw: random.Random) -> None:

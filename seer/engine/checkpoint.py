@@ -32,7 +32,7 @@ from seer.engine.mirror import Mirror
 from seer.engine.preempt import StopRequest
 from seer.engine.state import State, allocate, block, check_names, describe, named_state, share
 from seer.engine.tensorfile import Block
-from seer.errors import DivergedError, InputError, StoppedError
+from seer.errors import DivergedError, InputError, StoppedError, UnsavedError
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class Checkpointer:
             backbone: the metadata of `backbone.safetensors`; None: no such file.
 
         Raises:
-            InputError: the save before failed.
+            UnsavedError: the save before failed.
         """
         began = time.perf_counter()
         self.finish()
@@ -127,7 +127,7 @@ class Checkpointer:
         self._under_way.add_done_callback(self._ask_if_failed)
 
     def finish(self) -> None:
-        """Wait for the save under way, if there is one. Raises `InputError` if it failed."""
+        """Wait for the save under way, if there is one. Raises `UnsavedError` if it failed."""
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way.result()
@@ -158,7 +158,7 @@ class Checkpointer:
             except OSError as error:  # on all ranks the same
                 why = f"{target}: cannot be written ({integrity.reason(error)})"
                 if pause is None:
-                    raise InputError(f"{why}; earlier ones are whole") from error
+                    raise UnsavedError(f"{why}; earlier ones are whole") from error
                 self._tell(logging.WARNING, "%s; once more in %g s", why, pause)
                 time.sleep(pause)
         took = time.perf_counter() - began

@@ -219,7 +219,7 @@ def health(run: RunFiles) -> list[tuple[str, str]]:
     told = [(_title(a.name), f"since step {a.step:,}: {a.why}. What helps: {a.remedy}.") for a in ailments(run.events)]
     if steps := not_applied(run.events):
         why = f"loss or gradient was not finite, first at step {steps[0]:,}."
-        told.append((f"{len(steps)} steps not applied", why))
+        told.append((f"{len(steps)} step{'s' if len(steps) > 1 else ''} not applied", why))
     for row in run.events:
         if row["event"] == "diverged":
             told.append((f"Diverged at step {row['step']:,}", f"{row['why']}."))

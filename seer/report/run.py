@@ -17,9 +17,9 @@ from seer.report.results import latest, read_results
 SIGNS = {
     "embedding_std": ("Spread of embeddings", "1 all round, 0 collapsed"),
     "effective_rank": ("Effective rank", "dimensions that embeddings use"),
-    "perplexity": ("Perplexity of prototypes", "as diverse as so many equally popular ones"),
+    "perplexity": ("Perplexity of prototypes", "their effective number"),
     "assignment_entropy": ("Entropy of assignments", "nats"),
-    "sinkhorn_imbalance": ("Imbalance of prototypes", "share of samples; 0 equal, 1 collapsed"),
+    "sinkhorn_imbalance": ("Imbalance of prototypes", "share of samples"),
     "grad_norm": ("Norm of the gradient", "before clipping"),
 }
 

@@ -24,7 +24,7 @@ from seer.engine.mirror import Mirror
 from seer.engine.optim import SGD
 from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest
-from seer.errors import InputError
+from seer.errors import InputError, UnsavedError
 from seer.interop.models import load_backbone
 from tests.engine import tiny
 from tests.engine.tiny import STEPS, Result, Tiny
@@ -317,7 +317,7 @@ def _save_on_a_full_disk(run_dir):
     if rank() == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
     saves.save(2, method, optimizer)
-    with pytest.raises(InputError, match=r"step-000000002: cannot be written .*File too large.*; earlier ones are"):
+    with pytest.raises(UnsavedError, match=r"step-000000002: cannot be written .*File too large.*; earlier ones are"):
         saves.finish()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     saves.save(3, method, optimizer)
@@ -337,7 +337,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     method, _, optimizer = tiny.build(ParallelConfig())
     saves = checkpointer(Path(tmp_path))
     saves.save(1, method, optimizer)
-    with pytest.raises(InputError, match="step-000000001: cannot be written"):
+    with pytest.raises(UnsavedError, match="step-000000001: cannot be written"):
         saves.save(2, method, optimizer)
 
 

@@ -16,6 +16,7 @@ from launch.local import spawn
 from seer import distributed
 from seer.data.views import Views
 from seer.distributed import local
+from seer.engine import parallel
 from seer.engine.health import Health, HealthConfig
 from seer.engine.loop import Run, train
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
