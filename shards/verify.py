@@ -136,7 +136,7 @@ def _wrong_index(tar: Path, row: dict[str, Any], known: set[str]) -> list[str]:
     try:
         content = path.read_bytes()
         if not is_sealed(content):
-            raise ValueError("its seal is broken: some of its bits are not as they were written")
+            raise ValueError("its seal is missing or broken: an older seer wrote it, or some bits have changed since")
         table = pq.read_table(pa.BufferReader(content))
         if not table.schema.equals(INDEX_SCHEMA):
             raise ValueError("its columns are not those of an index")

@@ -107,7 +107,7 @@ class Manifest:
             ) from error
         try:
             if not is_sealed(content):
-                raise ValueError("its seal is broken: some of its bits are not as they were written")
+                raise ValueError("its seal is missing or broken: an older seer wrote it, or some bits have changed since")
             manifest = cls(path.parent, pq.read_table(pa.BufferReader(content)))
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(
