@@ -5,6 +5,7 @@ shapes and no contents, among ranks that a process group of one pretends. So wha
 engine changes here too, and a network of any size is measured on a laptop.
 """
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -130,11 +131,13 @@ def measure(config: Pretrain, ranks: int, sync_batchnorm: bool = True, forward_o
 @contextmanager
 def _pretended(ranks: int) -> Iterator[None]:
     """A process group of `ranks` in which every collective returns at once."""
+    hook = sys.excepthook  # to which a process group adds the rank's name
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         yield
     finally:
         dist.destroy_process_group()
+        sys.excepthook = hook
 
 
 def _step(method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forward_only: bool) -> int:
