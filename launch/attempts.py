@@ -9,6 +9,7 @@ with 1, and says why on stderr, when there is to be none.
 
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from seer import jsonl
 from seer.errors import InputError, StoppedError
 
+ASKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 SAME_STEP = 3  # failures at one step that are no accident
 
 
@@ -80,6 +82,8 @@ def conclude(folder: str | Path, name: str, run_dir: str, code: int, told: str =
     cause = cause or next((e for e in endings if e["code"]), None)
     if code == 0:
         cause = {"code": 0, "told": "done", "host": ""}
+    elif cause is None and code - 128 in ASKED:  # before there was a handler for it
+        cause = {"code": StoppedError.exit_code, "told": f"stopped by {signal.Signals(code - 128).name}", "host": ""}
     elif cause is None:
         how = f"killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
         cause = {"code": code, "told": f"a process was {how} and told nothing" if code > 128 else how, "host": ""}

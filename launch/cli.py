@@ -124,6 +124,8 @@ def torchrun(
         raise InputError("--endpoint: more than one node meet at HOST:PORT of the first, for instance host0:29500")
     if node_rank >= nodes:
         raise InputError(f"--node-rank {node_rank}: {nodes} nodes are numbered from 0 to {nodes - 1}")
+    if nodes > 1 and not node_rank:
+        place.check_endpoint(endpoint)
     _check_gpus(gpus_per_node)
     launch = _plan("torchrun", jobs, command, nodes, tasks_per_node, gpus_per_node, "365-0", None, 1, 0, 0)
     place.run(launch, node_rank, endpoint)

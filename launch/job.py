@@ -8,7 +8,7 @@ from types import FrameType
 from typing import NoReturn
 
 from launch import attempts
-from seer.errors import TOLD, InputError, StoppedError
+from seer.errors import TOLD, InputError, InUseError, StoppedError
 
 # Verbs that all processes of a job carry out together. Any other is one process, however many nodes were asked for.
 DISTRIBUTED = {"pretrain"}
@@ -58,14 +58,17 @@ class Job:
         """Run the verb in this process; what it raises is noted, for whoever decides what is next, and raised."""
         from seer.cli import app
 
-        _leave_on_signals()
+        for number in attempts.ASKED:  # until training handles them
+            signal.signal(number, self._leave)
         try:
             self._check_devices()
             code = app(self.command, prog_name="seer", standalone_mode=False)
             if code:
                 raise InputError(f"seer {self.verb}: exit code {code}")
         except BaseException as error:
-            attempts.note(self.folder, self.name, getattr(error, "exit_code", 1), _line(error))
+            # What another process has now, such as one on a node that was lost, it may not have at the next attempt.
+            code = 1 if isinstance(error, InUseError) else getattr(error, "exit_code", 1)
+            attempts.note(self.folder, self.name, code, _line(error))
             raise
         attempts.note(self.folder, self.name, 0, "done")
 
@@ -78,6 +81,12 @@ class Job:
             sys.exit(error.exit_code)
         sys.exit(0)
 
+    def _leave(self, number: int, frame: FrameType | None) -> NoReturn:
+        """End at once: there is nothing to save. An exception might be caught by whatever runs now, such as imports."""
+        name = signal.Signals(number).name
+        attempts.note(self.folder, self.name, StoppedError.exit_code, f"stopped by {name}, with nothing to save")
+        os._exit(StoppedError.exit_code)
+
     def _check_devices(self) -> None:
         if self.resources.gpus_per_node:
             import torch
@@ -85,19 +94,9 @@ class Job:
             if not torch.cuda.is_available():
                 asked = f"{self.resources.gpus_per_node} GPUs per node were asked for"
                 raise InputError(
-                    f"{os.uname().nodename}: {asked} and PyTorch {torch.__version__} sees none; look at "
-                    "nvidia-smi there, or launch without --gpus-per-node"
+                    f"{asked} and PyTorch {torch.__version__} sees none; look at nvidia-smi there, or launch "
+                    "without --gpus-per-node"
                 )
-
-
-def _leave_on_signals() -> None:
-    """Outside of training there is nothing to save: leave at once. Training puts its own handlers in place of these."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise StoppedError(f"stopped by {signal.Signals(number).name}, with nothing to save")
-
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, leave)
 
 
 def _line(error: BaseException) -> str:

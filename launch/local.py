@@ -21,11 +21,9 @@ import torch.distributed as dist
 from launch import attempts
 from launch.job import Job
 from launch.launches import Launch
+from seer import forkserver
 from seer.distributed import init, pick_device, shutdown
 from seer.errors import TOLD, InputError, StoppedError
-
-# What every training process imports sooner or later.
-PRELOAD = ["torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
 
 
 class RankError(RuntimeError):
@@ -45,11 +43,9 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
         InputError, DivergedError, StoppedError: a rank raised it.
         RankError: a rank raised anything else, or died.
     """
-    # A server that has imported torch once forks ranks in milliseconds; importing takes each of them many seconds.
-    # Where forks are unsafe (CUDA, macOS) they take them.
+    # Where forks are unsafe (CUDA, macOS) each rank imports torch itself, which takes many seconds.
     forks = sys.platform == "linux" and pick_device(device, 0).type == "cpu"
-    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
-    multiprocessing.set_forkserver_preload([__name__, *PRELOAD])
+    context: Any = forkserver.start(forkserver.TRAINING) if forks else multiprocessing.get_context("spawn")
     # The store lives here, on a port that the system picks, so no two runs ever ask for the same one.
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     env = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
@@ -89,8 +85,7 @@ def forwarding(processes: list[Process]) -> Iterator[None]:
                 os.kill(process.pid, number)
 
     here = threading.current_thread() is threading.main_thread()
-    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) if here else ()
-    before = {number: signal.signal(number, forward) for number in signals}
+    before = {number: signal.signal(number, forward) for number in attempts.ASKED} if here else {}
     try:
         yield
     finally:
@@ -134,6 +129,7 @@ def _attend(job: Job) -> None:
 
 def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Callable, args: tuple) -> None:
     """The body of a rank: sends `(time, succeeded, value or exception)` once."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, forkserver.SHIELDED)  # a rank answers for itself
     _die_with_parent()
     os.environ.update(env)
     if "OMP_NUM_THREADS" not in env:
@@ -189,5 +185,7 @@ def _report(r: int, process, pipe: Connection) -> tuple[float, bool, Any]:
         return pickle.loads(pipe.recv_bytes())
     process.join()
     code = process.exitcode
+    if code == StoppedError.exit_code:
+        return time.time(), False, StoppedError("stopped as asked, with nothing to save")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     return 0.0, False, RankError(f"rank {r} {how}")  # it told nothing, so it is the cause of all else

@@ -212,7 +212,9 @@ def check(profile: Profile, needs: Resources, found: dict[str, queue.Partition])
             "before the end; use a longer time, or --set signal_seconds=..."
         )
     for what, value, known in (("account", profile.account, queue.accounts()), ("qos", profile.qos, queue.qualities())):
-        if value and known and value not in known:
+        if value and not known:
+            print(f"seer: --{what} {value}: not checked, this cluster does not tell which there are", file=sys.stderr)
+        elif value and value not in known:
             raise InputError(f"--{what} {value}: not one of yours on this cluster{nearest(value, known)}")
     cores = profile.cpus_per_task or max(1, partition.cpus // needs.tasks_per_node)
     return replace(profile, partition=name, cpus_per_task=cores)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -34,6 +35,16 @@ def run(launch: Launch, node_rank: int, endpoint: str) -> None:
             raise StoppedError(f"{job.verb}: stopped as asked; the same command continues it")
         if code:
             raise InputError(f"{job.verb}: failed on this host or another; its own message stands above")
+
+
+def check_endpoint(endpoint: str) -> None:
+    """On the first host, where all meet: raise `InputError` unless `HOST:PORT` is free and this host's own."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        socket.create_server((host, int(port))).close()
+    except (OSError, ValueError, OverflowError) as error:
+        why = (getattr(error, "strerror", None) or "no port").partition(" (")[0].lower()
+        raise InputError(f"--endpoint {endpoint}: {why}; give a name of this host and a free port") from error
 
 
 def command(job: Job, endpoint: str, node_rank: int) -> list[str]:

@@ -2,11 +2,14 @@
 
 The order is a pure function, so the samples of any step can be named at any time. That the run took those and no others
 is shown by fingerprints: while training, every rank adds up a hash of each (step, sample) that it delivers, and the sum
-over ranks stands in the log and in the checkpoints. The audit adds up what the order prescribes and compares.
+over ranks stands in the log and in the checkpoints. The audit adds up what the order prescribes and compares. Steps
+that the run passed over after a rollback stand in its ledger; they count as accounted for, not as seen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from seer.data.index import Manifest, index_path, read_index
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.data.store import place
-from seer.engine.checkpoint import latest, read_header
+from seer.engine.integrity import latest, read_header
 from seer.errors import InputError
 
 CHUNK = 1 << 20  # samples looked at together
@@ -34,9 +37,11 @@ class Audit:
     Attributes:
         steps, samples: taken so far. images: in the data. epochs: completed.
         least, most: how often the images were seen that were seen least and most often.
+        skipped: steps (from 1) that were passed over and are entered in the ledger.
+        complete: whether every image came up equally often, up to the epoch under way, seen or skipped.
         fingerprints: how many were compared. wrong: steps at which one is not what the order prescribes.
         damaged: samples taken that could not be decoded; another stood in for each.
-        found: for each key asked for, the steps (from 1) that took it.
+        found: for each key asked for, the steps (from 1) that it came up in.
     """
 
     run: str
@@ -46,6 +51,8 @@ class Audit:
     epochs: int = 0
     least: int = 0
     most: int = 0
+    skipped: list[int] = field(default_factory=list)
+    complete: bool = True
     fingerprints: int = 0
     wrong: list[int] = field(default_factory=list)
     damaged: int = 0
@@ -53,23 +60,36 @@ class Audit:
 
     @property
     def exact(self) -> bool:
-        """Whether every image was seen equally often, up to the epoch under way, and no fingerprint differs."""
-        return not self.wrong and self.least == self.epochs and self.most <= self.epochs + 1
+        """Whether the run took what the order prescribes: no fingerprint differs, and every image is accounted for."""
+        return not self.wrong and self.complete
 
     def lines(self) -> list[str]:
         """The audit for a terminal."""
         times = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
+        taken = self.steps - len(self.skipped)
         lines = [
-            f"{self.run}: {self.steps:,} steps took {self.samples:,} samples of {self.images:,} images; "
+            f"{self.run}: {taken:,} steps took {self.samples:,} samples of {self.images:,} images; "
             f"each was seen {times} times, {self.epochs} epochs are complete",
             f"{self.fingerprints:,} fingerprints compared: "
             + (f"they differ first at step {self.wrong[0]}" if self.wrong else "what was taken is what the order says"),
         ]
+        if self.skipped:
+            where = Path(self.run, ledger.SKIPPED)
+            lines.append(f"steps {ranges(self.skipped)}: skipped after a rollback, entered in the ledger {where}")
         if self.damaged:
             lines.append(f"{self.damaged:,} damaged samples were replaced: see {Path(self.run, ledger.FOLDER)}")
         for key, steps in self.found.items():
-            lines.append(f"{key}: " + (f"seen at steps {', '.join(map(str, steps))}" if steps else "not seen"))
+            seen, skipped = ([s for s in steps if (s in self.skipped) is out] for out in (False, True))
+            lines.append(f"{key}: " + (f"seen at steps {', '.join(map(str, seen))}" if seen else "not seen"))
+            lines[-1] += f"; skipped at {', '.join(map(str, skipped))}, entered in the ledger" if skipped else ""
         return lines
+
+
+def ranges(steps: Sequence[int]) -> str:
+    """`[1, 2, 3, 7]` as `1-3, 7`."""
+    starts = [step for step in steps if step - 1 not in steps]
+    ends = [step for step in steps if step + 1 not in steps]
+    return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in zip(starts, ends, strict=True))
 
 
 class History:
@@ -89,6 +109,7 @@ class History:
         self.removals = self._removals()
         self.seen = self._logged()
         self.steps = max(self.seen, default=0)
+        self.skipped = sorted(step for step in ledger.skipped(self.path) if step < self.steps)
 
     def _logged(self) -> dict[int, int]:
         """The fingerprint after each step that has one, from the log and the newest checkpoint."""
@@ -105,12 +126,14 @@ class History:
             found.setdefault(row["shard"], (row["becomes"], {}))[1][row["row"]] = row["key"]
         return found
 
-    def taken(self) -> Iterator[tuple[int, np.ndarray]]:
-        """`(first step, ids)` of whole steps, in chunks: ids `(steps, batch)`."""
+    def stream(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """In chunks of whole steps: `(steps,)` numbers from 0, `(steps, batch)` ids, `(steps,)` whether taken."""
         together = max(1, CHUNK // self.batch)
         for first in range(0, self.steps, together):
             count = min(together, self.steps - first)
-            yield first, self.order.ids(first * self.batch, count * self.batch).reshape(count, self.batch)
+            steps = np.arange(first, first + count)
+            ids = self.order.ids(first * self.batch, count * self.batch).reshape(count, self.batch)
+            yield steps, ids, ~np.isin(steps, self.skipped)
 
 
 def audit(run_dir: Path | str, keys: Sequence[str] = (), progress: Progress = lambda done, total: None) -> Audit:
@@ -123,24 +146,30 @@ def audit(run_dir: Path | str, keys: Sequence[str] = (), progress: Progress = la
         InputError: no run directory, or a key that is nowhere in the data.
     """
     history = History(run_dir)
-    found = Audit(str(run_dir), history.steps, history.steps * history.batch, history.manifest.samples)
-    found.epochs = found.samples // found.images
+    found = Audit(str(run_dir), history.steps, images=history.manifest.samples)
+    found.skipped = [step + 1 for step in history.skipped]
+    found.samples = (history.steps - len(found.skipped)) * history.batch
+    found.epochs = history.steps * history.batch // found.images
     wanted = ids_of(history, keys) if keys else {}
     found.found = {key: [] for key in keys}
-    counts, total = np.zeros(found.images, np.uint16), 0
-    for first, ids in history.taken():
-        np.add.at(counts, ids.ravel(), 1)
-        steps = np.arange(first, first + len(ids))
-        totals = (total + np.cumsum(ledger.fingerprint(steps[:, None], ids).sum(1) % ledger.MODULUS)) % ledger.MODULUS
+    counts, total, skipped = np.zeros(found.images, np.uint16), 0, [np.empty(0, np.int64)]
+    for steps, ids, taken in history.stream():
+        np.add.at(counts, ids[taken].ravel(), 1)
+        skipped.append(ids[~taken].ravel())
+        prints = ledger.fingerprint(steps[:, None], ids).sum(1) % ledger.MODULUS * taken
+        totals = (total + np.cumsum(prints)) % ledger.MODULUS
         total = int(totals[-1])
-        for step, planned in enumerate(totals.tolist(), first + 1):
+        for step, planned in enumerate(totals.tolist(), int(steps[0]) + 1):
             found.fingerprints += step in history.seen
             found.wrong += [step] if history.seen.get(step, planned) != planned else []
         for key, id in wanted.items():
             found.found[key] += (steps[(ids == id).any(1)] + 1).tolist()
-        progress(first + len(ids), history.steps)
+        progress(int(steps[-1]) + 1, history.steps)
     found.least, found.most = int(counts.min()), int(counts.max())
-    found.damaged = len(ledger.read(history.path, found.samples))
+    np.add.at(counts, np.concatenate(skipped), 1)
+    found.complete = int(counts.min()) == found.epochs and int(counts.max()) <= found.epochs + 1
+    damaged = ledger.read(history.path, history.steps * history.batch)
+    found.damaged = sum(entry.position // history.batch not in history.skipped for entry in damaged)
     return found
 
 
@@ -155,7 +184,10 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
     first = (step - 1) * history.batch
     ids = history.order.ids(first, history.batch)
     shards, rows = Reader(history.manifest).locate(ids)
-    names = {shard: _keys(history, history.manifest.shards[shard]) for shard in np.unique(shards).tolist()}
+    numbers = np.unique(shards).tolist()  # a large batch is of thousands of shards, perhaps in a store
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(partial(_keys, history), [history.manifest.shards[shard] for shard in numbers])
+        names = dict(zip(numbers, found, strict=True))
     stand_ins = {entry.position: entry.replacement for entry in ledger.read(history.path, first + history.batch)}
     return [
         {

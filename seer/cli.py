@@ -89,6 +89,10 @@ def pretrain(
     nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
 ) -> None:
     """Pretrain a backbone. The same command again continues the run."""
+    from seer import forkserver
+
+    forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)  # imports while this process does
+
     from launch.local import spawn
     from seer.pretrain import load_config, run
 
@@ -189,18 +193,29 @@ def export(
     emit(summary, json_target)
 
 
-@app.command(epilog=example("seer doctor --data shards/ --images-per-second 2000"))
+@app.command(epilog=example("seer doctor --dir /scratch/runs", "seer doctor --data s3://bucket/shards"))
 def doctor(
-    data: Annotated[str, typer.Option("--data", help="Shards: find out what limits reading, decoding and cropping.")],
+    data: Annotated[str, typer.Option("--data", help="Shards: also what limits reading, decoding, cropping.")] = "",
     images_per_second: Annotated[float, typer.Option(help="What one accelerator consumes.", min=1)] = 1000,
+    folder: Annotated[Path, typer.Option("--dir", help="Where run directories will be.")] = Path(),
     json_target: Json = "",
 ) -> None:
-    """Measure what limits throughput on this machine, and how many cores one accelerator needs."""
+    """What this machine or cluster can and cannot run, line by line. Exit code 1 if a line says failure."""
+    from launch import doctor as launching
+    from seer import machine
     from seer.doctor import lines, measure
 
-    found = measure(data)
-    say(*lines(found, images_per_second), json_target=json_target)
-    emit(asdict(found) | {"limits": found.limits}, json_target)
+    findings = [*machine.software(), launching.ranks(), *launching.slurm(), *machine.file_system(folder)]
+    findings += [machine.data(data)] if data else []
+    say(*map(str, findings), json_target=json_target)
+    failed = any(finding.level == "failure" for finding in findings)
+    results: dict = {"findings": [asdict(finding) for finding in findings]}
+    if data and findings[-1].level == "ok":
+        found = measure(data)
+        say(*lines(found, images_per_second), json_target=json_target)
+        results |= asdict(found) | {"limits": found.limits}
+    emit(results, json_target)
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command(epilog=example("seer audit runs/swav_small", "seer audit runs/swav_small --step 5000"))
@@ -223,6 +238,23 @@ def audit(
     say(*(line for one in found for line in one.lines()), json_target=json_target)
     emit([asdict(one) | {"exact": one.exact} for one in found], json_target)
     raise typer.Exit(0 if all(one.exact for one in found) else 2)
+
+
+@app.command(epilog=example("seer watch runs/swav_small runs/other", "seer watch runs/swav_small --once"))
+def watch(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, print one table and end.")] = False,
+    json_target: Json = "",
+) -> None:
+    """Follow runs while they train: progress, time left, losses, health. Reads their directories only."""
+    from seer.report.watch import status
+    from seer.report.watch import watch as follow
+
+    if json_target:
+        emit([asdict(status(run)) for run in runs], json_target)
+    if json_target != "-":
+        follow(runs, every, once or bool(json_target))
 
 
 @app.command(epilog=example("seer report runs/swav_small", "seer report runs/a runs/b --out comparison.html"))

@@ -26,6 +26,7 @@ FREE = (
     "device",
     "log",
     "checkpoint",
+    "health",
     "parallel.mode",
     "parallel.checkpointing",
     "parallel.shard_group",

@@ -5,17 +5,19 @@ Every function works, unchanged, in a single process without a process group.
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from seer.errors import InputError
+from seer.errors import InputError, InUseError
 
 Group = dist.ProcessGroup | None  # None: all ranks
+T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
@@ -45,6 +47,7 @@ def init(device: str = "auto") -> World:
 
     Raises:
         InputError: CUDA was asked for and there is none, or fewer devices than processes on this host.
+        InUseError: another process listens on the port where the ranks were to meet.
     """
     global _world
     if _world is not None:
@@ -58,7 +61,13 @@ def init(device: str = "auto") -> World:
     if place["world_size"] > 1:
         # Gloo beside NCCL: checkpoints and error messages travel between CPUs.
         backend, bound = ("cpu:gloo,cuda:nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
-        dist.init_process_group(backend, device_id=bound)
+        try:
+            dist.init_process_group(backend, device_id=bound)
+        except dist.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise InUseError(f"{where}: the port is in use there; set another MASTER_PORT for all ranks") from error
     _world = World(place["rank"], place["world_size"], place["local_rank"], local_size, chosen)
     return _world
 
@@ -184,12 +193,40 @@ def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
     return tensor
 
 
-def broadcast_object(value: Any, source: int = 0) -> Any:
+def broadcast_object(value: Any, source: int = 0, group: Group = None) -> Any:
     """Rank `source`'s small Python value, on every rank."""
     box = [value]
     if size() > 1:
-        dist.broadcast_object_list(box, source)
+        dist.broadcast_object_list(box, source, group)
     return box[0]
+
+
+def on_main(action: Callable[[], T], group: Group = None) -> T:
+    """What `action` returns on rank 0, on every rank; what it raises there, raised on every rank."""
+    outcome = _outcome(action) if rank() == 0 else None
+    return _agreed([broadcast_object(outcome, group=group)])[0]
+
+
+def on_all(action: Callable[[], T], group: Group = None) -> list[T]:
+    """What `action` returns on each rank, in rank order, on every rank; what it raises on one, raised on every rank."""
+    outcomes = [_outcome(action)] * size(group)
+    if size() > 1:
+        dist.all_gather_object(outcomes, outcomes[0], group)
+    return _agreed(outcomes)
+
+
+def _outcome(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return action(), None
+    except Exception as error:
+        return None, error
+
+
+def _agreed(outcomes: list[tuple[Any, Exception | None]]) -> list[Any]:
+    for _, failure in outcomes:
+        if failure is not None:
+            raise failure
+    return [value for value, _ in outcomes]
 
 
 def barrier() -> None:

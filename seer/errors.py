@@ -10,8 +10,12 @@ class InputError(ValueError):
     exit_code = 2
 
 
+class InUseError(InputError):
+    """A port or a run directory that another process has, perhaps one about to end: a later attempt may succeed."""
+
+
 class DivergedError(RuntimeError):
-    """A run whose losses or gradients stay non-finite; nothing of them was applied. One line, exit code 1."""
+    """A run that rollbacks cannot save; nothing of the steps that diverged was kept. One line, exit code 1."""
 
     exit_code = 1
 
@@ -23,6 +27,15 @@ class StoppedError(RuntimeError):
     """
 
     exit_code = 75
+
+
+class PausedError(StoppedError):
+    """A run that stopped itself because its health asks for a look at it: saved, but not to be continued unseen.
+
+    One line; the exit code is that of input to be changed, so that no launcher starts the run again.
+    """
+
+    exit_code = 2
 
 
 TOLD = (InputError, DivergedError, StoppedError)  # one line each

@@ -20,8 +20,21 @@ def append(path: Path, rows: Iterable[Row]) -> None:
 
 def read(path: Path) -> list[Row]:
     """All whole rows; torn lines (a killed writer's) are left out, and a missing file has none."""
+    return _rows(path.read_bytes()) if path.is_file() else []
+
+
+def tail(path: Path, size: int) -> list[Row]:
+    """The whole rows among the last `size` bytes."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - size))
+        return _rows(file.read())
+
+
+def _rows(text: bytes) -> list[Row]:
     rows = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:

@@ -5,9 +5,10 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Any
@@ -18,12 +19,12 @@ from omegaconf import MISSING
 from PIL import Image
 from torch import nn
 
+from seer import audit, distributed
 from seer import config as configuration
-from seer import distributed
 from seer.backbones import BackboneConfig, build
 from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
 from seer.data.decode import decode
-from seer.data.index import Manifest
+from seer.data.index import MANIFEST, Manifest
 from seer.data.ledger import over_ranks
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
@@ -31,18 +32,21 @@ from seer.data.picture import grid
 from seer.data.reader import Reader
 from seer.data.views import Views
 from seer.distributed import World
-from seer.engine.checkpoint import CheckpointConfig, Checkpointer, full_backbone_state
+from seer.engine.checkpoint import CheckpointConfig, Checkpointer
+from seer.engine.health import Health, HealthConfig, RollbackError, roll_back
 from seer.engine.loop import Run, train
-from seer.engine.metrics import LogConfig, RunLog, write_environment
+from seer.engine.metrics import LogConfig, RunLog, log_file, write_environment
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, parallelize
 from seer.engine.preempt import StopRequest, Watchdog
 from seer.engine.schedule import ScheduleConfig, value
-from seer.errors import InputError, StoppedError, nearest
+from seer.errors import InputError, InUseError, StoppedError, nearest
 from seer.hardware import find, recognise
-from seer.interop.models import load_backbone, save_backbone
+from seer.interop.files import backbone_metadata
+from seer.interop.models import load_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
+from seer.peers import check_peers
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
@@ -71,6 +75,7 @@ class Pretrain:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -98,6 +103,7 @@ def run(config: Pretrain) -> Path:
         InputError: wrong input, or a run directory that belongs to another configuration or is in use.
     """
     world = distributed.init(config.device)
+    check_peers()
     run_dir = Path(config.run_dir)
     manifest = Manifest.load(config.data)
     check(config, manifest, world)
@@ -106,14 +112,16 @@ def run(config: Pretrain) -> Path:
     module = parallelize(method, config.parallel, world, config.precision)
     check_run_dir(config)
     distributed.barrier()  # no rank writes before every rank has looked
-    with locked(run_dir, world):
+    with locked(run_dir, world), log_file(run_dir) if world.is_main else nullcontext():
         if world.is_main:
             (run_dir / "images").mkdir(exist_ok=True)
             configuration.save(config, run_dir / "config.yaml")
             write_environment(run_dir)
         try:
-            with planned_beside(config, world):
-                train_run(config, manifest, world, method, module)
+            with planned_beside(config, world), StopRequest() as asked:
+                fault = train_run(config, manifest, world, method, module, asked)
+                while fault is not None:
+                    fault = train_run(config, manifest, world, method, module, asked, fault)
         except StoppedError:
             distributed.barrier()  # whoever left first would take a launcher's leave to end the others
             distributed.shutdown()
@@ -209,7 +217,7 @@ def locked(run_dir: Path, world: World) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
+            raise InUseError(
                 f"{run_dir}: another process is training there; wait for it, or choose another run_dir"
             ) from None
         yield
@@ -239,8 +247,20 @@ def planned_beside(config: Pretrain, world: World) -> Iterator[Popen | None]:
             child.terminate()
 
 
-def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method, module: nn.Module) -> None:
-    """Go on from the newest checkpoint, if there is one, and train."""
+def train_run(
+    config: Pretrain,
+    manifest: Manifest,
+    world: World,
+    method: Method,
+    module: nn.Module,
+    asked: StopRequest,
+    fault: RollbackError | None = None,
+) -> RollbackError | None:
+    """Go on from the newest checkpoint, if there is one, or from the one before `fault`, and train.
+
+    Returns:
+        None at the end of the run; or why it has to go back.
+    """
     run_dir = Path(config.run_dir)
     crops = MultiCrop(config.views, config.seed, not config.loader.device_augment, config.mean, config.std)
     lanes = config.loader.lanes or config.batch_size
@@ -250,32 +270,51 @@ def train_run(config: Pretrain, manifest: Manifest, world: World, method: Method
                     config=config.loader, device=world.device, run_dir=run_dir)  # fmt: skip
     optimizer = build_optimizer(method, config.optim)
     scaler = LossScaler(enabled=config.precision == "fp16")
-    checkpointer = Checkpointer(run_dir, config.checkpoint, world)
+    checkpointer = Checkpointer(run_dir, config.checkpoint, world, asked)
+    load = partial(checkpointer.load, method, optimizer)
 
     start = 0
-    if (header := checkpointer.load(method, optimizer)) is not None:
+    if fault is None:
+        header = load()
+    else:
+        header = roll_back(fault, load, run_dir, config.health.rollbacks, world, partial(keys_of_step, run_dir))
+    health = Health(config.health, run_dir, world, config.log.every, config.schedule.warmup)
+    if header is not None:
         if header["data"] != manifest.hash:
             raise InputError(f"{config.data}: the images have changed since {run_dir} began; give another run_dir")
         scaler.load_state_dict(header["scaler"])
+        health.load_state_dict(header.get("health", {}))
         start, loader.seen = header["step"], header["seen"] if world.is_main else 0
-    elif world.is_main:
+    if world.is_main and (start == 0 or not (run_dir / MANIFEST).is_file()):  # a checkpoint may come from a store
         manifest.save(run_dir)
         picture_of_crops(reader, order, crops, config).save(run_dir / "images/crops.png")
 
     def save(done: int) -> None:
-        """Write the checkpoint of `done` finished steps, the whole backbone beside the shards."""
-        state = full_backbone_state(method)
+        """Begin to save the state after `done` finished steps, the whole backbone beside the shards."""
+        header = {"samples": done * config.batch_size, "seen": over_ranks(loader.seen, world.device),
+                  "scaler": scaler.state_dict(), "health": health.state_dict(), "data": manifest.hash}  # fmt: skip
         size = max(view.size for view in config.views.values() if view.count)
         about = {"step": done, "config_hash": configuration.config_hash(configuration.to_dict(config))}
-        header = {"samples": done * config.batch_size, "seen": over_ranks(loader.seen, world.device),
-                  "scaler": scaler.state_dict(), "data": manifest.hash}  # fmt: skip
-        checkpointer.save(done, method, optimizer, header, lambda folder: save_backbone(
-            folder / "backbone.safetensors", state, config.backbone, size, config.mean, config.std, about))  # fmt: skip
+        checkpointer.save(done, method, optimizer, header,
+                          backbone_metadata(config.backbone, size, config.mean, config.std, about))  # fmt: skip
 
-    with RunLog(run_dir, config.log, world, config.steps, start) as log, StopRequest() as asked, Watchdog() as watchdog:
-        train(Run(method, module, optimizer, scaler, loader, config.schedule, log, world, save, config.checkpoint.every,
-                  config.steps, config.batch_size, manifest.samples, config.seed, config.precision,
-                  config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog), start)  # fmt: skip
+    with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog, checkpointer:
+        try:
+            train(Run(method, module, optimizer, scaler, loader, config.schedule, log, health, world, save,
+                      config.checkpoint.every, config.steps, config.batch_size, manifest.samples, config.seed,
+                      config.precision, config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog),
+                  start)  # fmt: skip
+        except RollbackError as fault:
+            return fault.with_traceback(None)  # which would hold on to the step's memory
+    return None
+
+
+def keys_of_step(run_dir: Path, step: int) -> list[str]:
+    """The keys of the samples of a step (from 1); none where the indices of the data cannot be read now."""
+    try:
+        return [sample["key"] for sample in audit.batch(run_dir, step)]
+    except (InputError, OSError):
+        return []
 
 
 def build_method(config: Pretrain) -> Method:

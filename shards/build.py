@@ -61,7 +61,7 @@ class BuildOptions:
         shard_size: samples per shard, before quarantine.
         workers: processes; 0 for one per core.
         labels: the folder directly below each source is the class of what it holds.
-        max_side, shorter_side, reencode, min_side, max_aspect, max_pixels: see `shards.policy.Policy`.
+        max_side, shorter_side, reencode, min_side, max_aspect, max_pixels, check: see `shards.policy.Policy`.
         shuffle: put the samples in a fixed random order, so that a class folder does not fill whole shards; without
             it they stay in the order of their names, which reads huge tars from front to back.
         columns: `"url=URL,caption=TEXT"`: which columns of lists say what, see `shards.lists`.
@@ -84,15 +84,18 @@ class BuildOptions:
     download: DownloadOptions = field(default_factory=DownloadOptions)
     part: str = ""
     unwanted: DedupOptions = field(default_factory=DedupOptions)
+    check: bool = True
 
-    def check(self) -> None:
-        """Raise InputError for a value out of range."""
+    def validate(self) -> None:
+        """Raise InputError for a value out of range, or options that exclude each other."""
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name, None) if hasattr(self, name) else getattr(self.download, name)
             if value is not None and (value < low or (high is not None and value > high)):
                 bounds = f"from {low} to {high}" if high else f"at least {low}"
                 raise InputError(f"--{name.replace('_', '-')} {value}: must be {bounds}")
         self.unwanted.check()
+        if (self.unwanted.level == "near" or self.unwanted.exclude) and not self.check:
+            raise InputError("--no-check: near duplicates, and what --exclude names, are found by decoding every image")
         parts.parse(self.part)
         parse_columns(self.columns)
 
@@ -103,8 +106,8 @@ class BuildOptions:
 
     def identity(self) -> dict[str, Any]:
         """The options that a build's result depends on."""
-        means = "workers", "download", "part", "unwanted"
-        own = {name: value for name, value in asdict(self).items() if name not in means}
+        means = "workers", "download", "part", "unwanted", "check"
+        own = {name: value for name, value in asdict(self).items() if name not in means} | {"no_check": not self.check}
         downloaded = "max_bytes", "ignore_robots_tag", "allow_private"
         return own | {name: getattr(self.download, name) for name in downloaded} | self.unwanted.identity()
 
@@ -170,7 +173,7 @@ def build(
             built by another process; too few downloads succeed; the disk is full. Nothing that was there is changed.
     """
     started, out = time.monotonic(), Path(out)
-    options.check()
+    options.validate()
     plan: dict[str, Any] = {"options": options.identity(), "sources": [os.path.abspath(source) for source in sources]}
     state.refuse_another(out, plan)  # before the long look through the sources
     listing = scan(sources, options.labels, out, parse_columns(options.columns))
@@ -297,7 +300,7 @@ def _finish(out: Path, plan: dict[str, Any], listing: Listing) -> None:
     prune.write_contamination(out, (_record(out, name) for name in names))
     ignored = dict(sorted(listing.ignored.items()))
     classes = listing.classes or _classes_of_tars(listing, max(shard.pop("labels") for shard in shards))
-    write_manifest(out, shards, state.sealed(classes, {**plan, "quarantined": reasons, "ignored": ignored}))
+    write_manifest(out, shards, {"classes": classes, "build": {**plan, "quarantined": reasons, "ignored": ignored}})
 
 
 def _record(out: Path, name: str) -> dict[str, Any]:

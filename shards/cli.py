@@ -39,6 +39,7 @@ def shards_build(
     min_side: Annotated[int | None, typer.Option(help="Leave out images whose shorter side is below this.")] = None,
     max_aspect: Annotated[float | None, typer.Option(help="Leave out images longer than so many times wide.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Leave out images of more pixels.")] = None,
+    check: Annotated[bool, typer.Option(help="Decode every image, or look at headers only.")] = True,
     shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 10_000,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     shuffle: Annotated[bool, typer.Option(help="Mix the images over the shards, always in the same way.")] = True,

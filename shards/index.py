@@ -20,7 +20,7 @@ from shards import pool, quarantine, state, takedown
 from shards.quarantine import counts
 from shards.samples import fit, load, look
 from shards.sources import scan_tar
-from shards.state import Progress, sealed
+from shards.state import Progress
 from shards.tars import sha256_file
 
 
@@ -133,7 +133,7 @@ def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: 
     if labels > len(known.classes or []):
         known.classes = [str(label) for label in range(labels)]
     quarantine.write(folder, entries)
-    write_manifest(folder, rows, sealed(known.classes, {**known.build, "quarantined": reasons}))
+    write_manifest(folder, rows, {"classes": known.classes, "build": {**known.build, "quarantined": reasons}})
     report.folders.append(str(folder))
     report.samples += sum(row["samples"] for row in rows)
     report.quarantined.update(reasons)

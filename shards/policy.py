@@ -15,6 +15,7 @@ class Policy:
         min_side: pixels; images whose shorter side is below it are left out.
         max_aspect: images whose longer side is more than so many times the shorter one are left out.
         max_pixels: images of more pixels are left out, before they are decoded.
+        check: decode every image; else only the headers of those that stay as they are are looked at.
     """
 
     max_side: int | None = None
@@ -23,6 +24,7 @@ class Policy:
     min_side: int | None = None
     max_aspect: float | None = None
     max_pixels: int | None = None
+    check: bool = True
 
     @property
     def most_pixels(self) -> int:
@@ -46,3 +48,4 @@ class Policy:
 
 
 KEEP = Policy()  # every image as it is
+LOOK = Policy(check=False)

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from seer.data.decode import JPEG_MAGIC, DamagedImage, ImageInfo, decode, probe
 from shards import columns, tars, zips
 from shards.listing import Container
 from shards.phash import phash
-from shards.policy import KEEP, Policy
+from shards.policy import KEEP, LOOK, Policy
 from shards.quarantine import text
 
 MAX_BYTES = 1 << 29  # a file larger than this is no photograph; reading it could exhaust the memory
@@ -108,12 +109,17 @@ READERS: dict[str, Callable[[dict[str, Any], Container], bytes]] = {
 }
 
 
-def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo, int]:
+def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo, int | None]:
     """The same bytes, unless the policy asks for a smaller image or for encoding anew.
 
     What is changed becomes an upright JPEG with 4:2:0 chroma, made smaller by area averaging. Raises DamagedImage,
     also for what the policy leaves out.
     """
+    if not policy.check and not policy.reencode:
+        info = probe(data, policy.most_pixels)
+        policy.refuse(info.width, info.height)
+        if policy.scale(info.width, info.height) == 1.0:
+            return data, info, None
     pixels = decode(data, policy.most_pixels)  # every pixel, so that whatever is in a shard can be decoded
     height, width = pixels.shape[:2]
     policy.refuse(width, height)
@@ -132,9 +138,7 @@ def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo, int]:
     return jpeg, ImageInfo(width, height, "JPEG"), phash(pixels)
 
 
-def look(data: bytes) -> tuple[bytes, ImageInfo, None]:
-    """The same bytes, checked by their header alone. Raises DamagedImage."""
-    return data, probe(data), None
+look: Process = partial(fit, policy=LOOK)  # the same bytes, checked by their header alone
 
 
 def _label(cls: bytes | None) -> int | None:

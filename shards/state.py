@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -77,17 +76,6 @@ def record_of(out: Path, shard: str) -> dict[str, Any] | None:
 def write_record(out: Path, record: dict[str, Any]) -> None:
     """Make a finished shard, whose files are in place, count."""
     write_atomic(record_path(out, record["shard"]), json.dumps(record))
-
-
-def sealed(classes: list[str] | None, build: dict[str, Any]) -> dict[str, Any]:
-    """The metadata of a manifest, with a checksum: Parquet has them for its pages only."""
-    return {"classes": classes, "build": {**build, "checksum": checksum(classes, build)}}
-
-
-def checksum(classes: list[str] | None, build: dict[str, Any]) -> str:
-    """16 hex digits of the metadata of a manifest, less what it has for its checksum."""
-    content = json.dumps([classes, {**build, "checksum": None}], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def write_atomic(path: Path, text: str | Iterable[str]) -> None:

@@ -6,6 +6,7 @@ shards at once; before it everything is as it was, and afterwards only deleting 
 shard elsewhere (caches, buckets, a training run's open files) can therefore never mix old bytes with a new index.
 """
 
+import glob
 import json
 import os
 import re
@@ -138,7 +139,7 @@ def _replace(
             progress(len(entries), len(concerned))
     left = [row for row in rows.values() if row]  # the order is the manifest's
     removed = manifest.build.get("removed", 0) + sum(map(len, entries.values()))
-    note = state.sealed(manifest.classes, {**manifest.build, "removed": removed})
+    note = {"classes": manifest.classes, "build": {**manifest.build, "removed": removed}}
     staged = directory / STATE / "new"
     staged.mkdir(exist_ok=True)
     write_manifest(staged, left, note)
@@ -232,6 +233,8 @@ def _settle(directory: Path) -> None:
         if name := old if done else new:
             (directory / name).unlink(missing_ok=True)
             index_path(directory / name).unlink(missing_ok=True)
+        for half_written in directory.glob(f".{glob.escape(index_path(Path(new or old)).name)}.*"):
+            half_written.unlink()
     path.unlink()
 
 

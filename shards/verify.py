@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seer.data.decode import DamagedImage
-from seer.data.index import INDEX_SCHEMA, MANIFEST, Manifest, index_path
-from shards import pool, quarantine, state, takedown
+from seer.data.index import INDEX_SCHEMA, MANIFEST, Manifest, index_path, is_sealed
+from shards import pool, quarantine, takedown
 from shards.index import index
 from shards.listing import Listing
 from shards.samples import load, look
@@ -20,6 +20,7 @@ from shards.tars import sha256_file
 
 COMPARED = "key", "offset", "size", "width", "height", "format", "sha256", "label"  # what a tar can tell about a sample
 MOST_MEMBERS = 5  # named per shard
+INTERRUPTED = "a removal was interrupted or is under way; if none is, run: seer shards verify --repair"
 
 
 @dataclass(frozen=True)
@@ -87,26 +88,23 @@ def _verify(directory: str | Path, workers: int, progress: Progress | None) -> V
         problems[shard] = found
         if progress:
             progress(len(problems), len(rows))
-    lines = list(_wrong_manifest(manifest))
+    lines = [INTERRUPTED] if (manifest.directory / takedown.STATE).exists() else []
     lines += [f"{shard}: {line}" for shard in manifest.shards for line in problems[shard]]
-    lines += [f"{path.name}: not in the manifest; run: seer shards index {path}" for path in _strangers(manifest)]
+    lines += [
+        f"{path.name}: not in the manifest; run: seer shards index {path}" for path in _strangers(manifest, known)
+    ]
     return VerifyReport(str(directory), len(rows), manifest.samples, lines, repaired=[])
 
 
-def _wrong_manifest(manifest: Manifest) -> Iterator[str]:
-    path = manifest.directory / MANIFEST
-    try:
-        pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        yield f"{MANIFEST}: damaged ({str(error).splitlines()[0]})"
-    if manifest.build.get("checksum", "") not in ("", state.checksum(manifest.classes, manifest.build)):
-        yield f"{MANIFEST}: damaged: its checksum is not that of its classes and its record of the build"
-    if (manifest.directory / takedown.STATE).exists():
-        yield "a removal was interrupted or is under way; if none is, run: seer shards verify --repair"
+def _strangers(manifest: Manifest, known: set[str]) -> list[Path]:
+    """Tars that the manifest lacks, unless indexing them found nothing that can be used."""
+    others = set(manifest.directory.glob("*.tar")) - {manifest.directory / shard for shard in manifest.shards}
+    return sorted(path for path in others if not _sources(scan_tar(path)) <= known)
 
 
-def _strangers(manifest: Manifest) -> list[Path]:
-    return sorted(path for path in manifest.directory.glob("*.tar") if path.name not in set(manifest.shards))
+def _sources(listing: Listing) -> set[str]:
+    names = listing.table["name"].to_pylist()
+    return {listing.containers[0].source_of(name) for name in names} | {e["source"] for e in listing.quarantine}
 
 
 def verify_shard(task: tuple[Path, dict[str, Any], set[str]], tick: pool.Tick) -> tuple[str, list[str]]:
@@ -136,7 +134,10 @@ def _wrong_index(tar: Path, row: dict[str, Any], known: set[str]) -> list[str]:
     if not path.exists():
         return [f"has no index; run: seer shards index {tar}"]
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        content = path.read_bytes()
+        if not is_sealed(content):
+            raise ValueError("its seal is broken: some of its bits are not as they were written")
+        table = pq.read_table(pa.BufferReader(content))
         if not table.schema.equals(INDEX_SCHEMA):
             raise ValueError("its columns are not those of an index")
         indexed = {item["key"]: item for item in table.select(COMPARED).to_pylist()}

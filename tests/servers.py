@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,33 +141,47 @@ def proxy(port: int) -> Callable[[str, str, dict], Answer]:
 
 
 @contextmanager
-def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Callable[[Path, str], str]]]:
-    """A server in front of S3 (moto), and a function that uploads a folder to a bucket and tells its address."""
+def moto_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any]]:
+    """The address of an S3 server (moto) and a client of boto3 for it; the environment has credentials for it."""
     moto = pytest.importorskip("moto.server", reason="needs pip install 'moto[s3,server]'")
     pytest.importorskip("s3fs", reason="needs pip install s3fs")
     boto3 = pytest.importorskip("boto3")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     behind = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     behind.start()
-    port = behind.get_host_and_port()[1]
     try:
-        with serve(proxy(port)) as server:
-            environment = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}
-            for name, value in (environment | {"ENDPOINT_URL": server.url, "EC2_METADATA_DISABLED": "true"}).items():
-                monkeypatch.setenv(f"AWS_{name}", value)
-            store._server.cache_clear()
-
-            def upload(folder: Path, bucket: str) -> str:
-                client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
-                client.create_bucket(Bucket=bucket)
-                for path in sorted(folder.iterdir()):
-                    client.upload_file(str(path), bucket, f"deep/prefix/{path.name}")
-                return f"s3://{bucket}/deep/prefix"
-
-            yield server, upload
+        address = f"http://127.0.0.1:{behind.get_host_and_port()[1]}"
+        environment = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}
+        for name, value in (environment | {"ENDPOINT_URL": address, "EC2_METADATA_DISABLED": "true"}).items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        store._server.cache_clear()
+        yield address, boto3.client("s3", endpoint_url=address)
     finally:
         behind.stop()
         store._server.cache_clear()
+
+
+@contextmanager
+def bucket_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of an empty bucket that can be written."""
+    with moto_server(monkeypatch) as (_, client):
+        client.create_bucket(Bucket="bucket")
+        yield "s3://bucket"
+
+
+@contextmanager
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Callable[[Path, str], str]]]:
+    """A server in front of S3 (moto), and a function that uploads a folder to a bucket and tells its address."""
+    with moto_server(monkeypatch) as (address, client), serve(proxy(int(address.rpartition(":")[2]))) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+
+        def upload(folder: Path, bucket: str) -> str:
+            client.create_bucket(Bucket=bucket)
+            for path in sorted(folder.iterdir()):
+                client.upload_file(str(path), bucket, f"deep/prefix/{path.name}")
+            return f"s3://{bucket}/deep/prefix"
+
+        yield server, upload
 
 
 def be_impatient(monkeypatch: pytest.MonkeyPatch) -> None:

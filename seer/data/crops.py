@@ -7,17 +7,15 @@ does the altering, in batch on the device.
 """
 
 import time
-from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from weakref import finalize
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from seer.data import memory
 from seer.data.augment import Normalise, augment_batch, augment_crop
 from seer.data.decode import reduced
 from seer.data.draws import (
@@ -102,7 +100,7 @@ class MultiCrop:
     ):
         check_views(views)
         self.seed = seed
-        self.finished = finish
+        self.finished, self.dtype = finish, np.float32 if finish else np.uint8
         self.normalise = Normalise(tuple(mean), tuple(std))
         flat = [view for view in views.values() for _ in range(view.count)]
         sizes = sorted({view.size for view in flat}, reverse=True)
@@ -118,6 +116,10 @@ class MultiCrop:
     def plan(self, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray) -> "CropPlan":
         """The same for images still to be decoded, of which heights and widths are known."""
         return CropPlan(self, shapes, epochs, ids)
+
+    def shapes(self, count: int) -> list[tuple[int, ...]]:
+        """Of the arrays, one per resolution, that the crops of `count` images fill."""
+        return [(len(r.crops) * count, r.size, r.size, 3) for r in self.resolutions]
 
     def finish(self, batch: Batch, device: torch.device | str) -> Views:
         """The batch on `device` as `Views`: fp32, normalised, channels last."""
@@ -142,8 +144,8 @@ class CropPlan:
 
     def __init__(self, crops: MultiCrop, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray):
         self.crops, self.shapes, self.epochs, self.ids = crops, list(shapes), epochs, ids
-        dtype, count = np.float32 if crops.finished else np.uint8, len(self.shapes)
-        self.out = [_recycled((len(r.crops) * count, r.size, r.size, 3), dtype) for r in crops.resolutions]
+        count = len(self.shapes)
+        self.out = memory.arrays(crops.shapes(count), crops.dtype)
         draws = [r.draw(crops.seed, epochs, ids, *np.array(self.shapes).T) for r in crops.resolutions]
         self.looks = tuple(looks for _, looks in draws)
         self.work = [
@@ -187,21 +189,6 @@ class CropPlan:
         """What has been cut."""
         tensors = tuple(torch.from_numpy(out).unflatten(0, (-1, len(self.shapes))) for out in self.out)
         return Batch(tensors, () if self.crops.finished else self.looks, torch.from_numpy(np.array(self.ids, np.int64)))
-
-
-_spare: dict[tuple, deque[np.ndarray]] = defaultdict(partial(deque, maxlen=2))
-
-
-def _recycled(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An array in memory that nobody holds any more; fresh memory is cleared at first, for a tenth of all the time."""
-    spare = _spare[shape, dtype]
-    try:
-        memory = spare.pop()
-    except IndexError:
-        memory = np.empty(shape, dtype)
-    array = memory[:]
-    finalize(array, spare.append, memory).atexit = False  # a tensor made of the array keeps it, not its memory alone
-    return array
 
 
 def _reduced_box(box: list[int], factor: int) -> list[int]:

@@ -4,7 +4,7 @@ import io
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -62,10 +62,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> np.
         return _decode_any(data, max_pixels) if pixels is None else pixels
 
 
-def probe(data: bytes) -> ImageInfo:
-    """Size and format from the header alone. Raises `DamagedImage`."""
+def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+    """Size and format from the header alone. Raises `DamagedImage`, also for more than `max_pixels`."""
     with _errors_as_damage():
-        image = _open(data, MAX_PIXELS)
+        if data.startswith(JPEG_MAGIC) and not may_be_turned(data):
+            with suppress(ValueError):  # Pillow knows a reason, or reads it all the same
+                height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+                if 0 < height * width <= max_pixels:
+                    return ImageInfo(width, height, "JPEG")
+        image = _open(data, max_pixels)
         width, height = image.size
         if _orientation(image) >= 5:
             width, height = height, width
@@ -75,12 +80,8 @@ def probe(data: bytes) -> ImageInfo:
 def shape(data: bytes) -> tuple[int, int]:
     """Height and width that `decode` will give, from the header alone; (1, 1) where that is damaged."""
     try:
-        if not data.startswith(JPEG_MAGIC):
-            info = probe(data)
-            return info.height, info.width
-        with _errors_as_damage():
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            return (width, height) if _jpeg_orientation(data, MAX_PIXELS) >= 5 else (height, width)
+        info = probe(data)
+        return info.height, info.width
     except DamagedImage:
         return 1, 1
 

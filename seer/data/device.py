@@ -13,7 +13,6 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from seer.data.crops import Batch, MultiCrop
 from seer.data.decode import JPEG_MAGIC, MAX_PIXELS, may_be_turned
@@ -87,6 +86,8 @@ def cut(encoded: Encoded, crops: MultiCrop, device: torch.device | str) -> Batch
 
 def pixels(images: list[Tensor], device: torch.device | str) -> list[Tensor]:
     """`(3, H, W)` uint8 of each image, on `device`; JPEGs in one batch."""
+    from torchvision.io import ImageReadMode, decode_jpeg  # a second to import, and seldom needed
+
     jpegs = [image for image in images if image.ndim == 1]
     decoded = iter(decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device) if jpegs else [])
     return [next(decoded) if image.ndim == 1 else image.to(device, non_blocking=True) for image in images]

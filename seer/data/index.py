@@ -4,6 +4,7 @@ The specification is `shards/README.md`; this module is its schema, and reads an
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,8 @@ from seer.errors import InputError
 
 FORMAT = "seer-shards/1"
 MANIFEST = "manifest.parquet"
-METADATA_KEY = b"seer"
+METADATA_KEY, SEAL_KEY = b"seer", b"sha256"
+UNSEALED = b"0" * 64
 
 MANIFEST_SCHEMA = pa.schema(
     [("shard", pa.string()), ("samples", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())]
@@ -97,14 +99,16 @@ class Manifest:
         if isinstance(path, Path) and not path.is_file():
             raise InputError(_what_is_there_instead(path.parent))
         try:
-            source = _source(path)
+            content = path.read_bytes()
         except NotThereError as error:
             raise InputError(
                 f"{error}; if only tars are there, run seer shards index *.tar where they can be written, and upload "
                 f"{MANIFEST} and the *.index.parquet that it writes"
             ) from error
         try:
-            manifest = cls(path.parent, pq.read_table(source, partitioning=None))
+            if not is_sealed(content):
+                raise ValueError("its seal is broken: some of its bits are not as they were written")
+            manifest = cls(path.parent, pq.read_table(pa.BufferReader(content)))
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(
                 f"{path} is no readable manifest ({_first_line(error)}); run: seer shards index {path.parent}/*.tar"
@@ -141,9 +145,28 @@ class Manifest:
 
 def _write(path: Path, rows: Iterable[Mapping] | pa.Table, schema: pa.Schema) -> None:
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=schema)
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, schema) as writer:
+        writer.write_table(table.cast(schema))
+        writer.add_key_value_metadata({SEAL_KEY: UNSEALED})
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table.cast(schema).replace_schema_metadata(schema.metadata), temporary, write_page_checksum=True)
+    temporary.write_bytes(_sealed(buffer.getvalue()))
     os.replace(temporary, path)
+
+
+def _sealed(content: bytes) -> bytes:
+    """The file with its own SHA-256 in the metadata. Parquet has checksums of pages only, and much lies outside."""
+    return hashlib.sha256(content).hexdigest().encode().join(content.rsplit(UNSEALED, 1))
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether every bit of an index or manifest is as it was written.
+
+    Its metadata hold, under `sha256`, the hex digest of the file with 64 zeros in the digest's place.
+    """
+    seal = (pq.read_metadata(pa.BufferReader(content)).metadata or {}).get(SEAL_KEY, b"")
+    blank = UNSEALED.join(content.rsplit(seal, 1)) if seal else b""
+    return hashlib.sha256(blank).hexdigest().encode() == seal
 
 
 def _source(path: Path | Url | str) -> Any:

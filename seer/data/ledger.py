@@ -1,5 +1,7 @@
-"""What a run really took from its data: a fingerprint of every sample delivered, and a line for every damaged one."""
+"""What a run really took from its data: a fingerprint of every sample delivered, a line for every damaged one, and for
+every step whose samples were passed over."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ from seer.data.hashing import mix
 from seer.distributed import all_reduce_sum
 
 FOLDER = "damaged"  # of a run directory; one file per rank that met damage
+SKIPPED = "skipped.jsonl"  # of a run directory; a row per step that was passed over
 MODULUS = 1 << 48  # sums over any number of ranks stay in an int64, and JSON's doubles hold it exactly
 
 
@@ -50,3 +53,14 @@ def read(run_dir: Path, samples: int) -> list[Damaged]:
     files = sorted((Path(run_dir) / FOLDER).glob("rank-*.jsonl"))
     found = {Damaged(**row) for file in files for row in jsonl.read(file) if row["position"] < samples}
     return sorted(found)
+
+
+def skip(run_dir: Path, steps: Iterable[int], why: str, keys_of: Callable[[int], list[str]] | None = None) -> None:
+    """Enter steps (from 1) that the run passes over from now on; `keys_of` gives the keys of a step's samples."""
+    rows = [{"step": step, "why": why} | ({"keys": keys_of(step)} if keys_of else {}) for step in steps]
+    jsonl.append(Path(run_dir) / SKIPPED, rows)
+
+
+def skipped(run_dir: Path) -> frozenset[int]:
+    """The steps (from 0, as the loader counts) that the run passes over."""
+    return frozenset(row["step"] - 1 for row in jsonl.read(Path(run_dir) / SKIPPED))

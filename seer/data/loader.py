@@ -9,11 +9,11 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import forkserver, get_context, parent_process, resource_tracker
+from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from multiprocessing.util import Finalize
 from pathlib import Path
 from threading import Thread
@@ -21,24 +21,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from seer import forkserver
 from seer.data import ledger
 from seer.data.crops import Batch, MultiCrop
 from seer.data.decode import DamagedImage, decode, shape
 from seer.data.device import Encoded, cut, encode, size_of_plain
 from seer.data.index import Manifest
 from seer.data.ledger import Damaged
+from seer.data.memory import Arena, Lease
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.data.remote import FetchConfig
 from seer.data.views import Views
 from seer.errors import InputError, nearest
-
-Task = Callable[[int], Any]
-
-# Schedulers send these to every process of a job. The trainer alone answers; its workers must live to the checkpoint.
-SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 
 @dataclass
@@ -80,7 +77,7 @@ class Clock:
 class Delivery(NamedTuple):
     """One batch as a worker gives it, its damaged samples, and the seconds that each part of making it took."""
 
-    batch: Batch | Encoded
+    batch: "Batch | Encoded | Leased"
     damaged: list[Damaged]
     seconds: dict[str, float]
 
@@ -130,15 +127,16 @@ class Loader:
         self.replaced = 0
         self.seen = 0
 
-    def iterate(self, start_step: int, stop_step: int) -> Iterator[Views]:
+    def iterate(self, start_step: int, stop_step: int, skipped: Collection[int] = ()) -> Iterator[Views]:
         """The views of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers.
 
-        Damaged samples are entered in the ledger of `run_dir`, if there is one.
+        Steps in `skipped` are passed over. Damaged samples are entered in the ledger of `run_dir`, if there is one.
         """
         make = MODES[self.config.mode] if self.config.workers else inline
-        results = make(self.task, range(start_step, stop_step), self.config, self.device)
+        steps = [step for step in range(start_step, stop_step) if step not in skipped]
+        results = make(self.task, steps, self.config, self.device)
         try:
-            for step in range(start_step, stop_step):
+            for step in steps:
                 began = time.perf_counter()
                 delivery = next(results)
                 clock = Clock()
@@ -240,13 +238,13 @@ class StepTask:
         )
 
 
-def inline(task: Task, steps: range, config: LoaderConfig, device: torch.device) -> Generator[Any]:
+def inline(task: StepTask, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
     """Make each batch when it is asked for."""
     for step in steps:
         yield task(step)
 
 
-def threads(task: Task, steps: range, config: LoaderConfig, device: torch.device) -> Generator[Any]:
+def threads(task: StepTask, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
     """Make batches in threads of this process, `prefetch` per thread ahead."""
     with ThreadPoolExecutor(config.workers, thread_name_prefix="seer-loader") as pool:
         pending: deque[Future] = deque()
@@ -262,17 +260,20 @@ def threads(task: Task, steps: range, config: LoaderConfig, device: torch.device
                 future.cancel()
 
 
-def processes(task: Task, steps: range, config: LoaderConfig, device: torch.device) -> Generator[Any]:
+def processes(task: StepTask, steps: Sequence[int], config: LoaderConfig, device: torch.device) -> Generator[Any]:
     """Make batches in processes; tensors come back through shared memory."""
+    # Of a worker's batches as many may be under way as it is given tasks, one in the trainer's hands and one before it.
+    crops = task.crops.shapes(task.share), task.crops.dtype
+    arena = None if task.encoded else Arena(config.workers, config.prefetch + 2, *crops)
     loader = DataLoader(
-        _Steps(task),
+        _Steps(task, arena),
         batch_size=None,
         sampler=steps,
         num_workers=config.workers,
         prefetch_factor=config.prefetch,
         collate_fn=_unchanged,
         worker_init_fn=_start_worker,
-        multiprocessing_context=_forkserver([] if config.device_augment else ["seer.data.kernel"]),
+        multiprocessing_context=forkserver.start([__name__] if config.device_augment else forkserver.LOADING),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )
@@ -289,7 +290,7 @@ def processes(task: Task, steps: range, config: LoaderConfig, device: torch.devi
             for result in results:
                 if isinstance(result, InputError):
                     raise result
-                yield result
+                yield result._replace(batch=result.batch.open()) if isinstance(result.batch, Leased) else result
         except (ConnectionError, EOFError, FileNotFoundError, RuntimeError) as error:
             told = str(error)
             raised_by_task = "in DataLoader worker" in told
@@ -305,31 +306,34 @@ MODES = {"processes": processes, "threads": threads}
 class _Steps(Dataset):
     """The steps as a map-style data set. The user's errors travel as values, and so arrive as they were raised."""
 
-    def __init__(self, task: Task):
-        self.task = task
+    def __init__(self, task: StepTask, arena: Arena | None):
+        self.task, self.arena = task, arena
 
     def __getitem__(self, step: int) -> Any:
         try:
-            return self.task(step)
+            delivery = self.task(step)
         except InputError as error:
             return error
+        if self.arena is None or self.arena.lease is None:
+            return delivery
+        assert isinstance(delivery.batch, Batch)
+        return delivery._replace(batch=Leased(replace(delivery.batch, crops=()), self.arena.lease))
 
 
-def _forkserver(modules: list[str]):
-    """The context of workers: they fork from a clean server that has imported what they need, `modules` among it.
+@dataclass(frozen=True)
+class Leased:
+    """A batch on its way to the trainer, its crops in shared memory."""
 
-    Forking the trainer, with its threads and process group, is unsafe; a fresh interpreter each costs seconds.
-    """
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__, *modules])
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        for start in (resource_tracker.ensure_running, forkserver.ensure_running):
-            signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)  # inherited; the first of the two unblocks some
-            start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return context
+    batch: Batch
+    lease: Lease
+
+    def open(self) -> Batch:
+        crops = (torch.from_numpy(array).unflatten(0, (-1, len(self.batch.index))) for array in self.lease.open())
+        return replace(self.batch, crops=tuple(crops))
+
+    def pin_memory(self, device: str | None = None) -> Batch:
+        """What the trainer gets instead where memory is pinned; torch's DataLoader calls this by name."""
+        return self.open().pin_memory(device)
 
 
 @contextmanager
@@ -351,8 +355,12 @@ def _end_of(shut_down: Callable[[], None]) -> Iterator[None]:
 
 
 def _start_worker(worker: int) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)  # again, where another has started the server
+    signal.pthread_sigmask(signal.SIG_BLOCK, forkserver.SHIELDED)  # again, where another has started the server
     torch.set_num_threads(1)
+    info = get_worker_info()
+    assert info is not None
+    if isinstance(info.dataset, _Steps) and info.dataset.arena:
+        info.dataset.arena.serve(worker)
     Thread(target=_end_with_trainer, daemon=True).start()
 
 

@@ -110,6 +110,33 @@ def read_ranges(ranges: Sequence[tuple[Url, int, int | None]]) -> list[bytes]:
     return server.run([server.read(*wanted) for wanted in ranges])
 
 
+def upload(files: Sequence[tuple[Path, Url]]) -> None:
+    """Copy local files to a store, side by side; each appears there whole. Raises `InputError` as `read_ranges`."""
+    if files:
+        server = _connect(files[0][1].scheme)
+        server.run([server.put(*pair) for pair in files])
+
+
+def download(files: Sequence[tuple[Url, Path]]) -> None:
+    """Copy files of a store to local ones, side by side. Raises as `read_ranges`."""
+    if files:
+        server = _connect(files[0][0].scheme)
+        server.run([server.get(*pair) for pair in files])
+
+
+def names(folder: Url) -> list[str]:
+    """All files below a folder of a store, relative to it, in order; none where there is no such folder."""
+    server = _connect(folder.scheme)
+    return server.run([server.names(folder)])[0]
+
+
+def remove(urls: Sequence[Url]) -> None:
+    """Remove files from a store. Raises `InputError`."""
+    if urls:
+        server = _connect(urls[0].scheme)
+        server.run([server.remove(url) for url in urls])
+
+
 def in_background(function: Callable, *args: Any) -> Future:
     """`function(*args)` in a thread that, unlike an executor's, does not keep the process from ending."""
     future: Future = Future()
@@ -174,7 +201,29 @@ class _Server:
 
         return b"" if length == 0 else await self._ask(url, whole_body, SECONDS + (length or 0) / SLOWEST)
 
-    async def _ask(self, url: Url, request: Callable[[], Awaitable], seconds: float) -> Any:
+    async def put(self, path: Path, url: Url) -> None:
+        there = self.fs._strip_protocol(str(url))
+        seconds = SECONDS + path.stat().st_size / SLOWEST
+        await self._ask(url, lambda: self.fs._put_file(str(path), there), seconds, "written")
+
+    async def get(self, url: Url, path: Path) -> None:
+        size = await self.size(url)
+        there = self.fs._strip_protocol(str(url))
+        await self._ask(url, lambda: self.fs._get_file(there, str(path)), SECONDS + (size or 0) / SLOWEST)
+
+    async def names(self, folder: Url) -> list[str]:
+        there = self.fs._strip_protocol(str(folder))
+        self.fs.invalidate_cache()
+        try:
+            found = await self._ask(folder, lambda: self.fs._find(there), SECONDS)
+        except NotThereError:
+            return []
+        return sorted(name.removeprefix(f"{there}/") for name in found)
+
+    async def remove(self, url: Url) -> None:
+        await self._ask(url, lambda: self.fs._rm_file(self.fs._strip_protocol(str(url))), SECONDS, "removed")
+
+    async def _ask(self, url: Url, request: Callable[[], Awaitable], seconds: float, done: str = "read") -> Any:
         """The answer to a request, which is repeated, after growing pauses, as long as that may help."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -184,11 +233,11 @@ class _Server:
                 raise
             except Exception as error:
                 detail = (str(error) or type(error).__name__).splitlines()[0][:200]
-                if (refusal := _refusal(url, error, detail)) is not None:
+                if (refusal := _refusal(url, error, detail, done)) is not None:
                     raise refusal from error
                 if attempt == ATTEMPTS:
                     raise InputError(
-                        f"{url} cannot be read, after {attempt} attempts ({detail}); check network and server, "
+                        f"{url} cannot be {done}, after {attempt} attempts ({detail}); check network and server, "
                         "then run the same command again"
                     ) from error
                 if attempt > 3 and time.monotonic() > self.silent_until:
@@ -199,7 +248,7 @@ class _Server:
         raise AssertionError
 
 
-def _refusal(url: Url, error: BaseException, detail: str) -> InputError | None:
+def _refusal(url: Url, error: BaseException, detail: str, done: str) -> InputError | None:
     """What to tell when asking again is of no use; None when it may be."""
     status, root = _status_and_root(error)
     if isinstance(root, TimeoutError) or (status is not None and (status in TRANSIENT or status >= 500)):
@@ -211,7 +260,7 @@ def _refusal(url: Url, error: BaseException, detail: str) -> InputError | None:
         return InputError(f"{url}: access denied ({detail}); {ACCESS[EXTRAS[url.scheme]]}")
     if status is None and not isinstance(root, ValueError):
         return None
-    return InputError(f"{url} cannot be read ({detail}); check the address and the server")
+    return InputError(f"{url} cannot be {done} ({detail}); check the address and the server")
 
 
 def _status_and_root(error: BaseException) -> tuple[int | None, BaseException]:

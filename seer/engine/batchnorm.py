@@ -86,6 +86,31 @@ def statistics_spared(modules: Iterable[nn.Module]) -> Iterator[None]:
             norm._buffers.update(buffers)
 
 
+class Statistics:
+    """The running statistics of all BatchNorms in `module`: kept before a step, restored if it is not applied.
+
+    They move in the forward pass, when nobody knows yet whether the step is finite, and once NaN they stay NaN.
+    """
+
+    def __init__(self, module: nn.Module):
+        norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
+        buffers = [buffer for norm in norms for buffer in norm.buffers()]
+        floats = [buffer for buffer in buffers if buffer.is_floating_point()]
+        counts = [buffer for buffer in buffers if not buffer.is_floating_point()]
+        self._pairs = [(live, [torch.empty_like(b) for b in live]) for live in (floats, counts) if live]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        for live, kept in self._pairs:
+            torch._foreach_copy_(kept, live)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back, in place, what the last `keep` saw."""
+        for live, kept in self._pairs:
+            torch._foreach_copy_(live, kept)
+
+
 class _Synchronised(torch.autograd.Function):
     """Normalises by the statistics of all ranks' batches together; returns them and their count beside the output."""
 

@@ -1,40 +1,46 @@
-"""Checkpoints: written in shards by all ranks, visible only when whole, read back by any number of ranks.
+"""Checkpoints: staged in an instant, written in the background, visible only when whole, verified when read.
 
     RUN/checkpoints/step-000122070/
-        header.json          step, samples and whatever else is small; name, type and shape of every tensor
-        state/*.safetensors  the method's parameters and buffers and the optimizer's state, by name, a file per rank
-        ...                  what the caller adds, such as the consolidated backbone
+        header.json           step, samples and whatever else is small; type and shape of every tensor; what every file
+                              hashes to, and the header itself
+        state/*.safetensors   the method's parameters and buffers and the optimizer's state, by name, a file per rank
+        backbone.safetensors  the whole backbone, for evaluation and export
 
 Nothing here is unpickled: a checkpoint from elsewhere can be wrong, but it cannot run code.
 """
 
-import json
-import os
-import re
+import logging
 import shutil
-import warnings
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import TypeVar
 
 import torch
-import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor
+import torch.distributed as dist
+from torch import nn
 from torch.optim import Optimizer
 
-from seer.distributed import World, broadcast_object, rank
-from seer.errors import InputError
+from seer.data.store import NotThereError, in_background
+from seer.distributed import Group, World, on_all, on_main
+from seer.engine import integrity, tensorfile
+from seer.engine.integrity import HEADER, DamagedError, Header, checkpoints, portion, read_header, step_of
+from seer.engine.mirror import Mirror
+from seer.engine.preempt import StopRequest
+from seer.engine.state import State, allocate, block, check_names, describe, named_state, share
+from seer.engine.tensorfile import Block
+from seer.errors import DivergedError, InputError, StoppedError
 
 T = TypeVar("T")
-State = dict[str, Tensor]
-Header = dict[str, Any]
 
-HEADER = "header.json"
-FORMAT = "seer-checkpoint/1"
+log = logging.getLogger(__name__)
+
+BACKBONE = "backbone.safetensors"
+PREFIX = "method.backbone."
+PAUSES = (2.0, 20.0)  # seconds before what could not be written is tried again: network file systems recover
 
 
 @dataclass
@@ -45,35 +51,49 @@ class CheckpointConfig:
         every: steps between checkpoints; 0 saves only at the end.
         keep_last: how many of the newest stay.
         keep_every: checkpoints of steps divisible by this stay for good; 0 none.
+        store: a folder in an object store (`s3://…`, `gs://…`), this run's alone, to copy checkpoints to, and to fetch
+            them from where the run directory has none as new; empty: none.
     """
 
     every: int = 1000
     keep_last: int = 2
     keep_every: int = 0
+    store: str = ""
 
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.keep_last < 1 or self.keep_every < 0:
+            raise InputError("checkpoint: every and keep_every must be 0 or more, keep_last 1 or more")
 
-def checkpoints(run_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = (run_dir / "checkpoints").glob("step-*")
-    return sorted(path for path in found if re.fullmatch(r"step-\d{9}", path.name) and (path / HEADER).is_file())
-
-
-def latest(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run; None when there is none."""
-    return next(reversed(checkpoints(run_dir)), None)
+    def surplus(self, names: list[str]) -> list[str]:
+        """Which of the checkpoints, oldest first, need not stay."""
+        return [n for n in names[: -self.keep_last] if not self.keep_every or step_of(n) % self.keep_every]
 
 
 class Checkpointer:
-    """Saves and loads one run's checkpoints. Every rank calls every method; all see one file system."""
+    """Saves and loads one run's checkpoints. Every rank calls every method; all see one file system.
 
-    def __init__(self, run_dir: Path, config: CheckpointConfig, world: World):
-        if config.every < 0 or config.keep_last < 1 or config.keep_every < 0:
-            raise InputError("checkpoint: every and keep_every must be 0 or more, keep_last 1 or more")
+    `save` returns when this rank's share of the state is copied to the host's memory, which later saves use again. A
+    thread writes it; at most one save is under way. One that fails asks the run to stop, and the next call raises why,
+    on all ranks together. As a context, it finishes what is under way before it is left.
+    """
+
+    def __init__(self, run_dir: Path, config: CheckpointConfig, world: World, asked: StopRequest | None = None):
         self.run_dir, self.config, self.world = Path(run_dir), config, world
         self.folder = self.run_dir / "checkpoints"
+        self.asked = asked or StopRequest()
+        self.mirror = Mirror(config.store) if config.store else None
+        self._damaged: set[Path] = set()
+        self._staged: State = {}
+        self._under_way: Future | None = None
+        # The background's own: the training's collectives go on at the same time.
+        self._group: Group = dist.new_group(backend="gloo") if world.size > 1 else None  # type: ignore[assignment]
 
-    def due(self, step: int) -> bool:
-        return self.config.every > 0 and step % self.config.every == 0
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or isinstance(error, StoppedError | DivergedError):  # which all ranks raise together
+            self.finish()
 
     def save(
         self,
@@ -81,193 +101,228 @@ class Checkpointer:
         method: nn.Module,
         optimizer: Optimizer,
         extra: Header | None = None,
-        add: Callable[[Path], None] | None = None,
+        backbone: dict[str, str] | None = None,
     ) -> None:
-        """Write the checkpoint of `step` finished steps; where it exists already, leave it.
+        """Begin to save the state after `step` finished steps; where that is saved and intact already, do nothing.
 
-        Plain tensors must be equal on all ranks (one of them writes each); DTensors are written in shards.
+        Plain tensors must be equal on all ranks (one of them saves each); DTensors are saved in shards.
 
         Args:
             extra: small values for JSON, which `load` returns.
-            add: called on rank 0 with the checkpoint's folder before it becomes visible, to put more files there.
+            backbone: the metadata of `backbone.safetensors`; None: no such file.
+
+        Raises:
+            InputError: the save before failed.
         """
-        target, hidden = self.folder / f"step-{step:09d}", self.folder / f".step-{step:09d}.tmp"
-        if self._on_main((target / HEADER).exists):
+        self.finish()
+        began = time.perf_counter()
+        target = self.folder / f"step-{step:09d}"
+        if self._on_main(lambda: (target / HEADER).is_file() and target not in self._damaged):
             return
-        state = {name: tensor.contiguous() for name, tensor in named_state(method, optimizer).items()}
-        header = {"format": FORMAT, **(extra or {}), "step": step, "tensors": _describe(state)}
-        try:
-            self._on_main(lambda: self._prepare(hidden))
-            writer = dcp.HuggingFaceStorageWriter(str(hidden / "state"), save_distributed=True)
-            with warnings.catch_warnings(action="ignore"):  # that this is a single process
-                dcp.save(state, storage_writer=writer)
-            self._on_main(lambda: self._publish(hidden, target, header, add))
-        except (OSError, CheckpointException) as error:
-            raise InputError(f"{target}: cannot be written ({_reason(error)}); earlier ones are whole") from error
+        state = named_state(method, optimizer)
+        header = {**(extra or {}), "step": step, "tensors": describe(state)}
+        blocks = self._stage(share(state, self.world.rank, self.world.size))
+        stopped = time.perf_counter() - began
+        self._under_way = in_background(self._write, target, header, blocks, backbone, stopped)
+        self._under_way.add_done_callback(self._ask_if_failed)
 
-    def _prepare(self, hidden: Path) -> None:
-        self._sweep()
-        hidden.mkdir(parents=True)
+    def finish(self) -> None:
+        """Wait for the save under way, if there is one. Raises `InputError` if it failed."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
 
-    def _publish(self, hidden: Path, target: Path, header: Header, add: Callable[[Path], None] | None) -> None:
-        if add is not None:
-            add(hidden)
-        (hidden / HEADER).write_text(json.dumps(header))
-        for path in [*(p for p in hidden.iterdir() if p.is_file()), hidden / "state", hidden]:
-            _flush(path)
-        hidden.rename(target)
-        _flush(self.folder)
+    def _ask_if_failed(self, saved: Future) -> None:
+        if saved.exception() is not None:
+            self.asked.by = "a save that failed"
+
+    def _stage(self, blocks: dict[str, Block]) -> dict[str, Block]:
+        """Copies on the host, in memory that every save uses again."""
+        for name, (_, values) in blocks.items():
+            if name not in self._staged or self._staged[name].shape != values.shape:
+                self._staged[name] = torch.empty_like(values, device="cpu", pin_memory=values.is_cuda)
+            self._staged[name].copy_(values, non_blocking=True)
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize()
+        return {name: Block(offset, self._staged[name]) for name, (offset, _) in blocks.items()}
+
+    def _write(
+        self, target: Path, header: Header, blocks: dict[str, Block], backbone: dict[str, str] | None, stopped: float
+    ) -> None:
+        """The part of a save that runs beside the training, which it has `stopped` for so many seconds."""
+        for pause in (*PAUSES, None):
+            began = time.perf_counter()
+            try:
+                files = self._write_once(target, header, blocks, backbone)
+                break
+            except OSError as error:  # on all ranks the same
+                why = f"{target}: cannot be written ({integrity.reason(error)})"
+                if pause is None:
+                    raise InputError(f"{why}; earlier ones are whole") from error
+                self._tell(logging.WARNING, "%s; once more in %g s", why, pause)
+                time.sleep(pause)
+        took = time.perf_counter() - began
+        self._tell(logging.INFO, "saved %s: training stopped for %.2f s, written in %.2f s", target.name, stopped, took)
+        if self.mirror is not None:
+            self._copy_to(self.mirror, target, files)
+
+    def _write_once(
+        self, target: Path, header: Header, blocks: dict[str, Block], backbone: dict[str, str] | None
+    ) -> list[str]:
+        """Write the files of a checkpoint and make it visible; their names."""
+        hidden, file = self.folder / f".{target.name}.tmp", f"state/rank-{self.world.rank:05d}.safetensors"
+
+        def prepare() -> None:
+            self._sweep()
+            (hidden / "state").mkdir(parents=True)
+
+        self._on_main(prepare)
+        written = self._on_all(lambda: (file, tensorfile.write(hidden / file, blocks)))
+        return self._on_main(lambda: self._publish(hidden, target, {**header, "files": dict(written)}, backbone))
+
+    def _publish(self, hidden: Path, target: Path, header: Header, backbone: dict[str, str] | None) -> list[str]:
+        """Have the whole checkpoint on the disk, and then visible. Returns the names of its files."""
+        if backbone is not None:
+            names = {name: name.removeprefix(PREFIX) for name in header["tensors"] if name.startswith(PREFIX)}
+            shapes = {name: header["tensors"][name][1] for name in names}
+            header["files"][BACKBONE] = tensorfile.join(hidden / BACKBONE, hidden / "state", names, shapes, backbone)
+        integrity.write_header(hidden, header)
+        self._show(hidden, target)
         self._prune()
+        return list(header["files"])
+
+    def _show(self, hidden: Path, target: Path) -> None:
+        """Make a complete checkpoint visible, in the place of a damaged one if there is one."""
+        if target.exists():
+            target.rename(self.folder / f".{target.name}.old")
+        hidden.rename(target)
+        integrity.flush_folder(self.folder)
+        self._damaged.discard(target)
 
     def _prune(self) -> None:
-        kept = self.config.keep_every
-        for path in checkpoints(self.run_dir)[: -self.config.keep_last]:
-            if not kept or int(path.name.removeprefix("step-")) % kept:
-                # Out of sight first: what is half deleted must not be taken for a checkpoint.
-                path.rename(path.with_name(f".{path.name}.old"))
+        """Remove what need not stay, and what is damaged: something newer is intact."""
+        intact = [path.name for path in checkpoints(self.run_dir) if path not in self._damaged]
+        for name in {*self.config.surplus(intact), *(path.name for path in self._damaged if path.exists())}:
+            # Out of sight first: what is half deleted must not be taken for a checkpoint.
+            (self.folder / name).rename(self.folder / f".{name}.old")
+        self._damaged.clear()
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what interrupted saves and deletions left behind."""
+        """Remove what interrupted saves and deletions left behind, as far as it goes: someone may be reading there."""
         for path in self.folder.glob(".step-*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
-    def load(self, method: nn.Module, optimizer: Optimizer) -> Header | None:
-        """Continue from the newest checkpoint: fill `method` and `optimizer` in place.
+    def _copy_to(self, mirror: Mirror, target: Path, files: list[str]) -> None:
+        """Each rank copies some of the files, rank 0 the header when all are there. If that fails, the run goes on."""
+
+        def complete() -> None:
+            mirror.put(target, [HEADER])
+            for name in self.config.surplus(mirror.checkpoints()):
+                mirror.remove(name)
+
+        try:
+            self._on_main(lambda: mirror.remove(target.name))
+            self._on_all(lambda: mirror.put(target, portion(files, self.world.rank, self.world.size)))
+            self._on_main(complete)
+        except (InputError, OSError) as error:
+            self._tell(logging.WARNING, "%s is in %s only: %s", target.name, self.folder, error)
+
+    def load(self, method: nn.Module, optimizer: Optimizer, until: int | None = None) -> Header | None:
+        """Go on from the newest intact checkpoint: fill `method` and `optimizer` in place.
+
+        Args:
+            until: take none of a later step, and remove those: what led there is taken back.
 
         Returns:
             What `save` was given as `extra`, and `step`; None when there is no checkpoint.
 
         Raises:
-            InputError: the checkpoint is damaged, or of a method with other parameters.
+            InputError: there are checkpoints and none is intact, or they are of a method with other parameters.
         """
-        path = self._on_main(lambda: latest(self.run_dir))
-        if path is None:
-            return None
-        header = self._on_main(lambda: read_header(path))
-        _check_names(path, header["tensors"], method)
-        self._on_main(lambda: _check_shards(path, header["tensors"]))
-        state = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
-        state |= _allocate(optimizer, _names(method, optimizer), header["tensors"])
+        self.finish()
+        damages: list[InputError] = []
+        for path, local in self._on_main(lambda: self._candidates(until)):
+            try:
+                if not local:
+                    self._fetch(path)
+                header = self._restore(path, method, optimizer)
+            except (DamagedError, NotThereError) as error:
+                damages.append(error)
+                self._damaged.add(path)
+                continue
+            for damaged in damages:
+                place = path.name if local else f"{path.name} of the store"
+                self._tell(logging.WARNING, "%s; going on from %s", damaged, place)
+            if until is not None:
+                self._on_main(lambda: self._take_back(until))
+            return {key: value for key, value in header.items() if key not in ("format", "tensors", "files")}
+        if damages:
+            raise InputError(f"{damages[0]}, and none before it is intact; delete {self.folder} to begin anew")
+        return None
+
+    def _candidates(self, until: int | None) -> list[tuple[Path, bool]]:
+        """Where to look, newest first; with each, whether it is here (True, before the same one) or in the store."""
+        found = [(path, True) for path in checkpoints(self.run_dir)]
         try:
-            with warnings.catch_warnings(action="ignore"):  # as above
-                dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(path / "state")))
-        except (OSError, ValueError, SafetensorError, CheckpointException) as error:
-            raise _damaged(path, _reason(error)) from error
-        return {key: value for key, value in header.items() if key not in ("format", "tensors")}
+            found += [(self.folder / name, False) for name in (self.mirror.checkpoints() if self.mirror else [])]
+        except InputError as error:
+            if not found:
+                raise
+            log.warning("only the checkpoints in %s are looked at: %s", self.folder, error)
+        return sorted((f for f in found if until is None or step_of(f[0].name) <= until), reverse=True)
+
+    def _fetch(self, path: Path) -> None:
+        """Bring a checkpoint here from the store."""
+        assert self.mirror is not None
+        mirror, hidden = self.mirror, path.with_name(f".{path.name}.tmp")
+
+        def header_of() -> Header:
+            self._sweep()
+            mirror.get(path.name, [HEADER], hidden)
+            return read_header(hidden)
+
+        header = self._on_main(header_of)
+        self._on_all(lambda: mirror.get(path.name, portion(header["files"], self.world.rank, self.world.size), hidden))
+        self._on_main(lambda: self._show(hidden, path))
+        self._damaged.discard(path)
+
+    def _restore(self, path: Path, method: nn.Module, optimizer: Optimizer) -> Header:
+        """Verify a checkpoint, then read it. Raises `DamagedError` on every rank, `InputError` if it is another's."""
+        header = self._on_main(lambda: read_header(path))
+        check_names(path, header["tensors"], method)
+        verified = self._on_all(lambda: integrity.verify(path, header, self.world.rank, self.world.size))
+        entries = [entry for found in verified for entry in found]
+        integrity.check_whole(path, header, entries)
+        targets = {name: block(tensor) for name, tensor in allocate(method, optimizer, header["tensors"]).items()}
+        here = {name: target for name, target in targets.items() if target is not None}
+
+        def read() -> None:
+            with integrity.damage(path):
+                tensorfile.fill(path / "state", entries, here)
+
+        self._on_all(read)
+        return header
+
+    def _take_back(self, until: int) -> None:
+        """Remove the checkpoints of later steps, here and in the store."""
+        for path in checkpoints(self.run_dir):
+            if step_of(path.name) > until:
+                path.rename(path.with_name(f".{path.name}.old"))
+        self._sweep()
+        try:
+            for name in self.mirror.checkpoints() if self.mirror else []:
+                if step_of(name) > until:
+                    self.mirror.remove(name)  # type: ignore[union-attr]
+        except InputError as error:
+            log.warning("later checkpoints than of step %d remain in the store: %s", until, error)
+
+    def _tell(self, level: int, message: str, *values: object) -> None:
+        if self.world.is_main:
+            log.log(level, message, *values)
 
     def _on_main(self, action: Callable[[], T]) -> T:
-        """What `action` returns on rank 0, on every rank; what it raises there, raised on every rank."""
-        outcome: tuple[T | None, Exception | None] = None, None
-        if self.world.is_main:
-            try:
-                outcome = action(), None
-            except Exception as error:
-                outcome = None, error
-        value, failure = broadcast_object(outcome)
-        if failure is not None:
-            raise failure
-        return value
+        return on_main(action, self._group)
 
-
-def read_header(path: Path) -> Header:
-    """The header of the checkpoint at `path`; `InputError` when it is not one."""
-    try:
-        header = json.loads((path / HEADER).read_text())
-        known = header["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"{HEADER} cannot be read") from error
-    if not known:
-        raise InputError(f"{path}: checkpoint format {header['format']!r}; this version of seer reads {FORMAT!r}")
-    return header
-
-
-def full_backbone_state(method: nn.Module) -> State:
-    """The backbone's whole state dict on the CPU of rank 0, gathered tensor by tensor; `{}` on other ranks."""
-    state = {}
-    for name, tensor in method.backbone.state_dict().items():  # type: ignore[union-attr]
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if rank() == 0:
-            state[name] = whole.to("cpu", copy=True, memory_format=torch.contiguous_format)
-    return state
-
-
-def named_state(method: nn.Module, optimizer: Optimizer) -> State:
-    """Every tensor of a run by name: `method.<name>` and `optimizer.<parameter's name>.<key>`."""
-    state: State = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
-    for parameter, name in _names(method, optimizer).items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            assert isinstance(value, Tensor), f"optimizer state {key} of {name} is no tensor"
-            state[f"optimizer.{name}.{key}"] = value
-    return state
-
-
-def _names(method: nn.Module, optimizer: Optimizer) -> dict[nn.Parameter, str]:
-    """The names of the parameters that the optimizer updates."""
-    names = {parameter: name for name, parameter in method.named_parameters()}
-    return {parameter: names[parameter] for group in optimizer.param_groups for parameter in group["params"]}
-
-
-def _describe(state: State) -> dict[str, list]:
-    return {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in state.items()}
-
-
-def _check_names(path: Path, saved: dict[str, list], method: nn.Module) -> None:
-    """Raise `InputError` unless the checkpoint's names and shapes are the method's."""
-    here = {f"method.{name}": list(tensor.shape) for name, tensor in method.state_dict().items()}
-    there = {name: shape for name, (_, shape) in saved.items() if name.startswith("method.")}
-    wrong = [f"{n} is {there[n]} there and {s} here" for n, s in here.items() if n in there and there[n] != s]
-    wrong += [f"{n} is missing there" for n in here if n not in there]
-    wrong += [f"{n} is only there" for n in there if n not in here]
-    if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise InputError(f"{path}: of another architecture: {'; '.join(wrong[:3])}{more}; use another run_dir")
-
-
-def _check_shards(path: Path, saved: dict[str, list]) -> None:
-    """Raise `InputError` unless every file is whole and every tensor in one."""
-    found: set[str] = set()
-    for file in (path / "state").glob("*.safetensors"):
-        try:
-            with safe_open(file, "pt") as tensors:
-                found |= set(tensors.keys())
-        except (OSError, SafetensorError) as error:
-            raise _damaged(path, f"{file.name}: {_reason(error)}") from error
-    if missing := saved.keys() - found:
-        raise _damaged(path, f"{min(missing)} is in none of its files")
-
-
-def _damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{path}: damaged ({why}); delete it to continue from the one before")
-
-
-def _allocate(optimizer: Optimizer, names: dict[nn.Parameter, str], saved: dict[str, list]) -> State:
-    """Give the optimizer the state that the checkpoint has, as yet empty, and return its tensors by name."""
-    parameters = {name: parameter for parameter, name in names.items()}
-    optimizer.state.clear()
-    state = {}
-    for full_name, (dtype_name, shape) in saved.items():
-        name, _, key = full_name.removeprefix("optimizer.").rpartition(".")
-        if full_name.startswith("optimizer.") and name in parameters:
-            parameter, dtype = parameters[name], getattr(torch, dtype_name)
-            # What has the parameter's shape is sharded like it; the rest is small, such as a count of steps.
-            same = shape == list(parameter.shape)
-            tensor = torch.zeros_like(parameter, dtype=dtype) if same else torch.zeros(shape, dtype=dtype)
-            state[full_name] = optimizer.state[parameter][key] = tensor.detach()
-    return state
-
-
-def _flush(path: Path) -> None:
-    """Have a file or folder on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error; of many ranks' errors, the first."""
-    if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    def _on_all(self, action: Callable[[], T]) -> list[T]:
+        return on_all(action, self._group)

@@ -1,8 +1,7 @@
-"""The training loop, on one page: schedules → data → forward/backward → clip → finite? → update → log → save → stop?"""
+"""The training loop, on one page: schedules → data → forward/backward → clip → well? → update → log → save → stop?"""
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -14,23 +13,25 @@ from torch.optim import Optimizer
 from seer.data.hashing import mix
 from seer.data.views import Views
 from seer.distributed import World
+from seer.engine.batchnorm import Statistics
+from seer.engine.health import Health
 from seer.engine.metrics import RunLog
 from seer.engine.optim import LossScaler, clip_grad_norm
 from seer.engine.parallel import autocast
 from seer.engine.preempt import StopRequest, Watchdog, agree
 from seer.engine.schedule import ScheduleConfig, value
-from seer.errors import DivergedError, StoppedError
+from seer.errors import StoppedError
 from seer.methods.base import Method, Output, Step
 
 
 class Batches(Protocol):
-    """What the loop asks of a loader: the views of steps start..stop on this rank, in order."""
+    """What the loop asks of a loader: the views of steps start..stop on this rank, in order, but for the skipped."""
 
     wait_seconds: float
     work_seconds: dict[str, float]
     seen: int  # fingerprint of the samples that this rank has delivered
 
-    def iterate(self, start: int, stop: int) -> Iterator[Views]: ...
+    def iterate(self, start: int, stop: int, skipped: Collection[int] = ()) -> Iterator[Views]: ...
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Run:
     loader: Batches
     schedule: ScheduleConfig
     log: RunLog
+    health: Health
     world: World
     save: Callable[[int], None]
     save_every: int
@@ -54,62 +56,79 @@ class Run:
     precision: str
     accumulate: int = 1
     clip_grad: float = 0.0
-    patience: int = 3
     asked: StopRequest = field(default_factory=StopRequest)
     watchdog: Watchdog = field(default_factory=Watchdog)
 
 
 def train(run: Run, start: int = 0) -> None:
-    """Train from step `start` (as loaded from the newest checkpoint) to `run.steps`."""
+    """Train from step `start` (as loaded from the newest checkpoint) to `run.steps`.
+
+    Raises:
+        RollbackError: the run has to go back to a checkpoint.
+        StoppedError: as asked, by a signal or by the run's health.
+    """
     method, optimizer, parameters = run.method, run.optimizer, [p for p in run.method.parameters() if p.requires_grad]
-    bad_steps = 0
+    statistics, numbers = Statistics(method), [n for n in range(start, run.steps) if n not in run.health.skipped]
+    optimizer.zero_grad(set_to_none=True)
     run.module.train()
-    for number, views in enumerate(run.loader.iterate(start, run.steps), start):
-        began = time.perf_counter()
+    for number, views in zip(numbers, run.loader.iterate(start, run.steps, run.health.skipped), strict=True):
+        began, done = time.perf_counter(), number + 1
 
         # Where we are. Random numbers are a function of the step, so a continued run draws the ones it would have.
         epoch = number * run.batch_size / run.samples_per_epoch
-        step = Step(number, run.steps, epoch, lr=value(run.schedule, number, run.steps))
+        step = Step(number, run.steps, epoch, value(run.schedule, number, run.steps), measure=run.log.due(done))
         torch.manual_seed(int(mix(run.seed, number, run.world.rank) >> 1))
         for group in optimizer.param_groups:
             group["lr"] = step.lr
-        if number == 0 or math.floor(epoch) > math.floor((number - 1) * run.batch_size / run.samples_per_epoch):
+        if begins_epoch(run, number):
             method.before_epoch(run.loader)
 
+        statistics.keep()
         output = forward_backward(run, views, step)
         method.after_backward(step)
         run.scaler.unscale(parameters)
 
         # All ranks decide together, and before anything is applied.
         norm = clip_grad_norm(parameters, run.clip_grad)
-        finite, stop = agree(output.loss, norm, bool(run.asked.by))
-        if finite:
+        verdict = agree(output.loss, norm, bool(run.asked.by))
+        run.scaler.update(verdict.finite)
+        fault: Exception | None = run.health.fault(done, verdict, excused=run.scaler.can_yield)
+        if verdict.finite and not fault:
             optimizer.step()
             method.after_update(step)
+        else:
+            statistics.restore()
         optimizer.zero_grad(set_to_none=True)
-        run.scaler.update(finite)
-        bad_steps = 0 if finite or run.scaler.can_yield else bad_steps + 1
-        if bad_steps == run.patience:
-            raise DivergedError(
-                f"step {number + 1}: {bad_steps} steps in a row without a finite loss and gradient; "
-                "lower the learning rate, lengthen its warm-up, or use precision=bf16"
-            )
 
-        done = number + 1
-        run.log.step(
+        signs = run.health.measure(done, output.embeddings) if step.measure and verdict.finite else {}
+        values = run.log.step(
             done,
-            {"loss": output.loss, **output.metrics},
+            {"loss": output.loss, "grad_norm": norm, **output.metrics, **signs},
             {"samples": done * run.batch_size, "lr": step.lr, "epoch": done * run.batch_size / run.samples_per_epoch},
             seen=run.loader.seen,
             waited=run.loader.wait_seconds,
             work=run.loader.work_seconds,
             seconds=time.perf_counter() - began,
         )
-        if done == run.steps or stop or (run.save_every and done % run.save_every == 0):
+        fault = fault or run.health.judge(done, values, run.batch_size)
+        if verdict.stop and done < run.steps:
+            why = run.asked.by or "on another rank"
+            fault = fault or StoppedError(f"stopped after step {done} as asked ({why}); saved")
+        due = run.save_every and done % run.save_every == 0 and done < run.steps
+        if isinstance(fault, StoppedError) or (due and not fault):
             run.save(done)
-        if stop and done < run.steps:
-            raise StoppedError(f"stopped after step {done} as asked ({run.asked.by or 'on another rank'}); saved")
+        if fault:
+            raise fault
         run.watchdog.beat()
+    run.save(run.steps)
+
+
+def begins_epoch(run: Run, number: int) -> bool:
+    """Whether step `number` is the first of its epoch that is taken."""
+    before = number - 1
+    while before in run.health.skipped:
+        before -= 1
+    return number * run.batch_size // run.samples_per_epoch > before * run.batch_size // run.samples_per_epoch
 
 
 def forward_backward(run: Run, views: Views, step: Step) -> Output:

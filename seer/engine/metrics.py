@@ -9,8 +9,8 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -53,6 +53,23 @@ class LogConfig:
             raise InputError(f"log.every={self.every}: must be 1 (every step) or more")
 
 
+@contextmanager
+def log_file(run_dir: Path) -> Iterator[None]:
+    """While entered, what seer logs goes to RUN/seer.log, and warnings to stderr, too."""
+    file, warnings = logging.FileHandler(run_dir / "seer.log"), logging.StreamHandler()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    warnings.setLevel(logging.WARNING)
+    for handler in (file, warnings):
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for handler in (file, warnings):
+            logger.removeHandler(handler)
+            handler.close()
+
+
 class RunLog:
     """The log of one run: call `step` after every step on every rank; rank 0 writes.
 
@@ -78,13 +95,6 @@ class RunLog:
         rows = [row for row in jsonl.read(self.path) if row.get("step", 0) <= start]
         jsonl.write(self.path, rows)
         self._seconds_before = rows[-1].get("seconds", 0.0) if rows else 0.0
-        file, warnings = logging.FileHandler(run_dir / "seer.log"), logging.StreamHandler()
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        warnings.setLevel(logging.WARNING)
-        self._handlers = (file, warnings)
-        for handler in self._handlers:
-            logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -104,8 +114,11 @@ class RunLog:
         waited: float,
         seconds: float,
         work: Mapping[str, float] = MappingProxyType({}),
-    ) -> None:
+    ) -> dict[str, float]:
         """Record a finished step; between logged steps this costs two additions, and no rank waits for another.
+
+        Returns:
+            What was logged of `metrics` and of the timers, the same on all ranks; {} for a step that is not logged.
 
         Args:
             step: steps finished, from 1.
@@ -123,14 +136,17 @@ class RunLog:
             self._work[part] = self._work.get(part, 0.0) + taken
         if self._samples < 0:  # a continued run's first window starts here, not at its last logged row
             self._samples = place.get("samples", 0) * (step - 1) / step
+        values: dict[str, float] = {}
         if self.due(step):
-            values = {**self._reduce(metrics), "seen": over_ranks(seen, self.world.device)}
+            values = self._reduce(metrics)
+            total = over_ranks(seen, self.world.device)
             if self.world.is_main:
-                self._write(step, values, place)
+                self._write(step, {**values, "seen": total}, place)
             self._waited = self._busy = 0.0
             self._work.clear()
         if self._console:
             self._console.advance(step)
+        return values
 
     def close(self) -> None:
         """Flush and release everything; the log may not be used afterwards. A second call does nothing."""
@@ -139,9 +155,6 @@ class RunLog:
         self._console.close()
         if self._writer:
             self._writer.close()
-        for handler in self._handlers:
-            logger.removeHandler(handler)
-            handler.close()
         self._console = None
 
     def __enter__(self) -> "RunLog":

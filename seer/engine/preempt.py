@@ -9,12 +9,12 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from seer.distributed import all_reduce_sum
+from seer.distributed import all_reduce_sum, size
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -37,15 +37,24 @@ class StopRequest:
         self.by = signal.Signals(number).name
 
 
-def agree(loss: Tensor, grad_norm: Tensor, asked: bool = False) -> tuple[bool, bool]:
-    """Whether loss and gradient are finite on every rank, and whether any rank was asked to stop.
+class Verdict(NamedTuple):
+    """Of all ranks on a step: whether loss and gradient are finite on every one, whether any was asked to stop, and
+    the mean of their losses."""
 
-    The same on all ranks. The request travels with the verdict that every step needs anyhow, so it costs nothing.
+    finite: bool
+    stop: bool
+    loss: float
+
+
+def agree(loss: Tensor, grad_norm: Tensor, asked: bool = False) -> Verdict:
+    """The verdict on a step, the same on all ranks.
+
+    The request to stop travels with what every step needs to know anyhow, so it costs nothing.
     """
     finite = torch.isfinite(loss.detach()) & torch.isfinite(grad_norm.to(loss.device))
-    votes = torch.stack([~finite, torch.full_like(finite, asked)]).float()
-    bad, stop = (all_reduce_sum(votes) > 0).tolist()
-    return not bad, stop
+    votes = torch.stack([(~finite).double(), torch.full_like(finite, asked).double(), loss.detach().double()])
+    bad, stop, total = all_reduce_sum(votes).tolist()
+    return Verdict(bad == 0, stop > 0, total / size())
 
 
 class Watchdog:

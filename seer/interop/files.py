@@ -28,18 +28,29 @@ def save_backbone(
     std: Sequence[float],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a backbone's state to a safetensors file.
-
-    Its metadata, JSON under the key `seer`, hold what it takes to use it again: `format`, `backbone` (the config),
-    `size` (pixels of the largest training crop), `mean`, `std` (of the input's channels), and `extra`.
-    """
-    about = {"format": FORMAT, "backbone": asdict(config), "size": size, "mean": list(mean), "std": list(std)}
+    """Write a backbone's state to a safetensors file, with the metadata of `backbone_metadata`."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     path = Path(path)
     path.touch()
     mode = path.stat().st_mode
-    save_file(tensors, path, {"format": "pt", "seer": json.dumps({**about, **(extra or {})})})
+    save_file(tensors, path, backbone_metadata(config, size, mean, std, extra))
     path.chmod(mode)  # safetensors puts a file in its place that only its owner may read
+
+
+def backbone_metadata(
+    config: BackboneConfig,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """The metadata of a backbone's file; JSON under the key `seer` holds what it takes to use it again.
+
+    That is `format`, `backbone` (the config), `size` (pixels of the largest training crop), `mean`, `std` (of the
+    input's channels), and `extra`.
+    """
+    about = {"format": FORMAT, "backbone": asdict(config), "size": size, "mean": list(mean), "std": list(std)}
+    return {"format": "pt", "seer": json.dumps({**about, **(extra or {})})}
 
 
 def read_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:

@@ -12,12 +12,16 @@ from seer.errors import InputError
 
 @dataclass(frozen=True)
 class Step:
-    """Where the run stands. `number` counts optimizer steps from 0; `epoch` is a float; `lr` is this step's rate."""
+    """Where the run stands. `number` counts optimizer steps from 0; `epoch` is a float; `lr` is this step's rate.
+
+    `measure` says whether anyone will look at the step's metrics: what is costly may be left out of the others.
+    """
 
     number: int
     total: int
     epoch: float = 0.0
     lr: float = 0.0
+    measure: bool = True
 
 
 @dataclass
@@ -34,6 +38,9 @@ class Method(nn.Module):
 
     A concrete method has a dataclass `Config`, is built as `Method(backbone, config)`, and must be buildable on the
     `meta` device: `reset_parameters()` (re)initialises everything that is its own, backbone included.
+
+    A step that is not finite is not applied. So `forward` changes no buffer but BatchNorm's running statistics, which
+    the engine restores; queues, banks and teachers move in `after_update`.
     """
 
     Config: ClassVar[type]

@@ -64,7 +64,9 @@ class BYOL(Method):
         predictions = over_crops(self.predictor, embeddings)
         targets = self.teacher(views)
         loss = regression(predictions, targets)
-        metrics = {"target_similarity": 1 - loss.detach() / 4, "target_spread": spread(targets[0])}
+        metrics = {"target_similarity": 1 - loss.detach() / 4}
+        if step.measure:
+            metrics["target_spread"] = spread(targets[0])
         return Output(loss, metrics, embeddings[0].detach())
 
     def after_update(self, step: Step) -> None:

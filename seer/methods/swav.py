@@ -80,7 +80,7 @@ class SwAV(Method):
         scores = over_crops(self.prototypes, embeddings)
         targets, empty = self._assignments(embeddings.detach(), scores.detach(), step)
         loss = swapped_prediction(scores, targets, config.assign, config.temperature)
-        metrics = assignment_metrics(targets) | {"prototypes_empty": empty}
+        metrics = assignment_metrics(targets) | {"prototypes_empty": empty} if step.measure else {}
         return Output(loss, metrics, embeddings[0].detach())
 
     def after_backward(self, step: Step) -> None:
@@ -126,15 +126,18 @@ def assignment_metrics(assignments: Tensor) -> dict[str, Tensor]:
 
     `prototypes_used` counts the prototypes that are some sample's favourite; `perplexity` is the number of equally
     popular ones that would be as diverse. `assignment_entropy` (nats) and `assignment_confidence` (highest probability)
-    are means over samples. `log_prototypes`, ln K, is the loss of a method that tells no image from another.
+    are means over samples. `sinkhorn_imbalance` is how far Sinkhorn's marginals are from equal: the share of samples
+    that would have to change prototypes. `log_prototypes`, ln K, is the loss of what tells no image from another.
     """
     prototypes = assignments.shape[-1]
     confidence, favourite = assignments.flatten(0, 1).max(dim=1)
-    votes = all_reduce_sum(confidence.new_zeros(prototypes).scatter_add_(0, favourite, torch.ones_like(confidence)))
+    votes = confidence.new_zeros(prototypes).scatter_add_(0, favourite, torch.ones_like(confidence))
+    votes, masses = all_reduce_sum(torch.stack([votes, assignments.sum((0, 1))]))
     return {
         "prototypes_used": (votes > 0).sum(),
         "perplexity": torch.special.entr(votes / votes.sum()).sum().exp(),
         "assignment_entropy": torch.special.entr(assignments).sum(-1).mean(),
         "assignment_confidence": confidence.mean(),
+        "sinkhorn_imbalance": (masses / masses.sum() - 1 / prototypes).abs().sum() / 2,
         "log_prototypes": confidence.new_full((), math.log(prototypes)),
     }

@@ -14,11 +14,22 @@ from markupsafe import Markup
 from seer import __version__
 from seer.jsonl import Row
 from seer.report.plots import COLOURS, line_chart, number
-from seer.report.run import RunFiles, at, describe_run, progress, read_run, where_time_went
+from seer.report.run import (
+    SIGNS,
+    RunFiles,
+    ailments,
+    at,
+    describe_run,
+    duration,
+    not_applied,
+    progress,
+    read_run,
+    where_time_went,
+)
 
 # Metrics that have a chart of their own, or say nothing as a curve.
 FAMILIAR = {"step", "loss", "lr", "prototypes_used", "images_per_second", "data_wait", "time_step"}
-FAMILIAR |= {"samples", "epoch", "seconds", "log_prototypes"}
+FAMILIAR |= {"samples", "epoch", "seconds", "seen", "log_prototypes"}
 TASKS = {"knn": "kNN", "linear": "Linear"}
 
 
@@ -52,6 +63,8 @@ def _write(out: Path, runs: list[RunFiles]) -> Path:
         headlines=headlines(single) if single else [],
         scores=score_groups(runs),
         charts=charts(runs),
+        health=[(run.name if not single else "", health(run)) for run in runs if measured(run)],
+        signs=signs(runs),
         more=further_charts(runs),
         times=[(run.name, where_time_went(run)) for run in runs if run.metrics],
         pictures=pictures(single) if single else [],
@@ -98,7 +111,7 @@ def _training_headlines(run: RunFiles) -> list[Headline]:
     epochs = run.last("epoch")
     found = [
         Headline("Images seen", number(run.last("samples") or 0.0), f"{epochs:.3g} epochs" if epochs else ""),
-        Headline("Time", _duration(run.last("seconds") or 0.0), _machine(run.environment)),
+        Headline("Time", duration(run.last("seconds") or 0.0), _machine(run.environment)),
     ]
     if rates:
         rate = number(statistics.median(rate for rate in rates if rate is not None))
@@ -185,10 +198,46 @@ def charts(runs: Sequence[RunFiles]) -> list[Chart]:
     return [chart for chart in found if chart]
 
 
+def signs(runs: Sequence[RunFiles]) -> list[Chart]:
+    """Curves of the signs of health that the runs have measured."""
+    chance = _common([run.last("log_prototypes") for run in runs])
+    flat = (chance, "ln K: all prototypes alike") if chance else None
+    found = [
+        _chart(runs, key, title, unit, from_zero=True, reference=flat if key == "assignment_entropy" else None)
+        for key, (title, unit) in SIGNS.items()
+    ]
+    return [chart for chart in found if chart]
+
+
+def measured(run: RunFiles) -> bool:
+    """Whether anything is known of a run's health."""
+    return bool(run.events) or run.last("effective_rank") is not None
+
+
+def health(run: RunFiles) -> list[tuple[str, str]]:
+    """What befell a run, in words: (what, what it means and what helps)."""
+    told = [(_title(a.name), f"since step {a.step:,}: {a.why}. What helps: {a.remedy}.") for a in ailments(run.events)]
+    if steps := not_applied(run.events):
+        why = f"loss or gradient was not finite, first at step {steps[0]:,}."
+        told.append((f"{len(steps)} step{'s' if len(steps) > 1 else ''} not applied", why))
+    for row in run.events:
+        if row["event"] == "diverged":
+            told.append((f"Diverged at step {row['step']:,}", f"{row['why']}."))
+        if row["event"] == "rollback":
+            first, last = row["skipped"]
+            what = f"{row['why']}; back to step {row['to']:,}, and on without steps {first:,} to {last:,}."
+            told.append((f"Rollback at step {row['step']:,}", what))
+    return told or [("Well", "no symptom of collapse, and no step was taken back.")]
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
 def further_charts(runs: Sequence[RunFiles]) -> list[Chart]:
     """Whatever else the method logged."""
-    keys = {key: None for run in runs for row in run.metrics for key in row if key not in FAMILIAR}
-    found = [_chart(runs, key, key.replace("_", " ").capitalize(), "", smooth=True) for key in keys]
+    keys = {key: None for run in runs for row in run.metrics for key in row if key not in FAMILIAR | SIGNS.keys()}
+    found = [_chart(runs, key, _title(key), "", smooth=True) for key in keys]
     return [chart for chart in found if chart]
 
 
@@ -247,18 +296,6 @@ def _common(values: list[Any]) -> Any:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _duration(seconds: float) -> str:
-    """`42s`, `7m 05s`, `3h 20m`, `8d 02h`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02}s"
-    if whole < 86_400:
-        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
-    return f"{whole // 86_400}d {whole % 86_400 // 3600:02}h"
 
 
 def _machine(environment: dict[str, Any]) -> str:

@@ -13,6 +13,16 @@ from seer.jsonl import Row
 from seer.report.plots import Series
 from seer.report.results import latest, read_results
 
+# Metrics that are signs of health: how the chart of each is headed, and what it says.
+SIGNS = {
+    "embedding_std": ("Spread of embeddings", "1 all round, 0 collapsed"),
+    "effective_rank": ("Effective rank", "dimensions that embeddings use"),
+    "perplexity": ("Perplexity of prototypes", "their effective number"),
+    "assignment_entropy": ("Entropy of assignments", "nats"),
+    "sinkhorn_imbalance": ("Imbalance of prototypes", "share of samples"),
+    "grad_norm": ("Norm of the gradient", "before clipping"),
+}
+
 
 @dataclass
 class RunFiles:
@@ -24,6 +34,7 @@ class RunFiles:
     metrics: list[Row]
     results: list[Row]
     environment: dict[str, Any]
+    events: list[Row]  # of its health
 
     def series(self, key: str) -> Series:
         rows = [row for row in self.metrics if key in row]
@@ -44,19 +55,66 @@ def read_run(path: Path | str) -> RunFiles:
     return RunFiles(
         path,
         path.resolve().name,
-        _read_config(path / "config.yaml"),
+        read_config(path / "config.yaml"),
         [row for row in jsonl.read(path / "metrics.jsonl") if "step" in row],
         latest(read_results(path / "results.jsonl")),
         json.loads(environment.read_text()) if environment.is_file() else {},
+        read_events(path),
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_events(path: Path) -> list[Row]:
+    """What befell a run's health, in the order in which it did."""
+    return [row for row in jsonl.read(path / "health.jsonl") if row.keys() >= {"step", "event"}]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.yaml as plain values; {} where it is missing, `InputError` where it is not YAML."""
     try:
         config = yaml.safe_load(path.read_text()) if path.is_file() else {}
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     return config if isinstance(config, dict) else {}
+
+
+@dataclass(frozen=True)
+class Ailment:
+    """A symptom that a run shows since a step, what it means, and what helps."""
+
+    name: str
+    step: int
+    why: str
+    remedy: str
+
+
+def ailments(events: list[Row]) -> list[Ailment]:
+    """The symptoms that have not gone again. A rollback takes back those of the steps that it takes back."""
+    present: dict[str, Ailment] = {}
+    for row in events:
+        if row["event"] == "symptom":
+            present.setdefault(row["name"], Ailment(row["name"], row["step"], row["why"], row["remedy"]))
+        elif row["event"] == "recovered":
+            present.pop(row["name"], None)
+        elif row["event"] == "rollback":
+            present = {name: one for name, one in present.items() if one.step <= row["to"]}
+    return [*present.values()]
+
+
+def not_applied(events: list[Row]) -> list[int]:
+    """The steps that were not applied because they were not finite, each once."""
+    return sorted({row["step"] for row in events if row["event"] == "not_applied"})
+
+
+def duration(seconds: float) -> str:
+    """`42s`, `7m 05s`, `3h 20m`, `8d 02h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    if whole < 86_400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+    return f"{whole // 86_400}d {whole % 86_400 // 3600:02}h"
 
 
 def describe_run(run: RunFiles) -> str:

@@ -8,7 +8,7 @@ import sys
 import time
 import tracemalloc
 from itertools import pairwise
-from multiprocessing import active_children, forkserver, get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +181,6 @@ def test_a_killed_worker_is_an_error_and_no_hang(photos):
 
 
 def test_workers_outlive_the_signals_that_schedulers_send_to_a_whole_job(photos):
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # another test's is not shielded while a worker starts
     steps = make(photos, config=MODES[2]).iterate(0, 30)
     next(steps)
     workers = [process.pid for process in active_children()]

@@ -3,8 +3,9 @@
 Compared are losses, parameters, BatchNorm's buffers, queue and teacher, and the optimizer's state, in float64.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,11 +17,12 @@ from seer import distributed
 from seer.data.views import Views
 from seer.distributed import local
 from seer.engine import parallel
-from seer.engine.checkpoint import named_state
+from seer.engine.health import Health, HealthConfig
 from seer.engine.loop import Run, train
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.parallel import ParallelConfig, parallelize
 from seer.engine.schedule import ScheduleConfig
+from seer.engine.state import named_state
 from seer.methods import METHODS
 from tests.engine import tiny
 from tests.engine.tiny import Backbone, full
@@ -51,7 +53,7 @@ class Parts:
     def work_seconds(self) -> dict[str, float]:
         return {}
 
-    def iterate(self, start: int, stop: int) -> Iterator[Views]:
+    def iterate(self, start: int, stop: int, skip: Collection[int] = ()) -> Iterator[Views]:
         for number in range(start, stop):
             draw = torch.Generator().manual_seed(number)
             crops = (torch.randn(v, BATCH, 3, s, s, generator=draw, dtype=torch.float64) for v, s in ((2, 12), (2, 8)))
@@ -76,12 +78,13 @@ def trained(name: str, layout: ParallelConfig, accumulate: int = 1) -> Result:
     module = parallelize(method, layout, world, "fp64")
     optimizer, losses = build_optimizer(method, optim), []
 
-    def record(step: int, metrics: dict[str, Tensor], *args, **kwargs) -> None:
+    def record(step: int, metrics: dict[str, Tensor], *args, **kwargs) -> dict[str, float]:
         losses.append(distributed.all_reduce_mean(metrics["loss"]).item())
+        return {}
 
-    train(Run(method, module, optimizer, LossScaler(False), Parts(accumulate), ScheduleConfig(peak=0.5),
-              SimpleNamespace(step=record), world, lambda step: None, 0, STEPS, BATCH, BATCH, 0, "fp64",
-              accumulate, optim.clip_grad))  # fmt: skip
+    health, log = Health(HealthConfig(every=0), Path(), world), SimpleNamespace(step=record, due=lambda step: False)
+    train(Run(method, module, optimizer, LossScaler(False), Parts(accumulate), ScheduleConfig(peak=0.5), log, health,
+              world, lambda step: None, 0, STEPS, BATCH, BATCH, 0, "fp64", accumulate, optim.clip_grad))  # fmt: skip
     state = named_state(method, optimizer)
     return Result(losses, {key: full(t) for key, t in state.items()}, sum(local(t).numel() for t in state.values()))
 

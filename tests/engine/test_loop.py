@@ -1,6 +1,7 @@
 """The loop: what is applied, when, and what is not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +9,14 @@ from torch import nn
 
 from seer.data.views import Views
 from seer.distributed import World
+from seer.engine.health import Health, HealthConfig, RollbackError
 from seer.engine.loop import Run, forward_backward, micro_batches, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.schedule import ScheduleConfig
-from seer.errors import DivergedError
+from seer.methods import METHODS
 from seer.methods.base import Method, Output, Step
+from tests.methods import tiny
 
 
 class Mean(Method):
@@ -52,8 +55,8 @@ class Batches:
         crops = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         return Views((crops * float("nan") if step in self.poisoned else crops,), torch.arange(4))
 
-    def iterate(self, start, stop):
-        return (self.views(step) for step in range(start, stop))
+    def iterate(self, start, stop, skipped=()):
+        return (self.views(step) for step in range(start, stop) if step not in skipped)
 
 
 @pytest.fixture
@@ -67,7 +70,8 @@ def run(tmp_path):
         logs.append(log)
         saved: list[int] = []
         made = Run(method, method, optimizer, LossScaler(False), Batches(poisoned), ScheduleConfig("constant", 0.1),
-                   log, World(), saved.append, 4, steps, 4, 8, 0, "fp64", **more)  # fmt: skip
+                   log, Health(HealthConfig(), tmp_path, World()), World(), saved.append, 4, steps, 4, 8, 0, "fp64",
+                   **more)  # fmt: skip
         made.saved = saved
         return made
 
@@ -113,11 +117,13 @@ def test_a_step_that_is_not_finite_is_not_applied(run, tmp_path):
     assert [loss is None for loss in losses] == [False, False, True, True, False, False]
 
 
-def test_three_such_steps_in_a_row_end_the_run(run):
+def test_three_such_steps_in_a_row_lead_back(run):
     made = run(poisoned={1, 2, 3})
-    with pytest.raises(DivergedError, match="step 4: 3 steps in a row"):
+    with pytest.raises(RollbackError, match="3 steps in a row") as raised:
         train(made)
+    assert (raised.value.first, raised.value.last) == (1, 4)  # and the one before them
     assert torch.isfinite(made.method.weight).all()
+    assert made.saved == []
 
 
 def test_micro_batches_give_the_mean_gradient(run):
@@ -141,5 +147,37 @@ def test_loss_scaling_leaves_the_update_alone(run):
 def test_a_scale_that_cannot_fall_further_ends_the_run(run):
     made = run(poisoned=range(100), steps=100)
     made.scaler = LossScaler(True, scale=4.0)
-    with pytest.raises(DivergedError, match="step 5"):
+    with pytest.raises(RollbackError) as raised:
         train(made)
+    assert (raised.value.first, raised.value.last) == (2, 5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_that_is_not_applied_leaves_everything_as_it_was(run, name):
+    """BatchNorm's statistics, queue, teacher and prototypes too; and nothing of it is left for the next step."""
+
+    def state(made: Run) -> dict[str, torch.Tensor]:
+        return {key: tensor.clone() for key, tensor in made.method.state_dict().items()}
+
+    def build(poisoned) -> Run:
+        options = {"queue": 4, "freeze": 0} if name == "swav" else {}
+        method, loader = tiny.build(name, **options).double(), Batches(poisoned)
+        loader.views = lambda step: poison(tiny.views_for(name, seed=step, dtype=torch.float64), step in poisoned)
+        made = run(steps=3)
+        optimizer = build_optimizer(method, OptimConfig())
+        return replace(made, method=method, module=method, optimizer=optimizer, loader=loader, samples_per_epoch=100)
+
+    disturbed, one_step = build(poisoned={1, 2}), build(poisoned=())
+    train(disturbed)
+    train(replace(one_step, steps=1))
+    before, after = state(one_step), state(disturbed)
+    assert before.keys() == after.keys()
+    assert not [key for key in before if not torch.equal(before[key], after[key])]
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+
+
+def poison(views: Views, bad: bool) -> Views:
+    """The same, or with one value that is not a number in one image."""
+    if bad:
+        views.crops[0][1, 2, 0, 3, 3] = float("nan")
+    return views

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from launch.local import spawn
 from seer import jsonl
 from seer.distributed import World
-from seer.engine.metrics import LogConfig, RunLog, write_environment
+from seer.engine.metrics import LogConfig, RunLog, log_file, write_environment
 from seer.errors import InputError
 
 
@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_a_number_is_null_in_the_file(tmp_path):
 
 
 def test_plain_lines_go_to_stderr_and_seer_log_and_warnings_too(tmp_path, capsys):
-    with RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), 3) as log:
+    with log_file(tmp_path), RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), 3) as log:
         logging.getLogger("seer.data").warning("damaged image a.jpg")
         steps(log, 1, 3)
     out = capsys.readouterr()

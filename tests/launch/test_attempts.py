@@ -1,4 +1,5 @@
 import json
+import signal
 
 import pytest
 
@@ -72,6 +73,11 @@ def test_a_killed_rank_tells_nothing_but_the_exit_code_does(tmp_path, place):
     (attempt,) = conclude(tmp_path, "0-0", "", 137)
     assert attempt.code == 137
     assert "killed by signal 9" in attempt.told
+
+
+def test_a_rank_that_was_asked_to_stop_before_it_could_answer_has_not_failed(tmp_path, place):
+    (attempt,) = conclude(tmp_path, "0-0", "", 128 + signal.SIGUSR2)
+    assert (attempt.code, attempt.told) == (75, "stopped by SIGUSR2")
 
 
 def test_stopped_ranks_are_no_failure_and_other_attempts_do_not_count(tmp_path, place, monkeypatch):

@@ -37,6 +37,16 @@ def test_one_failure_is_one_error_and_ends_all(how, error, message):
     assert not multiprocessing.active_children()
 
 
+def _signal_server() -> int:
+    os.kill(os.getppid(), signal.SIGUSR2)
+    return os.getppid()
+
+
+def test_signals_to_all_processes_of_a_job_leave_the_fork_server_alive():
+    before, after = (spawn(_signal_server, 1, device="cpu") for _ in range(2))
+    assert before == after
+
+
 PARENT = """
 import os, sys, time
 from launch.local import spawn

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -113,8 +114,21 @@ def test_the_command_of_one_host():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(("--nodes", "2"), "--endpoint"), (("--node-rank", "1"), "--node-rank 1")],
+    [
+        (("--nodes", "2"), "--endpoint: more than one"),
+        (("--node-rank", "1"), "--node-rank 1"),
+        (("--nodes", "2", "--endpoint", "localhost:http"), "--endpoint localhost:http: no port"),
+        (("--nodes", "2", "--endpoint", "192.0.2.1:29500"), "--endpoint 192.0.2.1:29500: cannot assign"),
+    ],
 )
 def test_hosts_need_a_place_to_meet(options, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert message in str(launch("torchrun", *options, "--", "report", "r").exception)
+
+
+def test_a_port_in_use_is_refused_where_the_hosts_would_meet(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+        told = launch("torchrun", "--nodes", "2", "--endpoint", endpoint, "--", "report", "r").exception
+    assert f"--endpoint {endpoint}: address already in use; give" in str(told)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import signal
 import struct
 import zlib
 from collections.abc import Callable
@@ -82,3 +83,44 @@ def contents(directory: Path) -> dict[str, str]:
     """SHA-256 of every file below a directory, hidden ones included."""
     files = [Path(root, name) for root, _, names in os.walk(directory) for name in names]
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def killed(arm: Callable[[], None], function: Callable, *arguments, **options) -> bool:
+    """Call a function in a forked process that `arm` prepares; whether SIGKILL ended it."""
+    child = os.fork()
+    if child == 0:
+        arm()
+        function(*arguments, **options)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_change(moment: int, after: bool, *changes: str) -> Callable[[], None]:
+    """What arms a process to be killed before or after its call number `moment` (from 0) of these functions of `os`."""
+
+    def arm() -> None:
+        left = moment
+
+        def dying(function):
+            def call(*arguments, **options):
+                nonlocal left
+                left -= 1
+                if left < 0 and not after:
+                    die()
+                result = function(*arguments, **options)
+                if left < 0:
+                    die()
+                return result
+
+            return call
+
+        for name in changes:
+            setattr(os, name, dying(getattr(os, name)))
+
+    return arm

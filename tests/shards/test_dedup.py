@@ -1,5 +1,4 @@
 import json
-import os
 import random
 import shutil
 
@@ -16,7 +15,7 @@ from shards.index import index
 from shards.near import NONE
 from shards.phash import distance
 from shards.verify import verify
-from tests.shards.conftest import contents, encoded
+from tests.shards.conftest import at_change, contents, encoded, killed
 
 
 def options(workers=1, shard_size=6, shuffle=False, labels=False, **wanted):
@@ -216,38 +215,17 @@ def test_earlier_shards_without_perceptual_hashes(copies, tmp_path):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_around_every_rename(copies, tmp_path, monkeypatch, after):
+def test_killed_around_every_rename(copies, tmp_path, after):
     """Shards are written, what goes is decided, and they are written again: after each moment the build continues."""
     wanted = options(level="near", exclude=[str(copies / "d")])
     build([copies], tmp_path / "undisturbed", wanted)
-    replace, moments = os.replace, 0
-
-    class Killed(BaseException):
-        pass
-
-    while moments < 100:
-        left = moments
-
-        def counting(*arguments):
-            nonlocal left
-            left -= 1
-            if left < 0 and not after:
-                raise Killed
-            replace(*arguments)
-            if left < 0:
-                raise Killed
-
-        out = tmp_path / f"out{moments}"
-        monkeypatch.setattr(os, "replace", counting)
-        try:
-            build([copies], out, wanted)
+    for moment in range(100):
+        out = tmp_path / f"out{moment}"
+        if not killed(at_change(moment, after, "replace"), build, [copies], out, wanted):
             break
-        except Killed:
-            monkeypatch.setattr(os, "replace", replace)
         build([copies], out, wanted)
-        assert contents(out) == contents(tmp_path / "undisturbed"), f"killed at rename {moments}"
-        moments += 1
-    assert 20 < moments < 40
+        assert contents(out) == contents(tmp_path / "undisturbed"), f"killed at rename {moment}"
+    assert 20 < moment < 40
 
 
 def test_exact_duplicates_against_a_dictionary():

@@ -4,9 +4,12 @@ import pytest
 from PIL import Image
 
 from seer.data.decode import DamagedImage
+from seer.data.index import index_path, read_index
+from seer.errors import InputError
 from shards import samples
 from shards.build import BuildOptions, build
-from shards.policy import Policy
+from shards.dedup import DedupOptions
+from shards.policy import LOOK, Policy
 from shards.samples import fit
 from tests.shards.conftest import bomb, encoded
 
@@ -58,6 +61,36 @@ def test_a_bomb_is_not_unfolded(policy, monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("its pixels were asked for"))
     with pytest.raises(DamagedImage, match="too many pixels"):
         fit(bomb(), policy)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_headers_alone_tell_what_is_left_out_and_what_is_made_smaller(format):
+    data = encoded(1, format, size=(40, 60))
+    cut = data[:-100]
+    assert fit(cut, LOOK) == (cut, (60, 40, format), None)
+    with pytest.raises(DamagedImage, match=r"too small \(60x40\)"):
+        fit(cut, Policy(min_side=41, check=False))
+    with pytest.raises(DamagedImage, match=r"too many pixels \(60x40\)"):
+        fit(cut, Policy(max_pixels=2399, check=False))
+    assert fit(data, Policy(max_side=30, check=False)) == fit(data, Policy(max_side=30))
+    assert fit(data, Policy(reencode=50, check=False)) == fit(data, Policy(reencode=50))
+    with pytest.raises(DamagedImage):
+        fit(cut, Policy(max_side=30, check=False))
+
+
+def test_an_unchecked_build_has_the_same_tars_and_no_perceptual_hashes(folder, tmp_path):
+    root = folder({f"{number}.jpg": encoded(number) for number in range(6)} | {"x.jpg": b"no image"})
+    for out, check in (("quick", False), ("full", True)):
+        report = build([root], tmp_path / out, BuildOptions(workers=1, check=check))
+        assert (report.samples, report.quarantined) == (6, {"not an image": 1})
+    quick, full = (tmp_path / out / "shard-000000.tar" for out in ("quick", "full"))
+    assert quick.read_bytes() == full.read_bytes()
+    assert read_index(index_path(quick))["phash"].null_count == 6
+    assert read_index(index_path(quick)).drop("phash") == read_index(index_path(full)).drop("phash")
+    with pytest.raises(InputError, match="another build: no_check was"):
+        build([root], tmp_path / "full", BuildOptions(workers=1, check=False))
+    with pytest.raises(InputError, match="--no-check: near duplicates"):
+        build([root], tmp_path / "near", BuildOptions(check=False, unwanted=DedupOptions("near")))
 
 
 def test_limits_are_counted_as_quarantine(folder, tmp_path):

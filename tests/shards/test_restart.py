@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import pytest
 
 from shards.build import BuildOptions, build
 from shards.verify import verify
-from tests.shards.conftest import contents, encoded
+from tests.shards.conftest import at_change, contents, die, encoded, killed
 
 OPTIONS = BuildOptions(workers=1, shard_size=11, labels=True)
 
@@ -26,44 +25,13 @@ def undisturbed(photos, tmp_path):
     return photos, contents(tmp_path / "undisturbed")
 
 
-def killed(before_kill, *arguments) -> bool:
-    """Run an inline build in a forked process that `before_kill` prepares; whether SIGKILL ended it."""
-    child = os.fork()
-    if child == 0:
-        before_kill()
-        build(*arguments)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_around_every_rename(undisturbed, tmp_path, after):
     """Renames are where files become visible, so the moments around them are all the states there are to find."""
     photos, expected = undisturbed
-
-    def arm(countdown):
-        replace = os.replace
-
-        def counting(*arguments):
-            nonlocal countdown
-            countdown -= 1
-            if countdown < 0 and not after:
-                die()
-            replace(*arguments)
-            if countdown < 0:
-                die()
-
-        os.replace = counting
-
     for moment in range(50):
         out = tmp_path / f"out{moment}"
-        if not killed(lambda moment=moment: arm(moment), [photos], out, OPTIONS):
+        if not killed(at_change(moment, after, "replace"), build, [photos], out, OPTIONS):
             break
         build([photos], out, OPTIONS)
         assert contents(out) == expected, f"killed at rename {moment}"
@@ -91,9 +59,9 @@ def test_killed_at_random_moments_again_and_again(undisturbed, tmp_path, events,
     """Moments are counted in calls: in seconds, a fast machine would be done before it is killed."""
     photos, expected = undisturbed
     draw, out = random.Random(seed), tmp_path / "out"
-    assert killed(partial(sys.setprofile, Countdown(draw.randrange(events))), [photos], out, OPTIONS)
+    assert killed(partial(sys.setprofile, Countdown(draw.randrange(events))), build, [photos], out, OPTIONS)
     for _ in range(seed % 3):  # the continued build has less to do, and may end first
-        killed(partial(sys.setprofile, Countdown(draw.randrange(events))), [photos], out, OPTIONS)
+        killed(partial(sys.setprofile, Countdown(draw.randrange(events))), build, [photos], out, OPTIONS)
     build([photos], out, OPTIONS)
     assert contents(out) == expected
 

@@ -1,6 +1,5 @@
 import io
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -20,7 +19,7 @@ from shards.build import BuildOptions, build
 from shards.index import index
 from shards.takedown import REMOVED, read_log, remove
 from shards.verify import verify
-from tests.shards.conftest import contents, encoded
+from tests.shards.conftest import at_change, contents, encoded, killed
 
 
 @pytest.fixture
@@ -166,32 +165,6 @@ def test_damage_is_not_hidden(shards, listed):
     assert contents(shards) == before
 
 
-class Killed(BaseException):
-    pass
-
-
-def kill_at(monkeypatch, moment: int, after: bool) -> None:
-    """Let nothing happen to files from the given rename or deletion on, as after kill -9."""
-    left = moment
-
-    def dying(function, counts=True):
-        def call(*arguments, **options):
-            nonlocal left
-            left -= counts
-            if left < 0 and not (after and left == -1 and counts):
-                raise Killed
-            result = function(*arguments, **options)
-            if left < 0:
-                raise Killed
-            return result
-
-        return call
-
-    monkeypatch.setattr(os, "replace", dying(os.replace))
-    monkeypatch.setattr(os, "unlink", dying(os.unlink))
-    monkeypatch.setattr(takedown, "_settle", dying(takedown._settle, counts=False))
-
-
 def test_an_index_of_other_bytes_is_not_followed(shards, listed):
     tar = shards / "shard-000000.tar"
     table = read_index(index_path(tar))
@@ -205,7 +178,7 @@ def test_an_index_of_other_bytes_is_not_followed(shards, listed):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("then", ["remove", "index"])
-def test_killed_around_every_change(shards, listed, tmp_path, monkeypatch, after, then):
+def test_killed_around_every_change(shards, listed, tmp_path, after, then):
     """Always the whole old or the whole new data set; the same command, or indexing, settles what was left."""
     file = listed(of(shards, 0, 3)["key"], *(of(shards, 2, row)["key"] for row in range(4)))
     old, done = images(shards), tmp_path / "done"
@@ -215,12 +188,8 @@ def test_killed_around_every_change(shards, listed, tmp_path, monkeypatch, after
     for moment in range(100):
         out = tmp_path / f"out{moment}"
         shutil.copytree(shards, out)
-        kill_at(monkeypatch, moment, after)
-        try:
-            remove(out, file, "keys", workers=1)
+        if not killed(at_change(moment, after, "replace", "unlink"), remove, out, file, "keys", workers=1):
             break
-        except Killed:
-            monkeypatch.undo()
         now = images(out)
         assert now in (old, new), moment
         committed.add(now == new)

@@ -1,11 +1,13 @@
-"""A real SLURM on this machine: Debian's packages, two virtual nodes, its own folder and ports, gone afterwards."""
+"""A real SLURM on this machine: Debian's packages, four virtual nodes, its own folder and ports, gone afterwards."""
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from launch import queue
+from launch import attempts, queue
 from launch.cli import app
-from tests.conftest import TINY
+from tests.conftest import TINY, rows
 
 HERE = Path(__file__).parent
 NEEDED = ["slurmctld", "slurmd", "sbatch", "munged", "ip", "slurmdbd", "mariadbd"]
@@ -35,12 +37,12 @@ class Cluster:
 
     work: Path
 
-    def launch(self, *arguments: str, place: str = "slurm", fails: bool = False) -> list[str]:
+    def launch(self, *arguments: str, fails: bool = False) -> list[str]:
         """`seer launch slurm ...`: the ids of its jobs. With `fails`, the one line that it says."""
-        settings = [f"--set=shared=[{self.work}]", "--jobs", str(self.work / "jobs")] if place == "slurm" else []
-        result = CliRunner().invoke(app, [place, *settings, *arguments])
+        settings = [f"--set=shared=[{self.work}]", "--jobs", str(self.work / "jobs")]
+        result = CliRunner().invoke(app, ["slurm", *settings, *arguments])
         if fails:
-            assert result.exception is not None
+            assert getattr(result.exception, "exit_code", None) == 2, result.exception
             return str(result.exception).splitlines()
         if result.exception is not None:
             raise result.exception
@@ -52,35 +54,86 @@ class Cluster:
         assert result.exception is None, result.exception
         return result.output
 
+    def row(self, job: str) -> dict:
+        """What `seer launch status` knows of a job."""
+        return json.loads(self.ask("status", job, "--json", "-"))[0]
+
+    def history(self, job: str) -> list[attempts.Attempt]:
+        """How the attempts of the first job of a launch ended."""
+        return attempts.read(self.work / "jobs" / self.row(job)["launch"], "0-0")
+
     def state(self, job: str) -> str:
-        return queue.states([job])[job].state
+        found = queue.states([job])
+        return found[job].state if found else ""
 
     def wait(self, job: str, *states: str, seconds: float = 240) -> None:
         """Until a job is in one of `states` (by default: over, and done)."""
         wanted, deadline = states or ("COMPLETED",), time.monotonic() + seconds
         while (now := self.state(job)) not in wanted:
-            over = now not in queue.ACTIVE
-            if over or time.monotonic() > deadline:
-                logs = "\n".join(
-                    f"== {p}\n{p.read_text()}" for p in sorted(self.work.glob(f"jobs/*/slurm/{job}_*log.*"))
-                )
-                pytest.fail(f"job {job} is {now}, not {' or '.join(wanted)}\n{logs}")
+            if now not in queue.ACTIVE or time.monotonic() > deadline:
+                pytest.fail(f"job {job} is {now}, not {' or '.join(wanted)}\n{self.logs(job)}")
             time.sleep(0.3)
 
-    def until(self, condition, seconds: float = 240) -> None:
+    def until(self, condition: Callable[[], bool], job: str, seconds: float = 240) -> None:
+        """Until a condition on a job that is not over holds."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+            now = self.state(job)
+            if now not in ("", *queue.ACTIVE) or time.monotonic() > deadline:
+                pytest.fail(f"job {job} is {now}\n{self.logs(job)}")
+            time.sleep(0.2)
+
+    def logs(self, job: str) -> str:
+        return "\n".join(f"== {p}\n{p.read_text()}" for p in sorted(self.work.glob(f"jobs/*/slurm/{job}_*log.*")))
+
+
+def command(*words: str) -> str:
+    """What one of SLURM's commands prints."""
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def step(run: Path) -> int:
+    """The last step in a run's metrics."""
+    return rows(run)[-1]["step"] if (run / "metrics.jsonl").is_file() and rows(run) else 0
+
+
+def ranks(job: str) -> list[int]:
+    """The processes of a job's ranks on this machine, in the order of their ranks."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            pairs = dict(pair.split(b"=", 1) for pair in (path / "environ").read_bytes().split(b"\0") if b"=" in pair)
+        except OSError:
+            continue
+        if b"submitit.core._submit" in words and b"python" in words[0] and pairs.get(b"SLURM_JOB_ID") == job.encode():
+            found[int(pairs[b"SLURM_PROCID"])] = int(path.name)
+    return [found[rank] for rank in sorted(found)]
+
+
+def kill(job: str, rank: int = 0) -> None:
+    """End one rank as the kernel does when memory runs out."""
+    os.kill(ranks(job)[rank], signal.SIGKILL)
+
+
+def lose(node: str) -> None:
+    """Cut a node's power, and tell SLURM at once what it would find out after a minute."""
+    os.kill(int((Path(os.environ["SLURM_LAB_DIR"]) / "run" / f"{node}.pid").read_text().split()[0]), signal.SIGKILL)
+    command("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+
+
+def restart_nodes() -> None:
+    """Power for the nodes that have lost it."""
+    subprocess.run([HERE / "slurm-up"], check=True, capture_output=True)
 
 
 @contextmanager
 def started(**settings: str) -> Iterator[None]:
-    """A cluster, and the environment of its users; it is gone afterwards, processes included."""
+    """A cluster, and the environment of its users; it is gone afterwards, and so is whatever its jobs started."""
     before = dict(os.environ)
     lab = Path(tempfile.mkdtemp(prefix="seer-slurm-"))  # munged insists on a path that everybody may pass
     own = {"SLURM_LAB_DIR": str(lab), "SLURM_LAB_PORT": str(21_000 + 20 * (os.getpid() % 200)), **settings}
-    os.environ.update(own, SEER_HANG_SECONDS="120", PYTHONPATH=str(HERE.parent.parent))
+    os.environ.update(own, PYTHONPATH=str(HERE.parent.parent))
     up = subprocess.run([HERE / "slurm-up"], capture_output=True, text=True)
     try:
         if up.returncode:
@@ -88,33 +141,44 @@ def started(**settings: str) -> Iterator[None]:
         os.environ.update(PATH=f"{lab}/clients:{before['PATH']}", SLURM_CONF=f"{lab}/slurm.conf")
         yield
     finally:
-        daemons = [int(path.read_text().split()[0]) for path in (lab / "run").glob("*.pid")]
         subprocess.run([HERE / "slurm-down", "--purge"], check=True, capture_output=True)
         os.environ.clear()
         os.environ.update(before)
-    assert not [pid for pid in daemons if running(pid)]
+    assert not left_behind(lab)
+    assert not lab.exists()
 
 
-def running(pid: int) -> bool:
-    """A process that is there, and not merely uncollected."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def left_behind(lab: Path) -> list[str]:
+    """The commands of processes that a cluster in folder `lab` has started and that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes()
+            marked = f"SLURM_CONF={lab}/".encode() in (path / "environ").read_bytes() or bytes(lab) in words
+        except OSError:  # ended in the meantime
+            continue
+        if marked and words and int(path.name) != os.getpid():
+            found.append(words.replace(b"\0", b" ").decode())
+    return found
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory) -> Iterator[Cluster]:
-    """Two nodes of four cores and two GPUs that are none, accounting included."""
+    """Four nodes of eight cores and two GPUs that are none, accounting included."""
     if why := missing():
         pytest.skip(why)
-    with started():
+    with started(SLURM_LAB_NODES="4", SLURM_LAB_CPUS="8"):
         yield Cluster(tmp_path_factory.mktemp("slurm"))
 
 
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory) -> str:
-    """Steps enough to be interrupted in."""
+    """Steps enough to be interrupted in, each of them small: between two processes BatchNorm takes most of the time."""
     path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
-    path.write_text(TINY.replace("steps: 5", "steps: 60") + "parallel: {mode: ddp}\n")
+    smaller = {"steps: 5": "steps: 80", "size: 24": "size: 16", "size: 16, count: 2": "size: 16, count: 0"}
+    text = TINY
+    for old, new in reversed(smaller.items()):
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text + "parallel: {mode: ddp}\n")
     return str(path)

@@ -1,146 +1,52 @@
-"""Jobs on a real SLURM: what becomes of runs that it preempts, requeues, kills, cancels and lets run out of time."""
+"""Jobs on a real SLURM: what becomes of runs that it preempts, requeues, kills, cancels and lets run out of time.
 
-import json
+They are queued at once, as on a shared cluster, and each test waits for what concerns it. The run that everything
+happens to has two nodes to itself.
+"""
+
 import os
 import re
 import signal
-import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from launch import attempts
+from seer.cli import app
+from seer.errors import InputError
 from tests.conftest import losses, rows
-from tests.slurm.conftest import Cluster, missing, started
+from tests.slurm.conftest import Cluster, command, kill, lose, missing, restart_nodes, started, step
 
-FOUR = ("--nodes", "2", "--tasks-per-node", "2", "--time", "20", "--backoff", "0")
-ONE = ("--time", "20", "--backoff", "0")
-
-
-def step(run_dir: Path) -> int:
-    return rows(run_dir)[-1]["step"] if (run_dir / "metrics.jsonl").is_file() and rows(run_dir) else 0
-
-
-def history(cluster: Cluster, job: str) -> list[attempts.Attempt]:
-    """How the attempts of the first job of a launch ended."""
-    row = json.loads(cluster.ask("status", job, "--json", "-"))[0]
-    return attempts.read(cluster.work / "jobs" / row["launch"], "0-0")
+COMMON = ("--time", "20", "--backoff", "0", "--set", "cpus_per_task=1")
+# The machine has fewer cores than the nodes claim; the longest run goes first.
+ELSEWHERE = ("--set", "sbatch={exclude: 'node[1-2]'}")
+OTHERS = (*COMMON, *ELSEWHERE, "--set", "setup=['renice -n 10 $$']")
+REPORT = ("--then", "report", "{run}")
+TWO = ("--nodes", "2", "--tasks-per-node", "1")
+FOUR = ("--nodes", "2", "--tasks-per-node", "2")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cluster, recipe, shards) -> Path:
-    """Two nodes with two tasks each train, and a report follows."""
-    run = cluster.work / "undisturbed"
-    train, report = cluster.launch(
-        *FOUR, "--", "pretrain", recipe, f"data={shards}", f"run_dir={run}", "--then", "report", "{run}"
-    )
-    cluster.wait(train)
-    cluster.wait(report)
-    return run
+@dataclass
+class Queued:
+    """The jobs in the queue, and where they train."""
+
+    work: Path
+    disturbed: str
+    undisturbed: list[str]
+    four: dict[str, str]
+    limited: str
+    sweep: list[str]
+    dying: str
+    blind: str
 
 
-def test_two_nodes_train_together_and_a_report_follows(cluster, undisturbed):
-    environment = json.loads((undisturbed / "environment.json").read_text())
-    assert environment["processes"] == 4
-    assert len(losses(undisturbed)) == 60
-    assert (undisturbed / "report.html").is_file()
-    table = cluster.ask("status")
-    assert table.count("COMPLETED") >= 2
-
-
-def test_a_run_that_went_through_everything_has_the_same_losses(cluster, undisturbed, recipe, shards):
-    run = cluster.work / "disturbed"
-    (job,) = cluster.launch("--partition", "low", *FOUR, "--", "pretrain", recipe, f"data={shards}", f"run_dir={run}")
-    # A job of higher priority wants both nodes.
-    cluster.until(lambda: step(run) >= 5)
-    command = ["sbatch", "--parsable", "-p", "main", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"]
-    subprocess.run(command, check=True, capture_output=True)
-    cluster.until(lambda: len(history(cluster, job)) == 1)
-    stopped = step(run)
-    assert history(cluster, job)[0].code == 75
-    assert 5 <= stopped < 60
-    # An operator queues it again.
-    cluster.until(lambda: step(run) >= stopped + 5)
-    subprocess.run(["scontrol", "requeue", job], check=True)
-    cluster.until(lambda: cluster.state(job) == "PENDING")
-    # A rank dies of SIGKILL, as when memory runs out.
-    again = step(run)
-    cluster.until(lambda: cluster.state(job) == "RUNNING" and step(run) >= again + 5)
-    os.kill(ranks(run)[1], signal.SIGKILL)
-    cluster.wait(job)
-    assert [a.code for a in history(cluster, job)][1:] in ([137, 0], [1, 0])
-    assert losses(run) == losses(undisturbed)
-
-
-def ranks(run: Path) -> list[int]:
-    """The processes that srun started for this cluster's tests, by their command and environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            named = b"submitit.core._submit" in path.read_bytes()
-            local = named and b"SLURM_PROCID=" in (path.parent / "environ").read_bytes()
-            ours = local and str(run.parent).encode() in path.read_bytes()
-        except OSError:
-            continue
-        if ours:
-            found.append(int(path.parent.name))
-    return found
-
-
-def test_the_time_limit_saves_the_run_and_it_goes_on_as_a_new_job_where_requeueing_is_forbidden(
-    cluster, recipe, shards
-):
-    run = cluster.work / "limited"
-    train, report = cluster.launch(
-        "--no-requeue", "--set", "signal_seconds=50", "--time", "1", "--", "pretrain", recipe, f"data={shards}",
-        "steps=2000", f"run_dir={run}", "--then", "report", "{run}",
-    )  # fmt: skip
-    cluster.wait(train, seconds=100)  # the first job is over: what it began goes on elsewhere
-    assert history(cluster, train)[0].code == 75
-    assert cluster.state(report) == "PENDING"
-    row = json.loads(cluster.ask("status", train, "--json", "-"))[0]
-    assert row["job"] != train
-    assert row["state"] in ("PENDING", "RUNNING")
-    saved = step(run)
-    cluster.until(lambda: step(run) > saved)
-    cluster.ask("cancel", train)
-    cluster.wait(row["job"], "CANCELLED")
-    cluster.wait(report, "CANCELLED")
-
-
-def test_a_run_in_the_queue_is_refused_a_second_time_and_a_cancelled_one_stays_cancelled(cluster, recipe, shards):
-    run = cluster.work / "cancelled"
-    command = (*ONE, "--", "pretrain", recipe, f"data={shards}", "steps=2000", f"run_dir={run}")
-    (job,) = cluster.launch(*command)
-    (line,) = cluster.launch(*command, fails=True)
-    assert f"job {job} of it is" in line
-    cluster.until(lambda: step(run) >= 2)
-    assert "step 1/2000" in cluster.ask("logs", job)
-    assert job in cluster.ask("cancel", job)
-    cluster.wait(job, "CANCELLED")
-    assert "nothing" in cluster.ask("cancel", job)
-
-
-def test_a_sweep_is_an_array_and_the_failed_task_is_submitted_again(cluster, recipe, shards):
-    run = cluster.work / "sweep"
-    ids = cluster.launch(
-        *ONE, "--sweep", "seed=[1,2]", "--", "pretrain", recipe, f"data={shards}", "steps=2", f"run_dir={run}",
-        "--then", "report", "{run}",
-    )  # fmt: skip
-    assert [id.partition("_")[2] for id in ids] == ["0", "1", "0", "1"]
-    for id in ids:
-        cluster.wait(id)
-    first, second = losses(run / "seed=1"), losses(run / "seed=2")
-    assert len(first) == len(second) == 2
-    assert first != second
-    assert (run / "seed=2" / "report.html").is_file()
-
-
-def test_bad_input_is_one_line_and_nothing_is_queued(cluster, recipe, shards, tmp_path):
+def test_bad_input_is_one_line_and_nothing_is_queued(cluster, recipe, shards):
     train = ("--", "pretrain", recipe, f"data={shards}", f"run_dir={cluster.work / 'never'}")
     cases = {
         ("--partition", "mian"): "partition 'mian': the cluster has none .*did you mean 'main'",
-        ("--nodes", "3"): "--nodes 3: partition main has 2",
+        ("--nodes", "8"): "--nodes 8: partition main has 4",
         ("--gpus-per-node", "4"): "--gpus-per-node 4: the nodes of partition main have 2",
         ("--account", "nobody"): "--account nobody: not one of yours",
         ("--qos", "urgent"): "--qos urgent: not one of yours",
@@ -154,29 +60,173 @@ def test_bad_input_is_one_line_and_nothing_is_queued(cluster, recipe, shards, tm
         (line,) = cluster.launch(*options, *train, fails=True)
         assert re.search(message, line), line
     assert not (cluster.work / "never").exists()
-    queued = subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout
-    assert not queued.strip()
+    assert not command("squeue", "-h")
 
 
-def test_gpus_that_pytorch_does_not_see_end_the_job_at_once(cluster, recipe, shards):
-    run = cluster.work / "blind"
-    (job,) = cluster.launch(*ONE, "--gpus-per-node", "1", "--", "pretrain", recipe, f"data={shards}", f"run_dir={run}")
-    cluster.wait(job, "FAILED")
-    (only,) = history(cluster, job)  # another attempt would end alike
+@pytest.fixture(scope="module")
+def train(cluster, recipe, shards) -> Callable[..., list[str]]:
+    """A function that launches a run of a name: the ids of its jobs."""
+
+    def launch(name: str, *options: str, config: tuple[str, ...] = (), then: tuple[str, ...] = ()) -> list[str]:
+        arguments = ("pretrain", recipe, f"data={shards}", f"run_dir={cluster.work / name}", *config)
+        return cluster.launch(*options, "--", *arguments, *then)
+
+    return launch
+
+
+@pytest.fixture(scope="module")
+def queued(cluster, train) -> Queued:
+    few = ("steps=3",)
+    limit = ("--time", "2", "--set", "signal_seconds=80")  # SLURM looks every 30 s
+    killed = ("--backoff", "1", "--set", "setup=['ulimit -t 1']")  # by the kernel: importing torch takes more
+    return Queued(
+        work=cluster.work,
+        undisturbed=train("undisturbed", *OTHERS, *TWO, then=REPORT),
+        four={mode: train(mode, *OTHERS, *FOUR, config=(*few, f"parallel.mode={mode}"))[0] for mode in ("ddp", "fsdp")},
+        limited=train("limited", *COMMON, *ELSEWHERE, *limit, config=("steps=5000",))[0],
+        sweep=train("sweep", *OTHERS, "--sweep", "seed=[1,2]", config=few, then=REPORT),
+        dying=train("dying", *OTHERS, *killed)[0],
+        blind=train("blind", *OTHERS, "--gpus-per-node", "1")[0],
+        disturbed=train("disturbed", *COMMON, *TWO, "--partition", "low", "--set", "sbatch={nodelist: 'node[1-2]'}")[0],
+    )
+
+
+def test_a_run_that_went_through_everything_has_the_same_losses(cluster, queued):
+    job, run = queued.disturbed, cluster.work / "disturbed"
+
+    def gets_on() -> int:
+        """Wait until it has trained on, in a new attempt; where it is then."""
+        before = step(run)
+        cluster.until(lambda: step(run) >= before + 2, job)
+        return step(run)
+
+    def stops() -> None:
+        cluster.until(lambda: cluster.state(job) != "RUNNING", job)
+
+    # The signal that comes before the time limit (which `limited` waits for).
+    gets_on()
+    command("scancel", "--signal=USR2", job)
+    stops()
+    # An operator queues it again.
+    gets_on()
+    command("scontrol", "requeue", job)
+    stops()
+    # A job of higher priority wants its nodes.
+    gets_on()
+    command("sbatch", "-p", "main", "-w", "node1,node2", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    stops()
+    # The node of rank 0 is lost, and comes back.
+    gets_on()
+    lose("node1")
+    stops()
+    restart_nodes()
+    # A rank dies.
+    gets_on()
+    kill(job, 1)
+    cluster.wait(job)
+
+    codes = [attempt.code for attempt in cluster.history(job)]
+    assert codes[0] == 75
+    assert codes[-2] in (1, 137)
+    assert codes[-1] == 0
+    cluster.wait(queued.undisturbed[0])
+    assert losses(run) == losses(cluster.work / "undisturbed")
+    assert len(losses(run)) == 80
+    audited = CliRunner().invoke(app, ["audit", str(run)])
+    assert audited.exit_code == 0, audited.output
+
+
+def test_four_ranks_on_two_nodes_train_by_ddp_and_by_fsdp(cluster, queued):
+    for mode, job in queued.four.items():
+        cluster.wait(job)
+        assert losses(cluster.work / mode) == pytest.approx(losses(cluster.work / "undisturbed")[:3], rel=1e-3)
+
+
+def test_a_report_follows_the_run(cluster, queued):
+    for job in queued.undisturbed:
+        cluster.wait(job)
+    assert (cluster.work / "undisturbed" / "report.html").is_file()
+    assert cluster.row(queued.undisturbed[0])["state"] == "COMPLETED"
+
+
+def test_a_sweep_is_an_array_and_a_report_follows_each_of_its_runs(cluster, queued):
+    assert [id.partition("_")[2] for id in queued.sweep] == ["0", "1", "0", "1"]
+    for id in queued.sweep:
+        cluster.wait(id)
+    first, second = (losses(cluster.work / "sweep" / f"seed={seed}") for seed in (1, 2))
+    assert len(first) == len(second) == 3
+    assert first != second
+    assert (cluster.work / "sweep" / "seed=2" / "report.html").is_file()
+
+
+def test_a_rank_killed_thrice_at_the_same_step_stops_the_job(cluster, queued):
+    cluster.wait(queued.dying, "FAILED")
+    history = cluster.history(queued.dying)
+    assert [attempt.code for attempt in history] == [128 + signal.SIGXCPU] * 3
+    log = cluster.ask("logs", queued.dying)
+    assert "failed 3 times before its first step, the last time: a process was killed by signal 24" in log
+    first, second, third = (attempt.when for attempt in history)
+    assert second - first >= 1  # the backoff, doubled after each
+    assert third - second >= 2
+
+
+def test_gpus_that_pytorch_does_not_see_end_the_job_at_once(cluster, queued):
+    cluster.wait(queued.blind, "FAILED")
+    (only,) = cluster.history(queued.blind)  # another attempt would end alike
     assert only.code == 2
     assert "1 GPUs per node were asked for and PyTorch" in only.told
+
+
+def test_where_requeueing_is_forbidden_a_new_job_takes_its_place_and_what_waited_waits_for_it(cluster, train):
+    first, report = train("forbidden", *COMMON, "--no-requeue", config=("steps=30",), then=REPORT)
+    run = cluster.work / "forbidden"
+    cluster.until(lambda: step(run) >= 2, first)
+    command("scancel", "--signal=USR2", first)
+    cluster.wait(first)  # it is over: what it began goes on elsewhere
+    assert cluster.history(first)[0].code == 75
+    successor = cluster.row(first)["job"]
+    assert successor != first
+    cluster.wait(successor)
+    cluster.wait(report)
+    assert len(losses(run)) == 30
+    assert (run / "report.html").is_file()
+
+
+def test_out_of_time_a_run_is_saved_and_goes_on_and_a_cancelled_one_does_not(cluster, queued):
+    job, run = queued.limited, cluster.work / "limited"
+
+    def saved() -> list[int]:
+        """The steps after which an attempt was out of time; on a slow machine the first may not get that far."""
+        history = cluster.history(job)
+        assert {attempt.code for attempt in history} <= {75}
+        return [attempt.step for attempt in history if attempt.told.endswith("as asked (SIGUSR2); saved")]
+
+    cluster.until(lambda: bool(saved()) and step(run) > saved()[0], job)
+    assert [row["step"] for row in rows(run)] == list(range(1, len(rows(run)) + 1))
+    assert job in cluster.ask("cancel", job)
+    cluster.wait(job, "CANCELLED")
+    assert "nothing" in cluster.ask("cancel", job)
+
+
+def test_a_run_in_the_queue_is_refused_a_second_time(cluster, train):
+    (job,) = train("twice", *COMMON, "--set", "sbatch={hold: true}")
+    with pytest.raises(InputError, match=f"job {job} of it is pending already"):
+        train("twice", *COMMON)
+    assert job in cluster.ask("cancel", job)
+    cluster.wait(job, "CANCELLED")
 
 
 def test_a_cluster_without_accounting(cluster, shards, tmp_path_factory):
     port = str(int(os.environ["SLURM_LAB_PORT"]) + 5000)
     kept = {key: os.environ[key] for key in ("SLURM_LAB_DIR", "SLURM_LAB_PORT", "PATH", "SLURM_CONF")}
-    with started(SLURM_LAB_ACCT="none", SLURM_LAB_NODES="1", SLURM_LAB_NET="loopback", SLURM_LAB_PORT=port):
+    settings = {"SLURM_LAB_ACCT": "none", "SLURM_LAB_NODES": "1", "SLURM_LAB_NET": "loopback", "SLURM_LAB_PORT": port}
+    with started(**settings):
         small = Cluster(tmp_path_factory.mktemp("plain"))
         (job,) = small.launch("--time", "10", "--", "shards", "stats", str(shards))
         small.wait(job)
         (bad,) = small.launch("--time", "10", "--", "shards", "stats", str(small.work / "nowhere"))
         small.wait(bad, "FAILED")
-        assert history(small, bad)[0].code == 2
+        assert small.history(bad)[0].code == 2
         told = small.ask("status")
         assert "COMPLETED" in told
         assert "FAILED" in told

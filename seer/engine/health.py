@@ -1,0 +1,240 @@
+"""A run's health: steps that diverge are taken back, collapse is noticed and explained.
+
+    RUN/health.jsonl    what befell the run, a row an event: not_applied, rollback, diverged, symptom, recovered, paused
+    RUN/skipped.jsonl   the steps that were passed over after a rollback, with their samples (`seer.data.ledger`)
+
+All decisions are made from numbers that are the same on all ranks, so they need no words between them. The loop asks
+`fault` before it applies a step, and `judge` after it has logged one.
+"""
+
+import logging
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seer import jsonl
+from seer.data import ledger
+from seer.distributed import World, all_reduce_sum, broadcast_object, size
+from seer.engine.preempt import Verdict
+from seer.engine.symptoms import SYMPTOMS
+from seer.errors import DivergedError, InputError, PausedError
+
+logger = logging.getLogger("seer")
+
+FILE = "health.jsonl"
+ACTIONS = ("none", "pause", "rollback")
+ENOUGH = 32  # losses, before any is called a spike
+WIDEST = 512  # dimensions of embeddings that are looked at: the cost grows with their cube
+NO_CHECKPOINT = "and there is no checkpoint to go back to"
+ADVICE = "lower schedule.peak, lengthen schedule.warmup, or use precision=bf16"
+
+
+@dataclass
+class HealthConfig:
+    """What counts as a fault, and what follows from one.
+
+    Attributes:
+        every: steps between measurements of collapse, in rows that are logged anyhow; 0 none.
+        grace: steps after the rate's warm-up before which collapse is measured and not judged.
+        act: on a collapse: `none` (say so), `pause` (save and stop), `rollback`.
+        spike: a loss this many robust deviations above the median of the last ones leads to a rollback; 0 never. A
+            deviation is 1.4826 times the median absolute one, and at least a hundredth of the median.
+        window: how many losses median and deviation are of.
+        patience: steps in a row that are not finite before a rollback; measurements in a row that make a symptom.
+        rollbacks: how many there may be in a run.
+    """
+
+    every: int = 50
+    grace: int = 300
+    act: str = "none"
+    spike: float = 20.0
+    window: int = 128
+    patience: int = 3
+    rollbacks: int = 10
+
+    def __post_init__(self) -> None:
+        if self.act not in ACTIONS:
+            raise InputError(f"health.act='{self.act}' is unknown (one of: {', '.join(ACTIONS)})")
+        if min(self.every, self.grace, self.spike, self.rollbacks) < 0 or self.patience < 1 or self.window < ENOUGH:
+            raise InputError(
+                "health: every, grace, spike and rollbacks must be 0 or more, patience 1 or more, "
+                f"window {ENOUGH} or more"
+            )
+
+
+class RollbackError(Exception):
+    """The run has to go back to a checkpoint, and to pass over the steps `first` … `last` (from 1) when it comes by.
+
+    `named`: whether samples of these steps may be at fault, so that their keys are to be recorded.
+    """
+
+    def __init__(self, first: int, last: int, why: str, named: bool = True):
+        super().__init__(why)
+        self.first, self.last, self.why, self.named = max(1, first), last, why, named
+
+
+class Health:
+    """One run's state of health, the same on all ranks. `skipped` are the steps (from 0) that are passed over."""
+
+    def __init__(self, config: HealthConfig, run_dir: Path, world: World, log_every: int = 1, warmup: int = 0):
+        self.config, self.path, self.world = config, Path(run_dir) / FILE, world
+        self.log_every, self.judged_from = log_every, warmup + config.grace
+        self.skipped = broadcast_object(ledger.skipped(run_dir) if world.is_main else None)
+        self._losses: deque[float] = deque(maxlen=config.window)
+        self._bad = 0
+        self._ill: Counter[str] = Counter()  # measurements in a row that showed a symptom
+        self._well = 0  # the last step whose measurement showed none
+
+    def state_dict(self) -> dict[str, Any]:
+        """Small enough for a checkpoint's header."""
+        return {"losses": [*self._losses], "bad": self._bad, "ill": dict(self._ill), "well": self._well}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Of a checkpoint that was saved without, `{}`."""
+        self._losses.extend(state.get("losses", []))
+        self._bad, self._ill, self._well = state.get("bad", 0), Counter(state.get("ill", {})), state.get("well", 0)
+
+    def fault(self, done: int, verdict: Verdict, excused: bool) -> RollbackError | None:
+        """What follows from the verdict on a step (from 1) that is not applied yet.
+
+        The step before the first bad one is held guilty as well: its update may be what broke the parameters.
+
+        Args:
+            excused: that the step is not finite may be the loss scale's doing.
+        """
+        if not verdict.finite:
+            if excused:
+                return None
+            self._bad += 1
+            self._note(done, "not_applied", why="loss or gradient is not finite")
+            why = f"{self._bad} steps in a row without a finite loss and gradient"
+            return RollbackError(done - self._bad, done, why) if self._bad == self.config.patience else None
+        self._bad = 0
+        why = self._spike(verdict.loss)
+        self._losses.append(verdict.loss)
+        return RollbackError(done - 1, done, why) if why else None
+
+    def _spike(self, loss: float) -> str:
+        """Why this loss is a spike; "" if it is not."""
+        if not self.config.spike or len(self._losses) < ENOUGH:
+            return ""
+        centre, deviation = robust(self._losses)
+        distance = (loss - centre) / deviation
+        return f"loss {loss:.4g}, {distance:.0f} robust deviations above {centre:.4g}" * (distance > self.config.spike)
+
+    def due(self, done: int) -> bool:
+        """Whether a row logged after step `done` holds a measurement: told by the step alone, as resuming needs."""
+        return self.config.every > 0 and done % self.config.every < self.log_every
+
+    def measure(self, done: int, embeddings: Tensor | None) -> dict[str, Tensor]:
+        """Before a row is logged: the signs of collapse that no method is needed for, as metrics; {} if not due."""
+        return embedding_metrics(embeddings) if embeddings is not None and self.due(done) else {}
+
+    def judge(self, done: int, values: Mapping[str, float], batch: int) -> RollbackError | PausedError | None:
+        """What follows from the values of a row that was logged (means over ranks); {} where none was."""
+        if not values or not self.due(done) or done < self.judged_from or not math.isfinite(values["loss"]):
+            return None
+        known, new = {**values, "batch": batch}, []
+        for symptom in SYMPTOMS:
+            shown = symptom.shown(known)
+            before, self._ill[symptom.name] = self._ill[symptom.name], self._ill[symptom.name] + 1 if shown else 0
+            if self._ill[symptom.name] == self.config.patience:
+                new.append(symptom)
+                self._note(done, "symptom", name=symptom.name, why=symptom.why(known), remedy=symptom.remedy)
+                self._warn(f"step {done}: {symptom.why(known)}; {symptom.remedy}")
+            elif before >= self.config.patience and not shown:
+                self._note(done, "recovered", name=symptom.name)
+        if not +self._ill:
+            self._well = done
+        if not new or self.config.act == "none":
+            return None
+        if self.config.act == "rollback":
+            return RollbackError(self._well + 1, done, new[0].why(known), named=False)
+        self._note(done, "paused", why=new[0].why(known))
+        return PausedError(f"paused after step {done}: {new[0].why(known)}; {new[0].remedy}; saved")
+
+    def _note(self, step: int, event: str, **more: Any) -> None:
+        if self.world.is_main:
+            jsonl.append(self.path, [{"step": step, "event": event, **more}])
+
+    def _warn(self, line: str) -> None:
+        if self.world.is_main:
+            logger.warning("%s", line)
+
+
+def robust(values: Iterable[float]) -> tuple[float, float]:
+    """Median, and the standard deviation that the median absolute deviation tells of a normal distribution.
+
+    The deviation is at least a hundredth of the median: losses that hardly differ say nothing of the next ones.
+    """
+    values = list(values)
+    centre = median(values)
+    return centre, max(1.4826 * median(abs(v - centre) for v in values), 0.01 * abs(centre), 1e-12)
+
+
+@torch.no_grad()
+def embedding_metrics(embeddings: Tensor) -> dict[str, Tensor]:
+    """How the directions of all ranks' `(B, D)` embeddings spread, told from their moments: one `(D + 1, D)` reduction.
+
+    `effective_rank` is RankMe (Garrido et al. 2023, arXiv:2210.02885): exp of the entropy of the singular values over
+    their sum, of the embeddings scaled to length 1; at most the smaller of D and the number of images.
+    `embedding_std` is the root mean square over dimensions of their standard deviations, times √D: 1 all round, 0
+    collapse.
+    """
+    z = F.normalize(embeddings.double(), dim=1)[:, :WIDEST]
+    moments = all_reduce_sum(torch.cat([z.T @ z, z.sum(dim=0, keepdim=True)])) / (len(z) * size())
+    second, mean = moments[:-1], moments[-1]
+    singular = torch.linalg.eigvalsh(second).clamp_(min=0).sqrt()
+    return {
+        "effective_rank": torch.special.entr(singular / singular.sum().clamp_(min=1e-300)).sum().exp(),
+        "embedding_std": ((second.trace() - mean.square().sum()).clamp(min=0) / second.trace()).sqrt(),
+    }
+
+
+def roll_back(
+    fault: RollbackError,
+    load: Callable[[int], dict[str, Any] | None],
+    run_dir: Path,
+    limit: int,
+    world: World,
+    keys_of: Callable[[int], list[str]],
+) -> dict[str, Any]:
+    """Load the newest checkpoint before the steps at fault, and enter these in the ledger. Every rank calls it.
+
+    If there is none, one may hold the first of them, which is only suspected.
+
+    Args:
+        load: loads the newest checkpoint until a step, and removes later ones; None where there is none.
+        limit: how many rollbacks the run may have.
+        keys_of: the keys of the samples of a step (from 1), for the ledger.
+
+    Returns:
+        What `load` returns.
+
+    Raises:
+        DivergedError: there were so many rollbacks, or there is no checkpoint.
+    """
+    told, path = f"step {fault.last}: {fault.why}", Path(run_dir) / FILE
+    rollbacks = broadcast_object(sum(row["event"] == "rollback" for row in jsonl.read(path)))
+    header = load(fault.first - 1) or load(fault.last - 1) if rollbacks < limit else None
+    if header is None:
+        hindrance = f"after {rollbacks} rollbacks (health.rollbacks={limit})" if rollbacks >= limit else NO_CHECKPOINT
+        if world.is_main:
+            jsonl.append(path, [{"step": fault.last, "event": "diverged", "why": f"{fault.why}, {hindrance}"}])
+        raise DivergedError(f"{told}, {hindrance}; {ADVICE}")
+    if world.is_main:
+        # Only now: a process that is killed before this line repeats the steps and finds the same fault.
+        first = max(fault.first, header["step"] + 1)
+        ledger.skip(run_dir, range(first, fault.last + 1), fault.why, keys_of if fault.named else None)
+        row = {"step": fault.last, "event": "rollback", "why": fault.why, "to": header["step"]}
+        jsonl.append(path, [row | {"skipped": [first, fault.last]}])
+        logger.warning("%s; back to step %d, skipping steps %d to %d", told, header["step"], first, fault.last)
+    return header
