@@ -10,7 +10,7 @@ quickstart: $(VENV)/.installed          ## embedded photographs → shards → S
 	$(BIN)/seer quickstart --out $(OUT)
 
 test: $(VENV)/.dev                      ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.dev                     ## lint, format and types
 	$(BIN)/ruff check .
