@@ -19,6 +19,7 @@ check: $(VENV)/.dev                     ## lint, format and types
 
 bench: $(VENV)/.dev                     ## the README's figures, each against its peer; CIFAR10=DIR, PHOTOGRAPHS=DIR
 	$(BIN)/python benchmarks/step.py --json step.json
+	$(BIN)/python benchmarks/plan.py --json plan.json
 	$(BIN)/python benchmarks/order_scale.py --json order_scale.json
 	$(BIN)/python benchmarks/checkpoint.py --json checkpoint.json
 	$(BIN)/python benchmarks/build.py --json build.json
