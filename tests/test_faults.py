@@ -25,7 +25,8 @@ from seer.engine.integrity import checkpoints
 from seer.engine.metrics import RunLog
 from seer.engine.mirror import Mirror
 from seer.errors import StoppedError, UnsavedError
-from seer.pretrain import Pretrain, load_config, run
+from seer.pretrain import run
+from seer.recipe import Pretrain, load_config
 from tests.conftest import losses, rows
 from tests.servers import bucket_server
 
