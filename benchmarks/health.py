@@ -2,10 +2,10 @@
 
     python benchmarks/health.py [--backbone regnety_016 --batch 8 --large 96 --small 48 --prototypes 3000] [--json FILE]
 
-Steps are SwAV's, as `seer.engine.loop` makes them. Each part is timed by itself, on the state and with the calls of
-such a step: the checks of every step (statistics kept, verdict, median of the losses) and, over `health.every`, a
-measurement; logging at every step and, over `log.every`, a row with TensorBoard. The parts are too small to be told
-from the noise of whole steps.
+Steps are SwAV's, as `seer.engine.loop` makes them. Each part is timed by itself on the state of such a step: it is too
+small to be told from the noise of whole steps. Health: what every step is checked by (statistics kept, verdict, median
+of the losses) and, over `health.every`, a measurement. Logging: every step's call and, over `log.every`, the method's
+metrics and a row with TensorBoard.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from seer.engine.health import Health, HealthConfig
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.preempt import Verdict, agree
 from seer.methods.base import Method, Output
+from seer.methods.swav import assignment_metrics
 
 
 def seconds_of(action: Callable[[int], object], repeats: int) -> float:
@@ -62,14 +63,19 @@ def health_seconds(method: Method, output: Output, folder: Path) -> float:
     return seconds_of(check, 50) + seconds_of(measure, 5) / config.every
 
 
-def logging_seconds(output: Output, folder: Path) -> float:
+def logging_seconds(output: Output, prototypes: int, folder: Path) -> float:
     """Of the log, per step, at the default interval and with TensorBoard."""
-    config = LogConfig()
+    assert output.embeddings is not None
+    assignments = torch.rand(2, len(output.embeddings), prototypes).softmax(-1)
     metrics = {"loss": output.loss.detach(), **output.metrics}
-    with RunLog(folder, config, World(), total_steps=10**6) as log:
-        return seconds_of(
-            lambda n: log.step(n, metrics, {"samples": n, "lr": 0.1, "epoch": 0.0}, n, 0.01, 0.5, {"read": 0.1}), 200
-        )
+
+    def log_step(number: int) -> None:
+        if log.due(number):
+            metrics.update(assignment_metrics(assignments))
+        log.step(number, metrics, {"samples": number, "lr": 0.1, "epoch": 0.0}, number, 0.01, 0.5, {"read": 0.1})
+
+    with RunLog(folder, LogConfig(), World(), total_steps=10**6) as log:
+        return seconds_of(log_step, 200)
 
 
 def main() -> None:
@@ -94,7 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         parts = {
             "checks of health": health_seconds(method, output, Path(folder)),
-            "logging": logging_seconds(output, Path(folder)),
+            "logging": logging_seconds(output, options.prototypes, Path(folder)),
         }
     crops = f"2x{options.large}+4x{options.small}"
     about = f"SwAV step of {1000 * whole:.0f} ms, {options.backbone}, batch {options.batch}, {crops}"

@@ -9,14 +9,14 @@ allowances.
 
 Time is a step's CPU time, one thread to a rank, which other work on the machine disturbs least. It is predicted by the
 efficiency that a run with half the batch has shown. The published runs are predicted from each other: the efficiency
-is fitted to one and tried on the others.
+is fitted to one and tried on the others. `scale` reads off what a rank of 512 holds of SEER's two largest networks.
 """
 
 import gc
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -30,6 +30,7 @@ from launch.local import spawn
 from seer import distributed
 from seer.data.views import Views
 from seer.distributed import World
+from seer.engine.health import Health, HealthConfig
 from seer.engine.loop import Run, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, build_optimizer
@@ -95,7 +96,7 @@ class Same:
         crops = [torch.randn(v.count, batch, v.size, v.size, 3).permute(0, 1, 4, 2, 3) for v in sizes if v.count]
         self.views = Views(tuple(crops), torch.arange(batch))
 
-    def iterate(self, start: int, stop: int) -> Iterator[Views]:
+    def iterate(self, start: int, stop: int, skip: Collection[int] = ()) -> Iterator[Views]:
         for _ in range(start, stop):
             yield self.views
 
@@ -127,10 +128,16 @@ def train_on_noise(config: Pretrain, world: World) -> list[float]:
     method = build_method(config)
     module = parallelize(method, config.parallel, world, config.precision)
     ends: list[float] = []
-    with TemporaryDirectory() as folder, RunLog(Path(folder), LogConfig(1, False), world, config.steps) as log:
-        log.step = lambda *_, **__: ends.append(time.process_time())  # type: ignore[method-assign]
+
+    def finished(*_, **__) -> dict[str, float]:
+        ends.append(time.process_time())
+        return {}
+
+    with TemporaryDirectory() as folder, RunLog(Path(folder), LogConfig(100, False), world, config.steps) as log:
+        log.step = finished  # type: ignore[method-assign]
+        health = Health(HealthConfig(every=0), Path(folder), world)
         train(Run(method, module, build_optimizer(method, config.optim), LossScaler(False), Same(config, world.size),
-                  config.schedule, log, world, lambda step: None, 0, config.steps, config.batch_size, 10**6,
+                  config.schedule, log, health, world, lambda step: None, 0, config.steps, config.batch_size, 10**6,
                   config.seed, config.precision, config.accumulate))  # fmt: skip
     return [end - begin for begin, end in pairwise(ends)]
 
@@ -177,6 +184,19 @@ def published_figures() -> list[dict]:
     return found
 
 
+def scale_figures() -> list[dict]:
+    """What one of 512 ranks holds at its worst moment, beside what one process would need for the state alone."""
+    found = []
+    for recipe, gpu in (("swav_regnety_256", "v100-32g"), ("swav_regnety_10b", "a100-40g")):
+        footprint = Job.of(load_config(recipe, ["data=.", "batch_size=8192"]), 512, HARDWARE[gpu]).footprint
+        print(f"  {recipe}, bytes:", {kind: size for kind, size in footprint.memory.items() if size})
+        whole = 3 * 4 * footprint.parameters / 2**30  # parameters, gradients and momentum
+        found.append(
+            figure(f"peak of one rank of 512, {recipe}", "GiB", footprint.peak / 2**30, {"state, whole": whole})
+        )
+    return found
+
+
 def compared(name: str, unit: str, predicted: float, actual: float) -> dict:
     print(
         f"  {name:60}{predicted:9.4g} {unit} predicted, {actual:9.4g} actual ({predicted / actual - 1:+.1%})",
@@ -185,12 +205,15 @@ def compared(name: str, unit: str, predicted: float, actual: float) -> dict:
     return figure(name, unit, predicted, {"actual": actual})
 
 
-PARTS = {name: partial(own_figures, name) for name in CASES} | {"published": published_figures}
+PARTS = {name: partial(own_figures, name) for name in CASES}
+PARTS |= {"published": published_figures, "scale": scale_figures}
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--only", default="", help="run what has this in its name: a configuration, or `published`")
+    parser.add_argument(
+        "--only", default="", help="run what has this in its name: a configuration, `published`, `scale`"
+    )
     options = parser.parse_args()
     report([found for name, part in PARTS.items() if options.only in name for found in part()], options.json)
 

@@ -7,7 +7,9 @@ that the run passed over after a rollback stand in its ledger; they count as acc
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from seer.data.index import Manifest, index_path, read_index
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.data.store import place
-from seer.engine.checkpoint import latest, read_header
+from seer.engine.integrity import latest, read_header
 from seer.errors import InputError
 
 CHUNK = 1 << 20  # samples looked at together
@@ -182,7 +184,10 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
     first = (step - 1) * history.batch
     ids = history.order.ids(first, history.batch)
     shards, rows = Reader(history.manifest).locate(ids)
-    names = {shard: _keys(history, history.manifest.shards[shard]) for shard in np.unique(shards).tolist()}
+    numbers = np.unique(shards).tolist()  # a large batch is of thousands of shards, perhaps in a store
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(partial(_keys, history), [history.manifest.shards[shard] for shard in numbers])
+        names = dict(zip(numbers, found, strict=True))
     stand_ins = {entry.position: entry.replacement for entry in ledger.read(history.path, first + history.batch)}
     return [
         {

@@ -253,8 +253,8 @@ def watch(
 
     if json_target:
         emit([asdict(status(run)) for run in runs], json_target)
-    else:
-        follow(runs, every, once)
+    if json_target != "-":
+        follow(runs, every, once or bool(json_target))
 
 
 @app.command(epilog=example("seer report runs/swav_small", "seer report runs/a runs/b --out comparison.html"))

@@ -5,8 +5,9 @@ Every function works, unchanged, in a single process without a process group.
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from seer.errors import InputError, InUseError
 
 Group = dist.ProcessGroup | None  # None: all ranks
+T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
@@ -199,12 +201,32 @@ def broadcast_object(value: Any, source: int = 0, group: Group = None) -> Any:
     return box[0]
 
 
-def gather_objects(value: Any, group: Group = None) -> list[Any]:
-    """Every rank's small Python value, in rank order, on every rank."""
-    values = [value] * size(group)
+def on_main(action: Callable[[], T], group: Group = None) -> T:
+    """What `action` returns on rank 0, on every rank; what it raises there, raised on every rank."""
+    outcome = _outcome(action) if rank() == 0 else None
+    return _agreed([broadcast_object(outcome, group=group)])[0]
+
+
+def on_all(action: Callable[[], T], group: Group = None) -> list[T]:
+    """What `action` returns on each rank, in rank order, on every rank; what it raises on one, raised on every rank."""
+    outcomes = [_outcome(action)] * size(group)
     if size() > 1:
-        dist.all_gather_object(values, value, group)
-    return values
+        dist.all_gather_object(outcomes, outcomes[0], group)
+    return _agreed(outcomes)
+
+
+def _outcome(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return action(), None
+    except Exception as error:
+        return None, error
+
+
+def _agreed(outcomes: list[tuple[Any, Exception | None]]) -> list[Any]:
+    for _, failure in outcomes:
+        if failure is not None:
+            raise failure
+    return [value for value, _ in outcomes]
 
 
 def barrier() -> None:

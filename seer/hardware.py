@@ -39,6 +39,11 @@ class Hardware:
     network: float
     source: str
 
+    @property
+    def syncs_batchnorm(self) -> bool:
+        """Whether it has kernels for synchronised BatchNorm."""
+        return self.name != "cpu"
+
     def has(self, precision: str) -> bool:
         """Whether it computes in a precision."""
         return getattr(self, precision, self.fp32) > 0

@@ -18,6 +18,7 @@ import torch
 from seer import config as configuration
 from seer import jsonl
 from seer.backbones import build
+from seer.engine.parallel import check_parallel
 from seer.errors import InputError
 from seer.footprint import Footprint, measure
 from seer.hardware import HARDWARE, PER_NODE, Hardware, find
@@ -31,8 +32,8 @@ GIB = 2**30
 RESERVED, FRAGMENTED = 1.5 * GIB, 0.05
 BUS, SHORT_IN_NODE, SHORT_BEYOND = 0.8, 20e-6, 60e-6
 
-# Of the roofline: what SwAV's ResNet-50 with batch 256 reached, the median of the published runs. benchmarks/plan.py
-# fits it anew, and shows what the efficiency of each of them says of the others.
+# Of the roofline: what SwAV's ResNet-50 with batch 256 reached. benchmarks/plan.py fits it anew, and shows what the
+# efficiency of each published run says of the others.
 EFFICIENCY = 0.178
 
 
@@ -83,7 +84,7 @@ class Job:
     def of(cls, config: Pretrain, gpus: int, hardware: Hardware) -> "Job":
         """Raises `InputError` where the configuration suits neither its parts nor the number of GPUs."""
         check_batch(config, gpus)
-        return cls(config, gpus, hardware, measure(config, gpus, sync_batchnorm=hardware.name == "cpu"))
+        return cls(config, gpus, hardware, measure(config, gpus, not hardware.syncs_batchnorm))
 
     @property
     def roofline(self) -> float:
@@ -196,7 +197,7 @@ def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Option
     chosen, config, footprint = job.estimate(efficiency, options), job.config, job.footprint
     checkpointed = any(config.parallel.checkpointing)
     layout = replace(config.parallel, checkpointing=[] if checkpointed else every_block(config))
-    otherwise = measure(replace(config, parallel=layout), gpus, forward_only=True).kept
+    otherwise = measure(replace(config, parallel=layout), gpus, not hardware.syncs_batchnorm, forward_only=True).kept
     kept = (otherwise, footprint.kept) if checkpointed else (footprint.kept, otherwise)
     others = [other for other in HARDWARE.values() if "cpu" not in (other.name, hardware.name) and other != hardware]
     return Plan(
@@ -274,10 +275,14 @@ def every_block(config: Pretrain) -> list[list[int]]:
 
 
 def jobs_around(job: Job) -> Iterator[Job]:
-    """The same run on an eighth to eight times as many GPUs, as far as the batch divides."""
+    """The same run on an eighth to eight times as many GPUs, where batch and groups divide."""
     for gpus in (job.gpus * 2**i // 8 for i in range(7) if job.gpus * 2**i % 8 == 0):
-        if job.config.batch_size % (gpus * job.config.accumulate) == 0:
-            yield job if gpus == job.gpus else Job.of(job.config, gpus, job.hardware)
+        try:
+            check_batch(job.config, gpus)
+            check_parallel(job.config.parallel, gpus)
+        except InputError:
+            continue
+        yield job if gpus == job.gpus else Job.of(job.config, gpus, job.hardware)
 
 
 def draw(estimates: list[Estimate], path: Path) -> None:
@@ -288,7 +293,10 @@ def draw(estimates: list[Estimate], path: Path) -> None:
     series = [Series("planned", gpus, rates), Series("in proportion", gpus, proportional)]
     chart = line_chart(series, f"images/s over {first.gpu}", from_zero=True, x_label="GPUs")
     opening = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="472" '
-    path.write_text(chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1))
+    try:
+        path.write_text(chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1))
+    except OSError as error:
+        raise InputError(f"--plot {path}: cannot be written: {error.strerror}") from error
 
 
 STYLE = """text { font: 10px sans-serif; fill: #555 } .grid { stroke: #ddd } polyline { fill: none; stroke-width: 2 }

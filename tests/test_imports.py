@@ -102,3 +102,26 @@ def test_the_command_line_imports_nothing_heavy_until_a_verb_runs():
         "seer.terminal",
         "shards.cli",
     }
+
+
+def unpickles(call: ast.Call) -> bool:
+    """Whether a call may run code that a file holds; `torch.load` may not with `weights_only=True`."""
+    name = ast.unparse(call.func)
+    said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if name == "torch.load":
+        return said.get("weights_only") != "True"
+    forbidden = {"pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "yaml.load", "yaml.unsafe_load"}
+    return name in forbidden or said.get("allow_pickle", "False") != "False"
+
+
+def test_nothing_is_unpickled_from_a_file():
+    """Launchers may, from jobs and ranks of their own."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}"
+        for package in ("seer", "shards")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and unpickles(node)
+    ]
+    assert not wrong
+    assert unpickles(ast.parse("torch.load(path)").body[0].value)  # type: ignore[attr-defined]

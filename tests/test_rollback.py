@@ -12,8 +12,9 @@ from seer import jsonl
 from seer.audit import audit, batch
 from seer.data import ledger
 from seer.data.loader import Loader
-from seer.errors import DivergedError
+from seer.errors import DivergedError, PausedError
 from seer.pretrain import load_config, run
+from seer.report.watch import status
 from tests.conftest import rows
 
 SETTINGS = ["precision=fp64", "steps=8", "checkpoint.every=2", "health.patience=2", "parallel.mode=ddp"]
@@ -53,6 +54,7 @@ def make(tiny, shards, tmp_path_factory):
             poisoned_run(config, poisoned)
         return root / name
 
+    make.root = root
     return make
 
 
@@ -123,3 +125,34 @@ def test_one_bad_step_is_left_out_and_nothing_else(make):
     assert all(torch.isfinite(torch.tensor(row["loss"])) for row in found if row["step"] != 5)
     assert json.loads((run_dir / "health.jsonl").read_text())["event"] == "not_applied"
     assert audit(run_dir).exact
+
+
+LOOK = ["health.every=1", "health.grace=0", "health.patience=2", "schedule.warmup=0", "steps=4", "checkpoint.every=100"]
+
+
+def test_a_collapsed_run_pauses_and_goes_on_when_told_again(make):
+    flat = [*LOOK, "method.epsilon=100", "health.act=pause"]
+    with pytest.raises(PausedError, match=r"paused after step 2: images are assigned to all .*; lower"):
+        make("collapsed", (), *flat)
+    run_dir = make("collapsed", (), *flat)
+    assert [path.name for path in sorted((run_dir / "checkpoints").iterdir())] == ["step-000000002", "step-000000004"]
+    assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4]
+    assert [a.name for a in status(run_dir).ailments] == ["flat_assignments"]
+    assert status(run_dir).state == "done"
+
+
+def test_a_healthy_run_shows_no_symptom(make):
+    run_dir = make("healthy", (), *LOOK)
+    assert not (run_dir / "health.jsonl").exists()
+    assert all(row["effective_rank"] > 2 for row in rows(run_dir))
+    assert status(run_dir).health() == "well"
+
+
+def test_a_collapse_may_lead_back(make):
+    overrides = [*LOOK, "method.epsilon=100", "health.act=rollback", "checkpoint.every=1", "health.rollbacks=1"]
+    with pytest.raises(DivergedError, match="after 1 rollbacks"):
+        make("back", (), *overrides)
+    (event,) = [row for row in jsonl.read(make.root / "back/health.jsonl") if row["event"] == "rollback"]
+    assert (event["step"], event["to"], event["skipped"]) == (2, 1, [2, 2])
+    (skipped,) = jsonl.read(make.root / "back" / ledger.SKIPPED)
+    assert skipped.keys() == {"step", "why"}  # no sample in particular is to blame

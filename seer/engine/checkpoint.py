@@ -9,50 +9,38 @@
 Nothing here is unpickled: a checkpoint from elsewhere can be wrong, but it cannot run code.
 """
 
-import hashlib
-import json
 import logging
-import os
-import re
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from torch import nn
 from torch.optim import Optimizer
 
-from seer.data.store import in_background
-from seer.distributed import Group, World, broadcast_object, gather_objects
-from seer.engine import tensorfile
-from seer.engine.mirror import HEADER, Mirror
+from seer.data.store import NotThereError, in_background
+from seer.distributed import Group, World, on_all, on_main
+from seer.engine import integrity, tensorfile
+from seer.engine.integrity import HEADER, DamagedError, Header, checkpoints, read_header, step_of
+from seer.engine.mirror import Mirror
 from seer.engine.preempt import StopRequest
-from seer.engine.state import Shapes, State, allocate, block, check_names, describe, named_state, share
-from seer.engine.tensorfile import Block, Entry
-from seer.errors import DivergedError, InputError, StoppedError
+from seer.engine.state import State, allocate, block, check_names, describe, named_state, share
+from seer.engine.tensorfile import Block
+from seer.errors import DivergedError, InputError, StoppedError, UnsavedError
 
 T = TypeVar("T")
-Header = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
-FORMAT = "seer-checkpoint/2"
-UNHASHED = "seer-checkpoint/1"  # the same without hashes; read, not written
 BACKBONE = "backbone.safetensors"
-
-
-class DamagedError(InputError):
-    """A checkpoint that is not, or no longer, what was written."""
+PREFIX = "method.backbone."
+PAUSES = (2.0, 20.0)  # seconds before what could not be written is tried again: network file systems recover
 
 
 @dataclass
@@ -81,21 +69,6 @@ class CheckpointConfig:
         return [n for n in names[: -self.keep_last] if not self.keep_every or step_of(n) % self.keep_every]
 
 
-def step_of(name: str) -> int:
-    return int(name.removeprefix("step-"))
-
-
-def checkpoints(run_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = (run_dir / "checkpoints").glob("step-*")
-    return sorted(path for path in found if re.fullmatch(r"step-\d{9}", path.name) and (path / HEADER).is_file())
-
-
-def latest(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run; None when there is none."""
-    return next(reversed(checkpoints(run_dir)), None)
-
-
 class Checkpointer:
     """Saves and loads one run's checkpoints. Every rank calls every method; all see one file system.
 
@@ -108,12 +81,12 @@ class Checkpointer:
         self.run_dir, self.config, self.world = Path(run_dir), config, world
         self.folder = self.run_dir / "checkpoints"
         self.asked = asked or StopRequest()
-        self.mirror = Mirror(config.store) if config.store else None
         self._damaged: set[Path] = set()
         self._staged: State = {}
         self._under_way: Future | None = None
         # The background's own: the training's collectives go on at the same time.
         self._group: Group = dist.new_group(backend="gloo") if world.size > 1 else None  # type: ignore[assignment]
+        self.mirror = Mirror(config.store, world, self._group) if config.store else None
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -139,21 +112,22 @@ class Checkpointer:
             backbone: the metadata of `backbone.safetensors`; None: no such file.
 
         Raises:
-            InputError: the save before failed.
+            UnsavedError: the save before failed.
         """
-        self.finish()
         began = time.perf_counter()
+        self.finish()
         target = self.folder / f"step-{step:09d}"
         if self._on_main(lambda: (target / HEADER).is_file() and target not in self._damaged):
             return
         state = named_state(method, optimizer)
-        header = {"format": FORMAT, **(extra or {}), "step": step, "tensors": describe(state)}
+        header = {**(extra or {}), "step": step, "tensors": describe(state)}
         blocks = self._stage(share(state, self.world.rank, self.world.size))
-        self._under_way = in_background(self._write, target, header, blocks, backbone, began, time.perf_counter())
+        stopped = time.perf_counter() - began
+        self._under_way = in_background(self._write, target, header, blocks, backbone, stopped)
         self._under_way.add_done_callback(self._ask_if_failed)
 
     def finish(self) -> None:
-        """Wait for the save under way, if there is one. Raises `InputError` if it failed."""
+        """Wait for the save under way, if there is one. Raises `UnsavedError` if it failed."""
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way.result()
@@ -173,56 +147,59 @@ class Checkpointer:
         return {name: Block(offset, self._staged[name]) for name, (offset, _) in blocks.items()}
 
     def _write(
-        self,
-        target: Path,
-        header: Header,
-        blocks: dict[str, Block],
-        backbone: dict[str, str] | None,
-        began: float,
-        staged: float,
+        self, target: Path, header: Header, blocks: dict[str, Block], backbone: dict[str, str] | None, stopped: float
     ) -> None:
-        """The part of a save that runs beside the training."""
+        """The part of a save that runs beside the training, which it has `stopped` for so many seconds."""
+        for pause in (*PAUSES, None):
+            began = time.perf_counter()
+            try:
+                files = self._write_once(target, header, blocks, backbone)
+                break
+            except OSError as error:  # on all ranks the same
+                why = f"{target}: cannot be written ({integrity.reason(error)})"
+                if pause is None:
+                    raise UnsavedError(f"{why}; earlier ones are whole") from error
+                self._tell(logging.WARNING, "%s; once more in %g s", why, pause)
+                time.sleep(pause)
+        took = time.perf_counter() - began
+        self._tell(logging.INFO, "saved %s: training stopped for %.2f s, written in %.2f s", target.name, stopped, took)
+        if self.mirror is not None:
+            try:
+                self.mirror.copy(target, files, self.config.surplus)
+            except (InputError, OSError) as error:  # the run goes on
+                self._tell(logging.WARNING, "%s is in %s only: %s", target.name, self.folder, error)
+
+    def _write_once(
+        self, target: Path, header: Header, blocks: dict[str, Block], backbone: dict[str, str] | None
+    ) -> list[str]:
+        """Write the files of a checkpoint and make it visible; their names."""
         hidden, file = self.folder / f".{target.name}.tmp", f"state/rank-{self.world.rank:05d}.safetensors"
 
-        def write() -> dict[str, Any]:
-            (hidden / "state").mkdir(parents=True, exist_ok=True)
-            return {file: tensorfile.write(hidden / file, blocks)}
+        def prepare() -> None:
+            self._sweep()
+            (hidden / "state").mkdir(parents=True)
 
-        try:
-            self._on_main(self._sweep)
-            header["files"] = {name: about for files in self._on_all(write) for name, about in files.items()}
-            self._on_main(lambda: self._publish(hidden, target, header, backbone))
-        except OSError as error:
-            raise InputError(f"{target}: cannot be written ({_reason(error)}); earlier ones are whole") from error
-        if self.world.is_main:
-            took = f"training stopped for {staged - began:.2f} s, all took {time.perf_counter() - began:.2f} s"
-            log.info("saved %s: %s", target.name, took)
-        if self.mirror is not None:
-            self._copy_to(self.mirror, target, header)
+        self._on_main(prepare)
+        written = self._on_all(lambda: (file, tensorfile.write(hidden / file, blocks)))
+        return self._on_main(lambda: self._publish(hidden, target, {**header, "files": dict(written)}, backbone))
 
-    def _publish(self, hidden: Path, target: Path, header: Header, backbone: dict[str, str] | None) -> None:
+    def _publish(self, hidden: Path, target: Path, header: Header, backbone: dict[str, str] | None) -> list[str]:
+        """Have the whole checkpoint on the disk, and then visible. Returns the names of its files."""
         if backbone is not None:
-            names = {
-                n: n.removeprefix("method.backbone.") for n in header["tensors"] if n.startswith("method.backbone.")
-            }
-            shapes = {name: shape for name, (_, shape) in header["tensors"].items()}
-            tensorfile.join(hidden / BACKBONE, hidden / "state", names, shapes, backbone)
-            header["files"][BACKBONE] = {"bytes": (hidden / BACKBONE).stat().st_size}
-            header["files"][BACKBONE]["sha256"] = tensorfile.sha256(hidden / BACKBONE)
-        with open(hidden / HEADER, "wb") as file:
-            file.write(json.dumps({**header, "sha256": _digest(header)}).encode())
-            tensorfile.flush(file)
-        _flush_folder(hidden / "state")
+            names = {name: name.removeprefix(PREFIX) for name in header["tensors"] if name.startswith(PREFIX)}
+            shapes = {name: header["tensors"][name][1] for name in names}
+            header["files"][BACKBONE] = tensorfile.join(hidden / BACKBONE, hidden / "state", names, shapes, backbone)
+        integrity.write_header(hidden, header)
         self._show(hidden, target)
         self._prune()
+        return list(header["files"])
 
     def _show(self, hidden: Path, target: Path) -> None:
         """Make a complete checkpoint visible, in the place of a damaged one if there is one."""
-        _flush_folder(hidden)
         if target.exists():
             target.rename(self.folder / f".{target.name}.old")
         hidden.rename(target)
-        _flush_folder(self.folder)
+        integrity.flush_folder(self.folder)
         self._damaged.discard(target)
 
     def _prune(self) -> None:
@@ -235,25 +212,9 @@ class Checkpointer:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what interrupted saves and deletions left behind."""
+        """Remove what interrupted saves and deletions left behind, as far as it goes: someone may be reading there."""
         for path in self.folder.glob(".step-*"):
-            shutil.rmtree(path)
-
-    def _copy_to(self, mirror: Mirror, target: Path, header: Header) -> None:
-        """Each rank copies some of the files, rank 0 the header when all are there. If that fails, the run goes on."""
-
-        def complete() -> None:
-            mirror.put(target, [HEADER])
-            for name in self.config.surplus(mirror.checkpoints()):
-                mirror.remove(name)
-
-        try:
-            self._on_main(lambda: mirror.remove(target.name))
-            self._on_all(lambda: mirror.put(target, self._some(header["files"])))
-            self._on_main(complete)
-        except (InputError, OSError) as error:
-            if self.world.is_main:
-                log.warning("%s is in %s only: %s", target.name, self.folder, error)
+            shutil.rmtree(path, ignore_errors=True)
 
     def load(self, method: nn.Module, optimizer: Optimizer, until: int | None = None) -> Header | None:
         """Go on from the newest intact checkpoint: fill `method` and `optimizer` in place.
@@ -268,22 +229,22 @@ class Checkpointer:
             InputError: there are checkpoints and none is intact, or they are of a method with other parameters.
         """
         self.finish()
-        damages: list[DamagedError] = []
+        damages: list[InputError] = []
         for path, local in self._on_main(lambda: self._candidates(until)):
             try:
                 if not local:
                     self._fetch(path)
                 header = self._restore(path, method, optimizer)
-            except DamagedError as error:
+            except (DamagedError, NotThereError) as error:
                 damages.append(error)
                 self._damaged.add(path)
                 continue
-            if self.world.is_main:
-                for damaged in damages:
-                    log.warning("%s; going on from %s", damaged, path.name)
+            for damaged in damages:
+                place = path.name if local else f"{path.name} of the store"
+                self._tell(logging.WARNING, "%s; going on from %s", damaged, place)
             if until is not None:
                 self._on_main(lambda: self._take_back(until))
-            return {key: value for key, value in header.items() if key not in ("format", "tensors", "files", "sha256")}
+            return {key: value for key, value in header.items() if key not in ("format", "tensors", "files")}
         if damages:
             raise InputError(f"{damages[0]}, and none before it is intact; delete {self.folder} to begin anew")
         return None
@@ -302,49 +263,27 @@ class Checkpointer:
     def _fetch(self, path: Path) -> None:
         """Bring a checkpoint here from the store."""
         assert self.mirror is not None
-        mirror, hidden = self.mirror, path.with_name(f".{path.name}.tmp")
-
-        def header_of() -> Header:
-            self._sweep()
-            mirror.get(path.name, [HEADER], hidden)
-            return read_header(hidden)
-
-        header = self._on_main(header_of)
-        self._on_all(lambda: mirror.get(path.name, self._some(header["files"]), hidden))
+        hidden = path.with_name(f".{path.name}.tmp")
+        self._on_main(self._sweep)
+        self.mirror.fetch(path.name, hidden)
         self._on_main(lambda: self._show(hidden, path))
-        self._damaged.discard(path)
 
     def _restore(self, path: Path, method: nn.Module, optimizer: Optimizer) -> Header:
         """Verify a checkpoint, then read it. Raises `DamagedError` on every rank, `InputError` if it is another's."""
         header = self._on_main(lambda: read_header(path))
         check_names(path, header["tensors"], method)
-        entries = [e for found in self._on_all(lambda: self._verify(path, header)) for e in found]
-        _check_whole(path, header["tensors"], entries)
+        verified = self._on_all(lambda: integrity.verify(path, header, self.world.rank, self.world.size))
+        entries = [entry for found in verified for entry in found]
+        integrity.check_whole(path, header, entries)
         targets = {name: block(tensor) for name, tensor in allocate(method, optimizer, header["tensors"]).items()}
         here = {name: target for name, target in targets.items() if target is not None}
 
         def read() -> None:
-            with damage(path):
+            with integrity.damage(path):
                 tensorfile.fill(path / "state", entries, here)
 
         self._on_all(read)
         return header
-
-    def _verify(self, path: Path, header: Header) -> list[Entry]:
-        """What is in this rank's share of the files; together the ranks read each file once."""
-        files = header.get("files") or {f"state/{p.name}": {} for p in (path / "state").glob("*.safetensors")}
-
-        def inspect(name: str) -> list[Entry]:
-            if files[name] and tensorfile.sha256(path / name) != files[name]["sha256"]:
-                raise DamagedError(f"{path}: damaged ({name} is not what was written)")
-            return tensorfile.read_entries(path / name) if name.startswith("state/") else []
-
-        with damage(path), ThreadPoolExecutor(4) as pool:
-            return [entry for found in pool.map(inspect, self._some(files)) for entry in found]
-
-    def _some(self, files: Iterable[str]) -> list[str]:
-        """This rank's share of a checkpoint's files."""
-        return sorted(files)[self.world.rank :: self.world.size]
 
     def _take_back(self, until: int) -> None:
         """Remove the checkpoints of later steps, here and in the store."""
@@ -359,77 +298,12 @@ class Checkpointer:
         except InputError as error:
             log.warning("later checkpoints than of step %d remain in the store: %s", until, error)
 
+    def _tell(self, level: int, message: str, *values: object) -> None:
+        if self.world.is_main:
+            log.log(level, message, *values)
+
     def _on_main(self, action: Callable[[], T]) -> T:
-        """What `action` returns on rank 0, on every rank; what it raises there, raised on every rank."""
-        return _agreed([broadcast_object(_outcome(action) if self.world.is_main else None, group=self._group)])[0]
+        return on_main(action, self._group)
 
     def _on_all(self, action: Callable[[], T]) -> list[T]:
-        """What `action` returns on each rank, on every rank; what it raises on one, raised on every rank."""
-        return _agreed(gather_objects(_outcome(action), self._group))
-
-
-def _outcome(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    try:
-        return action(), None
-    except Exception as error:
-        return None, error
-
-
-def _agreed(outcomes: list[tuple[Any, Exception | None]]) -> list[Any]:
-    for _, failure in outcomes:
-        if failure is not None:
-            raise failure
-    return [value for value, _ in outcomes]
-
-
-def read_header(path: Path) -> Header:
-    """The header of the checkpoint at `path`; `DamagedError` when it is none, `InputError` when of another version."""
-    with damage(path, HEADER):
-        header = json.loads((path / HEADER).read_text())
-        version, digest = header["format"], header.pop("sha256", None)
-    if version not in (FORMAT, UNHASHED):
-        raise InputError(f"{path}: checkpoint format {version!r}; this version of seer reads {FORMAT!r}")
-    if version == FORMAT and digest != _digest(header):
-        raise DamagedError(f"{path}: damaged ({HEADER} is not what was written)")
-    return header
-
-
-def _digest(header: Header) -> str:
-    """SHA-256 of a header, however it is spelt."""
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-
-
-def _check_whole(path: Path, saved: Shapes, entries: list[Entry]) -> None:
-    """Raise `DamagedError` unless the files hold all of every tensor."""
-    there = Counter[str]()
-    for entry in entries:
-        there[entry.name] += prod(entry.shape)
-    missing = [name for name, (_, shape) in saved.items() if there[name] != prod(shape)]
-    if missing:
-        raise DamagedError(f"{path}: damaged ({missing[0]} is not in its files)")
-
-
-@contextmanager
-def damage(path: Path, what: str = "") -> Iterator[None]:
-    """While entered, what reading can come to is a `DamagedError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        why = f"{what}: {_reason(error)}" if what else _reason(error)
-        raise DamagedError(f"{path}: damaged ({why})") from error
-
-
-def _flush_folder(path: Path) -> None:
-    """Have a folder's entries on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return on_all(action, self._group)

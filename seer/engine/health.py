@@ -8,6 +8,7 @@ All decisions are made from numbers that are the same on all ranks, so they need
 """
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -90,7 +91,6 @@ class Health:
         self._losses: deque[float] = deque(maxlen=config.window)
         self._bad = 0
         self._ill: Counter[str] = Counter()  # measurements in a row that showed a symptom
-        self._rank_limit = 0
         self._well = 0  # the last step whose measurement showed none
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,22 +130,19 @@ class Health:
         distance = (loss - centre) / deviation
         return f"loss {loss:.4g}, {distance:.0f} robust deviations above {centre:.4g}" * (distance > self.config.spike)
 
-    def measure(self, done: int, embeddings: Tensor | None) -> dict[str, Tensor]:
-        """The signs of collapse that no method is needed for, as metrics; {} where none are due.
+    def due(self, done: int) -> bool:
+        """Whether a row logged after step `done` holds a measurement: told by the step alone, as resuming needs."""
+        return self.config.every > 0 and done % self.config.every < self.log_every
 
-        Asked before a row is logged. As resuming needs, whether they are due depends on the step alone.
-        """
-        if embeddings is None or not self.config.every or done % self.config.every >= self.log_every:
-            return {}
-        self._rank_limit = min(len(embeddings) * size(), embeddings.shape[1], WIDEST)
-        return embedding_metrics(embeddings)
+    def measure(self, done: int, embeddings: Tensor | None) -> dict[str, Tensor]:
+        """Before a row is logged: the signs of collapse that no method is needed for, as metrics; {} if not due."""
+        return embedding_metrics(embeddings) if embeddings is not None and self.due(done) else {}
 
     def judge(self, done: int, values: Mapping[str, float], batch: int) -> RollbackError | PausedError | None:
-        """What follows from the values of a logged row that holds a measurement: means over ranks, the same on all."""
-        if "effective_rank" not in values or done < self.judged_from:
+        """What follows from the values of a row that was logged (means over ranks); {} where none was."""
+        if not values or not self.due(done) or done < self.judged_from or not math.isfinite(values["loss"]):
             return None
-        known = {**values, "rank_limit": self._rank_limit, "batch": batch}
-        new = []
+        known, new = {**values, "batch": batch}, []
         for symptom in SYMPTOMS:
             shown = symptom.shown(known)
             before, self._ill[symptom.name] = self._ill[symptom.name], self._ill[symptom.name] + 1 if shown else 0

@@ -27,6 +27,8 @@ MODES = ("none", "ddp", "fsdp")
 # What autocast computes in; None: no autocast. Parameters are fp32, or float64 for fp64.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": None}
 
+LARGE = 10**8  # parameters of a layer that is gathered by itself: of the 10B's last block each convolution but one
+
 
 @dataclass
 class ParallelConfig:
@@ -203,7 +205,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 def shard(method: nn.Module, backbones: list[nn.Module], mesh: DeviceMesh, half: torch.dtype | None = None) -> None:
-    """FSDP: a block of a backbone is gathered while it runs; heads from their forward to their backward pass.
+    """FSDP: a block of a backbone, or a `LARGE` layer of it, is gathered while it runs; a head until its backward pass.
 
     Args:
         mesh: the ranks among which parameters are cut; of two dimensions the first counts copies.
@@ -215,6 +217,9 @@ def shard(method: nn.Module, backbones: list[nn.Module], mesh: DeviceMesh, half:
         norms: list[nn.Module] = [module for module in block.modules() if isinstance(module, BatchNorm)]
         if half and norms:
             fully_shard(norms, mesh=mesh, reshard_after_forward=False)
+        for layer in block.modules():
+            if sum(p.numel() for p in layer.parameters(recurse=False)) >= LARGE:
+                fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(block, mesh=mesh, mp_policy=policy)
     for part in method.children():
         if part not in backbones and any(True for _ in part.parameters()):

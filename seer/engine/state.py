@@ -1,6 +1,7 @@
 """A run's tensors by name, and which rank looks after which block of them."""
 
 from heapq import heapify, heapreplace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -46,11 +47,12 @@ def share(state: State, rank: int, ranks: int) -> dict[str, Block]:
     mine: dict[str, Block] = {}
     loads = [(0, r) for r in range(ranks)]
     heapify(loads)
-    for number, name in enumerate(sorted(state, key=lambda name: (-state[name].nbytes, name))):
+    turns = count()
+    for name in sorted(state, key=lambda name: (-state[name].nbytes, name)):
         tensor = state[name]
         if isinstance(tensor, DTensor):
             copy, copies = _copy(tensor)
-            chosen = number % copies == copy
+            chosen = next(turns) % copies == copy
         else:
             load, lightest = loads[0]
             heapreplace(loads, (load + tensor.nbytes, lightest))

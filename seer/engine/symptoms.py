@@ -17,7 +17,7 @@ class Symptom:
 
     Attributes:
         needs: the metrics that it is told from; a method without them cannot have it.
-        test: whether the values of these metrics show it; `rank_limit` and `batch` are among the values.
+        test: whether the values of these metrics show it; `batch`, the images in a batch, is among the values.
         meaning: one line, with places for values.
         remedy: what to change, one line.
     """
@@ -48,7 +48,7 @@ SYMPTOMS = (
         "dimensional_collapse",
         ("effective_rank",),
         lambda v: v["effective_rank"] < 2,  # healthy runs begin with 4 or 5
-        "embeddings lie in {effective_rank:.1f} effective dimensions of the {rank_limit} they could have",
+        "embeddings use {effective_rank:.1f} effective dimensions",
         "lower schedule.peak or lengthen its warm-up; for small batches, method.head_bn_out=true",
     ),
     Symptom(

@@ -82,12 +82,15 @@ def write(path: Path, blocks: Mapping[str, Block]) -> dict[str, Any]:
 
 def join(
     path: Path, folder: Path, names: Mapping[str, str], shapes: Mapping[str, list[int]], metadata: dict[str, str]
-) -> None:
+) -> dict[str, Any]:
     """Write whole tensors out of the blocks in a folder's files, which are read one after the other, chunk by chunk.
 
     Args:
         names: what the tensors are called in the folder → in the new file.
         shapes: of the whole tensors, by their names in the folder. Blocks are cut along the first axis.
+
+    Returns:
+        The new file's `bytes` and `sha256`.
     """
     files = sorted(folder.glob("*.safetensors"))
     entries = {file: [e for e in read_entries(file) if e.name in names] for file in files}
@@ -101,12 +104,13 @@ def join(
             with open(file, "rb") as source:
                 for entry in found:
                     assert entry.shape[1:] == shapes[entry.name][1:], f"{entry.name} is not cut along its first axis"
-                    row = entry.nbytes // entry.shape[0] if entry.shape else 0
+                    row = prod(entry.shape[1:]) * ITEM_SIZES[entry.code]
                     out.seek(starts[names[entry.name]] + sum(entry.offset[:1]) * row)
                     source.seek(entry.start)
                     copied += _copy(source, out, entry.nbytes)
         assert copied == sum(prod(shapes[name]) * ITEM_SIZES[codes[name]] for name in names), "blocks are missing"
         flush(out)
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def read_entries(path: Path) -> list[Entry]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from seer.backbones import Backbone, BackboneConfig, build, canonical
 from seer.config import config_hash, read
+from seer.engine.integrity import check_file
 from seer.errors import InputError
 from seer.interop.files import load_strictly, read_backbone, save_backbone
 
@@ -145,7 +146,13 @@ def _split(spec: str) -> tuple[Path, str]:
 
 
 def _checkpoint(run: Path, part: str) -> Path:
-    """The backbone file of a run: that of `step-N`, or the newest."""
+    """The backbone file of a run, intact: that of `step-N`, or the newest."""
+    file = _find(run, part)
+    check_file(file)
+    return file
+
+
+def _find(run: Path, part: str) -> Path:
     found = run.glob("checkpoints/step-*/backbone.safetensors")
     files = {int(file.parent.name[5:]): file for file in found if file.parent.name[5:].isdecimal()}
     if not files:

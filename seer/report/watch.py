@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import compress
@@ -15,8 +16,9 @@ from rich.text import Text
 
 from seer import jsonl
 from seer.jsonl import Row
+from seer.report.health import SIGNS, Ailment, ailments, not_applied, read_events
 from seer.report.plots import number
-from seer.report.run import SIGNS, Ailment, ailments, duration, not_applied, read_config, read_events
+from seer.report.run import duration, read_config
 
 TAIL = 1 << 18  # bytes of metrics.jsonl: some hundred rows
 RECENT = 30  # rows that rates are taken over
@@ -26,7 +28,7 @@ FIRST_ROW = 1800.0  # seconds: building and compiling a large model takes its ti
 ENDS = ("paused", "diverged")
 WIDE = 110  # characters that a table with the course of the loss wants
 BARS = "▁▂▃▄▅▆▇█"
-COLUMNS = ("run", "state", "step", "left", "loss", "course", "images/s", "wait", "health", "of predicted")
+COLUMNS = ("run", "state", "step", "left", "loss", "course", "images/s", "wait", "health", "of plan")
 NUMBERS = ("step", "left", "loss", "images/s", "wait")
 COLOURS = {"training": "green", "done": "blue", "silent": "red", "paused": "red", "diverged": "red"}
 
@@ -42,7 +44,7 @@ class Status:
         losses: of the last rows, oldest first. signs: the newest measurement of each sign of health.
         ailments: symptoms that have not gone again.
         not_applied, rollbacks, skipped: steps that were not finite, goings back to a checkpoint, steps passed over.
-        predicted: for each metric that was predicted, what it is over what was predicted.
+        of_plan: for each metric that was planned, what it is over what was planned.
     """
 
     run: str
@@ -61,18 +63,18 @@ class Status:
     not_applied: int = 0
     rollbacks: int = 0
     skipped: int = 0
-    predicted: dict[str, float] = field(default_factory=dict)
+    of_plan: dict[str, float] = field(default_factory=dict)
 
     def health(self) -> str:
         """Health in a few words."""
         counts = [(self.not_applied, "not applied"), (self.rollbacks, "rolled back"), (self.skipped, "skipped")]
-        words = [ailment.name.replace("_", " ") for ailment in self.ailments]
+        words = [ailment.title.lower() for ailment in self.ailments]
         words += [f"{count} {what}" for count, what in counts if count]
         return ", ".join(words) or ("well" if self.signs else "")
 
 
 def status(path: Path | str, now: float | None = None) -> Status:
-    """Read what there is; never fails for what is missing, torn or still being written."""
+    """Read what there is: what is missing, torn or half written yet is left out."""
     path, now = Path(path), time.time() if now is None else now
     if not path.is_dir():
         return Status(str(path))
@@ -129,10 +131,10 @@ def _describe(found: Status, rows: list[Row]) -> float:
         found.left = (found.steps - found.step) * seconds / steps if found.steps else None
     else:
         found.images_per_second = last.get("images_per_second")
-    for name, value in last.items():
-        actual = last.get(name.removeprefix("predicted_"))
-        if name.startswith("predicted_") and value and actual is not None:
-            found.predicted[name.removeprefix("predicted_")] = actual / value
+    for name, planned in last.items():
+        actual = last.get(name.removeprefix("planned_"))
+        if name.startswith("planned_") and planned and actual is not None:
+            found.of_plan[name.removeprefix("planned_")] = actual / planned
     return seconds / max(1, len(rows[-RECENT:]) - 1)
 
 
@@ -142,7 +144,7 @@ def table(found: Sequence[Status], width: int) -> Table:
     shown = [any(row[i] for row in rows) and (name != "course" or width >= WIDE) for i, name in enumerate(COLUMNS)]
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in compress(COLUMNS, shown):
-        words = name in ("run", "health", "of predicted")
+        words = name in ("run", "health", "of plan")
         grid.add_column(name, no_wrap=not words, overflow="fold", justify="right" if name in NUMBERS else "left")
     for row in rows:
         grid.add_row(*compress(row, shown))
@@ -163,12 +165,12 @@ def _cells(one: Status) -> list[Text]:
         Text(number(one.images_per_second) if one.images_per_second else ""),
         Text(f"{one.data_wait:.0%}" if one.data_wait is not None else ""),
         Text(one.health(), "red" if one.ailments else ""),
-        Text(_predicted(one)),
+        Text(_of_plan(one)),
     ]
 
 
-def _predicted(one: Status) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in one.predicted.items())
+def _of_plan(one: Status) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in one.of_plan.items())
 
 
 def remarks(found: Sequence[Status]) -> list[str]:
@@ -184,8 +186,8 @@ def remarks(found: Sequence[Status]) -> list[str]:
             silent = f"no news for {duration(one.silent)}: stopped or died"
             lines.append(f"{one.run}: {silent}; the same command continues it {start}")
         for ailment in one.ailments:
-            name = ailment.name.replace("_", " ")
-            lines.append(f"{one.run}: {name} since step {ailment.step:,}: {ailment.why}; {ailment.remedy}")
+            since = f"{ailment.title} since step {ailment.step:,}"
+            lines.append(f"{one.run}: {since}: {ailment.why}; {ailment.remedy}")
     return lines
 
 
@@ -198,7 +200,7 @@ def line(one: Status) -> str:
     parts += [f"waiting for data {one.data_wait:.0%}"] if one.data_wait is not None else []
     parts += [f"{duration(one.left)} left"] if one.left is not None else []
     parts += [one.health()] if one.health() else []
-    parts += [f"of predicted: {_predicted(one)}"] if one.predicted else []
+    parts += [f"of plan: {_of_plan(one)}"] if one.of_plan else []
     return " · ".join([f"{one.run}: {one.state}", *parts])
 
 
@@ -218,11 +220,12 @@ def watch(runs: Sequence[Path | str], every: float = 2.0, once: bool = False, co
     if once:
         console.print(_page([status(run) for run in runs], console.width))
     elif console.is_terminal:
-        with Live(console=console, auto_refresh=False) as live:
+        with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
             for found in _news(runs, every):
                 live.update(_page(found, console.width), refresh=True)
     else:
-        _lines(runs, every)
+        with suppress(KeyboardInterrupt):
+            _lines(runs, every)
 
 
 def _page(found: Sequence[Status], width: int) -> Group:

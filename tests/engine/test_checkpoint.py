@@ -17,12 +17,15 @@ from safetensors.torch import load_file
 
 from launch.local import spawn
 from seer.distributed import World, init, rank
-from seer.engine import checkpoint, state, tensorfile
-from seer.engine.checkpoint import CheckpointConfig, Checkpointer, checkpoints, latest
+from seer.engine import checkpoint, integrity, tensorfile
+from seer.engine.checkpoint import CheckpointConfig, Checkpointer
+from seer.engine.integrity import checkpoints, latest
+from seer.engine.mirror import Mirror
 from seer.engine.optim import SGD
 from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest
-from seer.errors import InputError
+from seer.errors import InputError, UnsavedError
+from seer.interop.models import load_backbone
 from tests.engine import tiny
 from tests.engine.tiny import STEPS, Result, Tiny
 from tests.servers import bucket_server
@@ -35,9 +38,14 @@ def checkpointer(run_dir, **config):
     return Checkpointer(run_dir, CheckpointConfig(**config), init("cpu"))
 
 
+def build(mode):
+    """Method, module and optimizer; `hybrid` shards them in each of two halves of the ranks."""
+    return tiny.build(ParallelConfig("fsdp", shard_group=2) if mode == "hybrid" else ParallelConfig(mode))
+
+
 def save_and_go_on(run_dir, mode):
     """Train, saving on the way."""
-    method, module, optimizer = tiny.build(ParallelConfig(mode))
+    method, module, optimizer = build(mode)
     losses = tiny.steps(method, module, optimizer, 0, SAVED)
     with checkpointer(run_dir) as saves:
         saves.save(SAVED, method, optimizer, EXTRA, {"note": "whole"})
@@ -48,7 +56,7 @@ def save_and_go_on(run_dir, mode):
 
 def load_and_go_on(run_dir, mode):
     """Continue from the checkpoint in objects that have another past."""
-    method, module, optimizer = tiny.build(ParallelConfig(mode))
+    method, module, optimizer = build(mode)
     tiny.steps(method, module, optimizer, STEPS, STEPS + 1)
     extra = checkpointer(run_dir).load(method, optimizer)
     assert extra == EXTRA | {"step": SAVED}
@@ -93,7 +101,7 @@ def test_one_process_continues_what_two_began(runs, mode):
 def _load_and_save_again(run_dirs_and_modes):
     """Continue; and save what was loaded elsewhere, unchanged, as this many processes hold it."""
     for run_dir, again, mode in run_dirs_and_modes:
-        method, _, optimizer = tiny.build(ParallelConfig(mode))
+        method, _, optimizer = build(mode)
         assert checkpointer(run_dir).load(method, optimizer) == EXTRA | {"step": SAVED}
         with checkpointer(again) as saves:
             saves.save(SAVED, method, optimizer, EXTRA)
@@ -103,7 +111,7 @@ def _load_and_save_again(run_dirs_and_modes):
 def test_any_number_of_processes_continues(runs, tmp_path):
     """From 2 to 4 to 1, and 1 to 4, sharded and not. Four share tensors of 5 and 7 rows, unevenly; some get none."""
     dirs, results = runs
-    pairs = [("none", "ddp"), ("ddp", "fsdp"), ("fsdp", "fsdp")]
+    pairs = [("none", "ddp"), ("ddp", "fsdp"), ("fsdp", "hybrid")]
     work = [(dirs[began], tmp_path / began, goes_on) for began, goes_on in pairs]
     continued = spawn(_load_and_save_again, 4, work, device="cpu")[0]
     for (began, _), result in zip(pairs, continued, strict=True):
@@ -248,7 +256,7 @@ def _die(line):
         The lines that have been run so far.
     """
     run: list[int] = []
-    files = {module.__file__ for module in (checkpoint, state, tensorfile)}
+    files = {module.__file__ for module in (checkpoint, integrity, tensorfile)}
 
     def trace(frame, event, argument):
         if frame.f_code.co_filename not in files:
@@ -267,7 +275,8 @@ def test_killed_at_any_moment_of_a_save(tmp_path):
     lines = _die(0)
     saved(tmp_path / "count", 1)
     threading.settrace(None)  # type: ignore[arg-type]
-    moments = sorted(random.Random(1).sample(range(1, len(lines)), 25))
+    total = len(lines)
+    moments = sorted({*random.Random(1).sample(range(1, total), 14), *range(total - 50, total, 4)})
     went_on_from = []
     for moment in moments:
         run_dir = tmp_path / str(moment)
@@ -284,15 +293,31 @@ def test_killed_at_any_moment_of_a_save(tmp_path):
     assert set(went_on_from) == {1, 2}
 
 
+def test_what_could_not_be_written_is_tried_again(tmp_path, monkeypatch, caplog):
+    fsync, failures = tensorfile.flush, [OSError(5, "Input/output error")]
+
+    def flaky(file):
+        if failures:
+            raise failures.pop()
+        fsync(file)
+
+    monkeypatch.setattr(tensorfile, "flush", flaky)
+    monkeypatch.setattr(checkpoint, "PAUSES", (0.0,))
+    assert saved(tmp_path, 1) == [1]
+    assert "step-000000001: cannot be written ([Errno 5] Input/output error); once more in 0 s" in caplog.text
+    assert loaded(tmp_path) == 1
+
+
 def _save_on_a_full_disk(run_dir):
     """Rank 1 can write a kilobyte."""
+    checkpoint.PAUSES = (0.0,)
     method, _, optimizer = tiny.build(ParallelConfig("ddp"))
     asked = StopRequest()
     saves = Checkpointer(run_dir, CheckpointConfig(), init("cpu"), asked)
     if rank() == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
     saves.save(2, method, optimizer)
-    with pytest.raises(InputError, match=r"step-000000002: cannot be written .*File too large.*; earlier ones are"):
+    with pytest.raises(UnsavedError, match=r"step-000000002: cannot be written .*File too large.*; earlier ones are"):
         saves.finish()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     saves.save(3, method, optimizer)
@@ -306,12 +331,13 @@ def test_a_save_that_fails_on_one_rank_fails_everywhere_and_asks_the_run_to_stop
     assert names_in(tmp_path / "checkpoints") == ["step-000000001", "step-000000003"]
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PAUSES", ())
     (tmp_path / "checkpoints").write_text("a file")
     method, _, optimizer = tiny.build(ParallelConfig())
     saves = checkpointer(Path(tmp_path))
     saves.save(1, method, optimizer)
-    with pytest.raises(InputError, match="step-000000001: cannot be written"):
+    with pytest.raises(UnsavedError, match="step-000000001: cannot be written"):
         saves.save(2, method, optimizer)
 
 
@@ -394,6 +420,15 @@ def test_the_newest_intact_one_is_used_and_one_line_says_so(tmp_path, damage, ca
     assert "\n" not in record.getMessage()
 
 
+def test_a_backbone_is_verified_before_it_is_used(tmp_path):
+    saved(tmp_path, 1)
+    file = latest(tmp_path) / "backbone.safetensors"
+    integrity.check_file(file)
+    flip_a_bit(file)
+    with pytest.raises(InputError, match=r"backbone\.safetensors: damaged"):
+        load_backbone(tmp_path)
+
+
 def test_where_none_is_intact_nothing_is_begun_anew(tmp_path):
     saved(tmp_path, 1, 2)
     for path in checkpoints(tmp_path):
@@ -457,24 +492,46 @@ def test_a_store_has_what_the_run_directory_has(tmp_path, bucket, caplog):
     elsewhere = tmp_path / "b"
     assert loaded(elsewhere, store=store) == 6
     assert names_in(elsewhere / "checkpoints") == ["step-000000006"]
-    assert checkpoint.Mirror(store).checkpoints() == ["step-000000004", "step-000000006"]
+    assert Mirror(store, World()).checkpoints() == ["step-000000004", "step-000000006"]
     # What is newest where it is intact, whether here or there; here, if there as well.
     assert saved(elsewhere, 7) == [6, 7]
     assert loaded(elsewhere, store=store) == 7
     truncate(shard(latest(elsewhere)))
     truncate(shard(elsewhere / "checkpoints/step-000000006"))
     assert loaded(elsewhere, store=store) == 6
-    assert caplog.messages[-1].endswith("; going on from step-000000006")
+    assert caplog.messages[-1].endswith("; going on from step-000000006 of the store")
+    assert names_in(elsewhere / "checkpoints/step-000000006") == ["backbone.safetensors", "header.json", "state"]
+
+
+def _save_to(run_dir, store):
+    method, _, optimizer = tiny.build(ParallelConfig("fsdp"))
+    with checkpointer(run_dir, store=store) as saves:
+        saves.save(1, method, optimizer, {}, {})
+
+
+def _load_from(run_dir, store):
+    method, _, optimizer = tiny.build(ParallelConfig("fsdp"))
+    return checkpointer(run_dir, store=store).load(method, optimizer)
+
+
+def test_ranks_share_what_is_copied(tmp_path, bucket):
+    store = f"{bucket}/shared"
+    spawn(_save_to, 2, tmp_path / "a", store, device="cpu")
+    assert spawn(_load_from, 4, tmp_path / "b", store, device="cpu") == [{"step": 1}] * 4
+    here, there = ({str(p.relative_to(tmp_path / x)): p.read_bytes() for p in (tmp_path / x).rglob("*.*")
+                    if p.is_file()} for x in "ab")  # fmt: skip
+    assert here == there
+    assert len(here) == 4
 
 
 def test_what_is_not_all_there_is_no_checkpoint(tmp_path, bucket, monkeypatch):
     store = f"{bucket}/other"
     saved(tmp_path, 1, store=store)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.Mirror, "put", killed_before_the_header(checkpoint.Mirror.put))
+        patched.setattr(Mirror, "_put", killed_before_the_header(Mirror._put))
         with pytest.raises(KeyboardInterrupt):
             saved(tmp_path, 2, store=store)
-    assert checkpoint.Mirror(store).checkpoints() == ["step-000000001"]
+    assert Mirror(store, World()).checkpoints() == ["step-000000001"]
     assert loaded(tmp_path / "elsewhere", store=store) == 1
 
 

@@ -16,6 +16,7 @@ from launch.local import spawn
 from seer import distributed
 from seer.data.views import Views
 from seer.distributed import local
+from seer.engine import parallel
 from seer.engine.health import Health, HealthConfig
 from seer.engine.loop import Run, train
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
@@ -91,6 +92,7 @@ def trained(name: str, layout: ParallelConfig, accumulate: int = 1) -> Result:
 def on_each_rank() -> tuple[dict[tuple[str, str, int], Result], Tensor]:
     """The runs, and this rank's shard of a weight that was drawn in shards."""
     torch.set_num_threads(1)
+    parallel.LARGE = 200  # so that some convolutions are gathered by themselves
     cases = CASES[distributed.init("cpu").size]
     runs = {(name, key, n): trained(name, LAYOUTS[key], n) for name in METHOD for key, n in cases}
     deferred = tiny.build(replace(LAYOUTS["hybrid"], deferred_init=True))[0]

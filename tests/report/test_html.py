@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from seer import jsonl
 from seer.errors import InputError
 from seer.report.html import headlines, measure, score_groups, write_comparison, write_report
 from seer.report.run import read_run, where_time_went
@@ -55,6 +56,29 @@ def test_the_page_shows_scores_curves_pictures_and_configuration(run):
     ):  # fmt: skip
         assert expected in text, expected
     assert path.read_text().count('<svg class="chart"') == 5
+
+
+def test_health_is_told_in_words_and_curves(run, tmp_path):
+    events = [
+        {"step": 5, "event": "not_applied", "why": "loss or gradient is not finite"},
+        {"step": 30, "event": "symptom", "name": "few_prototypes", "why": "few are used", "remedy": "use a queue"},
+        {"step": 40, "event": "rollback", "why": "loss 9", "to": 35, "skipped": [39, 40]},
+        {"step": 90, "event": "diverged", "why": "no way back"},
+    ]
+    jsonl.write(run / "health.jsonl", events)
+    jsonl.append(run / "metrics.jsonl", [metric(101, effective_rank=7.0)])
+    text = re.sub(r"\s+", " ", Page(write_report(run)).text)
+    for expected in (
+        "Health", "Few prototypes since step 30: few are used. What helps: use a queue.",
+        "1 step not applied", "Rollback at step 40 loss 9; back to step 35, and on without steps 39 to 40.",
+        "Diverged at step 90 no way back.", "Effective rank",
+    ):  # fmt: skip
+        assert expected in text, expected
+    well = write_run(tmp_path / "well")
+    jsonl.append(well / "metrics.jsonl", [metric(101, effective_rank=7.0)])
+    assert "Well no symptom of collapse" in re.sub(r"\s+", " ", Page(write_report(well)).text)
+    out = tmp_path / "both.html"
+    assert "loss 9; back to step 35" in Page(write_comparison([run, well], out)).text
 
 
 def test_nothing_is_fetched(run):
