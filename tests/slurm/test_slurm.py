@@ -209,7 +209,7 @@ def test_out_of_time_a_run_is_saved_and_goes_on_and_a_cancelled_one_does_not(clu
 
 
 def test_a_run_in_the_queue_is_refused_a_second_time(cluster, train):
-    (job,) = train("twice", *COMMON, "--set", "sbatch={hold: true}")
+    (job,) = train("twice", *COMMON, "--set", "sbatch={begin: now+1hour}")
     with pytest.raises(InputError, match=f"job {job} of it is pending already"):
         train("twice", *COMMON)
     assert job in cluster.ask("cancel", job)
