@@ -10,7 +10,8 @@ quickstart: $(VENV)/.installed          ## embedded photographs → shards → S
 	$(BIN)/seer quickstart --out $(OUT)
 
 test: $(VENV)/.dev                      ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/slurm
 
 check: $(VENV)/.dev                     ## lint, format and types
 	$(BIN)/ruff check .
