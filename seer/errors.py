@@ -41,6 +41,11 @@ class PausedError(StoppedError):
 TOLD = (InputError, DivergedError, StoppedError)  # one line each
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, without what follows in further lines; its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def nearest(word: str, choices) -> str:
     """A hint naming the choice closest to `word`: `" (did you mean 'x'?)"`, or the choices when none is close."""
     from difflib import get_close_matches

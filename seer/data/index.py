@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from seer.data.decode import image_suffixes
 from seer.data.store import NotThereError, Url, place
-from seer.errors import InputError
+from seer.errors import InputError, first_line
 
 FORMAT = "seer-shards/1"
 MANIFEST = "manifest.parquet"
@@ -60,7 +60,7 @@ def read_index(path: Path | Url | str, columns: list[str] | None = None) -> pa.T
     try:
         return pq.read_table(_source(path), columns=columns, use_threads=False, partitioning=None)
     except (OSError, pa.ArrowException, NotThereError) as error:
-        raise InputError(f"{path} is no readable index ({_first_line(error)}); run: seer shards index") from error
+        raise InputError(f"{path} is no readable index ({first_line(error)}); run: seer shards index") from error
 
 
 def write_manifest(directory: Path | str, rows: Iterable[Mapping] | pa.Table, metadata: Mapping) -> None:
@@ -111,7 +111,7 @@ class Manifest:
             manifest = cls(path.parent, pq.read_table(pa.BufferReader(content)))
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(
-                f"{path} is no readable manifest ({_first_line(error)}); run: seer shards index {path.parent}/*.tar"
+                f"{path} is no readable manifest ({first_line(error)}); run: seer shards index {path.parent}/*.tar"
             ) from error
         if manifest.format != FORMAT:
             raise InputError(f"{path} has format {manifest.format}, this seer reads {FORMAT}; update seer")
@@ -194,7 +194,3 @@ def _what_is_there_instead(directory: Path) -> str:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
