@@ -6,6 +6,7 @@ import pytest
 
 from seer.cli import app
 from seer.doctor import REMEDIES, DataPath, decoded, lines, measure
+from seer.errors import InputError
 from tests.conftest import jpeg, photograph, spoil
 
 
@@ -24,6 +25,12 @@ def test_damaged_samples_are_counted(shards, tmp_path):
     assert (found.samples, found.damaged) == (40, 2)
     assert min(found.read, found.decode, found.crop) > 0
     assert found.megapixels == pytest.approx(40 * 48 / 1e6)
+
+
+def test_data_of_which_nothing_can_be_decoded(shards, tmp_path):
+    spoiled = spoil(shards, tmp_path / "spoiled", {path.name: list(range(10)) for path in shards.glob("*.tar")})
+    with pytest.raises(InputError, match="none of 40 samples can be decoded"):
+        measure(str(spoiled))
 
 
 def test_only_whole_images_are_decoded():

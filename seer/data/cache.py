@@ -101,10 +101,14 @@ class Cache:
         """Give the part its full size, which counts from now on, if the bound allows that after eviction."""
         with open(self.folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            files = [(path, path.stat()) for pattern in ("*.tar", "*.part") for path in self.folder.glob(pattern)]
-            excess = sum(status.st_size for path, status in files if path != part) + size - self.limit
-            for path, status in sorted(files, key=lambda file: file[1].st_mtime_ns):
-                if excess > 0 and path != part and _evict(path):
+            others = {}  # parts before shards: that is how one becomes the other
+            for path in (*self.folder.glob("*.part"), *self.folder.glob("*.tar")):
+                with suppress(FileNotFoundError):  # it has become a shard, or was removed, since it was listed
+                    others[path] = path.stat()
+            others.pop(part, None)
+            excess = sum(status.st_size for status in others.values()) + size - self.limit
+            for path, status in sorted(others.items(), key=lambda file: file[1].st_mtime_ns):
+                if excess > 0 and _evict(path):
                     excess -= status.st_size
             if excess <= 0:
                 os.ftruncate(descriptor, size)

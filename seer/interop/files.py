@@ -95,7 +95,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not readable as tensors only ({first_line(error)}); give a .safetensors file") from error
+        reason = first_line(error)
+        raise InputError(f"{path}: not readable as tensors only ({reason}); give a .safetensors file") from error
     for key in ("state_dict", "model"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
