@@ -1,5 +1,7 @@
 """What is told in one line instead of a traceback."""
 
+from typing import NoReturn
+
 
 class InputError(ValueError):
     """Bad input from the user: what is wrong, where, and what to do, in one line.
@@ -39,6 +41,11 @@ class PausedError(StoppedError):
 
 
 TOLD = (InputError, DivergedError, StoppedError)  # one line each
+
+
+def unreadable(error: OSError) -> NoReturn:
+    """Tell of a file or folder that cannot be read; also for `os.walk` to call."""
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
 
 
 def first_line(error: BaseException) -> str:

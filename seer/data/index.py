@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from seer.data.decode import image_suffixes
 from seer.data.store import NotThereError, Url, place
-from seer.errors import InputError, first_line
+from seer.errors import InputError, first_line, unreadable
 
 FORMAT = "seer-shards/1"
 MANIFEST = "manifest.parquet"
@@ -178,11 +178,8 @@ def _what_is_there_instead(directory: Path) -> str:
         return f"{directory} does not exist; give a directory of shards, made by: seer shards build SOURCE --out DIR"
     if not directory.is_dir():
         return f"{directory} is a file; give the directory that holds the shards"
-    try:
-        tree = os.walk(directory, onerror=_raise)
-        names = list(islice((name.lower() for _, _, files in tree for name in files), 10_000))
-    except OSError as error:
-        return f"{directory} cannot be read ({error.strerror}); check its permissions"
+    tree = os.walk(directory, onerror=unreadable)
+    names = list(islice((name.lower() for _, _, files in tree for name in files), 10_000))
     if not names:
         return f"{directory} is empty; put shards there: seer shards build SOURCE --out {directory}"
     if any(name.endswith(".tar") for name in names):
@@ -190,7 +187,3 @@ def _what_is_there_instead(directory: Path) -> str:
     if any(Path(name).suffix in image_suffixes() for name in names):
         return f"{directory} holds images, not shards; run: seer shards build {directory} --out SHARDS"
     return f"{directory} holds no {MANIFEST} and no images; give a directory made by: seer shards build"
-
-
-def _raise(error: OSError) -> None:
-    raise error
