@@ -84,15 +84,7 @@ def _folder_rows(folder: Container, listing: Listing, labels: bool, skip: Path |
         elif labels and "/" not in name:
             listing.quarantine.append(entry(source, "not in a class folder"))
         else:
-            yield {
-                "container": number,
-                "name": os.fsencode(name),
-                "offset": -1,
-                "size": file.stat().st_size,
-                "key": key_of(os.path.splitext(name)[0]),
-                "class": text(os.fsencode(name.split("/")[0])) if labels else None,
-                "extras": [],
-            }
+            yield _file_row(number, name, -1, file.stat().st_size, labels)
 
 
 def _tar_rows(path: str, prefix: str, listing: Listing, labels: bool = False) -> Iterator[dict[str, Any]]:
@@ -133,15 +125,20 @@ def _zip_rows(path: str, prefix: str, listing: Listing, labels: bool) -> Iterato
         elif labels and "/" not in name:
             listing.quarantine.append(entry(prefix + name, "not in a class folder"))
         else:
-            yield {
-                "container": number,
-                "name": os.fsencode(name),
-                "offset": place,
-                "size": member.file_size,
-                "key": key_of(os.path.splitext(name)[0]),
-                "class": text(os.fsencode(name.split("/")[0])) if labels else None,
-                "extras": [],
-            }
+            yield _file_row(number, name, place, member.file_size, labels)
+
+
+def _file_row(container: int, name: str, offset: int, size: int, labels: bool) -> dict[str, Any]:
+    """The row of an image that is a file, or a zip's member, of its own."""
+    return {
+        "container": container,
+        "name": os.fsencode(name),
+        "offset": offset,
+        "size": size,
+        "key": key_of(os.path.splitext(name)[0]),
+        "class": text(os.fsencode(name.split("/")[0])) if labels else None,
+        "extras": [],
+    }
 
 
 # What is opened wherever it is found, by suffix.
