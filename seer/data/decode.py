@@ -114,11 +114,7 @@ def _decode_jpeg(data: bytes, max_pixels: int, reduction: int) -> np.ndarray | N
         if text.startswith("Corrupt JPEG data") and "extraneous bytes" not in text:
             raise DamagedImage(f"corrupt ({text})") from error
         return None
-    return _upright(pixels, _jpeg_orientation(data, max_pixels))
-
-
-def _jpeg_orientation(data: bytes, max_pixels: int) -> int:
-    return _orientation(_open(data, max_pixels)) if may_be_turned(data) else 1
+    return _upright(pixels, _orientation(_open(data, max_pixels))) if may_be_turned(data) else pixels
 
 
 def may_be_turned(jpeg: bytes) -> bool:

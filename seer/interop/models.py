@@ -10,13 +10,13 @@ from torch import nn
 
 from seer.backbones import Backbone, BackboneConfig, build, canonical
 from seer.config import config_hash, read
+from seer.data.crops import IMAGENET_MEAN, IMAGENET_STD
 from seer.engine.integrity import check_file
 from seer.errors import InputError
 from seer.interop.files import load_strictly, read_backbone, save_backbone
 
 __all__ = ["Model", "load_backbone", "load_model", "save_backbone"]
 
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 FORMS = "a run directory, an exported file, BACKBONE:random, timm:NAME[:WEIGHTS] or torchvision:NAME[:WEIGHTS]"
 
 
@@ -118,8 +118,8 @@ def _load_file(path: Path) -> Model:
 def _load_untrained(name: str) -> Model:
     config = BackboneConfig(canonical(name))
     about = {"backbone": config.name, "weights": "random"}
-    label = f"{config.name} untrained"
-    return Model(_untrained(config, 0), label, 224, IMAGENET_MEAN, IMAGENET_STD, config_hash(about))
+    images = {"size": 224, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    return Model(_untrained(config, 0), f"{config.name} untrained", config_hash=config_hash(about), **images)
 
 
 def _load_foreign(library: str, name: str, weights: str) -> Model:
