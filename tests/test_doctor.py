@@ -5,6 +5,7 @@ import json
 import pytest
 
 from seer.cli import app
+from seer.data.index import Manifest
 from seer.doctor import REMEDIES, DataPath, decoded, lines, measure
 from seer.errors import InputError
 from tests.conftest import jpeg, photograph, spoil
@@ -28,7 +29,9 @@ def test_damaged_samples_are_counted(shards, tmp_path):
 
 
 def test_data_of_which_nothing_can_be_decoded(shards, tmp_path):
-    spoiled = spoil(shards, tmp_path / "spoiled", {path.name: list(range(10)) for path in shards.glob("*.tar")})
+    manifest = Manifest.load(shards)
+    everything = {name: list(range(size)) for name, size in zip(manifest.shards, manifest.sizes, strict=True)}
+    spoiled = spoil(shards, tmp_path / "spoiled", everything)
     with pytest.raises(InputError, match="none of 40 samples can be decoded"):
         measure(str(spoiled))
 
