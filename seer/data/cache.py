@@ -20,6 +20,10 @@ PIECE = 2**23  # bytes of one request; four at once, so that a fetch holds 32 MB
 PARALLEL = 4
 
 
+class UnwritableError(InputError):
+    """The cache's disk is full, or not to be written to."""
+
+
 class Cache:
     """Shards in `folder`, together at most `limit` bytes; the longest unused ones make room."""
 
@@ -95,7 +99,7 @@ class Cache:
             yield
         except OSError as error:
             remedy = "set loader.cache_dir, less loader.cache_gb, or loader.fetch=ranges"
-            raise InputError(f"{self.folder} cannot be written ({error.strerror}); {remedy}") from error
+            raise UnwritableError(f"{self.folder} cannot be written ({error.strerror}); {remedy}") from error
 
     def _make_room(self, descriptor: int, part: Path, size: int) -> bool:
         """Give the part its full size, which counts from now on, if the bound allows that after eviction."""
