@@ -10,7 +10,7 @@ quickstart: $(VENV)/.installed          ## embedded photographs → shards → S
 	$(BIN)/seer quickstart --out $(OUT)
 
 test: $(VENV)/.dev                      ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.dev                     ## lint, format and types
 	$(BIN)/ruff check .
@@ -19,7 +19,9 @@ check: $(VENV)/.dev                     ## lint, format and types
 
 bench: $(VENV)/.dev                     ## the README's figures, each against its peer; CIFAR10=DIR, PHOTOGRAPHS=DIR
 	$(BIN)/python benchmarks/step.py --json step.json
+	$(BIN)/python benchmarks/plan.py --json plan.json
 	$(BIN)/python benchmarks/order_scale.py --json order_scale.json
+	$(BIN)/python benchmarks/checkpoint.py --json checkpoint.json
 	$(BIN)/python benchmarks/build.py --json build.json
 	test -z "$(PHOTOGRAPHS)" || $(BIN)/python benchmarks/loader.py "$(PHOTOGRAPHS)" --json loader.json
 	test -z "$(PHOTOGRAPHS)" || $(BIN)/python benchmarks/multicrop.py "$(PHOTOGRAPHS)" --json multicrop.json

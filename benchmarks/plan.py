@@ -16,7 +16,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -30,6 +30,7 @@ from launch.local import spawn
 from seer import distributed
 from seer.data.views import Views
 from seer.distributed import World
+from seer.engine.health import Health, HealthConfig
 from seer.engine.loop import Run, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, build_optimizer
@@ -95,7 +96,7 @@ class Same:
         crops = [torch.randn(v.count, batch, v.size, v.size, 3).permute(0, 1, 4, 2, 3) for v in sizes if v.count]
         self.views = Views(tuple(crops), torch.arange(batch))
 
-    def iterate(self, start: int, stop: int) -> Iterator[Views]:
+    def iterate(self, start: int, stop: int, skip: Collection[int] = ()) -> Iterator[Views]:
         for _ in range(start, stop):
             yield self.views
 
@@ -127,10 +128,16 @@ def train_on_noise(config: Pretrain, world: World) -> list[float]:
     method = build_method(config)
     module = parallelize(method, config.parallel, world, config.precision)
     ends: list[float] = []
-    with TemporaryDirectory() as folder, RunLog(Path(folder), LogConfig(1, False), world, config.steps) as log:
-        log.step = lambda *_, **__: ends.append(time.process_time())  # type: ignore[method-assign]
+
+    def finished(*_, **__) -> dict[str, float]:
+        ends.append(time.process_time())
+        return {}
+
+    with TemporaryDirectory() as folder, RunLog(Path(folder), LogConfig(100, False), world, config.steps) as log:
+        log.step = finished  # type: ignore[method-assign]
+        health = Health(HealthConfig(every=0), Path(folder), world)
         train(Run(method, module, build_optimizer(method, config.optim), LossScaler(False), Same(config, world.size),
-                  config.schedule, log, world, lambda step: None, 0, config.steps, config.batch_size, 10**6,
+                  config.schedule, log, health, world, lambda step: None, 0, config.steps, config.batch_size, 10**6,
                   config.seed, config.precision, config.accumulate))  # fmt: skip
     return [end - begin for begin, end in pairwise(ends)]
 

@@ -16,6 +16,10 @@ class InUseError(InputError):
     """A port or a run directory that another process has, perhaps one about to end: a later attempt may succeed."""
 
 
+class UnsavedError(InUseError):
+    """A checkpoint that could not be written: the disk may have room again when a later attempt comes."""
+
+
 class DivergedError(RuntimeError):
     """A run that rollbacks cannot save; nothing of the steps that diverged was kept. One line, exit code 1."""
 

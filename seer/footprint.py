@@ -5,6 +5,7 @@ shapes and no contents, among ranks that a process group of one pretends. So wha
 engine changes here too, and a network of any size is measured on a laptop.
 """
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -109,7 +110,7 @@ def measure(config: Pretrain, ranks: int, sync_batchnorm: bool = True, forward_o
     with _pretended(ranks):
         with torch.device("meta"):
             method = METHODS[config.method.name](build(config.backbone), config.method)
-        parameters = {name: p.numel() * p.itemsize for name, p in method.named_parameters() if p.requires_grad}
+        gradients = sum(p.numel() * p.itemsize for p in method.parameters() if p.requires_grad)
         whole = sum(p.numel() for p in method.parameters())
         arrange(method, layout, World(0, ranks, 0, min(PER_NODE, ranks)), config.precision)
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -123,18 +124,20 @@ def measure(config: Pretrain, ranks: int, sync_batchnorm: bool = True, forward_o
     return Footprint(
         config.batch_size // ranks // config.accumulate, whole, ledger.by_kind(ledger.worst), kept, ledger.operations,
         Traffic(*ledger.traffic[False]), Traffic(*ledger.traffic[True]),
-        2 * sum(parameters.values()) if config.parallel.mode == "ddp" and ranks > 1 else 0,
+        2 * gradients if config.parallel.mode == "ddp" and ranks > 1 else 0,
     )  # fmt: skip
 
 
 @contextmanager
 def _pretended(ranks: int) -> Iterator[None]:
     """A process group of `ranks` in which every collective returns at once."""
+    hook = sys.excepthook  # to which a process group adds the rank's name
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         yield
     finally:
         dist.destroy_process_group()
+        sys.excepthook = hook
 
 
 def _step(method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forward_only: bool) -> int:
@@ -166,8 +169,8 @@ def _step(method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forwar
 def _name_parts(method: Method, ledger: "Ledger") -> None:
     """Enter what exists before the first step, and fill the queues, which count from then on."""
     for module in method.modules():
-        kinds = {Prototypes: "prototypes", Queue: "queue"}
-        kind = next((kind for of, kind in kinds.items() if isinstance(module, of)), "parameters")
+        kinds = (Prototypes, "prototypes"), (Queue, "queue"), (nn.Module, "parameters")
+        kind = next(kind for of, kind in kinds if isinstance(module, of))  # FSDP makes subclasses
         own: Iterable[Tensor] = chain(module.parameters(recurse=False), module.buffers(recurse=False))
         ledger.name(map(local, own), kind)
         if isinstance(module, Queue):

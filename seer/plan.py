@@ -293,7 +293,10 @@ def draw(estimates: list[Estimate], path: Path) -> None:
     series = [Series("planned", gpus, rates), Series("in proportion", gpus, proportional)]
     chart = line_chart(series, f"images/s over {first.gpu}", from_zero=True, x_label="GPUs")
     opening = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="472" '
-    path.write_text(chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1))
+    try:
+        path.write_text(chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1))
+    except OSError as error:
+        raise InputError(f"--plot {path}: cannot be written: {error.strerror}") from error
 
 
 STYLE = """text { font: 10px sans-serif; fill: #555 } .grid { stroke: #ddd } polyline { fill: none; stroke-width: 2 }

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seer.data.decode import DamagedImage
-from seer.data.index import INDEX_SCHEMA, Manifest, index_path, is_sealed
+from seer.data.index import INDEX_SCHEMA, Manifest, check_seal, index_path
 from seer.errors import first_line
 from shards import pool, quarantine, takedown
 from shards.index import index
@@ -134,8 +134,7 @@ def _wrong_index(tar: Path, row: dict[str, Any], known: set[str]) -> list[str]:
         return [f"has no index; run: seer shards index {tar}"]
     try:
         content = path.read_bytes()
-        if not is_sealed(content):
-            raise ValueError("its seal is broken: some of its bits are not as they were written")
+        check_seal(content)
         table = pq.read_table(pa.BufferReader(content))
         if not table.schema.equals(INDEX_SCHEMA):
             raise ValueError("its columns are not those of an index")

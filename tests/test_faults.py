@@ -19,11 +19,12 @@ from launch.local import RankError, spawn
 from seer import distributed
 from seer.audit import audit
 from seer.data.loader import Loader
+from seer.distributed import World
 from seer.engine import checkpoint, integrity, tensorfile
 from seer.engine.integrity import checkpoints
 from seer.engine.metrics import RunLog
 from seer.engine.mirror import Mirror
-from seer.errors import InputError, StoppedError
+from seer.errors import StoppedError, UnsavedError
 from seer.pretrain import Pretrain, load_config, run
 from tests.conftest import losses, rows
 from tests.servers import bucket_server
@@ -61,7 +62,7 @@ AT_A_STEP = {
     "SIGUSR1": send(signal.SIGUSR1),
     "SIGUSR2": send(signal.SIGUSR2),
 }
-EXPECTED = {"the disk is full": InputError, **dict.fromkeys(("SIGTERM", "SIGUSR1", "SIGUSR2"), StoppedError)}
+EXPECTED = {"the disk is full": UnsavedError, **dict.fromkeys(("SIGTERM", "SIGUSR1", "SIGUSR2"), StoppedError)}
 
 
 def flip_a_bit(path: Path, draw: random.Random) -> None:
@@ -198,7 +199,7 @@ def test_a_run_goes_on_from_a_store_where_its_directory_is_lost(tiny, shards, tm
     with bucket_server(monkeypatch) as bucket:
         settings = [f"data={shards}", "steps=4", "checkpoint.every=2", f"checkpoint.store={bucket}/lost"]
         run(load_config(tiny, [*settings, f"run_dir={tmp_path / 'a'}"]))
-        Mirror(f"{bucket}/lost").remove("step-000000004")  # as if it had been killed before
+        Mirror(f"{bucket}/lost", World()).remove("step-000000004")  # as if it had been killed before
         run(load_config(tiny, [*settings, f"run_dir={tmp_path / 'b'}"]))
     assert [(row["step"], row["loss"]) for row in rows(tmp_path / "b")] == [
         (row["step"], row["loss"]) for row in rows(tmp_path / "a")[2:]

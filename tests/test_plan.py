@@ -1,6 +1,7 @@
 """The planner's arithmetic by hand, its advice, its calibration, and the command."""
 
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -114,6 +115,8 @@ def test_the_sweep_takes_counts_that_divide_batch_and_groups(tiny, tmp_path):
     assert [e.gpus for e in found] == [3, 12, 24, 48]  # in 6 there are no groups of 4
     assert found[0].exchange_seconds < found[1].exchange_seconds  # one node, two
     draw(found, tmp_path / "plan.svg")
+    with pytest.raises(InputError, match=r"--plot .*: cannot be written"):
+        draw(found, tmp_path)
     root = ElementTree.parse(tmp_path / "plan.svg").getroot()
     assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 2
 
@@ -143,7 +146,8 @@ def test_devices_are_recognised(device, name):
     assert recognise(device) == name
 
 
-def test_a_run_has_itself_planned_beside_it(tiny, tmp_path):
+def test_a_run_has_itself_planned_beside_it(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "setpriority", lambda *_: None)  # on a busy machine the lowest priority gets no time at all
     config = load_config(tiny, ["data=.", f"run_dir={tmp_path}", "views.small.count=0", "log.plan=cpu"])
     configuration.save(config, tmp_path / "config.yaml")
     with planned_beside(config, World()) as child:

@@ -106,8 +106,7 @@ class Manifest:
                 f"{MANIFEST} and the *.index.parquet that it writes"
             ) from error
         try:
-            if not is_sealed(content):
-                raise ValueError("its seal is broken: some of its bits are not as they were written")
+            check_seal(content)
             manifest = cls(path.parent, pq.read_table(pa.BufferReader(content)))
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(
@@ -159,14 +158,16 @@ def _sealed(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode().join(content.rsplit(UNSEALED, 1))
 
 
-def is_sealed(content: bytes) -> bool:
-    """Whether every bit of an index or manifest is as it was written.
+def check_seal(content: bytes) -> None:
+    """Raise `ValueError` unless every bit of an index or manifest is as it was written.
 
     Its metadata hold, under `sha256`, the hex digest of the file with 64 zeros in the digest's place.
     """
     seal = (pq.read_metadata(pa.BufferReader(content)).metadata or {}).get(SEAL_KEY, b"")
-    blank = UNSEALED.join(content.rsplit(seal, 1)) if seal else b""
-    return hashlib.sha256(blank).hexdigest().encode() == seal
+    if not seal:
+        raise ValueError("it has no seal: an older seer wrote it, or it is damaged")
+    if hashlib.sha256(UNSEALED.join(content.rsplit(seal, 1))).hexdigest().encode() != seal:
+        raise ValueError("its seal is broken: some of its bits are not as they were written")
 
 
 def _source(path: Path | Url | str) -> Any:

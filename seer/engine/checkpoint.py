@@ -27,12 +27,12 @@ from torch.optim import Optimizer
 from seer.data.store import NotThereError, in_background
 from seer.distributed import Group, World, on_all, on_main
 from seer.engine import integrity, tensorfile
-from seer.engine.integrity import HEADER, DamagedError, Header, checkpoints, portion, read_header, step_of
+from seer.engine.integrity import HEADER, DamagedError, Header, checkpoints, read_header, step_of
 from seer.engine.mirror import Mirror
 from seer.engine.preempt import StopRequest
 from seer.engine.state import State, allocate, block, check_names, describe, named_state, share
 from seer.engine.tensorfile import Block
-from seer.errors import DivergedError, InputError, StoppedError
+from seer.errors import DivergedError, InputError, StoppedError, UnsavedError
 
 T = TypeVar("T")
 
@@ -81,12 +81,12 @@ class Checkpointer:
         self.run_dir, self.config, self.world = Path(run_dir), config, world
         self.folder = self.run_dir / "checkpoints"
         self.asked = asked or StopRequest()
-        self.mirror = Mirror(config.store) if config.store else None
         self._damaged: set[Path] = set()
         self._staged: State = {}
         self._under_way: Future | None = None
         # The background's own: the training's collectives go on at the same time.
         self._group: Group = dist.new_group(backend="gloo") if world.size > 1 else None  # type: ignore[assignment]
+        self.mirror = Mirror(config.store, world, self._group) if config.store else None
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -112,10 +112,10 @@ class Checkpointer:
             backbone: the metadata of `backbone.safetensors`; None: no such file.
 
         Raises:
-            InputError: the save before failed.
+            UnsavedError: the save before failed.
         """
-        self.finish()
         began = time.perf_counter()
+        self.finish()
         target = self.folder / f"step-{step:09d}"
         if self._on_main(lambda: (target / HEADER).is_file() and target not in self._damaged):
             return
@@ -127,7 +127,7 @@ class Checkpointer:
         self._under_way.add_done_callback(self._ask_if_failed)
 
     def finish(self) -> None:
-        """Wait for the save under way, if there is one. Raises `InputError` if it failed."""
+        """Wait for the save under way, if there is one. Raises `UnsavedError` if it failed."""
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way.result()
@@ -158,13 +158,16 @@ class Checkpointer:
             except OSError as error:  # on all ranks the same
                 why = f"{target}: cannot be written ({integrity.reason(error)})"
                 if pause is None:
-                    raise InputError(f"{why}; earlier ones are whole") from error
+                    raise UnsavedError(f"{why}; earlier ones are whole") from error
                 self._tell(logging.WARNING, "%s; once more in %g s", why, pause)
                 time.sleep(pause)
         took = time.perf_counter() - began
         self._tell(logging.INFO, "saved %s: training stopped for %.2f s, written in %.2f s", target.name, stopped, took)
         if self.mirror is not None:
-            self._copy_to(self.mirror, target, files)
+            try:
+                self.mirror.copy(target, files, self.config.surplus)
+            except (InputError, OSError) as error:  # the run goes on
+                self._tell(logging.WARNING, "%s is in %s only: %s", target.name, self.folder, error)
 
     def _write_once(
         self, target: Path, header: Header, blocks: dict[str, Block], backbone: dict[str, str] | None
@@ -213,21 +216,6 @@ class Checkpointer:
         for path in self.folder.glob(".step-*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _copy_to(self, mirror: Mirror, target: Path, files: list[str]) -> None:
-        """Each rank copies some of the files, rank 0 the header when all are there. If that fails, the run goes on."""
-
-        def complete() -> None:
-            mirror.put(target, [HEADER])
-            for name in self.config.surplus(mirror.checkpoints()):
-                mirror.remove(name)
-
-        try:
-            self._on_main(lambda: mirror.remove(target.name))
-            self._on_all(lambda: mirror.put(target, portion(files, self.world.rank, self.world.size)))
-            self._on_main(complete)
-        except (InputError, OSError) as error:
-            self._tell(logging.WARNING, "%s is in %s only: %s", target.name, self.folder, error)
-
     def load(self, method: nn.Module, optimizer: Optimizer, until: int | None = None) -> Header | None:
         """Go on from the newest intact checkpoint: fill `method` and `optimizer` in place.
 
@@ -275,17 +263,10 @@ class Checkpointer:
     def _fetch(self, path: Path) -> None:
         """Bring a checkpoint here from the store."""
         assert self.mirror is not None
-        mirror, hidden = self.mirror, path.with_name(f".{path.name}.tmp")
-
-        def header_of() -> Header:
-            self._sweep()
-            mirror.get(path.name, [HEADER], hidden)
-            return read_header(hidden)
-
-        header = self._on_main(header_of)
-        self._on_all(lambda: mirror.get(path.name, portion(header["files"], self.world.rank, self.world.size), hidden))
+        hidden = path.with_name(f".{path.name}.tmp")
+        self._on_main(self._sweep)
+        self.mirror.fetch(path.name, hidden)
         self._on_main(lambda: self._show(hidden, path))
-        self._damaged.discard(path)
 
     def _restore(self, path: Path, method: nn.Module, optimizer: Optimizer) -> Header:
         """Verify a checkpoint, then read it. Raises `DamagedError` on every rank, `InputError` if it is another's."""

@@ -13,19 +13,9 @@ from markupsafe import Markup
 
 from seer import __version__
 from seer.jsonl import Row
+from seer.report.health import SIGNS, in_words
 from seer.report.plots import COLOURS, line_chart, number
-from seer.report.run import (
-    SIGNS,
-    RunFiles,
-    ailments,
-    at,
-    describe_run,
-    duration,
-    not_applied,
-    progress,
-    read_run,
-    where_time_went,
-)
+from seer.report.run import RunFiles, at, describe_run, duration, progress, read_run, where_time_went
 
 # Metrics that have a chart of their own, or say nothing as a curve.
 FAMILIAR = {"step", "loss", "lr", "prototypes_used", "images_per_second", "data_wait", "time_step"}
@@ -63,7 +53,7 @@ def _write(out: Path, runs: list[RunFiles]) -> Path:
         headlines=headlines(single) if single else [],
         scores=score_groups(runs),
         charts=charts(runs),
-        health=[(run.name if not single else "", health(run)) for run in runs if measured(run)],
+        health=[(run.name if not single else "", in_words(run.events)) for run in runs if measured(run)],
         signs=signs(runs),
         more=further_charts(runs),
         times=[(run.name, where_time_went(run)) for run in runs if run.metrics],
@@ -212,22 +202,6 @@ def signs(runs: Sequence[RunFiles]) -> list[Chart]:
 def measured(run: RunFiles) -> bool:
     """Whether anything is known of a run's health."""
     return bool(run.events) or run.last("effective_rank") is not None
-
-
-def health(run: RunFiles) -> list[tuple[str, str]]:
-    """What befell a run, in words: (what, what it means and what helps)."""
-    told = [(_title(a.name), f"since step {a.step:,}: {a.why}. What helps: {a.remedy}.") for a in ailments(run.events)]
-    if steps := not_applied(run.events):
-        why = f"loss or gradient was not finite, first at step {steps[0]:,}."
-        told.append((f"{len(steps)} step{'s' if len(steps) > 1 else ''} not applied", why))
-    for row in run.events:
-        if row["event"] == "diverged":
-            told.append((f"Diverged at step {row['step']:,}", f"{row['why']}."))
-        if row["event"] == "rollback":
-            first, last = row["skipped"]
-            what = f"{row['why']}; back to step {row['to']:,}, and on without steps {first:,} to {last:,}."
-            told.append((f"Rollback at step {row['step']:,}", what))
-    return told or [("Well", "no symptom of collapse, and no step was taken back.")]
 
 
 def _title(name: str) -> str:

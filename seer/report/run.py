@@ -10,18 +10,9 @@ import yaml
 from seer import jsonl
 from seer.errors import InputError
 from seer.jsonl import Row
+from seer.report.health import read_events
 from seer.report.plots import Series
 from seer.report.results import latest, read_results
-
-# Metrics that are signs of health: how the chart of each is headed, and what it says.
-SIGNS = {
-    "embedding_std": ("Spread of embeddings", "1 all round, 0 collapsed"),
-    "effective_rank": ("Effective rank", "dimensions that embeddings use"),
-    "perplexity": ("Perplexity of prototypes", "their effective number"),
-    "assignment_entropy": ("Entropy of assignments", "nats"),
-    "sinkhorn_imbalance": ("Imbalance of prototypes", "share of samples"),
-    "grad_norm": ("Norm of the gradient", "before clipping"),
-}
 
 
 @dataclass
@@ -63,11 +54,6 @@ def read_run(path: Path | str) -> RunFiles:
     )
 
 
-def read_events(path: Path) -> list[Row]:
-    """What befell a run's health, in the order in which it did."""
-    return [row for row in jsonl.read(path / "health.jsonl") if row.keys() >= {"step", "event"}]
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """A run's config.yaml as plain values; {} where it is missing, `InputError` where it is not YAML."""
     try:
@@ -75,34 +61,6 @@ def read_config(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     return config if isinstance(config, dict) else {}
-
-
-@dataclass(frozen=True)
-class Ailment:
-    """A symptom that a run shows since a step, what it means, and what helps."""
-
-    name: str
-    step: int
-    why: str
-    remedy: str
-
-
-def ailments(events: list[Row]) -> list[Ailment]:
-    """The symptoms that have not gone again. A rollback takes back those of the steps that it takes back."""
-    present: dict[str, Ailment] = {}
-    for row in events:
-        if row["event"] == "symptom":
-            present.setdefault(row["name"], Ailment(row["name"], row["step"], row["why"], row["remedy"]))
-        elif row["event"] == "recovered":
-            present.pop(row["name"], None)
-        elif row["event"] == "rollback":
-            present = {name: one for name, one in present.items() if one.step <= row["to"]}
-    return [*present.values()]
-
-
-def not_applied(events: list[Row]) -> list[int]:
-    """The steps that were not applied because they were not finite, each once."""
-    return sorted({row["step"] for row in events if row["event"] == "not_applied"})
 
 
 def duration(seconds: float) -> str:

@@ -16,8 +16,9 @@ from rich.text import Text
 
 from seer import jsonl
 from seer.jsonl import Row
+from seer.report.health import SIGNS, Ailment, ailments, not_applied, read_events
 from seer.report.plots import number
-from seer.report.run import SIGNS, Ailment, ailments, duration, not_applied, read_config, read_events
+from seer.report.run import duration, read_config
 
 TAIL = 1 << 18  # bytes of metrics.jsonl: some hundred rows
 RECENT = 30  # rows that rates are taken over
@@ -67,7 +68,7 @@ class Status:
     def health(self) -> str:
         """Health in a few words."""
         counts = [(self.not_applied, "not applied"), (self.rollbacks, "rolled back"), (self.skipped, "skipped")]
-        words = [ailment.name.replace("_", " ") for ailment in self.ailments]
+        words = [ailment.title.lower() for ailment in self.ailments]
         words += [f"{count} {what}" for count, what in counts if count]
         return ", ".join(words) or ("well" if self.signs else "")
 
@@ -185,8 +186,8 @@ def remarks(found: Sequence[Status]) -> list[str]:
             silent = f"no news for {duration(one.silent)}: stopped or died"
             lines.append(f"{one.run}: {silent}; the same command continues it {start}")
         for ailment in one.ailments:
-            name = ailment.name.replace("_", " ")
-            lines.append(f"{one.run}: {name} since step {ailment.step:,}: {ailment.why}; {ailment.remedy}")
+            since = f"{ailment.title} since step {ailment.step:,}"
+            lines.append(f"{one.run}: {since}: {ailment.why}; {ailment.remedy}")
     return lines
 
 

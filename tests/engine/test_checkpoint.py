@@ -20,10 +20,11 @@ from seer.distributed import World, init, rank
 from seer.engine import checkpoint, integrity, tensorfile
 from seer.engine.checkpoint import CheckpointConfig, Checkpointer
 from seer.engine.integrity import checkpoints, latest
+from seer.engine.mirror import Mirror
 from seer.engine.optim import SGD
 from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest
-from seer.errors import InputError
+from seer.errors import InputError, UnsavedError
 from seer.interop.models import load_backbone
 from tests.engine import tiny
 from tests.engine.tiny import STEPS, Result, Tiny
@@ -316,7 +317,7 @@ def _save_on_a_full_disk(run_dir):
     if rank() == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
     saves.save(2, method, optimizer)
-    with pytest.raises(InputError, match=r"step-000000002: cannot be written .*File too large.*; earlier ones are"):
+    with pytest.raises(UnsavedError, match=r"step-000000002: cannot be written .*File too large.*; earlier ones are"):
         saves.finish()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     saves.save(3, method, optimizer)
@@ -336,7 +337,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     method, _, optimizer = tiny.build(ParallelConfig())
     saves = checkpointer(Path(tmp_path))
     saves.save(1, method, optimizer)
-    with pytest.raises(InputError, match="step-000000001: cannot be written"):
+    with pytest.raises(UnsavedError, match="step-000000001: cannot be written"):
         saves.save(2, method, optimizer)
 
 
@@ -491,7 +492,7 @@ def test_a_store_has_what_the_run_directory_has(tmp_path, bucket, caplog):
     elsewhere = tmp_path / "b"
     assert loaded(elsewhere, store=store) == 6
     assert names_in(elsewhere / "checkpoints") == ["step-000000006"]
-    assert checkpoint.Mirror(store).checkpoints() == ["step-000000004", "step-000000006"]
+    assert Mirror(store, World()).checkpoints() == ["step-000000004", "step-000000006"]
     # What is newest where it is intact, whether here or there; here, if there as well.
     assert saved(elsewhere, 7) == [6, 7]
     assert loaded(elsewhere, store=store) == 7
@@ -527,10 +528,10 @@ def test_what_is_not_all_there_is_no_checkpoint(tmp_path, bucket, monkeypatch):
     store = f"{bucket}/other"
     saved(tmp_path, 1, store=store)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.Mirror, "put", killed_before_the_header(checkpoint.Mirror.put))
+        patched.setattr(Mirror, "_put", killed_before_the_header(Mirror._put))
         with pytest.raises(KeyboardInterrupt):
             saved(tmp_path, 2, store=store)
-    assert checkpoint.Mirror(store).checkpoints() == ["step-000000001"]
+    assert Mirror(store, World()).checkpoints() == ["step-000000001"]
     assert loaded(tmp_path / "elsewhere", store=store) == 1
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -94,6 +95,18 @@ def test_joining_and_writing_hold_a_chunk_and_no_more(tmp_path, monkeypatch):
     tracemalloc.stop()
     assert peak < 4 * 2**20
     assert torch.equal(load_file(tmp_path / "joined")["large"], torch.cat(halves))
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_pytorchs_writer_is_read(tmp_path):
+    """Which wrote the checkpoints of seer's first format."""
+    whole = {name: tensor for name, tensor in tensors().items() if name not in ("empty", "image")}
+    writer = dcp.HuggingFaceStorageWriter(str(tmp_path), save_distributed=True)
+    dcp.save(whole, storage_writer=writer, no_dist=True)
+    entries = [entry for path in tmp_path.glob("*.safetensors") for entry in tensorfile.read_entries(path)]
+    targets = {name: Block([0] * tensor.dim(), torch.zeros_like(tensor)) for name, tensor in whole.items()}
+    tensorfile.fill(tmp_path, entries, targets)
+    assert all(torch.equal(targets[name].values, tensor) for name, tensor in whole.items())
 
 
 def test_files_of_others_are_read_as_whole_tensors(tmp_path):

@@ -112,7 +112,7 @@ def test_health(half):
     found = status(half, NOW)
     assert [a.name for a in found.ailments] == ["collapse"]
     assert found.health() == "collapse, 1 not applied, 1 rolled back, 2 skipped"
-    assert remarks([found])[0].endswith("collapse since step 30: all images get nearly the same embedding; lower "
+    assert remarks([found])[0].endswith("Collapse since step 30: all images get nearly the same embedding; lower "
                                         "schedule.peak")  # fmt: skip
 
 
