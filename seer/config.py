@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -164,23 +164,11 @@ def config_hash(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One key on which two configurations disagree."""
-
-    key: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.key} is {self.old!r} there and {self.new!r} here"
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
-    """Keys whose values differ between two configurations given as plain values, but for what is `FREE`."""
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Where two configurations given as plain values disagree, but for what is `FREE`."""
     a, b = flatten(old), flatten(new)
     keys = [key for key in sorted(a.keys() | b.keys()) if not _under(key, FREE)]
-    return [Difference(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
+    return [f"{key} is {a.get(key)!r} there and {b.get(key)!r} here" for key in keys if a.get(key) != b.get(key)]
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
