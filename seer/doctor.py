@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -86,10 +87,8 @@ def measure(data: str) -> DataPath:
 def decoded(encoded: Iterable[bytes]) -> Iterable[np.ndarray]:
     """The images that can be decoded."""
     for data in encoded:
-        try:
+        with suppress(DamagedImage):
             yield decode(data)
-        except DamagedImage:
-            continue
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:

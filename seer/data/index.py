@@ -58,7 +58,8 @@ def write_index(path: Path | str, rows: Iterable[Mapping] | pa.Table) -> None:
 def read_index(path: Path | Url | str, columns: list[str] | None = None) -> pa.Table:
     """Read one shard's index, or some of its columns. Raises `InputError` if it is missing or unreadable."""
     try:
-        return pq.read_table(_source(path), columns=columns, use_threads=False, partitioning=None)
+        source = pa.BufferReader(path.read_bytes()) if isinstance(path, Url) else path
+        return pq.read_table(source, columns=columns, use_threads=False, partitioning=None)
     except (OSError, pa.ArrowException, NotThereError) as error:
         raise InputError(f"{path} is no readable index ({first_line(error)}); run: seer shards index") from error
 
@@ -168,10 +169,6 @@ def check_seal(content: bytes) -> None:
         raise ValueError("it has no seal: an older seer wrote it, or it is damaged")
     if hashlib.sha256(UNSEALED.join(content.rsplit(seal, 1))).hexdigest().encode() != seal:
         raise ValueError("its seal is broken: some of its bits are not as they were written")
-
-
-def _source(path: Path | Url | str) -> Any:
-    return pa.BufferReader(path.read_bytes()) if isinstance(path, Url) else path
 
 
 def _what_is_there_instead(directory: Path) -> str:

@@ -147,23 +147,17 @@ def _split(spec: str) -> tuple[Path, str]:
 
 def _checkpoint(run: Path, part: str) -> Path:
     """The backbone file of a run, intact: that of `step-N`, or the newest."""
-    file = _find(run, part)
-    check_file(file)
-    return file
-
-
-def _find(run: Path, part: str) -> Path:
     found = run.glob("checkpoints/step-*/backbone.safetensors")
     files = {int(file.parent.name[5:]): file for file in found if file.parent.name[5:].isdecimal()}
     if not files:
         raise InputError(f"{run}: has no finished checkpoint; wait for the first, or use {run}:random")
-    if not part:
-        return files[max(files)]
-    match = re.fullmatch(r"step-(\d+)", part)
-    if match is None or int(match[1]) not in files:
+    match = re.fullmatch(r"step-(\d+)", part or f"step-{max(files)}")
+    file = files.get(int(match[1])) if match else None
+    if file is None:
         steps = ", ".join(f"step-{step}" for step in sorted(files))
         raise InputError(f"{run}:{part}: no such checkpoint; there are {steps}, and random")
-    return files[int(match[1])]
+    check_file(file)
+    return file
 
 
 def _run_config(run: Path) -> dict[str, Any]:
