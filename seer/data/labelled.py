@@ -168,5 +168,5 @@ def images_under(folder: Path) -> list[str]:
 
 
 def _leads_back(parent: str, name: str) -> bool:
-    path = os.path.join(parent, name)
-    return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
+    path = Path(parent, name)
+    return path.is_symlink() and any(path.samefile(above) for above in path.parents)

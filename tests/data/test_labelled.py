@@ -47,6 +47,10 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "data/dog/more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/deep/back").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data/cat/all").symlink_to(tmp_path / "data/cat")
+    (tmp_path / "elsewhere/deep/other").mkdir()
+    (tmp_path / "elsewhere/deep/other/way").symlink_to(tmp_path / "crossed")
+    (tmp_path / "crossed").mkdir()
+    (tmp_path / "crossed/way").symlink_to(tmp_path / "elsewhere/deep/other")
     (tmp_path / "data/cat/boxes.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     assert contents(load_labelled(tmp_path / "data")) == [("cat", 10), ("dog", 20), ("dog", 30)]
     (tmp_path / "data/cat/4.jpg").symlink_to("nowhere")
