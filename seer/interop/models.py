@@ -118,8 +118,8 @@ def _load_file(path: Path) -> Model:
 def _load_untrained(name: str) -> Model:
     config = BackboneConfig(canonical(name))
     about = {"backbone": config.name, "weights": "random"}
-    images = {"size": 224, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-    return Model(_untrained(config, 0), f"{config.name} untrained", config_hash=config_hash(about), **images)
+    mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
+    return Model(_untrained(config, 0), f"{config.name} untrained", 224, mean, std, config_hash(about))
 
 
 def _load_foreign(library: str, name: str, weights: str) -> Model:
