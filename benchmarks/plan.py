@@ -37,7 +37,7 @@ from seer.engine.optim import LossScaler, build_optimizer
 from seer.engine.parallel import parallelize
 from seer.hardware import HARDWARE
 from seer.plan import Job
-from seer.pretrain import Pretrain, build_method, load_config
+from seer.recipe import Pretrain, build_method, load_config
 
 SMALL = ["data=.", "steps=4", "views.large.size=96", "views.small.size=48", "schedule.warmup=0", "optim.name=sgd"]
 SWAV = [*SMALL, "method.prototypes=3000", "views.small.count=4", "parallel.mode=none", "backbone.stem_stride=2"]

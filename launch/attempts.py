@@ -79,12 +79,13 @@ def conclude(folder: str | Path, name: str, run_dir: str, code: int, told: str =
     found = (Path(folder) / "attempts" / name).glob(f"{this_attempt()}-*.json")
     endings = sorted((json.loads(path.read_text()) for path in found), key=lambda ending: ending["when"])
     cause = next((e for e in endings if e["code"] not in (0, StoppedError.exit_code)), None)
-    cause = cause or next((e for e in endings if e["code"]), None)
     if code == 0:
         cause = {"code": 0, "told": "done", "host": ""}
     elif cause is None and code - 128 in ASKED:  # before there was a handler for it
         cause = {"code": StoppedError.exit_code, "told": f"stopped by {signal.Signals(code - 128).name}", "host": ""}
-    elif cause is None:
+    elif cause is None and code == StoppedError.exit_code:
+        cause = next((e for e in endings if e["code"] == code), None)
+    if cause is None:  # whoever else was told to stop then, was so because of this
         how = f"killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
         cause = {"code": code, "told": f"a process was {how} and told nothing" if code > 128 else how, "host": ""}
     told = told or (f"{cause['host']}: {cause['told']}" if cause["host"] else cause["told"])

@@ -203,6 +203,6 @@ def check(verb: str, arguments: list[str], resources: Resources) -> str:
         return ""
     if context.params["nproc"] != 1:
         raise InputError("--nproc: a launched job has its processes from --nodes, --gpus-per-node and --tasks-per-node")
-    from seer.pretrain import preview
+    from seer.recipe import preview
 
     return str(preview(context.params["config"], context.params["overrides"] or [], resources.ranks).absolute())

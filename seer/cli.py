@@ -94,7 +94,8 @@ def pretrain(
     forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)  # imports while this process does
 
     from launch.local import spawn
-    from seer.pretrain import load_config, run
+    from seer.pretrain import run
+    from seer.recipe import load_config
 
     resolved = load_config(config, overrides or [])
     index_tars(resolved.data)

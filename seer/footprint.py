@@ -35,7 +35,7 @@ from seer.methods import METHODS
 from seer.methods.base import Method, Step
 from seer.methods.heads import Prototypes
 from seer.methods.memory import Queue
-from seer.pretrain import Pretrain
+from seer.recipe import Pretrain
 
 aten = torch.ops.aten
 

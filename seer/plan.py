@@ -22,7 +22,7 @@ from seer.engine.parallel import check_parallel
 from seer.errors import InputError
 from seer.footprint import Footprint, measure
 from seer.hardware import HARDWARE, PER_NODE, Hardware, find
-from seer.pretrain import METHOD_CONFIGS, Pretrain, check_batch, load_config, loader_bytes
+from seer.recipe import METHOD_CONFIGS, Pretrain, check_batch, load_config, loader_bytes
 from seer.report.plots import Series, line_chart
 
 GIB = 2**30

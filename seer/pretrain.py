@@ -1,4 +1,4 @@
-"""One pretraining run: its configuration, its checks, and how data, method and engine are put together."""
+"""One pretraining run: how data, method and engine are put together."""
 
 import fcntl
 import os
@@ -6,94 +6,39 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, Popen
-from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import MISSING
 from PIL import Image
 from torch import nn
 
 from seer import audit, distributed
 from seer import config as configuration
-from seer.backbones import BackboneConfig, build
-from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
+from seer.data.crops import MultiCrop
 from seer.data.decode import decode
 from seer.data.index import MANIFEST, Manifest
 from seer.data.ledger import over_ranks
-from seer.data.loader import Loader, LoaderConfig
+from seer.data.loader import Loader
 from seer.data.order import Order
 from seer.data.picture import grid
 from seer.data.reader import Reader
-from seer.data.views import Views
 from seer.distributed import World
-from seer.engine.checkpoint import CheckpointConfig, Checkpointer
-from seer.engine.health import Health, HealthConfig, RollbackError, roll_back
+from seer.engine.checkpoint import Checkpointer
+from seer.engine.health import Health, RollbackError, roll_back
 from seer.engine.loop import Run, train
-from seer.engine.metrics import LogConfig, RunLog, log_file, write_environment
-from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
-from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, parallelize
+from seer.engine.metrics import RunLog, log_file, write_environment
+from seer.engine.optim import LossScaler, build_optimizer
+from seer.engine.parallel import parallelize
 from seer.engine.preempt import StopRequest, Watchdog
-from seer.engine.schedule import ScheduleConfig, value
-from seer.errors import InputError, InUseError, StoppedError, nearest
-from seer.hardware import find, recognise
+from seer.errors import InputError, InUseError, StoppedError
+from seer.hardware import recognise
 from seer.interop.files import backbone_metadata
-from seer.interop.models import load_backbone
-from seer.methods import METHODS
-from seer.methods.base import Method, Step
+from seer.methods.base import Method
 from seer.peers import check_peers
-
-METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
-
-
-@dataclass
-class Pretrain:
-    """A pretraining run. `batch_size` is global, `steps` are optimizer updates, `init` is a run or an exported file."""
-
-    name: str = "pretrain"
-    data: str = MISSING
-    run_dir: str = "runs/${name}"
-    seed: int = 0
-    steps: int = MISSING
-    batch_size: int = 256
-    accumulate: int = 1
-    precision: str = "fp32"
-    device: str = "auto"
-    init: str = ""
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
-    views: dict[str, View] = field(default_factory=lambda: deepcopy(DEFAULT_VIEWS))
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    method: Any = field(default_factory=METHODS["swav"].Config)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    health: HealthConfig = field(default_factory=HealthConfig)
-    log: LogConfig = field(default_factory=LogConfig)
-
-
-def load_config(recipe: str, overrides: list[str]) -> Pretrain:
-    """The configuration of a recipe under overrides; `InputError` where a key or value is wrong."""
-    return configuration.load(Pretrain, recipe, ["name=" + Path(recipe).stem, *overrides], {"method": METHOD_CONFIGS})
-
-
-def preview(recipe: str, overrides: list[str], ranks: int) -> Path:
-    """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's directory."""
-    config = load_config(recipe, overrides)
-    check_batch(config, ranks)
-    check_parallel(config.parallel, ranks)
-    check_run_dir(config)
-    rehearse(config)
-    if Path(config.data).parent.is_dir():  # or else it is in a store, or on the other hosts alone
-        Manifest.load(config.data)
-    return Path(config.run_dir)
+from seer.recipe import Pretrain, build_method, check, check_run_dir, rehearse
 
 
 def run(config: Pretrain) -> Path:
@@ -135,71 +80,6 @@ def run(config: Pretrain) -> Path:
             ) from error
     distributed.shutdown()
     return run_dir
-
-
-def rehearse(config: Pretrain) -> None:
-    """One step on the `meta` device, in no time and without memory: what a part would refuse, it refuses here."""
-    resolutions = MultiCrop(config.views, config.seed).resolutions
-    with torch.device("meta"):
-        method = METHODS[config.method.name](build(config.backbone), config.method)
-        crops = tuple(torch.empty(len(r.crops), 2, 3, r.size, r.size) for r in resolutions)
-        method(Views(crops, torch.empty(2, dtype=torch.int64)), Step(0, config.steps))
-        build_optimizer(method, config.optim)
-
-
-def check(config: Pretrain, manifest: Manifest, world: World) -> None:
-    """Everything about a configuration that its types do not say; raises `InputError`."""
-    check_batch(config, world.size)
-    if config.log.plan not in ("auto", "none"):
-        find(config.log.plan, "log.plan")
-    if manifest.samples < config.batch_size:
-        less = f"use batch_size={manifest.samples} or less"
-        raise InputError(f"{config.data}: {manifest.samples} images are fewer than one batch; {less}")
-    if config.precision not in PRECISIONS:
-        raise InputError(f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}")
-    value(config.schedule, 0, config.steps)
-    needed = loader_bytes(config, world.size) * world.local_size / 2**30
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    if needed > present:
-        raise InputError(
-            f"views: the crops of batches in flight need {needed:.0f} GiB of memory and this host has {present:.0f}; "
-            "use a smaller batch_size, fewer or smaller views, or fewer loader.workers"
-        )
-
-
-def check_batch(config: Pretrain, ranks: int) -> None:
-    """Whether the batch divides among `ranks` processes; raises `InputError`."""
-    batch = config.batch_size
-    if config.steps < 1 or batch < 1 or config.accumulate < 1:
-        raise InputError("steps, batch_size and accumulate: each must be at least 1")
-    if batch % (ranks * config.accumulate):
-        parts = (
-            f"{ranks} processes × {config.accumulate} micro-batches" if config.accumulate > 1 else f"{ranks} processes"
-        )
-        unit = ranks * config.accumulate
-        below, above = batch // unit * unit, (batch // unit + 1) * unit
-        raise InputError(f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}")
-
-
-def loader_bytes(config: Pretrain, ranks: int) -> int:
-    """Bytes of the crops that one rank's loader holds at once."""
-    pixels = sum(view.count * view.size**2 * 3 for view in config.views.values())
-    in_flight = max(1, config.loader.workers * config.loader.prefetch) + 1
-    return in_flight * config.batch_size // ranks * pixels * (1 if config.loader.device_augment else 4)
-
-
-def check_run_dir(config: Pretrain) -> None:
-    """Refuse a run directory that another configuration has written; nothing in it is changed."""
-    path = Path(config.run_dir) / "config.yaml"
-    if not path.is_file():
-        return
-    differing = configuration.differences(configuration.read(path), configuration.to_dict(config))
-    if differing:
-        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
-        raise InputError(
-            f"{config.run_dir}: belongs to another configuration: {'; '.join(map(str, differing[:3]))}{more}; "
-            "choose another run_dir, or give the same values to continue"
-        )
 
 
 @contextmanager
@@ -315,20 +195,6 @@ def keys_of_step(run_dir: Path, step: int) -> list[str]:
         return [sample["key"] for sample in audit.batch(run_dir, step)]
     except (InputError, OSError):
         return []
-
-
-def build_method(config: Pretrain) -> Method:
-    """The method with its initial weights, the same in every process; without memory if `parallel.deferred_init`."""
-    deferred = config.parallel.deferred_init
-    if deferred and config.init:
-        raise InputError("init: needs the whole backbone in every process; set parallel.deferred_init=false")
-    torch.manual_seed(config.seed)
-    with torch.device("meta" if deferred else "cpu"):
-        method = METHODS[config.method.name](build(config.backbone), config.method)
-    if config.init:
-        load_backbone(config.init, into=method.backbone)  # type: ignore[arg-type]
-        method.after_load()
-    return method
 
 
 def picture_of_crops(reader: Reader, order: Order, crops: MultiCrop, config: Pretrain) -> Image.Image:

@@ -14,7 +14,8 @@ from seer.audit import audit, batch
 from seer.data import ledger
 from seer.data.index import Manifest, index_path, read_index
 from seer.errors import InputError
-from seer.pretrain import load_config, run
+from seer.pretrain import run
+from seer.recipe import load_config
 from tests.conftest import spoil
 from tests.servers import be_impatient
 

@@ -12,7 +12,7 @@ from seer.engine.optim import build_optimizer
 from seer.engine.parallel import checkpoint_stages, find_backbones
 from seer.footprint import KINDS, NOTHING, Footprint, Ledger, measure
 from seer.methods.base import Method, Step
-from seer.pretrain import Pretrain, build_method, load_config
+from seer.recipe import Pretrain, build_method, load_config
 
 LAST = Step(4, 5)
 ONE_SIZE = "views.small.count=0"

@@ -17,7 +17,8 @@ from seer.errors import InputError
 from seer.footprint import Footprint, Operation, Traffic, measure
 from seer.hardware import HARDWARE, find, recognise
 from seer.plan import GIB, Job, Options, advise, calibrate, draw, jobs_around, plan, remedies
-from seer.pretrain import load_config, planned_beside
+from seer.pretrain import planned_beside
+from seer.recipe import load_config
 
 V100 = HARDWARE["v100-32g"]
 

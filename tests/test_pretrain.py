@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from launch.local import spawn
 from seer.errors import InputError
-from seer.pretrain import load_config, run
+from seer.pretrain import run
+from seer.recipe import load_config
 from tests.conftest import losses
 
 

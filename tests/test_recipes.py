@@ -3,7 +3,7 @@
 import pytest
 
 from seer.config import find_recipe, recipes
-from seer.pretrain import load_config, rehearse
+from seer.recipe import load_config, rehearse
 
 PUBLISHED = {  # reference values of SEER and SwAV: batch, peak rate, steps
     "swav_regnety_256": (8192, 9.6, 122_070),

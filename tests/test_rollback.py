@@ -13,7 +13,8 @@ from seer.audit import audit, batch
 from seer.data import ledger
 from seer.data.loader import Loader
 from seer.errors import DivergedError, PausedError
-from seer.pretrain import load_config, run
+from seer.pretrain import run
+from seer.recipe import load_config
 from seer.report.watch import status
 from tests.conftest import rows
 

@@ -16,6 +16,7 @@ from seer import pretrain
 from seer.distributed import rank
 from seer.engine.preempt import SIGNALS, StopRequest, agree
 from seer.errors import StoppedError
+from seer.recipe import load_config
 from tests.conftest import losses, rows
 
 
@@ -57,7 +58,7 @@ def interrupt_after(run: Path, step: int, number: int) -> threading.Thread:
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny, shards, tmp_path, processes):
     def train(run: str) -> Path:
         keys = [f"data={shards}", f"run_dir={tmp_path / run}", "steps=12", "parallel.mode=ddp"]
-        config = pretrain.load_config(tiny, keys)
+        config = load_config(tiny, keys)
         return spawn(pretrain.run, 2, config, device="cpu")[0] if processes == 2 else pretrain.run(config)
 
     whole = train("whole")

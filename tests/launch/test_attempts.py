@@ -75,6 +75,13 @@ def test_a_killed_rank_tells_nothing_but_the_exit_code_does(tmp_path, place):
     assert "killed by signal 9" in attempt.told
 
 
+def test_a_killed_rank_is_a_failure_although_its_peers_were_told_to_stop_then(tmp_path, place):
+    place(0, 75, "stopped by SIGTERM, with nothing to save")
+    (attempt,) = conclude(tmp_path, "0-0", "", 128 + signal.SIGKILL)
+    assert attempt.code == 137
+    assert "killed by signal 9" in attempt.told
+
+
 def test_a_rank_that_was_asked_to_stop_before_it_could_answer_has_not_failed(tmp_path, place):
     (attempt,) = conclude(tmp_path, "0-0", "", 128 + signal.SIGUSR2)
     assert (attempt.code, attempt.told) == (75, "stopped by SIGUSR2")
