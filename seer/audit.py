@@ -9,7 +9,7 @@ that the run passed over after a rollback stand in its ledger; they count as acc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,6 @@ class History:
         self.order = Order(
             self.manifest.sizes, config["seed"], config["loader"]["lanes"] or self.batch, config["loader"]["window"]
         )
-        self.removals = self._removals()
         self.seen = self._logged()
         self.steps = max(self.seen, default=0)
         self.skipped = sorted(step for step in ledger.skipped(self.path) if step < self.steps)
@@ -119,7 +118,8 @@ class History:
             seen.setdefault(header["step"], header["seen"])
         return seen
 
-    def _removals(self) -> dict[str, tuple[str | None, dict[int, str]]]:
+    @cached_property
+    def removals(self) -> dict[str, tuple[str | None, dict[int, str]]]:
         """For each shard that was written anew by a takedown: what it became, and the keys of the rows that went."""
         found: dict[str, tuple[str | None, dict[int, str]]] = {}
         for row in jsonl.read(self.data / REMOVED):

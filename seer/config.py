@@ -6,15 +6,17 @@ dataclass, an unknown key fails and names the nearest right one, and nothing is 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from seer.errors import InputError, nearest
+from seer.errors import InputError, first_line, nearest
 
 T = TypeVar("T")
 
@@ -70,7 +72,8 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> DictConfig:
     if path in seen:
         raise InputError(f"{path}: its base leads back to itself")
     try:
-        layer = OmegaConf.load(path)
+        with _explained(str(path)):
+            layer = OmegaConf.load(path)
     except (OSError, YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(layer, DictConfig):
@@ -93,9 +96,10 @@ def parse_overrides(overrides: list[str]) -> DictConfig:
         if not equals or not key or key != key.strip():
             raise InputError(f"override '{item}': expected key=value, for instance steps=1000")
     try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"overrides {' '.join(overrides)}: {_first_line(error)}") from error
+        with _explained(f"overrides {' '.join(overrides)}"):
+            return OmegaConf.from_dotlist(list(overrides))
+    except YAMLError as error:
+        raise InputError(f"overrides {' '.join(overrides)}: {first_line(error)}") from error
 
 
 def resolve(schema: type[T], layers: list[DictConfig], variants: dict[str, dict[str, type]] | None = None) -> T:
@@ -104,21 +108,13 @@ def resolve(schema: type[T], layers: list[DictConfig], variants: dict[str, dict[
     Args:
         variants: for a key whose shape depends on its `name` (`method`): the dataclass of each name.
     """
-    typed, given = _typed(schema, layers, variants), OmegaConf.merge(*layers)
-    try:
-        merged = OmegaConf.merge(typed, given)
-        missing = sorted(OmegaConf.missing_keys(merged))
-        if missing:
+    with _explained("configuration"):
+        merged = OmegaConf.merge(_typed(schema, layers, variants), *layers)
+        if missing := sorted(OmegaConf.missing_keys(merged)):
             raise InputError(
                 f"{', '.join(missing)}: not set; give {missing[0]}=... on the command line or in the recipe"
             )
         resolved = OmegaConf.to_object(merged)
-    except ConfigKeyError as error:
-        raise InputError(_unknown_key(error, typed)) from error
-    except ValidationError as error:
-        raise InputError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"configuration: {_first_line(error)}") from error
     assert isinstance(resolved, schema)
     return resolved
 
@@ -137,7 +133,8 @@ def _typed(schema: type, layers: list[DictConfig], variants: dict[str, dict[str,
 def load(schema: type[T], recipe: str, overrides: list[str], variants: dict[str, dict[str, type]] | None = None) -> T:
     """The typed configuration of a recipe (name or path) under `key=value` overrides."""
     layer, given = read_layers(find_recipe(recipe)), parse_overrides(overrides)
-    _check_entries(OmegaConf.merge(_typed(schema, [layer, given], variants), layer), given)
+    with _explained(recipe):
+        _check_entries(OmegaConf.merge(_typed(schema, [layer, given], variants), layer), given)
     return resolve(schema, [layer, given], variants)
 
 
@@ -148,7 +145,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def read(path: Path) -> dict[str, Any]:
     """A saved configuration as plain values; `InputError` if it is not readable."""
-    values = OmegaConf.to_container(read_layers(path), resolve=True)
+    with _explained(str(path)):
+        values = OmegaConf.to_container(read_layers(path), resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -166,23 +164,11 @@ def config_hash(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One key on which two configurations disagree."""
-
-    key: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.key} is {self.old!r} there and {self.new!r} here"
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
-    """Keys whose values differ between two configurations given as plain values, but for what is `FREE`."""
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Where two configurations given as plain values disagree, but for what is `FREE`."""
     a, b = flatten(old), flatten(new)
     keys = [key for key in sorted(a.keys() | b.keys()) if not _under(key, FREE)]
-    return [Difference(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
+    return [f"{key} is {a.get(key)!r} there and {b.get(key)!r} here" for key in keys if a.get(key) != b.get(key)]
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -208,13 +194,14 @@ def _under(key: str, prefixes: tuple[str, ...]) -> bool:
     return any(key == p or key.startswith(f"{p}.") for p in prefixes)
 
 
-def _unknown_key(error: ConfigKeyError, typed: DictConfig) -> str:
-    parent, _, key = str(error.full_key).rpartition(".")
-    node = OmegaConf.select(typed, parent) if parent else typed
-    kind = OmegaConf.get_type(node) if node is not None else None
-    known = [f.name for f in fields(kind)] if kind is not None and is_dataclass(kind) else []
-    return f"{error.full_key}: unknown key{nearest(key, known)}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """OmegaConf's errors as the user's, about a key or, if none is to blame, about `where`."""
+    try:
+        yield
+    except ConfigKeyError as error:
+        kind, key = error.object_type, str(error.full_key).rpartition(".")[2]
+        known = [f.name for f in fields(kind)] if is_dataclass(kind) else []
+        raise InputError(f"{error.full_key}: unknown key{nearest(key, known)}") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key or where}: {first_line(error)}") from error

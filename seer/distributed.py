@@ -163,17 +163,17 @@ def all_reduce_sum(tensor: Tensor, group: Group = None) -> Tensor:
     return tensor if size(group) == 1 else _Sum.apply(tensor, group)
 
 
-def all_reduce_mean(tensor: Tensor, group: Group = None) -> Tensor:
+def all_reduce_mean(tensor: Tensor) -> Tensor:
     """The mean over ranks, as a new tensor, differentiable like `all_reduce_sum`."""
-    return all_reduce_sum(tensor, group) / size(group)
+    return all_reduce_sum(tensor) / size()
 
 
-def all_reduce_max(tensor: Tensor, group: Group = None) -> Tensor:
+def all_reduce_max(tensor: Tensor) -> Tensor:
     """The elementwise maximum over ranks, as a new tensor without gradient (alone: the tensor itself)."""
-    if size(group) == 1:
+    if size() == 1:
         return tensor
     highest = tensor.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
+    dist.all_reduce(highest, dist.ReduceOp.MAX)
     return highest
 
 

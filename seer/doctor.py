@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -15,6 +16,7 @@ from seer.data.index import Manifest
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.engine.metrics import environment
+from seer.errors import InputError
 
 SAMPLES = 128
 
@@ -63,6 +65,8 @@ def measure(data: str) -> DataPath:
     ids = Order(manifest.sizes, 0, count, 256).ids(0, count)
     encoded, read = timed(lambda: reader.read(ids))
     images, decoding = timed(lambda: list(decoded(encoded)))
+    if not images:
+        raise InputError(f"{data}: none of {count} samples can be decoded; run: seer shards verify {data}")
     numbers = np.zeros(len(images), np.int64), ids[: len(images)]
     cut, finished = (MultiCrop(DEFAULT_VIEWS, 0, finish) for finish in (False, True))
     cut(images, *numbers), finished(images, *numbers)  # the first time pays for warming up
@@ -83,10 +87,8 @@ def measure(data: str) -> DataPath:
 def decoded(encoded: Iterable[bytes]) -> Iterable[np.ndarray]:
     """The images that can be decoded."""
     for data in encoded:
-        try:
+        with suppress(DamagedImage):
             yield decode(data)
-        except DamagedImage:
-            continue
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:

@@ -1,5 +1,7 @@
 """What is told in one line instead of a traceback."""
 
+from typing import NoReturn
+
 
 class InputError(ValueError):
     """Bad input from the user: what is wrong, where, and what to do, in one line.
@@ -43,6 +45,16 @@ class PausedError(StoppedError):
 
 
 TOLD = (InputError, DivergedError, StoppedError)  # one line each
+
+
+def unreadable(error: OSError) -> NoReturn:
+    """Tell of a file or folder that cannot be read; also for `os.walk` to call."""
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, without what follows in further lines; its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def nearest(word: str, choices) -> str:

@@ -3,11 +3,8 @@
 import hashlib
 import time
 from pathlib import Path
-from typing import Any
 
-import torch.distributed as dist
-
-from seer.distributed import barrier, size
+from seer.distributed import barrier, on_all, size
 from seer.engine.metrics import environment
 from seer.errors import InputError
 
@@ -19,8 +16,7 @@ def check_peers() -> None:
     if size() == 1:
         return
     barrier()  # all then read their clocks at once
-    found: list[Any] = [None] * size()
-    dist.all_gather_object(found, (time.time(), describe()))
+    found = on_all(lambda: (time.time(), describe()))
     if told := next(filter(None, (differs(rank, found[0], found[rank]) for rank in range(1, size()))), ""):
         raise InputError(told)
 

@@ -1,12 +1,12 @@
 """`seer quickstart`: from a bare install to a report, by running only the commands that a user would run."""
 
-import json
 import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from seer import jsonl
 from seer.data.samples import write_quickstart
 from seer.errors import InputError
 
@@ -45,7 +45,7 @@ def quickstart(out: Path, minutes: float, say: Say) -> dict[str, Any]:
             verb(say, "eval", task, "--model", model, "--data", str(images), "--out", str(results))
     verb(say, "report", str(run))
 
-    scores = compare(results, run)
+    scores = compare(results)
     say("", f"{'':24}{'pretrained':>12}{'untrained':>12}")
     say(*(f"{name:24}{s['pretrained']:>11.1f}%{s['untrained']:>11.1f}%" for name, s in scores.items()))
     seconds = time.perf_counter() - began
@@ -63,28 +63,27 @@ def verb(say: Say, *words: str) -> None:
 
 def steps_of(run: Path) -> int | None:
     """The number of steps that an earlier quickstart chose for `run`, if there was one."""
-    from omegaconf import OmegaConf
+    from seer.config import read  # here: slow to import
 
     path = run / "config.yaml"
-    return int(OmegaConf.load(path).steps) if path.is_file() else None
+    return read(path)["steps"] if path.is_file() else None
 
 
 def steps_within(minutes: float, shards: Path, probe: Path, say: Say) -> int:
     """How many steps of the recipe fit into `minutes` on this machine, by running a few."""
     length = [f"steps={PROBE_STEPS}", "schedule.warmup=0", "log.every=1"]
     verb(say, "pretrain", "quickstart", f"data={shards}", f"run_dir={probe}", *length)
-    rows = [json.loads(line) for line in (probe / "metrics.jsonl").read_text().splitlines()]
+    rows = jsonl.read(probe / "metrics.jsonl")
     steady = rows[len(rows) // 2 :]  # the first steps pay for warming up
     rate = sum(row["images_per_second"] for row in steady) / len(steady)
     batch = rows[0]["samples"] / rows[0]["step"]
     return max(20, round(minutes * 60 * rate / batch))
 
 
-def compare(results: Path, run: Path) -> dict[str, dict[str, float]]:
+def compare(results: Path) -> dict[str, dict[str, float]]:
     """The scores in percent: of the pretrained run beside the same network untrained."""
-    rows = [json.loads(line) for line in results.read_text().splitlines()]
     scores: dict[str, dict[str, float]] = {}
-    for row in rows:
+    for row in jsonl.read(results):
         who = "untrained" if row["model"].endswith(" untrained") else "pretrained"
         scores.setdefault(f"{row['task']} {row['metric']}", {})[who] = 100 * row["value"]
     return {name: both for name, both in scores.items() if len(both) == 2}

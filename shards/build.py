@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from seer.data.index import MANIFEST, Manifest, write_manifest
 from seer.errors import InputError
@@ -286,27 +285,21 @@ def _finish(out: Path, plan: dict[str, Any], listing: Listing) -> None:
     def entries() -> Iterator[Entry]:  # twice read, since there may be more of them than fit in memory
         yield from listing.quarantine
         for name in names:
-            yield from _record(out, name)["quarantine"]
+            yield from state.finished(out, name)["quarantine"]
 
     reasons = quarantine.tally(entries())
     facts = ("shard", "samples", "bytes", "sha256", "labels")
-    shards = [{key: record[key] for key in facts} for name in names if (record := _record(out, name))["samples"]]
+    shards = [{key: record[key] for key in facts} for name in names if (record := state.finished(out, name))["samples"]]
     if not shards:
         first = next(entries())
         state.end(out)
         example = f"{first['source']}: {first['reason']}"
         raise InputError(f"none of {len(listing):,} images is usable: {counts(reasons)}; for example {example}")
     quarantine.write(out, entries())
-    prune.write_contamination(out, (_record(out, name) for name in names))
+    prune.write_contamination(out, (state.finished(out, name) for name in names))
     ignored = dict(sorted(listing.ignored.items()))
     classes = listing.classes or _classes_of_tars(listing, max(shard.pop("labels") for shard in shards))
     write_manifest(out, shards, {"classes": classes, "build": {**plan, "quarantined": reasons, "ignored": ignored}})
-
-
-def _record(out: Path, name: str) -> dict[str, Any]:
-    record = state.record_of(out, name)
-    assert record is not None, "a shard was written without its record"
-    return record
 
 
 def _classes_of_tars(listing: Listing, labels: int) -> list[str] | None:
@@ -330,7 +323,7 @@ def _report(out: Path, complete: bool, continued: int, seconds: float) -> BuildR
         out=str(out),
         shards=len(manifest.shards),
         samples=manifest.samples,
-        bytes=sum(pq.read_table(out / MANIFEST, columns=["bytes"])["bytes"].to_pylist()),
+        bytes=int(manifest.bytes.sum()),
         quarantined=made["quarantined"],
         ignored=made["ignored"],
         classes=manifest.classes,

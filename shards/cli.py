@@ -17,6 +17,12 @@ def _of(options: Any, given: dict[str, Any]) -> dict[str, Any]:
     return {each.name: given[each.name] for each in fields(options) if each.name in given}
 
 
+def _tell(report: Any, json_target: str) -> None:
+    """A verb's report, for the terminal and as JSON."""
+    say(*report.lines(), json_target=json_target)
+    emit(asdict(report), json_target)
+
+
 @app.command(
     "build",
     epilog=example(
@@ -72,8 +78,7 @@ def shards_build(
     options = BuildOptions(download=download, unwanted=unwanted, **_of(BuildOptions, given))
     with progress("building", "images") as tick:
         report = build(sources, out, options, tick)
-    say(*report.lines(), json_target=json_target)
-    emit(asdict(report), json_target)
+    _tell(report, json_target)
 
 
 @app.command("index", epilog=example("seer shards index /data/laion/*.tar"))
@@ -88,8 +93,7 @@ def shards_index(
 
     with progress("indexing", "tars") as tick:
         report = index(tars, workers, check, tick)
-    say(*report.lines(), json_target=json_target)
-    emit(asdict(report), json_target)
+    _tell(report, json_target)
 
 
 @app.command("verify", epilog=example("seer shards verify shards"))
@@ -104,8 +108,7 @@ def shards_verify(
 
     with progress("verifying", "shards") as tick:
         report = verify(directory, workers, tick, repair)
-    say(*report.lines(), json_target=json_target)
-    emit(asdict(report), json_target)
+    _tell(report, json_target)
     raise typer.Exit(2 if report.problems else 0)
 
 
@@ -127,8 +130,7 @@ def shards_remove(
     ((by, path),) = lists.items()
     with progress("removing", "shards") as tick:
         report = remove(directory, path, by, workers, tick)
-    say(*report.lines(), json_target=json_target)
-    emit(asdict(report), json_target)
+    _tell(report, json_target)
     raise typer.Exit(0 if report.ok else 2)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seer.errors import first_line
+
 _reading = threading.Lock()  # lest several threads read the same row group
 
 
@@ -30,7 +32,7 @@ def read_image(path: str, column: str, row: int) -> bytes | None:
             group = int(np.searchsorted(starts, row, side="right")) - 1
             value = _images(path, column, group, modified)[row - int(starts[group])].as_py()
     except (pa.ArrowException, IndexError) as error:
-        raise OSError(str(error).splitlines()[0]) from None
+        raise OSError(first_line(error)) from None
     value = value.get("bytes") if isinstance(value, dict) else value
     return value if isinstance(value, bytes) else None
 

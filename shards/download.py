@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from seer.errors import InputError
+from seer.errors import InputError, first_line
 from shards.addresses import PrivateAddress, public_socket
 from shards.hosts import Hosts
 
@@ -294,5 +294,5 @@ def explained(error: Exception) -> Unavailable:
 
 def _short(error: BaseException) -> str:
     number = getattr(error, "errno", None)
-    text = os.strerror(number) if isinstance(number, int) and number > 0 else str(error) or type(error).__name__
-    return text.splitlines()[0][:80].lower()
+    text = os.strerror(number) if isinstance(number, int) and number > 0 else first_line(error)
+    return text[:80].lower()

@@ -115,8 +115,7 @@ def _manifest_of(folder: Path) -> _Known:
         raise InputError(f"{error}; but delete {folder / MANIFEST} first: names of classes are lost with it") from error
     if gone := [shard for shard in manifest.shards if not (folder / shard).exists()]:
         raise InputError(f"{folder / MANIFEST} names {gone[0]}, which is missing; put it back or delete the manifest")
-    rows = pq.read_table(folder / MANIFEST).to_pylist()
-    return _Known({row["shard"]: row for row in rows}, manifest.classes, manifest.build)
+    return _Known({row["shard"]: row for row in manifest.table.to_pylist()}, manifest.classes, manifest.build)
 
 
 def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: IndexReport) -> None:

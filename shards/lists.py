@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from seer.errors import InputError, nearest
+from seer.errors import InputError, first_line, nearest
 from shards.columns import group_starts
 from shards.listing import ROWS_PER_BATCH, Container, Listing, RowList, key_of
 from shards.tars import sha256_file
@@ -88,8 +88,7 @@ def _read(path: Path, listing: Listing, columns: Columns, folder: Path | None) -
             container, groups = Container(os.path.abspath(path), prefix, "column", column), group_starts(str(path))
         return RowList(listing.add(container), _spool(read(path, chosen), folder), sha256_file(path), groups)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read as a list ({reason}); repair it or leave it out") from None
+        raise InputError(f"{path} cannot be read as a list ({first_line(error)}); repair it or leave it out") from None
 
 
 def _choose(path: Path, names: list[str], columns: Columns) -> dict[str, str]:

@@ -37,7 +37,7 @@ def prune(out: Path, shards: list[str], options: DedupOptions, workers: int) -> 
     for shard, group in groupby(removals["shard"].to_pylist()):
         of_shard = removals.slice(start, len(list(group)))
         start += len(of_shard)
-        if not (record := _record(out, shard)).get("pruned"):
+        if not (record := state.finished(out, shard)).get("pruned"):
             tasks.append((out, record, of_shard))
     for _ in pool.run(prune_shard, tasks, min(workers, len(tasks))):
         pass
@@ -47,7 +47,7 @@ def _decided(out: Path, shards: list[str], options: DedupOptions, workers: int) 
     """What goes, with the columns `shard` and `row`: as written down earlier, or found now."""
     path = out / state.STATE / REMOVALS
     if not path.exists():
-        filled = [record for shard in shards if (record := _record(out, shard))["samples"]]
+        filled = [record for shard in shards if (record := state.finished(out, shard))["samples"]]
         names, sizes = [record["shard"] for record in filled], [record["samples"] for record in filled]
         own = of_shards(out, names, sizes)
         table = find(own, options, out / state.STATE, workers)
@@ -119,9 +119,3 @@ def _staged(out: Path, shard: str) -> tuple[Path, Path]:
     """Where a new tar and its index wait."""
     folder = out / state.STATE
     return folder / f"{shard}.new", folder / f"{shard}.new.index"
-
-
-def _record(out: Path, shard: str) -> dict[str, Any]:
-    record = state.record_of(out, shard)
-    assert record is not None, f"{shard} was written without its record"
-    return record

@@ -4,19 +4,18 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 from PIL import Image
 
+from seer.data.decode import RECOGNISED_ONLY, image_suffixes
 from seer.errors import InputError
 from shards import lists, tars, zips
 from shards.listing import Container, Listing, key_of, table_of
 from shards.quarantine import counts, entry, text
 
-RECOGNISED_ONLY = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow opens these but does not decode them
 SNIFFED = 1 << 20  # bytes of a member in which its header should lie
 WANTED = "give folders of images, WebDataset tars, zips, or lists (.parquet, .csv, .tsv, .jsonl, .txt)"
 
@@ -85,15 +84,7 @@ def _folder_rows(folder: Container, listing: Listing, labels: bool, skip: Path |
         elif labels and "/" not in name:
             listing.quarantine.append(entry(source, "not in a class folder"))
         else:
-            yield {
-                "container": number,
-                "name": os.fsencode(name),
-                "offset": -1,
-                "size": file.stat().st_size,
-                "key": key_of(os.path.splitext(name)[0]),
-                "class": text(os.fsencode(name.split("/")[0])) if labels else None,
-                "extras": [],
-            }
+            yield _file_row(number, name, -1, file.stat().st_size, labels)
 
 
 def _tar_rows(path: str, prefix: str, listing: Listing, labels: bool = False) -> Iterator[dict[str, Any]]:
@@ -129,20 +120,25 @@ def _zip_rows(path: str, prefix: str, listing: Listing, labels: bool) -> Iterato
         return
     for place, member in members:
         name = member.filename
-        if os.path.splitext(name)[1].lower() not in _suffixes() and not _sniff_member(path, place):
+        if os.path.splitext(name)[1].lower() not in image_suffixes() and not _sniff_member(path, place):
             listing.ignored[_suffix(name)] += 1
         elif labels and "/" not in name:
             listing.quarantine.append(entry(prefix + name, "not in a class folder"))
         else:
-            yield {
-                "container": number,
-                "name": os.fsencode(name),
-                "offset": place,
-                "size": member.file_size,
-                "key": key_of(os.path.splitext(name)[0]),
-                "class": text(os.fsencode(name.split("/")[0])) if labels else None,
-                "extras": [],
-            }
+            yield _file_row(number, name, place, member.file_size, labels)
+
+
+def _file_row(container: int, name: str, offset: int, size: int, labels: bool) -> dict[str, Any]:
+    """The row of an image that is a file, or a zip's member, of its own."""
+    return {
+        "container": container,
+        "name": os.fsencode(name),
+        "offset": offset,
+        "size": size,
+        "key": key_of(os.path.splitext(name)[0]),
+        "class": text(os.fsencode(name.split("/")[0])) if labels else None,
+        "extras": [],
+    }
 
 
 # What is opened wherever it is found, by suffix.
@@ -182,7 +178,7 @@ def _walk(root: str, skip: Path | None) -> Iterator[tuple[str, os.DirEntry | OSE
 def _image_of(tar: str, group: dict[str, tars.Member]) -> str | None:
     """The suffix of a sample's image: by name, the shortest such suffix first, else by content."""
     for suffix in sorted(group, key=lambda suffix: suffix.count(".")):
-        if f".{suffix.rpartition('.')[2]}" in _suffixes():
+        if f".{suffix.rpartition('.')[2]}" in image_suffixes():
             return suffix
     for suffix, member in group.items():
         if _sniff(io.BytesIO(tars.read_range(tar, member.offset, min(member.size, SNIFFED)))):
@@ -192,7 +188,7 @@ def _image_of(tar: str, group: dict[str, tars.Member]) -> str | None:
 
 def _is_image(path: str) -> bool:
     """By its suffix, so that a damaged image is noticed as one; else by content."""
-    return os.path.splitext(path)[1].lower() in _suffixes() or _sniff(path)
+    return os.path.splitext(path)[1].lower() in image_suffixes() or _sniff(path)
 
 
 def _sniff_member(path: str, place: int) -> bool:
@@ -215,13 +211,6 @@ def _sniff(file: str | io.BytesIO) -> bool:
 def _suffix(name: str) -> str:
     """What a file is counted under that is no image."""
     return text(os.fsencode(os.path.splitext(name)[1].lower())) or "no suffix"
-
-
-@cache
-def _suffixes() -> frozenset[str]:
-    Image.preinit()  # first, or else Pillow asks the readers of rare formats before those of common ones
-    known = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in RECOGNISED_ONLY)
 
 
 def _classes(listing: Listing, labels: bool) -> list[str] | None:

@@ -73,6 +73,13 @@ def record_of(out: Path, shard: str) -> dict[str, Any] | None:
     return record if not record["samples"] or (path.exists() and path.stat().st_size == record["bytes"]) else None
 
 
+def finished(out: Path, shard: str) -> dict[str, Any]:
+    """What was recorded of a shard that is known to be finished."""
+    record = record_of(out, shard)
+    assert record is not None, f"{shard} was written without its record"
+    return record
+
+
 def write_record(out: Path, record: dict[str, Any]) -> None:
     """Make a finished shard, whose files are in place, count."""
     write_atomic(record_path(out, record["shard"]), json.dumps(record))

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from seer.data.index import MANIFEST, Manifest, index_path, read_index
+from seer.data.index import Manifest, index_path, read_index
 from shards import quarantine, sampled
 from shards.dedup import DedupOptions, exact_duplicates, find
 from shards.known import halves, of_shards
@@ -57,7 +56,7 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
         "directory": str(directory),
         "shards": len(manifest.shards),
         "samples": manifest.samples,
-        "bytes": sum(pq.read_table(manifest.directory / MANIFEST, columns=["bytes"])["bytes"].to_pylist()),
+        "bytes": int(manifest.bytes.sum()),
         "samples_per_shard": _quantiles(manifest.sizes),
         **{name: _quantiles(values) for name, values in measures.items()},
         "histograms": {name: _histogram(values) for name, values in measures.items()},

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index, write_manifest
 from seer.errors import InputError
@@ -131,7 +130,7 @@ def _replace(
     log = directory / REMOVED
     journal = {"before": manifest.hash, "log": log.stat().st_size if log.exists() else 0, "shards": new_names}
     state.write_atomic(directory / STATE / JOURNAL, json.dumps(journal))
-    rows, entries = {row["shard"]: row for row in pq.read_table(directory / MANIFEST).to_pylist()}, dict[str, list]()
+    rows, entries = {row["shard"]: row for row in manifest.table.to_pylist()}, dict[str, list]()
     tasks = [(directory, shard, rows[shard]["sha256"], new_names[shard], gone) for shard, gone in concerned.items()]
     for shard, row, gone in pool.run(replace_shard, tasks, min(workers or pool.cores(), len(concerned))):
         rows[shard], entries[shard] = row, gone

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seer.data.decode import DamagedImage
-from seer.data.index import INDEX_SCHEMA, MANIFEST, Manifest, check_seal, index_path
+from seer.data.index import INDEX_SCHEMA, Manifest, check_seal, index_path
+from seer.errors import first_line
 from shards import pool, quarantine, takedown
 from shards.index import index
 from shards.listing import Listing
@@ -63,10 +64,8 @@ def verify(
         return report
     takedown.settle(Path(directory))
     wrong = {line.split(":")[0] for line in report.problems}
-    rows = pq.read_table(Path(directory, MANIFEST)).to_pylist()
-    tars = [Path(directory, row["shard"]) for row in rows if row["shard"] in wrong]
-    by_name = {row["shard"]: row for row in rows}
-    tars = [tar for tar in tars if tar.exists() and _may_be_indexed(tar, by_name[tar.name])]
+    rows = [row for row in Manifest.load(directory).table.to_pylist() if row["shard"] in wrong]
+    tars = [tar for row in rows if (tar := Path(directory, row["shard"])).exists() and _may_be_indexed(tar, row)]
     if tars:
         index(tars, workers, anew=True)
     return replace(_verify(directory, workers, None), repaired=[tar.name for tar in tars])
@@ -80,7 +79,7 @@ def _may_be_indexed(tar: Path, row: dict[str, Any]) -> bool:
 
 def _verify(directory: str | Path, workers: int, progress: Progress | None) -> VerifyReport:
     manifest = Manifest.load(directory)
-    rows = pq.read_table(manifest.directory / MANIFEST).to_pylist()
+    rows = manifest.table.to_pylist()
     known = {entry["source"] for entry in quarantine.read(manifest.directory)}
     problems: dict[str, list[str]] = {}
     tasks = ((manifest.directory, row, known) for row in rows)
@@ -141,7 +140,7 @@ def _wrong_index(tar: Path, row: dict[str, Any], known: set[str]) -> list[str]:
             raise ValueError("its columns are not those of an index")
         indexed = {item["key"]: item for item in table.select(COMPARED).to_pylist()}
     except (OSError, ValueError, pa.ArrowException) as error:
-        return [f"its index cannot be read ({str(error).splitlines()[0]}); run: seer shards index {tar}"]
+        return [f"its index cannot be read ({first_line(error)}); run: seer shards index {tar}"]
     listing = scan_tar(tar)
     problems = [entry["reason"] for entry in listing.quarantine if entry["source"] not in known]
     if len(table) != row["samples"]:

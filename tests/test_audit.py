@@ -1,6 +1,7 @@
 """What a run saw: told from the run directory, and true whatever happened on the way."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from seer.errors import InputError
 from seer.pretrain import run
 from seer.recipe import load_config
 from tests.conftest import spoil
+from tests.servers import be_impatient
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,16 @@ def test_the_ledger_ends_where_it_is_asked_to(history):
     entries = ledger.read(run_dir, 56)
     assert len(entries) == 2
     assert ledger.read(run_dir, entries[1].position) == entries[:1]
+
+
+def test_steps_can_be_audited_when_the_store_cannot_be_asked(history, tmp_path, monkeypatch):
+    be_impatient(monkeypatch)
+    run_dir = shutil.copytree(history[0], tmp_path / "run")
+    config = configuration.read(run_dir / "config.yaml") | {"data": "http://127.0.0.1:1/shards"}
+    (run_dir / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+    assert audit(run_dir).exact
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:1"):
+        audit(run_dir, ["key"])
 
 
 def test_wrong_questions(history, tmp_path):

@@ -94,12 +94,30 @@ def test_a_value_that_nobody_gave(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[1, 2", "not readable as YAML"), ("- 1\n", "expected keys"), ("base: none.yaml", "none.yaml does not exist")],
+    [
+        ("[1, 2", "not readable as YAML"),
+        ("- 1\n", "expected keys"),
+        ("base: none.yaml", "none.yaml does not exist"),
+        ("stps: 3", r"stps: unknown key \(did you mean 'steps'\?\)"),
+        ("views: {large: {siz: 3}}", r"views\.large\.siz: unknown key \(did you mean 'size'\?\)"),
+        ("method: {momentun: 3}", r"method\.momentun: unknown key"),
+        ("steps: many", r"steps: Value 'many'"),
+        ("views: {large: 3}", r"toy\.yaml: .*int is not a subclass of Crop"),
+        ("steps: ${other}", r"steps: Interpolation key 'other' not found"),
+        ("data: ${", r"data: no viable alternative"),
+    ],
 )
 def test_a_broken_recipe(tmp_path, text, message):
     (tmp_path / "toy.yaml").write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         load(str(tmp_path / "toy.yaml"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_saved_configuration_that_cannot_be_read(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: ${nowhere}\n")
+    with pytest.raises(InputError, match="data: Interpolation key 'nowhere' not found"):
+        config.read(tmp_path / "config.yaml")
 
 
 def test_a_circle_of_bases(tmp_path):

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from seer.cli import app
+from seer.data.index import Manifest
 from seer.doctor import REMEDIES, DataPath, decoded, lines, measure
+from seer.errors import InputError
 from tests.conftest import jpeg, photograph, spoil
 
 
@@ -24,6 +26,14 @@ def test_damaged_samples_are_counted(shards, tmp_path):
     assert (found.samples, found.damaged) == (40, 2)
     assert min(found.read, found.decode, found.crop) > 0
     assert found.megapixels == pytest.approx(40 * 48 / 1e6)
+
+
+def test_data_of_which_nothing_can_be_decoded(shards, tmp_path):
+    manifest = Manifest.load(shards)
+    everything = {name: list(range(size)) for name, size in zip(manifest.shards, manifest.sizes, strict=True)}
+    spoiled = spoil(shards, tmp_path / "spoiled", everything)
+    with pytest.raises(InputError, match="none of 40 samples can be decoded"):
+        measure(str(spoiled))
 
 
 def test_only_whole_images_are_decoded():

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ class Backbone(nn.Module):
         if self.config.zero_init_residual:
             for module in self.modules():
                 if isinstance(module, ResidualBlock):
-                    nn.init.zeros_(module.final_norm.weight)
+                    nn.init.zeros_(getattr(module, module.final_norm).weight)
 
 
 class ResidualBlock(nn.Module):
@@ -94,15 +95,12 @@ class ResidualBlock(nn.Module):
     ReLU works in place on tensors that nothing else saved for backward: BatchNorm's outputs and the sum.
     """
 
+    final_norm: ClassVar[str]  # the name of the branch's last BatchNorm
+
     def __init__(self, in_width: int, out_width: int, stride: int) -> None:
         super().__init__()
         same = in_width == out_width and stride == 1
         self.shortcut = nn.Identity() if same else conv_norm(in_width, out_width, 1, stride)
-
-    @property
-    def final_norm(self) -> nn.BatchNorm2d:
-        """The last BatchNorm of the branch."""
-        raise NotImplementedError
 
     def branch(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -114,21 +112,19 @@ class ResidualBlock(nn.Module):
 class Bottleneck(ResidualBlock):
     """1x1, grouped 3x3 (which carries the stride), squeeze-and-excitation if `se_width`, 1x1."""
 
+    final_norm = "bn3"
+
     def __init__(
         self, in_width: int, mid_width: int, out_width: int, stride: int = 1, groups: int = 1, se_width: int = 0
     ) -> None:
         super().__init__(in_width, out_width, stride)
         self.conv1 = conv(in_width, mid_width, 1)
-        self.bn1 = norm(mid_width)
+        self.bn1 = nn.BatchNorm2d(mid_width)
         self.conv2 = conv(mid_width, mid_width, 3, stride, groups)
-        self.bn2 = norm(mid_width)
+        self.bn2 = nn.BatchNorm2d(mid_width)
         self.se = SqueezeExcitation(mid_width, se_width) if se_width else nn.Identity()
         self.conv3 = conv(mid_width, out_width, 1)
-        self.bn3 = norm(out_width)
-
-    @property
-    def final_norm(self) -> nn.BatchNorm2d:
-        return self.bn3
+        self.bn3 = nn.BatchNorm2d(out_width)
 
     def branch(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -154,15 +150,10 @@ def conv(in_width: int, out_width: int, kernel: int, stride: int = 1, groups: in
     return nn.Conv2d(in_width, out_width, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 
-def norm(width: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(width, eps=1e-5, momentum=0.1)
-
-
 def conv_norm(in_width: int, out_width: int, kernel: int, stride: int, *more: nn.Module) -> nn.Sequential:
     """Convolution and BatchNorm, named `conv` and `bn`, then `more`."""
-    layers = OrderedDict[str, nn.Module](conv=conv(in_width, out_width, kernel, stride), bn=norm(out_width))
-    layers.update({type(layer).__name__.lower(): layer for layer in more})
-    return nn.Sequential(layers)
+    layers: dict[str, nn.Module] = {"conv": conv(in_width, out_width, kernel, stride), "bn": nn.BatchNorm2d(out_width)}
+    return nn.Sequential(OrderedDict(layers | {type(layer).__name__.lower(): layer for layer in more}))
 
 
 @torch.no_grad()

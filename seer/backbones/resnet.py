@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seer.backbones.base import Backbone, BackboneConfig, Bottleneck, ResidualBlock, conv, conv_norm, norm
+from seer.backbones.base import Backbone, BackboneConfig, Bottleneck, ResidualBlock, conv, conv_norm
 
 EXPANSION = 4  # of a bottleneck's output over its middle
 
@@ -34,16 +34,14 @@ class ResNetSpec:
 class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions."""
 
+    final_norm = "bn2"
+
     def __init__(self, in_width: int, out_width: int, stride: int = 1) -> None:
         super().__init__(in_width, out_width, stride)
         self.conv1 = conv(in_width, out_width, 3, stride)
-        self.bn1 = norm(out_width)
+        self.bn1 = nn.BatchNorm2d(out_width)
         self.conv2 = conv(out_width, out_width, 3)
-        self.bn2 = norm(out_width)
-
-    @property
-    def final_norm(self) -> nn.BatchNorm2d:
-        return self.bn2
+        self.bn2 = nn.BatchNorm2d(out_width)
 
     def branch(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)

@@ -182,10 +182,9 @@ def blur_matrices(sigmas: np.ndarray, size: int, device: torch.device) -> Tensor
         taps = blur_taps(sigma, size)
         row[: len(taps)] = taps
     kernels = torch.from_numpy(half).to(device, non_blocking=True)
+    both_sides = torch.cat([kernels[:, 1:size].flip(1), kernels[:, :size]], 1)
     sums = kernels.unfold(1, size, 1)  # (N, size, size), the tap at distance i + j
-    differences = (
-        torch.cat([kernels[:, 1:size].flip(1), kernels[:, :size]], 1).unfold(1, size, 1).flip(1)
-    )  # ... at |i - j|
+    differences = both_sides.unfold(1, size, 1).flip(1)  # ... at |i - j|
     # Pixel j counts directly, and as its mirror image beyond either border; the border pixels have none on their side.
     differences[:, :, 1:] += sums[:, :, 1:]
     differences[:, :, :-1] += sums.flip(1, 2)[:, :, :-1]

@@ -20,6 +20,10 @@ PIECE = 2**23  # bytes of one request; four at once, so that a fetch holds 32 MB
 PARALLEL = 4
 
 
+class UnwritableError(InputError):
+    """The cache's disk is full, or not to be written to."""
+
+
 class Cache:
     """Shards in `folder`, together at most `limit` bytes; the longest unused ones make room."""
 
@@ -95,16 +99,20 @@ class Cache:
             yield
         except OSError as error:
             remedy = "set loader.cache_dir, less loader.cache_gb, or loader.fetch=ranges"
-            raise InputError(f"{self.folder} cannot be written ({error.strerror}); {remedy}") from error
+            raise UnwritableError(f"{self.folder} cannot be written ({error.strerror}); {remedy}") from error
 
     def _make_room(self, descriptor: int, part: Path, size: int) -> bool:
         """Give the part its full size, which counts from now on, if the bound allows that after eviction."""
         with open(self.folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            files = [(path, path.stat()) for pattern in ("*.tar", "*.part") for path in self.folder.glob(pattern)]
-            excess = sum(status.st_size for path, status in files if path != part) + size - self.limit
-            for path, status in sorted(files, key=lambda file: file[1].st_mtime_ns):
-                if excess > 0 and path != part and _evict(path):
+            others = {}  # parts before shards: that is how one becomes the other
+            for path in (*self.folder.glob("*.part"), *self.folder.glob("*.tar")):
+                with suppress(FileNotFoundError):  # it has become a shard, or was removed, since it was listed
+                    others[path] = path.stat()
+            others.pop(part, None)
+            excess = sum(status.st_size for status in others.values()) + size - self.limit
+            for path, status in sorted(others.items(), key=lambda file: file[1].st_mtime_ns):
+                if excess > 0 and _evict(path):
                     excess -= status.st_size
             if excess <= 0:
                 os.ftruncate(descriptor, size)

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 MAX_PIXELS = 178_956_970  # Pillow's own limit: half a gigabyte of RGB
 JPEG_MAGIC = b"\xff\xd8\xff"
 EXIF_ORIENTATION = 0x0112
+RECOGNISED_ONLY = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow opens these but does not decode them
 
 # What undoes each EXIF orientation (Exif 2.32, table 6) on an (H, W, 3) array.
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -95,7 +96,9 @@ def reduced(shape: tuple[int, int], reduction: int) -> tuple[int, int]:
 @cache
 def image_suffixes() -> frozenset[str]:
     """Lower-case file name endings, with the dot, that may hold an image."""
-    return frozenset(ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN)
+    Image.preinit()  # first, or else Pillow asks the readers of rare formats before those of common ones
+    known = Image.registered_extensions().items()
+    return frozenset(ext for ext, name in known if name in Image.OPEN and name not in RECOGNISED_ONLY)
 
 
 def _decode_jpeg(data: bytes, max_pixels: int, reduction: int) -> np.ndarray | None:
@@ -111,11 +114,7 @@ def _decode_jpeg(data: bytes, max_pixels: int, reduction: int) -> np.ndarray | N
         if text.startswith("Corrupt JPEG data") and "extraneous bytes" not in text:
             raise DamagedImage(f"corrupt ({text})") from error
         return None
-    return _upright(pixels, _jpeg_orientation(data, max_pixels))
-
-
-def _jpeg_orientation(data: bytes, max_pixels: int) -> int:
-    return _orientation(_open(data, max_pixels)) if may_be_turned(data) else 1
+    return _upright(pixels, _orientation(_open(data, max_pixels))) if may_be_turned(data) else pixels
 
 
 def may_be_turned(jpeg: bytes) -> bool:

@@ -43,16 +43,14 @@ class Encoded:
 
 def encode(data: Sequence[bytes | np.ndarray], crops: MultiCrop, epochs: np.ndarray, ids: np.ndarray) -> Encoded:
     """What to send of a batch: bytes that `size_of_plain` knows, and pixels `(H, W, 3)` of everything else."""
-    sizes, images = [], []
-    for item in data:
-        size = size_of_plain(item) if isinstance(item, bytes) else item.shape[:2]
-        assert size is not None
-        sizes.append(size)
-        images.append(
-            torch.frombuffer(bytearray(item), dtype=torch.uint8)
-            if isinstance(item, bytes)
-            else torch.from_numpy(item).permute(2, 0, 1).contiguous()
-        )
+    sizes = [size_of_plain(item) if isinstance(item, bytes) else item.shape[:2] for item in data]
+    assert all(sizes)
+    images = [
+        torch.frombuffer(bytearray(item), dtype=torch.uint8)
+        if isinstance(item, bytes)
+        else torch.from_numpy(item).permute(2, 0, 1).contiguous()
+        for item in data
+    ]
     heights, widths = np.array(sizes).T
     draws = [r.draw(crops.seed, epochs, ids, heights, widths) for r in crops.resolutions]
     return Encoded(images, tuple(b for b, _ in draws), tuple(a for _, a in draws), torch.from_numpy(np.array(ids)))

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from seer.data.decode import image_suffixes
 from seer.data.store import NotThereError, Url, place
-from seer.errors import InputError
+from seer.errors import InputError, first_line, unreadable
 
 FORMAT = "seer-shards/1"
 MANIFEST = "manifest.parquet"
@@ -58,9 +58,10 @@ def write_index(path: Path | str, rows: Iterable[Mapping] | pa.Table) -> None:
 def read_index(path: Path | Url | str, columns: list[str] | None = None) -> pa.Table:
     """Read one shard's index, or some of its columns. Raises `InputError` if it is missing or unreadable."""
     try:
-        return pq.read_table(_source(path), columns=columns, use_threads=False, partitioning=None)
+        source = pa.BufferReader(path.read_bytes()) if isinstance(path, Url) else path
+        return pq.read_table(source, columns=columns, use_threads=False, partitioning=None)
     except (OSError, pa.ArrowException, NotThereError) as error:
-        raise InputError(f"{path} is no readable index ({_first_line(error)}); run: seer shards index") from error
+        raise InputError(f"{path} is no readable index ({first_line(error)}); run: seer shards index") from error
 
 
 def write_manifest(directory: Path | str, rows: Iterable[Mapping] | pa.Table, metadata: Mapping) -> None:
@@ -110,7 +111,7 @@ class Manifest:
             manifest = cls(path.parent, pq.read_table(pa.BufferReader(content)))
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(
-                f"{path} is no readable manifest ({_first_line(error)}); run: seer shards index {path.parent}/*.tar"
+                f"{path} is no readable manifest ({first_line(error)}); run: seer shards index {path.parent}/*.tar"
             ) from error
         if manifest.format != FORMAT:
             raise InputError(f"{path} has format {manifest.format}, this seer reads {FORMAT}; update seer")
@@ -170,20 +171,13 @@ def check_seal(content: bytes) -> None:
         raise ValueError("its seal is broken: some of its bits are not as they were written")
 
 
-def _source(path: Path | Url | str) -> Any:
-    return pa.BufferReader(path.read_bytes()) if isinstance(path, Url) else path
-
-
 def _what_is_there_instead(directory: Path) -> str:
     if not directory.exists():
         return f"{directory} does not exist; give a directory of shards, made by: seer shards build SOURCE --out DIR"
     if not directory.is_dir():
         return f"{directory} is a file; give the directory that holds the shards"
-    try:
-        tree = os.walk(directory, onerror=_raise)
-        names = list(islice((name.lower() for _, _, files in tree for name in files), 10_000))
-    except OSError as error:
-        return f"{directory} cannot be read ({error.strerror}); check its permissions"
+    tree = os.walk(directory, onerror=unreadable)
+    names = list(islice((name.lower() for _, _, files in tree for name in files), 10_000))
     if not names:
         return f"{directory} is empty; put shards there: seer shards build SOURCE --out {directory}"
     if any(name.endswith(".tar") for name in names):
@@ -191,11 +185,3 @@ def _what_is_there_instead(directory: Path) -> str:
     if any(Path(name).suffix in image_suffixes() for name in names):
         return f"{directory} holds images, not shards; run: seer shards build {directory} --out SHARDS"
     return f"{directory} holds no {MANIFEST} and no images; give a directory made by: seer shards build"
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ from seer.data.decode import DamagedImage, decode, image_suffixes
 from seer.data.index import MANIFEST, Manifest
 from seer.data.reader import UNLABELLED, Reader
 from seer.data.store import Url, place
-from seer.errors import InputError
+from seer.errors import InputError, unreadable
 
 SPLITS = {"train": ("train",), "test": ("test", "val")}  # a split's name → the folders that may hold it
 SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
@@ -35,7 +35,10 @@ class Files:
         self.root, self.paths = root, paths
         digest = hashlib.sha256()
         for path in paths:
-            status = os.stat(root / path)
+            try:
+                status = os.stat(root / path)
+            except OSError as error:  # a link to nothing
+                unreadable(error)
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         self.fingerprint = digest.hexdigest()
 
@@ -142,11 +145,8 @@ def _from_folders(root: Path) -> Labelled:
     """Every folder directly under `root` that holds images, at any depth, is a class."""
     if not root.is_dir():
         raise InputError(f"{root} does not exist; give a folder of class folders, or labelled shards")
-    try:
-        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-        images = {folder: sorted(_images_under(root, root / folder)) for folder in folders}
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
+    folders = sorted(name for name in next(os.walk(root, onerror=unreadable))[1] if not name.startswith("."))
+    images = {folder: [f"{folder}/{path}" for path in images_under(root / folder)] for folder in folders}
     classes = [folder for folder in folders if images[folder]]
     if not classes:
         raise InputError(f"{root} holds no class folders with images; lay them out as {root}/CLASS/image.jpg")
@@ -157,17 +157,16 @@ def _from_folders(root: Path) -> Labelled:
     return Labelled(Files(root, paths), labels, classes)
 
 
-def _images_under(root: Path, folder: Path) -> list[str]:
-    """Paths relative to `root` of the image files under `folder`; hidden ones are passed over."""
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = os.path.relpath(parent, root)
-        for name in names:
-            if os.path.splitext(name)[1].lower() in image_suffixes() and not name.startswith("."):
-                found.append(os.path.join(relative, name))
-    return found
+def images_under(folder: Path) -> list[str]:
+    """Paths relative to `folder`, sorted, of the image files at any depth; hidden ones and loops are passed over."""
+    found, above = [], os.path.join(folder, "")
+    for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(parent, name)]
+        images = (n for n in names if os.path.splitext(n)[1].lower() in image_suffixes() and not n.startswith("."))
+        found += [os.path.join(parent, name).removeprefix(above) for name in images]
+    return sorted(found)
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _leads_back(parent: str, name: str) -> bool:
+    path = Path(parent, name)
+    return path.is_symlink() and any(path.samefile(above) for above in path.parents)

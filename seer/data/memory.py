@@ -75,9 +75,8 @@ class Arena:
         self.slots, self.starts = slots, [0]
         for shape in shapes:
             self.starts.append(self.starts[-1] + -(-math.prod(shape) * np.dtype(dtype).itemsize // ALIGNED) * ALIGNED)
-        storage = torch.UntypedStorage._new_shared(
-            workers * slots * self.starts[-1]
-        )  # `share_memory_` would touch it all
+        # `share_memory_` would touch all of it.
+        storage = torch.UntypedStorage._new_shared(workers * slots * self.starts[-1])
         self.memory = torch.empty(0, dtype=torch.uint8).set_(storage).view(workers * slots, -1)
         self.held = torch.zeros(workers * slots, len(shapes), dtype=torch.uint8).share_memory_()
         self.id = next(_ids)

@@ -1,5 +1,6 @@
 """Members of the shards of a store: by merged ranges, or out of whole shards in a local cache; batches beforehand."""
 
+import logging
 import os
 import shutil
 from collections import OrderedDict
@@ -13,10 +14,12 @@ from threading import Lock
 import numpy as np
 from fsspec.utils import merge_offset_ranges
 
-from seer.data.cache import Cache
+from seer.data.cache import Cache, UnwritableError
 from seer.data.index import Manifest
 from seer.data.store import Url, in_background, read_ranges
 from seer.errors import InputError, nearest
+
+logger = logging.getLogger("seer.data")
 
 GAP = 2**17  # bytes: to read so many for nothing costs less than another request
 MERGED = 2**22  # bytes of one request at most, single members aside; times `store.REQUESTS` bounds what is in flight
@@ -103,25 +106,33 @@ class RemoteShards:
         try:
             cache = Cache(folder, limit)
             return cache if self.wait or needed <= min(limit, shutil.disk_usage(folder).free) else None
-        except InputError:
+        except UnwritableError:
             if self.wait:
                 raise
             return None
 
     def _cached(self, shard: int) -> int | None:
         """A descriptor of the shard in the cache; None if it is to be read by ranges."""
-        if self.cache is None:
+        if (cache := self.cache) is None:
             return None
         digest, size = self.manifest.digests[shard], int(self.manifest.bytes[shard])
-        descriptor = self.cache.open(digest, size)
+        descriptor = cache.open(digest, size)
         if descriptor is None and self.wait:
-            return self.cache.fetch(self._url(shard), digest, size)
+            return cache.fetch(self._url(shard), digest, size)
         if descriptor is None:
             with self._lock:
                 if self._bringing is not None and self._bringing.done():
                     self._bringing = self._bringing.result()  # raises what went wrong
-                self._bringing = self._bringing or in_background(self.cache.bring, self._url(shard), digest, size)
+                self._bringing = self._bringing or in_background(self._bring, cache, shard)
         return descriptor
+
+    def _bring(self, cache: Cache, shard: int) -> None:
+        """Bring a shard to the cache. A full disk ends what was to be faster, not the run."""
+        try:
+            cache.bring(self._url(shard), self.manifest.digests[shard], int(self.manifest.bytes[shard]))
+        except UnwritableError as error:
+            logger.warning("%s; reading by ranges from now on", error)
+            self.cache = None
 
 
 class ReadAhead:

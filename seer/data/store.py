@@ -21,7 +21,7 @@ from typing import Any
 import fsspec
 from fsspec.asyn import sync
 
-from seer.errors import InputError, nearest
+from seer.errors import InputError, first_line, nearest
 
 logger = logging.getLogger("seer.data")
 
@@ -186,53 +186,52 @@ class _Server:
         return sync(self.fs.loop, together)
 
     async def size(self, url: Url) -> int | None:
-        return (await self._ask(url, lambda: self.fs._info(self.fs._strip_protocol(str(url))), SECONDS))["size"]
+        return (await self._ask(url, self.fs._info))["size"]
 
     async def read(self, url: Url, start: int, stop: int | None) -> bytes:
         length = None if stop is None else stop - start
 
-        async def whole_body() -> bytes:
-            body = await self.fs._cat_file(self.fs._strip_protocol(str(url)), start=start, end=stop)
+        async def whole_body(there: str) -> bytes:
+            body = await self.fs._cat_file(there, start=start, end=stop)
             if length is not None and len(body) > length:
                 raise InputError(f"{url}: the server ignores byte ranges; use one that serves them, or copy the shards")
             if length is not None and len(body) < length:
                 raise EOFError(f"{len(body)} of {length} bytes")
             return body
 
-        return b"" if length == 0 else await self._ask(url, whole_body, SECONDS + (length or 0) / SLOWEST)
+        return b"" if length == 0 else await self._ask(url, whole_body, length or 0)
 
     async def put(self, path: Path, url: Url) -> None:
-        there = self.fs._strip_protocol(str(url))
-        seconds = SECONDS + path.stat().st_size / SLOWEST
-        await self._ask(url, lambda: self.fs._put_file(str(path), there), seconds, "written")
+        await self._ask(url, lambda there: self.fs._put_file(str(path), there), path.stat().st_size, "written")
 
     async def get(self, url: Url, path: Path) -> None:
-        size = await self.size(url)
-        there = self.fs._strip_protocol(str(url))
-        await self._ask(url, lambda: self.fs._get_file(there, str(path)), SECONDS + (size or 0) / SLOWEST)
+        await self._ask(url, lambda there: self.fs._get_file(there, str(path)), await self.size(url) or 0)
 
     async def names(self, folder: Url) -> list[str]:
-        there = self.fs._strip_protocol(str(folder))
         self.fs.invalidate_cache()
         try:
-            found = await self._ask(folder, lambda: self.fs._find(there), SECONDS)
+            found = await self._ask(folder, self.fs._find)
         except NotThereError:
             return []
-        return sorted(name.removeprefix(f"{there}/") for name in found)
+        return sorted(name.removeprefix(f"{self.fs._strip_protocol(str(folder))}/") for name in found)
 
     async def remove(self, url: Url) -> None:
-        await self._ask(url, lambda: self.fs._rm_file(self.fs._strip_protocol(str(url))), SECONDS, "removed")
+        await self._ask(url, self.fs._rm_file, done="removed")
 
-    async def _ask(self, url: Url, request: Callable[[], Awaitable], seconds: float, done: str = "read") -> Any:
-        """The answer to a request, which is repeated, after growing pauses, as long as that may help."""
+    async def _ask(self, url: Url, request: Callable[[str], Awaitable], size: int = 0, done: str = "read") -> Any:
+        """The answer to a request about so many bytes, repeated, after growing pauses, as long as that may help.
+
+        `request` is called with the file's name as fsspec has it.
+        """
+        there, seconds = self.fs._strip_protocol(str(url)), SECONDS + size / SLOWEST
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with self.slots:
-                    return await asyncio.wait_for(request(), seconds)
+                    return await asyncio.wait_for(request(there), seconds)
             except InputError:
                 raise
             except Exception as error:
-                detail = (str(error) or type(error).__name__).splitlines()[0][:200]
+                detail = first_line(error)[:200]
                 if (refusal := _refusal(url, error, detail, done)) is not None:
                     raise refusal from error
                 if attempt == ATTEMPTS:

@@ -18,11 +18,6 @@ class Views:
     crops: tuple[Tensor, ...]
     index: Tensor
 
-    @property
-    def batch(self) -> int:
-        """B, the number of images on this rank."""
-        return len(self.index)
-
     def to(self, *args, **kwargs) -> "Views":
         """Move or convert the crops (not the index's dtype)."""
         crops = tuple(c.to(*args, **kwargs) for c in self.crops)

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from seer.data.decode import DamagedImage, decode, image_suffixes
+from seer.data.decode import DamagedImage, decode
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
-from seer.data.labelled import Files, Samples, Source
+from seer.data.labelled import Files, Samples, Source, images_under
 from seer.data.reader import UNLABELLED, Reader
 from seer.data.store import Url, place
 from seer.errors import InputError
@@ -49,9 +49,7 @@ def open_pile(data: Path | str) -> Pile:
         return _from_shards(Manifest.load(root))
     if not root.is_dir():
         raise InputError(f"{data}: no such folder; give a folder of images or of shards")
-    found = (path for path in root.rglob("*") if path.suffix.lower() in image_suffixes() and path.is_file())
-    paths = sorted(str(path.relative_to(root)) for path in found)
-    if not paths:
+    if not (paths := images_under(root)):
         raise InputError(f"{data}: holds no images; give a folder of images or of shards")
     return Pile(Files(root, paths), paths, [path.partition(os.sep)[0] if os.sep in path else "" for path in paths])
 

@@ -46,14 +46,12 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
     backbone = model.backbone
     if not isinstance(backbone, Backbone):
         raise InputError(f"{model_spec}: is {to}'s or another library's own already; seer exports seer's backbones")
+    state, about = backbone.state_dict(), {"config_hash": model.config_hash, "label": model.label}
     if to != "safetensors":
         _check_expressible(backbone, to)
+        state, about["library"] = layout(to, backbone).to_theirs(state), to
     recipe = HOW_TO_LOAD[to](backbone)
-    about: dict[str, Any] = {"config_hash": model.config_hash, "label": model.label, "how_to_load": _at(recipe, out)}
-    state = backbone.state_dict()
-    if to != "safetensors":
-        about["library"] = to
-        state = layout(to, backbone).to_theirs(state)
+    about["how_to_load"] = _at(recipe, out)
     beside = out.with_name(f".{out.stem}.tmp.safetensors")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

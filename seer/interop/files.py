@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seer.backbones import Backbone, BackboneConfig, build
-from seer.errors import InputError
+from seer.errors import InputError, first_line
 from seer.interop.layouts import layout
 
 FORMAT = "seer-backbone/1"
@@ -85,7 +85,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not readable as safetensors, perhaps truncated ({_line(error)})") from error
+        raise InputError(f"{path}: not readable as safetensors, perhaps truncated ({first_line(error)})") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -95,7 +95,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not readable as tensors only ({_line(error)}); give a .safetensors file") from error
+        reason = first_line(error)
+        raise InputError(f"{path}: not readable as tensors only ({reason}); give a .safetensors file") from error
     for key in ("state_dict", "model"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
@@ -123,7 +124,3 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: obje
         name = config.name if isinstance(config, BackboneConfig) else type(module).__name__
         raise InputError(f"{source}: holds another architecture than {name}: {'; '.join(problems)}")
     module.load_state_dict(tensors, strict=True, assign=assign)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")

@@ -10,13 +10,13 @@ from torch import nn
 
 from seer.backbones import Backbone, BackboneConfig, build, canonical
 from seer.config import config_hash, read
+from seer.data.crops import IMAGENET_MEAN, IMAGENET_STD
 from seer.engine.integrity import check_file
 from seer.errors import InputError
 from seer.interop.files import load_strictly, read_backbone, save_backbone
 
 __all__ = ["Model", "load_backbone", "load_model", "save_backbone"]
 
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 FORMS = "a run directory, an exported file, BACKBONE:random, timm:NAME[:WEIGHTS] or torchvision:NAME[:WEIGHTS]"
 
 
@@ -118,8 +118,8 @@ def _load_file(path: Path) -> Model:
 def _load_untrained(name: str) -> Model:
     config = BackboneConfig(canonical(name))
     about = {"backbone": config.name, "weights": "random"}
-    label = f"{config.name} untrained"
-    return Model(_untrained(config, 0), label, 224, IMAGENET_MEAN, IMAGENET_STD, config_hash(about))
+    mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
+    return Model(_untrained(config, 0), f"{config.name} untrained", 224, mean, std, config_hash(about))
 
 
 def _load_foreign(library: str, name: str, weights: str) -> Model:
@@ -147,23 +147,17 @@ def _split(spec: str) -> tuple[Path, str]:
 
 def _checkpoint(run: Path, part: str) -> Path:
     """The backbone file of a run, intact: that of `step-N`, or the newest."""
-    file = _find(run, part)
-    check_file(file)
-    return file
-
-
-def _find(run: Path, part: str) -> Path:
     found = run.glob("checkpoints/step-*/backbone.safetensors")
     files = {int(file.parent.name[5:]): file for file in found if file.parent.name[5:].isdecimal()}
     if not files:
         raise InputError(f"{run}: has no finished checkpoint; wait for the first, or use {run}:random")
-    if not part:
-        return files[max(files)]
-    match = re.fullmatch(r"step-(\d+)", part)
-    if match is None or int(match[1]) not in files:
+    match = re.fullmatch(r"step-(\d+)", part or f"step-{max(files)}")
+    file = files.get(int(match[1])) if match else None
+    if file is None:
         steps = ", ".join(f"step-{step}" for step in sorted(files))
         raise InputError(f"{run}:{part}: no such checkpoint; there are {steps}, and random")
-    return files[int(match[1])]
+    check_file(file)
+    return file
 
 
 def _run_config(run: Path) -> dict[str, Any]:

@@ -41,11 +41,11 @@ class BYOL(Method):
         super().__init__()
         if not 0 <= config.momentum <= 1:
             raise InputError(f"method.momentum={config.momentum}: must be from 0 to 1")
-        if config.predictor[-1:] != config.head[-1:]:
-            raise InputError(f"method.predictor={config.predictor}: must end in {config.head[-1]}, as method.head")
         self.config = config
         self.backbone = backbone
         self.head = MLP(backbone.out_dim, config.head, bias_out=False)  # type: ignore[arg-type]
+        if config.predictor[-1:] != config.head[-1:]:
+            raise InputError(f"method.predictor={config.predictor}: must end in {config.head[-1]}, as method.head")
         self.predictor = MLP(config.head[-1], config.predictor, bias_out=False)
         self.teacher = Teacher(self.backbone, self.head)
 

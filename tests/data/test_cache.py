@@ -92,6 +92,13 @@ def test_threads_and_more_shards_than_fit(tmp_path, server):
     assert bytes_in(cache.folder) <= cache.limit
 
 
+def test_what_vanishes_while_room_is_made_is_no_failure(tmp_path, server):
+    cache = Cache(tmp_path / "cache", SIZE)
+    for name in ("renamed.part", "evicted.tar"):
+        (cache.folder / name).symlink_to("nowhere")  # listed, and not there when it is looked at
+    assert fetch(cache, server.url, "a") == content("a")
+
+
 def fetch_all(folder: Path, url: str, names: str, pipe) -> None:
     cache = Cache(folder, 4 * SIZE)
     right = [fetch(cache, url, name) == content(name) for name in names]

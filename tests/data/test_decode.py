@@ -349,4 +349,4 @@ def test_broken_bytes_raise_nothing_else(data):
 
 def test_suffixes():
     assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".jp2"} <= image_suffixes()
-    assert not {".txt", ".json", ".tar", ".pdf", ""} & image_suffixes()
+    assert not {".txt", ".json", ".tar", ".pdf", ".eps", ".h5", ".mpg", ""} & image_suffixes()

@@ -41,6 +41,23 @@ def test_class_folders_of_any_depth(tmp_path):
     assert contents(pickle.loads(pickle.dumps(data))) == contents(data)
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    write_folders(tmp_path / "data", {"cat/1.jpg": 10, "dog/2.jpg": 20})
+    write_folders(tmp_path, {"elsewhere/deep/3.jpg": 30})
+    (tmp_path / "data/dog/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/deep/back").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/cat/all").symlink_to(tmp_path / "data/cat")
+    (tmp_path / "elsewhere/deep/other").mkdir()
+    (tmp_path / "elsewhere/deep/other/way").symlink_to(tmp_path / "crossed")
+    (tmp_path / "crossed").mkdir()
+    (tmp_path / "crossed/way").symlink_to(tmp_path / "elsewhere/deep/other")
+    (tmp_path / "data/cat/boxes.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    assert contents(load_labelled(tmp_path / "data")) == [("cat", 10), ("dog", 20), ("dog", 30)]
+    (tmp_path / "data/cat/4.jpg").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"cat/4.jpg cannot be read \(No such file"):
+        load_labelled(tmp_path / "data")
+
+
 def test_labelled_shards(tmp_path):
     labels = {0: 1, 1: 0, 2: None, 3: 1, 4: 0}
     write_shards(tmp_path, [2, 3], image=lambda i: coloured_jpeg(10 * i), labels=labels.get, classes=["ant", "bee"])

@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import random
@@ -189,6 +190,19 @@ def test_a_cache_that_cannot_be_written(shards, server, tmp_path):
     with pytest.raises(InputError, match=r"file cannot be written \(.+\); set loader.cache_dir"):
         reader(server, "shards", where=str(tmp_path / "file"))
     assert reader(server, "auto", where=str(tmp_path / "file")).read(np.array([3])) == [coloured_jpeg(3)]
+
+
+def test_a_cache_disk_that_fills_up_costs_the_cache_and_not_the_run(shards, server, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "ftruncate", full)
+    ours, deadline = reader(server, "auto", where=str(tmp_path / "cache")), time.monotonic() + 60
+    while ours._remote.cache is not None and time.monotonic() < deadline:
+        assert ours.read(np.array([3])) == [coloured_jpeg(3)]
+    assert ours._remote.cache is None
+    assert "No space left on device" in caplog.text
+    assert ours.read(np.array([3])) == [coloured_jpeg(3)]
 
 
 def test_wrong_options(shards, server):

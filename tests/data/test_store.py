@@ -137,6 +137,7 @@ def test_an_unknown_scheme(url, word):
 @pytest.fixture
 def s3(monkeypatch):
     be_impatient(monkeypatch)
+    monkeypatch.setattr(store, "SECONDS", 10)  # nothing stalls here, and the first request makes a TLS context
     with s3_server(monkeypatch) as server_and_upload:
         yield server_and_upload
 

@@ -68,6 +68,8 @@ def test_wrong_input():
         build("byol", momentum=1.5)
     with pytest.raises(InputError, match=r"method.predictor=\[16, 5\]"):
         build("byol", predictor=[16, 5])
+    with pytest.raises(InputError, match=r"head of widths \[\]"):
+        build("byol", head=[])
     views = make_views(small=0)
     with pytest.raises(InputError, match=r"views.large.count=2"):
         build("byol")(type(views)((views.crops[0][:1],), views.index), Step(0, 1))
