@@ -11,7 +11,8 @@ quickstart: $(VENV)/.installed          ## embedded photographs → shards → S
 
 test: $(VENV)/.dev                      ## the whole test suite
 	$(BIN)/python -m pytest tests/slurm
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		--ignore tests/slurm
 
 check: $(VENV)/.dev                     ## lint, format and types
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ setup(
         "gcs": ["gcsfs>=2024.6"],
         "interop": ["timm>=1.0", "pycls", "fairscale"],
         "dev": [
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "pytest>=8",
             "hypothesis",
             "ruff",

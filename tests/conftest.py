@@ -105,3 +105,11 @@ def spoil(shards: Path, out: Path, rows: dict[str, list[int]]) -> Path:
                 file.seek(index[row]["offset"])
                 file.write(bytes(min(64, index[row]["size"])))
     return out
+
+
+LONGEST = {"test_faults", "test_pretrain", "test_rollback", "test_places", "test_equality"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that two processes end together."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)

@@ -51,6 +51,7 @@ def test_every_rank_refuses_a_clock_that_is_off():
 
 
 def test_a_port_in_use_is_told(monkeypatch):
+    monkeypatch.setattr(distributed, "_world", None)  # as in a process that has not joined one
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
