@@ -102,7 +102,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         build([options.photographs], Path(folder, "shards"), BuildOptions(shard_size=50))
         manifest = Manifest.load(Path(folder, "shards"))
-        begin = [first_batch(manifest, options.batch, step) for step in (0, FAR)]
+        begin = [first_batch(manifest, options.batch, step) for step in (0, 0, FAR)]
         rounds = [
             (
                 bare_rate(manifest, options.batch, options.seconds),
@@ -116,8 +116,9 @@ def main() -> None:
         [
             figure("2x224+4x96 finished crops through the loader, 1 worker", "images/s", one, {"bare work": bare}),
             figure("2x224+4x96 finished crops through the loader, 2 workers", "images/s", two, {"1 worker": one}),
-            figure("start to first batch", "s", begin[0], {}),
-            figure(f"start to first batch at step {FAR:,}", "s", begin[1], {}),
+            figure("start to first batch, and of the server that workers fork from", "s", begin[0], {}),
+            figure("start to first batch, the server there (`seer pretrain` starts it first)", "s", begin[1], {}),
+            figure(f"the same at step {FAR:,}", "s", begin[2], {}),
             figure(f"memory after {options.batches:,} batches", "MB", late, {"after a tenth of them": early}),
         ],
         options.json,
