@@ -1,5 +1,6 @@
 """A real SLURM on this machine: Debian's packages, four virtual nodes, its own folder and ports, gone afterwards."""
 
+import importlib
 import json
 import os
 import shutil
@@ -167,6 +168,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     """Four nodes of eight cores and two GPUs that are none, accounting included."""
     if why := missing():
         pytest.skip(why)
+    importlib.import_module("seer.data.kernel")  # which compiles it, once and not in a dozen jobs at a time
     with started(SLURM_LAB_NODES="4", SLURM_LAB_CPUS="8"):
         yield Cluster(tmp_path_factory.mktemp("slurm"))
 

@@ -77,7 +77,7 @@ def train(cluster, recipe, shards) -> Callable[..., list[str]]:
 @pytest.fixture(scope="module")
 def queued(cluster, train) -> Queued:
     few = ("steps=3",)
-    limit = ("--time", "2", "--set", "signal_seconds=30")  # SLURM may send it a minute earlier
+    limit = ("--time", "3", "--set", "signal_seconds=60")  # SLURM may send it a minute earlier
     killed = ("--backoff", "1", "--set", "setup=['ulimit -t 1']")  # by the kernel: importing torch takes more
     return Queued(
         work=cluster.work,
