@@ -32,7 +32,7 @@ from seer.engine.mirror import Mirror
 from seer.engine.preempt import StopRequest
 from seer.engine.state import State, allocate, block, check_names, describe, named_state, share
 from seer.engine.tensorfile import Block
-from seer.errors import DivergedError, InputError, StoppedError, UnsavedError
+from seer.errors import DivergedError, InputError, StoppedError, UnsavedError, first_line
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ class Checkpointer:
                 files = self._write_once(target, header, blocks, backbone)
                 break
             except OSError as error:  # on all ranks the same
-                why = f"{target}: cannot be written ({integrity.reason(error)})"
+                why = f"{target}: cannot be written ({first_line(error)})"
                 if pause is None:
                     raise UnsavedError(f"{why}; earlier ones are whole") from error
                 self._tell(logging.WARNING, "%s; once more in %g s", why, pause)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from seer.engine import tensorfile
 from seer.engine.tensorfile import Entry
-from seer.errors import InputError
+from seer.errors import InputError, first_line
 
 Header = dict[str, Any]
 
@@ -112,13 +112,8 @@ def damage(path: Path, what: str = "") -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        why = f"{what}: {reason(error)}" if what else reason(error)
+        why = f"{what}: {first_line(error)}" if what else first_line(error)
         raise DamagedError(f"{path}: damaged ({why})") from error
-
-
-def reason(error: BaseException) -> str:
-    """The first line of an error."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def flush_folder(path: Path) -> None:

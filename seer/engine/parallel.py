@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from seer.backbones.base import materialize
 from seer.distributed import World
 from seer.engine.batchnorm import BatchNorm, convert, statistics_spared
-from seer.errors import InputError, nearest
+from seer.errors import InputError, first_line, nearest
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ def can_compile(device: torch.device) -> bool:
     try:
         torch.compile(torch.sin)(torch.ones(2, device=device))
     except Exception as error:  # whatever the toolchain raises: without it, training goes on more slowly
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         log.warning("parallel.compile: continuing without compilation, which does not work here: %s", reason)
         return False
     return True
