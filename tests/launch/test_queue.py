@@ -83,11 +83,3 @@ def test_the_batch_script_says_it_all(tmp_path):
     assert "scontrol requeue" not in slurm.script(launch, 0, settings, requeue=False)
     assert "#SBATCH --dependency='afterok:<the job before>'" in after
     assert "#SBATCH --nodes=1\n" in after
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("90", 90), ("90:01", 91), ("1:00:00", 60), ("72:00:01", 4321), ("3-0", 4320), ("3-01:30", 4410), ("0:01", 1)],
-)
-def test_times_as_slurm_writes_them_are_rounded_up_to_minutes(text, expected):
-    assert queue.minutes(text) == expected
