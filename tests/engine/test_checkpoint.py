@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from launch.local import spawn
+from seer.data import store as data_store
 from seer.distributed import World, init, rank
 from seer.engine import checkpoint, integrity, tensorfile
 from seer.engine.checkpoint import CheckpointConfig, Checkpointer
@@ -492,7 +493,9 @@ def test_a_store_has_what_the_run_directory_has(tmp_path, bucket, caplog):
     elsewhere = tmp_path / "b"
     assert loaded(elsewhere, store=store) == 6
     assert names_in(elsewhere / "checkpoints") == ["step-000000006"]
-    assert Mirror(store, World()).checkpoints() == ["step-000000004", "step-000000006"]
+    there = Mirror(store, World())
+    assert there.checkpoints() == ["step-000000004", "step-000000006"]
+    assert not data_store.names(there.url / "step-000000005")  # nothing is left of those that need not stay
     # What is newest where it is intact, whether here or there; here, if there as well.
     assert saved(elsewhere, 7) == [6, 7]
     assert loaded(elsewhere, store=store) == 7
@@ -550,3 +553,11 @@ def test_a_store_that_fails_does_not_end_the_run(tmp_path, bucket, caplog):
     assert loaded(tmp_path, store="s3://no-such-bucket/run") == 2
     with pytest.raises(InputError, match="give a folder in a store"):
         checkpointer(tmp_path, store="https://example.org/run")
+
+
+def test_a_tensor_that_no_file_has_in_full_is_missed(tmp_path):
+    half = tensorfile.Entry("rank-00000.safetensors", "b", [0, 0], [1, 3], "F32", 0)
+    header = {"tensors": {"b": ["float32", [2, 3]]}}
+    with pytest.raises(integrity.DamagedError, match="b is not in its files"):
+        integrity.check_whole(tmp_path, header, [half])
+    integrity.check_whole(tmp_path, header, [half, half])
