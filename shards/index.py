@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from seer.data.decode import DamagedImage
-from seer.data.index import MANIFEST, Manifest, index_path, write_index, write_manifest
+from seer.data.index import MANIFEST, Manifest, check_seal, index_path, read_parquet, write_index, write_manifest
 from seer.errors import InputError
 from shards import pool, quarantine, state, takedown
 from shards.quarantine import counts
@@ -148,7 +147,7 @@ def is_current(tar: Path, row: dict[str, Any] | None, hashed: bool = False) -> b
     path = index_path(tar)
     if row is None or not path.exists() or tar.stat().st_size != row["bytes"]:
         return False
-    if hashed and pq.read_table(path, columns=["phash"])["phash"].null_count:
+    if hashed and read_parquet(path, ["phash"])["phash"].null_count:
         return False
     # Copying may leave an index older than its tar, so age alone proves nothing.
     return path.stat().st_mtime_ns >= tar.stat().st_mtime_ns or sha256_file(tar) == row["sha256"]
@@ -178,7 +177,9 @@ def index_tar(task: tuple[Path, bool], tick: pool.Tick) -> dict[str, Any]:
 def _sources(tar: Path) -> dict[tuple[str, bytes], str]:
     """Where the images of a tar came from, by key and SHA-256, as far as an earlier index can still tell."""
     try:
-        rows = pq.read_table(index_path(tar), columns=["key", "sha256", "source"], page_checksum_verification=True)
+        content = index_path(tar).read_bytes()
+        check_seal(content)
+        rows = read_parquet(content, ["key", "sha256", "source"])
         return {(row["key"], row["sha256"]): row["source"] for row in rows.to_pylist()}
     except (OSError, ValueError, pa.ArrowException):
         return {}

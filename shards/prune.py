@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seer.data.index import index_path, read_index, write_index
+from seer.data.index import index_path, read_index, read_parquet, write_index
 from shards import pool, quarantine, state
 from shards.cut import cut
 from shards.dedup import DedupOptions, find
@@ -60,7 +60,7 @@ def _decided(out: Path, shards: list[str], options: DedupOptions, workers: int) 
         pq.write_table(table, temporary)
         state.sync(temporary)
         os.replace(temporary, path)
-    return pq.read_table(path)
+    return read_parquet(path)
 
 
 def prune_shard(task: tuple[Path, dict[str, Any], pa.Table], tick: pool.Tick) -> None:

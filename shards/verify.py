@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from seer.data.decode import DamagedImage
-from seer.data.index import INDEX_SCHEMA, Manifest, check_seal, index_path
+from seer.data.index import INDEX_SCHEMA, Manifest, check_seal, index_path, read_parquet
 from seer.errors import first_line
 from shards import pool, quarantine, takedown
 from shards.index import index
@@ -135,7 +134,7 @@ def _wrong_index(tar: Path, row: dict[str, Any], known: set[str]) -> list[str]:
     try:
         content = path.read_bytes()
         check_seal(content)
-        table = pq.read_table(pa.BufferReader(content))
+        table = read_parquet(content)
         if not table.schema.equals(INDEX_SCHEMA):
             raise ValueError("its columns are not those of an index")
         indexed = {item["key"]: item for item in table.select(COMPARED).to_pylist()}

@@ -50,6 +50,19 @@ def index_path(shard: Any) -> Any:
     return shard.with_suffix(".index.parquet")
 
 
+def read_parquet(source: Path | bytes, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or its content, in this thread. Raises OSError or `pa.ArrowException`.
+
+    Not by `pq.read_table`: its pool of threads may be letting go of Python's memory just when the interpreter ends,
+    and that aborts the process.
+    """
+    whole = pa.BufferReader(source) if isinstance(source, bytes) else source
+    with pq.ParquetFile(whole, pre_buffer=False) as file:
+        if missing := set(columns or ()).difference(file.schema_arrow.names):
+            raise pa.ArrowInvalid(f"it has no column {min(missing)}")
+        return file.read(columns, use_threads=False)
+
+
 def write_index(path: Path | str, rows: Iterable[Mapping] | pa.Table) -> None:
     """Write one shard's index, in the order of the samples in the tar. The file appears whole or not at all."""
     _write(Path(path), rows, INDEX_SCHEMA)
@@ -58,8 +71,7 @@ def write_index(path: Path | str, rows: Iterable[Mapping] | pa.Table) -> None:
 def read_index(path: Path | Url | str, columns: list[str] | None = None) -> pa.Table:
     """Read one shard's index, or some of its columns. Raises `InputError` if it is missing or unreadable."""
     try:
-        source = pa.BufferReader(path.read_bytes()) if isinstance(path, Url) else path
-        return pq.read_table(source, columns=columns, use_threads=False, partitioning=None)
+        return read_parquet(path.read_bytes() if isinstance(path, Url) else path, columns)
     except (OSError, pa.ArrowException, NotThereError) as error:
         raise InputError(f"{path} is no readable index ({first_line(error)}); run: seer shards index") from error
 
@@ -108,7 +120,7 @@ class Manifest:
             ) from error
         try:
             check_seal(content)
-            manifest = cls(path.parent, pq.read_table(pa.BufferReader(content)))
+            manifest = cls(path.parent, read_parquet(content))
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(
                 f"{path} is no readable manifest ({first_line(error)}); run: seer shards index {path.parent}/*.tar"
