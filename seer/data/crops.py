@@ -199,23 +199,16 @@ def _reduced_box(box: list[int], factor: int) -> list[int]:
 
 
 def resized_crop(image: np.ndarray, box: Sequence[int], flip: bool, out: np.ndarray) -> None:
-    """Fill `out` with the box (top, left, height, width) of an `(H, W, 3)` image, mirrored if `flip`."""
+    """Fill `out` `(h, w, 3)` with the box (top, left, height, width) of an `(H, W, 3)` image, mirrored if `flip`.
+
+    All uint8; bilinear as Pillow's, antialiased where it shrinks. Raises ValueError for a box that leaves the image.
+    """
+    from seer.data.resize import resize  # compiles, or loads what it compiled before
+
     top, left, height, width = box
-    resize_into(image[top : top + height, left : left + width], out)
-    if flip:
-        cv2.flip(out, 1, dst=out)
-
-
-def resize_into(image: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out` `(h, w, 3)` with `image` `(H, W, 3)`, uint8: bilinear as Pillow's, antialiased where it shrinks."""
-    height, width = out.shape[:2]
-    if image.shape[0] <= height and image.shape[1] <= width:
-        cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
-        return
-    # torch's vectorised 8-bit kernel gives Pillow's result to one level in a quarter of the time of Pillow or of
-    # cv2.INTER_AREA. Called below `torch.nn.functional.interpolate`, it fills `out` instead of returning planes.
-    source, target = (torch.from_numpy(pixels).permute(2, 0, 1)[None] for pixels in (image.copy(), out))
-    torch.ops.aten._upsample_bilinear2d_aa.out(source, [height, width], False, out=target)
+    if not (0 <= top < top + height <= image.shape[0] and 0 <= left < left + width <= image.shape[1]):
+        raise ValueError(f"box {list(box)} leaves the image of {image.shape[0]}x{image.shape[1]} pixels")
+    resize(np.ascontiguousarray(image), top, left, height, width, flip, out)
 
 
 def centre_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
@@ -228,7 +221,7 @@ def centre_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     image = _without_far_ends(image)
     height, width = (int(resize * side / min(image.shape[:2])) for side in image.shape[:2])
     resized = np.empty((height, width, 3), np.uint8)
-    resize_into(image, resized)
+    resized_crop(image, (0, 0, *image.shape[:2]), False, resized)
     top, left = round((height - size) / 2), round((width - size) / 2)
     return resized[top : top + size, left : left + size].copy()
 

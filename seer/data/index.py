@@ -50,7 +50,7 @@ def index_path(shard: Any) -> Any:
     return shard.with_suffix(".index.parquet")
 
 
-def read_parquet(source: Path | bytes, columns: list[str] | None = None) -> pa.Table:
+def read_parquet(source: Path | str | bytes, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet file, or its content, in this thread. Raises OSError or `pa.ArrowException`.
 
     Not by `pq.read_table`: its pool of threads may be letting go of Python's memory just when the interpreter ends,

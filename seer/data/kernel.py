@@ -2,25 +2,19 @@
 
 The arithmetic is that of `augment.augment_batch`, where the operations are explained. The crop comes with as many
 mirrored pixels around it as the blur reaches: what is done to each pixel alone keeps them mirrored, and so each axis of
-the blur is one convolution of a flat plane. The loops over pixels have neither branches nor calls, and unsigned
-indices (numba lets signed ones count from the end), so that they become vector instructions.
-Numba compiles it all on import, unless it finds the result where it could write (beside this file, `NUMBA_CACHE_DIR`).
+the blur is one convolution of a flat plane.
 """
-
-from typing import Any
 
 import numpy as np
 from numba import njit
 
 from seer.data.augment import LUMA
+from seer.data.compiled import INDEX, OPTIONS, compiled
 from seer.data.draws import Op
 
 BLOCK = 2048  # pixels that go through all operations together: their three planes fit the first-level cache
 GROUP = 3  # pairs of taps that a convolution adds at a time
 
-# Without fast mathematics: what is compiled anew and what comes from the cache must agree in every bit.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-INDEX = np.uintp
 HUE, SATURATION, CONTRAST = int(Op.HUE), int(Op.SATURATION), int(Op.CONTRAST)
 RED, GREEN, BLUE = (np.float32(weight) for weight in LUMA)
 ZERO, ONE, TWO, WHITE = np.float32(0), np.float32(1), np.float32(2), np.float32(255)
@@ -166,12 +160,4 @@ def _alter(crop, factors, order, grey, taps, solarize, scale, shift, out):
         _store(red, green, blue, size, width, solarize, scale, shift, target)
 
 
-def _compiled(signature, function):
-    """A cache that cannot be written, or read, is no reason to fail."""
-    try:
-        return njit(signature, cache=True, **OPTIONS)(function)
-    except Exception:
-        return njit(signature, **OPTIONS)(function)
-
-
-alter = _compiled("void(u1[:,:,::1], f4[::1], i8[::1], b1, f4[::1], b1, f4[::1], f4[::1], f4[:,:,::1])", _alter)
+alter = compiled("void(u1[:,:,::1], f4[::1], i8[::1], b1, f4[::1], b1, f4[::1], f4[::1], f4[:,:,::1])", _alter)

@@ -273,7 +273,7 @@ def processes(task: StepTask, steps: Sequence[int], config: LoaderConfig, device
         prefetch_factor=config.prefetch,
         collate_fn=_unchanged,
         worker_init_fn=_start_worker,
-        multiprocessing_context=forkserver.start([__name__] if config.device_augment else forkserver.LOADING),
+        multiprocessing_context=forkserver.start(forkserver.LOADING),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else it would draw from the trainer's random numbers
     )

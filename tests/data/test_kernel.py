@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from seer.data import kernel
+from seer.data import compiled
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no locator available"), OSError("disk full"), EOFError("cut short")])
 def test_a_cache_that_fails_is_done_without(monkeypatch, error):
-    compile = kernel.njit
+    compile = compiled.njit
 
     def without_cache(signature, cache=False, **options):
         if cache:
             raise error
         return compile(signature, **options)
 
-    monkeypatch.setattr(kernel, "njit", without_cache)
-    assert kernel._compiled("i8(i8)", lambda x: x + 1)(41) == 42
+    monkeypatch.setattr(compiled, "njit", without_cache)
+    assert compiled.compiled("i8(i8)", lambda x: x + 1)(41) == 42
 
 
 def test_it_is_loaded_by_the_first_crop_only():

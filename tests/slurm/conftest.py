@@ -168,7 +168,8 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     """Four nodes of eight cores and two GPUs that are none, accounting included."""
     if why := missing():
         pytest.skip(why)
-    importlib.import_module("seer.data.kernel")  # which compiles it, once and not in a dozen jobs at a time
+    for compiled in ("seer.data.resize", "seer.data.kernel"):
+        importlib.import_module(compiled)  # once, and not in a dozen jobs at a time
     with started(SLURM_LAB_NODES="4", SLURM_LAB_CPUS="8"):
         yield Cluster(tmp_path_factory.mktemp("slurm"))
 
