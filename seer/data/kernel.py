@@ -18,7 +18,7 @@ GROUP = 3  # pairs of taps that a convolution adds at a time
 HUE, SATURATION, CONTRAST = int(Op.HUE), int(Op.SATURATION), int(Op.CONTRAST)
 RED, GREEN, BLUE = (np.float32(weight) for weight in LUMA)
 ZERO, ONE, TWO, WHITE = np.float32(0), np.float32(1), np.float32(2), np.float32(255)
-THIRD, SIXTH, HALF = np.float32(1 / 3), np.float32(1 / 6), np.float32(0.5)
+THIRD, SIXTH, HALF, SIX = np.float32(1 / 3), np.float32(1 / 6), np.float32(0.5), np.float32(6)
 
 
 @njit(**OPTIONS)
@@ -58,7 +58,7 @@ def _turn(red, green, blue, turns):
 @njit(**OPTIONS)
 def _dip(hue):
     """The share of the chroma that a channel lacks, by the hue in turns from that channel's corner."""
-    return min(max(TWO - abs(hue - np.floor(hue) - HALF) / SIXTH, ZERO), ONE)
+    return min(max(TWO - SIX * abs(hue - np.floor(hue) - HALF), ZERO), ONE)
 
 
 @njit(**OPTIONS)

@@ -130,6 +130,19 @@ def test_a_lost_index_comes_back_from_the_tar(photos, tmp_path):
     assert verify(tmp_path / "out", workers=1).ok
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_sources_are_carried_over_from_an_index_that_is_whole(photos, tmp_path, damaged):
+    build([photos], tmp_path / "out", BuildOptions(workers=1, shard_size=10))
+    tar = tmp_path / "out" / "shard-000001.tar"
+    before, content = read_index(index_path(tar))["source"], bytearray(index_path(tar).read_bytes())
+    content[content.index(before[0].as_py().encode())] ^= damaged
+    index_path(tar).write_bytes(content)
+    tar.write_bytes(tar.read_bytes() + bytes(512))
+    assert index([tmp_path / "out"], workers=1).indexed == 1
+    after = read_index(index_path(tar))["source"].to_pylist()
+    assert after == before.to_pylist() if not damaged else not set(after) & set(before.to_pylist())
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
