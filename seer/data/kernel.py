@@ -14,6 +14,7 @@ from seer.data.draws import Op
 
 BLOCK = 2048  # pixels that go through all operations together: their three planes fit the first-level cache
 GROUP = 3  # pairs of taps that a convolution adds at a time
+TWICE, THRICE = INDEX(2), INDEX(3)
 
 HUE, SATURATION, CONTRAST = int(Op.HUE), int(Op.SATURATION), int(Op.CONTRAST)
 RED, GREEN, BLUE = (np.float32(weight) for weight in LUMA)
@@ -91,20 +92,34 @@ def _mean_grey(red, green, blue, size, margin):
 
 @njit(**OPTIONS)
 def _convolve(source, taps, step, out):
-    """`out[i]` is `source[i + reach·step]` and its neighbours every `step`, weighted by `taps` on both sides."""
+    """`out[i]` is `source[i + reach·step]` and its neighbours every `step`, weighted by `taps` on both sides.
+
+    One loop for a reach of `GROUP` and one for twice that, because adding to `out` once more takes a third longer.
+    """
     count, reach = len(out), len(taps) - 1
-    for i in range(1, len(taps), GROUP):
-        first, second, third = taps[i], taps[i + 1], taps[i + 2]
-        a, b = source[(reach - i) * step :][:count], source[(reach + i) * step :][:count]
-        c, d = source[(reach - i - 1) * step :][:count], source[(reach + i + 1) * step :][:count]
-        e, f = source[(reach - i - 2) * step :][:count], source[(reach + i + 2) * step :][:count]
-        if i == 1:
-            centre, tap = source[reach * step :][:count], taps[0]
-            for x in range(count):
-                out[x] = tap * centre[x] + first * (a[x] + b[x]) + second * (c[x] + d[x]) + third * (e[x] + f[x])
-        else:
-            for x in range(count):
-                out[x] += first * (a[x] + b[x]) + second * (c[x] + d[x]) + third * (e[x] + f[x])
+    step = INDEX(step)
+    c, t0, t1, t2, t3 = INDEX(reach) * step, taps[0], taps[1], taps[2], taps[3]
+    if reach == GROUP:
+        for x in range(count):
+            near = t0 * source[c + INDEX(x)] + t1 * _both(source, c, step, x)
+            out[x] = near + (t2 * _both(source, c, TWICE * step, x) + t3 * _both(source, c, THRICE * step, x))
+        return
+    t4, t5, t6 = taps[4], taps[5], taps[6]
+    for x in range(count):
+        near = t0 * source[c + INDEX(x)] + t1 * _both(source, c, step, x)
+        near += t2 * _both(source, c, TWICE * step, x) + t3 * _both(source, c, THRICE * step, x)
+        far = t4 * _both(source, c, INDEX(4) * step, x) + t5 * _both(source, c, INDEX(5) * step, x)
+        out[x] = near + (far + t6 * _both(source, c, INDEX(6) * step, x))
+    for i in range(2 * GROUP + 1, len(taps), GROUP):
+        d, t, u, v = INDEX(i) * step, taps[i], taps[i + 1], taps[i + 2]
+        for x in range(count):
+            near = t * _both(source, c, d, x) + u * _both(source, c, d + step, x)
+            out[x] += near + v * _both(source, c, d + TWICE * step, x)
+
+
+@njit(**OPTIONS)
+def _both(source, centre, distance, x):
+    return source[centre - distance + INDEX(x)] + source[centre + distance + INDEX(x)]
 
 
 @njit(**OPTIONS)
