@@ -20,10 +20,11 @@ from harness import arguments, figure, report
 
 from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
 from seer.data.index import Manifest
-from seer.data.loader import Loader, LoaderConfig, StepTask
+from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.data.samples import write_quickstart
+from seer.data.task import StepTask
 from shards.build import BuildOptions, build
 
 CROPS = MultiCrop(DEFAULT_VIEWS, seed=0)

@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerContext
 
 # Schedulers send these to every process of a job. The trainer alone answers; what helps it must live to the checkpoint.
 SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
-LOADING = ["seer.data.loader", "seer.data.resize", "seer.data.kernel"]  # what a loader's workers import
+LOADING = ["seer.data.workers", "seer.data.resize", "seer.data.kernel"]  # what a loader's workers import
 TRAINING = ["seer.pretrain", "launch.local", "torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from seer.data import loader as module
+from seer.data import task as module
 from seer.data.crops import MultiCrop, View
 from seer.data.decode import decode
 from seer.data.loader import Loader, LoaderConfig
