@@ -3,8 +3,8 @@
 A pixel of the result is a weighted sum along one axis of weighted sums along the other, in float32, rounded after each:
 within a level of the exact sum, as Pillow's is, which goes the other way round. Vector instructions are good at adding
 up rows of a picture, and not at adding up columns; so the work goes by strips of `STRIP` rows of the result, which are
-turned, to have the bytes of one column side by side, before their columns are added up, and turned back afterwards.
-Turning is interleaving by four, of bytes and then of words of four bytes, which compilers know to do fast.
+transposed, to have the bytes of one column side by side, before their columns are added up, and back afterwards.
+Transposing is interleaving by four, of bytes and then of words of four bytes, which compilers know to do fast.
 """
 
 from math import ceil
@@ -15,7 +15,7 @@ from numba import njit, types
 from seer.data.compiled import INDEX, OPTIONS, compiled
 
 STRIP = 16
-COLUMN = 3 * STRIP  # bytes of a column of pixels in a strip that is turned
+COLUMN = 3 * STRIP  # bytes of a column of pixels in a transposed strip
 HALF = np.float32(0.5)
 VECTOR = 32  # bytes: rows are filled up to whole vectors, because what is left over is slow
 
@@ -71,7 +71,7 @@ def _add_rows(source, start, pitch, weights, sums, out):
 
 @njit(**OPTIONS)
 def _add_columns(source, starts, weights, sums, out):
-    """The same for every column of a strip that is turned. Known to be of `COLUMN` bytes, it takes a tenth as long."""
+    """The same for every column of a transposed strip. Known to be of `COLUMN` bytes, it takes a tenth as long."""
     last, size = len(weights) - 2, len(starts)
     for x in range(size):
         a, to = starts[x] * COLUMN, INDEX(x * COLUMN)
@@ -119,7 +119,7 @@ def _separate(row, out):
 
 
 @njit(**OPTIONS)
-def _turn(strip, quads, out):
+def _transpose(strip, quads, out):
     """`(STRIP, n)` bytes to `(n, STRIP)`, flat. `quads` is memory for `(4, 4n)`."""
     for group in range(4):
         _interleave(strip[4 * group : 4 * group + 4], quads[group])
@@ -127,9 +127,9 @@ def _turn(strip, quads, out):
 
 
 @njit(**OPTIONS)
-def _turn_back(turned, quads, out):
+def _transpose_back(transposed, quads, out):
     """`(n, STRIP)` bytes, flat, to `(STRIP, n)`."""
-    _separate(turned.view(np.uint32), quads.view(np.uint32))
+    _separate(transposed.view(np.uint32), quads.view(np.uint32))
     for group in range(4):
         _separate(quads[group], out[4 * group : 4 * group + 4])
 
@@ -149,7 +149,7 @@ def _resize(picture, top, left, height, width, flip, out):
     lying, quads = np.empty(STRIP * max(n, m), np.uint8), np.empty(STRIP * max(n, m), np.uint8)
     strip, quads_in = lying[: STRIP * n].reshape(STRIP, n), quads[: STRIP * n].reshape(4, 4 * n)
     made, quads_out = lying[: STRIP * m].reshape(STRIP, m), quads[: STRIP * m].reshape(4, 4 * m)
-    turned = np.zeros(STRIP * n + COLUMN * len(across), np.uint8)  # with the columns that are not there
+    transposed = np.zeros(STRIP * n + COLUMN * len(across), np.uint8)  # with the columns that are not there
     columns, sums = np.empty(STRIP * m, np.uint8), np.empty(max(n, COLUMN), np.float32)
     for y in range(0, len(target), STRIP):
         rows = min(STRIP, len(target) - y)
@@ -157,12 +157,12 @@ def _resize(picture, top, left, height, width, flip, out):
             start = (top + ys[y + row]) * pitch + 3 * left
             count = min(n, len(source) - start - (len(down) - 1) * pitch)
             _add_rows(source, start, pitch, down[:, y + row], sums, strip[row, :count])
-        _turn(strip, quads_in, turned[: STRIP * n])
-        _add_columns(turned, xs, across, sums, columns)
+        _transpose(strip, quads_in, transposed[: STRIP * n])
+        _add_columns(transposed, xs, across, sums, columns)
         if rows == STRIP:
-            _turn_back(columns, quads_out, target[y : y + STRIP])
+            _transpose_back(columns, quads_out, target[y : y + STRIP])
         else:
-            _turn_back(columns, quads_out, made)
+            _transpose_back(columns, quads_out, made)
             target[y:] = made[:rows]
 
 
