@@ -1,7 +1,6 @@
-"""Checkpoints: what is saved comes back at any number of ranks, and nothing that happens to a file goes unnoticed."""
+"""Checkpoints: what is saved comes back at any number of ranks, and what cannot be saved is told."""
 
 import json
-import logging
 import os
 import random
 import resource
@@ -16,27 +15,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from launch.local import spawn
-from seer.data import store as data_store
-from seer.distributed import World, init, rank
+from seer.distributed import init, rank
 from seer.engine import checkpoint, integrity, tensorfile
 from seer.engine.checkpoint import CheckpointConfig, Checkpointer
 from seer.engine.integrity import checkpoints, latest
-from seer.engine.mirror import Mirror
-from seer.engine.optim import SGD
 from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest
 from seer.errors import InputError, UnsavedError
-from seer.interop.models import load_backbone
 from tests.engine import tiny
+from tests.engine.saving import checkpointer, load_into, loaded, names_in, saved
 from tests.engine.tiny import STEPS, Result, Tiny
-from tests.servers import bucket_server
 
 SAVED = 3  # of STEPS
 EXTRA = {"samples": 24, "scaler": {"factor": 65536.0}}
-
-
-def checkpointer(run_dir, **config):
-    return Checkpointer(run_dir, CheckpointConfig(**config), init("cpu"))
 
 
 def build(mode):
@@ -153,11 +144,11 @@ def test_pytorchs_own_reader_reads_the_shards(runs):
 
 
 def test_the_whole_backbone_lies_beside_the_shards(runs):
-    for run_dir, (_, saved) in zip(runs[0].values(), runs[1].values(), strict=True):
+    for run_dir, (_, state) in zip(runs[0].values(), runs[1].values(), strict=True):
         file = latest(run_dir) / "backbone.safetensors"
         whole = load_file(file)
-        assert set(whole) == {key.removeprefix("backbone.") for key in saved if key.startswith("backbone.")}
-        assert all(torch.equal(saved[f"backbone.{key}"], tensor) for key, tensor in whole.items())
+        assert set(whole) == {key.removeprefix("backbone.") for key in state if key.startswith("backbone.")}
+        assert all(torch.equal(state[f"backbone.{key}"], tensor) for key, tensor in whole.items())
         with safe_open(file, "pt") as tensors:
             assert tensors.metadata() == {"note": "whole"}
 
@@ -180,35 +171,6 @@ def test_adamw_counts_go_with_it(tmp_path):
 
     uninterrupted, continued = adam_steps(STEPS, False), adam_steps(STEPS - 2, True)
     assert all(torch.equal(uninterrupted[name], tensor) for name, tensor in continued.items())
-
-
-def saved(run_dir, *steps, **config):
-    """Save the initial state as that of these steps; which steps there are checkpoints of then."""
-    method, _, optimizer = tiny.build(ParallelConfig())
-    with checkpointer(run_dir, **config) as saves:
-        for step in steps:
-            with torch.no_grad():
-                method.centre.fill_(step)
-            saves.save(step, method, optimizer, {"about": step}, {})
-    return [int(path.name.removeprefix("step-")) for path in checkpoints(run_dir)]
-
-
-def load_into(method, run_dir, **config):
-    optimizer = SGD(method.parameters())
-    return Checkpointer(run_dir, CheckpointConfig(**config), World()).load(method, optimizer)
-
-
-def loaded(run_dir, **config):
-    """The step that a new process goes on from; that its header and its tensors are of one step is checked here."""
-    method = Tiny().double()
-    extra = load_into(method, run_dir, **config)
-    assert extra == {"about": extra["step"], "step": extra["step"]}
-    assert method.centre.tolist() == [extra["step"]] * 5
-    return extra["step"]
-
-
-def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_the_newest_and_every_nth_are_kept(tmp_path):
@@ -360,204 +322,9 @@ def test_another_architecture_is_named(tmp_path):
         load_into(shallower, tmp_path)
 
 
-def test_formats_of_other_versions(tmp_path):
-    saved(tmp_path, 1)
-    header = latest(tmp_path) / "header.json"
-    about = json.loads(header.read_text())
-    del about["files"], about["sha256"]
-    header.write_text(json.dumps(about | {"format": "seer-checkpoint/1"}))
-    assert loaded(tmp_path) == 1
-    header.write_text(json.dumps(about | {"format": "seer-checkpoint/0"}))
-    with pytest.raises(InputError, match=r"format 'seer-checkpoint/0'; this version of seer reads 'seer-checkpoint/2'"):
-        loaded(tmp_path)
-
-
-def shard(path):
-    (file,) = (path / "state").iterdir()
-    return file
-
-
-def flip_a_bit(file):
-    data = bytearray(file.read_bytes())
-    bit = random.Random(file.name).randrange(8 * len(data))
-    data[bit // 8] ^= 1 << bit % 8
-    file.write_bytes(data)
-
-
-def truncate(file):
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def replace_in_header(path, old, new):
-    text = (path / "header.json").read_text()
-    assert text.count(old) == 1
-    (path / "header.json").write_text(text.replace(old, new))
-
-
-DAMAGES = {
-    "a flipped bit in a shard": lambda path: flip_a_bit(shard(path)),
-    "a flipped bit in the backbone": lambda path: flip_a_bit(path / "backbone.safetensors"),
-    "a flipped bit in the header": lambda path: flip_a_bit(path / "header.json"),
-    "another step in the header": lambda path: replace_in_header(path, '"step": 2', '"step": 3'),
-    "a truncated shard": lambda path: truncate(shard(path)),
-    "a truncated header": lambda path: truncate(path / "header.json"),
-    "an empty header": lambda path: (path / "header.json").write_bytes(b""),
-    "a missing shard": lambda path: shard(path).unlink(),
-    "a folder for a shard": lambda path: (
-        shard(path).rename(path / "x"),
-        (path / "state/rank-00000.safetensors").mkdir(),
-    ),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_the_newest_intact_one_is_used_and_one_line_says_so(tmp_path, damage, caplog):
-    saved(tmp_path, 1, 2)
-    damage(latest(tmp_path))
-    assert loaded(tmp_path) == 1
-    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "step-000000002: damaged (" in record.getMessage()
-    assert record.getMessage().endswith("; going on from step-000000001")
-    assert "\n" not in record.getMessage()
-
-
-def test_a_backbone_is_verified_before_it_is_used(tmp_path):
-    saved(tmp_path, 1)
-    file = latest(tmp_path) / "backbone.safetensors"
-    integrity.check_file(file)
-    flip_a_bit(file)
-    with pytest.raises(InputError, match=r"backbone\.safetensors: damaged"):
-        load_backbone(tmp_path)
-
-
-def test_where_none_is_intact_nothing_is_begun_anew(tmp_path):
-    saved(tmp_path, 1, 2)
-    for path in checkpoints(tmp_path):
-        truncate(shard(path))
-    with pytest.raises(InputError, match=r"step-000000002: damaged .*, and none before it is intact; delete .* anew"):
-        loaded(tmp_path)
-    assert len(checkpoints(tmp_path)) == 2
-
-
-def _save_three(run_dir):
-    method, _, optimizer = tiny.build(ParallelConfig("fsdp"))
-    with checkpointer(run_dir, keep_last=3) as saves:
-        for step in (1, 2, 3):
-            saves.save(step, method, optimizer, {}, {})
-
-
-def _go_on_past_damage(run_dir):
-    method, _, optimizer = tiny.build(ParallelConfig("fsdp"))
-    hashed, sha256 = [], tensorfile.sha256
-    tensorfile.sha256 = lambda path: hashed.append(path.name) or sha256(path)
-    there = []
-    with checkpointer(run_dir, keep_last=2) as saves:
-        assert saves.load(method, optimizer) == {"step": 1}
-        verified = list(hashed)
-        for step in (2, 3):
-            saves.save(step, method, optimizer, {}, {})
-            saves.finish()
-            there.append(names_in(run_dir / "checkpoints"))
-    tensorfile.sha256 = sha256
-    assert saves.load(method, optimizer) == {"step": 3}
-    return there, verified
-
-
-def test_damaged_ones_are_replaced_and_do_not_count_as_kept(tmp_path):
-    spawn(_save_three, 2, tmp_path, device="cpu")
-    for path in checkpoints(tmp_path)[1:]:
-        truncate(path / "state/rank-00001.safetensors")
-    (there, first), (_, second) = spawn(_go_on_past_damage, 2, tmp_path, device="cpu")
-    assert there == [["step-000000001", "step-000000002"], ["step-000000002", "step-000000003"]]
-    # Together the ranks have read every file of the three once.
-    assert sorted(first + second) == sorted(3 * [*names_in(latest(tmp_path) / "state"), "backbone.safetensors"])
-
-
 def test_going_back_takes_later_ones_back(tmp_path):
     saved(tmp_path, 1, 2, 3, keep_last=3)
     method, _, optimizer = tiny.build(ParallelConfig())
     assert checkpointer(tmp_path).load(method, optimizer, until=2)["step"] == 2
     assert method.centre.tolist() == [2] * 5
     assert names_in(tmp_path / "checkpoints") == ["step-000000001", "step-000000002"]
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    with bucket_server(monkeypatch) as url:
-        yield url
-
-
-def test_a_store_has_what_the_run_directory_has(tmp_path, bucket, caplog):
-    store = f"{bucket}/run"
-    assert saved(tmp_path / "a", 1, 2, 4, 5, 6, keep_last=1, keep_every=4, store=store) == [4, 6]
-    elsewhere = tmp_path / "b"
-    assert loaded(elsewhere, store=store) == 6
-    assert names_in(elsewhere / "checkpoints") == ["step-000000006"]
-    there = Mirror(store, World())
-    assert there.checkpoints() == ["step-000000004", "step-000000006"]
-    assert not data_store.names(there.url / "step-000000005")  # nothing is left of those that need not stay
-    # What is newest where it is intact, whether here or there; here, if there as well.
-    assert saved(elsewhere, 7) == [6, 7]
-    assert loaded(elsewhere, store=store) == 7
-    truncate(shard(latest(elsewhere)))
-    truncate(shard(elsewhere / "checkpoints/step-000000006"))
-    assert loaded(elsewhere, store=store) == 6
-    assert caplog.messages[-1].endswith("; going on from step-000000006 of the store")
-    assert names_in(elsewhere / "checkpoints/step-000000006") == ["backbone.safetensors", "header.json", "state"]
-
-
-def _save_to(run_dir, store):
-    method, _, optimizer = tiny.build(ParallelConfig("fsdp"))
-    with checkpointer(run_dir, store=store) as saves:
-        saves.save(1, method, optimizer, {}, {})
-
-
-def _load_from(run_dir, store):
-    method, _, optimizer = tiny.build(ParallelConfig("fsdp"))
-    return checkpointer(run_dir, store=store).load(method, optimizer)
-
-
-def test_ranks_share_what_is_copied(tmp_path, bucket):
-    store = f"{bucket}/shared"
-    spawn(_save_to, 2, tmp_path / "a", store, device="cpu")
-    assert spawn(_load_from, 4, tmp_path / "b", store, device="cpu") == [{"step": 1}] * 4
-    here, there = ({str(p.relative_to(tmp_path / x)): p.read_bytes() for p in (tmp_path / x).rglob("*.*")
-                    if p.is_file()} for x in "ab")  # fmt: skip
-    assert here == there
-    assert len(here) == 4
-
-
-def test_what_is_not_all_there_is_no_checkpoint(tmp_path, bucket, monkeypatch):
-    store = f"{bucket}/other"
-    saved(tmp_path, 1, store=store)
-    with monkeypatch.context() as patched:
-        patched.setattr(Mirror, "_put", killed_before_the_header(Mirror._put))
-        with pytest.raises(KeyboardInterrupt):
-            saved(tmp_path, 2, store=store)
-    assert Mirror(store, World()).checkpoints() == ["step-000000001"]
-    assert loaded(tmp_path / "elsewhere", store=store) == 1
-
-
-def killed_before_the_header(put):
-    def half(self, folder, files):
-        if list(files) == ["header.json"]:
-            raise KeyboardInterrupt
-        put(self, folder, files)
-
-    return half
-
-
-def test_a_store_that_fails_does_not_end_the_run(tmp_path, bucket, caplog):
-    assert saved(tmp_path, 1, 2, store="s3://no-such-bucket/run") == [1, 2]
-    assert "step-000000002 is in " in caplog.messages[-1]
-    assert loaded(tmp_path, store="s3://no-such-bucket/run") == 2
-    with pytest.raises(InputError, match="give a folder in a store"):
-        checkpointer(tmp_path, store="https://example.org/run")
-
-
-def test_a_tensor_that_no_file_has_in_full_is_missed(tmp_path):
-    half = tensorfile.Entry("rank-00000.safetensors", "b", [0, 0], [1, 3], "F32", 0)
-    header = {"tensors": {"b": ["float32", [2, 3]]}}
-    with pytest.raises(integrity.DamagedError, match="b is not in its files"):
-        integrity.check_whole(tmp_path, header, [half])
-    integrity.check_whole(tmp_path, header, [half, half])
