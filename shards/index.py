@@ -145,9 +145,14 @@ def is_current(tar: Path, row: dict[str, Any] | None, hashed: bool = False) -> b
     `hashed` asks for perceptual hashes as well.
     """
     path = index_path(tar)
-    if row is None or not path.exists() or tar.stat().st_size != row["bytes"]:
+    if row is None or tar.stat().st_size != row["bytes"]:
         return False
-    if hashed and read_parquet(path, ["phash"])["phash"].null_count:
+    try:
+        content = path.read_bytes()
+        check_seal(content)
+    except (OSError, ValueError):  # missing, damaged, or of an earlier version
+        return False
+    if hashed and read_parquet(content, ["phash"])["phash"].null_count:
         return False
     # Copying may leave an index older than its tar, so age alone proves nothing.
     return path.stat().st_mtime_ns >= tar.stat().st_mtime_ns or sha256_file(tar) == row["sha256"]

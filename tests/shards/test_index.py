@@ -130,6 +130,18 @@ def test_a_lost_index_comes_back_from_the_tar(photos, tmp_path):
     assert verify(tmp_path / "out", workers=1).ok
 
 
+def test_a_damaged_index_is_made_anew(photos, tmp_path):
+    build([photos], tmp_path / "out", BuildOptions(workers=1, shard_size=10))
+    damaged = index_path(tmp_path / "out" / "shard-000001.tar")
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 4
+    damaged.write_bytes(content)
+    (problem,) = verify(tmp_path / "out", workers=1).problems
+    assert problem.endswith(f"run: seer shards index {damaged.with_name('shard-000001.tar')}")
+    assert index([tmp_path / "out"], workers=1).indexed == 1
+    assert verify(tmp_path / "out", workers=1).ok
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_sources_are_carried_over_from_an_index_that_is_whole(photos, tmp_path, damaged):
     build([photos], tmp_path / "out", BuildOptions(workers=1, shard_size=10))
