@@ -179,7 +179,7 @@ def build(
     plan |= {"samples": len(listing), "listing": listing.fingerprint}
     state.refuse_another(out, plan)
     if part := parts.parse(options.part):
-        return _build_part(part, listing, out, plan, options, progress or (lambda done, total: None), started)
+        return _build_part(part, listing, out, plan, options, progress or (lambda *_: None), started)
     complete, continued = state.is_complete(out), 0
     if not complete or (out / state.STATE).exists():
         with state.locked(out):
@@ -190,7 +190,8 @@ def build(
                     state.begin(out, plan)
                     prune.settle(out)
                     names = _shard_names(len(listing), options.shard_size)
-                    continued = _write_shards(listing, out, names, options, progress or (lambda done, total: None))
+                    missing = state.unfinished(out, names)
+                    continued = _write_shards(listing, out, names, missing, options, progress or (lambda *_: None))
                     prune.prune(out, names, options.unwanted, options.workers)
                     _finish(out, plan, listing)
             state.end(out)
@@ -207,16 +208,20 @@ def _build_part(
         with state.locked(out, part.name), state.writing(out):
             with state.alone(out):
                 state.refuse_another(out, plan)  # another part may have begun with other options
-                state.begin(out, plan, mine)
-                prune.settle(out)
-            continued = _write_shards(listing, out, mine, options, tick)
+                already = state.is_complete(out)  # or all of them may have ended
+                if not already:
+                    state.begin(out, plan, mine)
+                    prune.settle(out)
+                missing = state.unfinished(out, mine)
+            continued = _write_shards(listing, out, mine, missing, options, tick)
             made = [record for name in mine if (record := state.record_of(out, name))]
             with state.alone(out):
-                if not state.is_complete(out) and all(state.record_of(out, name) for name in names):
+                if not state.is_complete(out) and not state.unfinished(out, names):
                     prune.prune(out, names, options.unwanted, options.workers)
                     _finish(out, plan, listing)
-                    state.end(out)
     if state.is_complete(out):
+        if (out / state.STATE).exists():
+            state.end(out)
         return _report(out, already, continued, time.monotonic() - started)
     return BuildReport(
         out=str(out),
@@ -233,11 +238,12 @@ def _build_part(
     )
 
 
-def _write_shards(listing: Listing, out: Path, names: list[str], options: BuildOptions, progress: Progress) -> int:
-    """Write those of `names` that are missing; returns the number of shards that were there."""
+def _write_shards(
+    listing: Listing, out: Path, names: list[str], missing: list[str], options: BuildOptions, progress: Progress
+) -> int:
+    """Write those of `names` that are `missing`; returns the number of shards that were there."""
     total, size = len(listing), options.shard_size
     samples = {name: min(size, total - _number(name) * size) for name in names}
-    missing = [name for name in names if state.record_of(out, name) is None]
     mine = sum(samples.values())
     done = mine - sum(samples[name] for name in missing)
     workers = options.workers or pool.cores()

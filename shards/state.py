@@ -8,14 +8,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from seer.data.index import MANIFEST, Manifest
 from seer.errors import InputError
 
 STATE = ".build"  # beside the shards while they are built
 PLAN = "plan.json"
-LEFTOVERS = f"{STATE}/.*", ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"  # of writers that were killed
+LEFTOVERS = ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"  # of writers that were killed
 NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 Progress = Callable[[int, int], Any]  # called with what is done and what there is in all
 
@@ -25,16 +25,21 @@ def recorded_plan(out: Path) -> dict[str, Any] | None:
 
     Raises InputError when `out` holds something else, which a build would mix with its shards.
     """
+    # In this order, since parts may be at it: a plan comes before the shards and goes after the manifest has come.
+    filled = out.is_dir() and any(not entry.name.startswith(".") for entry in os.scandir(out))
+    begun = None
+    with suppress(FileNotFoundError, NotADirectoryError):
+        begun = (out / STATE / PLAN).read_text()
     if (out / MANIFEST).exists():
         plan = Manifest.load(out).build
         if "options" not in plan:
             raise InputError(f"{out} holds shards that were indexed, not built; give another --out")
         return plan
-    if (out / STATE / PLAN).exists():
-        return json.loads((out / STATE / PLAN).read_text())
-    if out.exists() and not out.is_dir():
+    if begun is not None:
+        return json.loads(begun)
+    if out.is_file():
         raise InputError(f"{out} is a file; give a folder as --out")
-    if out.exists() and any(not entry.name.startswith(".") for entry in os.scandir(out)):
+    if filled:
         raise InputError(f"{out} is not empty and holds no build; give a new or empty folder as --out")
     return None
 
@@ -71,6 +76,11 @@ def record_of(out: Path, shard: str) -> dict[str, Any] | None:
         return None
     path = out / shard
     return record if not record["samples"] or (path.exists() and path.stat().st_size == record["bytes"]) else None
+
+
+def unfinished(out: Path, shards: Sequence[str]) -> list[str]:
+    """Those that are still to be written: none of a complete build, whose records are gone."""
+    return [] if is_complete(out) else [shard for shard in shards if record_of(out, shard) is None]
 
 
 def finished(out: Path, shard: str) -> dict[str, Any]:
@@ -119,8 +129,6 @@ def locked(out: Path, part: str = "") -> Iterator[None]:
 
     With `part` it is held together with the processes of other parts; each part has a lock of its own.
     """
-    with writing(out):
-        (out / STATE).mkdir(parents=True, exist_ok=True)
     kind = fcntl.LOCK_SH if part else fcntl.LOCK_EX
     locks = out / STATE
     with _lock(locks / "lock", kind), _lock(locks / f"lock.{part}", fcntl.LOCK_EX) if part else nullcontext():
@@ -130,31 +138,45 @@ def locked(out: Path, part: str = "") -> Iterator[None]:
 @contextmanager
 def held(out: Path, state: str) -> Iterator[None]:
     """Hold `out` for changing it, by a lock in its folder `state`. Raises InputError when another process does."""
-    with writing(out):
-        (out / state).mkdir(exist_ok=True)
     with _lock(out / state / "lock", fcntl.LOCK_EX, "changed"):
         yield
 
 
 @contextmanager
 def _lock(path: Path, kind: int, doing: str = "built") -> Iterator[None]:
-    out = path.parent.parent
-    with writing(out):
-        file = open(path, "a+")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = f"process {number}" if (number := file.read()) else "processes of its parts"
-            raise InputError(f"{out} is being {doing} by {holder}; wait for it, or stop it first") from None
-        except OSError:
-            pass  # a file system without locks: better an unguarded build than none
+    with _acquire(path, kind, doing) as file:
         file.truncate(0)
         if kind == fcntl.LOCK_EX:
             file.write(str(os.getpid()))
             file.flush()
         yield
+
+
+def _acquire(path: Path, kind: int, doing: str) -> TextIO:
+    """The locked file of that path, whose folder may be removed at any moment by whoever ends what it is for."""
+    out = path.parent.parent
+    while True:
+        with writing(out):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = open(path, "a+")  # noqa: SIM115
+            except (FileNotFoundError, FileExistsError):  # removed since it was there
+                if path.parent.is_file():
+                    raise InputError(f"{path.parent} is a file, and no folder for a build's state; remove it") from None
+                continue
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = f"process {number}" if (number := file.read()) else "processes of its parts"
+            raise InputError(f"{out} is being {doing} by {holder}; wait for it, or stop it first") from None
+        except OSError:
+            return file  # a file system without locks: better an unguarded build than none
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
 
 
 @contextmanager
@@ -176,7 +198,7 @@ def begin(out: Path, plan: dict[str, Any], shards: Sequence[str] | None = None) 
 
     `shards` are those that this process will write, when others write theirs at the same time; None: it is alone.
     """
-    leftovers = [path for pattern in LEFTOVERS for path in out.glob(pattern)]
+    leftovers = [path for pattern in (f"{STATE}/.*", *LEFTOVERS) for path in out.glob(pattern)]
     if shards is not None:
         mine = {shard.removesuffix(".tar") for shard in shards}
         leftovers = [path for path in leftovers if path.name[1:].partition(".")[0] in mine]
@@ -187,7 +209,11 @@ def begin(out: Path, plan: dict[str, Any], shards: Sequence[str] | None = None) 
 
 
 def end(out: Path) -> None:
-    """Remove the state; and `out` as well if nothing came of the build."""
+    """Remove the state; and `out` as well if nothing came of the build.
+
+    Every process that was in the state calls it when it finds the build complete, and once it writes nothing more
+    there: whichever comes last then leaves nothing behind.
+    """
     for leftover in [path for pattern in LEFTOVERS for path in out.glob(pattern)]:
         leftover.unlink(missing_ok=True)
     shutil.rmtree(out / STATE, ignore_errors=True)  # another part may be at it, too

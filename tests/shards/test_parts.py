@@ -1,8 +1,10 @@
 """Several processes share one build, and nobody coordinates them."""
 
+import fcntl
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -60,6 +62,70 @@ def test_parts_at_the_same_time(whole, tmp_path):
             reports = list(threads.map(lambda i, out=out: build([photos], out, part(f"{i}/4")), range(1, 5)))
         assert any(report.complete for report in reports)
         assert contents(out) == expected
+
+
+def test_a_part_that_begins_while_the_last_one_ends(whole, tmp_path, monkeypatch):
+    photos, expected = whole
+    out, locked = tmp_path / "out", state.locked
+    build([photos], out, part("1/2"))
+    written = dict[str, int]()
+
+    def late(*arguments):
+        """The other part ends the build between this one's look at the folder and its lock."""
+        monkeypatch.undo()
+        assert build([photos], out, part("2/2")).complete
+        written.update(times(out))
+        return locked(*arguments)
+
+    monkeypatch.setattr(state, "locked", late)
+    assert build([photos], out, part("1/2")).already_complete
+    assert contents(out) == expected
+    assert times(out) == written, "shards of a complete build were written again"
+
+
+def test_a_part_that_waits_while_the_last_one_removes_the_state(whole, tmp_path, monkeypatch):
+    photos, expected = whole
+    out, alone = tmp_path / "out", state.alone
+
+    @contextmanager
+    def late(out):
+        """The other part is removing the state when this one opens a file in it."""
+        if not state.unfinished(out, ["shard-000000.tar", "shard-000002.tar"]):
+            monkeypatch.undo()
+            assert build([photos], out, part("2/2")).complete
+            (out / state.STATE).mkdir()
+        with alone(out):
+            yield
+
+    monkeypatch.setattr(state, "alone", late)
+    assert build([photos], out, part("1/2")).complete
+    assert contents(out) == expected
+    assert not (out / state.STATE).exists()
+
+
+def test_a_lock_whose_file_is_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    flock, path = fcntl.flock, tmp_path / state.STATE / "lock"
+
+    def late(*arguments):
+        monkeypatch.undo()
+        path.unlink()
+        path.parent.rmdir()
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with state.locked(tmp_path), pytest.raises(InputError, match="being built by process"), state.locked(tmp_path):
+        raise AssertionError("two processes hold one build")
+
+
+def test_a_file_where_the_state_should_be(whole, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / state.STATE).write_text("")
+    with pytest.raises(InputError, match="is a file, and no folder"):
+        build([whole[0]], tmp_path / "out", OPTIONS)
+
+
+def times(out):
+    return {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
 def test_a_part_alone_says_what_it_made(whole, tmp_path):
