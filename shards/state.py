@@ -15,6 +15,7 @@ from seer.errors import InputError
 
 STATE = ".build"  # beside the shards while they are built
 PLAN = "plan.json"
+LOCK = "lock"
 LEFTOVERS = ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"  # of writers that were killed
 NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 Progress = Callable[[int, int], Any]  # called with what is done and what there is in all
@@ -131,14 +132,14 @@ def locked(out: Path, part: str = "") -> Iterator[None]:
     """
     kind = fcntl.LOCK_SH if part else fcntl.LOCK_EX
     locks = out / STATE
-    with _lock(locks / "lock", kind), _lock(locks / f"lock.{part}", fcntl.LOCK_EX) if part else nullcontext():
+    with _lock(locks / LOCK, kind), _lock(locks / f"{LOCK}.{part}", fcntl.LOCK_EX) if part else nullcontext():
         yield
 
 
 @contextmanager
 def held(out: Path, state: str) -> Iterator[None]:
     """Hold `out` for changing it, by a lock in its folder `state`. Raises InputError when another process does."""
-    with _lock(out / state / "lock", fcntl.LOCK_EX, "changed"):
+    with _lock(out / state / LOCK, fcntl.LOCK_EX, "changed"):
         yield
 
 
@@ -169,7 +170,7 @@ def _acquire(path: Path, kind: int, doing: str) -> TextIO:
         except BlockingIOError:
             with file:
                 file.seek(0)
-                holder = f"process {number}" if (number := file.read()) else "processes of its parts"
+                holder = f"process {number}" if (number := file.read()) else "other processes"
             raise InputError(f"{out} is being {doing} by {holder}; wait for it, or stop it first") from None
         except OSError:
             return file  # a file system without locks: better an unguarded build than none
@@ -216,9 +217,22 @@ def end(out: Path) -> None:
     """
     for leftover in [path for pattern in LEFTOVERS for path in out.glob(pattern)]:
         leftover.unlink(missing_ok=True)
-    shutil.rmtree(out / STATE, ignore_errors=True)  # another part may be at it, too
+    drop(out / STATE)
     with suppress(OSError):
         out.rmdir()
+
+
+def drop(folder: Path) -> None:
+    """Remove the folder of a lock that is held: the lock last, since from then on the folder may be another's."""
+    with suppress(FileNotFoundError):  # other parts may be at it, too
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
+    (folder / LOCK).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _facts(plan: dict[str, Any]) -> dict[str, Any]:

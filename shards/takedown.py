@@ -10,7 +10,6 @@ import glob
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,7 +210,7 @@ def _held(directory: Path) -> Iterator[None]:
             yield
         finally:
             _settle(directory)
-            shutil.rmtree(directory / STATE)
+            state.drop(directory / STATE)
 
 
 def _settle(directory: Path) -> None:

@@ -162,7 +162,7 @@ def test_parts_of_another_build_are_refused(whole, tmp_path):
 def test_who_may_build_with_whom(whole, tmp_path):
     photos, out = whole[0], tmp_path / "out"
     with state.locked(out, "1-of-2"):
-        with pytest.raises(InputError, match="being built by processes of its parts"):
+        with pytest.raises(InputError, match="being built by other processes"):
             build([photos], out, OPTIONS)
         with pytest.raises(InputError, match=f"being built by process {os.getpid()}"):
             build([photos], out, part("1/2"))

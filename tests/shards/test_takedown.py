@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -152,6 +153,28 @@ def test_refused(shards, listed, tmp_path):
         remove(shards, tmp_path / "missing", "keys", workers=1)
     with state.held(shards, takedown.STATE), pytest.raises(InputError, match="is being changed by process"):
         remove(shards, listed("x"), "keys", workers=1)
+
+
+def test_removals_at_the_same_time_wait_for_each_other(shards, tmp_path):
+    keys = [row["key"] for row in rows(shards)[:6]]
+
+    def until_done(key):
+        path = tmp_path / f"{key.replace('/', '-')}.txt"
+        path.write_text(key)
+        while True:
+            try:
+                return remove(shards, path, "keys", workers=1)
+            except InputError as error:
+                if "is being changed by" not in str(error):
+                    raise
+
+    with ThreadPoolExecutor(len(keys)) as threads:
+        assert [report.removed for report in threads.map(until_done, keys)] == [1] * len(keys)
+    assert not {row["key"] for row in rows(shards)} & set(keys)
+    assert Manifest.load(shards).samples == 14
+    assert verify(shards, workers=1).ok
+    assert len(read_log(shards)) == 6
+    assert not (shards / takedown.STATE).exists()
 
 
 def test_damage_is_not_hidden(shards, listed):
