@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from seer import jsonl
+from seer import files, jsonl
 from seer.errors import InputError, StoppedError
 
 ASKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -60,9 +60,7 @@ def note(folder: str | Path, name: str, code: int, told: str) -> None:
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
     path = Path(folder) / "attempts" / name / f"{this_attempt()}-{rank}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps({"when": time.time(), "host": socket.gethostname(), "code": code, "told": told}))
-    beside.replace(path)
+    files.write(path, json.dumps({"when": time.time(), "host": socket.gethostname(), "code": code, "told": told}))
 
 
 def read(folder: str | Path, name: str) -> list[Attempt]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.job import DISTRIBUTED, Job, Resources
+from seer import files
 from seer.errors import InputError, nearest
 
 RECORD = "launch.json"
@@ -49,9 +50,7 @@ class Launch:
         """Write the record, visible only when complete."""
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {"place": self.place, "cluster": self.cluster, "links": [asdict(link) for link in self.links]}
-        beside = self.folder / f".{RECORD}.tmp"
-        beside.write_text(json.dumps(record, indent=2) + "\n")
-        beside.replace(self.folder / RECORD)
+        files.write(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Launch":

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from seer import files
 from seer.errors import InputError, first_line, nearest
 
 T = TypeVar("T")
@@ -153,9 +154,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def save(config: Any, path: Path) -> None:
     """Write the resolved configuration as YAML, visible only when complete."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
-    beside.replace(path)
+    files.write(path, OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
 
 
 def config_hash(values: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from seer import files
+
 Row = dict[str, Any]
 
 
@@ -46,6 +48,4 @@ def _rows(text: bytes) -> list[Row]:
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Replace the whole file, in one step."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    beside.replace(path)
+    files.write(path, (json.dumps(row) + "\n" for row in rows))

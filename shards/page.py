@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from seer import files
 from seer.data.index import Manifest
 from shards import sampled, state
 
@@ -38,7 +39,7 @@ def write_page(figures: dict[str, Any], out: Path) -> None:
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with state.writing(out):
-        state.write_atomic(out, page)
+        files.write(out, page)
 
 
 def _headlines(figures: dict[str, Any]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seer import files
 from seer.data.index import index_path, read_index, read_parquet, write_index
 from shards import pool, quarantine, state
 from shards.cut import cut
@@ -56,10 +57,8 @@ def _decided(out: Path, shards: list[str], options: DedupOptions, workers: int) 
         numbers = np.searchsorted(ends, places, side="right") - 1
         table = table.append_column("shard", pa.array(names, pa.string()).take(pa.array(numbers)))
         table = table.append_column("row", pa.array(places - ends[numbers]))
-        temporary = path.with_name(f".{path.name}")
-        pq.write_table(table, temporary)
-        state.sync(temporary)
-        os.replace(temporary, path)
+        with files.replacing(path) as beside:
+            pq.write_table(table, beside)
     return read_parquet(path)
 
 
@@ -73,8 +72,7 @@ def prune_shard(task: tuple[Path, dict[str, Any], pa.Table], tick: pool.Tick) ->
             tar, new_index = _staged(out, record["shard"])
             new = cut(out / record["shard"], index, rows, tar)
             write_index(new_index, new.table)
-            state.sync(tar)
-            state.sync(new_index)
+            files.sync(tar)
             record |= {"bytes": new.bytes, "sha256": new.sha256}
         record["samples"] -= len(rows)
         gone = index.take(pa.array(rows))

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from shards.state import write_atomic
+from seer import files
 
 QUARANTINE = "quarantine.jsonl"
 Entry = dict[str, Any]
@@ -35,7 +35,7 @@ def write(folder: Path, entries: Iterable[Mapping], name: str = QUARANTINE) -> N
     """Replace the entries of a folder of shards; no file is left where there are none."""
     lines = (json.dumps(entry) + "\n" for entry in entries)
     if (first := next(lines, None)) is not None:
-        write_atomic(folder / name, chain([first], lines))
+        files.write(folder / name, chain([first], lines))
     else:
         (folder / name).unlink(missing_ok=True)
 

@@ -5,11 +5,12 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from seer import files
 from seer.data.index import MANIFEST, Manifest
 from seer.errors import InputError
 
@@ -93,17 +94,7 @@ def finished(out: Path, shard: str) -> dict[str, Any]:
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
     """Make a finished shard, whose files are in place, count."""
-    write_atomic(record_path(out, record["shard"]), json.dumps(record))
-
-
-def write_atomic(path: Path, text: str | Iterable[str]) -> None:
-    """Write a file that is there as a whole or not at all, also after a power failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines([text] if isinstance(text, str) else text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    files.write(record_path(out, record["shard"]), json.dumps(record))
 
 
 @contextmanager
@@ -116,12 +107,6 @@ def writing(where: Path) -> Iterator[None]:
             raise
         cause = os.strerror(error.errno).lower()
         raise InputError(f"{where} cannot be written ({cause}); mend that and run the same command again") from None
-
-
-def sync(path: Path) -> None:
-    """Have a file that was just written reach the disk."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -206,7 +191,7 @@ def begin(out: Path, plan: dict[str, Any], shards: Sequence[str] | None = None) 
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     if shards is None or not (out / STATE / PLAN).exists():
-        write_atomic(out / STATE / PLAN, json.dumps(plan, indent=1))
+        files.write(out / STATE / PLAN, json.dumps(plan, indent=1))
 
 
 def end(out: Path) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seer import files
 from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index, write_manifest
 from seer.errors import InputError
 from shards import pool, quarantine, state
@@ -128,7 +129,7 @@ def _replace(
     directory, new_names = manifest.directory, _new_names(manifest, concerned)
     log = directory / REMOVED
     journal = {"before": manifest.hash, "log": log.stat().st_size if log.exists() else 0, "shards": new_names}
-    state.write_atomic(directory / STATE / JOURNAL, json.dumps(journal))
+    files.write(directory / STATE / JOURNAL, json.dumps(journal))
     rows, entries = {row["shard"]: row for row in manifest.table.to_pylist()}, dict[str, list]()
     tasks = [(directory, shard, rows[shard]["sha256"], new_names[shard], gone) for shard, gone in concerned.items()]
     for shard, row, gone in pool.run(replace_shard, tasks, min(workers or pool.cores(), len(concerned))):
@@ -141,11 +142,10 @@ def _replace(
     staged = directory / STATE / "new"
     staged.mkdir(exist_ok=True)
     write_manifest(staged, left, note)
-    state.sync(staged / MANIFEST)
     facts = {**order, "time": datetime.now(UTC).isoformat(timespec="seconds")}
     facts |= {"manifest_before": manifest.hash, "manifest_after": Manifest.load(staged).hash}
     lines = (json.dumps({**facts, **entry}) + "\n" for shard in concerned for entry in entries[shard])
-    state.write_atomic(directory / STATE / ENTRIES, "".join(lines))
+    files.write(directory / STATE / ENTRIES, "".join(lines))
     os.replace(staged / MANIFEST, directory / MANIFEST)
 
 
@@ -177,8 +177,7 @@ def replace_shard(
             path = directory / new_name
             new = cut(directory / shard, index, rows, path)
             write_index(index_path(path), new.table)
-            state.sync(path)
-            state.sync(index_path(path))
+            files.sync(path)
         row = {"shard": new_name, "samples": len(new.table), "bytes": new.bytes, "sha256": new.sha256}
     gone = [
         {

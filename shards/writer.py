@@ -48,7 +48,6 @@ def write_shard(task: ShardTask, tick: pool.Tick, loaded: Iterator[Sample | Entr
             if rows:
                 os.replace(temporary, path)
                 write_index(index_path(path), rows)
-                state.sync(index_path(path))
             state.write_record(task.out, record)
         finally:
             temporary.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seer import files
 from seer.data.decode import image_suffixes
 from seer.data.store import NotThereError, Url, place
 from seer.errors import InputError, first_line, unreadable
@@ -161,9 +162,8 @@ def _write(path: Path, rows: Iterable[Mapping] | pa.Table, schema: pa.Schema) ->
     with pq.ParquetWriter(buffer, schema) as writer:
         writer.write_table(table.cast(schema))
         writer.add_key_value_metadata({SEAL_KEY: UNSEALED})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(_sealed(buffer.getvalue()))
-    os.replace(temporary, path)
+    with files.replacing(path) as beside:
+        beside.write_bytes(_sealed(buffer.getvalue()))
 
 
 def _sealed(content: bytes) -> bytes:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
 from torch import Tensor
 
-from seer import __version__, jsonl
+from seer import __version__, files, jsonl
 from seer.data.ledger import over_ranks
 from seer.distributed import World, all_reduce_mean
 from seer.errors import InputError
@@ -258,10 +258,7 @@ class _Console:
 
 def write_environment(run_dir: Path) -> None:
     """Write environment.json: versions, machine and command. Credentials cannot get in: only SLURM_* is copied."""
-    path = Path(run_dir) / "environment.json"
-    beside = path.with_name(".environment.json.tmp")
-    beside.write_text(json.dumps(environment(), indent=2) + "\n")
-    beside.replace(path)
+    files.write(Path(run_dir) / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from seer import files
 from seer.data.decode import DamagedImage, decode
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
 from seer.data.labelled import Files, Samples, Source, images_under
@@ -98,9 +99,8 @@ def embed(model_spec: str, data: Path | str, out: Path | str, config: FeatureCon
         [item for item, keep in zip(items, kept, strict=True) if keep] for items in (pile.keys, pile.labels)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.tmp{out.suffix}")
-    WRITERS[out.suffix](beside, keys, labels, values)
-    beside.replace(out)
+    with files.replacing(out) as beside, open(beside, "wb") as file:
+        WRITERS[out.suffix](file, keys, labels, values)
     damaged = len(pile) - len(values)
     return {
         "out": str(out),
@@ -111,13 +111,13 @@ def embed(model_spec: str, data: Path | str, out: Path | str, config: FeatureCon
     }
 
 
-def _write_parquet(path: Path, keys: list[str], labels: list[str], values: np.ndarray) -> None:
+def _write_parquet(file: BinaryIO, keys: list[str], labels: list[str], values: np.ndarray) -> None:
     features = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    pq.write_table(pa.table({"key": keys, "label": labels, "features": features}), path)
+    pq.write_table(pa.table({"key": keys, "label": labels, "features": features}), file)
 
 
-def _write_npz(path: Path, keys: list[str], labels: list[str], values: np.ndarray) -> None:
-    np.savez(path, keys=np.array(keys), labels=np.array(labels), features=values)
+def _write_npz(file: BinaryIO, keys: list[str], labels: list[str], values: np.ndarray) -> None:
+    np.savez(file, keys=np.array(keys), labels=np.array(labels), features=values)
 
 
 WRITERS = {".parquet": _write_parquet, ".npz": _write_npz}

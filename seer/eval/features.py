@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from seer import files
 from seer.data.crops import centre_crop
 from seer.data.labelled import Labelled
 from seer.errors import InputError, nearest
@@ -72,9 +73,8 @@ def extract(model: Model, data: Labelled, config: FeatureConfig, name: str = "im
     features = torch.cat(list(parts))
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"features": features}, beside)
-        beside.replace(path)
+        with files.replacing(path) as beside:
+            save_file({"features": features}, beside)
     return features
 
 

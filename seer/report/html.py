@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from seer import __version__
+from seer import __version__, files
 from seer.jsonl import Row
 from seer.report.health import SIGNS, in_words
 from seer.report.plots import COLOURS, line_chart, number
@@ -64,9 +64,7 @@ def _write(out: Path, runs: list[RunFiles]) -> Path:
         when=max((str(run.environment.get("time", "")) for run in runs), default="")[:10],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.tmp")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(out)
+    files.write(out, page)
     return out
 
 

@@ -1,0 +1,30 @@
+"""Files that are there as a whole or not at all, whenever their writer is killed."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a hidden path beside `path`; what is written there becomes `path`, on the disk, unless the block fails."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        sync(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write(path: Path, text: str | Iterable[str]) -> None:
+    """Make `path` hold this text, in UTF-8, in one step."""
+    with replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
+        file.writelines([text] if isinstance(text, str) else text)
+
+
+def sync(path: Path) -> None:
+    """Have a file that was just written reach the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
