@@ -168,10 +168,12 @@ def _alter(crop, factors, order, grey, taps, solarize, scale, shift, out):
         if not reach:
             _store(r, g, b, len(r), len(r), solarize, scale, shift, target[3 * a :][: 3 * len(r)])
     if reach:
-        along_rows = np.empty(pixels - 2 * reach, np.float32)
-        for plane in (red, green, blue):
-            _convolve(plane, taps, 1, along_rows)
-            _convolve(along_rows, taps, width, plane[: size * width - 2 * reach])
+        if grey:
+            green, blue = red, red
+        planes, along_rows = (red, green, blue), np.empty(pixels - 2 * reach, np.float32)
+        for number in range(1 if grey else 3):
+            _convolve(planes[number], taps, 1, along_rows)
+            _convolve(along_rows, taps, width, planes[number][: size * width - 2 * reach])
         _store(red, green, blue, size, width, solarize, scale, shift, target)
 
 
