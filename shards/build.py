@@ -20,12 +20,10 @@ from seer.data.index import MANIFEST, Manifest, write_manifest
 from seer.errors import InputError
 from shards import parts, pool, prune, quarantine, state
 from shards.dedup import IN_EVALUATION, DedupOptions
-from shards.download import DownloadOptions
 from shards.listing import Listing
 from shards.lists import parse_columns
 from shards.parts import Part
-from shards.pipeline import write_shards
-from shards.policy import Policy
+from shards.policy import DownloadOptions, Policy
 from shards.quarantine import Entry, counts
 from shards.sources import scan
 from shards.state import Progress
@@ -260,6 +258,8 @@ def _write_shards(
     blocks = ((name, order[_number(name) * size :][:size]) for name in missing)
     tasks = (_task(listing, out, name, block, options, threads) for name, block in blocks)
     if any(container.kind == "urls" for container in listing.containers):
+        from shards.pipeline import write_shards  # whose client takes a fifth of a second to load
+
         pool.share(write_shards, tasks, processes, tick)
     else:
         for _ in pool.run(write_shard, tasks, processes, tick):

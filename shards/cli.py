@@ -71,7 +71,7 @@ def shards_build(
     """Make shards. Originals are kept byte for byte, and what cannot be had or decoded is listed with its reason."""
     given = locals()
     from shards.build import BuildOptions, DedupOptions, build
-    from shards.download import DownloadOptions
+    from shards.policy import DownloadOptions
 
     download = DownloadOptions(**_of(DownloadOptions, given))
     unwanted = DedupOptions(dedup, distance, against or (), exclude or (), refuse or ())

@@ -10,7 +10,6 @@ import ssl
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,44 +19,15 @@ from yarl import URL
 from seer.errors import InputError, first_line
 from shards.addresses import PrivateAddress, public_socket
 from shards.hosts import Hosts
+from shards.policy import DownloadOptions
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries; the first doubles each time
 REDIRECTS = 5
 TRANSIENT = {408, 425, 429}  # and 5xx
 FORBIDDING = {"noai", "noimageai", "noindex", "noimageindex", "none"}  # `none` is noindex and nofollow
-AGENT = "Mozilla/5.0 (compatible; seer)"
 CHUNK = 1 << 16
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}  # scheme → the extra of our package that reads it
 NO_SUCH_NAME = "not found", "not known", "no data", "no address", "nodename"  # of resolvers; all else may pass
-
-
-@dataclass(frozen=True)
-class DownloadOptions:
-    """How to download. The first three decide what a build contains, the others how it gets there.
-
-    Attributes:
-        max_bytes: a response larger than this is left out, at the latest when so much of it has come.
-        ignore_robots_tag: also take what its server asks not to be used for search or AI (`X-Robots-Tag`).
-        allow_private: also connect to loopback, link-local, private and other addresses that are not public.
-        connections: in flight per process; per_host: of these, to one host.
-        retries: tries after the first, of what may pass (timeouts, broken connections, 429, 5xx).
-        connect_timeout, read_timeout, timeout: seconds to connect, between two pieces of a response, of one try in all.
-        min_success: the build stops when a smaller share of the last `window` downloads succeeded; 0 never stops it.
-        agent: what we say we are.
-    """
-
-    max_bytes: int = 32 << 20
-    ignore_robots_tag: bool = False
-    allow_private: bool = False
-    connections: int = 256
-    per_host: int = 8
-    retries: int = 2
-    connect_timeout: float = 10.0
-    read_timeout: float = 10.0
-    timeout: float = 60.0
-    min_success: float = 0.05
-    window: int = 1000
-    agent: str = AGENT
 
 
 class Unavailable(Exception):  # noqa: N818  # what was found, not what went wrong here

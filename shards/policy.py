@@ -1,8 +1,10 @@
-"""Which sizes of image are kept, and which are made smaller."""
+"""What a build does with images by their size, and how it asks servers for them."""
 
 from dataclasses import dataclass
 
 from seer.data.decode import MAX_PIXELS, DamagedImage
+
+AGENT = "Mozilla/5.0 (compatible; seer)"
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,32 @@ class Policy:
 
 KEEP = Policy()  # every image as it is
 LOOK = Policy(check=False)
+
+
+@dataclass(frozen=True)
+class DownloadOptions:
+    """How to download. The first three decide what a build contains, the others how it gets there.
+
+    Attributes:
+        max_bytes: a response larger than this is left out, at the latest when so much of it has come.
+        ignore_robots_tag: also take what its server asks not to be used for search or AI (`X-Robots-Tag`).
+        allow_private: also connect to loopback, link-local, private and other addresses that are not public.
+        connections: in flight per process; per_host: of these, to one host.
+        retries: tries after the first, of what may pass (timeouts, broken connections, 429, 5xx).
+        connect_timeout, read_timeout, timeout: seconds to connect, between two pieces of a response, of one try in all.
+        min_success: the build stops when a smaller share of the last `window` downloads succeeded; 0 never stops it.
+        agent: what we say we are.
+    """
+
+    max_bytes: int = 32 << 20
+    ignore_robots_tag: bool = False
+    allow_private: bool = False
+    connections: int = 256
+    per_host: int = 8
+    retries: int = 2
+    connect_timeout: float = 10.0
+    read_timeout: float = 10.0
+    timeout: float = 60.0
+    min_success: float = 0.05
+    window: int = 1000
+    agent: str = AGENT

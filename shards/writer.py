@@ -11,9 +11,8 @@ from typing import Any, BinaryIO
 from seer.data.decode import DamagedImage
 from seer.data.index import index_path, write_index
 from shards import pool, state
-from shards.download import DownloadOptions
 from shards.listing import Container
-from shards.policy import Policy
+from shards.policy import DownloadOptions, Policy
 from shards.quarantine import Entry
 from shards.samples import Sample, fit, load
 from shards.tars import TarWriter

@@ -9,7 +9,8 @@ from aiohttp.abc import AbstractResolver
 
 from seer.errors import InputError
 from shards import download, hosts
-from shards.download import Downloader, DownloadOptions, Unavailable, forbidden
+from shards.download import Downloader, Unavailable, forbidden
+from shards.policy import DownloadOptions
 from tests.shards.server import picture, serve
 
 pytestmark = pytest.mark.usefixtures("impatient")

@@ -13,7 +13,7 @@ from seer.data.index import Manifest, index_path, read_index
 from seer.errors import InputError
 from shards import pipeline, quarantine
 from shards.build import BuildOptions, build
-from shards.download import DownloadOptions
+from shards.policy import DownloadOptions
 from shards.verify import verify
 from tests.shards.conftest import contents, encoded
 from tests.shards.server import picture, serve
