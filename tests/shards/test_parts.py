@@ -6,6 +6,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,22 @@ def test_parts_at_the_same_time(whole, tmp_path):
             reports = list(threads.map(lambda i, out=out: build([photos], out, part(f"{i}/4")), range(1, 5)))
         assert any(report.complete for report in reports)
         assert contents(out) == expected
+
+
+def test_a_part_that_looks_while_another_begins(whole, tmp_path, monkeypatch):
+    photos, expected = whole
+    out, scandir = tmp_path / "out", os.scandir
+    out.mkdir()
+
+    def late(path):
+        if Path(path) == out:
+            monkeypatch.undo()
+            build([photos], out, part("1/2"))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert build([photos], out, part("2/2")).complete
+    assert contents(out) == expected
 
 
 def test_a_part_that_begins_while_the_last_one_ends(whole, tmp_path, monkeypatch):
