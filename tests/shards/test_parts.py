@@ -134,6 +134,19 @@ def test_a_lock_whose_file_is_removed_meanwhile_is_taken_anew(tmp_path, monkeypa
         raise AssertionError("two processes hold one build")
 
 
+def test_a_state_that_is_removed_between_making_and_opening_it(tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+
+    def late(path, **options):
+        monkeypatch.undo()
+        mkdir(path, **options)
+        path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with state.locked(tmp_path):
+        assert (tmp_path / state.STATE / state.LOCK).exists()
+
+
 def test_a_file_where_the_state_should_be(whole, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / state.STATE).write_text("")
