@@ -17,6 +17,7 @@ from seer.errors import InputError
 STATE = ".build"  # beside the shards while they are built
 PLAN = "plan.json"
 LOCK = "lock"
+TRIES = 1000  # to open a lock that others remove
 LEFTOVERS = ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"  # of writers that were killed
 NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 Progress = Callable[[int, int], Any]  # called with what is done and what there is in all
@@ -141,7 +142,7 @@ def _lock(path: Path, kind: int, doing: str = "built") -> Iterator[None]:
 def _acquire(path: Path, kind: int, doing: str) -> TextIO:
     """The locked file of that path, whose folder may be removed at any moment by whoever ends what it is for."""
     out = path.parent.parent
-    while True:
+    for _ in range(TRIES):
         with writing(out):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +164,7 @@ def _acquire(path: Path, kind: int, doing: str) -> TextIO:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
+    raise InputError(f"{path} does not stay when it is made; give a folder on a file system that keeps files")
 
 
 @contextmanager

@@ -154,6 +154,12 @@ def test_a_file_where_the_state_should_be(whole, tmp_path):
         build([whole[0]], tmp_path / "out", OPTIONS)
 
 
+def test_a_folder_that_cannot_be_made(whole):
+    """Linux answers that /proc/x does not exist where other file systems refuse to make it."""
+    with pytest.raises(InputError, match="/proc/seer"):
+        build([whole[0]], "/proc/seer", OPTIONS)
+
+
 def times(out):
     return {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
