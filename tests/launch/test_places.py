@@ -29,7 +29,7 @@ def launch(*arguments: str):
 def test_a_killed_rank_is_started_again_and_nothing_is_lost(tiny, shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     started = _watch_processes(monkeypatch)
-    common = (tiny, f"data={shards}", "steps=12", "checkpoint.every=2", "parallel.mode=ddp", "device=cpu")
+    common = (tiny, f"data={shards}", "steps=24", "checkpoint.every=2", "parallel.mode=ddp", "device=cpu")
     assert launch("local", "--tasks-per-node", "2", "--", "pretrain", *common, "run_dir=whole").exit_code == 0
 
     def kill() -> None:

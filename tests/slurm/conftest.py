@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from launch import attempts, queue
 from launch.cli import app
-from tests.conftest import TINY, rows
+from seer import jsonl
+from tests.conftest import TINY
 
 HERE = Path(__file__).parent
 NEEDED = ["slurmctld", "slurmd", "sbatch", "munged", "ip", "slurmdbd", "mariadbd"]
@@ -95,7 +96,8 @@ def command(*words: str) -> str:
 
 def step(run: Path) -> int:
     """The last step in a run's metrics."""
-    return rows(run)[-1]["step"] if (run / "metrics.jsonl").is_file() and rows(run) else 0
+    rows = jsonl.read(run / "metrics.jsonl")  # which is being written
+    return rows[-1]["step"] if rows else 0
 
 
 def ranks(job: str) -> list[int]:
