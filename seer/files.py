@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whenever their writer is killed."""
+"""Files that several processes see: there as a whole or not at all, whenever their writer is killed."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -22,6 +22,14 @@ def write(path: Path, text: str | Iterable[str]) -> None:
     """Make `path` hold this text, in UTF-8, in one step."""
     with replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
         file.writelines([text] if isinstance(text, str) else text)
+
+
+def is_still(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one at this path: neither removed nor replaced since it was opened."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def sync(path: Path) -> None:

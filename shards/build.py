@@ -169,7 +169,7 @@ def build(
         InputError: a source is missing, unreadable or without one usable image; `out` holds something else or is being
             built by another process; too few downloads succeed; the disk is full. Nothing that was there is changed.
     """
-    started, out = time.monotonic(), Path(out)
+    started, out, tick = time.monotonic(), Path(out), progress or (lambda *_: None)
     options.validate()
     plan: dict[str, Any] = {"options": options.identity(), "sources": [os.path.abspath(source) for source in sources]}
     state.refuse_another(out, plan)  # before the long look through the sources
@@ -177,7 +177,7 @@ def build(
     plan |= {"samples": len(listing), "listing": listing.fingerprint}
     state.refuse_another(out, plan)
     if part := parts.parse(options.part):
-        return _build_part(part, listing, out, plan, options, progress or (lambda *_: None), started)
+        return _build_part(part, listing, out, plan, options, tick, started)
     complete, continued = state.is_complete(out), 0
     if not complete or (out / state.STATE).exists():
         with state.locked(out):
@@ -189,7 +189,7 @@ def build(
                     prune.settle(out)
                     names = _shard_names(len(listing), options.shard_size)
                     missing = state.unfinished(out, names)
-                    continued = _write_shards(listing, out, names, missing, options, progress or (lambda *_: None))
+                    continued = _write_shards(listing, out, names, missing, options, tick)
                     prune.prune(out, names, options.unwanted, options.workers)
                     _finish(out, plan, listing)
             state.end(out)

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from seer.data.decode import MAX_PIXELS, DamagedImage
 
-AGENT = "Mozilla/5.0 (compatible; seer)"
-
 
 @dataclass(frozen=True)
 class Policy:
@@ -79,4 +77,4 @@ class DownloadOptions:
     timeout: float = 60.0
     min_success: float = 0.05
     window: int = 1000
-    agent: str = AGENT
+    agent: str = "Mozilla/5.0 (compatible; seer)"

@@ -160,9 +160,8 @@ def _acquire(path: Path, kind: int, doing: str) -> TextIO:
             raise InputError(f"{out} is being {doing} by {holder}; wait for it, or stop it first") from None
         except OSError:
             return file  # a file system without locks: better an unguarded build than none
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
+        if files.is_still(path, file.fileno()):
+            return file
         file.close()
     raise InputError(f"{path} does not stay when it is made; give a folder on a file system that keeps files")
 

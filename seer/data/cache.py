@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from seer import files
 from seer.data.store import Url, read_ranges
 from seer.errors import InputError
 
@@ -70,7 +71,7 @@ class Cache:
             except BlockingIOError:
                 os.close(descriptor)
                 return None
-            ours = _is(part, descriptor)  # or somebody renamed or evicted it before we had the lock
+            ours = files.is_still(part, descriptor)  # or somebody renamed or evicted it before we had the lock
             if (present := self.open(digest, size)) is None and ours:
                 return self._complete(descriptor, part, url, digest, size)
             if ours:
@@ -127,7 +128,7 @@ def _evict(path: Path) -> bool:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-        if not _is(path, file.fileno()):
+        if not files.is_still(path, file.fileno()):
             return False  # it has become a shard since it was listed
         path.unlink()
     return True
@@ -144,10 +145,3 @@ def _download(url: Url, descriptor: int, digest: str, size: int) -> None:
     if sha256.hexdigest() != digest:
         raise InputError(f"{url} was replaced after it was indexed (other SHA-256); restore it, or index it again")
     os.fsync(descriptor)
-
-
-def _is(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
