@@ -81,9 +81,15 @@ def shards_build(
     _tell(report, json_target)
 
 
-@app.command("index", epilog=example("seer shards index /data/laion/*.tar"))
+@app.command(
+    "index",
+    epilog=example("seer shards index /data/laion/*.tar", "seer shards index /read/only/laion --index-dir laion"),
+)
 def shards_index(
     tars: Annotated[list[str], typer.Argument(metavar="TAR...", help="Tars, or folders that hold them.")],
+    index_dir: Annotated[
+        Path | None, typer.Option(help="Where indices and manifest go, with links to the tars; else beside them.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     check: Annotated[bool, typer.Option(help="Decode every image, or look at headers only.")] = True,
     json_target: Json = "",
@@ -92,7 +98,7 @@ def shards_index(
     from shards.index import index
 
     with progress("indexing", "tars") as tick:
-        report = index(tars, workers, check, tick)
+        report = index(tars, workers, check, tick, index_dir=index_dir)
     _tell(report, json_target)
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seer.data.hashing import mix
+from shards.notes import Notes
 from shards.quarantine import Entry, text
 
 ROWS_PER_BATCH = 1 << 16
@@ -131,6 +132,7 @@ class Listing:
         table: `LISTING` rows in an order that depends on names alone, keys made unique. lists: the lists.
         classes: sorted names of classes, when folders or lists give any.
         quarantine: `{"source", "reason"}` of what could not be listed. ignored: files that are no images, by suffix.
+        notes: what else was not taken as an image of its own. numbered: a `.cls` member with a number, or "".
     """
 
     containers: list[Container] = field(default_factory=list)
@@ -139,6 +141,8 @@ class Listing:
     classes: list[str] | None = None
     quarantine: list[Entry] = field(default_factory=list)
     ignored: Counter = field(default_factory=Counter)
+    notes: Notes = field(default_factory=Notes)
+    numbered: str = ""
 
     def __len__(self) -> int:
         return len(self.table) + sum(len(each.table) for each in self.lists)
