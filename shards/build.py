@@ -24,7 +24,7 @@ from shards.labels import MAX_CLASSES
 from shards.listing import Listing
 from shards.lists import parse_columns
 from shards.parts import Part
-from shards.policy import DownloadOptions, Policy
+from shards.policy import PRIVATE_SCHEMES, DownloadOptions, Policy
 from shards.quarantine import Entry, counts
 from shards.sources import scan
 from shards.state import Progress
@@ -176,6 +176,8 @@ def build(
     plan: dict[str, Any] = {"options": options.identity(), "sources": [os.path.abspath(source) for source in sources]}
     state.refuse_another(out, plan)  # before the long look through the sources
     listing = scan(sources, options.labels, out, parse_columns(options.columns))
+    if not options.download.allow_private:
+        _refuse_private(listing)
     plan |= {"samples": len(listing), "listing": listing.fingerprint}
     state.refuse_another(out, plan)
     if part := parts.parse(options.part):
@@ -196,6 +198,17 @@ def build(
                     _finish(out, plan, listing)
             state.end(out)
     return replace(_report(out, complete, continued, time.monotonic() - started), notes=listing.notes.lines())
+
+
+def _refuse_private(listing: Listing) -> None:
+    """Raise InputError for a list of which no URL may be followed, rather than after all of them have failed."""
+    for each in listing.lists:
+        container = listing.containers[each.container]
+        if container.kind == "urls" and (scheme := each.only_scheme()) in PRIVATE_SCHEMES:
+            raise InputError(
+                f"{container.path} has {scheme}:// URLs, which are read with your rights and credentials; look at the "
+                "list, and allow them as private addresses are: --allow-private"
+            )
 
 
 def _build_part(

@@ -60,7 +60,9 @@ def shards_build(
     min_success: Annotated[float, typer.Option(help="Stop when fewer of 1,000 downloads succeed; 0: never.")] = 0.05,
     agent: Annotated[str, typer.Option(help="The user agent that servers see.")] = "Mozilla/5.0 (compatible; seer)",
     ignore_robots_tag: Annotated[bool, typer.Option("--ignore-robots-tag", help="Also take noai and noindex.")] = False,
-    allow_private: Annotated[bool, typer.Option("--allow-private", help="Also connect to private addresses.")] = False,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Also file://, s3://, private addresses.")
+    ] = False,
     dedup: Annotated[str, typer.Option(help="Leave out duplicates: none, exact or near.")] = "none",
     distance: Annotated[int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")] = 8,
     against: Annotated[list[str] | None, typer.Option(help="Also what these earlier shards have.")] = None,

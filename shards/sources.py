@@ -18,13 +18,14 @@ from shards.listing import ROWS_PER_BATCH, Container, Listing, key_of, table_of
 from shards.notes import display
 from shards.places import is_alias
 from shards.quarantine import counts, entry, text
+from shards.tables import FORMATS, Columns
 
 MOST_OF_LABEL = 1024  # bytes of a `.cls` member that are looked at
 WANTED = "give folders of images, WebDataset tars, zips, or lists (.parquet, .csv, .tsv, .jsonl, .txt)"
 
 
 def scan(
-    sources: Sequence[str | Path], labels: bool = False, skip: Path | None = None, columns: lists.Columns | None = None
+    sources: Sequence[str | Path], labels: bool = False, skip: Path | None = None, columns: Columns | None = None
 ) -> Listing:
     """List the images of folders (any depth; tars and zips in them are opened), tars and zips, and the rows of lists.
 
@@ -64,7 +65,7 @@ def labelled_rows(listing: Listing, names: Sequence[str]) -> Iterator[dict[str, 
 
 
 def _is_list(path: Path) -> bool:
-    return path.suffix.lower() in lists.READERS and path.is_file()
+    return path.suffix.lower() in FORMATS and path.is_file()
 
 
 def _source_rows(source: str | Path, sources: Sequence, listing: Listing, labels: bool, skip: Path | None) -> Iterator:
