@@ -175,6 +175,7 @@ def build(
     options.validate()
     plan: dict[str, Any] = {"options": options.identity(), "sources": [os.path.abspath(source) for source in sources]}
     state.refuse_another(out, plan)  # before the long look through the sources
+    _refuse_unwritable(out)
     listing = scan(sources, options.labels, out, parse_columns(options.columns))
     if not options.download.allow_private:
         _refuse_private(listing)
@@ -198,6 +199,13 @@ def build(
                     _finish(out, plan, listing)
             state.end(out)
     return replace(_report(out, complete, continued, time.monotonic() - started), notes=listing.notes.lines())
+
+
+def _refuse_unwritable(out: Path) -> None:
+    """Raise InputError when what is still to be built could not be written, as far as permissions can tell."""
+    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not state.is_complete(out) and not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{out} cannot be written (no permission in {place}); mend that or give another --out")
 
 
 def _refuse_private(listing: Listing) -> None:

@@ -130,15 +130,22 @@ def shards_remove(
     json_target: Json = "",
 ) -> None:
     """Take images out of shards for good, and note which. Exit code 2 when none of them is there."""
+    from shards.places import linked_shards
     from shards.takedown import remove
 
     lists = {by: path for by, path in {"keys": keys, "urls": urls, "hashes": hashes}.items() if path}
     if len(lists) != 1:
         raise InputError("give one of --keys FILE, --urls FILE and --hashes FILE")
     ((by, path),) = lists.items()
+    linked = len(linked_shards(directory))
     with progress("removing", "shards") as tick:
         report = remove(directory, path, by, workers, tick)
     _tell(report, json_target)
+    if linked and report.removed:
+        say(
+            f"of {linked:,} shards the tars lie elsewhere and are left as they are: take the images out of them, too",
+            json_target=json_target,
+        )
     raise typer.Exit(0 if report.ok else 2)
 
 
@@ -150,9 +157,11 @@ def shards_stats(
     json_target: Json = "",
 ) -> None:
     """Describe shards: sizes, formats, labels, sources, duplicates, what was quarantined and why."""
-    from shards.page import write_page
+    from shards.page import check_writable, write_page
     from shards.stats import lines, stats
 
+    if page:
+        check_writable(page)
     figures = stats(directory, near)
     if page:
         write_page(figures, page)

@@ -118,12 +118,13 @@ def _note_companions(contents: TarContents) -> None:
     for sample in contents.samples:
         room = MAX_COMPANIONS
         for suffix, member in list(sample.companions.items()):
-            room -= member.size
             name = display(member.name)
-            if room < 0:
+            if member.size > room:
                 del sample.companions[suffix]
                 contents.notes.add(TOO_LARGE, name)
-            elif _names_image(suffix):
+                continue
+            room -= member.size
+            if _names_image(suffix):
                 contents.notes.add(IMAGES, f"{name} of {display(sample.image.name)}")
             else:
                 contents.notes.add(COMPANIONS, name)

@@ -34,17 +34,17 @@ class IndexReport:
     indexed: int = 0  # tars
     current: int = 0  # tars whose index was right already
     samples: int = 0  # in all tars of the manifests
-    quarantined: Counter = field(default_factory=Counter)  # by kind of reason, in all tars
-    ignored: Counter = field(default_factory=Counter)  # members of samples without an image, by suffix
+    quarantined: dict[str, int] = field(default_factory=dict)  # by kind of reason, in all tars
+    ignored: dict[str, int] = field(default_factory=dict)  # members of samples without an image, by suffix
     notes: list[str] = field(default_factory=list)  # what else was not taken as an image of its own
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
         lines = [f"{self.indexed:,} tars indexed, {self.current:,} up to date; {self.samples:,} images in all"]
         if self.quarantined:
-            lines.append(f"{self.quarantined.total():,} quarantined ({counts(self.quarantined)})")
+            lines.append(f"{sum(self.quarantined.values()):,} quarantined ({counts(self.quarantined)})")
         if self.ignored:
-            lines.append(f"{self.ignored.total():,} members ignored, without an image ({counts(self.ignored)})")
+            lines.append(f"{sum(self.ignored.values()):,} members ignored, without an image ({counts(self.ignored)})")
         return [*lines, *self.notes, *(f"manifest: {Path(folder, MANIFEST)}" for folder in self.folders)]
 
 
@@ -171,9 +171,9 @@ def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: 
     write_manifest(folder, rows, {"classes": known.classes, "build": {**known.build, "quarantined": reasons}})
     report.folders.append(str(folder))
     report.samples += sum(row["samples"] for row in rows)
-    report.quarantined.update(reasons)
+    report.quarantined = dict(Counter(report.quarantined) + Counter(reasons))
     for result in results:
-        report.ignored.update(result["ignored"])
+        report.ignored = dict(Counter(report.ignored) + result["ignored"])
 
 
 def is_current(tar: Path, row: dict[str, Any] | None, hashed: bool = False) -> bool:

@@ -46,6 +46,9 @@ class Container:
     kind: str
     column: str = ""
 
+    def __post_init__(self) -> None:
+        self.prefix = text(os.fsencode(self.prefix))
+
     @property
     def is_tar(self) -> bool:
         """Whether its members may bring companions, suffix and label along."""

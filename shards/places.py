@@ -5,6 +5,7 @@ get links beside the manifest, made by the user's own command: no file can name 
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -16,6 +17,7 @@ from shards import state
 
 # Folders that stay data sets of their own: a model trained on all of them would be scored on what it has seen.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+UNFIT = re.compile(r"[\ud800-\udfff\\\x00-\x1f\x7f]")  # for a name in a manifest; lone surrogates are no UTF-8
 ELSEWHERE = "give --index-dir DIR: manifest, indices and links to the tars go there, and DIR is the data set"
 
 
@@ -70,8 +72,7 @@ def homes(urls: Sequence[str | Path], index_dir: Path | None = None) -> dict[Pat
     for home in dict.fromkeys(place.home for place in places):
         if not os.access(home, os.W_OK):
             raise InputError(f"{home} cannot be written; {ELSEWHERE}")
-        tars = [place for place in places if place.home == home]
-        found[home] = sorted({place.tar if place.tar.parent == home else _linked(place) for place in tars})
+        found[home] = sorted({_at_home(place) for place in places if place.home == home})
         _refuse_shared_indices(found[home])
     return found
 
@@ -124,10 +125,14 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _linked(place: Place) -> Path:
-    """The link to a tar beside its manifest, which is made unless it is there."""
-    stem, suffix = os.path.splitext(place.name)
-    for name in chain([place.name], (f"{stem}~{number}{suffix}" for number in count(2))):
+def _at_home(place: Place) -> Path:
+    """The tar, or the link to it beside its manifest, which is made unless it is there."""
+    if place.tar.parent == place.home:
+        if UNFIT.search(place.tar.name):
+            raise InputError(f"{place.tar} has a name that can not stand in a manifest; rename it, or {ELSEWHERE}")
+        return place.tar
+    stem, suffix = os.path.splitext(UNFIT.sub("_", place.name))
+    for name in chain([stem + suffix], (f"{stem}~{number}{suffix}" for number in count(2))):
         link = place.home / name
         if link.is_symlink() and link.resolve() == place.tar.resolve():
             return link

@@ -1,5 +1,6 @@
 import errno
 import io
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from seer.data.index import MANIFEST, Manifest, index_path, read_index
 from seer.errors import InputError
 from shards import quarantine, state
 from shards.build import BuildOptions, build
+from shards.policy import DownloadOptions
 from shards.stats import lines, stats
 from shards.verify import verify
 from tests.shards.conftest import bomb, contents, encoded, pixels
@@ -370,3 +372,26 @@ def test_manifest_says_how_it_was_built(photos, tmp_path):
     assert manifest.build["sources"] == [str(photos)]
     table = pq.read_table(tmp_path / "out" / MANIFEST)
     assert table["bytes"].to_pylist() == [(tmp_path / "out" / shard).stat().st_size for shard in manifest.shards]
+
+
+def test_lists_of_what_the_user_may_read_need_leave(photos, tmp_path):
+    (tmp_path / "x.txt").write_text("".join(f"file://{path}\n" for path in sorted(photos.rglob("*.jpg"))))
+    with pytest.raises(InputError, match=r"x\.txt has file:// URLs, .*: --allow-private"):
+        build([tmp_path / "x.txt"], tmp_path / "out", BuildOptions(workers=1))
+    assert not (tmp_path / "out").exists()
+    options = BuildOptions(workers=1, download=DownloadOptions(allow_private=True))
+    assert build([tmp_path / "x.txt"], tmp_path / "out", options).samples == 20
+
+
+@pytest.mark.parametrize("options", [{"max_aspect": math.nan}, {"max_aspect": -1.0}, {"min_side": 0}])
+def test_options_that_are_no_number_in_range(photos, tmp_path, options):
+    with pytest.raises(InputError, match="must be at least 1"):
+        build([photos], tmp_path / "out", BuildOptions(**options))
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_listing(photos, tmp_path, monkeypatch):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and path != tmp_path)
+    monkeypatch.setattr("shards.build.scan", lambda *_: pytest.fail("the work was begun"))
+    with pytest.raises(InputError, match=f"cannot be written .no permission in {tmp_path}"):
+        build([photos], tmp_path / "out", BuildOptions(workers=1))

@@ -230,6 +230,13 @@ def test_schemes(tmp_path):
     assert fetch(urls[0], options=replace(QUICK, max_bytes=3))[0][0].startswith("too many bytes")
 
 
+def test_what_is_read_by_the_users_own_rights_needs_leave(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"content")
+    found = fetch(f"file://{tmp_path}/a.jpg", "FILE:///x", "s3://bucket/a.jpg", "gs://b/c", options=PUBLIC)
+    schemes = ["file", "file", "s3", "gs"]
+    assert found == [(f"not allowed ({scheme}:// needs --allow-private)", 1) for scheme in schemes]
+
+
 def test_object_stores(monkeypatch):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")

@@ -56,6 +56,93 @@ def test_labels_are_read_from_cls(tmp_path):
     assert read_index(index_path(tmp_path / "a.tar"))["label"].to_pylist() == [0, 1, 2, 3]
 
 
+def labelled(path, labels):
+    """Images with a label each, as the `.cls` of a member or None."""
+    files = [(f"{i}.jpg", encoded(i)) for i in range(len(labels))]
+    return plain_tar(path, [*files, *((f"{i}.cls", label) for i, label in enumerate(labels) if label is not None)])
+
+
+def labels_of(folder):
+    tables = [read_index(index_path(folder / shard), ["label"]) for shard in Manifest.load(folder).shards]
+    return [label for table in tables for label in table["label"].to_pylist()]
+
+
+def test_names_of_classes_are_numbered_over_all_tars(tmp_path):
+    labelled(tmp_path / "0.tar", [b"dog", b"cat\n", None, b"-1"])
+    labelled(tmp_path / "1.tar", [b"cow", b"dog"])
+    plain_tar(tmp_path / "2.tar", [("x.jpg", encoded(9))])
+    index([tmp_path], workers=1)
+    assert Manifest.load(tmp_path).classes == ["cat", "cow", "dog"]
+    assert labels_of(tmp_path) == [2, 0, None, None, 1, 2, None]
+    assert verify(tmp_path, workers=1).ok
+    labelled(tmp_path / "3.tar", [b"ant", b"cow"])  # later: the numbers that are given stay
+    index([tmp_path], workers=1)
+    assert Manifest.load(tmp_path).classes == ["cat", "cow", "dog", "ant"]
+    assert labels_of(tmp_path)[-2:] == [3, 1]
+    assert verify(tmp_path, workers=1).ok
+    report = build([tmp_path], tmp_path / "out", BuildOptions(workers=1, shuffle=False))
+    assert report.classes == ["ant", "cat", "cow", "dog"]
+    assert labels_of(tmp_path / "out") == [3, 1, None, None, 2, 3, None, 0, 2]
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_names_and_numbers_do_not_mix(tmp_path, order):
+    labelled(tmp_path / f"{order}.tar", [b"dog"])
+    labelled(tmp_path / f"{1 - order}.tar", [b"0"])
+    with pytest.raises(InputError, match=rf"'dog' in one place, numbers in {1 - order}\.tar/0\.cls"):
+        index([tmp_path], workers=1)
+    assert not (tmp_path / MANIFEST).exists()
+    with pytest.raises(InputError, match=r"by name would mix with tars .*'dog' in one place, numbers in .*0\.cls"):
+        build([tmp_path], tmp_path / "out", BuildOptions(workers=1))
+
+
+@pytest.mark.parametrize("label", [b"999999999", b"1048576", b"0.5", b"[1, 2]", b"caf\xe9", b"x" * 5000])
+def test_labels_that_are_no_class_are_left_out_and_told(tmp_path, label):
+    labelled(tmp_path / "0.tar", [b"1", label, b"nan", b"-100"])
+    report = index([tmp_path], workers=1)
+    assert Manifest.load(tmp_path).classes == ["0", "1"]
+    assert labels_of(tmp_path) == [1, None, None, None]
+    assert [line for line in report.notes if "labels left out that are no class" in line][0].startswith("1 labels")
+    assert verify(tmp_path, workers=1).ok
+    built = build([tmp_path / "0.tar"], tmp_path / "out", BuildOptions(workers=1, shuffle=False))
+    assert built.classes == ["0", "1"]
+    assert labels_of(tmp_path / "out") == [1, None, None, None]
+    assert any(line.endswith("for example 0.tar/1.cls") for line in built.notes)
+
+
+def test_names_in_a_manifest_stay_when_there_are_more_numbers(tmp_path):
+    labelled(tmp_path / "0.tar", [b"dog", b"cat"])
+    index([tmp_path], workers=1)
+    labelled(tmp_path / "1.tar", [b"3"])
+    index([tmp_path], workers=1)
+    assert Manifest.load(tmp_path).classes == ["cat", "dog", "2", "3"]
+
+
+def test_dotted_unsorted_and_concatenated_tars(tmp_path):
+    """What the index says is what the reader gives, and what is built from them is what `webdataset` reads."""
+    plain_tar(tmp_path / "dotted.tar", [(f"p/2021.05.{1 + i:02} 12.{i:02}.jpg", encoded(i)) for i in range(12)])
+    order = [3, 0, 6, 2, 5, 1, 4]
+    images = [(f"{i}.jpg", encoded(i)) for i in order]
+    plain_tar(tmp_path / "unsorted.tar", [*images, *((f"{i}.cls", b"%d" % (i % 2)) for i in reversed(order))])
+    plain_tar(tmp_path / "a.tar", [(f"a{i}.jpg", encoded(i)) for i in range(3)])
+    plain_tar(tmp_path / "b.tar", [(f"b{i}.jpg", encoded(i)) for i in range(3, 6)])
+    (tmp_path / "joined.tar").write_bytes(b"".join((tmp_path / f"{part}.tar").read_bytes() for part in "ab"))
+    for part in "ab":
+        (tmp_path / f"{part}.tar").unlink()
+    assert index([tmp_path], workers=1).samples == 25
+    expected = [encoded(i) for i in [*range(12), *range(6), *order]]
+    assert Reader(Manifest.load(tmp_path)).read(np.arange(25)) == expected
+    assert labels_of(tmp_path) == [None] * 18 + [i % 2 for i in order]
+    assert verify(tmp_path, workers=1).ok
+    build([tmp_path], tmp_path / "out", BuildOptions(workers=1, shuffle=False))
+    shard = tmp_path / "out" / "shard-000000.tar"
+    found = list(webdataset.WebDataset(str(shard), shardshuffle=False))
+    assert [sample["__key__"] for sample in found] == read_index(index_path(shard))["key"].to_pylist()
+    assert [sample["jpg"] for sample in found] == expected
+    assert [sample.get("cls") for sample in found][18:] == [b"%d" % (i % 2) for i in order]
+    assert found[0]["__key__"] == "p/2021_05_01 12_00"
+
+
 def test_one_folder_at_a_time_and_tars_added_later(tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()

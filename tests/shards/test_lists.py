@@ -1,5 +1,6 @@
 import csv
 import json
+import resource
 import zipfile
 
 import numpy as np
@@ -10,7 +11,7 @@ import webdataset
 
 from seer.data.index import Manifest, index_path, read_index
 from seer.errors import InputError
-from shards import columns, quarantine, samples
+from shards import columns, quarantine, samples, zips
 from shards.build import BuildOptions, build
 from shards.lists import parse_columns
 from shards.sources import scan
@@ -296,3 +297,140 @@ def test_zips_in_folders_and_what_is_wrong_with_zips(tmp_path, folder, monkeypat
         "none.zip": "damaged zip",
         "bomb.zip/big.jpg": "file too large",
     }
+
+
+def images(**columns):
+    """A Parquet table of images as Hugging Face has them, with further columns."""
+    count = len(next(iter(columns.values())))
+    return pa.table({"image": [{"bytes": encoded(i), "path": None} for i in range(count)], **columns})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "kind"),
+    [
+        ("caption", [["one", "two"], ["three"], None], "list<element: string>"),
+        ("text", [{"en": "a", "de": "b"}] * 3, "struct<en: string, de: string>"),
+        ("label", [[1, 2], [], None], "list<element: int64>"),
+    ],
+)
+def test_columns_that_nobody_asked_for_and_that_do_not_fit_are_left_out_and_told(tmp_path, name, values, kind):
+    pq.write_table(images(**{name: values}), tmp_path / "x.parquet")
+    listing, rows = listed(tmp_path / "x.parquet")
+    assert (len(listing), listing.classes, members(rows[0])) == (3, None, {})
+    (line,) = listing.notes.lines()
+    assert f"column left out of x.parquet: '{name}' holds {kind}" in line
+    kept = line.split("for example --columns ")[1].split(" ")[0]  # what the line advises
+    _, rows = listed(tmp_path / "x.parquet", columns=parse_columns(kept))
+    assert json.loads(members(rows[0])["json"]) == {f"{name}s": values[0]}
+    role = "caption" if name == "text" else name
+    with pytest.raises(InputError, match=f"column '{name}' holds .* and can not be the {role}"):
+        listed(tmp_path / "x.parquet", columns={role: name})
+
+
+def test_the_next_usual_name_is_taken_where_the_first_does_not_fit(tmp_path):
+    pq.write_table(images(caption=[["one"]] * 2, text=["words"] * 2, jpg=["a path"] * 2), tmp_path / "x.parquet")
+    listing, rows = listed(tmp_path / "x.parquet")
+    assert members(rows[0]) == {"txt": "words"}
+    assert listing.containers[0].column == "image"
+
+
+def test_labels_that_are_no_number_are_no_class(tmp_path):
+    pq.write_table(images(label=[0.0, float("nan"), 1.0, None, -1.0, 7e9]), tmp_path / "x.parquet")
+    report = build([tmp_path / "x.parquet"], tmp_path / "out", BuildOptions(workers=1, shuffle=False))
+    assert report.classes == ["0", "1"]
+    labels = read_index(index_path(tmp_path / "out" / "shard-000000.tar"))["label"].to_pylist()
+    assert labels == [0, None, 1, None, None, None]
+    assert [line.split(",")[-1] for line in report.notes] == [" for example '7000000000' in x.parquet"]
+
+
+def test_a_list_without_one_label_has_no_numbers(tmp_path):
+    pq.write_table(images(label=[float("nan")] * 2), tmp_path / "none.parquet")
+    named = write(tmp_path / "named.csv", [{"url": "http://x", "label": "cat"}])
+    assert listed(tmp_path / "none.parquet", named)[0].classes == ["cat"]
+
+
+def test_several_columns_of_one_name(tmp_path):
+    pictures = pa.array([encoded(0), encoded(1)])
+    columns = [pa.array(["http://a", "http://b"]), pa.array(["c", "d"]), pictures, pictures]
+    pq.write_table(pa.table(columns, names=["url", "url", "jpg", "jpg"]), tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text("url,caption,url\nhttp://a,one,c\nhttp://b,two,d\n")
+    for name in ("x.parquet", "x.csv"):
+        listing, rows = listed(tmp_path / name)
+        assert [row["name"] for row in rows] == [b"http://a", b"http://b"]
+        assert f"columns 'url' in {name}, of which the first is taken" in "".join(listing.notes.lines())
+    build([tmp_path / "x.parquet"], tmp_path / "out", BuildOptions(workers=1))
+    assert {row["source"] for row, _ in of(tmp_path / "out").values()} == {"http://a", "http://b"}
+
+
+def test_quotes_in_tsv_are_characters(tmp_path):
+    rows = ['http://a\t"the sun rises', "http://b\tplain", 'http://c\tsay "hi" now', 'http://d\t"last"']
+    (tmp_path / "x.tsv").write_text("\n".join(["url\tcaption", *rows]))
+    _, found = listed(tmp_path / "x.tsv")
+    assert [f"{row['name'].decode()}\t{members(row)['txt']}" for row in found] == rows
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv", "tsv"])
+def test_byte_order_marks_and_windows_line_ends(tmp_path, suffix):
+    path = write(tmp_path / f"x.{suffix}", [{"URL": f"http://x/{i}", "n": i} for i in range(3)])
+    content = path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + (content.removeprefix(b"# a comment\r\n")))
+    _, rows = listed(path)
+    assert [row["name"] for row in rows] == [b"http://x/0", b"http://x/1", b"http://x/2"]
+
+
+def test_what_json_can_say_and_we_must_not_write(tmp_path):
+    lines = ['{"url": "http://a", "w": NaN, "c": "\\ud800", "caption": ["one"], "label": {"a": 1}}']
+    lines += ['{"url": "http://b", "w": 1e999, "c": ["\\ud800"], "caption": "\\udcff x", "label": NaN}']
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    listing, rows = listed(tmp_path / "x.jsonl", columns={"w": "w", "c": "c"})
+
+    def strictly(text):
+        return json.loads(text, parse_constant=pytest.fail)
+
+    assert [strictly(members(row)["json"])["w"] for row in rows] == [None, None]
+    assert [members(row).get("txt") for row in rows] == [None, "\\udcff x"]
+    assert listing.classes is None
+    assert [line.split(",")[0] for line in listing.notes.lines()] == [
+        "1 rows of x.jsonl whose 'caption' is no single value",
+        "1 rows of x.jsonl whose 'label' is no single value",
+    ]
+    table = images(score=[float("nan"), float("inf"), 0.5], nested=[{"x": [float("nan")]}] * 3)
+    pq.write_table(table, tmp_path / "x.parquet")
+    _, rows = listed(tmp_path / "x.parquet", columns={"score": "score", "nested": "nested"})
+    found = [strictly(members(row)["json"]) for row in rows]
+    assert found == [{"score": score, "nested": {"x": [None]}} for score in (None, None, 0.5)]
+
+
+def test_text_that_is_no_utf8_in_a_column_of_bytes(tmp_path):
+    pq.write_table(images(caption=[b"caf\xe9", b"plain"]), tmp_path / "x.parquet")
+    _, rows = listed(tmp_path / "x.parquet")
+    assert [members(row)["txt"] for row in rows] == ["caf\\xe9", "plain"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_bomb_is_unpacked_as_far_as_was_asked(tmp_path, method):
+    """bzip2 makes half a kilobyte of half a gigabyte, and `zipfile` would unpack all of it at once."""
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", method, compresslevel=9) as archive:
+        with archive.open("bomb.jpg", "w") as file:
+            for _ in range(32):
+                file.write(bytes(1 << 24))
+        archive.writestr("small.jpg", encoded(0))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert zips.read(str(path), 0, 1 << 20) == bytes(1 << 20)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+    assert zips.read(str(path), 1, 1 << 20) == encoded(0)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_in_zips_that_we_unpack_ourselves(tmp_path, method):
+    whole = pack(tmp_path / "whole.zip", [("a.jpg", encoded(0) * 3)], method).read_bytes()
+    outcomes = set()
+    for place in range(0, len(whole) - 22, 7):
+        damaged = tmp_path / f"{place}.zip"
+        damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            outcomes.add(zips.read(str(damaged), 0, 1 << 20) == encoded(0) * 3)
+        except zips.DAMAGE:
+            outcomes.add("damage")
+    assert outcomes == {True, "damage"}  # a flipped time or name does no harm

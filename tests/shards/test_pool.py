@@ -17,12 +17,17 @@ def die_while_sharing(tasks, tick):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_worker_that_is_killed_ends_the_work_with_one_line(shared):
+def run():
+    list(pool.run(die_with_the_lock, range(8), 2))
+
+
+def share():
+    pool.share(die_while_sharing, range(8), 2, lambda count: None)
+
+
+@pytest.mark.parametrize("work", [run, share])
+def test_a_worker_that_is_killed_ends_the_work_with_one_line(work):
     with pytest.raises(LostWorkerError, match="run the same command again to continue") as raised:
-        if shared:
-            pool.share(die_while_sharing, range(8), 2, lambda count: None)
-        else:
-            list(pool.run(die_with_the_lock, range(8), 2))
+        work()
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 1

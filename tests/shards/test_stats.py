@@ -1,19 +1,26 @@
 import base64
 import io
 import json
+import os
 import re
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from seer.cli import app
 from seer.data.index import index_path
 from seer.errors import InputError
 from shards.build import BuildOptions, build
 from shards.page import write_page
 from shards.stats import _commonest, _origin, lines, stats
+from shards.verify import verify
 from tests.shards.conftest import encoded
+from tests.shards.test_sources import pack
 
 
 def test_figures_against_numpy(folder, tmp_path):
@@ -113,3 +120,36 @@ def test_missing_index_is_one_line(photos, tmp_path):
     index_path(tmp_path / "out" / "shard-000000.tar").unlink()
     with pytest.raises(InputError, match="run: seer shards index"):
         stats(tmp_path / "out")
+
+
+def test_a_page_that_cannot_be_written_is_told_before_the_work(photos, tmp_path, monkeypatch):
+    build([photos], tmp_path / "out", BuildOptions(workers=1))
+    monkeypatch.setattr("shards.stats.stats", lambda *_: pytest.fail("the work was begun"))
+    (tmp_path / "file").write_text("x")
+    for page, message in (
+        (tmp_path, "is a folder; give a file"),
+        (tmp_path / "file" / "x.html", "lies below something that is no folder"),
+        (tmp_path / "file" / "y" / "x.html", "lies below something that is no folder"),
+        ("/proc/x.html", "cannot be written|is no folder"),
+    ):
+        result = CliRunner().invoke(app, ["shards", "stats", str(tmp_path / "out"), "--page", str(page)])
+        assert isinstance(result.exception, InputError)
+        assert re.search(message, str(result.exception))
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    root.mkdir()
+    for i in range(3):
+        (root / os.fsdecode(b"%d\xe9.jpg" % i)).write_bytes(encoded(i))
+    pack(root / os.fsdecode(b"t\xe9.tar"), [(os.fsdecode(b"m\xe9.jpg"), encoded(4)), ("m.cls", b"1")])
+    pq.write_table(pa.table({"jpg": [encoded(5)]}), tmp_path / "list.parquet")
+    (tmp_path / "list.parquet").rename(root / os.fsdecode(b"l\xe9.parquet"))
+    out = tmp_path / "out"
+    sources = [root, root / os.fsdecode(b"l\xe9.parquet")]
+    assert build(sources, out, BuildOptions(workers=1)).samples == 5
+    assert verify(out, workers=1).ok
+    figures = stats(out)
+    assert any("caf\\xe9" in source for source in figures["sources"])
+    write_page(figures, tmp_path / os.fsdecode(b"p\xe9.html"))
+    json.dumps(figures, allow_nan=False)
