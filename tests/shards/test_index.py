@@ -102,7 +102,7 @@ def test_labels_that_are_no_class_are_left_out_and_told(tmp_path, label):
     report = index([tmp_path], workers=1)
     assert Manifest.load(tmp_path).classes == ["0", "1"]
     assert labels_of(tmp_path) == [1, None, None, None]
-    assert [line for line in report.notes if "labels left out that are no class" in line][0].startswith("1 labels")
+    assert next(line for line in report.notes if "labels left out that are no class" in line).startswith("1 labels")
     assert verify(tmp_path, workers=1).ok
     built = build([tmp_path / "0.tar"], tmp_path / "out", BuildOptions(workers=1, shuffle=False))
     assert built.classes == ["0", "1"]
