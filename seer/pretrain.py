@@ -28,12 +28,12 @@ from seer.data.reader import Reader
 from seer.distributed import World
 from seer.engine.checkpoint import Checkpointer
 from seer.engine.health import Health, RollbackError, roll_back
-from seer.engine.loop import Run, train
+from seer.engine.loop import Run, Saves, train
 from seer.engine.metrics import RunLog, log_file, write_environment
 from seer.engine.optim import LossScaler, build_optimizer
 from seer.engine.parallel import parallelize
 from seer.engine.preempt import StopRequest, Watchdog
-from seer.errors import InputError, InUseError, StoppedError
+from seer.errors import DivergedError, InputError, InUseError, StoppedError
 from seer.hardware import recognise
 from seer.interop.files import backbone_metadata
 from seer.methods.base import Method
@@ -67,7 +67,7 @@ def run(config: Pretrain) -> Path:
                 fault = train_run(config, manifest, world, method, module, asked)
                 while fault is not None:
                     fault = train_run(config, manifest, world, method, module, asked, fault)
-        except StoppedError:
+        except (StoppedError, DivergedError):
             distributed.barrier()  # whoever left first would take a launcher's leave to end the others
             distributed.shutdown()
             raise
@@ -175,17 +175,17 @@ def train_run(
                   "scaler": scaler.state_dict(), "health": health.state_dict(), "data": manifest.hash}  # fmt: skip
         size = max(view.size for view in config.views.values() if view.count)
         about = {"step": done, "config_hash": configuration.config_hash(configuration.to_dict(config))}
-        checkpointer.save(done, method, optimizer, header,
-                          backbone_metadata(config.backbone, size, config.mean, config.std, about))  # fmt: skip
+        metadata = backbone_metadata(config.backbone, size, config.mean, config.std, about)
+        checkpointer.save(done, method, optimizer, header, metadata, proven=False)
 
-    with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog, checkpointer:
-        try:
-            train(Run(method, module, optimizer, scaler, loader, config.schedule, log, health, world, save,
-                      config.checkpoint.every, config.steps, config.batch_size, manifest.samples, config.seed,
-                      config.precision, config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog),
-                  start)  # fmt: skip
-        except RollbackError as fault:
-            return fault.with_traceback(None)  # which would hold on to the step's memory
+    saves = Saves(save, config.checkpoint.every, checkpointer.late, checkpointer.confirm, checkpointer.finish)
+    try:
+        with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog, checkpointer:
+            train(Run(method, module, optimizer, scaler, loader, config.schedule, log, health, world, saves,
+                      config.steps, config.batch_size, manifest.samples, config.seed, config.precision,
+                      config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog), start)  # fmt: skip
+    except RollbackError as fault:
+        return fault.with_traceback(None)  # which would hold on to the step's memory
     return None
 
 

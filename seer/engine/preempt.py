@@ -38,23 +38,25 @@ class StopRequest:
 
 
 class Verdict(NamedTuple):
-    """Of all ranks on a step: whether loss and gradient are finite on every one, whether any was asked to stop, and
-    the mean of their losses."""
+    """Of all ranks on a step: whether loss and gradient are finite on every one, whether any was asked to stop, the
+    mean of their losses, and whether any finds a checkpoint late."""
 
     finite: bool
     stop: bool
     loss: float
+    late: bool = False
 
 
-def agree(loss: Tensor, grad_norm: Tensor, asked: bool = False) -> Verdict:
+def agree(loss: Tensor, grad_norm: Tensor, asked: bool = False, late: bool = False) -> Verdict:
     """The verdict on a step, the same on all ranks.
 
-    The request to stop travels with what every step needs to know anyhow, so it costs nothing.
+    The request to stop, and what the clock says, travel with what every step needs to know anyhow: they cost nothing.
     """
     finite = torch.isfinite(loss.detach()) & torch.isfinite(grad_norm.to(loss.device))
-    votes = torch.stack([(~finite).double(), torch.full_like(finite, asked).double(), loss.detach().double()])
-    bad, stop, total = all_reduce_sum(votes).tolist()
-    return Verdict(bad == 0, stop > 0, total / size())
+    requests = [torch.full_like(finite, request).double() for request in (asked, late)]
+    votes = torch.stack([(~finite).double(), loss.detach().double(), *requests])
+    bad, total, stop, overdue = all_reduce_sum(votes).tolist()
+    return Verdict(bad == 0, stop > 0, total / size(), overdue > 0)
 
 
 class Watchdog:
