@@ -30,7 +30,7 @@ class UnreadableError(InputError):
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes. Raises FileNotFoundError, or `UnreadableError`."""
-    descriptor = _open(path)
+    descriptor = open_regular(path)
     with open(descriptor, "rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
@@ -70,7 +70,7 @@ def read_rows(path: Path, kind: Kind) -> Iterator[Any]:
         UnreadableError: names the first line that is something else; what a killed writer left at the end is passed.
     """
     try:
-        descriptor = _open(path)
+        descriptor = open_regular(path)
     except FileNotFoundError:
         return
     with open(descriptor, "rb") as file:
@@ -137,7 +137,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _open(path: Path) -> int:
+def open_regular(path: Path) -> int:
     """A descriptor of a regular file. Opening a pipe waits for its writer; this does not."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
