@@ -64,8 +64,8 @@ def quickstart(
     emit(summary, json_target)
 
 
-def index_tars(*folders: str) -> None:
-    """Index tars that have no manifest yet, where that can be written."""
+def index_tars(*folders: str, nested: bool = False) -> None:
+    """Index tars that have no manifest yet; if `nested`, also where they all lie in folders below."""
     from shards.index import index_on_first_use
 
     @contextmanager
@@ -74,7 +74,7 @@ def index_tars(*folders: str) -> None:
         with progress("indexing", "tars") as tick:
             yield tick
 
-    index_on_first_use(folders, shown)
+    index_on_first_use(folders, shown, nested)
 
 
 @app.command(
@@ -98,7 +98,7 @@ def pretrain(
     from seer.recipe import load_config
 
     resolved = load_config(config, overrides or [])
-    index_tars(resolved.data)
+    index_tars(resolved.data, nested=True)
     run_dir = spawn(run, nproc, resolved, device=resolved.device)[0] if nproc > 1 else run(resolved)
     say(f"run     {run_dir}", f"report  seer report {run_dir}")
 

@@ -30,6 +30,12 @@ class DivergedError(RuntimeError):
     exit_code = 2
 
 
+class LostWorkerError(RuntimeError):
+    """A process of ours that something else killed. What it had finished is kept. One line, exit code 1."""
+
+    exit_code = 1
+
+
 class StoppedError(RuntimeError):
     """A run that was asked to stop, and has: what it did is saved, the same command continues it.
 
@@ -48,7 +54,7 @@ class PausedError(StoppedError):
     exit_code = 2
 
 
-TOLD = (InputError, DivergedError, StoppedError)  # one line each
+TOLD = (InputError, DivergedError, LostWorkerError, StoppedError)  # one line each
 
 
 def unreadable(error: OSError) -> NoReturn:

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,16 @@ from seer.data.index import MANIFEST, Manifest, write_manifest
 from seer.errors import InputError
 from shards import parts, pool, prune, quarantine, state
 from shards.dedup import IN_EVALUATION, DedupOptions
+from shards.labels import MAX_CLASSES
 from shards.listing import Listing
 from shards.lists import parse_columns
 from shards.parts import Part
-from shards.policy import DownloadOptions, Policy
+from shards.policy import PRIVATE_SCHEMES, DownloadOptions, Policy
 from shards.quarantine import Entry, counts
 from shards.sources import scan
 from shards.state import Progress
 from shards.writer import ShardTask, write_shard
 
-MAX_CLASSES = 1 << 20
 LIMITS: dict[str, tuple[float, float | None]] = {
     "shard_size": (1, None),
     "workers": (0, None),
@@ -87,7 +87,7 @@ class BuildOptions:
         """Raise InputError for a value out of range, or options that exclude each other."""
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name, None) if hasattr(self, name) else getattr(self.download, name)
-            if value is not None and (value < low or (high is not None and value > high)):
+            if value is not None and not low <= value <= (math.inf if high is None else high):  # NaN is not, either
                 bounds = f"from {low} to {high}" if high else f"at least {low}"
                 raise InputError(f"--{name.replace('_', '-')} {value}: must be {bounds}")
         self.unwanted.check()
@@ -127,6 +127,7 @@ class BuildReport:
     continued: int  # shards that an earlier, interrupted run had finished
     seconds: float
     complete: bool = True
+    notes: Sequence[str] = ()  # what else was not taken as an image of its own
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
@@ -147,6 +148,7 @@ class BuildReport:
             lines.append(f"contamination: {found:,} images are in an evaluation set and were left out{where}")
         if self.ignored:
             lines.append(f"{sum(self.ignored.values()):,} files ignored that are no images ({counts(self.ignored)})")
+        lines += self.notes
         if not self.already_complete and self.seconds:
             lines.append(f"{self.seconds:.1f} s, {self.samples / self.seconds:,.0f} images/s")
         return lines
@@ -174,6 +176,8 @@ def build(
     plan: dict[str, Any] = {"options": options.identity(), "sources": [os.path.abspath(source) for source in sources]}
     state.refuse_another(out, plan)  # before the long look through the sources
     listing = scan(sources, options.labels, out, parse_columns(options.columns))
+    if not options.download.allow_private:
+        _refuse_private(listing)
     plan |= {"samples": len(listing), "listing": listing.fingerprint}
     state.refuse_another(out, plan)
     if part := parts.parse(options.part):
@@ -193,7 +197,18 @@ def build(
                     prune.prune(out, names, options.unwanted, options.workers)
                     _finish(out, plan, listing)
             state.end(out)
-    return _report(out, complete, continued, time.monotonic() - started)
+    return replace(_report(out, complete, continued, time.monotonic() - started), notes=listing.notes.lines())
+
+
+def _refuse_private(listing: Listing) -> None:
+    """Raise InputError for a list of which no URL may be followed, rather than after all of them have failed."""
+    for each in listing.lists:
+        container = listing.containers[each.container]
+        if container.kind == "urls" and (scheme := each.only_scheme()) in PRIVATE_SCHEMES:
+            raise InputError(
+                f"{container.path} has {scheme}:// URLs, which are read with your rights and credentials; look at the "
+                "list, and allow them as private addresses are: --allow-private"
+            )
 
 
 def _build_part(
@@ -220,7 +235,8 @@ def _build_part(
     if state.is_complete(out):
         if (out / state.STATE).exists():
             state.end(out)
-        return _report(out, already, continued, time.monotonic() - started)
+        report = _report(out, already, continued, time.monotonic() - started)
+        return replace(report, notes=listing.notes.lines())
     return BuildReport(
         out=str(out),
         shards=sum(record["samples"] > 0 for record in made),
@@ -233,6 +249,7 @@ def _build_part(
         continued=continued,
         seconds=time.monotonic() - started,
         complete=False,
+        notes=listing.notes.lines(),
     )
 
 

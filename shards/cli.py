@@ -60,7 +60,9 @@ def shards_build(
     min_success: Annotated[float, typer.Option(help="Stop when fewer of 1,000 downloads succeed; 0: never.")] = 0.05,
     agent: Annotated[str, typer.Option(help="The user agent that servers see.")] = "Mozilla/5.0 (compatible; seer)",
     ignore_robots_tag: Annotated[bool, typer.Option("--ignore-robots-tag", help="Also take noai and noindex.")] = False,
-    allow_private: Annotated[bool, typer.Option("--allow-private", help="Also connect to private addresses.")] = False,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Also file://, s3://, private addresses.")
+    ] = False,
     dedup: Annotated[str, typer.Option(help="Leave out duplicates: none, exact or near.")] = "none",
     distance: Annotated[int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")] = 8,
     against: Annotated[list[str] | None, typer.Option(help="Also what these earlier shards have.")] = None,
@@ -81,9 +83,15 @@ def shards_build(
     _tell(report, json_target)
 
 
-@app.command("index", epilog=example("seer shards index /data/laion/*.tar"))
+@app.command(
+    "index",
+    epilog=example("seer shards index /data/laion/*.tar", "seer shards index /read/only/laion --index-dir laion"),
+)
 def shards_index(
     tars: Annotated[list[str], typer.Argument(metavar="TAR...", help="Tars, or folders that hold them.")],
+    index_dir: Annotated[
+        Path | None, typer.Option(help="Where indices and manifest go, with links to the tars; else beside them.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     check: Annotated[bool, typer.Option(help="Decode every image, or look at headers only.")] = True,
     json_target: Json = "",
@@ -92,7 +100,7 @@ def shards_index(
     from shards.index import index
 
     with progress("indexing", "tars") as tick:
-        report = index(tars, workers, check, tick)
+        report = index(tars, workers, check, tick, index_dir=index_dir)
     _tell(report, json_target)
 
 

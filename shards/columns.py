@@ -3,6 +3,7 @@
 import os
 import threading
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,14 @@ from seer.errors import first_line
 _reading = threading.Lock()  # lest several threads read the same row group
 
 
-def group_starts(path: str) -> np.ndarray:
+def parquet(path: str | Path) -> pq.ParquetFile:
+    """The file, whatever bytes its name has. Raises OSError and `pa.ArrowException`."""
+    return pq.ParquetFile(pa.OSFile(os.fsencode(path)), pre_buffer=False)
+
+
+def group_starts(path: str | Path) -> np.ndarray:
     """`(row groups,)` int64: the number of each one's first row."""
-    metadata = pq.read_metadata(path)
+    metadata = parquet(path).metadata
     sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     return np.cumsum([0, *sizes])[:-1]
 
@@ -44,4 +50,4 @@ def _starts(path: str, modified: float) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _images(path: str, column: str, group: int, modified: float) -> pa.ChunkedArray:
-    return pq.ParquetFile(path).read_row_group(group, columns=[column], use_threads=False)[column]
+    return parquet(path).read_row_group(group, columns=[column], use_threads=False).column(0)  # of that name, the first

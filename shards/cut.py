@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from seer.errors import InputError
 from shards import tars
+from shards.contents import TarContents, read_contents
+from shards.headers import LINK
 from shards.sources import scan_tar
 
 
@@ -41,23 +43,38 @@ def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path)
 
 
 def _spans(tar: Path, images: set[int]) -> tuple[list[tuple[int, int]], int]:
-    """`(start, end)` of every entry that goes with the images at these offsets, and the end of the last entry."""
+    """`(start, end)` of all that goes with the images at these offsets, and the end of the last entry.
+
+    What lies between the entries goes as well: the ends of archives that were put together in one file.
+    """
     entries = list(_sound(tars.entries(tar)))
-    members = (member for info, _ in entries if (member := tars.member_of(info)))
-    groups = [list(group.values()) for _, group in tars.samples(members)]
-    gone = {m.offset: m.name for group in groups if any(m.offset in images for m in group) for m in group}
+    gone = _gone(read_contents(tar), images)
     if not images <= gone.keys():
         raise InputError(f"{tar} is not what its index describes; run: seer shards verify {tar.parent}")
-    names = set(gone.values())
-    spans = [
-        (info.offset, end)
-        for info, end in entries
-        if (info.linkname in names if info.islnk() or info.issym() else info.offset_data in gone)
-    ]
-    return spans, entries[-1][1]
+    names, spans, end = set(gone.values()), [], 0
+    for entry in entries:
+        if entry.start > end:
+            spans.append((end, entry.start))
+        if entry.link in names if entry.kind == LINK else entry.offset in gone:
+            spans.append((entry.start, entry.end))
+        end = entry.end
+    return spans, end
 
 
-def _sound(entries: Iterator) -> Iterator:
+def _gone(contents: TarContents, images: set[int]) -> dict[int, str]:
+    """Names by offset of all members of the samples with these images, and of strays that may belong to them."""
+    gone: dict[int, str] = {}
+    keys = set[str]()
+    for sample in contents.samples:
+        members = [sample.image, *sample.companions.values()]
+        if any(member.offset in images for member in members):
+            gone |= {member.offset: member.name for member in members}
+            keys.add(sample.key)
+    strays = (member for member in contents.strays if tars.split_name(member.name)[0] in keys)
+    return gone | {member.offset: member.name for member in strays}
+
+
+def _sound(entries: Iterator[tars.Entry]) -> Iterator[tars.Entry]:
     """The entries before the damage, if there is any."""
     try:
         yield from entries

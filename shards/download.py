@@ -19,7 +19,7 @@ from yarl import URL
 from seer.errors import InputError, first_line
 from shards.addresses import PrivateAddress, public_socket
 from shards.hosts import Hosts
-from shards.policy import DownloadOptions
+from shards.policy import PRIVATE_SCHEMES, DownloadOptions
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries; the first doubles each time
 REDIRECTS = 5
@@ -113,6 +113,8 @@ class Downloader:
             raise Unavailable("bad URL")
         if get is None:
             raise Unavailable(f"unknown scheme ({scheme[:20]})")
+        if scheme.lower() in PRIVATE_SCHEMES and not self.options.allow_private:
+            raise Unavailable(f"not allowed ({scheme.lower()}:// needs --allow-private)")
         return await get(url)
 
     async def _http(self, text: str) -> bytes:

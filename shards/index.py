@@ -3,10 +3,10 @@
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from seer.data.decode import DamagedImage
 from seer.data.index import MANIFEST, Manifest, check_seal, index_path, read_parquet, write_index, write_manifest
 from seer.errors import InputError
 from shards import pool, quarantine, state, takedown
+from shards.labels import MAX_CLASSES
+from shards.notes import Notes, display
+from shards.places import homes, left_out, nested_tars, own_tars
 from shards.quarantine import counts
 from shards.samples import fit, load, look
-from shards.sources import scan_tar
+from shards.sources import labelled_rows, scan_tar
 from shards.state import Progress
 from shards.tars import sha256_file
 
@@ -33,6 +36,7 @@ class IndexReport:
     samples: int = 0  # in all tars of the manifests
     quarantined: Counter = field(default_factory=Counter)  # by kind of reason, in all tars
     ignored: Counter = field(default_factory=Counter)  # members of samples without an image, by suffix
+    notes: list[str] = field(default_factory=list)  # what else was not taken as an image of its own
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
@@ -41,7 +45,7 @@ class IndexReport:
             lines.append(f"{self.quarantined.total():,} quarantined ({counts(self.quarantined)})")
         if self.ignored:
             lines.append(f"{self.ignored.total():,} members ignored, without an image ({counts(self.ignored)})")
-        return [*lines, *(f"manifest: {Path(folder, MANIFEST)}" for folder in self.folders)]
+        return [*lines, *self.notes, *(f"manifest: {Path(folder, MANIFEST)}" for folder in self.folders)]
 
 
 def index(
@@ -50,50 +54,48 @@ def index(
     check: bool = True,
     progress: Progress | None = None,
     anew: bool = False,
+    index_dir: Path | None = None,
 ) -> IndexReport:
     """Index tars, and write or extend the manifest of the folder that each lies in. Current indices are kept.
 
     Args:
-        urls: tars, or folders whose tars (not those of their subfolders) are meant.
+        urls: tars, or folders of tars; see `shards.places.homes`.
         workers: processes; 0 for one per core.
         check: decode every image, so that what cannot be read is quarantined now; else only headers are looked at.
         progress: called with tars done and in all.
         anew: also where an index seems to be right.
+        index_dir: where indices and manifest go, with links to the tars; None: beside the tars.
 
     Raises:
-        InputError: nothing to index, no usable image in a folder's tars, or a manifest that names a missing shard.
+        InputError: nothing to index, no usable image in a folder's tars, a manifest that names a missing shard, a
+            folder that cannot be written, or classes by name and by number in one data set.
     """
     report = IndexReport()
-    for url in urls:
-        takedown.settle(Path(url) if Path(url).is_dir() else Path(url).parent)
-    found = sorted({path for url in urls for path in _tars_of(Path(url))})
+    notes = Notes()
+    if not index_dir:
+        for url in urls:
+            takedown.settle(Path(url) if Path(url).is_dir() else Path(url).parent)
+    found = homes(urls, index_dir)
     if not found:
         raise InputError(f"no .tar in {', '.join(map(str, urls))}; give tars, or the folder that holds them")
-    for folder, group in groupby(found, key=lambda path: path.parent):
-        paths, manifest = list(group), _manifest_of(folder)
-        stale = [path for path in paths if anew or not is_current(path, manifest.rows.get(path.name), check)]
+    total = sum(map(len, found.values()))
+    for folder, paths in found.items():
+        known = _manifest_of(folder)
+        stale = [path for path in paths if anew or not is_current(path, known.rows.get(path.name), check)]
         report.current += len(paths) - len(stale)
         results = []
         with state.writing(folder):
-            for result in pool.run(
-                index_tar, ((path, check) for path in stale), min(workers or pool.cores(), len(stale))
-            ):
+            for result in _index_all(stale, known, check, workers):
                 results.append(result)
+                notes.update(result["notes"])
                 report.indexed += 1
                 if progress:
-                    progress(report.indexed + report.current, len(found))
-            _extend(folder, manifest, results, report)
+                    progress(report.indexed + report.current, total)
+            _extend(folder, known, results, report)
+    if others := left_out(urls):
+        notes.add("tars in folders below left out", str(others[0]), len(others))
+    report.notes = notes.lines()
     return report
-
-
-def _tars_of(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(path.glob("*.tar"))
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give local tars, or the folder that holds them")
-    if path.suffix != ".tar":
-        raise InputError(f"{path} is no .tar; give uncompressed tars, or the folder that holds them")
-    return [path]
 
 
 @dataclass
@@ -103,6 +105,24 @@ class _Known:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     classes: list[str] | None = None
     build: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of classes; none where labels are numbers that nobody has named."""
+        classes = self.classes or []
+        return [] if classes == [str(number) for number in range(len(classes))] else classes
+
+    def add_names(self, names: set[str], numbered: str) -> None:
+        """Number further classes. Raises InputError where others have numbers alone; `numbered` is an example."""
+        numbered = numbered or ("the manifest" if self.classes else "")
+        if numbered and not self.names:
+            raise InputError(
+                f"classes by name would mix with numbers ({display(min(names))!r} in one place, numbers in "
+                f"{numbered}); put such tars in folders of their own"
+            )
+        self.classes = [*self.names, *sorted(names)]
+        if len(self.classes) > MAX_CLASSES:
+            raise InputError(f"{len(self.classes):,} different labels are no classes; there can be {MAX_CLASSES:,}")
 
 
 def _manifest_of(folder: Path) -> _Known:
@@ -117,6 +137,23 @@ def _manifest_of(folder: Path) -> _Known:
     return _Known({row["shard"]: row for row in manifest.table.to_pylist()}, manifest.classes, manifest.build)
 
 
+def _index_all(tars: list[Path], known: _Known, check: bool, workers: int) -> Iterator[dict[str, Any]]:
+    """What `index_tar` gives for each tar. Tars with classes that have no number yet are taken up a second time."""
+    workers = workers or pool.cores()
+    numbered = ""
+    unknown: dict[Path, list[str]] = {}
+    for result in pool.run(index_tar, ((tar, check, known.names) for tar in tars), min(workers, len(tars))):
+        numbered = numbered or result["numbered"]
+        if "unknown" in result:
+            unknown[result["tar"]] = result["unknown"]
+        else:
+            yield result
+    if unknown:
+        known.add_names(set(chain.from_iterable(unknown.values())), numbered)
+        tasks = ((tar, check, known.names) for tar in sorted(unknown))
+        yield from pool.run(index_tar, tasks, min(workers, len(unknown)))
+
+
 def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: IndexReport) -> None:
     """Bring quarantine and manifest up to date with what was indexed now, and add that to the report."""
     known.rows |= {result["row"]["shard"]: result["row"] for result in results}
@@ -128,8 +165,8 @@ def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: 
     if not rows:
         raise InputError(f"no usable image in the tars of {folder} ({counts(reasons) or 'no images'}); give other tars")
     labels = max((result["labels"] for result in results), default=0)
-    if labels > len(known.classes or []):
-        known.classes = [str(label) for label in range(labels)]
+    classes = known.classes or []
+    known.classes = [*classes, *map(str, range(len(classes), labels))] or None
     quarantine.write(folder, entries)
     write_manifest(folder, rows, {"classes": known.classes, "build": {**known.build, "quarantined": reasons}})
     report.folders.append(str(folder))
@@ -158,12 +195,18 @@ def is_current(tar: Path, row: dict[str, Any] | None, hashed: bool = False) -> b
     return path.stat().st_mtime_ns >= tar.stat().st_mtime_ns or sha256_file(tar) == row["sha256"]
 
 
-def index_tar(task: tuple[Path, bool], tick: pool.Tick) -> dict[str, Any]:
-    """Write the index of one tar, if it has a usable image; returns its manifest row and what is to be reported."""
-    path, check = task
+def index_tar(task: tuple[Path, bool, list[str]], tick: pool.Tick) -> dict[str, Any]:
+    """Write the index of one tar, if it has a usable image; returns its manifest row and what is to be reported.
+
+    `task` is the tar, whether to decode, and the names of classes by number. Where the tar names others nothing is
+    written, and what is returned has them under `unknown`.
+    """
+    path, check, names = task
     listing, sources = scan_tar(path), _sources(path)
+    if unknown := set(listing.table["class"].drop_null().to_pylist()) - set(names):
+        return {"tar": path, "unknown": sorted(unknown), "numbered": listing.numbered}
     entries, rows = listing.quarantine, []
-    for row in listing.table.to_pylist():
+    for row in labelled_rows(listing, names):
         try:
             made = load(row, listing.containers[0], fit if check else look).index_row(row["offset"])
             rows.append({**made, "source": sources.get((made["key"], made["sha256"]), made["source"])})
@@ -176,6 +219,8 @@ def index_tar(task: tuple[Path, bool], tick: pool.Tick) -> dict[str, Any]:
         "labels": max((row["label"] + 1 for row in rows if row["label"] is not None), default=0),
         "quarantine": [{**entry, "shard": path.name} for entry in entries],
         "ignored": listing.ignored,
+        "numbered": listing.numbered,
+        "notes": listing.notes,
     }
 
 
@@ -190,16 +235,28 @@ def _sources(tar: Path) -> dict[tuple[str, bytes], str]:
         return {}
 
 
-def index_on_first_use(folders: Iterable[str], shown: Callable[[Path], AbstractContextManager[Progress]]) -> None:
-    """Index the tars of folders that can be written and have no manifest; anything else is left as it is.
+def index_on_first_use(
+    folders: Iterable[str], shown: Callable[[Path], AbstractContextManager[Progress]], nested: bool = False
+) -> None:
+    """Index the tars of folders that have no manifest; anything else is left as it is.
 
     Args:
         shown: a context around the indexing of a folder, which gives what is called with tars done and in all.
+        nested: also where tars lie in folders below alone.
+
+    Raises InputError for a folder of tars that cannot be written.
     """
     for folder in map(Path, folders):
         built = (folder / MANIFEST).exists() or (folder / state.STATE).exists()  # or begun to be
-        if built or not os.access(folder, os.W_OK) or not any(folder.glob("*.tar")):
+        if built or not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
             continue
+        if not own_tars(folder) and not (nested and nested_tars(folder)):
+            continue
+        if not os.access(folder, os.W_OK):
+            raise InputError(
+                f"{folder} holds tars without a manifest and cannot be written; run: seer shards index {folder} "
+                "--index-dir DIR, and give DIR as the data"
+            )
         with open(folder / ".indexing", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that torchrun has started come here together
             try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seer.data.hashing import mix
+from shards.notes import Notes
 from shards.quarantine import Entry, text
 
 ROWS_PER_BATCH = 1 << 16
@@ -75,16 +77,26 @@ class RowList:
     def __post_init__(self) -> None:
         self.batches = self.table.to_batches()
         self.starts = np.cumsum([0, *(len(batch) for batch in self.batches)])
-        self.numbered = "label" in self.table.column_names and all(
-            pc.all(pc.match_substring_regex(batch["label"], r"^\d{1,9}$"), min_count=0).as_py()
-            for batch in self.batches
+        labels = [batch["label"] for batch in self.batches] if "label" in self.table.column_names else []
+        self.labelled = any(len(each) > each.null_count for each in labels)
+        self.numbered = self.labelled and all(
+            pc.all(pc.match_substring_regex(each, r"^\d+$"), min_count=0).as_py() for each in labels
         )
 
     @property
     def classes(self) -> set[str]:
         """The class names that its labels are; none when they are numbers."""
-        named = "label" in self.table.column_names and not self.numbered
+        named = self.labelled and not self.numbered
         return set(pc.unique(self.table["label"]).drop_null().to_pylist()) if named else set()
+
+    def only_scheme(self) -> str:
+        """The scheme that all its URLs have, in lower case; "" if they differ, or some have none."""
+        schemes = set[str]()
+        for batch in self.batches if "url" in self.table.column_names else []:
+            found = pc.extract_regex(batch["url"], r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
+            names = pc.unique(pc.struct_field(found, "scheme")).to_pylist()
+            schemes.update(text(name).lower() if name else "" for name in names)
+        return schemes.pop() if len(schemes) == 1 else ""
 
     def rows(self, numbers: np.ndarray) -> Iterator[dict[str, Any]]:
         """Rows like those of `LISTING`, and under `members` what the list says: `(suffix, data)` pairs."""
@@ -105,7 +117,7 @@ class RowList:
         metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
         metadata = {"url": text(url), **metadata} if url else metadata
         if metadata:
-            members.append(("json", json.dumps(metadata, default=_plain, ensure_ascii=False).encode()))
+            members.append(("json", _as_json(metadata)))
         return {
             "container": self.container,
             "name": url or str(number).encode(),
@@ -116,6 +128,20 @@ class RowList:
             "extras": [],
             "members": members,
         }
+
+
+def _as_json(metadata: dict[str, Any]) -> bytes:
+    content = json.dumps(_finite(metadata), default=_plain, ensure_ascii=False, allow_nan=False)
+    return content.encode("utf-8", "backslashreplace")  # which is how JSON escapes what is no text
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for numbers that JSON has not; as deep as a column's type, or as `shards.lines` lets."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> str:
@@ -131,6 +157,7 @@ class Listing:
         table: `LISTING` rows in an order that depends on names alone, keys made unique. lists: the lists.
         classes: sorted names of classes, when folders or lists give any.
         quarantine: `{"source", "reason"}` of what could not be listed. ignored: files that are no images, by suffix.
+        notes: what else was not taken as an image of its own. numbered: a `.cls` member with a number, or "".
     """
 
     containers: list[Container] = field(default_factory=list)
@@ -139,6 +166,8 @@ class Listing:
     classes: list[str] | None = None
     quarantine: list[Entry] = field(default_factory=list)
     ignored: Counter = field(default_factory=Counter)
+    notes: Notes = field(default_factory=Notes)
+    numbered: str = ""
 
     def __len__(self) -> int:
         return len(self.table) + sum(len(each.table) for each in self.lists)

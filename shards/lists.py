@@ -4,25 +4,22 @@ A list may have 10⁸ rows. It is read batch by batch into an Arrow file without
 so that rows become Python objects only when their block's turn comes.
 """
 
-import json
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, count, islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as csv
-import pyarrow.parquet as pq
 
 from seer.errors import InputError, first_line, nearest
 from shards.columns import group_starts
-from shards.listing import ROWS_PER_BATCH, Container, Listing, RowList, key_of
+from shards.listing import Container, Listing, RowList, key_of
+from shards.notes import Notes
+from shards.tables import FORMATS, NO_IMAGES, Columns, Table, arranged
 from shards.tars import sha256_file
-
-Columns = Mapping[str, str]  # what it says → the column's name, or "" for none
 
 # Names by which a column is known, in any case, where `--columns` does not say. The rest is metadata, kept if named.
 USUAL = {
@@ -33,7 +30,6 @@ USUAL = {
     "licence": ("licence", "license"),
     "key": ("key", "__key__"),
 }
-TEXT_COLUMNS = "url", "key", "caption", "label"
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -80,148 +76,53 @@ def _check_keys(found: list[RowList], listing: Listing) -> None:
 
 def _read(path: Path, listing: Listing, columns: Columns, folder: Path | None) -> RowList:
     try:
-        names, read = READERS[path.suffix.lower()]
-        chosen = _choose(path, names(path), columns)
+        table = FORMATS[path.suffix.lower()](path)
+        chosen = _choose(path, table, columns, listing.notes)
         container, groups = Container(os.path.abspath(path), "", "urls"), None
         if column := chosen.pop("image", ""):
             prefix = "" if "url" in chosen else f"{path.name}/"
-            container, groups = Container(os.path.abspath(path), prefix, "column", column), group_starts(str(path))
-        return RowList(listing.add(container), _spool(read(path, chosen), folder), sha256_file(path), groups)
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            container, groups = Container(os.path.abspath(path), prefix, "column", column), group_starts(path)
+        batches = (arranged(batch, path.name, listing.notes) for batch in table.batches(chosen, listing.notes))
+        return RowList(listing.add(container), _spool(batches, folder), sha256_file(path), groups)
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as a list ({first_line(error)}); repair it or leave it out") from None
 
 
-def _choose(path: Path, names: list[str], columns: Columns) -> dict[str, str]:
-    """What the list says → its column of that. Explicit columns must exist; others are found by their usual names."""
+def _choose(path: Path, table: Table, columns: Columns, notes: Notes) -> dict[str, str]:
+    """What the list says → its column of that. Explicit columns must exist; others are found by their usual names.
+
+    Raises InputError, also for explicit columns whose values can not be what they shall be.
+    """
+    names = table.names
+    if not names:
+        raise InputError(f"{path} is empty; fill it or leave it out")
     if missing := [column for column in columns.values() if column and column not in names]:
         raise InputError(f"{path} has no column {missing[0]!r}{nearest(missing[0], names)}; see --columns")
-    lower = {name.lower(): name for name in reversed(names)}
-    usual = {role: next((lower[n] for n in known if n in lower), "") for role, known in USUAL.items()}
-    if path.suffix.lower() != ".parquet":
-        usual["image"] = ""  # text formats hold no images; there it may be what others call a URL
-    chosen = {role: column for role, column in {**usual, **columns}.items() if column}
+    chosen = {role: _usual(path, table, role, notes) for role in USUAL if role not in columns}
+    for role, column in columns.items():
+        if column and (reason := table.unfit(role, column)):
+            raise InputError(f"{path}: column {column!r} {reason} and can not be the {role}; see --columns")
+        chosen[role] = column
+    chosen = {role: column for role, column in chosen.items() if column}
     if "url" not in chosen and "image" not in chosen:
         raise InputError(f"{path} has neither URLs nor images (columns: {', '.join(names)}); see --columns url=NAME")
+    for column in sorted(set(chosen.values())):
+        if names.count(column) > 1:
+            notes.add(f"columns {column!r} in {path.name}, of which the first is taken", column, names.count(column))
     return chosen
 
 
-def _arranged(batch: pa.RecordBatch, chosen: Columns) -> pa.RecordBatch:
-    """The batch in the columns that `RowList` describes."""
-    arrays = {}
-    for role in TEXT_COLUMNS:
-        if role in chosen:
-            arrays[role] = batch[chosen[role]].cast(pa.string())
-    if "url" in arrays:
-        arrays["url"] = pc.utf8_trim_whitespace(arrays["url"]).cast(pa.binary())
-    if "label" in arrays:  # -1 is what many data sets write for none
-        arrays["label"] = pc.if_else(pc.equal(arrays["label"], "-1"), pa.scalar(None, pa.string()), arrays["label"])
-    if "key" in arrays:  # as `key_of` does, and a column at a time
-        for pattern, by in ((r"[.\x00-\x1f\x7f]", "_"), ("/+", "/")):
-            arrays["key"] = pc.replace_substring_regex(arrays["key"], pattern, by)
-        arrays["key"] = pc.utf8_rtrim(pc.utf8_ltrim(arrays["key"], characters="_/"), characters="/")
-    if metadata := {name: batch[column] for name, column in chosen.items() if name not in TEXT_COLUMNS}:
-        arrays["metadata"] = pa.StructArray.from_arrays(list(metadata.values()), names=list(metadata))
-    arrays = arrays or {"url": pa.nulls(len(batch), pa.binary())}
-    return pa.RecordBatch.from_pydict(arrays)
-
-
-def _parquet(path: Path, chosen: Columns) -> Iterator[pa.RecordBatch]:
-    file, wanted = pq.ParquetFile(path), sorted(set(chosen.values()))
-    if not wanted:
-        yield pa.RecordBatch.from_pydict({"url": pa.nulls(file.metadata.num_rows, pa.binary())})
-        return
-    names = _class_names(file, chosen.get("label", ""))
-    for batch in file.iter_batches(ROWS_PER_BATCH, columns=wanted, use_threads=False):
-        if names is not None:
-            numbers = batch[chosen["label"]]
-            labels = names.take(pc.if_else(pc.less(numbers, 0), pa.scalar(None, numbers.type), numbers))
-            batch = batch.set_column(batch.schema.get_field_index(chosen["label"]), chosen["label"], labels)
-        yield _arranged(batch, chosen)
-
-
-def _class_names(file: pq.ParquetFile, column: str) -> pa.Array | None:
-    """What the numbers in this column stand for, where Hugging Face's `datasets` has noted it."""
-    note = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-    try:
-        return pa.array(json.loads(note)["info"]["features"][column]["names"], pa.string())
-    except (ValueError, KeyError, TypeError, pa.ArrowException):
-        return None
-
-
-def _csv(path: Path, chosen: Columns) -> Iterator[pa.RecordBatch]:
-    wanted = sorted(set(chosen.values()))
-    # Everything is text: a type guessed from the first block need not fit the others.
-    convert = csv.ConvertOptions(
-        include_columns=wanted,
-        column_types=dict.fromkeys(wanted, pa.string()),
-        null_values=[""],
-        strings_can_be_null=True,
-    )
-    for batch in csv.open_csv(path, parse_options=_delimited(path), convert_options=convert):
-        yield _arranged(batch, chosen)
-
-
-def _delimited(path: Path) -> csv.ParseOptions:
-    return csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
-
-
-def _jsonl(path: Path, chosen: Columns) -> Iterator[pa.RecordBatch]:
-    """By Python's parser: the types of a key may differ from line to line. Metadata stay JSON."""
-    kept = {name: column for name, column in chosen.items() if name not in TEXT_COLUMNS}
-    schema = pa.schema([(role, pa.string()) for role in TEXT_COLUMNS if role in chosen])
-    with open(path, encoding="utf-8") as file:
-        lines = (_json_object(path, number, line) for number, line in enumerate(file, 1) if line.strip())
-        while rows := list(islice(lines, ROWS_PER_BATCH)):
-            texts = [{role: _as_text(row.get(chosen[role])) for role in schema.names} for row in rows]
-            batch = _arranged(pa.RecordBatch.from_pylist(texts, schema), {name: name for name in schema.names})
-            if kept:
-                metadata = [json.dumps({name: row.get(column) for name, column in kept.items()}) for row in rows]
-                batch = batch.append_column("metadata", pa.array(metadata, pa.string()))
-            yield batch
-
-
-def _json_object(path: Path, number: int, line: str) -> dict:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise InputError(f"{path} line {number} is no JSON object; repair it or leave the list out")
-    return row
-
-
-def _as_text(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
-
-
-def _txt(path: Path, chosen: Columns) -> Iterator[pa.RecordBatch]:
-    with open(path, encoding="utf-8", errors="backslashreplace") as file:
-        lines = (line.strip() for line in file)
-        urls = (line for line in lines if line and not line.startswith("#"))
-        while batch := list(islice(urls, ROWS_PER_BATCH)):
-            yield pa.RecordBatch.from_pydict({"url": pa.array(batch, pa.string()).cast(pa.binary())})
-
-
-def _jsonl_names(path: Path) -> list[str]:
-    """Names that occur in the first lines."""
-    with open(path, encoding="utf-8") as file:
-        lines = (_json_object(path, number, line) for number, line in enumerate(file, 1) if line.strip())
-        return list(dict.fromkeys(name for row in islice(lines, 1000) for name in row))
-
-
-def _csv_names(path: Path) -> list[str]:
-    return csv.open_csv(path, parse_options=_delimited(path)).schema.names
-
-
-# By suffix: how to find a list's columns, and how to read those that were chosen.
-READERS: dict[str, tuple[Callable[[Path], list[str]], Callable[[Path, Columns], Iterator[pa.RecordBatch]]]] = {
-    ".parquet": (lambda path: pq.read_schema(path).names, _parquet),
-    ".csv": (_csv_names, _csv),
-    ".tsv": (_csv_names, _csv),
-    ".jsonl": (_jsonl_names, _jsonl),
-    ".ndjson": (_jsonl_names, _jsonl),
-    ".txt": (lambda path: ["url"], _txt),
-}
+def _usual(path: Path, table: Table, role: str, notes: Notes) -> str:
+    """The first column by one of the role's usual names whose values fit; "" for none."""
+    lower = {name.lower(): name for name in reversed(table.names)}
+    for column in (lower[name] for name in USUAL[role] if name in lower):
+        reason = table.unfit(role, column)
+        if not reason:
+            return column
+        if reason != NO_IMAGES:
+            remedy = f"--columns {role}=,{column}s={column} keeps it in key.json"
+            notes.add(f"column left out of {path.name}: {column!r} {reason}, so images have no {role}", remedy)
+    return ""
 
 
 def scratch(out: Path | None) -> Path | None:

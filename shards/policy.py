@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from seer.data.decode import MAX_PIXELS, DamagedImage
 
+# How URLs begin that are read by the user's own rights and credentials, and not by anybody's.
+PRIVATE_SCHEMES = "file", "s3", "gs", "gcs"
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -58,7 +61,8 @@ class DownloadOptions:
     Attributes:
         max_bytes: a response larger than this is left out, at the latest when so much of it has come.
         ignore_robots_tag: also take what its server asks not to be used for search or AI (`X-Robots-Tag`).
-        allow_private: also connect to loopback, link-local, private and other addresses that are not public.
+        allow_private: also connect to loopback, link-local, private and other addresses that are not public, and read
+            what is no `http(s)://`: files and objects of stores.
         connections: in flight per process; per_host: of these, to one host.
         retries: tries after the first, of what may pass (timeouts, broken connections, 429, 5xx).
         connect_timeout, read_timeout, timeout: seconds to connect, between two pieces of a response, of one try in all.

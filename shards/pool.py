@@ -12,13 +12,37 @@ from multiprocessing import connection, get_context, parent_process
 from queue import Empty, Full
 from typing import Any, TypeVar
 
+from seer.errors import LostWorkerError
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Tick = Callable[[int], Any]  # called with the number of samples just finished
 
-_STOP, _END = -(1 << 62), "end"
-_finished: Any = None  # in a worker: the counter it shares with its parent; far below zero asks the worker to stop
-_tasks: Any = None  # in a worker: the queue of tasks that all share
+
+class _Shared:
+    """What the processes share: how many samples are finished, whether to stop, and a queue of tasks.
+
+    The parent reads and writes without the lock of the counter, which a worker that was killed may hold for ever.
+    """
+
+    def __init__(self, context: Any, workers: int):
+        self.finished = context.Value("q", 0)
+        self.stop = context.RawValue("b", 0)
+        self.tasks = context.Queue(workers)
+
+    @property
+    def count(self) -> int:
+        """Samples finished."""
+        return self.finished.get_obj().value
+
+    def add(self, count: int) -> None:
+        """Enter samples that a worker has finished."""
+        with self.finished.get_lock():
+            self.finished.get_obj().value += count
+
+
+_END = "end"
+_shared: Any = None  # in a worker: what it shares with its parent and the other workers
 
 
 def cores() -> int:
@@ -37,11 +61,11 @@ def run(
         yield from (function(task, tick) for task in tasks)
         return
     tasks, seen = iter(tasks), 0
-    with _processes(workers) as (pool, counter, _):
+    with _processes(workers) as (pool, shared):
         pending = {pool.submit(_call, function, task) for task in islice(tasks, 2 * workers)}
         while pending:
             done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            now = counter.value
+            now = shared.count
             tick(now - seen)
             seen = now
             for future in done:
@@ -61,16 +85,16 @@ def share(
         function(iter(tasks), tick)
         return
     feed, seen = chain(tasks, repeat(_END, workers)), 0
-    with _processes(workers) as (pool, counter, queue):
+    with _processes(workers) as (pool, shared):
         pending = {pool.submit(_drain, function) for _ in range(workers)}
         item = next(feed, None)
         while pending:
             with suppress(Full):
                 while item is not None:
-                    queue.put(item, timeout=0.2)
+                    shared.tasks.put(item, timeout=0.2)
                     item = next(feed, None)
             done, pending = wait(pending, timeout=0.2 if item is None else 0, return_when=FIRST_COMPLETED)
-            now = counter.value
+            now = shared.count
             tick(now - seen)
             seen = now
             for future in done:
@@ -78,22 +102,22 @@ def share(
 
 
 @contextmanager
-def _processes(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any, Any]]:
-    """The pool, the counter of finished samples and a queue, both shared with the processes."""
+def _processes(workers: int) -> Iterator[tuple[ProcessPoolExecutor, _Shared]]:
+    """The pool, and what is shared with its processes. Raises LostWorkerError when one of them is killed."""
     # Spawned, not forked: threads and locks of the parent stay out, and so do its open files (the build's lock).
     context = get_context("spawn")
-    counter, queue = context.Value("q", 0), context.Queue(workers)
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(counter, queue)) as pool:
+    shared = _Shared(context, workers)
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(shared,)) as pool:
         try:
-            yield pool, counter, queue
+            yield pool, shared
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            counter.value = _STOP
-            queue.cancel_join_thread()
+            shared.stop.value = 1
+            shared.tasks.cancel_join_thread()
             if isinstance(error, BrokenProcessPool):
-                raise ChildProcessError(
-                    "a worker process was killed (out of memory?); run the same command again, perhaps with fewer "
-                    "workers"
+                raise LostWorkerError(
+                    "a worker process was killed (by hand, or by the system because memory was short); run the same "
+                    f"command again to continue, with fewer than {workers} --workers if memory was short"
                 ) from None
             raise
 
@@ -109,13 +133,13 @@ def ahead(pool: Executor, function: Callable[[Task], Result], items: Iterable[Ta
         yield queue.popleft().result()
 
 
-def _start(counter: Any, queue: Any) -> None:
+def _start(shared: _Shared) -> None:
     import signal
 
     import cv2
 
-    global _finished, _tasks
-    _finished, _tasks = counter, queue
+    global _shared
+    _shared = shared
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and says so once
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -139,7 +163,7 @@ def _drain(function: Callable[[Iterator[Task | None], Tick], Any]) -> None:
 def _drawn() -> Iterator[Any]:
     while True:
         try:
-            task = _tasks.get(timeout=0.01)
+            task = _shared.tasks.get(timeout=0.01)
         except Empty:
             _tick(0)
             yield None
@@ -150,7 +174,6 @@ def _drawn() -> Iterator[Any]:
 
 
 def _tick(count: int) -> None:
-    with _finished.get_lock():
-        if _finished.value < 0:
-            raise SystemExit("stopped")
-        _finished.value += count
+    if _shared.stop.value:
+        raise SystemExit("stopped")
+    _shared.add(count)

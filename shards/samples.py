@@ -14,6 +14,7 @@ import simplejpeg
 
 from seer.data.decode import JPEG_MAGIC, DamagedImage, ImageInfo, decode, probe
 from shards import columns, tars, zips
+from shards.labels import parse_bytes
 from shards.listing import Container
 from shards.phash import phash
 from shards.policy import KEEP, LOOK, Policy
@@ -66,7 +67,7 @@ def load(row: dict[str, Any], container: Container, process: Process, data: byte
     if row.get("label") is not None:
         extras = [("cls", str(row["label"]).encode()), *extras]
     extras = [extra for extra in extras if extra[0] != suffix]  # after re-encoding a sample's `jpg` is the image
-    label = _label(dict(extras).get("cls"))
+    label = parse_bytes(dict(extras).get("cls", b"")).number
     source = container.source_of(row["name"])
     digest = hashlib.sha256(data).digest()
     return Sample(row["key"], source, info, [(suffix, data), *extras], digest, perceptual, label)
@@ -139,8 +140,3 @@ def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo, int | Non
 
 
 look: Process = partial(fit, policy=LOOK)  # the same bytes, checked by their header alone
-
-
-def _label(cls: bytes | None) -> int | None:
-    digits = (cls or b"").strip()
-    return int(digits) if digits.isdigit() and len(digits) < 10 else None

@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from PIL import Image
 
-from seer.data.decode import RECOGNISED_ONLY, image_suffixes
+from seer.data.decode import image_suffixes
 from seer.errors import InputError
 from shards import lists, tars, zips
-from shards.listing import Container, Listing, key_of, table_of
+from shards.contents import SNIFFED, read_contents, sniff
+from shards.labels import LEFT_OUT, MAX_CLASSES, parse_bytes
+from shards.listing import ROWS_PER_BATCH, Container, Listing, key_of, table_of
+from shards.notes import display
+from shards.places import is_alias
 from shards.quarantine import counts, entry, text
+from shards.tables import FORMATS, Columns
 
-SNIFFED = 1 << 20  # bytes of a member in which its header should lie
+MOST_OF_LABEL = 1024  # bytes of a `.cls` member that are looked at
 WANTED = "give folders of images, WebDataset tars, zips, or lists (.parquet, .csv, .tsv, .jsonl, .txt)"
 
 
 def scan(
-    sources: Sequence[str | Path], labels: bool = False, skip: Path | None = None, columns: lists.Columns | None = None
+    sources: Sequence[str | Path], labels: bool = False, skip: Path | None = None, columns: Columns | None = None
 ) -> Listing:
     """List the images of folders (any depth; tars and zips in them are opened), tars and zips, and the rows of lists.
 
@@ -52,8 +56,16 @@ def scan_tar(path: Path) -> Listing:
     return listing
 
 
+def labelled_rows(listing: Listing, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of files and members, with the `label` that their class has among these names."""
+    labels = {name: label for label, name in enumerate(names)}
+    for batch in listing.table.to_batches(ROWS_PER_BATCH):
+        for row in batch.to_pylist():
+            yield {**row, "label": labels.get(row["class"])}
+
+
 def _is_list(path: Path) -> bool:
-    return path.suffix.lower() in lists.READERS and path.is_file()
+    return path.suffix.lower() in FORMATS and path.is_file()
 
 
 def _source_rows(source: str | Path, sources: Sequence, listing: Listing, labels: bool, skip: Path | None) -> Iterator:
@@ -65,8 +77,8 @@ def _source_rows(source: str | Path, sources: Sequence, listing: Listing, labels
     if path.is_dir():
         prefix = "" if len(sources) == 1 else f"{str(source).rstrip('/')}/"
         yield from _folder_rows(Container(os.path.abspath(path), prefix, "folder"), listing, labels, skip)
-    elif path.suffix in ARCHIVES:
-        yield from ARCHIVES[path.suffix](os.path.abspath(path), f"{path.name}/", listing, labels)
+    elif (suffix := path.suffix.lower()) in ARCHIVES:
+        yield from ARCHIVES[suffix](os.path.abspath(path), f"{path.name}/", listing, labels)
     elif not _is_list(path):
         raise InputError(f"{source} is neither a folder nor a .tar, .zip or list; {WANTED}")
 
@@ -77,7 +89,9 @@ def _folder_rows(folder: Container, listing: Listing, labels: bool, skip: Path |
         source = folder.prefix + name
         if isinstance(file, OSError):
             listing.quarantine.append(entry(source, f"cannot be read ({file.strerror})"))
-        elif (suffix := os.path.splitext(name)[1]) in ARCHIVES:
+        elif (suffix := os.path.splitext(name)[1].lower()) in ARCHIVES:
+            if suffix == ".tar" and is_alias(Path(file.path), Path(folder.path)):
+                continue  # which is found below
             yield from ARCHIVES[suffix](file.path, f"{source}/", listing, labels)
         elif not _is_image(file.path):
             listing.ignored[_suffix(name)] += 1
@@ -88,27 +102,47 @@ def _folder_rows(folder: Container, listing: Listing, labels: bool, skip: Path |
 
 
 def _tar_rows(path: str, prefix: str, listing: Listing, labels: bool = False) -> Iterator[dict[str, Any]]:
-    tar = Container(path, prefix, "tar")
-    number = listing.add(tar)
+    number = listing.add(Container(path, prefix, "tar"))
+    contents = read_contents(path)
+    if contents.damage:
+        listing.quarantine.append(entry(prefix.rstrip("/"), contents.damage))
+    listing.ignored.update(_suffix(member.name) for member in contents.strays)
+    for sample in contents.samples:
+        class_name = _take_class(listing.containers[number], sample.companions, listing)
+        extras = [
+            {"suffix": text(tars.raw(suffix)), "offset": member.offset, "size": member.size}
+            for suffix, member in sample.companions.items()
+        ]
+        yield {
+            "container": number,
+            "name": tars.raw(sample.image.name),
+            "offset": sample.image.offset,
+            "size": sample.image.size,
+            "key": key_of(sample.key),
+            "class": class_name,
+            "extras": extras,
+        }
+    listing.notes.update(contents.notes, prefix)
+
+
+def _take_class(tar: Container, companions: dict[str, tars.Member], listing: Listing) -> str | None:
+    """The class that a sample's `.cls` names, which is then no companion any more; None for a number or no label."""
+    member = companions.get("cls")
+    if member is None:
+        return None
     try:
-        for key, group in tars.samples(tars.members(tar.path)):
-            image = _image_of(tar.path, group)
-            if image is None:
-                listing.ignored.update(_suffix(member.name) for member in group.values())
-                continue
-            member = group.pop(image)
-            yield {
-                "container": number,
-                "name": os.fsencode(member.name),
-                "offset": member.offset,
-                "size": member.size,
-                "key": key_of(key),
-                "extras": [
-                    {"suffix": text(os.fsencode(s)), "offset": m.offset, "size": m.size} for s, m in group.items()
-                ],
-            }
-    except (tars.DamagedTar, OSError) as error:
-        listing.quarantine.append(entry(tar.prefix.rstrip("/"), getattr(error, "strerror", None) or str(error)))
+        data = tars.read_range(tar.path, member.offset, min(member.size, MOST_OF_LABEL))
+    except OSError:  # noticed again, and told, when the sample is read
+        return None
+    label = parse_bytes(data)
+    example = tar.prefix + display(member.name)
+    if label.bad:
+        listing.notes.add(LEFT_OUT, example)
+    if label.number is not None:
+        listing.numbered = listing.numbered or example
+    if label.name is not None:
+        del companions["cls"]
+    return label.name
 
 
 def _zip_rows(path: str, prefix: str, listing: Listing, labels: bool) -> Iterator[dict[str, Any]]:
@@ -175,36 +209,15 @@ def _walk(root: str, skip: Path | None) -> Iterator[tuple[str, os.DirEntry | OSE
         folders += reversed(below_this)
 
 
-def _image_of(tar: str, group: dict[str, tars.Member]) -> str | None:
-    """The suffix of a sample's image: by name, the shortest such suffix first, else by content."""
-    for suffix in sorted(group, key=lambda suffix: suffix.count(".")):
-        if f".{suffix.rpartition('.')[2]}" in image_suffixes():
-            return suffix
-    for suffix, member in group.items():
-        if _sniff(io.BytesIO(tars.read_range(tar, member.offset, min(member.size, SNIFFED)))):
-            return suffix
-    return None
-
-
 def _is_image(path: str) -> bool:
     """By its suffix, so that a damaged image is noticed as one; else by content."""
-    return os.path.splitext(path)[1].lower() in image_suffixes() or _sniff(path)
+    return os.path.splitext(path)[1].lower() in image_suffixes() or sniff(path)
 
 
 def _sniff_member(path: str, place: int) -> bool:
     try:
-        return _sniff(io.BytesIO(zips.read(path, place, SNIFFED)))
+        return sniff(io.BytesIO(zips.read(path, place, SNIFFED)))
     except zips.DAMAGE:
-        return False
-
-
-def _sniff(file: str | io.BytesIO) -> bool:
-    try:
-        with Image.open(file) as image:
-            return image.format not in RECOGNISED_ONLY
-    except Image.DecompressionBombError:
-        return True  # an image for sure; the decoder will refuse it with the proper reason
-    except Exception:  # what Pillow's readers raise has no common ancestor
         return False
 
 
@@ -219,15 +232,20 @@ def _classes(listing: Listing, labels: bool) -> list[str] | None:
     if labels and not classes:
         raise InputError("--labels needs a folder per class below each source and found none; leave --labels out")
     classes = classes.union(*(each.classes for each in listing.lists))
-    if classes and (any(each.numbered for each in listing.lists) or _numbered_tars(listing)):
-        raise InputError("classes by name would mix with tars or lists that number them; build these separately")
+    numbered = [listing.containers[each.container].path for each in listing.lists if each.numbered]
+    if listing.numbered:
+        numbered.append(listing.numbered)
+    if classes and numbered:
+        raise InputError(
+            f"classes by name would mix with tars or lists that number them ({display(min(classes))!r} in one place, "
+            f"numbers in {display(numbered[0])}); build these separately"
+        )
+    if len(classes) > MAX_CLASSES:
+        raise InputError(
+            f"{len(classes):,} different labels are no classes, of which there can be {MAX_CLASSES:,}; leave them out "
+            "with --columns label="
+        )
     return sorted(classes) or None
-
-
-def _numbered_tars(listing: Listing) -> bool:
-    unnamed = listing.table.filter(pc.is_null(listing.table["class"]))
-    rows = (extras for batch in unnamed.to_batches() for extras in batch["extras"].to_pylist())
-    return any(extra["suffix"] == "cls" for extras in rows for extra in extras)
 
 
 def _nothing_found(sources: Sequence, listing: Listing) -> str:

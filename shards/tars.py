@@ -1,8 +1,4 @@
-"""Plain WebDataset tars: members found with their place in the file, and written as the same bytes every time.
-
-`tarfile` understands the headers (ustar, GNU and PAX long names); the places of the data are what it adds to them, and
-what makes a sample readable by one seek.
-"""
+"""Plain WebDataset tars: members found with their place in the file, and written as the same bytes every time."""
 
 import hashlib
 import os
@@ -13,13 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
+from shards.headers import FILE, DamagedTar, Entry, entries
+
 SKIPPED = re.compile(r"__[^/]*__(/|$)|(.*/)?\.[^/]*$")  # WebDataset's own metadata, and hidden files
+# What can be a suffix of a member: it begins with a letter and has no blanks. Letters beyond ASCII, and bytes that are
+# no text, count as letters.
+SUFFIX = re.compile(r"[A-Za-z\x80-\U0010ffff][\w+\-\x80-\U0010ffff]*")
 COPIED = 1 << 22  # bytes at a time
-
-
-class DamagedTar(ValueError):  # noqa: N818  # as DamagedImage: what was found, not what went wrong here
-    """The archive ends early or holds something that is not a header; what came before is sound."""
 
 
 class Member(NamedTuple):
@@ -31,67 +27,51 @@ class Member(NamedTuple):
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """`(key, suffix)` by WebDataset's rule: the key runs to the first dot of the base name; suffixes are lower case."""
+    """`(key, suffix)`. Suffixes are lower case.
+
+    By WebDataset's rule the key runs to the first dot of the base name, and all behind it is the suffix. So it is
+    here where every part behind the first dot can be one (`1.seg.png`). Else, as in `2021.05.01 12.00.jpg`, the parts
+    that cannot and all before them belong to the key: images of one year are not members of one sample.
+    """
     folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return f"{folder}{slash}{stem}", suffix.lower()
+    stem, *parts = base.split(".")
+    behind = len(parts)
+    while behind and SUFFIX.fullmatch(parts[behind - 1]):
+        behind -= 1
+    key = ".".join([stem, *parts[:behind]])
+    return f"{folder}{slash}{key}", ".".join(parts[behind:]).lower()
+
+
+def raw(name: str) -> bytes:
+    """The bytes of a member's name as the tar has them."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def members(path: str | Path) -> Iterator[Member]:
-    """The regular files of a tar in order; links, sparse and hidden files are passed over.
-
-    Raises:
-        DamagedTar: after the last sound member, when the archive is damaged or is no uncompressed tar.
-        OSError: when it cannot be read.
-    """
-    return (member for info, _ in entries(path) if (member := member_of(info)))
+    """The regular files of a tar in order; links, sparse and hidden files are passed over. Raises as `entries`."""
+    return (member for entry in entries(path) if (member := member_of(entry)))
 
 
-def member_of(info: tarfile.TarInfo) -> Member | None:
+def member_of(entry: Entry) -> Member | None:
     """The entry as a member of a sample; None for what is passed over."""
-    if not info.isreg() or info.issparse() or SKIPPED.match(info.name):
-        return None
-    return Member(info.name, info.offset_data, info.size)
+    return Member(entry.name, entry.offset, entry.size) if not passed_over(entry) else None
 
 
-def entries(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Every entry of a tar in order, of whatever kind, and the byte behind its data. Raises as `members`."""
-    with open(path, "rb") as file:
-        length = os.fstat(file.fileno()).st_size
-        try:
-            tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  # closing `file` is enough
-            while (info := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would otherwise keep every header
-                # The size of a sparse file or a hard link is not that of its data.
-                plain = info.isreg() and not info.issparse()
-                if (info.offset_data + info.size if plain else tar.offset) > length:
-                    raise DamagedTar(f"truncated tar (within {info.name})")
-                yield info, tar.offset
-        except tarfile.TarError as error:
-            raise DamagedTar(_explain(file, error)) from None
-        file.seek(tar.offset)  # `tarfile` takes a bad header in mid-file for the end
-        if (block := file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
-            kind = "damaged" if len(block) == tarfile.BLOCKSIZE else "truncated"
-            raise DamagedTar(f"{kind} tar (no header at byte {tar.offset})")
+def passed_over(entry: Entry) -> str:
+    """What kind of entry this is, when it can be no member of a sample; else ""."""
+    if entry.kind != FILE:
+        return entry.kind
+    return "hidden" if SKIPPED.match(entry.name) else ""
 
 
-def _explain(file: BinaryIO, error: tarfile.TarError) -> str:
-    file.seek(0)
-    start = file.read(2)
-    if start in COMPRESSED:
-        return f"compressed tar ({COMPRESSED[start]}: unpack it first)"
-    kind = "empty" if not start else "truncated" if "end of data" in str(error) else "damaged"
-    return f"{kind} tar ({error})"
+def runs(members: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
+    """`(key, members by suffix)` of each run of members with one key; a suffix that repeats begins another run.
 
-
-def samples(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
-    """`(key, members by suffix)` of each run of members with one key; a suffix that repeats begins another sample.
-
-    DamagedTar is passed on after the samples before the damage.
+    DamagedTar is passed on after the runs before the damage.
     """
     current, group, damage = "", dict[str, Member](), None
     try:
-        for member in found:
+        for member in members:
             key, suffix = split_name(member.name)
             if group and (key != current or suffix in group):
                 yield current, group

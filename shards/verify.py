@@ -14,7 +14,7 @@ from shards import pool, quarantine, takedown
 from shards.index import index
 from shards.listing import Listing
 from shards.samples import load, look
-from shards.sources import scan_tar
+from shards.sources import labelled_rows, scan_tar
 from shards.state import Progress
 from shards.tars import sha256_file
 
@@ -81,7 +81,7 @@ def _verify(directory: str | Path, workers: int, progress: Progress | None) -> V
     rows = manifest.table.to_pylist()
     known = {entry["source"] for entry in quarantine.read(manifest.directory)}
     problems: dict[str, list[str]] = {}
-    tasks = ((manifest.directory, row, known) for row in rows)
+    tasks = ((manifest.directory, row, known, manifest.classes or []) for row in rows)
     for shard, found in pool.run(verify_shard, tasks, min(workers or pool.cores(), len(rows))):
         problems[shard] = found
         if progress:
@@ -105,13 +105,16 @@ def _sources(listing: Listing) -> set[str]:
     return {listing.containers[0].source_of(name) for name in names} | {e["source"] for e in listing.quarantine}
 
 
-def verify_shard(task: tuple[Path, dict[str, Any], set[str]], tick: pool.Tick) -> tuple[str, list[str]]:
-    """The shard's name and what is wrong with it. `known` are the members quarantined when it was indexed."""
-    directory, row, known = task
+def verify_shard(task: tuple[Path, dict[str, Any], set[str], list[str]], tick: pool.Tick) -> tuple[str, list[str]]:
+    """The shard's name and what is wrong with it.
+
+    `known` are the members quarantined when it was indexed, `classes` the names of classes by number.
+    """
+    directory, row, known, classes = task
     tar = directory / row["shard"]
     if not tar.exists():
         return row["shard"], ["missing, although the manifest names it"]
-    return row["shard"], [*_wrong_bytes(tar, row), *_wrong_index(tar, row, known)]
+    return row["shard"], [*_wrong_bytes(tar, row), *_wrong_index(tar, row, known, classes)]
 
 
 def _wrong_bytes(tar: Path, row: dict[str, Any]) -> Iterator[str]:
@@ -127,7 +130,7 @@ def _wrong_bytes(tar: Path, row: dict[str, Any]) -> Iterator[str]:
         yield "damaged: its SHA-256 is not the manifest's"
 
 
-def _wrong_index(tar: Path, row: dict[str, Any], known: set[str]) -> list[str]:
+def _wrong_index(tar: Path, row: dict[str, Any], known: set[str], classes: list[str]) -> list[str]:
     path = index_path(tar)
     if not path.exists():
         return [f"has no index; run: seer shards index {tar}"]
@@ -144,16 +147,18 @@ def _wrong_index(tar: Path, row: dict[str, Any], known: set[str]) -> list[str]:
     problems = [entry["reason"] for entry in listing.quarantine if entry["source"] not in known]
     if len(table) != row["samples"]:
         problems.append(f"its index has {len(table):,} samples, the manifest says {row['samples']:,}")
-    members = list(_wrong_members(listing, indexed, known))
+    members = list(_wrong_members(listing, indexed, known, classes))
     more = [f"… and {len(members) - MOST_MEMBERS:,} members more"] if len(members) > MOST_MEMBERS else []
     return [*problems, *members[:MOST_MEMBERS], *more]
 
 
-def _wrong_members(listing: Listing, indexed: dict[str, dict[str, Any]], known: set[str]) -> Iterator[str]:
+def _wrong_members(
+    listing: Listing, indexed: dict[str, dict[str, Any]], known: set[str], classes: list[str]
+) -> Iterator[str]:
     """The rows of the index that the tar has not, and then each sample of the tar against its row."""
     container, present = listing.containers[0], set(listing.table["key"].to_pylist())
     yield from (f"{key} is in the index but not in the tar" for key in indexed if key not in present)
-    for row in listing.table.to_pylist():
+    for row in labelled_rows(listing, classes):
         expected = indexed.get(row["key"])
         source = container.source_of(row["name"])
         if expected is None:

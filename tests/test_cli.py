@@ -128,5 +128,7 @@ def test_parts_of_a_list(tmp_path):
     for i in range(4):
         Image.new("RGB", (20, 20), (i, i, i)).save(tmp_path / f"{i}.jpg")
     command = ["shards", "build", str(tmp_path / "urls.txt"), "--out", str(tmp_path / "out"), "--shard-size", "2"]
+    assert "--allow-private" in str(invoke(*command).exception)
+    command.append("--allow-private")
     assert "other parts of the build are not finished" in invoke(*command, "--workers", "1", "--part", "2/2").output
     assert "4 images in 2 shards" in invoke(*command, "--workers", "1", "--part", "1/2").output

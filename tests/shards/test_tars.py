@@ -107,9 +107,9 @@ def test_keys_are_webdatasets():
         assert tars.split_name(name) == (key, suffix.lower())
 
 
-def test_samples_are_runs_of_one_key():
+def test_runs_of_one_key():
     names = ["a.jpg", "a.cls", "b.jpg", "a.jpg", "a.jpg", "a.txt"]
-    groups = [(key, sorted(group)) for key, group in tars.samples(tars.Member(name, 0, 0) for name in names)]
+    groups = [(key, sorted(group)) for key, group in tars.runs(tars.Member(name, 0, 0) for name in names)]
     assert groups == [("a", ["cls", "jpg"]), ("b", ["jpg"]), ("a", ["jpg"]), ("a", ["jpg", "txt"])]
 
 
