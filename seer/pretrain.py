@@ -39,6 +39,7 @@ from seer.interop.files import backbone_metadata
 from seer.methods.base import Method
 from seer.peers import check_peers
 from seer.recipe import Pretrain, build_method, check, check_run_dir, rehearse
+from seer.terminal import outlasting_terminal
 
 
 def run(config: Pretrain) -> Path:
@@ -47,6 +48,11 @@ def run(config: Pretrain) -> Path:
     Raises:
         InputError: wrong input, or a run directory that belongs to another configuration or is in use.
     """
+    with outlasting_terminal():
+        return _run(config)
+
+
+def _run(config: Pretrain) -> Path:
     world = distributed.init(config.device)
     check_peers()
     run_dir = Path(config.run_dir)
