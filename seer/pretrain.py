@@ -42,6 +42,7 @@ from seer.methods import METHODS
 from seer.methods.base import Method
 from seer.peers import check_peers
 from seer.recipe import Pretrain, build_method, check, check_run_dir, rehearse
+from seer.terminal import outlasting_terminal
 
 logger = logging.getLogger("seer")
 
@@ -52,6 +53,11 @@ def run(config: Pretrain) -> Path:
     Raises:
         InputError: wrong input, or a run directory that belongs to another configuration or is in use.
     """
+    with outlasting_terminal():
+        return _run(config)
+
+
+def _run(config: Pretrain) -> Path:
     world = distributed.init(config.device)
     check_peers()
     run_dir = Path(config.run_dir)
