@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 from PIL import Image
 
-from seer.data.decode import RECOGNISED_ONLY, image_suffixes
+from seer.data.decode import FORMATS, image_suffixes
 from seer.errors import InputError
 from shards import lists, tars, zips
 from shards.listing import Container, Listing, key_of, table_of
@@ -200,8 +200,8 @@ def _sniff_member(path: str, place: int) -> bool:
 
 def _sniff(file: str | io.BytesIO) -> bool:
     try:
-        with Image.open(file) as image:
-            return image.format not in RECOGNISED_ONLY
+        with Image.open(file, formats=FORMATS):
+            return True
     except Image.DecompressionBombError:
         return True  # an image for sure; the decoder will refuse it with the proper reason
     except Exception:  # what Pillow's readers raise has no common ancestor
