@@ -32,8 +32,9 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes. Raises FileNotFoundError, or `UnreadableError`."""
     descriptor = open_regular(path)
     with open(descriptor, "rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, limit) + 1)  # for which room is made at once
+    if size > limit:
         raise UnreadableError(f"{path}: larger than {limit:,} bytes, which no such file is; remove or replace it")
     return content
 
@@ -63,11 +64,14 @@ def parse_json(text: str | bytes, kind: Kind, where: str) -> Any:
         raise UnreadableError(f"{where}: not readable as JSON ({first_line(error)})") from None
 
 
-def read_rows(path: Path, kind: Kind) -> Iterator[Any]:
+def read_rows(path: Path, kind: Kind, torn: bool = False) -> Iterator[Any]:
     """The rows of a file of one JSON value a line, as `kind` declares them, the first first; none of a missing file.
 
+    What a killed writer left at the end is passed over. With `torn` so is any line that is no JSON: where others write
+    on after a killed one, its half line stands in the middle.
+
     Raises:
-        UnreadableError: names the first line that is something else; what a killed writer left at the end is passed.
+        UnreadableError: names the first line that is something else.
     """
     try:
         descriptor = open_regular(path)
@@ -79,13 +83,24 @@ def read_rows(path: Path, kind: Kind) -> Iterator[Any]:
             number += 1
             if len(line) > LONGEST_LINE:
                 raise UnreadableError(f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes")
-            if line.strip():
-                try:
-                    yield parse_json(line, kind, f"{path}, line {number}")
-                except UnreadableError:
-                    if not line.endswith(b"\n"):
-                        return
-                    raise
+            if not line.strip() or (torn and not _is_json(line)):
+                continue
+            try:
+                yield parse_json(line, kind, f"{path}, line {number}")
+            except UnreadableError:
+                if not line.endswith(b"\n"):
+                    return
+                raise
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except RecursionError:
+        return True  # and refused as such
+    except ValueError:
+        return False
+    return True
 
 
 def read_yaml(path: Path, kind: Kind, limit: int = LARGEST_YAML) -> Any:

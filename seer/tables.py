@@ -17,7 +17,6 @@ from seer.errors import first_line
 from seer.schema import DIGEST, FileName, Integer, Kind, Maybe, MismatchError, Plain, Text
 from seer.thrift import ThriftError, read_struct
 
-MOST_BYTES = 2**29  # of one column, as it will lie in memory
 CODECS = {"UNCOMPRESSED", "SNAPPY"}  # what we write; others can expand a thousandfold
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # types of pages
 PLAIN, RLE_ENCODING = 0, 3
@@ -36,6 +35,7 @@ class TableFormat:
     schema: pa.Schema
     kinds: Mapping[str, Kind]
     most_rows: int
+    most_bytes: int = 2**29  # of one column, as it will lie in memory
 
     def parse(self, content: bytes, columns: list[str] | None = None) -> pa.Table:
         """The table that a file's content is, or some of its columns. Raises `MismatchError`."""
@@ -60,13 +60,16 @@ class TableFormat:
         texts = []
         for name in columns:
             field = self.schema.get_field_index(name)
-            may_expand = _may_expand(_checked_pages(content, metadata, field))
-            if may_expand and self.schema.field(field).type == pa.string():
+            pages = _checked_pages(content, metadata, field)
+            if sum(page.size for page in pages) > self.most_bytes:
+                raise MismatchError(name, f"more than {self.most_bytes:,} bytes")
+            if _expanded(pages) > self.most_bytes and self.schema.field(field).type == pa.string():
                 texts.append(name)
         with pq.ParquetFile(buffer, metadata=metadata, read_dictionary=texts, pre_buffer=False) as file:
             table = file.read(columns, use_threads=False)
         for name in texts:
-            table = table.set_column(table.column_names.index(name), self.schema.field(name), _decoded(table[name]))
+            column = _decoded(table[name], self.most_bytes)
+            table = table.set_column(table.column_names.index(name), self.schema.field(name), column)
         table.validate(full=True)  # that texts are UTF-8, above all
         return table.replace_schema_metadata(metadata.metadata)
 
@@ -128,15 +131,15 @@ def _bytes_of(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return ends, whole[ends[0] : ends[-1]]
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _decoded(column: pa.ChunkedArray, most_bytes: int) -> pa.ChunkedArray:
     """Texts out of a dictionary, unless they would take too much memory."""
     size = 0
     for chunk in column.chunks:
         indices = chunk.indices.drop_null().to_numpy()
         lengths = np.diff(_bytes_of(chunk.dictionary)[0]) if len(chunk.dictionary) else np.zeros(0, np.int64)
         size += int(lengths[indices].sum(dtype=np.int64))
-    if size > MOST_BYTES:
-        raise MismatchError("", f"a column of {size:,} bytes; at most {MOST_BYTES:,} are read")
+    if size > most_bytes:
+        raise MismatchError("", f"a column of {size:,} bytes; at most {most_bytes:,} are read")
     return column.cast(pa.string())
 
 
@@ -150,7 +153,7 @@ class Page(NamedTuple):
 
 
 def _checked_pages(content: bytes, metadata: pq.FileMetaData, column: int) -> list[Page]:
-    """The pages of a column. Raises `MismatchError` if they are not what we write, or too large."""
+    """The pages of a column. Raises `MismatchError` if they are not as we write them."""
     pages = list[Page]()
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -162,18 +165,16 @@ def _checked_pages(content: bytes, metadata: pq.FileMetaData, column: int) -> li
         if not group.num_rows == chunk.num_values == rows:
             raise MismatchError("", "its pages have not the rows that its footer says")
         pages += of_chunk
-    if sum(page.size for page in pages) > MOST_BYTES:
-        raise MismatchError("", f"a column of more than {MOST_BYTES:,} bytes")
     if unknown := {page.encoding for page in pages} - {PLAIN, RLE_ENCODING} - DICTIONARY_ENCODINGS:
         raise MismatchError("", f"its pages are encoded in a way that is not read (Parquet's number {min(unknown)})")
     return pages
 
 
-def _may_expand(pages: list[Page]) -> bool:
-    """Whether the values that stand for those of a dictionary could take too much memory: all might be its longest."""
+def _expanded(pages: list[Page]) -> int:
+    """Bytes that the values which stand for those of a dictionary take at most: if each is for its longest."""
     longest = max((page.size for page in pages if page.type == DICTIONARY), default=0)
     repeated = sum(page.values for page in pages if page.type != DICTIONARY and page.encoding in DICTIONARY_ENCODINGS)
-    return longest * repeated > MOST_BYTES
+    return longest * repeated
 
 
 def _pages(content: bytes, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:

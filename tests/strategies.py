@@ -88,6 +88,12 @@ def damaged(draw: st.DrawFn, kind: Kind) -> Any:
     return _damage(draw, draw(values(kind)))
 
 
+@st.composite
+def spoiled(draw: st.DrawFn, value: Any) -> Any:
+    """A good value of some file in which one thing was damaged as `damaged` does: the rest still fits its folder."""
+    return _damage(draw, value)
+
+
 def _damage(draw: st.DrawFn, value: Any) -> Any:
     deeper = isinstance(value, dict | list) and len(value) > 0 and draw(st.integers(0, 3)) > 0
     if not deeper:
