@@ -66,5 +66,5 @@ setup(
             "types-PyYAML",
         ],
     },
-    entry_points={"console_scripts": ["seer = seer.cli:main"]},
+    entry_points={"console_scripts": ["seer = seer.start:main"]},
 )

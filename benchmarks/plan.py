@@ -10,6 +10,7 @@ allowances.
 Time is a step's CPU time, one thread to a rank, which other work on the machine disturbs least. It is predicted by the
 efficiency that a run with half the batch has shown. The published runs are predicted from each other: the efficiency
 is fitted to one and tried on the others. `scale` reads off what a rank of 512 holds of SEER's two largest networks.
+`recipes` plans every recipe on the hardware that its first lines name, and prints the table of docs/plan.md.
 """
 
 import gc
@@ -28,6 +29,7 @@ from harness import arguments, figure, report
 
 from launch.local import spawn
 from seer import distributed
+from seer.config import recipes
 from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.health import Health, HealthConfig
@@ -35,9 +37,10 @@ from seer.engine.loop import Run, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, build_optimizer
 from seer.engine.parallel import parallelize
+from seer.engine.schedule import effective
 from seer.hardware import HARDWARE
 from seer.plan import Job
-from seer.recipe import Pretrain, build_method, load_config
+from seer.recipe import Pretrain, build_method, load_config, published_hardware
 
 SMALL = ["data=.", "steps=4", "views.large.size=96", "views.small.size=48", "schedule.warmup=0", "optim.name=sgd"]
 SWAV = [*SMALL, "method.prototypes=3000", "views.small.count=4", "parallel.mode=none", "backbone.stem_stride=2"]
@@ -136,8 +139,9 @@ def train_on_noise(config: Pretrain, world: World) -> list[float]:
     with TemporaryDirectory() as folder, RunLog(Path(folder), LogConfig(100, False), world, config.steps) as log:
         log.step = finished  # type: ignore[method-assign]
         health = Health(HealthConfig(every=0), Path(folder), world)
+        schedule = effective(config.schedule, config.batch_size, config.steps)
         train(Run(method, module, build_optimizer(method, config.optim), LossScaler(False), Same(config, world.size),
-                  config.schedule, log, health, world, lambda step: None, 0, config.steps, config.batch_size, 10**6,
+                  schedule, log, health, world, lambda step: None, 0, config.steps, config.batch_size, 10**6,
                   config.seed, config.precision, config.accumulate))  # fmt: skip
     return [end - begin for begin, end in pairwise(ends)]
 
@@ -197,6 +201,24 @@ def scale_figures() -> list[dict]:
     return found
 
 
+def recipe_figures() -> list[dict]:
+    """Every recipe on its published hardware, as `seer plan` has it: a row of the table, and memory as a figure."""
+    print("| recipe | hardware | images each | GiB of each | fits | s/step | images/s | days |")
+    print("|---|---|---|---|---|---|---|---|")
+    figures = []
+    for recipe in recipes():
+        gpus, hardware = published_hardware(recipe)
+        if hardware.name == "cpu":  # its clock differs too much to tell hours: calibrate
+            continue
+        job = Job.of(load_config(recipe, ["data=."]), gpus, hardware)
+        run = job.estimate()
+        cells = [f"`{recipe}`", f"{gpus} {hardware.name}", f"{job.config.batch_size // gpus}", f"{run.memory:.1f}"]
+        cells += ["no" if run.why_not else "yes", f"{run.step_seconds:.3g}", f"{run.images_per_second:,.0f}"]
+        print(f"| {' | '.join([*cells, f'{run.hours / 24:.1f}'])} |", flush=True)
+        figures.append(figure(f"memory of each GPU, {recipe}", "GiB", run.memory, {"has": hardware.memory}))
+    return figures
+
+
 def compared(name: str, unit: str, predicted: float, actual: float) -> dict:
     print(
         f"  {name:60}{predicted:9.4g} {unit} predicted, {actual:9.4g} actual ({predicted / actual - 1:+.1%})",
@@ -206,13 +228,13 @@ def compared(name: str, unit: str, predicted: float, actual: float) -> dict:
 
 
 PARTS = {name: partial(own_figures, name) for name in CASES}
-PARTS |= {"published": published_figures, "scale": scale_figures}
+PARTS |= {"published": published_figures, "scale": scale_figures, "recipes": recipe_figures}
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument(
-        "--only", default="", help="run what has this in its name: a configuration, `published`, `scale`"
+        "--only", default="", help="run what has this in its name: a configuration, `published`, `scale`, `recipes`"
     )
     options = parser.parse_args()
     report([found for name, part in PARTS.items() if options.only in name for found in part()], options.json)

@@ -21,6 +21,7 @@ from seer import files, jsonl
 from seer.errors import InputError, StoppedError
 
 ASKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+ENDING = (*ASKED, signal.SIGHUP)  # with what a terminal sends when it is closed
 SAME_STEP = 3  # failures at one step that are no accident
 
 

@@ -58,8 +58,9 @@ class Job:
         """Run the verb in this process; what it raises is noted, for whoever decides what is next, and raised."""
         from seer.cli import app
 
-        for number in attempts.ASKED:  # until training handles them
-            signal.signal(number, self._leave)
+        for number in (*attempts.ENDING, signal.SIGINT):  # until training handles them
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._leave)
         try:
             self._check_devices()
             code = app(self.command, prog_name="seer", standalone_mode=False)

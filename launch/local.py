@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,9 @@ from launch.job import Job
 from launch.launches import Launch
 from seer import forkserver
 from seer.distributed import init, pick_device, shutdown
+from seer.engine.preempt import FIRST
 from seer.errors import TOLD, InputError, StoppedError
+from seer.start import tell
 
 
 class RankError(RuntimeError):
@@ -33,8 +35,8 @@ class RankError(RuntimeError):
 def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[Any]:
     """Run `function(*args)` in `nproc` processes of this host, joined in a process group.
 
-    The first failure ends all of them; they end, too, when this process dies, however it dies. SIGTERM, SIGUSR1 and
-    SIGUSR2 are theirs: what reaches this process is passed on.
+    The first failure ends all of them; they end, too, when this process dies, however it dies. SIGTERM, SIGUSR1,
+    SIGUSR2 and SIGHUP are theirs: what reaches this process is passed on. Ctrl-C asks them to stop; a second ends them.
 
     Returns:
         What each rank returned (by pickle), in rank order.
@@ -77,15 +79,34 @@ class Process(Protocol):
 
 @contextmanager
 def forwarding(processes: list[Process]) -> Iterator[None]:
-    """While entered, pass on to `processes` the signals by which a scheduler asks for the end."""
+    """While entered, pass on to `processes` the signals by which a scheduler, or a terminal, asks for the end.
+
+    Ctrl-C and a closed terminal are passed on as SIGTERM: a terminal may tell them as well, and two are not meant.
+
+    Raises:
+        KeyboardInterrupt: at the second Ctrl-C.
+    """
+    interrupted = False
 
     def forward(number: int, frame: object) -> None:
+        passed = signal.SIGTERM if number in (signal.SIGHUP, signal.SIGINT) else number
         for process in processes:
             with suppress(ProcessLookupError):
-                os.kill(process.pid, number)
+                os.kill(process.pid, passed)
 
-    here = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, forward) for number in attempts.ASKED} if here else {}
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+        tell(FIRST)
+        forward(number, frame)
+
+    handlers: dict[int, Any] = dict.fromkeys(attempts.ENDING, forward) | {signal.SIGINT: interrupt}
+    heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        heeded = []
+    before = {number: signal.signal(number, handlers[number]) for number in heeded}
     try:
         yield
     finally:
@@ -129,6 +150,10 @@ def _attend(job: Job) -> None:
 
 def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Callable, args: tuple) -> None:
     """The body of a rank: sends `(time, succeeded, value or exception)` once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's; what follows from it is told by the parent
+    for number in attempts.ENDING:  # until training handles them
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, forkserver.SHIELDED)  # a rank answers for itself
     _die_with_parent()
     os.environ.update(env)
@@ -142,6 +167,11 @@ def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Call
     except BaseException as error:
         told = error if isinstance(error, TOLD) else RankError(f"rank {env['RANK']}: {traceback.format_exc()}")
         pipe.send_bytes(pickle.dumps((time.time(), False, told)))
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    """End at once: there is nothing to save. An exception might be caught by whatever runs now, such as imports."""
+    os._exit(StoppedError.exit_code)
 
 
 def _die_with_parent() -> None:

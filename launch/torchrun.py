@@ -28,7 +28,12 @@ def run(launch: Launch, node_rank: int, endpoint: str) -> None:
     for job in launch.jobs:
         if node_rank and job.verb not in DISTRIBUTED:
             continue  # one process, on the first host
-        process = subprocess.Popen(command(job, endpoint, node_rank), env={**os.environ, "SEER_ATTEMPT": "torchrun"})
+        # In a session of its own: Ctrl-C and a closed terminal reach it once, through this process.
+        process = subprocess.Popen(
+            command(job, endpoint, node_rank),
+            env={**os.environ, "SEER_ATTEMPT": "torchrun"},
+            start_new_session=True,
+        )
         with forwarding([process]):
             code = process.wait()
         if code in (-signal.SIGTERM, StoppedError.exit_code):

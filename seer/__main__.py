@@ -1,5 +1,5 @@
 """`python -m seer`: the command line where its script is not on the PATH."""
 
-from seer.cli import main
+from seer.start import main
 
 main()

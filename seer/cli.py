@@ -12,7 +12,8 @@ import typer
 from launch.cli import app as launch_app
 from seer import __version__
 from seer.errors import TOLD
-from seer.terminal import Json, emit, example, progress, say
+from seer.start import INTERRUPTED, LINE, answer_interrupts, tell
+from seer.terminal import Json, emit, example, outlast_terminal, progress, say
 from shards.cli import app as shards_app
 
 app = typer.Typer(
@@ -91,6 +92,7 @@ def pretrain(
     """Pretrain a backbone. The same command again continues the run."""
     from seer import forkserver
 
+    outlast_terminal()  # also what is said at the end
     forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)  # imports while this process does
 
     from launch.local import spawn
@@ -271,11 +273,16 @@ def report(
 
 def main() -> None:
     """The `seer` command. Exit codes: 0 done, 2 the user's input is wrong (one line), 75 stopped as asked, 1 ours."""
+    answer_interrupts()
     try:
         app()
     except TOLD as error:
         print(f"seer: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("seer: interrupted; the same command continues where it stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        tell(LINE)
+        raise SystemExit(INTERRUPTED) from None
+    except SystemExit as error:  # what typer makes of Ctrl-C in a verb
+        if error.code == INTERRUPTED:
+            tell(LINE)
+        raise

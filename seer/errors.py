@@ -21,9 +21,13 @@ class UnsavedError(InUseError):
 
 
 class DivergedError(RuntimeError):
-    """A run that rollbacks cannot save; nothing of the steps that diverged was kept. One line, exit code 1."""
+    """A run that rollbacks cannot save, or whose last steps diverged; nothing of these steps was kept.
 
-    exit_code = 1
+    One line, which names the newest good checkpoint; the exit code is that of input to be changed: the same run would
+    end alike.
+    """
+
+    exit_code = 2
 
 
 class LostWorkerError(RuntimeError):

@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a hidden path beside `path`; what is written there becomes `path`, on the disk, unless the block fails."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)  # in a stranger's folder it may be a link, through which we would write elsewhere
     try:
         yield beside
         sync(beside)
@@ -22,6 +24,11 @@ def write(path: Path, text: str | Iterable[str]) -> None:
     """Make `path` hold this text, in UTF-8, in one step."""
     with replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
         file.writelines([text] if isinstance(text, str) else text)
+
+
+def open_own(path: Path, mode: str) -> IO:
+    """Open a file to be written, which is made if need be. Raises OSError (ELOOP) where a link leads elsewhere."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
 
 
 def is_still(path: Path, descriptor: int) -> bool:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import ForkServerContext
 
-# Schedulers send these to every process of a job. The trainer alone answers; what helps it must live to the checkpoint.
-SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
+# Schedulers and terminals send these to every process of a job. The trainer alone answers; what helps it must live to
+# the checkpoint.
+SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP}
 LOADING = ["seer.data.workers", "seer.data.resize", "seer.data.kernel"]  # what a loader's workers import
 TRAINING = ["seer.pretrain", "launch.local", "torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
 

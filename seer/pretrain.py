@@ -1,6 +1,7 @@
 """One pretraining run: how data, method and engine are put together."""
 
 import fcntl
+import logging
 import os
 import re
 import sys
@@ -28,17 +29,22 @@ from seer.data.reader import Reader
 from seer.distributed import World
 from seer.engine.checkpoint import Checkpointer
 from seer.engine.health import Health, RollbackError, roll_back
-from seer.engine.loop import Run, train
+from seer.engine.loop import Run, Saves, train
 from seer.engine.metrics import RunLog, log_file, write_environment
 from seer.engine.optim import LossScaler, build_optimizer
 from seer.engine.parallel import parallelize
 from seer.engine.preempt import StopRequest, Watchdog
-from seer.errors import InputError, InUseError, StoppedError
+from seer.engine.schedule import describe, effective
+from seer.errors import DivergedError, InputError, InUseError, StoppedError
 from seer.hardware import recognise
 from seer.interop.files import backbone_metadata
+from seer.methods import METHODS
 from seer.methods.base import Method
 from seer.peers import check_peers
 from seer.recipe import Pretrain, build_method, check, check_run_dir, rehearse
+from seer.terminal import outlasting_terminal
+
+logger = logging.getLogger("seer")
 
 
 def run(config: Pretrain) -> Path:
@@ -47,6 +53,11 @@ def run(config: Pretrain) -> Path:
     Raises:
         InputError: wrong input, or a run directory that belongs to another configuration or is in use.
     """
+    with outlasting_terminal():
+        return _run(config)
+
+
+def _run(config: Pretrain) -> Path:
     world = distributed.init(config.device)
     check_peers()
     run_dir = Path(config.run_dir)
@@ -62,12 +73,13 @@ def run(config: Pretrain) -> Path:
             (run_dir / "images").mkdir(exist_ok=True)
             configuration.save(config, run_dir / "config.yaml")
             write_environment(run_dir)
+            announce(config)
         try:
             with planned_beside(config, world), StopRequest() as asked:
                 fault = train_run(config, manifest, world, method, module, asked)
                 while fault is not None:
                     fault = train_run(config, manifest, world, method, module, asked, fault)
-        except StoppedError:
+        except (StoppedError, DivergedError):
             distributed.barrier()  # whoever left first would take a launcher's leave to end the others
             distributed.shutdown()
             raise
@@ -80,6 +92,15 @@ def run(config: Pretrain) -> Path:
             ) from error
     distributed.shutdown()
     return run_dir
+
+
+def announce(config: Pretrain) -> None:
+    """Say, on stderr and in the log, what the rate becomes with this batch, and which options do nothing here."""
+    line = describe(config.schedule, config.batch_size, config.steps)
+    print(line, file=sys.stderr, flush=True)
+    logger.info("%s", line)
+    for warning in METHODS[config.method.name].warnings(config.method, config.batch_size, config.steps):
+        logger.warning("%s", warning)
 
 
 @contextmanager
@@ -158,7 +179,8 @@ def train_run(
         header = load()
     else:
         header = roll_back(fault, load, run_dir, config.health.rollbacks, world, partial(keys_of_step, run_dir))
-    health = Health(config.health, run_dir, world, config.log.every, config.schedule.warmup)
+    schedule = effective(config.schedule, config.batch_size, config.steps)
+    health = Health(config.health, run_dir, world, config.log.every, int(schedule.warmup))
     if header is not None:
         if header["data"] != manifest.hash:
             raise InputError(f"{config.data}: the images have changed since {run_dir} began; give another run_dir")
@@ -175,17 +197,17 @@ def train_run(
                   "scaler": scaler.state_dict(), "health": health.state_dict(), "data": manifest.hash}  # fmt: skip
         size = max(view.size for view in config.views.values() if view.count)
         about = {"step": done, "config_hash": configuration.config_hash(configuration.to_dict(config))}
-        checkpointer.save(done, method, optimizer, header,
-                          backbone_metadata(config.backbone, size, config.mean, config.std, about))  # fmt: skip
+        metadata = backbone_metadata(config.backbone, size, config.mean, config.std, about)
+        checkpointer.save(done, method, optimizer, header, metadata, proven=False)
 
-    with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog, checkpointer:
-        try:
-            train(Run(method, module, optimizer, scaler, loader, config.schedule, log, health, world, save,
-                      config.checkpoint.every, config.steps, config.batch_size, manifest.samples, config.seed,
-                      config.precision, config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog),
-                  start)  # fmt: skip
-        except RollbackError as fault:
-            return fault.with_traceback(None)  # which would hold on to the step's memory
+    saves = Saves(save, config.checkpoint.every, checkpointer.late, checkpointer.confirm, checkpointer.finish)
+    try:
+        with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog, checkpointer:
+            train(Run(method, module, optimizer, scaler, loader, schedule, log, health, world, saves,
+                      config.steps, config.batch_size, manifest.samples, config.seed, config.precision,
+                      config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog), start)  # fmt: skip
+    except RollbackError as fault:
+        return fault.with_traceback(None)  # which would hold on to the step's memory
     return None
 
 

@@ -1,13 +1,14 @@
 """What a pretraining run is to be: its configuration, and whether it can be, told before anything is written."""
 
 import os
+import re
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from seer import config as configuration
 from seer.backbones import BackboneConfig, build
@@ -20,15 +21,21 @@ from seer.engine.checkpoint import CheckpointConfig
 from seer.engine.health import HealthConfig
 from seer.engine.metrics import LogConfig
 from seer.engine.optim import OptimConfig, build_optimizer
-from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel
-from seer.engine.schedule import ScheduleConfig, value
+from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, checkpoint_stages, find_backbones
+from seer.engine.schedule import ScheduleConfig, effective, value
 from seer.errors import InputError, nearest
-from seer.hardware import find
+from seer.hardware import Hardware, find
 from seer.interop.models import load_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
+from seer.steps import whole_steps
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
+
+PLACES = ("freeze", "queue_from")  # options of methods that are given in steps or as a share of the run
+
+# What younger options were before they existed, by section and its `name`: an older run goes on as it began, or not.
+BEFORE = {("optim", "lars"): {"lars_joint_norm": False}, ("method", "simclr"): {"head_bn_shift": True}}
 
 
 @dataclass
@@ -64,11 +71,23 @@ def load_config(recipe: str, overrides: list[str]) -> Pretrain:
     return configuration.load(Pretrain, recipe, ["name=" + Path(recipe).stem, *overrides], {"method": METHOD_CONFIGS})
 
 
+def published_hardware(recipe: str) -> tuple[int, Hardware]:
+    """How many processors of which kind a recipe's first lines name: `# Hardware   512 V100-32GB, 16 images each`.
+
+    Raises:
+        InputError: they name none.
+    """
+    path = configuration.find_recipe(recipe)
+    line = re.search(r"^# Hardware +(\d+) ([\w-]+)", path.read_text(), re.MULTILINE)
+    if line is None:
+        raise InputError(f"{path}: no line such as '# Hardware   8 A100-40GB, 32 images each'")
+    return int(line[1]), find(line[2], f"{path}: Hardware")
+
+
 def preview(recipe: str, overrides: list[str], ranks: int) -> Path:
     """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's directory."""
     config = load_config(recipe, overrides)
-    check_batch(config, ranks)
-    check_parallel(config.parallel, ranks)
+    check_settings(config, ranks)
     check_run_dir(config)
     rehearse(config)
     if Path(config.data).parent.is_dir():  # or else it is in a store, or on the other hosts alone
@@ -84,19 +103,16 @@ def rehearse(config: Pretrain) -> None:
         crops = tuple(torch.empty(len(r.crops), 2, 3, r.size, r.size) for r in resolutions)
         method(Views(crops, torch.empty(2, dtype=torch.int64)), Step(0, config.steps))
         build_optimizer(method, config.optim)
+    for backbone in find_backbones(method):
+        checkpoint_stages(backbone, config.parallel.checkpointing)
 
 
 def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     """Everything about a configuration that its types do not say; raises `InputError`."""
-    check_batch(config, world.size)
-    if config.log.plan not in ("auto", "none"):
-        find(config.log.plan, "log.plan")
+    check_settings(config, world.size)
     if manifest.samples < config.batch_size:
         less = f"use batch_size={manifest.samples} or less"
         raise InputError(f"{config.data}: {manifest.samples} images are fewer than one batch; {less}")
-    if config.precision not in PRECISIONS:
-        raise InputError(f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}")
-    value(config.schedule, 0, config.steps)
     needed = loader_bytes(config, world.size) * world.local_size / 2**30
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     if needed > present:
@@ -104,6 +120,24 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
             f"views: the crops of batches in flight need {needed:.0f} GiB of memory and this host has {present:.0f}; "
             "use a smaller batch_size, fewer or smaller views, or fewer loader.workers"
         )
+
+
+def check_settings(config: Pretrain, ranks: int) -> None:
+    """What can be told of a configuration on `ranks` processes without data or machine; raises `InputError`."""
+    check_batch(config, ranks)
+    check_parallel(config.parallel, ranks)
+    if config.log.plan not in ("auto", "none"):
+        find(config.log.plan, "log.plan")
+    if config.precision not in PRECISIONS:
+        raise InputError(f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}")
+    value(effective(config.schedule, config.batch_size, config.steps), 0, config.steps)
+    whole_places(config)
+
+
+def whole_places(config: Pretrain) -> dict[str, int]:
+    """The method's places in the run, by option, in steps; raises `InputError`."""
+    given = {key: getattr(config.method, key) for key in PLACES if hasattr(config.method, key)}
+    return {key: whole_steps(place, config.steps, f"method.{key}") for key, place in given.items()}
 
 
 def check_batch(config: Pretrain, ranks: int) -> None:
@@ -132,13 +166,36 @@ def check_run_dir(config: Pretrain) -> None:
     path = Path(config.run_dir) / "config.yaml"
     if not path.is_file():
         return
-    differing = configuration.differences(configuration.read(path), configuration.to_dict(config))
+    differing = configuration.differences(meaning(saved_config(path)), meaning(config))
     if differing:
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
         raise InputError(
             f"{config.run_dir}: belongs to another configuration: {'; '.join(map(str, differing[:3]))}{more}; "
             "choose another run_dir, or give the same values to continue"
         )
+
+
+def saved_config(path: Path) -> Pretrain:
+    """The configuration that a run was written with; what it does not say, as it was before there was such an option.
+
+    Raises:
+        InputError: not readable, or not a pretraining run's.
+    """
+    saved = configuration.read_layers(path)
+    named = {(section, OmegaConf.select(saved, f"{section}.name")): section for section in ("optim", "method")}
+    before = OmegaConf.create({section: BEFORE[key] for key, section in named.items() if key in BEFORE})
+    try:
+        return configuration.resolve(Pretrain, [before, saved], {"method": METHOD_CONFIGS})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def meaning(config: Pretrain) -> dict[str, Any]:
+    """A configuration as plain values, in which what can be given in two ways has one: rates, steps."""
+    values = configuration.to_dict(config)
+    schedule = configuration.to_dict(effective(config.schedule, config.batch_size, config.steps))
+    rates = {key: float(f"{schedule[key]:.12g}") for key in ("peak", "start", "final")}
+    return values | {"schedule": schedule | rates, "method": values["method"] | whole_places(config)}
 
 
 def build_method(config: Pretrain) -> Method:

@@ -1,6 +1,7 @@
 """What the verbs print with: examples under their help, results as JSON, lines for people, progress."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,53 @@ def say(*lines: str, json_target: str = "") -> None:
     """Print for people; to stderr when stdout carries the JSON."""
     for line in lines:
         print(line, file=sys.stderr if json_target == "-" else sys.stdout, flush=True)
+
+
+class Outlasting:
+    """A text stream whose reader may vanish, as a closed terminal does: what is written from then on is dropped."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._drop()
+
+    def _drop(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def outlast_terminal() -> None:
+    """Let this process print on when nobody can read it any more; without this, it would end in the middle of work."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, Outlasting):
+            setattr(sys, name, Outlasting(stream))
+
+
+@contextmanager
+def outlasting_terminal() -> Iterator[None]:
+    """`outlast_terminal` while entered."""
+    before = sys.stdout, sys.stderr
+    outlast_terminal()
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from seer.data.decode import RECOGNISED_ONLY, image_suffixes
+from seer.data.decode import FORMATS, image_suffixes
 from shards import tars
 from shards.notes import Notes, display
 
@@ -148,8 +148,8 @@ def _image_of(tar: str, group: Companions) -> str | None:
 def sniff(file: str | io.BytesIO) -> bool:
     """Whether Pillow recognises an image by its content."""
     try:
-        with Image.open(file) as image:
-            return image.format not in RECOGNISED_ONLY
+        with Image.open(file, formats=FORMATS):
+            return True
     except Image.DecompressionBombError:
         return True  # an image for sure; the decoder will refuse it with the proper reason
     except Exception:  # what Pillow's readers raise has no common ancestor

@@ -10,10 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
+from seer import files
 from seer.data.decode import DamagedImage
-from seer.data.index import MANIFEST, Manifest, check_seal, index_path, read_parquet, write_index, write_manifest
+from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index, write_manifest
 from seer.errors import InputError
 from shards import pool, quarantine, state, takedown
 from shards.labels import MAX_CLASSES
@@ -185,11 +184,10 @@ def is_current(tar: Path, row: dict[str, Any] | None, hashed: bool = False) -> b
     if row is None or tar.stat().st_size != row["bytes"]:
         return False
     try:
-        content = path.read_bytes()
-        check_seal(content)
-    except (OSError, ValueError):  # missing, damaged, or of an earlier version
+        table = read_index(path)
+    except InputError:  # missing, damaged, or of an earlier version
         return False
-    if hashed and read_parquet(content, ["phash"])["phash"].null_count:
+    if len(table) != row["samples"] or (hashed and table["phash"].null_count):
         return False
     # Copying may leave an index older than its tar, so age alone proves nothing.
     return path.stat().st_mtime_ns >= tar.stat().st_mtime_ns or sha256_file(tar) == row["sha256"]
@@ -227,12 +225,10 @@ def index_tar(task: tuple[Path, bool, list[str]], tick: pool.Tick) -> dict[str, 
 def _sources(tar: Path) -> dict[tuple[str, bytes], str]:
     """Where the images of a tar came from, by key and SHA-256, as far as an earlier index can still tell."""
     try:
-        content = index_path(tar).read_bytes()
-        check_seal(content)
-        rows = read_parquet(content, ["key", "sha256", "source"])
-        return {(row["key"], row["sha256"]): row["source"] for row in rows.to_pylist()}
-    except (OSError, ValueError, pa.ArrowException):
+        rows = read_index(index_path(tar), ["key", "sha256", "source"])
+    except InputError:
         return {}
+    return {(row["key"], row["sha256"]): row["source"] for row in rows.to_pylist()}
 
 
 def index_on_first_use(
@@ -257,7 +253,7 @@ def index_on_first_use(
                 f"{folder} holds tars without a manifest and cannot be written; run: seer shards index {folder} "
                 "--index-dir DIR, and give DIR as the data"
             )
-        with open(folder / ".indexing", "w") as lock:
+        with state.writing(folder), files.open_own(folder / ".indexing", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that torchrun has started come here together
             try:
                 if not (folder / MANIFEST).exists():

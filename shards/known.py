@@ -14,6 +14,8 @@ import pyarrow as pa
 from seer.data.decode import DamagedImage, decode
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
 from seer.errors import InputError
+from seer.inputs import UnreadableError, parse_json, read_text
+from seer.schema import Maybe, Record, Text
 from shards import pool
 from shards.alike import SIDE, thumbnail
 from shards.listing import Container
@@ -22,6 +24,8 @@ from shards.samples import fit, load, look
 from shards.sources import scan
 
 IMAGES_PER_TASK = 256
+LARGEST_LIST = 2**32  # bytes
+REFUSED = Record({"sha256": Text(64, 64, "[0-9a-fA-F]{64}", "64 hex digits (a SHA-256)")}, {"key": Maybe(Text(2**20))})
 
 
 class Task(NamedTuple):
@@ -64,7 +68,10 @@ class Known:
 def of_shards(directory: Path, shards: Sequence[str], sizes: Sequence[int], need_phash: bool = True) -> Known:
     """The images of some shards. Raises InputError if an index is unreadable or lacks the perceptual hashes needed."""
     ends = np.cumsum([0, *sizes])
-    digests, hashes = np.empty((ends[-1], 2), np.uint64), np.empty(ends[-1], np.uint64)
+    try:
+        digests, hashes = np.empty((ends[-1], 2), np.uint64), np.empty(ends[-1], np.uint64)
+    except MemoryError:
+        raise InputError(f"{directory} has {ends[-1]:,} images, whose hashes do not fit in memory") from None
     for shard, start, end in zip(shards, ends, ends[1:], strict=False):
         table = read_index(index_path(directory / shard), ["sha256", "phash"])
         if len(table) != end - start:
@@ -169,23 +176,21 @@ def read_hashes(path: Path) -> list[Hashes]:
     images = []
     for number, line in enumerate(read_lines(path), 1):
         try:
-            entry = json.loads(line) if line.startswith("{") else {"sha256": line}
-            digest = bytes.fromhex(entry["sha256"])
-            images.append(Hashes(entry.get("key") or line[:12], digest, FEATURELESS))
-            if len(digest) != 32:
-                raise ValueError
-        except (ValueError, KeyError, TypeError):
+            text = line if line.startswith("{") else json.dumps({"sha256": line})
+            entry = parse_json(text, REFUSED, "")
+        except UnreadableError:
             raise InputError(f"{path}, entry {number}: {line[:40]!r} is no SHA-256 of 64 hex digits") from None
+        images.append(Hashes(entry.get("key") or line[:12], bytes.fromhex(entry["sha256"]), FEATURELESS))
     return images
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file without the empty ones. Raises InputError if it cannot be read or has none."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        cause = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise InputError(f"{path} cannot be read ({cause}); give a text file with one entry per line") from None
+        lines = [line.strip() for line in read_text(path, LARGEST_LIST).splitlines()]
+    except FileNotFoundError as error:
+        hint = "give a text file with one entry per line"
+        raise InputError(f"{path} cannot be read ({error.strerror}); {hint}") from None
     lines = [line for line in lines if line]
     if not lines:
         raise InputError(f"{path} is empty; give a text file with one entry per line")

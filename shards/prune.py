@@ -5,10 +5,9 @@ beside itself; its record is what makes the new one count. So a build that is ki
 command and ends with the same bytes, without reading its sources again.
 """
 
-import json
 import os
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seer import files
-from seer.data.index import index_path, read_index, read_parquet, write_index
+from seer.data.index import MOST_SAMPLES, SHARD, index_path, read_index, write_index
+from seer.errors import InputError
+from seer.inputs import read_bytes
+from seer.schema import Integer, Maybe, MismatchError, Text
+from seer.tables import TableFormat
 from shards import pool, quarantine, state
 from shards.cut import cut
+from shards.dedup import REMOVALS as FOUND
 from shards.dedup import DedupOptions, find
 from shards.known import of_shards
 
 CONTAMINATION = "contamination.jsonl"
 REMOVALS = "removals.parquet"  # in the build's state
+LARGEST_REMOVALS = 2**33  # bytes
+REMOVALS_FORMAT = TableFormat(
+    pa.schema([*FOUND, ("shard", pa.string()), ("row", pa.int64())]),
+    {
+        "place": Integer(0),
+        "reason": Text(2**21),
+        "dataset": Maybe(Text()),
+        "like": Maybe(Text(2**20)),
+        "distance": Maybe(Integer(0, 64)),
+        "shard": SHARD,
+        "row": Integer(0, MOST_SAMPLES),
+    },
+    2**30,
+    LARGEST_REMOVALS,
+)
 
 
 def prune(out: Path, shards: list[str], options: DedupOptions, workers: int) -> None:
@@ -46,7 +65,7 @@ def prune(out: Path, shards: list[str], options: DedupOptions, workers: int) -> 
 
 def _decided(out: Path, shards: list[str], options: DedupOptions, workers: int) -> pa.Table:
     """What goes, with the columns `shard` and `row`: as written down earlier, or found now."""
-    path = out / state.STATE / REMOVALS
+    path = state.file_of(out, state.STATE, REMOVALS)
     if not path.exists():
         filled = [record for shard in shards if (record := state.finished(out, shard))["samples"]]
         names, sizes = [record["shard"] for record in filled], [record["samples"] for record in filled]
@@ -59,7 +78,24 @@ def _decided(out: Path, shards: list[str], options: DedupOptions, workers: int) 
         table = table.append_column("row", pa.array(places - ends[numbers]))
         with files.replacing(path) as beside:
             pq.write_table(table, beside)
-    return read_parquet(path)
+    try:
+        table = REMOVALS_FORMAT.parse(read_bytes(path, LARGEST_REMOVALS))
+        _check_rows(table, {shard: state.finished(out, shard) for shard in shards})
+    except MismatchError as error:
+        raise InputError(f"{path} is not what a build wrote ({error}); remove it, and run the same command") from None
+    return table
+
+
+def _check_rows(removals: pa.Table, records: dict[str, dict[str, Any]]) -> None:
+    """Raise `MismatchError` unless the rows are of these shards, each shard's together and rising."""
+    names = removals["shard"].to_pylist()
+    rows = removals["row"].to_numpy()
+    runs = [name for name, _ in groupby(names)]
+    if len(set(runs)) < len(runs) or not set(runs) <= records.keys():
+        raise MismatchError("shard", "rows of one shard are apart, or of no shard of this build")
+    same = np.array([before == name for before, name in pairwise(names)], bool)
+    if (np.diff(rows)[same] <= 0).any():
+        raise MismatchError("row", "the rows of a shard do not rise")
 
 
 def prune_shard(task: tuple[Path, dict[str, Any], pa.Table], tick: pool.Tick) -> None:
@@ -67,9 +103,12 @@ def prune_shard(task: tuple[Path, dict[str, Any], pa.Table], tick: pool.Tick) ->
     out, record, removals = task
     index = read_index(index_path(out / record["shard"]))
     rows = removals["row"].to_numpy()
+    if len(index) != record["samples"] or rows[-1] >= len(index):
+        raise InputError(f"{out / record['shard']}: its index differs from its record; remove {out}, and build anew")
     with state.writing(out):
         if len(rows) < len(index):
             tar, new_index = _staged(out, record["shard"])
+            tar.unlink(missing_ok=True)  # a link, perhaps, through which we would write elsewhere
             new = cut(out / record["shard"], index, rows, tar)
             write_index(new_index, new.table)
             files.sync(tar)
@@ -97,9 +136,9 @@ def write_contamination(out: Path, records: Iterable[dict[str, Any]]) -> None:
 
 def settle(out: Path) -> None:
     """Put shards in place whose record says that they are written, where a killed build had not come to it."""
-    for path in sorted((out / state.STATE).glob("*.tar.json")):
-        record = json.loads(path.read_text())
-        if record.pop("staged", False):
+    for path in sorted((out / state.STATE).glob("shard-*.tar.json")):  # and nobody else's
+        record = state.read_record(out, path.name.removesuffix(".json"))
+        if record and record.pop("staged", False):
             _place(out, record)
 
 

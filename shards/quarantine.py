@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from seer import files
+from seer.inputs import read_rows
+from seer.schema import FileName, Integer, Record, Text
 
 QUARANTINE = "quarantine.jsonl"
 Entry = dict[str, Any]
+ENTRY = Record({"source": Text(2**20), "reason": Text(2**20)}, {"shard": FileName(".tar"), "attempts": Integer(0)})
 
 
 def text(name: bytes) -> str:
@@ -26,9 +29,8 @@ def entry(source: str, reason: str) -> Entry:
 
 
 def read(folder: Path) -> list[Entry]:
-    """The entries of a folder of shards; none when it has no such file."""
-    path = folder / QUARANTINE
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """The entries of a folder of shards; none when it has no such file. Raises InputError that names a wrong line."""
+    return list(read_rows(folder / QUARANTINE, ENTRY))
 
 
 def write(folder: Path, entries: Iterable[Mapping], name: str = QUARANTINE) -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from seer import files
-from seer.data.index import MANIFEST, Manifest
+from seer.data.index import LARGEST_TAR, MANIFEST, MOST_SAMPLES, SHARD, Manifest
 from seer.errors import InputError
+from seer.inputs import read_json
+from seer.schema import DIGEST, Flag, Integer, ListOf, MapOf, Plain, Record, Text
+from shards.quarantine import ENTRY
 
 STATE = ".build"  # beside the shards while they are built
 PLAN = "plan.json"
@@ -20,7 +23,39 @@ LOCK = "lock"
 TRIES = 1000  # to open a lock that others remove
 LEFTOVERS = ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"  # of writers that were killed
 NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}  # a folder or a link where a file of ours should be
 Progress = Callable[[int, int], Any]  # called with what is done and what there is in all
+LARGEST_RECORD = 2**30  # bytes: most of it are the entries of its quarantine
+PLAN_KIND = Record(
+    {"options": MapOf(Plain())},
+    {"sources": ListOf(Plain()), "samples": Integer(0), "listing": Text()},
+)
+RECORD = Record(
+    {
+        "shard": SHARD,
+        "samples": Integer(0, MOST_SAMPLES),
+        "bytes": Integer(0, LARGEST_TAR),
+        "sha256": DIGEST,
+        "labels": Integer(0, 2**31),
+        "quarantine": ListOf(ENTRY, MOST_SAMPLES),
+    },
+    {
+        "pruned": Flag(),
+        "staged": Flag(),
+        "contamination": ListOf(Record({"key": Text(2**20), "sha256": DIGEST}), MOST_SAMPLES),
+    },
+)
+
+
+def file_of(out: Path, state: str, name: str) -> Path:
+    """A file of the state that stands in `out`.
+
+    Raises InputError where it, or its folder, is a link: what is written and deleted there is ours, and nothing else.
+    """
+    for path in (out / state, out / state / name):
+        if path.is_symlink():
+            raise InputError(f"{path} is a link, and would lead out of {out}; remove it")
+    return out / state / name
 
 
 def recorded_plan(out: Path) -> dict[str, Any] | None:
@@ -31,15 +66,16 @@ def recorded_plan(out: Path) -> dict[str, Any] | None:
     # In this order, since parts may be at it: a plan comes before the shards and goes after the manifest has come.
     filled = out.is_dir() and any(not entry.name.startswith(".") for entry in os.scandir(out))
     begun = None
-    with suppress(FileNotFoundError, NotADirectoryError):
-        begun = (out / STATE / PLAN).read_text()
+    with suppress(FileNotFoundError):
+        plan = file_of(out, STATE, PLAN)
+        begun = read_json(plan, PLAN_KIND) if plan.parent.is_dir() else None
     if (out / MANIFEST).exists():
         plan = Manifest.load(out).build
         if "options" not in plan:
             raise InputError(f"{out} holds shards that were indexed, not built; give another --out")
         return plan
     if begun is not None:
-        return json.loads(begun)
+        return begun
     if out.is_file():
         raise InputError(f"{out} is a file; give a folder as --out")
     if filled:
@@ -73,12 +109,20 @@ def record_path(out: Path, shard: str) -> Path:
 
 def record_of(out: Path, shard: str) -> dict[str, Any] | None:
     """What was recorded when `shard` was finished; None if it was not, or if its files have gone since."""
-    try:
-        record = json.loads(record_path(out, shard).read_text())
-    except (OSError, ValueError):
-        return None
+    record = read_record(out, shard)
+    if record is None or not record["samples"]:
+        return record
     path = out / shard
-    return record if not record["samples"] or (path.exists() and path.stat().st_size == record["bytes"]) else None
+    return record if path.is_file() and path.stat().st_size == record["bytes"] else None
+
+
+def read_record(out: Path, shard: str) -> dict[str, Any] | None:
+    """What was recorded of `shard`; None where there is nothing that a build wrote."""
+    try:
+        record = read_json(file_of(out, STATE, record_path(out, shard).name), RECORD, LARGEST_RECORD)
+    except (OSError, InputError):
+        return None
+    return record if record["shard"] == shard else None
 
 
 def unfinished(out: Path, shards: Sequence[str]) -> list[str]:
@@ -104,9 +148,10 @@ def writing(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_WRITING:
+        if error.errno not in NO_WRITING | IN_THE_WAY:
             raise
         cause = os.strerror(error.errno).lower()
+        where = Path(error.filename) if error.errno in IN_THE_WAY and error.filename else where
         raise InputError(f"{where} cannot be written ({cause}); mend that and run the same command again") from None
 
 
@@ -142,11 +187,12 @@ def _lock(path: Path, kind: int, doing: str = "built") -> Iterator[None]:
 def _acquire(path: Path, kind: int, doing: str) -> TextIO:
     """The locked file of that path, whose folder may be removed at any moment by whoever ends what it is for."""
     out = path.parent.parent
+    file_of(out, path.parent.name, path.name)
     for _ in range(TRIES):
         with writing(out):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                file = open(path, "a+")  # noqa: SIM115
+                file = files.open_own(path, "a+")
             except (FileNotFoundError, FileExistsError):  # removed since it was there
                 if path.parent.is_file():
                     raise InputError(f"{path.parent} is a file, and no folder for a build's state; remove it") from None
@@ -156,7 +202,8 @@ def _acquire(path: Path, kind: int, doing: str) -> TextIO:
         except BlockingIOError:
             with file:
                 file.seek(0)
-                holder = f"process {number}" if (number := file.read()) else "other processes"
+                number = file.read(20)
+                holder = f"process {number}" if number.isdigit() else "other processes"
             raise InputError(f"{out} is being {doing} by {holder}; wait for it, or stop it first") from None
         except OSError:
             return file  # a file system without locks: better an unguarded build than none
@@ -170,7 +217,7 @@ def _acquire(path: Path, kind: int, doing: str) -> TextIO:
 def alone(out: Path) -> Iterator[None]:
     """Wait for the processes of other parts that are at this place, too."""
     try:
-        file = open(out / STATE / "alone", "a")  # noqa: SIM115
+        file = files.open_own(file_of(out, STATE, "alone"), "a")
     except FileNotFoundError:  # another one has just ended the build
         yield
         return
@@ -211,14 +258,19 @@ def end(out: Path) -> None:
 def drop(folder: Path) -> None:
     """Remove the folder of a lock that is held: the lock last, since from then on the folder may be another's."""
     with suppress(FileNotFoundError):  # other parts may be at it, too
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name != LOCK:
-                path.unlink(missing_ok=True)
+        clear(folder)
     (folder / LOCK).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def clear(folder: Path) -> None:
+    """Remove what is in the folder of a lock that is held, but the lock; a link goes, and not what it leads to."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink(missing_ok=True)
 
 
 def _facts(plan: dict[str, Any]) -> dict[str, Any]:
@@ -226,4 +278,5 @@ def _facts(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value) or "none"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) or "none"

@@ -22,8 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seer import files
-from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index, write_manifest
+from seer.data.index import MANIFEST, SHARD, Manifest, index_path, read_index, write_index, write_manifest
 from seer.errors import InputError
+from seer.inputs import UnreadableError, read_json, read_rows
+from seer.schema import DIGEST, Integer, MapOf, Maybe, Record, Text
 from shards import pool, quarantine, state
 from shards.cut import cut
 from shards.known import read_hashes, read_lines
@@ -33,7 +35,13 @@ from shards.tars import sha256_file
 REMOVED = "removed.jsonl"
 STATE = ".removal"  # beside the shards while some are replaced
 JOURNAL, ENTRIES = "journal.json", "entries.jsonl"
-REVISION = re.compile(r"(.*?)(?:\.r(\d+))?\.tar")
+REVISION = re.compile(r"(.*?)(?:\.r(\d{1,9}))?\.tar")
+HASH = Text(16, 16, "[0-9a-f]{16}", "a manifest's hash of 16 hex digits")
+JOURNAL_KIND = Record({"before": HASH, "log": Integer(0), "shards": MapOf(Maybe(SHARD), SHARD, 2**20)}, extra=None)
+ENTRY = Record(
+    {"key": Text(2**20), "source": Text(2**20), "sha256": DIGEST, "shard": SHARD, "row": Integer(0)},
+    {"becomes": Maybe(SHARD), "manifest_before": HASH, "manifest_after": HASH},
+)
 
 # What images can be named by: how a list is read, and the column of the index that it names.
 BY: dict[str, tuple[Callable[[Path], list], str]] = {
@@ -109,8 +117,8 @@ def remove(
 def _match(manifest: Manifest, wanted: pa.Array, column: str) -> tuple[dict[str, np.ndarray], pa.Array]:
     """Rows by shard, of the shards that have any, and what was named in vain."""
     concerned, found = dict[str, np.ndarray](), pa.array(np.zeros(len(wanted), bool))
-    for shard in manifest.shards:
-        values = read_index(index_path(manifest.directory / shard), [column])[column]
+    for number, shard in enumerate(manifest.shards):
+        values = manifest.index(number, [column])[column]
         rows = np.flatnonzero(pc.is_in(values, wanted).to_numpy(zero_copy_only=False))
         if len(rows):
             concerned[shard] = rows
@@ -158,7 +166,7 @@ def _new_names(manifest: Manifest, concerned: dict[str, np.ndarray]) -> dict[str
         found = REVISION.fullmatch(shard)
         assert found, f"{shard} is no tar"
         revision = int(found[2] or 0) + 1
-        while (manifest.directory / f"{found[1]}.r{revision}.tar").exists():
+        while os.path.lexists(manifest.directory / f"{found[1]}.r{revision}.tar"):
             revision += 1
         names[shard] = f"{found[1]}.r{revision}.tar" if len(concerned[shard]) < size else None
     return names
@@ -171,7 +179,7 @@ def replace_shard(
     directory, shard, digest, new_name, rows = task
     index, row = read_index(index_path(directory / shard)), None
     if new_name:
-        if not (directory / shard).exists() or sha256_file(directory / shard) != digest:  # damage must not be hidden
+        if not (directory / shard).is_file() or sha256_file(directory / shard) != digest:  # damage must not be hidden
             raise InputError(f"{directory / shard} is not as its manifest says; run: seer shards verify {directory}")
         with state.writing(directory):
             path = directory / new_name
@@ -205,6 +213,7 @@ def _held(directory: Path) -> Iterator[None]:
     """Hold a data set for changing it; what is unfinished, of an earlier process or of this one, is settled."""
     with state.writing(directory), state.held(directory, STATE):
         _settle(directory)
+        state.clear(directory / STATE)
         try:
             yield
         finally:
@@ -214,17 +223,20 @@ def _held(directory: Path) -> Iterator[None]:
 
 def _settle(directory: Path) -> None:
     """Whichever shards the manifest does not name go, and if these are the old ones, what was removed is logged."""
-    path = directory / STATE / JOURNAL
+    path = state.file_of(directory, STATE, JOURNAL)
     if not path.exists():
         return
-    journal = json.loads(path.read_text())
-    done = Manifest.load(directory).hash != journal["before"]
+    manifest = Manifest.load(directory)
+    try:
+        journal = read_json(path, JOURNAL_KIND)
+        done = manifest.hash != journal["before"]
+        problem = _problem_of_log(directory, journal, manifest) if done else _problem_of_names(journal, manifest)
+    except UnreadableError as error:
+        raise InputError(f"{error}; nothing was changed; remove {path.parent}") from None
+    if problem:
+        raise InputError(f"{path} is not of this data set ({problem}); nothing was changed; remove {path.parent}")
     if done:
-        with open(directory / REMOVED, "ab") as log:
-            log.truncate(journal["log"])  # less what an earlier attempt at this wrote
-            log.write((directory / STATE / ENTRIES).read_bytes())
-            log.flush()
-            os.fsync(log.fileno())
+        _log(directory, journal["log"])
         _rename_in_quarantine(directory, journal["shards"])
     for old, new in journal["shards"].items():
         if name := old if done else new:
@@ -233,6 +245,52 @@ def _settle(directory: Path) -> None:
         for half_written in directory.glob(f".{glob.escape(index_path(Path(new or old)).name)}.*"):
             half_written.unlink()
     path.unlink()
+
+
+def _problem_of_names(journal: dict[str, Any], manifest: Manifest) -> str:
+    """Why it cannot be that a removal began to write these shards: they are not what it would name them."""
+    shards = set(manifest.shards)
+    for old, new in journal["shards"].items():
+        if old not in shards:
+            return f"the manifest has no {old}"
+        if new and (new in shards or _stem(new) != _stem(old) or new == f"{_stem(new)}.tar"):
+            return f"{new} is no new name of {old}"
+    return ""
+
+
+def _problem_of_log(directory: Path, journal: dict[str, Any], manifest: Manifest) -> str:
+    """Why it cannot be that a removal of these shards led to this manifest: what it meant to log says otherwise."""
+    changed = set(journal["shards"])
+    if changed & set(manifest.shards) or not {new for new in journal["shards"].values() if new} <= set(manifest.shards):
+        return "the manifest names what was replaced, or not what replaced it"
+    logged = set[str]()
+    for entry in read_rows(state.file_of(directory, STATE, ENTRIES), ENTRY):
+        if (entry.get("manifest_before"), entry.get("manifest_after")) != (journal["before"], manifest.hash):
+            return f"{ENTRIES} is of other manifests"
+        logged.add(entry["shard"])
+    if logged != changed:
+        return f"{ENTRIES} is of other shards"
+    log = directory / REMOVED
+    if journal["log"] > (log.stat().st_size if log.exists() else 0):
+        return f"{REMOVED} is shorter than it was"
+    return ""
+
+
+def _stem(shard: str) -> str:
+    """The name of a shard without its revision and suffix."""
+    found = REVISION.fullmatch(shard)
+    assert found, f"{shard} is no tar"
+    return found[1]
+
+
+def _log(directory: Path, length: int) -> None:
+    """Append what was removed to the log, whose first `length` bytes are of earlier removals."""
+    entries = state.file_of(directory, STATE, ENTRIES).read_bytes()
+    with files.open_own(directory / REMOVED, "ab") as log:
+        log.truncate(length)  # less what an earlier attempt at this wrote
+        log.write(entries)
+        log.flush()
+        os.fsync(log.fileno())
 
 
 def _rename_in_quarantine(directory: Path, new_names: dict[str, str | None]) -> None:
@@ -246,9 +304,8 @@ def _rename_in_quarantine(directory: Path, new_names: dict[str, str | None]) -> 
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
-    """What was removed from a data set, the first first; empty if nothing was."""
-    path = directory / REMOVED
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """What was removed from a data set, the first first; empty if nothing was. Raises InputError for a wrong line."""
+    return list(read_rows(directory / REMOVED, ENTRY))
 
 
 def _known_before(directory: Path, column: str, unmatched: pa.Array) -> tuple[int, list[str]]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from seer.data.decode import DamagedImage
-from seer.data.index import INDEX_SCHEMA, Manifest, check_seal, index_path, read_parquet
-from seer.errors import first_line
+from seer.data.index import LARGEST_TABLE, Manifest, index_path, parse_index
+from seer.errors import InputError, first_line
+from seer.inputs import read_bytes
+from seer.schema import MismatchError
 from shards import pool, quarantine, takedown
 from shards.index import index
 from shards.listing import Listing
@@ -64,7 +64,7 @@ def verify(
     takedown.settle(Path(directory))
     wrong = {line.split(":")[0] for line in report.problems}
     rows = [row for row in Manifest.load(directory).table.to_pylist() if row["shard"] in wrong]
-    tars = [tar for row in rows if (tar := Path(directory, row["shard"])).exists() and _may_be_indexed(tar, row)]
+    tars = [tar for row in rows if (tar := Path(directory, row["shard"])).is_file() and _may_be_indexed(tar, row)]
     if tars:
         index(tars, workers, anew=True)
     return replace(_verify(directory, workers, None), repaired=[tar.name for tar in tars])
@@ -97,7 +97,7 @@ def _verify(directory: str | Path, workers: int, progress: Progress | None) -> V
 def _strangers(manifest: Manifest, known: set[str]) -> list[Path]:
     """Tars that the manifest lacks, unless indexing them found nothing that can be used."""
     others = set(manifest.directory.glob("*.tar")) - {manifest.directory / shard for shard in manifest.shards}
-    return sorted(path for path in others if not _sources(scan_tar(path)) <= known)
+    return sorted(path for path in others if path.is_file() and not _sources(scan_tar(path)) <= known)
 
 
 def _sources(listing: Listing) -> set[str]:
@@ -112,8 +112,9 @@ def verify_shard(task: tuple[Path, dict[str, Any], set[str], list[str]], tick: p
     """
     directory, row, known, classes = task
     tar = directory / row["shard"]
-    if not tar.exists():
-        return row["shard"], ["missing, although the manifest names it"]
+    if not tar.is_file():
+        what = "no file" if tar.exists() else "missing"
+        return row["shard"], [f"{what}, although the manifest names it"]
     return row["shard"], [*_wrong_bytes(tar, row), *_wrong_index(tar, row, known, classes)]
 
 
@@ -135,14 +136,10 @@ def _wrong_index(tar: Path, row: dict[str, Any], known: set[str], classes: list[
     if not path.exists():
         return [f"has no index; run: seer shards index {tar}"]
     try:
-        content = path.read_bytes()
-        check_seal(content)
-        table = read_parquet(content)
-        if not table.schema.equals(INDEX_SCHEMA):
-            raise ValueError("its columns are not those of an index")
-        indexed = {item["key"]: item for item in table.select(COMPARED).to_pylist()}
-    except (OSError, ValueError, pa.ArrowException) as error:
+        table = parse_index(read_bytes(path, LARGEST_TABLE))
+    except (OSError, MismatchError, InputError) as error:
         return [f"its index cannot be read ({first_line(error)}); run: seer shards index {tar}"]
+    indexed = {item["key"]: item for item in table.select(COMPARED).to_pylist()}
     listing = scan_tar(tar)
     problems = [entry["reason"] for entry in listing.quarantine if entry["source"] not in known]
     if len(table) != row["samples"]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from seer import files
 from seer.data.store import Url, read_ranges
 from seer.errors import InputError
+from seer.inputs import open_regular
+from seer.schema import DIGEST, MismatchError
 
 PIECE = 2**23  # bytes of one request; four at once, so that a fetch holds 32 MB
 PARALLEL = 4
@@ -35,9 +37,9 @@ class Cache:
 
     def open(self, digest: str, size: int) -> int | None:
         """A descriptor of the shard, to be closed by the caller (it outlives eviction); None if it is not here."""
-        path = self.folder / f"{digest}.tar"
+        path = self._path(digest, ".tar")
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_regular(path)
         except FileNotFoundError:
             return None
         if os.fstat(descriptor).st_size != size:
@@ -62,7 +64,7 @@ class Cache:
         Raises:
             InputError: the disk or the store fails, or the store holds other bytes than those that were indexed.
         """
-        part = self.folder / f"{digest}.part"
+        part = self._path(digest, ".part")
         while True:
             with self._writing():
                 descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -79,6 +81,13 @@ class Cache:
             os.close(descriptor)
             if present is not None:
                 return present
+
+    def _path(self, digest: str, suffix: str) -> Path:
+        """A file of the cache. A digest comes from a stranger's manifest: what is none would lead out of the folder."""
+        try:
+            return self.folder / f"{DIGEST.check(digest)}{suffix}"
+        except MismatchError as error:
+            raise InputError(f"the cache keeps shards by their SHA-256: {error}; index them again") from None
 
     def _complete(self, descriptor: int, part: Path, url: Url, digest: str, size: int) -> int:
         try:

@@ -1,21 +1,31 @@
-"""Encoded bytes to RGB pixels: all that Pillow reads, JPEG by a faster road; damage is one exception with a reason."""
+"""Encoded bytes to RGB pixels: `FORMATS` by Pillow, JPEG by a faster road; damage is one exception with a reason."""
 
 import io
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit: half a gigabyte of RGB
-JPEG_MAGIC = b"\xff\xd8\xff"
+from seer.data import deep, limits
+from seer.data.limits import JPEG_MAGIC, MAX_PIXELS, DamagedImage
+
+__all__ = ["FORMATS", "JPEG_MAGIC", "MAX_PIXELS", "DamagedImage", "ImageInfo", "decode", "image_suffixes", "probe"]
+
+# What is read. Pillow knows more: programs that it would run (EPS) or pass on (WMF), containers of other formats that
+# say one size and hold another (ICO, ICNS), and what nobody publishes photographs in; each a reader to be attacked.
+# TGA has no magic and is tried last.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM",
+    "DDS", "IM", "PCX", "QOI", "SGI", "TGA",
+)  # fmt: skip
 EXIF_ORIENTATION = 0x0112
-RECOGNISED_ONLY = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow opens these but does not decode them
 
 # What undoes each EXIF orientation (Exif 2.32, table 6) on an (H, W, 3) array.
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -32,14 +42,6 @@ warnings.filterwarnings("ignore", module="PIL")  # of large or odd files; what m
 _pillow_limit = threading.Lock()
 
 
-class DamagedImage(ValueError):  # noqa: N818  # what was found, not what went wrong here
-    """These bytes are no image we can use. `reason` is short and the same for the same kind of damage."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
-
-
 class ImageInfo(NamedTuple):
     """Size in pixels as a viewer shows it (after EXIF orientation), and Pillow's name of the format."""
 
@@ -54,9 +56,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> np.
     A JPEG comes reduced by `reduction` (1, 2, 4 or 8; see `reduced`): fewer coefficients of its blocks are used, but
     all are read, so that damage is noticed all the same. What Pillow has to read comes whole.
 
-    Of an animation the first frame; alpha is laid on white; 16-bit, 32-bit and float greys are scaled to 8 bits.
+    Of an animation the first frame; alpha is laid on white; more than 8 bits become 8 as `seer.data.deep` says.
     A picture of more than `max_pixels` is refused from its header (no limit above `MAX_PIXELS` is honoured for
-    formats other than JPEG). Raises `DamagedImage`.
+    formats other than JPEG), as is one that asks for more work than `seer.data.limits` allows. Raises `DamagedImage`.
     """
     with _errors_as_damage():
         pixels = _decode_jpeg(data, max_pixels, reduction) if data.startswith(JPEG_MAGIC) else None
@@ -66,11 +68,12 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> np.
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Size and format from the header alone. Raises `DamagedImage`, also for more than `max_pixels`."""
     with _errors_as_damage():
-        if data.startswith(JPEG_MAGIC) and not may_be_turned(data):
-            with suppress(ValueError):  # Pillow knows a reason, or reads it all the same
-                height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-                if 0 < height * width <= max_pixels:
-                    return ImageInfo(width, height, "JPEG")
+        if data.startswith(JPEG_MAGIC) and not may_be_turned(data, header := limits.jpeg_header(data)):
+            size = _size_of_jpeg(data)
+            if size is not None and size[0] * size[1] <= max_pixels:
+                height, width = size
+                limits.check_jpeg(data, header, height * width)
+                return ImageInfo(width, height, "JPEG")
         image = _open(data, max_pixels)
         width, height = image.size
         if _orientation(image) >= 5:
@@ -87,6 +90,15 @@ def shape(data: bytes) -> tuple[int, int]:
         return 1, 1
 
 
+def _size_of_jpeg(data: bytes) -> tuple[int, int] | None:
+    """Height and width; None where Pillow knows a reason why there are none, or reads it all the same."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (int(height), int(width)) if height * width > 0 else None
+
+
 def reduced(shape: tuple[int, int], reduction: int) -> tuple[int, int]:
     """Height and width of a picture of `shape` that is decoded by `reduction`."""
     height, width = shape
@@ -98,7 +110,7 @@ def image_suffixes() -> frozenset[str]:
     """Lower-case file name endings, with the dot, that may hold an image."""
     Image.preinit()  # first, or else Pillow asks the readers of rare formats before those of common ones
     known = Image.registered_extensions().items()
-    return frozenset(ext for ext, name in known if name in Image.OPEN and name not in RECOGNISED_ONLY)
+    return frozenset(ext for ext, name in known if name in FORMATS)
 
 
 def _decode_jpeg(data: bytes, max_pixels: int, reduction: int) -> np.ndarray | None:
@@ -107,49 +119,77 @@ def _decode_jpeg(data: bytes, max_pixels: int, reduction: int) -> np.ndarray | N
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if int(height) * int(width) > max_pixels or colorspace in ("CMYK", "YCCK"):
             return None
+        header = limits.jpeg_header(data)
+        limits.check_jpeg(data, header, height * width)
         least = reduced((height, width), reduction)
         pixels = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1], min_factor=reduction)
+    except DamagedImage:
+        raise
     except ValueError as error:
         text = str(error)
         if text.startswith("Corrupt JPEG data") and "extraneous bytes" not in text:
             raise DamagedImage(f"corrupt ({text})") from error
         return None
-    return _upright(pixels, _orientation(_open(data, max_pixels))) if may_be_turned(data) else pixels
+    return _upright(pixels, _orientation(_open(data, max_pixels))) if may_be_turned(data, header) else pixels
 
 
-def may_be_turned(jpeg: bytes) -> bool:
+def may_be_turned(jpeg: bytes, header: limits.Header) -> bool:
     """Whether the header has metadata in which an orientation may stand; opening the image takes longer to tell."""
-    end = 2  # of the segments before the first scan; a search through the scan would cost a tenth of decoding it
-    while jpeg[end : end + 1] == b"\xff" and jpeg[end + 1 : end + 2] != b"\xda":
-        end += 2 + int.from_bytes(jpeg[end + 2 : end + 4]) if jpeg[end + 1 : end + 2] != b"\xff" else 1
-    header = jpeg[:end]
-    return b"Exif\0\0" in header or b"tiff:Orientation" in header
+    start = jpeg[: header.end]  # a search through the scan would cost a tenth of decoding it
+    return b"Exif\0\0" in start or b"tiff:Orientation" in start
 
 
 def _decode_any(data: bytes, max_pixels: int) -> np.ndarray:
     image = _open(data, max_pixels)
     orientation = _orientation(image)
-    image.load()
-    return _upright(_to_rgb(image), orientation)
+    shallow = deep.load(image, data, lambda: _open(data, max_pixels))
+    if shallow.width * shallow.height > max_pixels:
+        raise DamagedImage(f"too many pixels ({shallow.width}x{shallow.height})")
+    return _upright(_to_rgb(shallow), orientation)
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """The image with its header read and its size within the limit."""
+def _open(data: bytes, max_pixels: int) -> ImageFile:
+    """The image with its header read, its size and the work it takes within the limits."""
     if not data:
         raise DamagedImage("empty file")
+    if data.startswith(limits.TIFF_MAGIC):
+        limits.check_tiff(data)
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         width, height = _size_of_bomb(data)
         raise DamagedImage(f"too many pixels ({width}x{height})") from None
+    except UnidentifiedImageError as error:
+        raise DamagedImage(_why_not_read(data)) from error
     width, height = image.size
     if width * height > max_pixels:
         raise DamagedImage(f"too many pixels ({width}x{height})")
     if width * height == 0:
         raise DamagedImage("no pixels")
-    if image.format == "EPS":  # a program, which Pillow would hand to Ghostscript
-        raise DamagedImage("EPS is not read")
+    deep.prepare(image)
+    _check_work(image, data)
     return image
+
+
+def _check_work(image: ImageFile, data: bytes) -> None:
+    """Refuse what is within the limit of pixels and would yet take minutes."""
+    pixels = image.width * image.height
+    if data.startswith(JPEG_MAGIC):
+        limits.check_jpeg(data, limits.jpeg_header(data), pixels)
+    if image.format == "TIFF":
+        limits.check_tiff_jpeg(data, pixels)
+    slow = any(tile.codec_name in Image.DECODERS for tile in image.tile)
+    if slow and pixels > limits.MAX_SLOW_PIXELS:
+        raise DamagedImage(f"too many pixels for this kind of {image.format} ({image.width}x{image.height})")
+
+
+def _why_not_read(data: bytes) -> str:
+    """What these bytes are by their first few, where they are something that is not read."""
+    Image.init()
+    for name, (_, accept) in Image.OPEN.items():
+        if accept is not None and name not in FORMATS and accept(data[:16]) is True:
+            return f"{name} is not read"
+    return "this kind of TIFF is not read" if data.startswith(limits.TIFF_MAGIC) else "not an image"
 
 
 def _size_of_bomb(data: bytes) -> tuple[int, int]:
@@ -157,12 +197,12 @@ def _size_of_bomb(data: bytes) -> tuple[int, int]:
     with _pillow_limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data)).size
+            return Image.open(io.BytesIO(data), formats=FORMATS).size
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: ImageFile) -> int:
     """EXIF orientation, 1 to 8, as far as the header tells."""
     if image.format == "TIFF":  # Pillow turns these itself, size included
         return 1
@@ -179,25 +219,16 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        return _deep_grey_to_rgb(np.asarray(image))
+    """`(H, W, 3)` of an image whose samples have 8 bits."""
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
-    elif image.has_transparency_data:
+    if image.mode == "La":  # premultiplied; Pillow converts it to this alone
+        image = image.convert("LA")
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))  # a copy: arrays that share Pillow's memory are read-only
-
-
-def _deep_grey_to_rgb(grey: np.ndarray) -> np.ndarray:
-    """`(H, W)` of more than 8 bits to RGB. White is the smallest usual white level that no pixel exceeds."""
-    levels = (1.0, 255.0, 65535.0) if grey.dtype.kind == "f" else (65535.0,)
-    grey = np.nan_to_num(grey.astype(np.float32))
-    peak = float(grey.max())
-    white = next((level for level in levels if peak <= level), peak)
-    scaled = np.clip(grey * (255 / white) + 0.5, 0, 255).astype(np.uint8)
-    return np.repeat(scaled[:, :, None], 3, axis=2)
 
 
 @contextmanager
@@ -212,8 +243,6 @@ def _errors_as_damage() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return "truncated"
     return f"corrupt ({str(error)[:80] or type(error).__name__})"

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seer.data import limits
 from seer.data.crops import Batch, MultiCrop
-from seer.data.decode import JPEG_MAGIC, MAX_PIXELS, may_be_turned
+from seer.data.decode import JPEG_MAGIC, MAX_PIXELS, DamagedImage, may_be_turned
 from seer.data.draws import Boxes
 
 END_OF_IMAGE = b"\xff\xd9"
@@ -67,8 +68,14 @@ def size_of_plain(data: bytes) -> tuple[int, int] | None:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    size = int(height), int(width)
-    return None if colorspace in ("CMYK", "YCCK") or size[0] * size[1] > MAX_PIXELS or may_be_turned(data) else size
+    header = limits.jpeg_header(data)
+    if colorspace in ("CMYK", "YCCK") or height * width > MAX_PIXELS or may_be_turned(data, header):
+        return None
+    try:
+        limits.check_jpeg(data, header, height * width)
+    except DamagedImage:
+        return None
+    return int(height), int(width)
 
 
 def cut(encoded: Encoded, crops: MultiCrop, device: torch.device | str) -> Batch:

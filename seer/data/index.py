@@ -21,11 +21,20 @@ from seer import files
 from seer.data.decode import image_suffixes
 from seer.data.store import NotThereError, Url, place
 from seer.errors import InputError, first_line, unreadable
+from seer.inputs import UnreadableError, parse_json, read_bytes
+from seer.schema import DIGEST, FileName, Integer, ListOf, MapOf, Maybe, MismatchError, Plain, Record, Text
+from seer.tables import TableFormat
 
 FORMAT = "seer-shards/1"
 MANIFEST = "manifest.parquet"
 METADATA_KEY, SEAL_KEY = b"seer", b"sha256"
 UNSEALED = b"0" * 64
+
+# What a stranger's data set may claim at most; memory and the sums of claims stay within bounds by it.
+MOST_SHARDS, MOST_SAMPLES = 2**20, 2**23  # of a data set; of a shard
+LARGEST_TAR, LARGEST_IMAGE = 2**42, 2**29  # bytes
+MOST_CLASSES = 2**20
+LARGEST_TABLE = 2**30  # bytes of a manifest's or an index's file
 
 MANIFEST_SCHEMA = pa.schema(
     [("shard", pa.string()), ("samples", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())]
@@ -45,23 +54,56 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 
+SHARD = FileName(".tar")
+NOTE = Record(
+    {"format": Text(64)},
+    {
+        "classes": Maybe(ListOf(Text(4096), MOST_CLASSES)),
+        "build": Record(
+            {},
+            {
+                "options": MapOf(Plain()),
+                "sources": ListOf(Plain()),
+                "samples": Integer(0),
+                "listing": Text(),
+                "quarantined": MapOf(Integer(0)),
+                "ignored": MapOf(Integer(0)),
+                "removed": Integer(0),
+            },
+        ),
+    },
+)
+MANIFEST_FORMAT = TableFormat(
+    MANIFEST_SCHEMA,
+    {
+        "shard": SHARD,
+        "samples": Integer(0, MOST_SAMPLES),
+        "bytes": Integer(0, LARGEST_TAR),
+        "sha256": DIGEST,
+    },
+    MOST_SHARDS,
+)
+INDEX_FORMAT = TableFormat(
+    INDEX_SCHEMA,
+    {
+        "key": Text(2**20),
+        "source": Text(2**20),
+        "offset": Integer(0, LARGEST_TAR),
+        "size": Integer(0, LARGEST_IMAGE),
+        "width": Integer(1, 2**31 - 1),
+        "height": Integer(1, 2**31 - 1),
+        "format": Text(64),
+        "sha256": Plain(),  # 32 bytes, by its type
+        "phash": Maybe(Plain()),
+        "label": Maybe(Integer(0, 2**31 - 1)),
+    },
+    MOST_SAMPLES,
+)
+
 
 def index_path(shard: Any) -> Any:
     """`x.tar` → `x.index.parquet`, as a `Path` or `Url` (img2dataset keeps `x.parquet` for itself)."""
     return shard.with_suffix(".index.parquet")
-
-
-def read_parquet(source: Path | str | bytes, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file, or its content, in this thread. Raises OSError or `pa.ArrowException`.
-
-    Not by `pq.read_table`: its pool of threads may be letting go of Python's memory just when the interpreter ends,
-    and that aborts the process.
-    """
-    whole = pa.BufferReader(source) if isinstance(source, bytes) else source
-    with pq.ParquetFile(whole, pre_buffer=False) as file:
-        if missing := set(columns or ()).difference(file.schema_arrow.names):
-            raise pa.ArrowInvalid(f"it has no column {min(missing)}")
-        return file.read(columns, use_threads=False)
 
 
 def write_index(path: Path | str, rows: Iterable[Mapping] | pa.Table) -> None:
@@ -70,11 +112,21 @@ def write_index(path: Path | str, rows: Iterable[Mapping] | pa.Table) -> None:
 
 
 def read_index(path: Path | Url | str, columns: list[str] | None = None) -> pa.Table:
-    """Read one shard's index, or some of its columns. Raises `InputError` if it is missing or unreadable."""
+    """Read one shard's index, or some of its columns. Raises `InputError` if it is missing, damaged or forged.
+
+    What it says of a tar is compared with the manifest by `Manifest.index`.
+    """
     try:
-        return read_parquet(path.read_bytes() if isinstance(path, Url) else path, columns)
-    except (OSError, pa.ArrowException, NotThereError) as error:
+        content = path.read_bytes() if isinstance(path, Url) else read_bytes(Path(path), LARGEST_TABLE)
+        return parse_index(content, columns)
+    except (OSError, MismatchError, NotThereError) as error:
         raise InputError(f"{path} is no readable index ({first_line(error)}); run: seer shards index") from error
+
+
+def parse_index(content: bytes, columns: list[str] | None = None) -> pa.Table:
+    """An index out of its file's content, whose seal is whole. Raises `MismatchError`."""
+    check_seal(content)
+    return INDEX_FORMAT.parse(content, columns)
 
 
 def write_manifest(directory: Path | str, rows: Iterable[Mapping] | pa.Table, metadata: Mapping) -> None:
@@ -94,16 +146,17 @@ class Manifest:
     """
 
     def __init__(self, directory: Path | Url, table: pa.Table):
-        note = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        note = _note(table)
         self.directory: Any = directory
         self.table = table
-        self.format: str = note["format"]
         self.classes: list[str] | None = note.get("classes")
         self.build: dict = note.get("build", {})
         self.shards: list[str] = table["shard"].to_pylist()
         self.sizes: np.ndarray = table["samples"].to_numpy().astype(np.int64)
         self.bytes: np.ndarray = table["bytes"].to_numpy().astype(np.int64)
         self.digests: list[str] = table["sha256"].to_pylist()
+        if len(set(self.shards)) < len(self.shards):
+            raise MismatchError("shard", "it names a shard twice")
 
     @classmethod
     def load(cls, url: Path | str) -> "Manifest":
@@ -113,24 +166,52 @@ class Manifest:
         if isinstance(path, Path) and not path.is_file():
             raise InputError(_what_is_there_instead(path.parent))
         try:
-            content = path.read_bytes()
+            content = path.read_bytes() if isinstance(path, Url) else read_bytes(path, LARGEST_TABLE)
         except NotThereError as error:
             raise InputError(
                 f"{error}; if only tars are there, run seer shards index *.tar where they can be written, and upload "
                 f"{MANIFEST} and the *.index.parquet that it writes"
             ) from error
         try:
-            check_seal(content)
-            manifest = cls(path.parent, read_parquet(content))
-        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            raise InputError(
-                f"{path} is no readable manifest ({first_line(error)}); run: seer shards index {path.parent}/*.tar"
-            ) from error
-        if manifest.format != FORMAT:
-            raise InputError(f"{path} has format {manifest.format}, this seer reads {FORMAT}; update seer")
+            manifest = cls(path.parent, parse_manifest(content))
+        except MismatchError as error:
+            remedy = f"run: seer shards index {path.parent}/*.tar"
+            raise InputError(f"{path} is no readable manifest ({error}); {remedy}") from error
+        except NewerError as error:
+            raise InputError(f"{path} has format {error}, this seer reads {FORMAT}; update seer") from error
         if manifest.samples == 0:
             raise InputError(f"{path} lists no samples; rebuild it: seer shards build SOURCE --out {path.parent}")
         return manifest
+
+    def index(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        """The index of a shard, or some of its columns, as the manifest has it.
+
+        Raises:
+            InputError: it is unreadable, has another number of samples, or one outside the tar or its classes.
+        """
+        path = index_path(self.directory / self.shards[shard])
+        wanted = columns or INDEX_SCHEMA.names
+        places = {"offset", "size"} & set(wanted) and {"offset", "size"}
+        table = read_index(path, list(dict.fromkeys([*wanted, *sorted(places)])))
+        if problem := self._contradiction(shard, table):
+            raise InputError(f"{path} {problem}; run: seer shards index")
+        return table.select(wanted)
+
+    def _contradiction(self, shard: int, table: pa.Table) -> str:
+        """How an index contradicts the manifest; "" if it does not."""
+        if len(table) != self.sizes[shard]:
+            return f"has {len(table)} samples and the manifest says {self.sizes[shard]}"
+        if not len(table):
+            return ""
+        if "offset" in table.column_names:
+            ends = table["offset"].to_numpy() + table["size"].to_numpy()
+            if ends.max() > self.bytes[shard]:
+                return f"has a sample that ends at byte {ends.max()} of a tar of {self.bytes[shard]}"
+        if "label" in table.column_names and self.classes is not None:
+            label = table["label"].fill_null(-1).to_numpy().max()
+            if label >= len(self.classes):
+                return f"has a label {label}, and the manifest {len(self.classes)} classes"
+        return ""
 
     def save(self, directory: Path | str) -> None:
         """Write a copy of it, as a run keeps one: what the run saw can be told when the data are gone."""
@@ -156,10 +237,37 @@ class Manifest:
         return hashlib.sha256(json.dumps([content, self.classes]).encode()).hexdigest()[:16]
 
 
+def parse_manifest(content: bytes) -> pa.Table:
+    """A manifest out of its file's content, whose seal is whole. Raises `MismatchError`, or `NewerError`."""
+    check_seal(content)
+    table = MANIFEST_FORMAT.parse(content)
+    _note(table)
+    return table
+
+
+class NewerError(ValueError):
+    """A format that this version does not read."""
+
+
+def _note(table: pa.Table) -> dict[str, Any]:
+    """What a manifest says besides its rows."""
+    text = (table.schema.metadata or {}).get(METADATA_KEY)
+    if text is None:
+        raise MismatchError("", "its metadata have no 'seer'")
+    try:
+        version = parse_json(text, Record({"format": Text(64)}), "")["format"]
+        if version != FORMAT:
+            raise NewerError(ascii(version))
+        return parse_json(text, NOTE, "")
+    except UnreadableError as error:
+        raise MismatchError("", f"its metadata: {error}") from None
+
+
 def _write(path: Path, rows: Iterable[Mapping] | pa.Table, schema: pa.Schema) -> None:
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=schema)
     buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, schema) as writer:
+    # Of texts that differ from row to row, a dictionary makes a larger file that takes longer to read.
+    with pq.ParquetWriter(buffer, schema, use_dictionary=["format"]) as writer:
         writer.write_table(table.cast(schema))
         writer.add_key_value_metadata({SEAL_KEY: UNSEALED})
     with files.replacing(path) as beside:
@@ -172,15 +280,18 @@ def _sealed(content: bytes) -> bytes:
 
 
 def check_seal(content: bytes) -> None:
-    """Raise `ValueError` unless every bit of an index or manifest is as it was written.
+    """Raise `MismatchError` unless every bit of an index or manifest is as it was written.
 
     Its metadata hold, under `sha256`, the hex digest of the file with 64 zeros in the digest's place.
     """
-    seal = (pq.read_metadata(pa.BufferReader(content)).metadata or {}).get(SEAL_KEY, b"")
+    try:
+        seal = (pq.read_metadata(pa.BufferReader(content)).metadata or {}).get(SEAL_KEY, b"")
+    except (OSError, pa.ArrowException) as error:
+        raise MismatchError("", first_line(error)) from None
     if not seal:
-        raise ValueError("it has no seal: an older seer wrote it, or it is damaged")
+        raise MismatchError("", "it has no seal: an older seer wrote it, or it is damaged")
     if hashlib.sha256(UNSEALED.join(content.rsplit(seal, 1))).hexdigest().encode() != seal:
-        raise ValueError("its seal is broken: some of its bits are not as they were written")
+        raise MismatchError("", "its seal is broken: some of its bits are not as they were written")
 
 
 def _what_is_there_instead(directory: Path) -> str:

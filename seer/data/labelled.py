@@ -9,11 +9,12 @@ from typing import Protocol
 import numpy as np
 
 from seer.data.decode import DamagedImage, decode, image_suffixes
-from seer.data.index import MANIFEST, Manifest
+from seer.data.index import MANIFEST, MOST_CLASSES, Manifest
 from seer.data.reader import UNLABELLED, Reader
 from seer.data.store import Url, place
 from seer.errors import InputError, unreadable
 
+MOST_SAMPLES = 2**27  # of labelled shards, whose labels are all held in memory
 SPLITS = {"train": ("train",), "test": ("test", "val")}  # a split's name → the folders that may hold it
 SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
 
@@ -115,8 +116,10 @@ def splits(data: Path | str) -> tuple[Labelled, Labelled]:
     train, test = load_labelled(data, "train"), load_labelled(data, "test")
     unknown = sorted(set(test.classes) - set(train.classes))
     if unknown:
-        raise InputError(f"{data}: test class '{unknown[0]}' has no training images; give both splits the same classes")
-    numbers = np.array([train.classes.index(name) for name in test.classes])
+        name = repr(unknown[0])
+        raise InputError(f"{data}: test class {name} has no training images; give both splits the same classes")
+    places = {name: number for number, name in enumerate(train.classes)}
+    numbers = np.array([places[name] for name in test.classes])
     return train, Labelled(test.source, numbers[test.labels], train.classes)
 
 
@@ -133,12 +136,21 @@ def _split_folder(root: Path, split: str) -> Path:
 
 def _from_shards(root: Path | Url) -> Labelled:
     reader = Reader(Manifest.load(root))
+    if len(reader) > MOST_SAMPLES:
+        raise InputError(f"{root} holds {len(reader):,} samples; at most {MOST_SAMPLES:,} are evaluated, give fewer")
     labels = reader.labels(np.arange(len(reader)))
     ids = np.flatnonzero(labels != UNLABELLED)
     if len(ids) == 0:
         raise InputError(f"{root} holds shards without labels; build them with labels: seer shards build --help")
-    classes = reader.manifest.classes or [str(label) for label in range(labels.max() + 1)]
+    classes = reader.manifest.classes or _digits(root, int(labels.max()))
     return Labelled(Samples(reader, ids), labels[ids], classes)
+
+
+def _digits(root: Path | Url, highest: int) -> list[str]:
+    """Names for labels that have none: themselves."""
+    if highest >= MOST_CLASSES:
+        raise InputError(f"{root} has a label {highest:,}; classes without names are numbered below {MOST_CLASSES:,}")
+    return [str(label) for label in range(highest + 1)]
 
 
 def _from_folders(root: Path) -> Labelled:

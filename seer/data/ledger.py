@@ -11,10 +11,15 @@ import torch
 from seer import jsonl
 from seer.data.hashing import mix
 from seer.distributed import all_reduce_sum
+from seer.inputs import read_rows
+from seer.schema import Integer, ListOf, Record, Text
 
 FOLDER = "damaged"  # of a run directory; one file per rank that met damage
 SKIPPED = "skipped.jsonl"  # of a run directory; a row per step that was passed over
 MODULUS = 1 << 48  # sums over any number of ranks stay in an int64, and JSON's doubles hold it exactly
+
+DAMAGED_ROW = Record({"position": Integer(0), "id": Integer(0), "replacement": Integer(0), "reason": Text(2**16)})
+SKIPPED_ROW = Record({"step": Integer(1), "why": Text(2**16)}, {"keys": ListOf(Text(2**20))})
 
 
 class Damaged(NamedTuple):
@@ -49,10 +54,16 @@ def write(run_dir: Path, rank: int, entries: list[Damaged]) -> None:
 
 
 def read(run_dir: Path, samples: int) -> list[Damaged]:
-    """The damaged ones among the first `samples` of the stream, each occurrence once, in the order of the stream."""
-    files = sorted((Path(run_dir) / FOLDER).glob("rank-*.jsonl"))
-    found = {Damaged(**row) for file in files for row in jsonl.read(file) if row["position"] < samples}
-    return sorted(found)
+    """The damaged ones among the first `samples` of the stream, each occurrence once, in the order of the stream.
+
+    Raises InputError that names a row which no run wrote.
+    """
+    entries = set[Damaged]()
+    for path in sorted((Path(run_dir) / FOLDER).glob("rank-*.jsonl")):
+        for row in read_rows(path, DAMAGED_ROW, torn=True):
+            if row["position"] < samples:
+                entries.add(Damaged(*(row[name] for name in Damaged._fields)))
+    return sorted(entries)
 
 
 def skip(run_dir: Path, steps: Iterable[int], why: str, keys_of: Callable[[int], list[str]] | None = None) -> None:
@@ -62,5 +73,5 @@ def skip(run_dir: Path, steps: Iterable[int], why: str, keys_of: Callable[[int],
 
 
 def skipped(run_dir: Path) -> frozenset[int]:
-    """The steps (from 0, as the loader counts) that the run passes over."""
-    return frozenset(row["step"] - 1 for row in jsonl.read(Path(run_dir) / SKIPPED))
+    """The steps (from 0, as the loader counts) that the run passes over. Raises InputError as `read`."""
+    return frozenset(row["step"] - 1 for row in read_rows(Path(run_dir) / SKIPPED, SKIPPED_ROW, torn=True))

@@ -6,10 +6,11 @@ from threading import Lock
 
 import numpy as np
 
-from seer.data.index import Manifest, index_path, read_index
+from seer.data.index import Manifest
 from seer.data.remote import FetchConfig, IdsOf, ReadAhead, RemoteShards
 from seer.data.store import REQUESTS, Url, in_background
 from seer.errors import InputError
+from seer.inputs import open_regular
 
 OPEN_FILES = 256  # well under the usual limit of 1,024 descriptors
 OPEN_INDICES = 1024  # at 10,000 samples a shard, 200 MB
@@ -103,12 +104,7 @@ class _Index:
         tar = manifest.directory / manifest.shards[shard]
         if isinstance(tar, Url):
             manifest.check_size(shard, tar.size())
-        path = index_path(tar)
-        table = read_index(path, ["offset", "size", "label"])
-        if len(table) != manifest.sizes[shard]:
-            raise InputError(
-                f"{path} has {len(table)} samples and the manifest says {manifest.sizes[shard]}; run: seer shards index"
-            )
+        table = manifest.index(shard, ["offset", "size", "label"])
         self.offsets = table["offset"].to_numpy()
         self.sizes = table["size"].to_numpy()
         self.labels = table["label"].fill_null(UNLABELLED).to_numpy()
@@ -120,8 +116,8 @@ class _File:
     def __init__(self, manifest: Manifest, shard: int):
         path = manifest.directory / manifest.shards[shard]
         try:
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
+            self.descriptor = open_regular(path)
+        except FileNotFoundError as error:
             hint = f"run: seer shards verify {path.parent}"
             raise InputError(f"{path} cannot be read ({error.strerror}); {hint}") from error
         manifest.check_size(shard, os.fstat(self.descriptor).st_size)

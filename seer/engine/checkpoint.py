@@ -6,6 +6,9 @@
         state/*.safetensors   the method's parameters and buffers and the optimizer's state, by name, a file per rank
         backbone.safetensors  the whole backbone, for evaluation and export
 
+A checkpoint of a run becomes visible when a step after it proved it: its tensors are finite, and loss and gradient that
+were computed from them, too. So whatever can be seen is good, and may take the place of older ones.
+
 Nothing here is unpickled: a checkpoint from elsewhere can be wrong, but it cannot run code.
 """
 
@@ -14,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,11 +31,12 @@ from torch.optim import Optimizer
 from seer.data.store import NotThereError, in_background
 from seer.distributed import Group, World, on_all, on_main
 from seer.engine import integrity, tensorfile
+from seer.engine.health import RollbackError
 from seer.engine.integrity import HEADER, DamagedError, Header, checkpoints, read_header, step_of
 from seer.engine.mirror import Mirror
 from seer.engine.preempt import StopRequest
 from seer.engine.state import State, allocate, block, check_names, describe, named_state, share
-from seer.engine.tensorfile import Block
+from seer.engine.tensorfile import Block, NotFiniteError, is_finite
 from seer.errors import DivergedError, InputError, StoppedError, UnsavedError, first_line
 
 T = TypeVar("T")
@@ -48,7 +53,8 @@ class CheckpointConfig:
     """When to save and what to keep.
 
     Attributes:
-        every: steps between checkpoints; 0 saves only at the end.
+        every: steps between checkpoints; 0 saves by time and at the end.
+        minutes: save as well where so many have passed since the last save, by the clock of rank 0; 0 never does.
         keep_last: how many of the newest stay.
         keep_every: checkpoints of steps divisible by this stay for good; 0 none.
         store: a folder in an object store (`s3://…`, `gs://…`), this run's alone, to copy checkpoints to, and to fetch
@@ -56,13 +62,14 @@ class CheckpointConfig:
     """
 
     every: int = 1000
+    minutes: float = 15.0
     keep_last: int = 2
     keep_every: int = 0
     store: str = ""
 
     def __post_init__(self) -> None:
-        if self.every < 0 or self.keep_last < 1 or self.keep_every < 0:
-            raise InputError("checkpoint: every and keep_every must be 0 or more, keep_last 1 or more")
+        if self.every < 0 or not self.minutes >= 0 or self.keep_last < 1 or self.keep_every < 0:
+            raise InputError("checkpoint: every, minutes and keep_every must be 0 or more, keep_last 1 or more")
 
     def surplus(self, names: list[str]) -> list[str]:
         """Which of the checkpoints, oldest first, need not stay."""
@@ -75,6 +82,8 @@ class Checkpointer:
     `save` returns when this rank's share of the state is copied to the host's memory, which later saves use again. A
     thread writes it; at most one save is under way. One that fails asks the run to stop, and the next call raises why,
     on all ranks together. As a context, it finishes what is under way before it is left.
+
+    What is saved with `proven=False` stays hidden until `confirm` is called; where something else is, it is dropped.
     """
 
     def __init__(self, run_dir: Path, config: CheckpointConfig, world: World, asked: StopRequest | None = None):
@@ -84,6 +93,8 @@ class Checkpointer:
         self._damaged: set[Path] = set()
         self._staged: State = {}
         self._under_way: Future | None = None
+        self._proof: Future[bool] | None = None  # whether what is under way may become visible
+        self._saved_at = time.monotonic()
         # The background's own: the training's collectives go on at the same time.
         self._group: Group = dist.new_group(backend="gloo") if world.size > 1 else None  # type: ignore[assignment]
         self.mirror = Mirror(config.store, world, self._group) if config.store else None
@@ -92,8 +103,12 @@ class Checkpointer:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None or isinstance(error, StoppedError | DivergedError):  # which all ranks raise together
+        # All ranks leave together with these; what is found when it is too late anyway is no news.
+        if error is None or isinstance(error, StoppedError | DivergedError):
             self.finish()
+        elif isinstance(error, RollbackError):
+            with suppress(RollbackError):
+                self.finish()
 
     def save(
         self,
@@ -102,6 +117,7 @@ class Checkpointer:
         optimizer: Optimizer,
         extra: Header | None = None,
         backbone: dict[str, str] | None = None,
+        proven: bool = True,
     ) -> None:
         """Begin to save the state after `step` finished steps; where that is saved and intact already, do nothing.
 
@@ -110,12 +126,15 @@ class Checkpointer:
         Args:
             extra: small values for JSON, which `load` returns.
             backbone: the metadata of `backbone.safetensors`; None: no such file.
+            proven: whether it is known already that a finite loss and gradient follow from this state.
 
         Raises:
             UnsavedError: the save before failed.
+            RollbackError: the state of the save before was not finite.
         """
         began = time.perf_counter()
         self.finish()
+        self._saved_at = time.monotonic()
         target = self.folder / f"step-{step:09d}"
         if self._on_main(lambda: (target / HEADER).is_file() and target not in self._damaged):
             return
@@ -123,17 +142,38 @@ class Checkpointer:
         header = {**(extra or {}), "step": step, "tensors": describe(state)}
         blocks = self._stage(share(state, self.world.rank, self.world.size))
         stopped = time.perf_counter() - began
-        self._under_way = in_background(self._write, target, header, blocks, backbone, stopped)
+        self._proof = Future()
+        if proven:
+            self.confirm()
+        self._under_way = in_background(self._write, target, header, blocks, backbone, stopped, self._proof)
         self._under_way.add_done_callback(self._ask_if_failed)
 
+    def confirm(self) -> None:
+        """A finite loss and gradient followed from the state that was saved last: it becomes visible once written."""
+        if self._proof is not None and not self._proof.done():
+            self._proof.set_result(True)
+
+    def late(self) -> bool:
+        """On rank 0, whether the last save is `checkpoint.minutes` ago."""
+        minutes = self.config.minutes
+        return self.world.is_main and 0 < 60 * minutes <= time.monotonic() - self._saved_at
+
     def finish(self) -> None:
-        """Wait for the save under way, if there is one. Raises `UnsavedError` if it failed."""
+        """Wait for the save under way, if there is one; what was not confirmed is dropped.
+
+        Raises:
+            UnsavedError: it failed.
+            RollbackError: the state was not finite.
+        """
+        if self._proof is not None and not self._proof.done():
+            self._proof.set_result(False)
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way.result()
 
     def _ask_if_failed(self, saved: Future) -> None:
-        if saved.exception() is not None:
+        # One that is not finite was not dropped: the next call takes the run back.
+        if isinstance(saved.exception(), UnsavedError):
             self.asked.by = "a save that failed"
 
     def _stage(self, blocks: dict[str, Block]) -> dict[str, Block]:
@@ -147,21 +187,37 @@ class Checkpointer:
         return {name: Block(offset, self._staged[name]) for name, (offset, _) in blocks.items()}
 
     def _write(
-        self, target: Path, header: Header, blocks: dict[str, Block], backbone: dict[str, str] | None, stopped: float
+        self,
+        target: Path,
+        header: Header,
+        blocks: dict[str, Block],
+        backbone: dict[str, str] | None,
+        stopped: float,
+        proof: Future[bool],
     ) -> None:
         """The part of a save that runs beside the training, which it has `stopped` for so many seconds."""
         for pause in (*PAUSES, None):
             began = time.perf_counter()
             try:
                 files = self._write_once(target, header, blocks, backbone)
+                took = time.perf_counter() - began
+                if not proof.result():
+                    self._on_main(self._sweep)
+                    return
+                self._on_main(lambda: self._publish(target))
                 break
+            except NotFiniteError as error:  # on all ranks the same
+                self._on_main(self._sweep)
+                if not proof.result():
+                    return
+                step = step_of(target.name)
+                raise RollbackError(step, step, f"{error} is not finite after this step") from None
             except OSError as error:  # on all ranks the same
                 why = f"{target}: cannot be written ({first_line(error)})"
                 if pause is None:
                     raise UnsavedError(f"{why}; earlier ones are whole") from error
                 self._tell(logging.WARNING, "%s; once more in %g s", why, pause)
                 time.sleep(pause)
-        took = time.perf_counter() - began
         self._tell(logging.INFO, "saved %s: training stopped for %.2f s, written in %.2f s", target.name, stopped, took)
         if self.mirror is not None:
             try:
@@ -172,8 +228,9 @@ class Checkpointer:
     def _write_once(
         self, target: Path, header: Header, blocks: dict[str, Block], backbone: dict[str, str] | None
     ) -> list[str]:
-        """Write the files of a checkpoint and make it visible; their names."""
-        hidden, file = self.folder / f".{target.name}.tmp", f"state/rank-{self.world.rank:05d}.safetensors"
+        """Write the files of a checkpoint where nobody sees it yet; their names."""
+        hidden = _hidden(target)
+        file = f"state/rank-{self.world.rank:05d}.safetensors"
 
         def prepare() -> None:
             self._sweep()
@@ -181,24 +238,27 @@ class Checkpointer:
 
         self._on_main(prepare)
         written = self._on_all(lambda: (file, tensorfile.write(hidden / file, blocks)))
-        return self._on_main(lambda: self._publish(hidden, target, {**header, "files": dict(written)}, backbone))
+        return self._on_main(lambda: self._complete(hidden, {**header, "files": dict(written)}, backbone))
 
-    def _publish(self, hidden: Path, target: Path, header: Header, backbone: dict[str, str] | None) -> list[str]:
-        """Have the whole checkpoint on the disk, and then visible. Returns the names of its files."""
+    def _complete(self, hidden: Path, header: Header, backbone: dict[str, str] | None) -> list[str]:
+        """Have the whole checkpoint on the disk. Returns the names of its files."""
         if backbone is not None:
             names = {name: name.removeprefix(PREFIX) for name in header["tensors"] if name.startswith(PREFIX)}
             shapes = {name: header["tensors"][name][1] for name in names}
             header["files"][BACKBONE] = tensorfile.join(hidden / BACKBONE, hidden / "state", names, shapes, backbone)
         integrity.write_header(hidden, header)
-        self._show(hidden, target)
-        self._prune()
         return list(header["files"])
 
-    def _show(self, hidden: Path, target: Path) -> None:
+    def _publish(self, target: Path) -> None:
+        """Make a complete and proven checkpoint visible, and remove what need not stay then."""
+        self._show(target)
+        self._prune()
+
+    def _show(self, target: Path) -> None:
         """Make a complete checkpoint visible, in the place of a damaged one if there is one."""
         if target.exists():
             target.rename(self.folder / f".{target.name}.old")
-        hidden.rename(target)
+        _hidden(target).rename(target)
         integrity.flush_folder(self.folder)
         self._damaged.discard(target)
 
@@ -263,10 +323,9 @@ class Checkpointer:
     def _fetch(self, path: Path) -> None:
         """Bring a checkpoint here from the store."""
         assert self.mirror is not None
-        hidden = path.with_name(f".{path.name}.tmp")
         self._on_main(self._sweep)
-        self.mirror.fetch(path.name, hidden)
-        self._on_main(lambda: self._show(hidden, path))
+        self.mirror.fetch(path.name, _hidden(path))
+        self._on_main(lambda: self._show(path))
 
     def _restore(self, path: Path, method: nn.Module, optimizer: Optimizer) -> Header:
         """Verify a checkpoint, then read it. Raises `DamagedError` on every rank, `InputError` if it is another's."""
@@ -281,6 +340,9 @@ class Checkpointer:
         def read() -> None:
             with integrity.damage(path):
                 tensorfile.fill(path / "state", entries, here)
+                for name, target in here.items():
+                    if not is_finite(target.values):
+                        raise DamagedError(f"{path}: damaged ({name} is not finite)")
 
         self._on_all(read)
         return header
@@ -307,3 +369,8 @@ class Checkpointer:
 
     def _on_all(self, action: Callable[[], T]) -> list[T]:
         return on_all(action, self._group)
+
+
+def _hidden(target: Path) -> Path:
+    """Where a checkpoint is written before it becomes visible."""
+    return target.with_name(f".{target.name}.tmp")

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from seer import jsonl
 from seer.data import ledger
-from seer.distributed import World, all_reduce_sum, broadcast_object, size
+from seer.distributed import World, all_reduce_sum, broadcast_object, on_main, size
+from seer.engine.integrity import checkpoints, step_of
 from seer.engine.preempt import Verdict
 from seer.engine.symptoms import SYMPTOMS
 from seer.errors import DivergedError, InputError, PausedError
@@ -34,7 +35,7 @@ ACTIONS = ("none", "pause", "rollback")
 ENOUGH = 32  # losses, before any is called a spike
 WIDEST = 512  # dimensions of embeddings that are looked at: the cost grows with their cube
 NO_CHECKPOINT = "and there is no checkpoint to go back to"
-ADVICE = "lower schedule.peak, lengthen schedule.warmup, or use precision=bf16"
+ADVICE = "lower schedule.peak, lengthen schedule.warmup, or use precision=bf16, in a new run_dir"
 
 
 @dataclass
@@ -102,25 +103,41 @@ class Health:
         self._losses.extend(state.get("losses", []))
         self._bad, self._ill, self._well = state.get("bad", 0), Counter(state.get("ill", {})), state.get("well", 0)
 
-    def fault(self, done: int, verdict: Verdict, excused: bool) -> RollbackError | None:
+    def fault(self, done: int, verdict: Verdict, excused: bool, last: bool = False) -> RollbackError | None:
         """What follows from the verdict on a step (from 1) that is not applied yet.
 
         The step before the first bad one is held guilty as well: its update may be what broke the parameters.
 
         Args:
             excused: that the step is not finite may be the loss scale's doing.
+            last: no step follows that could show whether the parameters are broken.
         """
         if not verdict.finite:
             if excused:
                 return None
             self._bad += 1
             self._note(done, "not_applied", why="loss or gradient is not finite")
-            why = f"{self._bad} steps in a row without a finite loss and gradient"
-            return RollbackError(done - self._bad, done, why) if self._bad == self.config.patience else None
+            if self._bad < self.config.patience and not last:
+                return None
+            steps = f"{self._bad} steps in a row" if self._bad > 1 else "the last step is"
+            why = f"{steps} without a finite loss and gradient"
+            return RollbackError(done - self._bad, done, why)
         self._bad = 0
         why = self._spike(verdict.loss)
         self._losses.append(verdict.loss)
         return RollbackError(done - 1, done, why) if why else None
+
+    def proof(self, done: int, verdict: Verdict) -> RollbackError | None:
+        """What follows from a loss and gradient that were computed anew after the update of step `done`."""
+        why = self._spike(verdict.loss) if verdict.finite else "loss or gradient is not finite"
+        return RollbackError(done, done, f"{why} after this step's update") if why else None
+
+    def ended(self, done: int, steps: int) -> DivergedError:
+        """Of a run whose steps after `done` diverged and were passed over, to the last."""
+        why = f"steps {done + 1} to {steps}, the last ones, diverged and were passed over"
+        self._note(steps, "diverged", why=why)
+        good = on_main(lambda: newest_good(self.path.parent, done))
+        return DivergedError(f"the run is not done: {why}{good}; {ADVICE}")
 
     def _spike(self, loss: float) -> str:
         """Why this loss is a spike; "" if it is not."""
@@ -226,10 +243,11 @@ def roll_back(
     rollbacks = broadcast_object(sum(row["event"] == "rollback" for row in jsonl.read(path)))
     header = load(fault.first - 1) or load(fault.last - 1) if rollbacks < limit else None
     if header is None:
+        good = on_main(lambda: newest_good(Path(run_dir), fault.last - 1))
         hindrance = f"after {rollbacks} rollbacks (health.rollbacks={limit})" if rollbacks >= limit else NO_CHECKPOINT
         if world.is_main:
             jsonl.append(path, [{"step": fault.last, "event": "diverged", "why": f"{fault.why}, {hindrance}"}])
-        raise DivergedError(f"{told}, {hindrance}; {ADVICE}")
+        raise DivergedError(f"{told}, {hindrance}{good}; {ADVICE}")
     if world.is_main:
         # Only now: a process that is killed before this line repeats the steps and finds the same fault.
         first = max(fault.first, header["step"] + 1)
@@ -238,3 +256,9 @@ def roll_back(
         jsonl.append(path, [row | {"skipped": [first, fault.last]}])
         logger.warning("%s; back to step %d, skipping steps %d to %d", told, header["step"], first, fault.last)
     return header
+
+
+def newest_good(run_dir: Path, until: int) -> str:
+    """Which checkpoint of a run that diverged is to be used, the newest up to step `until`; "" where there is none."""
+    names = [path.name for path in checkpoints(run_dir) if step_of(path.name) <= until]
+    return f"; the newest good checkpoint is {run_dir}:{names[-1]}" if names else ""

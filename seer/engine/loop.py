@@ -14,7 +14,7 @@ from seer.data.hashing import mix
 from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.batchnorm import Statistics
-from seer.engine.health import Health
+from seer.engine.health import Health, RollbackError
 from seer.engine.metrics import RunLog
 from seer.engine.optim import LossScaler, clip_grad_norm
 from seer.engine.parallel import autocast
@@ -22,6 +22,8 @@ from seer.engine.preempt import StopRequest, Watchdog, agree
 from seer.engine.schedule import ScheduleConfig, value
 from seer.errors import StoppedError
 from seer.methods.base import Method, Output, Step
+
+CONTINUES = "the same command continues it"
 
 
 class Batches(Protocol):
@@ -32,6 +34,25 @@ class Batches(Protocol):
     seen: int  # fingerprint of the samples that this rank has delivered
 
     def iterate(self, start: int, stop: int, skipped: Collection[int] = ()) -> Iterator[Views]: ...
+
+
+@dataclass
+class Saves:
+    """What the loop calls to save; all ranks do so together. A save is visible once it is written and confirmed.
+
+    Attributes:
+        save: begin to save the state after so many steps.
+        every: steps between saves; 0: none.
+        late: whether one is due by the clock, on the rank that has it.
+        confirm: a finite loss and gradient followed from the state that was saved last.
+        finish: wait for the save under way.
+    """
+
+    save: Callable[[int], None]
+    every: int = 0
+    late: Callable[[], bool] = lambda: False
+    confirm: Callable[[], None] = lambda: None
+    finish: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -47,8 +68,7 @@ class Run:
     log: RunLog
     health: Health
     world: World
-    save: Callable[[int], None]
-    save_every: int
+    saves: Saves
     steps: int
     batch_size: int
     samples_per_epoch: int
@@ -66,9 +86,13 @@ def train(run: Run, start: int = 0) -> None:
     Raises:
         RollbackError: the run has to go back to a checkpoint.
         StoppedError: as asked, by a signal or by the run's health.
+        DivergedError: the last steps are among those that are passed over; what was before them is saved.
     """
     method, optimizer, parameters = run.method, run.optimizer, [p for p in run.method.parameters() if p.requires_grad]
     statistics, numbers = Statistics(method), [n for n in range(start, run.steps) if n not in run.health.skipped]
+    safe = start > 0  # there is a checkpoint to go back to
+    due = False
+    done = start
     optimizer.zero_grad(set_to_none=True)
     run.module.train()
     for number, views in zip(numbers, run.loader.iterate(start, run.steps, run.health.skipped), strict=True):
@@ -90,10 +114,13 @@ def train(run: Run, start: int = 0) -> None:
 
         # All ranks decide together, and before anything is applied.
         norm = clip_grad_norm(parameters, run.clip_grad)
-        verdict = agree(output.loss, norm, bool(run.asked.by))
+        verdict = agree(output.loss, norm, bool(run.asked.by), run.saves.late())
         run.scaler.update(verdict.finite)
-        fault: Exception | None = run.health.fault(done, verdict, excused=run.scaler.can_yield)
-        if verdict.finite and not fault:
+        last = number == numbers[-1]
+        fault: Exception | None = run.health.fault(done, verdict, run.scaler.can_yield, last)
+        applied = verdict.finite and not fault
+        if applied:
+            run.saves.confirm()  # this step shows that the state before it is good
             optimizer.step()
             method.after_update(step)
         else:
@@ -110,17 +137,51 @@ def train(run: Run, start: int = 0) -> None:
             work=run.loader.work_seconds,
             seconds=time.perf_counter() - began,
         )
-        fault = fault or run.health.judge(done, values, run.batch_size)
-        if verdict.stop and done < run.steps:
-            why = run.asked.by or "on another rank"
-            fault = fault or StoppedError(f"stopped after step {done} as asked ({why}); saved")
-        due = run.save_every and done % run.save_every == 0 and done < run.steps
-        if isinstance(fault, StoppedError) or (due and not fault):
-            run.save(done)
+        if applied:
+            fault = run.health.judge(done, values, run.batch_size)
+            if verdict.stop and done < run.steps:
+                why = run.asked.by or "on another rank"
+                fault = fault or StoppedError(f"stopped after step {done} as asked ({why}); saved: {CONTINUES}")
+        if isinstance(fault, RollbackError):
+            raise fault
+
+        # Only what a step was applied to is saved; a save, or a stop, that falls on another step waits for the next.
+        due = due or verdict.late or (run.saves.every > 0 and done % run.saves.every == 0)
+        ends = last or fault is not None
+        if (applied and due) or ends:
+            run.saves.save(done)
+            due = False
+            if ends or not safe:  # later ones are proven by the step that follows
+                prove(run, views, step)
+            safe = True
+        if ends:
+            run.saves.finish()
         if fault:
             raise fault
         run.watchdog.beat()
-    run.save(run.steps)
+    if done < run.steps:
+        raise run.health.ended(done, run.steps)
+
+
+def prove(run: Run, views: Views, step: Step) -> None:
+    """Confirm the state that was saved after `step`: its batch gives a finite loss and gradient once more, unapplied.
+
+    Raises:
+        RollbackError: it does not; the update broke something.
+    """
+    run.watchdog.beat()
+    run = replace(run, scaler=LossScaler(False))  # an overflow would be the scale's doing
+    parameters = [p for p in run.method.parameters() if p.requires_grad]
+    statistics = Statistics(run.method)
+    statistics.keep()
+    output = forward_backward(run, views, step)
+    run.method.after_backward(step)
+    verdict = agree(output.loss, clip_grad_norm(parameters, 0.0))
+    statistics.restore()
+    run.optimizer.zero_grad(set_to_none=True)
+    if fault := run.health.proof(step.number + 1, verdict):
+        raise fault
+    run.saves.confirm()
 
 
 def begins_epoch(run: Run, number: int) -> bool:

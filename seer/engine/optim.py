@@ -27,6 +27,10 @@ class OptimConfig:
         larc: `sgd`: scale every parameter's rate by the ratio of its norm to its gradient's.
         larc_trust: LARC's and LARS's trust coefficient.
         larc_clip: `sgd`: never let LARC raise a parameter's rate above the schedule's.
+        lars_joint_norm: `lars`: the ratio is to the norm of the decayed gradient, ‖g + decay · p‖, as in SimCLR's,
+            BYOL's and MoCo v3's code; false: to ‖g‖ + decay · ‖p‖, the paper's equation 6, and LARC's.
+        rate_in_momentum: `sgd`, `lars`: momentum sums what was subtracted, rates and all, as in the paper of LARS and
+            in SimCLR's code; false: it sums gradients, and the rate of the step multiplies the sum (BYOL's, torch's).
         decay_norm_and_bias: `sgd`, `adamw`: decay vectors (BatchNorm, biases) too. LARS never does.
         betas: `adamw` only, as is `eps`.
         clip_grad: the largest norm of the whole gradient; 0 leaves it alone.
@@ -40,6 +44,8 @@ class OptimConfig:
     larc_trust: float = 0.001
     larc_clip: bool = False
     larc_eps: float = 1e-8
+    lars_joint_norm: bool = True
+    rate_in_momentum: bool = False
     decay_norm_and_bias: bool = True
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -49,11 +55,16 @@ class OptimConfig:
 class SGD(Optimizer):
     """SGD with momentum; with `trust` > 0, the rate of each parameter p with gradient g is scaled by
 
-        trust · ‖p‖ / (‖g‖ + weight_decay · ‖p‖ + eps)          (You et al. 2017, eq. 6)
+        trust · ‖p‖ / (‖g‖ + weight_decay · ‖p‖ + eps)          (You et al. 2017, arXiv:1708.03888, eq. 6)
+        trust · ‖p‖ / ‖g + weight_decay · p‖                    with `joint` (SimCLR's, BYOL's and MoCo v3's code)
 
-    and decay is folded into the gradient before scaling. With all parameters so treated this is LARC as NVIDIA's apex
-    had it; with vectors in a group of trust 0 and decay 0, it is LARS as SimCLR and BYOL use it. Where either norm is
-    0, the plain gradient counts, undecayed. `clip` keeps the scaled rate at or below `lr`. With trust 0: torch's SGD.
+    and decay is folded into the gradient before scaling. With all parameters treated in the first way this is LARC as
+    NVIDIA's apex had it; with vectors in a group of trust 0 and decay 0, it is LARS. Where either norm is 0, nothing is
+    scaled; in the first form the plain gradient counts then, undecayed. `clip` keeps the first form's scaled rate at or
+    below `lr`. With trust 0: torch's SGD.
+
+    With m for `momentum`, u for the scaled, decayed gradient, the step is v ← m·v + u, p ← p - lr·v; with
+    `rate_in_momentum`, v ← m·v + lr·u, p ← p - v. They differ where the rate changes.
 
     A parameter without a gradient is left alone: neither decayed nor moved by its momentum. `step` consumes the
     gradients (it scales them in place, to spare a copy), so clear them afterwards.
@@ -69,9 +80,12 @@ class SGD(Optimizer):
         trust: float = 0.0,
         clip: bool = False,
         eps: float = 1e-8,
+        joint: bool = False,
+        rate_in_momentum: bool = False,
     ):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-        super().__init__(params, defaults | {"trust": trust, "clip": clip, "eps": eps})
+        defaults |= {"trust": trust, "clip": clip, "eps": eps, "joint": joint, "rate_in_momentum": rate_in_momentum}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Any:
@@ -87,12 +101,18 @@ class SGD(Optimizer):
 
     def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]
-        scales = _layerwise_scales(group, parameters, gradients) if group["trust"] else None
-        weights, updates = [local(p) for p in parameters], [local(g) for g in gradients]
+        separate = group["trust"] and not group["joint"]
+        scales = _separate_scales(group, parameters, gradients) if separate else None
+        weights = [local(p) for p in parameters]
+        updates = [local(g) for g in gradients]
         if group["weight_decay"]:
             torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
+        if group["trust"] and group["joint"]:
+            scales = _joint_scales(group, parameters, gradients)  # these are decayed by now, in place
         if scales is not None:
             torch._foreach_mul_(updates, scales)
+        if group["rate_in_momentum"]:
+            torch._foreach_mul_(updates, group["lr"])
         if group["momentum"]:
             buffers = [local(self._buffer(p)) for p in parameters]
             torch._foreach_mul_(buffers, group["momentum"])
@@ -101,7 +121,7 @@ class SGD(Optimizer):
                 torch._foreach_add_(updates, buffers, alpha=group["momentum"])
             else:
                 updates = buffers
-        torch._foreach_add_(weights, updates, alpha=-group["lr"])
+        torch._foreach_add_(weights, updates, alpha=-1.0 if group["rate_in_momentum"] else -group["lr"])
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -110,8 +130,8 @@ class SGD(Optimizer):
         return state["momentum_buffer"]
 
 
-def _layerwise_scales(group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-    """One scalar tensor per parameter, by which its decayed gradient is multiplied."""
+def _separate_scales(group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    """One scalar tensor per parameter, by which its decayed gradient is multiplied: LARC's, from the gradient as is."""
     p, g = squared_norms([*parameters, *gradients]).sqrt().chunk(2)
     scale = group["trust"] * p / (g + group["weight_decay"] * p + group["eps"])
     if group["clip"]:
@@ -119,6 +139,12 @@ def _layerwise_scales(group: dict[str, Any], parameters: list[Tensor], gradients
     # A zero gradient must not let decay act alone, nor a zero weight be stuck at zero.
     scale = torch.where(g > 0, scale, 0.0)
     return list(torch.where(p > 0, scale, 1.0).unbind())
+
+
+def _joint_scales(group: dict[str, Any], parameters: list[Tensor], decayed: list[Tensor]) -> list[Tensor]:
+    """One scalar tensor per parameter, by which its decayed gradient is multiplied: SimCLR's and BYOL's LARS."""
+    p, u = squared_norms([*parameters, *decayed]).sqrt().chunk(2)
+    return list(torch.where((p > 0) & (u > 0), group["trust"] * p / u, 1.0).unbind())
 
 
 def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
@@ -159,6 +185,7 @@ def _sgd(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> 
 
 def _lars(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> Optimizer:
     adapted = {"params": matrices, "trust": config.larc_trust, "weight_decay": config.weight_decay}
+    adapted["joint"] = config.lars_joint_norm
     plain = {"params": vectors, "trust": 0.0, "weight_decay": 0.0}
     return SGD([group for group in (adapted, plain) if group["params"]], **_momentum(config))
 
@@ -176,7 +203,8 @@ OPTIMIZERS: dict[str, Callable[[OptimConfig, list[Tensor], list[Tensor]], Optimi
 
 
 def _momentum(config: OptimConfig) -> dict[str, Any]:
-    return {"momentum": config.momentum, "nesterov": config.nesterov, "eps": config.larc_eps}
+    options = {"momentum": config.momentum, "nesterov": config.nesterov, "eps": config.larc_eps}
+    return options | {"rate_in_momentum": config.rate_in_momentum}
 
 
 def _groups(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Stopping on request: a signal asks, all ranks agree at the end of a step, and a checkpoint is saved there.
 
 Schedulers announce the end: SLURM sends the signal that `seer launch` chose some minutes before the time limit and on
-preemption, and SIGTERM when it ends a job; Kubernetes and torchrun send SIGTERM.
+preemption, and SIGTERM when it ends a job; Kubernetes and torchrun send SIGTERM. At a terminal Ctrl-C sends SIGINT, and
+closing it SIGHUP.
 """
 
 import faulthandler
@@ -15,46 +16,80 @@ import torch
 from torch import Tensor
 
 from seer.distributed import all_reduce_sum, size
+from seer.start import INTERRUPTED, tell
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+FIRST = "stopping at the end of this step, with a checkpoint; Ctrl-C again ends at once"
+SECOND = "ended at once; the same command continues from the newest checkpoint"
 
 
 class StopRequest:
-    """While entered, `SIGNALS` do not end this process but set `by`, the name of the last one."""
+    """While entered, `SIGNALS` do not end this process but set `by`, the name of the last one; a second Ctrl-C ends it.
+
+    What is ignored stays so: SIGHUP under `nohup`, Ctrl-C where a launcher answers to it.
+    """
 
     by = ""
 
     def __enter__(self) -> "StopRequest":
-        here = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
-        self._before: dict[Any, Any] = {s: signal.signal(s, self._note) for s in SIGNALS} if here else {}
+        self._before: dict[Any, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heeded}
+            self._watch()
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup_before)
+            os.close(self._arrivals)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.by = signal.Signals(number).name
 
+    def _watch(self) -> None:
+        """Have signals answered in a thread as well: handlers run only when the main thread comes back from a wait."""
+        reading, self._arrivals = os.pipe()
+        os.set_blocking(self._arrivals, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._arrivals, warn_on_full_buffer=False)
+        threading.Thread(target=_answer_interrupts, args=(reading,), daemon=True).start()
+
+
+def _answer_interrupts(arrivals: int) -> None:
+    """Say what follows from the first Ctrl-C, and end this process at the second."""
+    count = 0
+    while number := os.read(arrivals, 1):
+        if number[0] != signal.SIGINT:
+            continue
+        count += 1
+        tell(FIRST if count == 1 else SECOND)
+        if count > 1:
+            os._exit(INTERRUPTED)
+    os.close(arrivals)
+
 
 class Verdict(NamedTuple):
-    """Of all ranks on a step: whether loss and gradient are finite on every one, whether any was asked to stop, and
-    the mean of their losses."""
+    """Of all ranks on a step: whether loss and gradient are finite on every one, whether any was asked to stop, the
+    mean of their losses, and whether any finds a checkpoint late."""
 
     finite: bool
     stop: bool
     loss: float
+    late: bool = False
 
 
-def agree(loss: Tensor, grad_norm: Tensor, asked: bool = False) -> Verdict:
+def agree(loss: Tensor, grad_norm: Tensor, asked: bool = False, late: bool = False) -> Verdict:
     """The verdict on a step, the same on all ranks.
 
-    The request to stop travels with what every step needs to know anyhow, so it costs nothing.
+    The request to stop, and what the clock says, travel with what every step needs to know anyhow: they cost nothing.
     """
     finite = torch.isfinite(loss.detach()) & torch.isfinite(grad_norm.to(loss.device))
-    votes = torch.stack([(~finite).double(), torch.full_like(finite, asked).double(), loss.detach().double()])
-    bad, stop, total = all_reduce_sum(votes).tolist()
-    return Verdict(bad == 0, stop > 0, total / size())
+    requests = [torch.full_like(finite, request).double() for request in (asked, late)]
+    votes = torch.stack([(~finite).double(), loss.detach().double(), *requests])
+    bad, total, stop, overdue = all_reduce_sum(votes).tolist()
+    return Verdict(bad == 0, stop > 0, total / size(), overdue > 0)
 
 
 class Watchdog:

@@ -1,5 +1,7 @@
 """Schedules as pure functions: configuration, step, number of steps → value.
 
+What a run follows is `effective`, once: rates for its own batch, and a warm-up in steps. Nothing is inferred elsewhere.
+
 Steps count from 0, so a run of `total` steps asks for 0 … total − 1, and `value(config, total, total)` is where the
 schedule would arrive: `final`. After a linear warm-up of `warmup` steps (from `start`, reaching `peak` at step
 `warmup`), each schedule sees only how far the rest of the run has come, `where` in [0, 1].
@@ -8,9 +10,10 @@ schedule would arrive: `final`. After a linear warm-up of `warmup` steps (from `
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from seer.errors import InputError, nearest
+from seer.steps import whole_steps
 
 
 @dataclass
@@ -22,7 +25,9 @@ class ScheduleConfig:
         peak: the value after the warm-up.
         start: the value at step 0, if there is a warm-up.
         final: the value at the end (`cosine`, `restarts`, `waves`).
-        warmup: steps of the linear warm-up; 0 starts at `peak`.
+        per: `peak`, `start` and `final` are for so many images, and grow in proportion to `batch_size` (Goyal et al.
+            2017, arXiv:1706.02677, section 2.1); 0 takes them as they stand, whatever the batch.
+        warmup: steps of the linear warm-up, or below 1 its share of the run; 0 starts at `peak`.
         milestones: shares of the whole run, increasing in (0, 1), at which `step` falls and the others start anew.
         gamma: `step`, `restarts`, `waves`: the factor on the value (on the peak) at each milestone.
         rewarm: share of the whole run over which `restarts` climbs linearly to each new peak; 0 jumps.
@@ -32,22 +37,54 @@ class ScheduleConfig:
     peak: float = 0.6
     start: float = 0.0
     final: float = 0.0006
-    warmup: int = 0
+    per: int = 0
+    warmup: int | float = 0
     milestones: list[float] = field(default_factory=list)
     gamma: float = 1.0
     rewarm: float = 0.0
 
 
+def effective(config: ScheduleConfig, batch_size: int, steps: int) -> ScheduleConfig:
+    """The schedule that a run of `steps` steps follows with `batch_size` images a step, over all processes.
+
+    Its rates stand as they are (`per` is 0) and its warm-up is in steps, so it is its own effective schedule.
+
+    Raises:
+        InputError: `per` is negative, or the warm-up is neither steps nor a share.
+    """
+    if config.per < 0:
+        raise InputError(f"schedule.per={config.per}: must be a number of images, or 0 for rates as they stand")
+    warmup = whole_steps(config.warmup, steps, "schedule.warmup")
+    peak, start, final = (_scaled(rate, config.per, batch_size) for rate in (config.peak, config.start, config.final))
+    return replace(config, peak=peak, start=start, final=final, per=0, warmup=warmup)
+
+
+def describe(config: ScheduleConfig, batch_size: int, steps: int) -> str:
+    """What the rate and its warm-up become in a run, in one line."""
+    followed = effective(config, batch_size, steps)
+    if config.per:
+        rate = f"rate {config.peak:g} for {config.per:,} images → {followed.peak:g} for {batch_size:,}"
+    else:
+        rate = f"rate {followed.peak:g}, whatever the batch ({batch_size:,} images)"
+    return f"{rate}; warm-up {followed.warmup:,} of {steps:,} steps"
+
+
+def _scaled(rate: float, per: int, batch_size: int) -> float:
+    return rate * batch_size / per if per else rate
+
+
 def value(config: ScheduleConfig, step: int, total: int) -> float:
-    """The value at `step` of `total` steps.
+    """The value at `step` of `total` steps, of a schedule whose rates are for the run's own batch (`effective`).
 
     Raises:
         InputError: the schedule is unknown, its milestones do not increase, or its warm-up is longer than the run.
     """
-    _check(config, total)
-    if step < config.warmup:
-        return config.start + (config.peak - config.start) * step / config.warmup
-    return SCHEDULES[config.name](config, min(1.0, step / total), config.warmup / total)
+    assert not config.per, "rates for another batch: take the effective schedule"
+    warmup = whole_steps(config.warmup, total, "schedule.warmup")
+    _check(config, warmup, total)
+    if step < warmup:
+        return config.start + (config.peak - config.start) * step / warmup
+    return SCHEDULES[config.name](config, min(1.0, step / total), warmup / total)
 
 
 def cosine(high: float, low: float, part: float) -> float:
@@ -111,12 +148,14 @@ def _cycle(config: ScheduleConfig, where: float, warm: float) -> tuple[int, floa
     return cycle, bounds[cycle], bounds[cycle + 1]
 
 
-def _check(config: ScheduleConfig, total: int) -> None:
+def _check(config: ScheduleConfig, warmup: int, total: int) -> None:
     if config.name not in SCHEDULES:
         raise InputError(f"schedule.name: '{config.name}' is unknown{nearest(config.name, SCHEDULES)}")
-    if config.warmup > total:
-        raise InputError(f"schedule.warmup: {config.warmup} steps, but the run has {total}; shorten it")
-    bounds = [config.warmup / total, *config.milestones, 1.0]
+    if warmup > total:
+        raise InputError(
+            f"schedule.warmup: {warmup} steps, but the run has {total}; give fewer, or a share such as 0.05"
+        )
+    bounds = [warmup / total, *config.milestones, 1.0]
     if config.milestones and any(a >= b for a, b in itertools.pairwise(bounds)):
         raise InputError(
             f"schedule.milestones: {config.milestones} must increase between the end of the warm-up "

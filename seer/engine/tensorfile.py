@@ -8,13 +8,14 @@ of `torch.distributed.checkpoint`, whose `HuggingFaceStorageReader` reads these 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -34,6 +35,10 @@ CODES = {
     torch.bool: "BOOL",
 }
 ITEM_SIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
+
+
+class NotFiniteError(ValueError):
+    """The tensor of this name holds infinities, or what is no number."""
 
 
 class Block(NamedTuple):
@@ -64,18 +69,27 @@ def write(path: Path, blocks: Mapping[str, Block]) -> dict[str, Any]:
 
     Returns:
         The file's `bytes` and `sha256`.
+
+    Raises:
+        NotFiniteError: a block is not finite; the file is left unfinished.
     """
     # Wide types first, so that every tensor lies on a multiple of its item's size.
     ordered = sorted(blocks, key=lambda name: -blocks[name].values.itemsize)
     tensors = {name: (CODES[blocks[name].values.dtype], list(blocks[name].values.shape)) for name in ordered}
     offsets = {name: {"saved_offsets": list(block.offset)} for name, block in blocks.items()}
     head, _ = _layout(tensors, {BLOCKS: json.dumps(offsets)})
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(head)
     with open(path, "wb") as file, ThreadPoolExecutor(1) as pool:
-        for chunk in _chunks(head, (blocks[name].values for name in ordered)):
-            hashed = pool.submit(digest.update, chunk)  # beside writing: both leave Python's lock alone
-            file.write(chunk)
-            hashed.result()
+        file.write(head)
+        for name in ordered:
+            for chunk in _chunks(blocks[name].values):
+                data = chunk.view(torch.uint8).numpy().data
+                hashed = pool.submit(digest.update, data)  # beside writing: both leave Python's lock alone
+                file.write(data)
+                # Hashing takes longer than writing and this together, so that it costs no time.
+                if not is_finite(chunk):
+                    raise NotFiniteError(name)
+                hashed.result()
         flush(file)
         return {"bytes": file.tell(), "sha256": digest.hexdigest()}
 
@@ -152,6 +166,19 @@ def flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def is_finite(values: Tensor) -> bool:
+    """Whether all of a tensor is finite. Reads it once, on CPUs in this thread alone, and takes no memory."""
+    if not values.is_floating_point():
+        return True
+    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+        with np.errstate(all="ignore"):
+            total = float(np.add.reduce(values.detach().numpy(), axis=None))
+    else:
+        total = float(values.sum(dtype=torch.float32))
+    # What is not finite stays so in any sum; a sum of finite numbers may overflow, which is looked into.
+    return isfinite(total) or bool(values.isfinite().all())
+
+
 def _layout(tensors: Mapping[str, tuple[str, list[int]]], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
     """The first bytes of a file with these tensors (type and shape), and where in the file each will start."""
     header: dict[str, Any] = {"__metadata__": metadata}
@@ -164,11 +191,9 @@ def _layout(tensors: Mapping[str, tuple[str, list[int]]], metadata: dict[str, st
     return len(text).to_bytes(8, "little") + text, {name: 8 + len(text) + begin for name, begin in begins.items()}
 
 
-def _chunks(head: bytes, tensors: Iterable[Tensor]) -> Iterator[bytes | memoryview]:
-    yield head
-    for tensor in tensors:
-        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-        yield from (data[i : i + CHUNK] for i in range(0, len(data), CHUNK))
+def _chunks(tensor: Tensor) -> Sequence[Tensor]:
+    """The values of a tensor in a row, cut into parts of `CHUNK` bytes."""
+    return tensor.contiguous().reshape(-1).split(CHUNK // tensor.itemsize)
 
 
 def _copy(source: BinaryIO, out: BinaryIO, count: int) -> int:

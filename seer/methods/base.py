@@ -46,6 +46,11 @@ class Method(nn.Module):
     Config: ClassVar[type]
     backbone: nn.Module
 
+    @classmethod
+    def warnings(cls, config: Any, batch_size: int, steps: int) -> list[str]:
+        """What of `config`, a `Config`, has no effect or another one than meant in a run of `steps`; a line each."""
+        return []
+
     def reset_parameters(self) -> None:
         for child in self.children():
             child.reset_parameters()  # type: ignore[operator]

@@ -20,6 +20,7 @@ class MLP(nn.Sequential):
         batchnorm: normalise the hidden layers.
         batchnorm_out: normalise the output too (SimCLR).
         bias_out: give the output layer a bias (BYOL does not; nor is there one before a BatchNorm).
+        shift_out: train the shift of the output's BatchNorm; else it stays 0 (SimCLR).
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class MLP(nn.Sequential):
         batchnorm: bool = True,
         batchnorm_out: bool = False,
         bias_out: bool = True,
+        shift_out: bool = True,
     ):
         if not widths or min(widths) < 1:
             raise InputError(f"method: a head of widths {list(widths)}; give positive widths, such as [2048, 128]")
@@ -38,7 +40,10 @@ class MLP(nn.Sequential):
             layers += [nn.Linear(width, size), *([nn.BatchNorm1d(size)] if batchnorm else []), nn.ReLU(inplace=True)]
             width = size
         layers.append(nn.Linear(width, out, bias=bias_out and not batchnorm_out))
-        layers += [nn.BatchNorm1d(out)] if batchnorm_out else []
+        if batchnorm_out:
+            norm = nn.BatchNorm1d(out)
+            norm.bias.requires_grad_(shift_out)  # kept, so that a state dict has the same names either way
+            layers.append(norm)
         super().__init__(*layers)
 
     def reset_parameters(self) -> None:

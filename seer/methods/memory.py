@@ -29,6 +29,11 @@ class Queue(nn.Module):
         self.rows.zero_()
         self.pushed.zero_()
 
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Forget every row."""
+        self.pushed.zero_()
+
     @property
     def full(self) -> bool:
         """Whether every row has been pushed (waits for the device)."""

@@ -17,7 +17,7 @@ class SimCLRConfig:
 
     Attributes:
         head: hidden and output widths of the projection head; `head_bn` puts BatchNorm on its hidden layers and
-            `head_bn_out` on its output.
+            `head_bn_out` on its output, which has no shift in SimCLR's code: `head_bn_shift` trains one.
         temperature: of the similarities.
     """
 
@@ -25,6 +25,7 @@ class SimCLRConfig:
     head: list[int] = field(default_factory=lambda: [2048, 128])
     head_bn: bool = True
     head_bn_out: bool = True
+    head_bn_shift: bool = False
     temperature: float = 0.1
 
 
@@ -38,7 +39,8 @@ class SimCLR(Method):
         require_positive(config, "temperature")
         self.config = config
         self.backbone = backbone
-        self.head = MLP(backbone.out_dim, config.head, config.head_bn, config.head_bn_out)  # type: ignore[arg-type]
+        width: int = backbone.out_dim  # type: ignore[assignment]
+        self.head = MLP(width, config.head, config.head_bn, config.head_bn_out, shift_out=config.head_bn_shift)
 
     def forward(self, views: Views, step: Step) -> Output:
         if [len(crops) for crops in views.crops] != [2]:

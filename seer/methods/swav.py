@@ -20,6 +20,7 @@ from seer.methods.losses import swapped_prediction
 from seer.methods.memory import Queue
 from seer.methods.precision import at_least_fp32
 from seer.methods.sinkhorn import sinkhorn
+from seer.steps import whole_steps
 
 
 @dataclass
@@ -35,8 +36,10 @@ class SwAVConfig:
         iterations: of Sinkhorn.
         assign: which of the large crops give assignments.
         queue: images remembered, over all ranks, to help assign small batches; 0 for none. They count once the queue is
-            full, and not before step `queue_from`.
-        freeze: steps for which the prototypes stay as they were initialised.
+            full.
+        queue_from: the step from which images are remembered, or below 1 a share of the run: so the first ones to count
+            come from this step, as in SwAV's code, whose queue is made then.
+        freeze: steps for which the prototypes stay as they were initialised, or below 1 a share of the run.
     """
 
     name: str = "swav"
@@ -49,8 +52,8 @@ class SwAVConfig:
     iterations: int = 3
     assign: list[int] = field(default_factory=lambda: [0, 1])
     queue: int = 0
-    queue_from: int = 0
-    freeze: int = 313
+    queue_from: int | float = 0
+    freeze: int | float = 313
 
 
 class SwAV(Method):
@@ -83,16 +86,29 @@ class SwAV(Method):
         metrics = assignment_metrics(targets) | {"prototypes_empty": empty} if step.measure else {}
         return Output(loss, metrics, embeddings[0].detach())
 
+    @classmethod
+    def warnings(cls, config: SwAVConfig, batch_size: int, steps: int) -> list[str]:
+        lines = []
+        if steps <= whole_steps(config.freeze, steps, "method.freeze"):
+            lines.append(f"method.freeze={config.freeze}: the prototypes stay as initialised in all {steps:,} steps")
+        first = whole_steps(config.queue_from, steps, "method.queue_from") + math.ceil(config.queue / batch_size)
+        if config.queue and steps <= first:
+            lines.append(f"method.queue={config.queue}: no step uses it; it would be full after {first:,} of {steps:,}")
+        return lines
+
     def after_backward(self, step: Step) -> None:
-        if step.number < self.config.freeze:
+        if step.number < whole_steps(self.config.freeze, step.total, "method.freeze"):
             # Without a gradient, neither weight decay nor momentum moves them.
             self.prototypes.weight.grad = None
 
     def after_update(self, step: Step) -> None:
         self.prototypes.normalize()
         if self.queue is not None:
-            for embeddings in self._fresh[1]:
-                self.queue.push(embeddings)
+            if step.number < whole_steps(self.config.queue_from, step.total, "method.queue_from"):
+                self.queue.clear()  # checkpoints of older versions hold rows from before its start
+            else:
+                for embeddings in self._fresh[1]:
+                    self.queue.push(embeddings)
             self._fresh = -1, []
 
     @torch.no_grad()
@@ -100,7 +116,8 @@ class SwAV(Method):
         """`(A, B, K)` assignments of the assigning crops, and how many prototypes went empty."""
         batch, scores = scores.shape[1], scores[self.config.assign]
         if self.queue is not None:
-            if step.number >= self.config.queue_from and self.queue.full:
+            began = step.number >= whole_steps(self.config.queue_from, step.total, "method.queue_from")
+            if began and self.queue.full:
                 remembered = over_crops(self.prototypes, self.queue.share().transpose(0, 1))
                 scores = torch.cat([scores, remembered], dim=1)
             self._remember(embeddings[self.config.assign], step)

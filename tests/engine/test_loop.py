@@ -10,7 +10,7 @@ from torch import nn
 from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.health import Health, HealthConfig, RollbackError
-from seer.engine.loop import Run, forward_backward, micro_batches, train
+from seer.engine.loop import Run, Saves, forward_backward, micro_batches, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.schedule import ScheduleConfig
@@ -70,7 +70,7 @@ def run(tmp_path):
         logs.append(log)
         saved: list[int] = []
         made = Run(method, method, optimizer, LossScaler(False), Batches(poisoned), ScheduleConfig("constant", 0.1),
-                   log, Health(HealthConfig(), tmp_path, World()), World(), saved.append, 4, steps, 4, 8, 0, "fp64",
+                   log, Health(HealthConfig(), tmp_path, World()), World(), Saves(saved.append, 4), steps, 4, 8, 0, "fp64",
                    **more)  # fmt: skip
         made.saved = saved
         return made
@@ -95,13 +95,15 @@ def test_the_order_of_calls_and_the_epochs(run):
     train(made)
     one = [("forward", 0), ("after_backward", 0), ("after_update", 0)]
     rest = [[(name, step) for name, _ in one] for step in (1, 2)]
-    assert made.method.calls == [("before_epoch", 0), *one, *rest[0], ("before_epoch", 0), *rest[1]]
+    proof = [("forward", 2), ("after_backward", 2)]  # of the last update
+    assert made.method.calls == [("before_epoch", 0), *one, *rest[0], ("before_epoch", 0), *rest[1], *proof]
 
 
 def test_a_continued_run_does_not_begin_its_epoch_again(run):
     made = run(steps=2)
     train(made, start=1)
-    assert [name for name, _ in made.method.calls] == ["forward", "after_backward", "after_update"]
+    step = ["forward", "after_backward", "after_update"]
+    assert [name for name, _ in made.method.calls] == [*step, *step[:2]]  # the last update is proven
 
 
 def test_a_step_that_is_not_finite_is_not_applied(run, tmp_path):
@@ -168,7 +170,8 @@ def test_a_step_that_is_not_applied_leaves_everything_as_it_was(run, name):
         return replace(made, method=method, module=method, optimizer=optimizer, loader=loader, samples_per_epoch=100)
 
     disturbed, one_step = build(poisoned={1, 2}), build(poisoned=())
-    train(disturbed)
+    with pytest.raises(RollbackError):  # at the end of the run
+        train(disturbed)
     train(replace(one_step, steps=1))
     before, after = state(one_step), state(disturbed)
     assert before.keys() == after.keys()

@@ -1,5 +1,7 @@
 import copy
+import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -84,8 +86,86 @@ def test_lars_is_lightlys_with_vectors_left_out():
     matrices = [p for p in theirs.parameters() if p.ndim > 1]
     vectors = [p for p in theirs.parameters() if p.ndim == 1]
     oracle = LARS([{"params": matrices, "weight_decay": 0.02}, {"params": vectors}], lr=0.3, momentum=0.9)
-    optimizer = build_optimizer(ours, OptimConfig("lars", weight_decay=0.02))
+    optimizer = build_optimizer(ours, OptimConfig("lars", weight_decay=0.02, lars_joint_norm=False))
     assert_same(run(ours, optimizer), run(theirs, oracle), rtol=1e-12, atol=1e-14)
+
+
+def simclr_lars(model, steps, decay, momentum, nesterov, trust=0.001, lr=0.3):
+    """SimCLR's code, one tensor at a time in numpy: the rate is inside the momentum."""
+    values = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    sums = {name: np.zeros_like(v) for name, v in values.items()}
+    for step in range(steps):
+        set_gradients(model, step)
+        for name, p in model.named_parameters():
+            gradient, rate = p.grad.numpy().copy(), lr / (step + 1)
+            if values[name].ndim > 1:  # neither biases nor BatchNorm
+                gradient += decay * values[name]
+                w_norm, g_norm = np.sqrt((values[name] ** 2).sum()), np.sqrt((gradient**2).sum())
+                rate *= trust * w_norm / g_norm if w_norm > 0 and g_norm > 0 else 1.0
+            sums[name] = momentum * sums[name] + rate * gradient
+            values[name] = values[name] - (momentum * sums[name] + rate * gradient if nesterov else sums[name])
+    return [torch.from_numpy(v) for v in values.values()]
+
+
+def byol_lars(model, steps, decay, momentum, trust=0.001, lr=0.3):
+    """BYOL's code, stage by stage as it chains them: decay, adapt, sum, then multiply by the step's rate."""
+    values = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    sums = {name: np.zeros_like(v) for name, v in values.items()}
+    for step in range(steps):
+        set_gradients(model, step)
+        updates = {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
+        adapted = [name for name in updates if not name.endswith("bias") and name != "1.weight"]  # 1 is a BatchNorm
+        for name in adapted:
+            updates[name] = updates[name] + decay * values[name]
+        for name in adapted:
+            p_norm, u_norm = np.linalg.norm(values[name]), np.linalg.norm(updates[name])
+            updates[name] = updates[name] * (trust * p_norm / u_norm if p_norm > 0 and u_norm > 0 else 1.0)
+        for name, update in updates.items():
+            sums[name] = momentum * sums[name] + update
+            values[name] = values[name] - lr / (step + 1) * sums[name]
+    return [torch.from_numpy(v) for v in values.values()]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars_is_simclrs(decay, momentum, nesterov):
+    nesterov = nesterov and momentum > 0
+    config = OptimConfig("lars", momentum, decay, nesterov, rate_in_momentum=True)
+    ours = network()
+    oracle = simclr_lars(copy.deepcopy(ours), 5, decay, momentum, nesterov)
+    assert_same(run(ours, build_optimizer(ours, config)), oracle, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_lars_is_byols(decay):
+    ours = network()
+    oracle = byol_lars(copy.deepcopy(ours), 5, decay, 0.9)
+    optimizer = build_optimizer(ours, OptimConfig("lars", weight_decay=decay))
+    assert_same(run(ours, optimizer), oracle, rtol=1e-12, atol=1e-14)
+
+
+def test_the_forms_of_lars_differ():
+    """Else the tests above would show nothing."""
+    forms = [{}, {"lars_joint_norm": False}, {"rate_in_momentum": True}]
+    results = []
+    for form in forms:
+        model = network()
+        results.append(run(model, build_optimizer(model, OptimConfig("lars", weight_decay=0.3, **form)))[0])
+    for a, b in itertools.combinations(results, 2):
+        assert (a - b).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("rate_in_momentum", [False, True])
+def test_joint_lars_scales_nothing_where_a_norm_is_zero(rate_in_momentum):
+    weight, still = nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.ones(3, 2))
+    weight.grad, still.grad = torch.ones(3, 2), torch.zeros(3, 2)
+    config = OptimConfig("lars", weight_decay=0.5, rate_in_momentum=rate_in_momentum)
+    optimizer = build_optimizer(nn.ParameterList([weight, still]), config)
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step()
+    assert torch.equal(weight, torch.full((3, 2), -0.5))
+    torch.testing.assert_close(still, torch.full((3, 2), 1 - 0.5 * 0.001))  # decay alone has a norm: 0.001 of ‖p‖
 
 
 def test_adamw_is_torchs():
@@ -218,9 +298,17 @@ def real_steps(config: OptimConfig, sharded: bool) -> tuple[list[torch.Tensor], 
     return [p.detach() for p in whole], norm.item()
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
-def test_sharded_updates_and_norms_are_those_of_one_process(name):
-    config = OptimConfig(name, weight_decay=0.1)
+@pytest.mark.parametrize(
+    "config",
+    [
+        OptimConfig("sgd", weight_decay=0.1),
+        OptimConfig("lars", weight_decay=0.1),
+        OptimConfig("lars", weight_decay=0.1, rate_in_momentum=True),
+        OptimConfig("adamw", weight_decay=0.1),
+    ],
+    ids=["sgd", "lars as BYOL's", "lars as SimCLR's", "adamw"],
+)
+def test_sharded_updates_and_norms_are_those_of_one_process(config):
     alone, norm = real_steps(config, sharded=False)
     for parameters, sharded_norm in spawn(real_steps, 2, config, True, device="cpu"):
         assert_same(parameters, alone, rtol=1e-9, atol=1e-12)

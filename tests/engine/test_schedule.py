@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seer.engine.schedule import SCHEDULES, ScheduleConfig, value
+from seer.engine.schedule import SCHEDULES, ScheduleConfig, describe, effective, value
 from seer.errors import InputError
 
 
@@ -96,6 +97,59 @@ def test_cosine_never_rises_after_its_warmup(warmup, total):
     values = [value(config, s, total) for s in range(warmup, total + 1)]
     assert all(a >= b for a, b in itertools.pairwise(values))
     assert math.isclose(values[-1], config.final)
+
+
+def test_rates_are_for_so_many_images():
+    config = ScheduleConfig(peak=0.6, start=0.1, final=0.0006, per=256, warmup=0.05)
+    followed = effective(config, 2048, 1000)
+    assert (followed.peak, followed.start, followed.final) == pytest.approx((4.8, 0.8, 0.0048), rel=1e-12)
+    assert (followed.per, followed.warmup) == (0, 50)
+    assert (config.peak, config.per) == (0.6, 256)  # what was given stays
+    assert describe(config, 2048, 1000) == "rate 0.6 for 256 images → 4.8 for 2,048; warm-up 50 of 1,000 steps"
+    assert describe(ScheduleConfig(peak=0.006), 64, 10) == (
+        "rate 0.006, whatever the batch (64 images); warm-up 0 of 10 steps"
+    )
+
+
+batches = st.integers(1, 65536)
+
+
+@given(configs, batches, st.integers(100, 5000))
+def test_rates_as_they_stand_are_followed_as_given(config, batch_size, total):
+    """Also: runs from before there was `per`."""
+    assert effective(config, batch_size, total) == config
+
+
+@given(configs, batches, st.integers(1, 1024), st.integers(100, 5000), st.data())
+def test_a_rate_grows_in_proportion_to_the_batch(config, batch_size, per, total, data):
+    config = dataclasses.replace(config, per=per)
+    step = data.draw(st.integers(0, total))
+    followed = effective(config, batch_size, total)
+    assert effective(followed, batch_size, total) == followed
+    as_given = value(dataclasses.replace(config, per=0), step, total)
+    assert value(followed, step, total) == pytest.approx(as_given * batch_size / per, rel=1e-9, abs=1e-12)
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 10**6))
+def test_a_warmup_that_is_a_share_fits_every_run(share, total):
+    config = ScheduleConfig(warmup=share)
+    followed = effective(config, 256, total)
+    assert abs(followed.warmup - share * total) <= 0.5
+    assert value(config, total // 2, total) == value(followed, total // 2, total)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ScheduleConfig(warmup=-5), r"schedule.warmup=-5: must be 0, a share"),
+        (ScheduleConfig(warmup=math.nan), r"schedule.warmup=nan: must be"),
+        (ScheduleConfig(warmup=2.5), r"schedule.warmup=2.5: give whole steps"),
+        (ScheduleConfig(per=-1), r"schedule.per=-1: must be a number of images"),
+    ],
+)
+def test_what_no_run_can_follow(config, message):
+    with pytest.raises(InputError, match=message):
+        effective(config, 8, 10)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from lightly.loss import NTXentLoss
 
 from seer.errors import InputError
 from seer.methods.base import Step
-from tests.methods.tiny import build, make_views
+from tests.methods.tiny import build, make_views, train_step
 
 
 def test_loss_is_lightlys():
@@ -20,3 +20,21 @@ def test_wrong_input():
         build("simclr")(make_views(small=2), Step(0, 1))
     with pytest.raises(InputError, match=r"method.temperature=0"):
         build("simclr", temperature=0)
+
+
+def test_the_last_batchnorm_has_a_scale_and_no_shift_as_in_simclrs_code():
+    method = build("simclr")
+    *_, norm = method.head
+    start = norm.weight.clone()
+    for number in range(3):
+        train_step(method, make_views(small=0, seed=number), Step(number, 10))
+    assert (norm.bias == 0).all()
+    assert not torch.equal(norm.weight, start)
+    assert all(parameter is not norm.bias for parameter in trainable(method))
+    shifted = build("simclr", head_bn_shift=True)
+    assert any(parameter is shifted.head[-1].bias for parameter in trainable(shifted))
+    assert method.state_dict().keys() == shifted.state_dict().keys()
+
+
+def trainable(method):
+    return [parameter for parameter in method.parameters() if parameter.requires_grad]

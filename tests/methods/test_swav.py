@@ -7,7 +7,7 @@ from lightly.loss import SwaVLoss
 
 from seer.errors import InputError
 from seer.methods.base import Step, forward_crops
-from seer.methods.swav import assignment_metrics
+from seer.methods.swav import SwAV, assignment_metrics
 from tests.methods.tiny import build, make_views, train_step
 
 
@@ -40,20 +40,74 @@ def test_backbone_runs_once_per_resolution_and_head_once():
     assert shapes == [(8, 3, 8, 8), (12, 3, 5, 5), (20, 8), (20, 6)]
 
 
-def test_queue_is_used_when_full_and_not_before_its_step():
-    method = build("swav", queue=10, queue_from=5, freeze=0).double()
-    embeddings = []
-    for number in range(8):
+class OriginalQueue:
+    """The bookkeeping of SwAV's code: from the first step of an epoch on there are zeros, new rows enter in front."""
+
+    def __init__(self, crops: int, length: int, width: int):
+        self.rows = torch.zeros(crops, length, width, dtype=torch.float64)
+        self.in_use = False
+
+    def take(self, embeddings):
+        """The rows that help assign a step's `(A, B, D)` embeddings, which enter; None while the last row is zero."""
+        remembered = None
+        if self.in_use or not torch.all(self.rows[:, -1] == 0):
+            self.in_use = True
+            remembered = self.rows.clone()
+        batch = embeddings.shape[1]
+        self.rows[:, batch:] = self.rows[:, :-batch].clone()
+        self.rows[:, :batch] = embeddings
+        return remembered
+
+
+@pytest.mark.parametrize(
+    ("length", "start", "first"),
+    [(8, 0, 2), (8, 5, 7), (8, 0.5, 7), (12, 3, 6), (4, 8, 9), (4, 10, None), (8, 9, None)],
+)
+def test_queue_is_filled_and_used_as_in_swavs_code(length, start, first):
+    """Batches of 4 in 10 steps. `length` divides by the batch: SwAV's code cuts it to that."""
+    method = build("swav", queue=length, queue_from=start, freeze=0).double()
+    begin, original, used = 5 if start == 0.5 else start, None, []
+    for number in range(10):
         views = make_views(batch=4, seed=number, dtype=torch.float64)
         z, scores = scores_of(method, views)
-        remembered = None
-        if number >= 5:  # 4 images a step fill 10 places in 3 steps, but step 5 comes later
-            rows = torch.cat(embeddings, 1)[:, -10:]
-            remembered = list((rows @ method.prototypes.weight.T).detach())
+        if number == begin:
+            original = OriginalQueue(2, length, z.shape[-1])
+        rows = original.take(z[:2].detach()) if original else None
+        remembered = None if rows is None else list((rows @ method.prototypes.weight.T).detach())
+        if remembered:
+            used.append(number)
         expected = lightly(scores, remembered)
-        assert (number >= 5) == bool((expected - lightly(scores)).abs() > 1e-6)
-        torch.testing.assert_close(train_step(method, views, Step(number, 8)), expected, rtol=1e-10, atol=0)
-        embeddings.append(z[:2].detach())
+        assert bool(remembered) == bool((expected - lightly(scores)).abs() > 1e-6)
+        torch.testing.assert_close(train_step(method, views, Step(number, 10)), expected, rtol=1e-10, atol=0)
+    assert used == ([] if first is None else list(range(first, 10)))
+
+
+@pytest.mark.parametrize(("number", "kept"), [(3, 0), (5, 12)])
+def test_rows_that_an_older_checkpoint_holds_from_before_the_start_are_forgotten(number, kept):
+    """Once the queue has begun they were the ones to count, and still are."""
+    old, method = build("swav", queue=8), build("swav", queue=8, queue_from=4)
+    old.queue.push(torch.randn(8, 2, 6))
+    method.load_state_dict(old.state_dict())
+    method(make_views(batch=4), Step(number, 10))
+    method.after_update(Step(number, 10))
+    assert method.queue.pushed == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze": 0.1}, None),
+        ({"freeze": 200}, "method.freeze=200: the prototypes stay as initialised in all 200 steps"),
+        ({"freeze": 0, "queue": 64, "queue_from": 0.5}, None),
+        ({"freeze": 0, "queue": 64, "queue_from": 75068}, "method.queue=64: no step uses it"),
+        ({"freeze": 0, "queue": 64, "queue_from": 193}, "full after 201 of 200"),
+    ],
+)
+def test_options_without_effect_are_told(options, message):
+    config = SwAV.Config(**options)
+    lines = SwAV.warnings(config, 8, 200)
+    assert len(lines) == (message is not None)
+    assert message is None or message in lines[0]
 
 
 def test_queue_is_not_used_before_it_is_full():

@@ -1,0 +1,46 @@
+"""The beginning of the `seer` command: Ctrl-C is one line from the first import on. Imports nothing that takes long."""
+
+import os
+import signal
+from contextlib import suppress
+from types import FrameType
+
+INTERRUPTED = 130  # the exit code of what Ctrl-C ended: 128 and the signal's number, as shells have it
+LINE = "interrupted; the same command continues where it stopped"
+
+
+def main() -> None:
+    """The `seer` command."""
+    answer_interrupts()
+
+    from seer.cli import main
+
+    main()
+
+
+def answer_interrupts() -> None:
+    """Have Ctrl-C raise `KeyboardInterrupt`, or end the process while something is imported, unless it is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def tell(line: str) -> None:
+    """A line on stderr, from signal handlers and threads too, which must not use Python's streams; none if it is gone."""
+    with suppress(OSError):
+        os.write(2, f"seer: {line}\n".encode())
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Extension modules swallow exceptions or turn them into others while they are imported. Nothing is half done then.
+    if _is_importing(frame):
+        tell(LINE)
+        os._exit(INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False
