@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from seer.data.decode import DamagedImage
 from seer import files
+from seer.data.decode import DamagedImage
 from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index, write_manifest
 from seer.errors import InputError
 from shards import pool, quarantine, state, takedown
