@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING
 
 from seer import config as configuration
 from seer.backbones import BackboneConfig, build
@@ -22,11 +21,12 @@ from seer.engine.metrics import LogConfig
 from seer.engine.optim import OptimConfig, build_optimizer
 from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel
 from seer.engine.schedule import ScheduleConfig, value
-from seer.errors import InputError, nearest
+from seer.errors import InputError
 from seer.hardware import find
 from seer.interop.models import load_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
+from seer.schema import DEVICE, SEED, WORD, Choice, Integer, ListOf, Location, Number, option, required
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
@@ -35,18 +35,18 @@ METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 class Pretrain:
     """A pretraining run. `batch_size` is global, `steps` are optimizer updates, `init` is a run or an exported file."""
 
-    name: str = "pretrain"
-    data: str = MISSING
-    run_dir: str = "runs/${name}"
-    seed: int = 0
-    steps: int = MISSING
-    batch_size: int = 256
-    accumulate: int = 1
-    precision: str = "fp32"
-    device: str = "auto"
-    init: str = ""
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    name: str = option("pretrain", WORD)
+    data: str = required(Location(shortest=1))
+    run_dir: str = option("runs/${name}", Location(shortest=1))
+    seed: int = option(0, SEED)
+    steps: int = required(Integer(1, 10**8))
+    batch_size: int = option(256, Integer(1, 2**24))
+    accumulate: int = option(1, Integer(1, 2**16))
+    precision: str = option("fp32", Choice(*PRECISIONS))
+    device: str = option("auto", DEVICE)
+    init: str = option("", Location())
+    mean: list[float] = option([0.485, 0.456, 0.406], ListOf(Number(0, 1), 3, 3))
+    std: list[float] = option([0.229, 0.224, 0.225], ListOf(Number(0.001, 1000), 3, 3))
     views: dict[str, View] = field(default_factory=lambda: deepcopy(DEFAULT_VIEWS))
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -59,14 +59,19 @@ class Pretrain:
     log: LogConfig = field(default_factory=LogConfig)
 
 
-def load_config(recipe: str, overrides: list[str]) -> Pretrain:
-    """The configuration of a recipe under overrides; `InputError` where a key or value is wrong."""
-    return configuration.load(Pretrain, recipe, ["name=" + Path(recipe).stem, *overrides], {"method": METHOD_CONFIGS})
+def load_config(recipe: str, overrides: list[str], allow_env: bool = False) -> Pretrain:
+    """The configuration of a recipe under overrides; `InputError` where a key or value is wrong.
+
+    Args:
+        allow_env: let `${oc.env:NAME}` in the recipe stand for a variable of the environment.
+    """
+    named = ["name=" + Path(recipe).stem, *overrides]
+    return configuration.load(Pretrain, recipe, named, {"method": METHOD_CONFIGS}, allow_env)
 
 
-def preview(recipe: str, overrides: list[str], ranks: int) -> Path:
+def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = False) -> Path:
     """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's directory."""
-    config = load_config(recipe, overrides)
+    config = load_config(recipe, overrides, allow_env)
     check_batch(config, ranks)
     check_parallel(config.parallel, ranks)
     check_run_dir(config)
@@ -94,8 +99,6 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     if manifest.samples < config.batch_size:
         less = f"use batch_size={manifest.samples} or less"
         raise InputError(f"{config.data}: {manifest.samples} images are fewer than one batch; {less}")
-    if config.precision not in PRECISIONS:
-        raise InputError(f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}")
     value(config.schedule, 0, config.steps)
     needed = loader_bytes(config, world.size) * world.local_size / 2**30
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -109,8 +112,6 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
 def check_batch(config: Pretrain, ranks: int) -> None:
     """Whether the batch divides among `ranks` processes; raises `InputError`."""
     batch = config.batch_size
-    if config.steps < 1 or batch < 1 or config.accumulate < 1:
-        raise InputError("steps, batch_size and accumulate: each must be at least 1")
     if batch % (ranks * config.accumulate):
         parts = (
             f"{ranks} processes × {config.accumulate} micro-batches" if config.accumulate > 1 else f"{ranks} processes"

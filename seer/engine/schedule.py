@@ -8,9 +8,10 @@ schedule would arrive: `final`. After a linear warm-up of `warmup` steps (from `
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from seer.errors import InputError, nearest
+from seer.schema import COUNT, RATE, SHARE, Choice, ListOf, Number, option
 
 
 @dataclass
@@ -28,14 +29,14 @@ class ScheduleConfig:
         rewarm: share of the whole run over which `restarts` climbs linearly to each new peak; 0 jumps.
     """
 
-    name: str = "cosine"
-    peak: float = 0.6
-    start: float = 0.0
-    final: float = 0.0006
-    warmup: int = 0
-    milestones: list[float] = field(default_factory=list)
-    gamma: float = 1.0
-    rewarm: float = 0.0
+    name: str = option("cosine", Choice("cosine", "constant", "step", "restarts", "waves"))
+    peak: float = option(0.6, RATE)
+    start: float = option(0.0, RATE)
+    final: float = option(0.0006, RATE)
+    warmup: int = option(0, COUNT)
+    milestones: list[float] = option([], ListOf(Number(above=0, below=1), 100, rising=True))
+    gamma: float = option(1.0, RATE)
+    rewarm: float = option(0.0, SHARE)
 
 
 def value(config: ScheduleConfig, step: int, total: int) -> float:
