@@ -28,8 +28,7 @@ setup(
         "simplejpeg>=1.7",
         "opencv-python-headless>=4.10",
         "pillow>=10.3",
-        "omegaconf>=2.3",
-        "pyyaml",
+        "pyyaml>=6",
         "typer>=0.12",
         "rich>=13",
         "numba>=0.61",  # compiles the augmentation of crops; needs no C compiler

@@ -1,5 +1,6 @@
 """`seer launch`: parses, calls, prints. Everything else in this package is imported when a command runs."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seer.errors import InputError
-from seer.terminal import Json, emit, example
+from seer.terminal import AllowEnv, Json, emit, example, finite
 
 if TYPE_CHECKING:
     from launch.launches import Launch
@@ -20,12 +21,16 @@ Sweep = Annotated[
     list[str] | None, typer.Option(help="key=[a,b]: a job for each value, in a run directory of its own.")
 ]
 Array = Annotated[
-    int, typer.Option(help="So many jobs; {i} and {n} in their arguments are number (from 1) and count.", min=1)
+    int,
+    typer.Option(help="So many jobs; {i} and {n} in their arguments are number (from 1) and count.", min=1, max=10_000),
 ]
 Gpus = Annotated[int, typer.Option(min=0, help="GPUs per node; as many tasks, unless --tasks-per-node says otherwise.")]
 Tasks = Annotated[int, typer.Option(min=0, help="Processes per node.")]
 Retries = Annotated[int, typer.Option(min=0, help="How often a job may fail, or not get on, in a row.")]
-Backoff = Annotated[float, typer.Option(min=0, help="Seconds to wait after a failure; doubled at the same step.")]
+Backoff = Annotated[
+    float,
+    typer.Option(min=0, callback=finite, help="Seconds to wait after a failure; doubled at the same step."),
+]
 What = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, an array's id, or a launch's folder.")]
 
 
@@ -81,13 +86,15 @@ def slurm(
     backoff: Backoff = 30.0,
     jobs: Jobs = Path("jobs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts; queue nothing.")] = False,
+    allow_env: AllowEnv = False,
 ) -> None:
     """Queue a job, an array or a chain on SLURM. It saves itself before its time is over, and goes on by itself."""
     from launch import profile
     from launch import slurm as place
 
     given = {"partition": partition, "account": account, "qos": qos}
-    settings = profile.load(cluster, [*(f"{key}={value}" for key, value in given.items() if value), *(set_ or [])])
+    settings = profile.load(cluster, [*(f"{key}={value}" for key, value in given.items() if value), *(set_ or [])],
+                            allow_env)  # fmt: skip
     launch = _plan("slurm", jobs, command, nodes, tasks_per_node, gpus_per_node, time, sweep, array, retries, backoff,
                    dry_run)  # fmt: skip
     if dry_run:
@@ -211,7 +218,7 @@ def resubmit(what: What, jobs: Jobs = Path("jobs")) -> None:
 def _tell(launch: "Launch") -> None:
     for link in launch.links:
         for id, job in zip(link.ids, link.jobs, strict=True):
-            print(f"{id:12} {' '.join(job.command)}")
+            print(f"{id:12} {shlex.join(job.command)}")
     print(
         f"status  seer launch status {launch.links[0].ids[0].partition('_')[0]}    records and logs in {launch.folder}"
     )

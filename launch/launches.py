@@ -6,7 +6,9 @@ JOBS/20261122-053012-pretrain/
     attempts/      how each attempt ended
 """
 
+import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from itertools import product
@@ -16,9 +18,11 @@ from typing import Any
 from launch.job import DISTRIBUTED, Job, Resources
 from seer import files
 from seer.errors import InputError, nearest
+from seer.schema import LONGEST_NAME
 
 RECORD = "launch.json"
 THEN = "--then"
+MOST_JOBS = 10_000  # of one launch
 
 
 @dataclass
@@ -140,20 +144,28 @@ def _split(command: list[str]) -> list[list[str]]:
 
 
 def _combinations(sweeps: list[str]) -> list[dict[str, str]]:
-    """`["a=[1,2]", "b=[3]"]` → `[{a: 1, b: 3}, {a: 2, b: 3}]`; values may be lists themselves."""
-    from omegaconf import OmegaConf
+    """`["a=[1,2]", "b=[3]"]` → `[{a: 1, b: 3}, {a: 2, b: 3}]`, as written; values may be lists."""
+    from seer.layers import flow, parse
 
     values: dict[str, list[str]] = {}
     for sweep in sweeps:
         key, _, text = sweep.partition("=")
-        try:
-            listed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
-        except Exception as error:
-            raise InputError(f"--sweep {sweep}: not readable ({type(error).__name__})") from error
+        listed = parse(text, f"--sweep {key}", given=True)
         if not key or not isinstance(listed, list) or not listed:
             raise InputError(f"--sweep {sweep}: expected key=[a,b,...]")
-        values[key] = [json.dumps(v) if isinstance(v, list | dict | bool) else str(v) for v in listed]
+        values[key] = [flow(value) for value in listed]
+    count = math.prod(map(len, values.values()))
+    if count > MOST_JOBS:
+        raise InputError(f"--sweep: {count:,} combinations are more than {MOST_JOBS:,} jobs; give fewer values")
     return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+
+
+def _folder_name(words: list[str]) -> str:
+    """One plain name for a job of a sweep by what is its own: a value may be a path, or longer than a name can be."""
+    name = ",".join(words).replace("%", "%25").replace("/", "%2F")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    return f"{name[:40]}...{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _first_link(command: list[str], resources: Resources, combinations: list[dict[str, str]], array: int) -> Link:
@@ -175,7 +187,7 @@ def _first_link(command: list[str], resources: Resources, combinations: list[dic
         own = arguments + [f"{key}={value}" for key, value in chosen.items()]
         if chosen:  # one run directory for each, below the recipe's own
             base = base or check(verb, arguments, resources)
-            own += [f"run_dir={base}/{','.join(own[len(arguments) :])}"] if base else []
+            own += [f"run_dir={base}/{_folder_name(own[len(arguments) :])}"] if base else []
         jobs.append(Job(verb, tuple(own), resources, check(verb, own, resources)))
     return Link(jobs)
 
@@ -204,4 +216,5 @@ def check(verb: str, arguments: list[str], resources: Resources) -> str:
         raise InputError("--nproc: a launched job has its processes from --nodes, --gpus-per-node and --tasks-per-node")
     from seer.recipe import preview
 
-    return str(preview(context.params["config"], context.params["overrides"] or [], resources.ranks).absolute())
+    recipe, overrides, allow_env = (context.params[name] for name in ("config", "overrides", "allow_env"))
+    return str(preview(recipe, overrides or [], resources.ranks, allow_env).absolute())

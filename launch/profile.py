@@ -1,12 +1,16 @@
 """A cluster's profile: what its jobs need there, in a YAML file; see configs/clusters/."""
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass
 from pathlib import Path
-
-from omegaconf import MISSING
 
 from seer import config
 from seer.errors import InputError, nearest
+from seer.schema import LINE, Integer, ListOf, Location, MapOf, Number, Text, option, required
+
+SHELL = Text(65_536, 0, r"[^\x00]*", "a text of up to 65,536 characters")
+VARIABLE = Text(255, 1, r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")
+SWITCH = Text(255, 1, r"[a-z][a-z0-9-]*", "the name of an option of sbatch, without dashes before it")
 
 
 @dataclass
@@ -27,24 +31,24 @@ class Profile:
         sbatch: any other option of sbatch.
     """
 
-    partition: str = MISSING
-    cpus_per_task: int = MISSING
-    memory_gb_per_task: float = MISSING
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    signal_seconds: int = 300
-    hang_minutes: float = 30.0
-    shared: list[str] = field(default_factory=list)
-    setup: list[str] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
-    container: str = ""
-    mounts: list[str] = field(default_factory=list)
-    python: str = ""
-    sbatch: dict[str, str] = field(default_factory=dict)
+    partition: str = required(LINE)
+    cpus_per_task: int = required(Integer(0, 65_536))
+    memory_gb_per_task: float = required(Number(0, 1e6))
+    account: str = option("", LINE)
+    qos: str = option("", LINE)
+    constraint: str = option("", LINE)
+    signal_seconds: int = option(300, Integer(1, 7 * 24 * 3600))
+    hang_minutes: float = option(30.0, Number(0, 1e6))
+    shared: list[str] = option([], ListOf(Location(shortest=1), 1000))
+    setup: list[str] = option([], ListOf(SHELL, 1000))
+    environment: dict[str, str] = option({}, MapOf(SHELL, VARIABLE, 1000))
+    container: str = option("", LINE)
+    mounts: list[str] = option([], ListOf(LINE, 1000))
+    python: str = option("", LINE)
+    sbatch: dict[str, str] = option({}, MapOf(LINE, SWITCH, 1000))
 
 
-NONE = ["partition=''", "cpus_per_task=0", "memory_gb_per_task=0"]  # no profile: the cluster's own defaults
+NONE = ["partition=", "cpus_per_task=0", "memory_gb_per_task=0"]  # no profile: the cluster's own defaults
 
 
 def profiles() -> dict[str, Path]:
@@ -52,17 +56,21 @@ def profiles() -> dict[str, Path]:
     return {path.stem: path for path in sorted((config.RECIPES / "clusters").glob("*.yaml"))}
 
 
-def load(name: str, overrides: list[str]) -> Profile:
-    """A profile by its name or path ("" is none) under `key=value` overrides; `InputError` where a field is missing."""
+def load(name: str, overrides: list[str], allow_env: bool = False) -> Profile:
+    """A profile by its name or path ("" is none) under `key=value` overrides; `InputError` where a field is missing.
+
+    Args:
+        allow_env: let `${oc.env:NAME}` in the profile stand for a variable of the environment.
+    """
     if not name:
         return config.resolve(Profile, [config.parse_overrides([*NONE, *overrides])])
-    path = Path(name) if name.endswith((".yaml", ".yml")) else profiles().get(name)
+    path = Path(os.path.expanduser(name)) if name.endswith((".yaml", ".yml")) else profiles().get(name)
     if path is None:
         raise InputError(f"--cluster {name}: unknown{nearest(name, profiles())}; or give the path of a .yaml file")
     if not path.is_file():
         raise InputError(f"--cluster {name}: no such file")
     layers = [config.read_layers(path), config.parse_overrides(overrides)]
     try:
-        return config.resolve(Profile, layers)
+        return config.resolve(Profile, layers, allow_env=allow_env)
     except InputError as error:
         raise InputError(f"cluster profile {path}: {error}".replace("in the recipe", "there (--set)")) from error

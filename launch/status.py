@@ -1,5 +1,6 @@
 """What became of launches: from the queue, the accounting where there is one, and the jobs' own notes."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def rows(jobs_dir: Path, what: str = "") -> list[dict[str, Any]]:
         table.append({
             "job": id,
             "launch": launch.folder.name,
-            "command": " ".join(job.command),
+            "command": shlex.join(job.command),
             "state": state.state,
             "elapsed": state.elapsed,
             "place": state.place,

@@ -13,7 +13,7 @@ from launch.cli import app as launch_app
 from seer import __version__
 from seer.errors import TOLD
 from seer.start import INTERRUPTED, LINE, answer_interrupts, tell
-from seer.terminal import Json, emit, example, outlast_terminal, progress, say
+from seer.terminal import AllowEnv, Json, emit, example, finite, homes_written_out, outlast_terminal, progress, say
 from shards.cli import app as shards_app
 
 app = typer.Typer(
@@ -53,7 +53,7 @@ def root(
 @app.command(epilog=example("seer quickstart --out quickstart"))
 def quickstart(
     out: Annotated[Path, typer.Option(help="Where images, shards, run and report go.")] = Path("quickstart"),
-    minutes: Annotated[float, typer.Option(help="Time to spend on pretraining.", min=0.1)] = 4.0,
+    minutes: Annotated[float, typer.Option(help="Time to spend on pretraining.", min=0.1, callback=finite)] = 4.0,
     json_target: Json = "",
 ) -> None:
     """Photographs that come with the package → shards → SwAV → kNN and linear against untrained → report."""
@@ -88,6 +88,7 @@ def pretrain(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")],
     overrides: Overrides = None,
     nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
+    allow_env: AllowEnv = False,
 ) -> None:
     """Pretrain a backbone. The same command again continues the run."""
     from seer import forkserver
@@ -99,7 +100,7 @@ def pretrain(
     from seer.pretrain import run
     from seer.recipe import load_config
 
-    resolved = load_config(config, overrides or [])
+    resolved = load_config(config, overrides or [], allow_env)
     index_tars(resolved.data, nested=True)
     run_dir = spawn(run, nproc, resolved, device=resolved.device)[0] if nproc > 1 else run(resolved)
     say(f"run     {run_dir}", f"report  seer report {run_dir}")
@@ -118,22 +119,28 @@ def plan(
     *,
     gpus: Annotated[int, typer.Option(help="Processes, each with a GPU.", min=1)],
     gpu: Annotated[str, typer.Option(help="v100-16g, v100-32g, a100-40g, a100-80g, h100, h200, b200, l40s, cpu.")],
-    price: Annotated[float | None, typer.Option(help="Of one GPU-hour, in your currency.", min=0)] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Of one GPU-hour, in your currency.", min=0, callback=finite)
+    ] = None,
     calibrate: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Take the efficiency from this run on the same kind of GPU.")
     ] = None,
     images_per_core: Annotated[
-        float, typer.Option(help="Images that one core makes ready per second; seer doctor measures it.", min=1)
+        float,
+        typer.Option(
+            help="Images that one core makes ready per second; seer doctor measures it.", min=1, callback=finite
+        ),
     ] = 100,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also an eighth to eight times as many GPUs.")] = False,
     plot: Annotated[Path, typer.Option(help="Where the chart of --sweep goes.")] = Path("plan.svg"),
+    allow_env: AllowEnv = False,
     json_target: Json = "",
 ) -> None:
     """What a run needs and costs: memory, hours, energy; whether it fits, and what would make it fit."""
     from seer.plan import Options, draw
     from seer.plan import plan as run
 
-    found = run(config, overrides or [], gpus, gpu, Options(price, calibrate, images_per_core, sweep))
+    found = run(config, overrides or [], gpus, gpu, Options(price, calibrate, images_per_core, sweep, allow_env))
     if sweep:
         draw(found.sweep, plot)
     say(*found.lines(), json_target=json_target)
@@ -199,7 +206,9 @@ def export(
 @app.command(epilog=example("seer doctor --dir /scratch/runs", "seer doctor --data s3://bucket/shards"))
 def doctor(
     data: Annotated[str, typer.Option("--data", help="Shards: also what limits reading, decoding, cropping.")] = "",
-    images_per_second: Annotated[float, typer.Option(help="What one accelerator consumes.", min=1)] = 1000,
+    images_per_second: Annotated[
+        float, typer.Option(help="What one accelerator consumes.", min=1, callback=finite)
+    ] = 1000,
     folder: Annotated[Path, typer.Option("--dir", help="Where run directories will be.")] = Path(),
     json_target: Json = "",
 ) -> None:
@@ -246,7 +255,7 @@ def audit(
 @app.command(epilog=example("seer watch runs/swav_small runs/other", "seer watch runs/swav_small --once"))
 def watch(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
-    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 2.0,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1, callback=finite)] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, print one table and end.")] = False,
     json_target: Json = "",
 ) -> None:
@@ -275,7 +284,7 @@ def main() -> None:
     """The `seer` command. Exit codes: 0 done, 2 the user's input is wrong (one line), 75 stopped as asked, 1 ours."""
     answer_interrupts()
     try:
-        app()
+        app(homes_written_out(sys.argv[1:]))
     except TOLD as error:
         print(f"seer: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -1,23 +1,26 @@
 """Configurations: a YAML recipe and dotted overrides → one typed dataclass, and back.
 
-A recipe may start from another (`base: swav_regnety_128.yaml`); later layers win. Every value is checked against its
-dataclass, an unknown key fails and names the nearest right one, and nothing is inferred afterwards.
+A recipe may start from another (`base: swav_regnety_128.yaml`); later layers win. A value is read as what its option is
+declared to be, so a text stays as it was written; its range stands beside the option (`seer.schema`). An unknown key
+fails and names the nearest right one, and nothing is inferred afterwards.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError
+import yaml
 
 from seer import files
-from seer.errors import InputError, first_line, nearest
+from seer.errors import InputError, nearest
+from seer.layers import Scalar, Tree, merge, plain, read_layer
+from seer.references import References, escaped
+from seer.schema import shown
+from seer.typed import Variants, check_entries, instance
 
 T = TypeVar("T")
 
@@ -43,6 +46,9 @@ FREE = (
     "loader.cache_gb",
 )
 
+LONGEST_CHAIN = 16  # of bases
+DEEPEST_KEY = 16  # parts of a dotted key
+
 _PACKAGE = Path(__file__).parent
 # An installed package carries the recipes inside; a checkout has them at its top.
 RECIPES = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()), _PACKAGE / "configs")
@@ -55,88 +61,77 @@ def recipes() -> dict[str, Path]:
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe given by its name or as a path."""
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise InputError(f"recipe {name}: no such file")
         return path
     known = recipes()
     name = name.removesuffix("gf") if name not in known else name  # swav_regnety_256gf, as the network is called
     if name not in known:
-        raise InputError(f"recipe '{name}' is unknown{nearest(name, known)}; or give the path of a .yaml file")
+        raise InputError(f"recipe {shown(name)} is unknown{nearest(name, known)}; or give the path of a .yaml file")
     return known[name]
 
 
-def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> DictConfig:
+def read_layers(path: Path) -> dict[str, Tree]:
     """The YAML file merged over the chain of its `base`s, still untyped."""
-    path = path.resolve()
-    if path in seen:
-        raise InputError(f"{path}: its base leads back to itself")
-    try:
-        with _explained(str(path)):
-            layer = OmegaConf.load(path)
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(layer, DictConfig):
-        raise InputError(f"{path}: expected keys with values at the top")
-    base = layer.pop("base", None)
-    if base is None:
-        return layer
-    base_path = path.parent / base if str(base).endswith((".yaml", ".yml")) else find_recipe(str(base))
-    if not base_path.is_file():
-        raise InputError(f"{path}: base {base} does not exist")
-    merged = OmegaConf.merge(read_layers(base_path, (*seen, path)), layer)
-    assert isinstance(merged, DictConfig)
-    return merged
+    merged: dict[str, Tree] = {}
+    chain: list[str] = []
+    while True:
+        real = os.path.realpath(path)
+        if real in chain:
+            raise InputError(f"{path}: its base leads back to itself")
+        if len(chain) == LONGEST_CHAIN:
+            raise InputError(f"{chain[0]}: a chain of more than {LONGEST_CHAIN} bases")
+        chain.append(real)
+        layer = _read(path)
+        base = layer.pop("base", None)
+        merged = _merged(layer, merged)
+        if base is None:
+            return merged
+        if not isinstance(base, Scalar) or base.is_null:
+            raise InputError(f"{path}: base: expected the name of a recipe or the path of a .yaml file")
+        path = _base_path(path, base.text)
 
 
-def parse_overrides(overrides: list[str]) -> DictConfig:
-    """`["optim.lr=0.1", "views.small.count=0"]` as a nested config."""
+def parse_overrides(overrides: list[str]) -> dict[str, Tree]:
+    """`["optim.lr=0.1", "views.small.count=0"]` as a layer; the values stay the texts that they are."""
+    layer: dict[str, Tree] = {}
     for item in overrides:
-        key, equals, _ = item.partition("=")
-        if not equals or not key or key != key.strip():
-            raise InputError(f"override '{item}': expected key=value, for instance steps=1000")
-    try:
-        with _explained(f"overrides {' '.join(overrides)}"):
-            return OmegaConf.from_dotlist(list(overrides))
-    except YAMLError as error:
-        raise InputError(f"overrides {' '.join(overrides)}: {first_line(error)}") from error
+        key, equals, text = item.partition("=")
+        parts = key.split(".")
+        if not equals or not all(parts) or key != key.strip():
+            raise InputError(f"override {shown(item)}: expected key=value, for instance steps=1000")
+        if len(parts) > DEEPEST_KEY:
+            raise InputError(f"override {shown(item)}: no key has so many parts")
+        nested: Tree = Scalar(text, given=True)
+        for part in reversed(parts):
+            nested = {part: nested}
+        layer = _merged(layer, nested)
+    return layer
 
 
-def resolve(schema: type[T], layers: list[DictConfig], variants: dict[str, dict[str, type]] | None = None) -> T:
-    """Merge `layers` over the dataclass `schema`, check every key and type, and return an instance.
+def resolve(
+    schema: type[T], layers: list[dict[str, Tree]], variants: Variants | None = None, allow_env: bool = False
+) -> T:
+    """Merge `layers` over the dataclass `schema`, check every key, type and range, and return an instance.
 
     Args:
         variants: for a key whose shape depends on its `name` (`method`): the dataclass of each name.
+        allow_env: let `${oc.env:NAME}` in files stand for a variable of the environment.
     """
-    with _explained("configuration"):
-        merged = OmegaConf.merge(_typed(schema, layers, variants), *layers)
-        if missing := sorted(OmegaConf.missing_keys(merged)):
-            raise InputError(
-                f"{', '.join(missing)}: not set; give {missing[0]}=... on the command line or in the recipe"
-            )
-        resolved = OmegaConf.to_object(merged)
-    assert isinstance(resolved, schema)
-    return resolved
+    merged: dict[str, Tree] = {}
+    for layer in layers:
+        merged = _merged(merged, layer)
+    return instance(schema, merged, variants or {}, allow_env)
 
 
-def _typed(schema: type, layers: list[DictConfig], variants: dict[str, dict[str, type]] | None) -> DictConfig:
-    """The schema's defaults, with each variant that the layers name in its place."""
-    typed, given = OmegaConf.structured(schema), OmegaConf.merge(*layers)
-    for key, choices in (variants or {}).items():
-        name = OmegaConf.select(given, f"{key}.name", default=OmegaConf.select(typed, f"{key}.name"))
-        if name not in choices:
-            raise InputError(f"{key}.name: '{name}' is unknown{nearest(str(name), choices)}")
-        typed[key] = OmegaConf.structured(choices[name])
-    return typed
-
-
-def load(schema: type[T], recipe: str, overrides: list[str], variants: dict[str, dict[str, type]] | None = None) -> T:
+def load(
+    schema: type[T], recipe: str, overrides: list[str], variants: Variants | None = None, allow_env: bool = False
+) -> T:
     """The typed configuration of a recipe (name or path) under `key=value` overrides."""
-    layer, given = read_layers(find_recipe(recipe)), parse_overrides(overrides)
-    with _explained(recipe):
-        _check_entries(OmegaConf.merge(_typed(schema, [layer, given], variants), layer), given)
-    return resolve(schema, [layer, given], variants)
+    layer = read_layers(find_recipe(recipe))
+    given = parse_overrides(overrides)
+    check_entries(schema, layer, given)
+    return resolve(schema, [layer, given], variants, allow_env)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -146,15 +141,15 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def read(path: Path) -> dict[str, Any]:
     """A saved configuration as plain values; `InputError` if it is not readable."""
-    with _explained(str(path)):
-        values = OmegaConf.to_container(read_layers(path), resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    layer = read_layers(path)
+    return plain(layer, References(layer).text_of)
 
 
 def save(config: Any, path: Path) -> None:
     """Write the resolved configuration as YAML, visible only when complete."""
-    files.write(path, OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
+    values = escaped(to_dict(config))
+    text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1)
+    files.write(path, text)
 
 
 def config_hash(values: dict[str, Any]) -> str:
@@ -178,29 +173,44 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_entries(recipe: Any, given: Any, path: str = "") -> None:
-    """An override may change the entries of a recipe's free-form dicts (`views.large`), not misspell a new one."""
-    if not (OmegaConf.is_dict(recipe) and OmegaConf.is_dict(given)):
-        return
-    for key in map(str, given):
-        if key in recipe:
-            _check_entries(recipe[key], given[key], f"{path}{key}.")
-        elif OmegaConf.get_type(recipe) is dict:
-            raise InputError(f"{path}{key}: unknown key{nearest(key, recipe)}")
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `seer.layers`, or an older reader, would take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "'" if plain(Scalar(text)) != text else None
+    # In double quotes, line breaks and what a terminal obeys are escaped.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _read(path: Path) -> dict[str, Tree]:
+    try:
+        return read_layer(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+
+
+def _base_path(path: Path, base: str) -> Path:
+    """The file that a recipe's `base` names, relative to the recipe if it is a path."""
+    if not base.endswith((".yaml", ".yml")):
+        return find_recipe(base)
+    base_path = path.parent / os.path.expanduser(base)
+    if not os.path.exists(base_path):  # which, unlike Path's, takes any name
+        raise InputError(f"{path}: base {shown(base)} does not exist")
+    return base_path
+
+
+def _merged(below: Mapping[str, Tree], above: Tree) -> dict[str, Tree]:
+    merged = merge(dict(below), above)
+    assert isinstance(merged, dict)
+    return merged
 
 
 def _under(key: str, prefixes: tuple[str, ...]) -> bool:
     return any(key == p or key.startswith(f"{p}.") for p in prefixes)
-
-
-@contextmanager
-def _explained(where: str) -> Iterator[None]:
-    """OmegaConf's errors as the user's, about a key or, if none is to blame, about `where`."""
-    try:
-        yield
-    except ConfigKeyError as error:
-        kind, key = error.object_type, str(error.full_key).rpartition(".")[2]
-        known = [f.name for f in fields(kind)] if is_dataclass(kind) else []
-        raise InputError(f"{error.full_key}: unknown key{nearest(key, known)}") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"{error.full_key or where}: {first_line(error)}") from error

@@ -7,6 +7,7 @@ from a published run, or from a run of one's own (`--calibrate`).
 """
 
 import os
+import shlex
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,10 +23,13 @@ from seer.engine.parallel import check_parallel
 from seer.errors import InputError
 from seer.footprint import Footprint, measure
 from seer.hardware import HARDWARE, PER_NODE, Hardware, find
+from seer.inputs import read_json
 from seer.recipe import METHOD_CONFIGS, Pretrain, check_batch, load_config, loader_bytes
 from seer.report.plots import Series, line_chart
+from seer.schema import Integer, Record
 
 GIB = 2**30
+ENVIRONMENT = Record({}, {"processes": Integer(1, 2**24)})
 
 # Assumed, not measured: what CUDA, its libraries and NCCL take for themselves, and the share lost between the
 # allocator's blocks; the share of a link's rate that collectives reach; the seconds that a short one takes.
@@ -40,12 +44,13 @@ EFFICIENCY = 0.178
 @dataclass(frozen=True)
 class Options:
     """What the user says beyond the recipe: the price of a GPU-hour, a run to calibrate by, images that one core makes
-    ready per second, and whether to go over GPU counts."""
+    ready per second, whether to go over GPU counts, and whether the recipe may read the environment."""
 
     price: float | None = None
     calibrate: Path | None = None
     images_per_core: float = 100.0
     sweep: bool = False
+    allow_env: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ class Plan:
             *table([c, *self.others]),
         ]
         if c.why_not:
-            cure = " ".join(self.advice) or "none found: take more GPUs, or larger ones"
+            cure = shlex.join(self.advice) or "none found: take more GPUs, or larger ones"
             found.append(f"smallest change that makes it fit: {cure}")
         return found + (["", *table(self.sweep)] if self.sweep else [])
 
@@ -192,7 +197,7 @@ def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Option
     options, hardware, overrides = options or Options(), find(gpu), ["data=.", *overrides]
     if hardware.name == "cpu":  # processes of this host, rather than of a server somewhere
         hardware = replace(hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus)
-    job = Job.of(load_config(recipe, overrides), gpus, hardware)
+    job = Job.of(load_config(recipe, overrides, options.allow_env), gpus, hardware)
     efficiency = calibrate(options.calibrate, hardware) if options.calibrate else EFFICIENCY
     chosen, config, footprint = job.estimate(efficiency, options), job.config, job.footprint
     checkpointed = any(config.parallel.checkpointing)
@@ -208,7 +213,7 @@ def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Option
         memory_gib={kind: size / GIB for kind, size in footprint.memory.items()},
         kept_gib=(kept[0] / GIB, kept[1] / GIB), chosen=chosen,
         others=[replace(job, hardware=other).estimate(efficiency, options) for other in others],
-        advice=advise(recipe, overrides, gpus, hardware) if chosen.why_not else [],
+        advice=advise(recipe, overrides, gpus, hardware, options.allow_env) if chosen.why_not else [],
         sweep=[job.estimate(efficiency, options) for job in jobs_around(job)] if options.sweep else [],
     )  # fmt: skip
 
@@ -226,14 +231,15 @@ def calibrate(run_dir: Path, hardware: Hardware) -> float:
         )
     # `time_step` is the share of the time not spent waiting for data; the first row pays for starting up.
     seconds = [config.batch_size / row["images_per_second"] * row["time_step"] for row in rows[1:]]
-    processes = configuration.read(run_dir / "environment.json").get("processes", 1)  # JSON is YAML
+    processes = read_json(run_dir / "environment.json", ENVIRONMENT).get("processes", 1)
     return Job.of(config, processes, hardware).efficiency(statistics.median(seconds))
 
 
-def advise(recipe: str, overrides: list[str], gpus: int, hardware: Hardware) -> list[str]:
+def advise(recipe: str, overrides: list[str], gpus: int, hardware: Hardware, allow_env: bool = False) -> list[str]:
     """The first of the `remedies` under which the run fits; none if nothing helps."""
-    for changes in remedies(load_config(recipe, overrides), gpus, hardware):
-        if not Job.of(load_config(recipe, [*overrides, *changes]), gpus, hardware).estimate().why_not:
+    for changes in remedies(load_config(recipe, overrides, allow_env), gpus, hardware):
+        changed = load_config(recipe, [*overrides, *changes], allow_env)
+        if not Job.of(changed, gpus, hardware).estimate().why_not:
             return changes
     return []
 

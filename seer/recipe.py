@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING, OmegaConf
 
 from seer import config as configuration
 from seer.backbones import BackboneConfig, build
@@ -23,11 +22,14 @@ from seer.engine.metrics import LogConfig
 from seer.engine.optim import OptimConfig, build_optimizer
 from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, checkpoint_stages, find_backbones
 from seer.engine.schedule import ScheduleConfig, effective, value
-from seer.errors import InputError, nearest
+from seer.errors import InputError
 from seer.hardware import Hardware, find
+from seer.inputs import read_text
 from seer.interop.models import load_backbone
+from seer.layers import Scalar, Tree
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
+from seer.schema import DEVICE, SEED, WORD, Choice, Integer, ListOf, Location, Number, option, required
 from seer.steps import whole_steps
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
@@ -35,25 +37,25 @@ METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 PLACES = ("freeze", "queue_from")  # options of methods that are given in steps or as a share of the run
 
 # What younger options were before they existed, by section and its `name`: an older run goes on as it began, or not.
-BEFORE = {("optim", "lars"): {"lars_joint_norm": False}, ("method", "simclr"): {"head_bn_shift": True}}
+BEFORE = {("optim", "lars"): {"lars_joint_norm": "false"}, ("method", "simclr"): {"head_bn_shift": "true"}}
 
 
 @dataclass
 class Pretrain:
     """A pretraining run. `batch_size` is global, `steps` are optimizer updates, `init` is a run or an exported file."""
 
-    name: str = "pretrain"
-    data: str = MISSING
-    run_dir: str = "runs/${name}"
-    seed: int = 0
-    steps: int = MISSING
-    batch_size: int = 256
-    accumulate: int = 1
-    precision: str = "fp32"
-    device: str = "auto"
-    init: str = ""
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    name: str = option("pretrain", WORD)
+    data: str = required(Location(shortest=1))
+    run_dir: str = option("runs/${name}", Location(shortest=1))
+    seed: int = option(0, SEED)
+    steps: int = required(Integer(1, 10**8))
+    batch_size: int = option(256, Integer(1, 2**24))
+    accumulate: int = option(1, Integer(1, 2**16))
+    precision: str = option("fp32", Choice(*PRECISIONS))
+    device: str = option("auto", DEVICE)
+    init: str = option("", Location())
+    mean: list[float] = option([0.485, 0.456, 0.406], ListOf(Number(0, 1), 3, 3))
+    std: list[float] = option([0.229, 0.224, 0.225], ListOf(Number(0.001, 1000), 3, 3))
     views: dict[str, View] = field(default_factory=lambda: deepcopy(DEFAULT_VIEWS))
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -66,9 +68,14 @@ class Pretrain:
     log: LogConfig = field(default_factory=LogConfig)
 
 
-def load_config(recipe: str, overrides: list[str]) -> Pretrain:
-    """The configuration of a recipe under overrides; `InputError` where a key or value is wrong."""
-    return configuration.load(Pretrain, recipe, ["name=" + Path(recipe).stem, *overrides], {"method": METHOD_CONFIGS})
+def load_config(recipe: str, overrides: list[str], allow_env: bool = False) -> Pretrain:
+    """The configuration of a recipe under overrides; `InputError` where a key or value is wrong.
+
+    Args:
+        allow_env: let `${oc.env:NAME}` in the recipe stand for a variable of the environment.
+    """
+    named = ["name=" + Path(recipe).stem, *overrides]
+    return configuration.load(Pretrain, recipe, named, {"method": METHOD_CONFIGS}, allow_env)
 
 
 def published_hardware(recipe: str) -> tuple[int, Hardware]:
@@ -78,15 +85,15 @@ def published_hardware(recipe: str) -> tuple[int, Hardware]:
         InputError: they name none.
     """
     path = configuration.find_recipe(recipe)
-    line = re.search(r"^# Hardware +(\d+) ([\w-]+)", path.read_text(), re.MULTILINE)
+    line = re.search(r"^# Hardware +(\d+) ([\w-]+)", read_text(path), re.MULTILINE)
     if line is None:
         raise InputError(f"{path}: no line such as '# Hardware   8 A100-40GB, 32 images each'")
     return int(line[1]), find(line[2], f"{path}: Hardware")
 
 
-def preview(recipe: str, overrides: list[str], ranks: int) -> Path:
+def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = False) -> Path:
     """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's directory."""
-    config = load_config(recipe, overrides)
+    config = load_config(recipe, overrides, allow_env)
     check_settings(config, ranks)
     check_run_dir(config)
     rehearse(config)
@@ -128,8 +135,6 @@ def check_settings(config: Pretrain, ranks: int) -> None:
     check_parallel(config.parallel, ranks)
     if config.log.plan not in ("auto", "none"):
         find(config.log.plan, "log.plan")
-    if config.precision not in PRECISIONS:
-        raise InputError(f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}")
     value(effective(config.schedule, config.batch_size, config.steps), 0, config.steps)
     whole_places(config)
 
@@ -143,8 +148,6 @@ def whole_places(config: Pretrain) -> dict[str, int]:
 def check_batch(config: Pretrain, ranks: int) -> None:
     """Whether the batch divides among `ranks` processes; raises `InputError`."""
     batch = config.batch_size
-    if config.steps < 1 or batch < 1 or config.accumulate < 1:
-        raise InputError("steps, batch_size and accumulate: each must be at least 1")
     if batch % (ranks * config.accumulate):
         parts = (
             f"{ranks} processes × {config.accumulate} micro-batches" if config.accumulate > 1 else f"{ranks} processes"
@@ -182,12 +185,20 @@ def saved_config(path: Path) -> Pretrain:
         InputError: not readable, or not a pretraining run's.
     """
     saved = configuration.read_layers(path)
-    named = {(section, OmegaConf.select(saved, f"{section}.name")): section for section in ("optim", "method")}
-    before = OmegaConf.create({section: BEFORE[key] for key, section in named.items() if key in BEFORE})
     try:
-        return configuration.resolve(Pretrain, [before, saved], {"method": METHOD_CONFIGS})
+        return configuration.resolve(Pretrain, [_before(saved), saved], {"method": METHOD_CONFIGS})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _before(saved: dict[str, Tree]) -> dict[str, Tree]:
+    """A layer of what younger options were, for the optimizer and the method that a saved configuration names."""
+    layer: dict[str, Tree] = {}
+    for (section, name), options in BEFORE.items():
+        given = saved.get(section)
+        if isinstance(given, dict) and given.get("name") == Scalar(name):
+            layer[section] = {option: Scalar(value) for option, value in options.items()}
+    return layer
 
 
 def meaning(config: Pretrain) -> dict[str, Any]:

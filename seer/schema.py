@@ -14,7 +14,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, Protocol
 
-from seer.errors import InputError
+from seer.errors import InputError, nearest
 
 INT64 = 2**63 - 1
 LONGEST_NAME = 255  # bytes: what Linux's file systems take
@@ -39,7 +39,7 @@ class Kind(Protocol):
 
 def refuse(kind: Kind, value: Any, where: str) -> MismatchError:
     """The error that a value of another kind is; what a stranger wrote is shown short and escaped."""
-    return MismatchError(where, f"{_shown(value)} is not {kind.says()}")
+    return MismatchError(where, f"{shown(value)} is not {kind.says()}")
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ class Number:
         return value
 
     def says(self) -> str:
-        if self.above > -math.inf or self.below < math.inf:
-            lower = f" above {self.above:g}" if self.above > -math.inf else _range(self.low, math.inf)
-            upper = f" below {self.below:g}" if self.below < math.inf else _range(-math.inf, self.high)
-            return f"a number{lower}{' and' * bool(lower and upper)}{upper}"
-        return f"a number{_range(self.low, self.high)}"
+        if self.above == -math.inf and self.below == math.inf:
+            return f"a number{_range(self.low, self.high)}"
+        lower = f"above {self.above:g}" if self.above > -math.inf else f"{self.low:g} or more" * (self.low > -math.inf)
+        upper = f"below {self.below:g}" if self.below < math.inf else f"{self.high:g} or less" * (self.high < math.inf)
+        return f"a number, {' and '.join(filter(None, (lower, upper)))}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Text:
     def check(self, value: Any, where: str = "") -> str:
         if not isinstance(value, str) or not self.shortest <= len(value) <= self.longest or not _is_unicode(value):
             raise refuse(self, value, where)
-        if self.pattern and not re.fullmatch(self.pattern, value):
+        if self.pattern and not re.fullmatch(self.pattern, value, re.DOTALL):
             raise refuse(self, value, where)
         return value
 
@@ -125,7 +125,14 @@ class Text:
         return f"a text of {self.shortest} to {self.longest:,} characters"
 
 
-DIGEST = Text(64, 64, "[0-9a-f]{64}", "64 hex digits (a SHA-256)")
+@dataclass(frozen=True)
+class Location(Text):
+    """A path or an address. `~` at its start is the user's home: no shell replaces it after `data=` or in a recipe."""
+
+    pattern: str = r"[^\x00]*"
+
+    def says(self) -> str:
+        return f"a path or address of {self.shortest} to {self.longest:,} characters"
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,8 @@ class Choice:
 
     def check(self, value: Any, where: str = "") -> Any:
         if not isinstance(value, Hashable) or not any(value == v and type(value) is type(v) for v in self.values):
+            if isinstance(value, str) and 0 < len(value) < LONGEST_NAME:
+                raise MismatchError(where, f"{shown(value)} is unknown{nearest(value, self.values)}")
             raise refuse(self, value, where)
         return value
 
@@ -199,9 +208,9 @@ class ListOf:
         return items
 
     def says(self) -> str:
-        bounds = _range(self.shortest, self.longest, 0, 1_000_000)
-        count = f" ({self.shortest} of them)" if self.shortest == self.longest else bounds and f" ({bounds.strip()})"
-        return f"a list{count}, each {self.kind.says()}"
+        if self.shortest == self.longest:
+            return f"a list of {self.shortest}, each {self.kind.says()}"
+        return f"a list of {self.shortest:,} to {self.longest:,}, each {self.kind.says()}"
 
 
 @dataclass(frozen=True)
@@ -264,11 +273,26 @@ class Record:
         Text().check(key, where)
         kind = self.required.get(key) or self.optional.get(key) or self.extra
         if kind is None:
-            raise MismatchError(where, f"{_shown(key)} is not known here")
+            raise MismatchError(where, f"{shown(key)} is not known here")
         return kind
 
     def says(self) -> str:
         return f"names with values ({', '.join(self.required) or 'any'})"
+
+
+# Kinds that many share.
+DIGEST = Text(64, 64, "[0-9a-f]{64}", "64 hex digits (a SHA-256)")
+# What stands in one line of a table, a log or a batch script.
+LINE = Text(1024, 0, r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*", "a text of one line, up to 1,024 characters")
+WORD = Text(255, 1, LINE.pattern, "a text of one line, 1 to 255 characters")
+POSITIVE = Integer(1, 2**40)
+COUNT = Integer(0, 10**9)  # of steps, images, things to keep: nobody has more of them
+SEED = Integer(0, 2**40)  # times a million, it still is a seed to torch
+SHARE = Number(0, 1)
+TEMPERATURE = Number(1e-4, 1e4)  # below it, exponentials overflow
+RATE = Number(0, 1e30)  # above it, a step in single precision overflows
+AREAS = ListOf(Number(above=0, high=1), 2, 2, rising=True)  # shares of an image's: lowest, highest
+DEVICE = Choice("auto", "cpu", "cuda")
 
 
 def option(default: Any, kind: Kind, **more: Any) -> Any:
@@ -279,6 +303,11 @@ def option(default: Any, kind: Kind, **more: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def required(kind: Kind) -> Any:
+    """The same without a default: whoever makes the options names a value."""
+    return field(kw_only=True, metadata={KIND: kind})
+
+
 def kind_of(declared: Field) -> Kind | None:
     """The kind of an option, as declared or told by a type that says it all; None of one that has options itself."""
     if KIND in declared.metadata:
@@ -286,15 +315,19 @@ def kind_of(declared: Field) -> Kind | None:
     return Flag() if declared.type in (bool, "bool") else None
 
 
-def check_options(options: Any, where: str = "") -> None:
+def check_options(options: Any, where: str = "", flags: bool = False) -> None:
     """Check every value of a dataclass of options, and of those below it, against its field's kind.
+
+    Args:
+        where: the key that the options stand under.
+        flags: name them as the command line does, `--shard-size`, or as the field's `flag` says.
 
     Raises:
         InputError: the first that is out of range, by its dotted key, with what may stand there.
     """
     for declared in fields(options):
         value = getattr(options, declared.name)
-        key = join(where, declared.name)
+        key = flag_of(declared) if flags else join(where, declared.name)
         if kind := kind_of(declared):
             try:
                 kind.check(value, key)
@@ -302,12 +335,17 @@ def check_options(options: Any, where: str = "") -> None:
                 raise InputError(str(error)) from None
         for name, below in value.items() if isinstance(value, dict) else [("", value)]:
             if is_dataclass(below):
-                check_options(below, join(key, name) if name else key)
+                check_options(below, join(key, name) if name else key, flags)
+
+
+def flag_of(declared: Field) -> str:
+    """The command line's option that fills a field."""
+    return declared.metadata.get("flag") or f"--{declared.name.replace('_', '-')}"
 
 
 def join(where: str, key: Any) -> str:
     """The dotted name of what stands under `key`; shown short and escaped where a stranger chose it."""
-    name = key if isinstance(key, str) and key.isprintable() and len(key) <= 60 else _shown(key)
+    name = key if isinstance(key, str) and key.isprintable() and len(key) <= 60 else shown(key)
     return f"{where}.{name}" if where else name
 
 
@@ -318,10 +356,14 @@ def default_of(declared: Field) -> Any:
 
 def _range(low: float, high: float, lowest: float = -math.inf, highest: float = math.inf) -> str:
     if low > lowest and high < highest:
-        return f" from {low:,} to {high:,}"
+        return f" from {_figure(low)} to {_figure(high)}"
     if low > lowest:
-        return f", {low:,} or more"
-    return f", {high:,} or less" if high < highest else ""
+        return f", {_figure(low)} or more"
+    return f", {_figure(high)} or less" if high < highest else ""
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.10g}"
 
 
 def _is_unicode(value: str) -> bool:
@@ -333,7 +375,7 @@ def _is_huge(value: float) -> bool:
     return isinstance(value, int) and abs(value) > sys.float_info.max
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as an error shows it: on one line, short, and without what a terminal would obey."""
     if isinstance(value, Mapping | list | tuple):
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value):,}"

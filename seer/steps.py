@@ -1,8 +1,30 @@
 """Places in a run, given as steps or as a share of the run."""
 
-import math
+from dataclasses import dataclass
+from typing import Any
 
 from seer.errors import InputError
+from seer.schema import COUNT, MismatchError, Number, refuse
+
+
+@dataclass(frozen=True)
+class Place:
+    """0, a share of the run below 1, or a number of steps."""
+
+    def check(self, value: Any, where: str = "") -> float:
+        try:
+            number = Number(0).check(value)
+            if number >= 1:
+                COUNT.check(int(number) if number == int(number) else number)
+        except MismatchError:
+            raise refuse(self, value, where) from None
+        return value
+
+    def says(self) -> str:
+        return "a number of whole steps, or a share of the run below 1"
+
+
+PLACE = Place()
 
 
 def whole_steps(given: float, total: int, key: str) -> int:
@@ -13,12 +35,10 @@ def whole_steps(given: float, total: int, key: str) -> int:
         key: the option's name, for the message.
 
     Raises:
-        InputError: a negative number, one that is not finite, or a fraction of a step.
+        InputError: neither.
     """
-    if not (math.isfinite(given) and given >= 0):
-        raise InputError(f"{key}={given}: must be 0, a share of the run below 1, or a number of steps")
-    if given < 1:
-        return round(given * total)
-    if given != int(given):
-        raise InputError(f"{key}={given}: give whole steps, or a share of the run below 1")
-    return int(given)
+    try:
+        PLACE.check(given, key)
+    except MismatchError as error:
+        raise InputError(str(error)) from None
+    return round(given * total) if given < 1 else int(given)

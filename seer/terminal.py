@@ -1,7 +1,9 @@
 """What the verbs print with: examples under their help, results as JSON, lines for people, progress."""
 
 import json
+import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,25 @@ from typing import Annotated, Any
 import typer
 
 Json = Annotated[str, typer.Option("--json", metavar="FILE", help="Also write the results as JSON; '-' prints them.")]
+
+HOME = re.compile(r"(--[a-z][a-z-]*=|)(~[\w.-]*(?:/.*|))", re.DOTALL)
+AllowEnv = Annotated[bool, typer.Option("--allow-env", help="Let ${oc.env:NAME} in YAML files read the environment.")]
+
+
+def finite(value: float | None) -> float | None:
+    """An option's callback: no NaN, which no bound keeps out, and no infinity."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def homes_written_out(words: list[str]) -> list[str]:
+    """The words of a command line with `~/x` and `--option=~/x` written out, where no shell has done so.
+
+    `key=~/x` is left to the option's kind: in a text, `~` is a character.
+    """
+    matches = [(word, HOME.fullmatch(word)) for word in words]
+    return [match[1] + os.path.expanduser(match[2]) if match else word for word, match in matches]
 
 
 def example(*lines: str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from seer.data.index import MANIFEST, Manifest, write_manifest
 from seer.errors import InputError
+from seer.schema import LINE, POSITIVE, Integer, Maybe, Number, check_options, option
 from shards import parts, pool, prune, quarantine, state
 from shards.dedup import IN_EVALUATION, DedupOptions
 from shards.labels import MAX_CLASSES
@@ -29,25 +30,6 @@ from shards.quarantine import Entry, counts
 from shards.sources import scan
 from shards.state import Progress
 from shards.writer import ShardTask, write_shard
-
-LIMITS: dict[str, tuple[float, float | None]] = {
-    "shard_size": (1, None),
-    "workers": (0, None),
-    "max_side": (1, None),
-    "shorter_side": (1, None),
-    "reencode": (1, 100),
-    "min_side": (1, None),
-    "max_aspect": (1, None),
-    "max_pixels": (1, None),
-    "max_bytes": (1, None),
-    "connections": (1, 65_536),
-    "per_host": (1, None),
-    "retries": (0, None),
-    "connect_timeout": (0.001, None),
-    "read_timeout": (0.001, None),
-    "timeout": (0.001, None),
-    "min_success": (0, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -67,29 +49,25 @@ class BuildOptions:
         unwanted: which duplicates, and images of other data sets, to leave out.
     """
 
-    shard_size: int = 10_000
-    workers: int = 0
+    shard_size: int = option(10_000, POSITIVE)
+    workers: int = option(0, Integer(0, 4096))
     labels: bool = False
-    max_side: int | None = None
-    reencode: int | None = None
+    max_side: int | None = option(None, Maybe(POSITIVE))
+    reencode: int | None = option(None, Maybe(Integer(1, 100)))
     shuffle: bool = True
-    shorter_side: int | None = None
-    min_side: int | None = None
-    max_aspect: float | None = None
-    max_pixels: int | None = None
-    columns: str = ""
+    shorter_side: int | None = option(None, Maybe(POSITIVE))
+    min_side: int | None = option(None, Maybe(POSITIVE))
+    max_aspect: float | None = option(None, Maybe(Number(1)))
+    max_pixels: int | None = option(None, Maybe(POSITIVE))
+    columns: str = option("", LINE)
     download: DownloadOptions = field(default_factory=DownloadOptions)
-    part: str = ""
+    part: str = option("", LINE)
     unwanted: DedupOptions = field(default_factory=DedupOptions)
     check: bool = True
 
     def validate(self) -> None:
         """Raise InputError for a value out of range, or options that exclude each other."""
-        for name, (low, high) in LIMITS.items():
-            value = getattr(self, name, None) if hasattr(self, name) else getattr(self.download, name)
-            if value is not None and not low <= value <= (math.inf if high is None else high):  # NaN is not, either
-                bounds = f"from {low} to {high}" if high else f"at least {low}"
-                raise InputError(f"--{name.replace('_', '-')} {value}: must be {bounds}")
+        check_options(self, flags=True)
         self.unwanted.check()
         if (self.unwanted.level == "near" or self.unwanted.exclude) and not self.check:
             raise InputError("--no-check: near duplicates, and what --exclude names, are found by decoding every image")

@@ -7,7 +7,7 @@ Memory: 64 bytes per image at most, whether of this data set or of those it is c
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from seer.errors import InputError
+from seer.schema import Choice, Integer, ListOf, Location, check_options, option
 from shards import pool
 from shards.alike import SIDE, alike
 from shards.known import Known, of_dataset, of_list, thumbnails_of
 from shards.near import CHUNK, MAX_DISTANCE, NONE, distances, near_duplicates
 from shards.phash import FEATURELESS
 
-LEVELS = "none", "exact", "near"
+PATHS = ListOf(Location(shortest=1))
 IN_EVALUATION = "in an evaluation set"  # the kind of reason
 
 # One row per image to be removed, in the order of the data set.
@@ -49,18 +50,15 @@ class DedupOptions:
         refuse: files of SHA-256 (such as the `removed.jsonl` of a takedown) that are not wanted at any `level`.
     """
 
-    level: str = "none"
-    distance: int = 8
-    against: Sequence[str] = field(default_factory=tuple)
-    exclude: Sequence[str] = field(default_factory=tuple)
-    refuse: Sequence[str] = field(default_factory=tuple)
+    level: str = option("none", Choice("none", "exact", "near"), flag="--dedup")
+    distance: int = option(8, Integer(0, MAX_DISTANCE))
+    against: Sequence[str] = option((), PATHS)
+    exclude: Sequence[str] = option((), PATHS)
+    refuse: Sequence[str] = option((), PATHS)
 
     def check(self) -> None:
         """Raise InputError for values that make no sense."""
-        if self.level not in LEVELS:
-            raise InputError(f"--dedup {self.level}: must be one of {', '.join(LEVELS)}")
-        if not 0 <= self.distance <= MAX_DISTANCE:
-            raise InputError(f"--distance {self.distance}: must be from 0 to {MAX_DISTANCE}")
+        check_options(self, flags=True)
         if self.against and self.level == "none":
             raise InputError("--against needs to know what a duplicate is; give --dedup exact or --dedup near")
         for path in (*self.against, *self.exclude, *self.refuse):

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 from seer.data.decode import MAX_PIXELS, DamagedImage
+from seer.schema import LINE, POSITIVE, SHARE, Integer, Number, option
+
+SECONDS = Number(0.001, 1e6)
 
 # How URLs begin that are read by the user's own rights and credentials, and not by anybody's.
 PRIVATE_SCHEMES = "file", "s3", "gs", "gcs"
@@ -70,15 +73,15 @@ class DownloadOptions:
         agent: what we say we are.
     """
 
-    max_bytes: int = 32 << 20
+    max_bytes: int = option(32 << 20, POSITIVE)
     ignore_robots_tag: bool = False
     allow_private: bool = False
-    connections: int = 256
-    per_host: int = 8
-    retries: int = 2
-    connect_timeout: float = 10.0
-    read_timeout: float = 10.0
-    timeout: float = 60.0
-    min_success: float = 0.05
-    window: int = 1000
-    agent: str = "Mozilla/5.0 (compatible; seer)"
+    connections: int = option(256, Integer(1, 65_536))
+    per_host: int = option(8, POSITIVE)
+    retries: int = option(2, Integer(0, 1000))
+    connect_timeout: float = option(10.0, SECONDS)
+    read_timeout: float = option(10.0, SECONDS)
+    timeout: float = option(60.0, SECONDS)
+    min_success: float = option(0.05, SHARE)
+    window: int = option(1000, POSITIVE)
+    agent: str = option("Mozilla/5.0 (compatible; seer)", LINE)

@@ -2,8 +2,8 @@
 
     python -m tests.interruptions RECIPE SHARDS OUT [--moments 20 --seed 1] [KEY=VALUE...]
 
-Prints how each way of interrupting ended, as JSON, and fails at the first difference. Runs are forked from this process,
-which has imported what they need: a run takes two seconds instead of ten.
+Prints how each way of interrupting ended, as JSON, and fails at the first difference. Runs are forked from this
+process, which has imported what they need: a run takes two seconds instead of ten.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import seer.audit
-import seer.pretrain  # noqa: F401 (before the forks)
+import seer.pretrain
 from seer import cli, forkserver
 from seer.engine.integrity import latest, read_header
 from tests.conftest import rows

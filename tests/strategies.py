@@ -40,7 +40,8 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
         case Text(longest, shortest, pattern):
             alphabet = st.characters(exclude_categories=["Cs"])
             plain = st.text(alphabet, min_size=shortest, max_size=min(longest, shortest + 20))
-            return st.from_regex(pattern, fullmatch=True) if pattern else plain
+            fitting = st.from_regex(pattern, fullmatch=True, alphabet=alphabet) if pattern else plain
+            return fitting.filter(lambda text: shortest <= len(text) <= longest)
         case FileName(suffix):
             return st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True).map(lambda name: name + suffix)
         case Maybe(below):

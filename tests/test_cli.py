@@ -48,7 +48,7 @@ def test_help_imports_nothing_heavy():
     code = (
         "import sys; from seer.cli import main; sys.argv = ['seer', '--help']\ntry: main()\nexcept SystemExit: pass\n"
     )
-    code += "print({'torch', 'numpy', 'pyarrow', 'omegaconf', 'PIL'} & set(sys.modules))"
+    code += "print({'torch', 'numpy', 'pyarrow', 'yaml', 'PIL'} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "set()"
 

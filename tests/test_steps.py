@@ -20,5 +20,5 @@ def test_steps_stand_as_they_are_however_long_the_run(steps, total, kind):
 
 @pytest.mark.parametrize("given_value", [-1, -0.5, float("nan"), float("inf"), 1.5, 100.25])
 def test_neither_steps_nor_a_share(given_value):
-    with pytest.raises(InputError, match=r"method.freeze=.*share of the run below 1"):
+    with pytest.raises(InputError, match=r"method.freeze: .*share of the run below 1"):
         whole_steps(given_value, 100, "method.freeze")

@@ -8,6 +8,7 @@ from seer.backbones.base import Backbone, BackboneConfig, materialize
 from seer.backbones.regnet import ALIASES, REGNETS, RegNet
 from seer.backbones.resnet import RESNETS, ResNet
 from seer.errors import InputError, nearest
+from seer.schema import check_options
 
 __all__ = ["ALIASES", "BACKBONES", "Backbone", "BackboneConfig", "build", "canonical", "materialize"]
 
@@ -31,5 +32,6 @@ def build(name: str | BackboneConfig, **options) -> Backbone:
     It lands on torch's current default device, `meta` included. Raises `InputError` for an unknown name or a bad value.
     """
     config = name if isinstance(name, BackboneConfig) else BackboneConfig(name, **options)
+    check_options(config, "backbone")
     config = replace(config, name=canonical(config.name))
     return BACKBONES[config.name](config)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seer.errors import InputError
+from seer.schema import WORD, Choice, option
 
 
 @dataclass
@@ -23,13 +23,9 @@ class BackboneConfig:
         zero_init_residual: start every residual branch at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
     """
 
-    name: str = "regnety_016"
-    stem_stride: int = 2
+    name: str = option("regnety_016", WORD)
+    stem_stride: int = option(2, Choice(1, 2))
     zero_init_residual: bool = False
-
-    def __post_init__(self) -> None:
-        if self.stem_stride not in (1, 2):
-            raise InputError(f"backbone.stem_stride is {self.stem_stride!r}: use 2, or 1 for images of 32-64 px")
 
 
 class Backbone(nn.Module):

@@ -6,7 +6,7 @@ The distributions are torchvision's (`RandomResizedCrop`, `ColorJitter`, `Random
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from itertools import permutations
 from typing import TypeVar
@@ -15,6 +15,7 @@ import numpy as np
 
 from seer.data.hashing import uniform
 from seer.errors import InputError
+from seer.schema import AREAS, SHARE, Integer, ListOf, Number, check_options, option
 
 T = TypeVar("T", "Boxes", "Appearance")
 Look = tuple[np.ndarray, np.ndarray, bool, float, bool]  # of one crop, in the order of the fields of `Appearance`
@@ -57,42 +58,20 @@ class View:
         blur_sigma: range of the Gaussian's standard deviation, in pixels of the crop.
     """
 
-    size: int = 224
-    count: int = 2
-    scale: list[float] = field(default_factory=lambda: [0.14, 1.0])
-    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
-    flip: float = 0.5
-    jitter: float = 0.8
-    brightness: float = 0.8
-    contrast: float = 0.8
-    saturation: float = 0.8
-    hue: float = 0.2
-    grey: float = 0.2
-    blur: float = 0.5
-    blur_sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
-    solarize: float = 0.0
-
-    def check(self, name: str) -> None:
-        """Raise `InputError` naming `name.key` unless every value makes sense."""
-
-        def require(rule: str, holds: bool, key: str) -> None:
-            if not holds:
-                raise InputError(f"{name}.{key}: {getattr(self, key)} should be {rule}")
-
-        require("at least 1 pixel", self.size >= 1, "size")
-        require("0 or more crops", self.count >= 0, "count")
-        require("[low, high] with 0 < low <= high <= 1, shares of the area", _is_range(self.scale, 1), "scale")
-        require("[low, high] with 0 < low <= high, width / height", _is_range(self.ratio), "ratio")
-        require("[low, high] with 0 < low <= high, in pixels", _is_range(self.blur_sigma), "blur_sigma")
-        for key in ("flip", "jitter", "grey", "blur", "solarize"):
-            require("a probability from 0 to 1", 0 <= getattr(self, key) <= 1, key)
-        for key in ("brightness", "contrast", "saturation"):
-            require("0 (off) or more", 0 <= getattr(self, key) < np.inf, key)
-        require("from 0 (off) to 0.5 (half a turn)", 0 <= self.hue <= 0.5, "hue")
-
-
-def _is_range(values: list[float], top: float = np.inf) -> bool:
-    return len(values) == 2 and 0 < values[0] <= values[1] <= top and values[1] < np.inf
+    size: int = option(224, Integer(1, 4096))
+    count: int = option(2, Integer(0, MAX_CROPS))
+    scale: list[float] = option([0.14, 1.0], AREAS)
+    ratio: list[float] = option([3 / 4, 4 / 3], ListOf(Number(0.01, 100), 2, 2, rising=True))
+    flip: float = option(0.5, SHARE)
+    jitter: float = option(0.8, SHARE)
+    brightness: float = option(0.8, Number(0, 10))
+    contrast: float = option(0.8, Number(0, 10))
+    saturation: float = option(0.8, Number(0, 10))
+    hue: float = option(0.2, Number(0, 0.5))
+    grey: float = option(0.2, SHARE)
+    blur: float = option(0.5, SHARE)
+    blur_sigma: list[float] = option([0.1, 2.0], ListOf(Number(0.01, 100), 2, 2, rising=True))
+    solarize: float = option(0.0, SHARE)
 
 
 # SwAV's and SEER's multi-crop, 2×224 + 4×96.
@@ -102,7 +81,7 @@ DEFAULT_VIEWS = {"large": View(), "small": View(size=96, count=4, scale=[0.05, 0
 def check_views(views: dict[str, View]) -> None:
     """Raise `InputError` unless `views` describe at least one crop, and not more than fit."""
     for name, view in views.items():
-        view.check(f"views.{name}")
+        check_options(view, f"views.{name}")
     total = sum(view.count for view in views.values())
     if total < 1:
         raise InputError("views: no crops at all; set a count, for instance views.large.count=2")

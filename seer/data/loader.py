@@ -5,7 +5,7 @@ there, so a run continues at any step, with any number of workers and any world 
 """
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from seer.data.remote import FetchConfig
 from seer.data.task import Clock, Delivery, StepTask
 from seer.data.views import Views
 from seer.data.workers import MODES, inline
-from seer.errors import InputError, nearest
+from seer.errors import InputError
+from seer.schema import Choice, Integer, check_options, option
 
 
 @dataclass
@@ -39,13 +40,13 @@ class LoaderConfig(FetchConfig):
         window: how many successive samples of a lane are mixed.
     """
 
-    workers: int = 2
-    mode: str = "processes"
-    prefetch: int = 2
+    workers: int = option(2, Integer(0, 1024))
+    mode: str = option("processes", Choice(*MODES))
+    prefetch: int = option(2, Integer(1, 1024))
     device_augment: bool = False
     device_decode: bool = False
-    lanes: int = 0
-    window: int = 256
+    lanes: int = option(0, Integer(0, 2**24))
+    window: int = option(256, Integer(1, 2**24))
 
 
 class Loader:
@@ -76,10 +77,7 @@ class Loader:
         self.config = config or LoaderConfig()
         if batch_size % world_size:
             raise InputError(f"batch_size={batch_size} is no multiple of the {world_size} processes; change either")
-        if self.config.mode not in MODES:
-            raise InputError(f"loader mode '{self.config.mode}' is unknown{nearest(self.config.mode, MODES)}")
-        if self.config.workers < 0 or self.config.prefetch < 1:
-            raise InputError("the loader needs workers >= 0 and prefetch >= 1; change the config")
+        check_options(self.config, "loader")
         if self.config.device_decode and crops.finished:
             raise InputError("loader.device_decode=true needs loader.device_augment=true; change either")
         self.reader = source if isinstance(source, Reader) else Reader(source)
@@ -99,7 +97,9 @@ class Loader:
         Steps in `skipped` are passed over. Damaged samples are entered in the ledger of `run_dir`, if there is one.
         """
         make = MODES[self.config.mode] if self.config.workers else inline
-        steps = [step for step in range(start_step, stop_step) if step not in skipped]
+        steps: Sequence[int] = range(start_step, stop_step)  # no list of them: there may be a hundred million
+        if skipped:
+            steps = [step for step in steps if step not in skipped]
         results = make(self.task, steps, self.config.workers, self.config.prefetch, self.device)
         try:
             for step in steps:

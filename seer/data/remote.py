@@ -17,7 +17,8 @@ from fsspec.utils import merge_offset_ranges
 from seer.data.cache import Cache, UnwritableError
 from seer.data.index import Manifest
 from seer.data.store import Url, in_background, read_ranges
-from seer.errors import InputError, nearest
+from seer.errors import InputError
+from seer.schema import Choice, Location, Number, option
 
 logger = logging.getLogger("seer.data")
 
@@ -28,7 +29,6 @@ LONGEST_AHEAD = 64  # batches, where images are tiny
 
 IdsOf = Callable[[int], np.ndarray]  # step → ids of its samples
 Span = tuple[int, int, int]  # shard, offset, size
-FETCH = ("auto", "ranges", "shards")
 
 
 @dataclass
@@ -44,13 +44,9 @@ class FetchConfig:
         cache_gb: what may lie there, in 10⁹ bytes.
     """
 
-    fetch: str = "auto"
-    cache_dir: str = ""
-    cache_gb: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.fetch not in FETCH:
-            raise InputError(f"loader.fetch: '{self.fetch}' is unknown{nearest(self.fetch, FETCH)}")
+    fetch: str = option("auto", Choice("auto", "ranges", "shards"))
+    cache_dir: str = option("", Location())
+    cache_gb: float = option(10.0, Number(0, 1e6))
 
 
 class RemoteShards:

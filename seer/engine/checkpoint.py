@@ -38,6 +38,7 @@ from seer.engine.preempt import StopRequest
 from seer.engine.state import State, allocate, block, check_names, describe, named_state, share
 from seer.engine.tensorfile import Block, NotFiniteError, is_finite
 from seer.errors import DivergedError, InputError, StoppedError, UnsavedError, first_line
+from seer.schema import COUNT, Integer, Location, Number, option
 
 T = TypeVar("T")
 
@@ -61,15 +62,11 @@ class CheckpointConfig:
             them from where the run directory has none as new; empty: none.
     """
 
-    every: int = 1000
-    minutes: float = 15.0
-    keep_last: int = 2
-    keep_every: int = 0
-    store: str = ""
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or not self.minutes >= 0 or self.keep_last < 1 or self.keep_every < 0:
-            raise InputError("checkpoint: every, minutes and keep_every must be 0 or more, keep_last 1 or more")
+    every: int = option(1000, COUNT)
+    minutes: float = option(15.0, Number(0, 1e6))
+    keep_last: int = option(2, Integer(1, 10**9))
+    keep_every: int = option(0, COUNT)
+    store: str = option("", Location())
 
     def surplus(self, names: list[str]) -> list[str]:
         """Which of the checkpoints, oldest first, need not stay."""

@@ -26,12 +26,12 @@ from seer.distributed import World, all_reduce_sum, broadcast_object, on_main, s
 from seer.engine.integrity import checkpoints, step_of
 from seer.engine.preempt import Verdict
 from seer.engine.symptoms import SYMPTOMS
-from seer.errors import DivergedError, InputError, PausedError
+from seer.errors import DivergedError, PausedError
+from seer.schema import COUNT, Choice, Integer, Number, option
 
 logger = logging.getLogger("seer")
 
 FILE = "health.jsonl"
-ACTIONS = ("none", "pause", "rollback")
 ENOUGH = 32  # losses, before any is called a spike
 WIDEST = 512  # dimensions of embeddings that are looked at: the cost grows with their cube
 NO_CHECKPOINT = "and there is no checkpoint to go back to"
@@ -53,22 +53,13 @@ class HealthConfig:
         rollbacks: how many there may be in a run.
     """
 
-    every: int = 50
-    grace: int = 300
-    act: str = "none"
-    spike: float = 20.0
-    window: int = 128
-    patience: int = 3
-    rollbacks: int = 10
-
-    def __post_init__(self) -> None:
-        if self.act not in ACTIONS:
-            raise InputError(f"health.act='{self.act}' is unknown (one of: {', '.join(ACTIONS)})")
-        if min(self.every, self.grace, self.spike, self.rollbacks) < 0 or self.patience < 1 or self.window < ENOUGH:
-            raise InputError(
-                "health: every, grace, spike and rollbacks must be 0 or more, patience 1 or more, "
-                f"window {ENOUGH} or more"
-            )
+    every: int = option(50, COUNT)
+    grace: int = option(300, COUNT)
+    act: str = option("none", Choice("none", "pause", "rollback"))
+    spike: float = option(20.0, Number(0))
+    window: int = option(128, Integer(ENOUGH, 100_000))
+    patience: int = option(3, Integer(1, 1000))
+    rollbacks: int = option(10, Integer(0, 1000))
 
 
 class RollbackError(Exception):

@@ -26,7 +26,7 @@ from torch import Tensor
 from seer import __version__, files, jsonl
 from seer.data.ledger import over_ranks
 from seer.distributed import World, all_reduce_mean
-from seer.errors import InputError
+from seer.schema import WORD, Integer, option
 
 logger = logging.getLogger("seer")
 
@@ -44,13 +44,9 @@ class LogConfig:
             hold what was predicted beside what is; `auto` recognises it, and does nothing on CPUs; `none` never plans.
     """
 
-    every: int = 10
+    every: int = option(10, Integer(1, 10**9))
     tensorboard: bool = True
-    plan: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"log.every={self.every}: must be 1 (every step) or more")
+    plan: str = option("auto", WORD)
 
 
 @contextmanager

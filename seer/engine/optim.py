@@ -5,7 +5,7 @@ Nothing here waits for the device: norms, scales and verdicts stay tensors until
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from seer.distributed import local
-from seer.errors import InputError, nearest
+from seer.schema import Choice, ListOf, Number, check_options, option
 
 
 @dataclass
@@ -36,20 +36,20 @@ class OptimConfig:
         clip_grad: the largest norm of the whole gradient; 0 leaves it alone.
     """
 
-    name: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 1e-6
+    name: str = option("sgd", Choice("sgd", "lars", "adamw"))
+    momentum: float = option(0.9, Number(0, below=1))
+    weight_decay: float = option(1e-6, Number(0, 100))
     nesterov: bool = False
     larc: bool = True
-    larc_trust: float = 0.001
+    larc_trust: float = option(0.001, Number(above=0, high=1))
     larc_clip: bool = False
-    larc_eps: float = 1e-8
+    larc_eps: float = option(1e-8, Number(0, 1))
     lars_joint_norm: bool = True
     rate_in_momentum: bool = False
     decay_norm_and_bias: bool = True
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
-    clip_grad: float = 0.0
+    betas: list[float] = option([0.9, 0.999], ListOf(Number(0, below=1), 2, 2))
+    eps: float = option(1e-8, Number(above=0, high=1))
+    clip_grad: float = option(0.0, Number(0, 1e30))
 
 
 class SGD(Optimizer):
@@ -171,8 +171,7 @@ def _shard_groups(tensor: Tensor) -> tuple[dist.ProcessGroup, ...]:
 
 def build_optimizer(method: nn.Module, config: OptimConfig) -> Optimizer:
     """The optimizer over the method's trainable parameters (after sharding), its rate 0 until the loop sets it."""
-    if config.name not in OPTIMIZERS:
-        raise InputError(f"optim.name: '{config.name}' is unknown{nearest(config.name, OPTIMIZERS)}")
+    check_options(config, "optim")
     parameters: list[Tensor] = [p for p in method.parameters() if p.requires_grad]
     vectors, matrices = [p for p in parameters if p.ndim <= 1], [p for p in parameters if p.ndim > 1]
     return OPTIMIZERS[config.name](config, matrices, vectors)

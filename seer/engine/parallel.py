@@ -5,7 +5,7 @@ Backbones are recognised by their `stages`, a `ModuleList` of `Sequential`s of b
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -20,10 +20,10 @@ from seer.backbones.base import materialize
 from seer.distributed import World
 from seer.engine.batchnorm import BatchNorm, convert, statistics_spared
 from seer.errors import InputError, first_line, nearest
+from seer.schema import Choice, Integer, ListOf, check_options, option
 
 log = logging.getLogger(__name__)
 
-MODES = ("none", "ddp", "fsdp")
 # What autocast computes in; None: no autocast. Parameters are fp32, or float64 for fp64.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": None}
 
@@ -49,10 +49,10 @@ class ParallelConfig:
             for one process. The weights then depend on the number of processes.
     """
 
-    mode: str = "none"
-    checkpointing: list[list[int]] = field(default_factory=list)
-    shard_group: int = 0
-    bn_group: int = 0
+    mode: str = option("none", Choice("none", "ddp", "fsdp"))
+    checkpointing: list[list[int]] = option([], ListOf(ListOf(Integer(1, 1000), 1000), 100))
+    shard_group: int = option(0, Integer(0, 2**24))
+    bn_group: int = option(0, Integer(0, 2**24))
     compile: bool = False
     channels_last: bool = True
     deferred_init: bool = False
@@ -118,13 +118,12 @@ def find_backbones(method: nn.Module) -> list[nn.Module]:
 
 def check_parallel(config: ParallelConfig, ranks: int) -> None:
     """Raise `InputError` for what `ranks` processes cannot do."""
-    if config.mode not in MODES:
-        raise InputError(f"parallel.mode: '{config.mode}' is unknown{nearest(config.mode, MODES)}")
+    check_options(config, "parallel")
     if config.mode == "none" and ranks > 1:
         raise InputError(f"parallel.mode=none is for one process and there are {ranks}; use ddp or fsdp")
     for key in ("bn_group", "shard_group"):
         count = getattr(config, key)
-        if count < 0 or (count < ranks and count and ranks % count):
+        if 0 < count < ranks and ranks % count:
             raise InputError(f"parallel.{key}={count} does not divide {ranks} processes; 0 is all of them")
 
 

@@ -10,10 +10,11 @@ schedule would arrive: `final`. After a linear warm-up of `warmup` steps (from `
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from seer.errors import InputError, nearest
-from seer.steps import whole_steps
+from seer.schema import COUNT, RATE, SHARE, Choice, ListOf, Number, option
+from seer.steps import PLACE, whole_steps
 
 
 @dataclass
@@ -33,15 +34,15 @@ class ScheduleConfig:
         rewarm: share of the whole run over which `restarts` climbs linearly to each new peak; 0 jumps.
     """
 
-    name: str = "cosine"
-    peak: float = 0.6
-    start: float = 0.0
-    final: float = 0.0006
-    per: int = 0
-    warmup: int | float = 0
-    milestones: list[float] = field(default_factory=list)
-    gamma: float = 1.0
-    rewarm: float = 0.0
+    name: str = option("cosine", Choice("cosine", "constant", "step", "restarts", "waves"))
+    peak: float = option(0.6, RATE)
+    start: float = option(0.0, RATE)
+    final: float = option(0.0006, RATE)
+    per: int = option(0, COUNT)
+    warmup: int | float = option(0, PLACE)
+    milestones: list[float] = option([], ListOf(Number(above=0, below=1), 100, rising=True))
+    gamma: float = option(1.0, RATE)
+    rewarm: float = option(0.0, SHARE)
 
 
 def effective(config: ScheduleConfig, batch_size: int, steps: int) -> ScheduleConfig:
@@ -50,10 +51,8 @@ def effective(config: ScheduleConfig, batch_size: int, steps: int) -> ScheduleCo
     Its rates stand as they are (`per` is 0) and its warm-up is in steps, so it is its own effective schedule.
 
     Raises:
-        InputError: `per` is negative, or the warm-up is neither steps nor a share.
+        InputError: the warm-up is neither steps nor a share.
     """
-    if config.per < 0:
-        raise InputError(f"schedule.per={config.per}: must be a number of images, or 0 for rates as they stand")
     warmup = whole_steps(config.warmup, steps, "schedule.warmup")
     peak, start, final = (_scaled(rate, config.per, batch_size) for rate in (config.peak, config.start, config.final))
     return replace(config, peak=peak, start=start, final=final, per=0, warmup=warmup)

@@ -22,6 +22,7 @@ from seer.data.crops import centre_crop
 from seer.data.labelled import Labelled
 from seer.errors import InputError, nearest
 from seer.interop.models import Model
+from seer.schema import DEVICE, Choice, Integer, option
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,11 +44,11 @@ class FeatureConfig:
         cache: keep features under `$SEER_CACHE` (default ~/.cache/seer) and reuse them.
     """
 
-    batch_size: int = 128
-    threads: int = 2
-    precision: str = "fp32"
-    device: str = "auto"
-    size: int = 0
+    batch_size: int = option(128, Integer(1, 2**20))
+    threads: int = option(2, Integer(1, 1024))
+    precision: str = option("fp32", Choice("fp32", "bf16"))
+    device: str = option("auto", DEVICE)
+    size: int = option(0, Integer(0, 4096))
     cache: bool = True
 
 

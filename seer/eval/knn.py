@@ -1,6 +1,6 @@
 """Weighted k-nearest-neighbour classification on frozen features (Wu et al. 2018, arXiv:1805.01978, section 3.4)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from seer.errors import InputError
 from seer.eval.features import FeatureConfig, extract, pick_device
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
+from seer.schema import TEMPERATURE, Integer, ListOf, Location, check_options, option
 
 CHUNK = 2**25  # similarities held at once: 128 MB
 SIDE, GAP, RADIUS = 96, 6, 8  # px, of the picture of neighbours
@@ -32,17 +33,16 @@ class KnnConfig(FeatureConfig):
             (a run's own evaluation saves it as RUN/images/neighbours.png).
     """
 
-    k: list[int] = field(default_factory=lambda: [10, 20])
-    temperature: float = 0.07
-    neighbours: str = ""
+    k: list[int] = option([10, 20], ListOf(Integer(1, 10**6), 100, 1))
+    temperature: float = option(0.07, TEMPERATURE)
+    neighbours: str = option("", Location())
 
 
 def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> list[Score]:
     """Top-1 accuracy on `test` for every k, with `train` as the memory."""
-    if not config.k or min(config.k) < 1 or max(config.k) > len(train):
+    check_options(config)
+    if max(config.k) > len(train):
         raise InputError(f"k={config.k}: each k must be from 1 to {len(train)}, the number of training images")
-    if config.temperature <= 0:
-        raise InputError(f"temperature={config.temperature}: must be above 0")
     bank, queries = extract(model, train, config, "training images"), extract(model, test, config, "test images")
     labels, truth = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
     similarity, nearest = search(queries, bank, max(config.k), pick_device(config.device))

@@ -5,7 +5,7 @@ The rate is chosen on a held-out part of the training images; the test images ar
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,8 +19,11 @@ from seer.errors import InputError
 from seer.eval.features import FeatureConfig, extract, frozen, in_threads, pick_device, to_input, watch
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
+from seer.schema import AREAS, SEED, Integer, ListOf, Number, check_options, option
 
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]  # epoch → batches of (features (B, D), labels (B,))
+
+RATES = ListOf(Number(above=0, high=1e6), 100, 1)
 
 
 @dataclass
@@ -39,22 +42,22 @@ class LinearConfig(FeatureConfig):
         crop_scale: the crops' share of the image's area (`augment`).
     """
 
-    lrs: list[float] = field(default_factory=lambda: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
-    epochs: int = 100
-    sgd_batch: int = 256
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    holdout: float = 0.1
+    lrs: list[float] = option([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], RATES)
+    epochs: int = option(100, Integer(1, 10**6))
+    sgd_batch: int = option(256, Integer(1, 2**24))
+    momentum: float = option(0.9, Number(0, below=1))
+    weight_decay: float = option(0.0, Number(0, 100))
+    holdout: float = option(0.1, Number(above=0, below=1))
     refit: bool = True
     standardize: bool = True
     augment: bool = False
-    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
-    seed: int = 0
+    crop_scale: list[float] = option([0.08, 1.0], AREAS)
+    seed: int = option(0, SEED)
 
 
 def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> list[Score]:
     """Top-1 (and from ten classes on top-5) accuracy on `test`, as `top1`; with augmentation as `top1_augmented`."""
-    _check(config)
+    check_options(config)
     features = extract(model, train, config, "training images")
     test_features = extract(model, test, config, "test images")
     labels, truth = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
@@ -172,14 +175,3 @@ def shuffled(samples: int, config: LinearConfig, epoch: int) -> tuple[Tensor, ..
     """The rows of each batch of an epoch: every row once, the last batch possibly smaller."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     return torch.randperm(samples, generator=generator).split(config.sgd_batch)
-
-
-def _check(config: LinearConfig) -> None:
-    if not config.lrs or min(config.lrs) <= 0:
-        raise InputError(f"lrs={config.lrs}: give one or more rates above 0")
-    if not 0 < config.holdout < 1:
-        raise InputError(f"holdout={config.holdout}: must lie between 0 and 1")
-    if len(config.crop_scale) != 2 or not 0 < config.crop_scale[0] <= config.crop_scale[1] <= 1:
-        raise InputError(f"crop_scale={config.crop_scale}: expected [low, high] with 0 < low <= high <= 1")
-    if config.epochs < 1 or config.sgd_batch < 1:
-        raise InputError("epochs and sgd_batch: each must be at least 1")

@@ -51,8 +51,6 @@ def evaluate(
     config = resolve(TASKS[task].config, [parse_overrides(overrides)])
     train, test = splits(data)
     model = models.load(model_spec, train)
-    if config.size < 0:
-        raise InputError(f"size={config.size}: give pixels, or 0 for the model's own {model.size}")
     model = replace(model, size=config.size or model.size)
     began = time.perf_counter()
     scores = TASKS[task].run(model, train, test, config)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from seer.data.views import Views
-from seer.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,3 @@ def forward_crops(network: nn.Module, views: Views, resolutions: slice = slice(N
 def over_crops(network: nn.Module, features: Tensor) -> Tensor:
     """Run `network` once on all crops together: `(V, B, D)` to `(V, B, D')`."""
     return network(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-
-
-def require_positive(config: Any, *names: str) -> None:
-    """Raise `InputError` unless each named field of the method's configuration is above 0."""
-    for name in names:
-        if not (value := getattr(config, name)) > 0:
-            raise InputError(f"method.{name}={value}: must be above 0")

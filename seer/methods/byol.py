@@ -1,7 +1,7 @@
 """BYOL: predict a slowly following teacher's embedding of another view (Grill et al. 2020, arXiv:2006.07733)."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,11 @@ from seer.data.views import Views
 from seer.distributed import all_reduce_mean
 from seer.errors import InputError
 from seer.methods.base import Method, Output, Step, forward_crops, over_crops
-from seer.methods.heads import MLP
+from seer.methods.heads import MLP, WIDTHS
 from seer.methods.losses import regression
 from seer.methods.memory import Teacher
 from seer.methods.precision import at_least_fp32
+from seer.schema import SHARE, Choice, check_options, option
 
 
 @dataclass
@@ -26,10 +27,10 @@ class BYOLConfig:
         momentum: of the teacher at the first step; it rises to 1 along a cosine.
     """
 
-    name: str = "byol"
-    head: list[int] = field(default_factory=lambda: [4096, 256])
-    predictor: list[int] = field(default_factory=lambda: [4096, 256])
-    momentum: float = 0.996
+    name: str = option("byol", Choice("byol"))
+    head: list[int] = option([4096, 256], WIDTHS)
+    predictor: list[int] = option([4096, 256], WIDTHS)
+    momentum: float = option(0.996, SHARE)
 
 
 class BYOL(Method):
@@ -39,8 +40,7 @@ class BYOL(Method):
 
     def __init__(self, backbone: nn.Module, config: BYOLConfig):
         super().__init__()
-        if not 0 <= config.momentum <= 1:
-            raise InputError(f"method.momentum={config.momentum}: must be from 0 to 1")
+        check_options(config, "method")
         self.config = config
         self.backbone = backbone
         self.head = MLP(backbone.out_dim, config.head, bias_out=False)  # type: ignore[arg-type]

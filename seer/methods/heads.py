@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seer.distributed import local
-from seer.errors import InputError
 from seer.methods.precision import full_precision
+from seer.schema import Integer, ListOf
+
+WIDTHS = ListOf(Integer(1, 2**17), 16, 1)  # of an MLP: hidden layers and output
 
 
 class MLP(nn.Sequential):
@@ -32,8 +34,6 @@ class MLP(nn.Sequential):
         bias_out: bool = True,
         shift_out: bool = True,
     ):
-        if not widths or min(widths) < 1:
-            raise InputError(f"method: a head of widths {list(widths)}; give positive widths, such as [2048, 128]")
         *hidden, out = widths
         layers: list[nn.Module] = []
         for size in hidden:

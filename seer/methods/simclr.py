@@ -1,14 +1,15 @@
 """SimCLR: tell the other view of an image from all other images (Chen et al. 2020, arXiv:2002.05709)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
 from seer.data.views import Views
 from seer.errors import InputError
-from seer.methods.base import Method, Output, Step, forward_crops, over_crops, require_positive
-from seer.methods.heads import MLP
+from seer.methods.base import Method, Output, Step, forward_crops, over_crops
+from seer.methods.heads import MLP, WIDTHS
 from seer.methods.losses import nt_xent
+from seer.schema import TEMPERATURE, Choice, check_options, option
 
 
 @dataclass
@@ -21,12 +22,12 @@ class SimCLRConfig:
         temperature: of the similarities.
     """
 
-    name: str = "simclr"
-    head: list[int] = field(default_factory=lambda: [2048, 128])
+    name: str = option("simclr", Choice("simclr"))
+    head: list[int] = option([2048, 128], WIDTHS)
     head_bn: bool = True
     head_bn_out: bool = True
     head_bn_shift: bool = False
-    temperature: float = 0.1
+    temperature: float = option(0.1, TEMPERATURE)
 
 
 class SimCLR(Method):
@@ -36,7 +37,7 @@ class SimCLR(Method):
 
     def __init__(self, backbone: nn.Module, config: SimCLRConfig):
         super().__init__()
-        require_positive(config, "temperature")
+        check_options(config, "method")
         self.config = config
         self.backbone = backbone
         width: int = backbone.out_dim  # type: ignore[assignment]

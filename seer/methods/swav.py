@@ -5,7 +5,7 @@ SEER (Goyal et al. 2021, arXiv:2103.01988) is this method with a 3-layer head wi
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from seer.data.views import Views
 from seer.distributed import all_reduce_sum
 from seer.errors import InputError
-from seer.methods.base import Method, Output, Step, forward_crops, over_crops, require_positive
-from seer.methods.heads import MLP, Prototypes
+from seer.methods.base import Method, Output, Step, forward_crops, over_crops
+from seer.methods.heads import MLP, WIDTHS, Prototypes
 from seer.methods.losses import swapped_prediction
 from seer.methods.memory import Queue
 from seer.methods.precision import at_least_fp32
 from seer.methods.sinkhorn import sinkhorn
-from seer.steps import whole_steps
+from seer.schema import TEMPERATURE, Choice, Integer, ListOf, check_options, option
+from seer.steps import PLACE, whole_steps
 
 
 @dataclass
@@ -42,18 +43,18 @@ class SwAVConfig:
         freeze: steps for which the prototypes stay as they were initialised, or below 1 a share of the run.
     """
 
-    name: str = "swav"
-    head: list[int] = field(default_factory=lambda: [2048, 128])
+    name: str = option("swav", Choice("swav"))
+    head: list[int] = option([2048, 128], WIDTHS)
     head_bn: bool = True
     head_bn_out: bool = False
-    prototypes: int = 3000
-    temperature: float = 0.1
-    epsilon: float = 0.05
-    iterations: int = 3
-    assign: list[int] = field(default_factory=lambda: [0, 1])
-    queue: int = 0
-    queue_from: int | float = 0
-    freeze: int | float = 313
+    prototypes: int = option(3000, Integer(2, 10**6))
+    temperature: float = option(0.1, TEMPERATURE)
+    epsilon: float = option(0.05, TEMPERATURE)
+    iterations: int = option(3, Integer(1, 1000))
+    assign: list[int] = option([0, 1], ListOf(Integer(0, 63), 64, 1, distinct=True))
+    queue: int = option(0, Integer(0, 10**7))
+    queue_from: int | float = option(0, PLACE)
+    freeze: int | float = option(313, PLACE)
 
 
 class SwAV(Method):
@@ -63,11 +64,7 @@ class SwAV(Method):
 
     def __init__(self, backbone: nn.Module, config: SwAVConfig):
         super().__init__()
-        require_positive(config, "prototypes", "temperature", "epsilon", "iterations")
-        if not config.assign or len(set(config.assign)) < len(config.assign) or min(config.assign) < 0:
-            raise InputError(f"method.assign={config.assign}: name one or more different large crops, counted from 0")
-        if config.queue < 0:
-            raise InputError(f"method.queue={config.queue}: must be 0 (none) or more images")
+        check_options(config, "method")
         self.config = config
         self.backbone = backbone
         self.head = MLP(backbone.out_dim, config.head, config.head_bn, config.head_bn_out)  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from seer.engine.integrity import checkpoints, latest
 from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest
 from seer.errors import InputError, UnsavedError
+from seer.schema import check_options
 from tests.engine import tiny
 from tests.engine.saving import checkpointer, load_into, loaded, names_in, saved
 from tests.engine.tiny import STEPS, Result, Tiny
@@ -179,7 +180,7 @@ def test_the_newest_and_every_nth_are_kept(tmp_path):
     assert saved(tmp_path, 8, keep_last=1) == [8]
     assert names_in(tmp_path / "checkpoints") == ["step-000000008"]
     with pytest.raises(InputError, match="keep_last"):
-        checkpointer(tmp_path, keep_last=0)
+        check_options(CheckpointConfig(keep_last=0), "checkpoint")
 
 
 def test_without_a_checkpoint_nothing_is_loaded(tmp_path):

@@ -11,10 +11,11 @@ import torch
 from launch.local import spawn
 from seer import jsonl
 from seer.distributed import World, rank, size
-from seer.engine.health import ACTIONS, Health, HealthConfig, RollbackError, embedding_metrics, robust
+from seer.engine.health import Health, HealthConfig, RollbackError, embedding_metrics, robust
 from seer.engine.preempt import Verdict
 from seer.engine.symptoms import SYMPTOMS
 from seer.errors import InputError, PausedError
+from seer.schema import check_options
 
 # What SwAV's small recipe logged on CIFAR-10 (K = 512, batch 64): after 100 steps, at its end, and, with epsilon=10
 # and then without BatchNorm in the head, after 50 steps.
@@ -198,12 +199,12 @@ def test_what_a_symptom_leads_to(make):
 @pytest.mark.parametrize("wrong", [{"act": "panic"}, {"every": -1}, {"patience": 0}, {"window": 3}, {"rollbacks": -1}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(InputError, match="health"):
-        HealthConfig(**wrong)
+        check_options(HealthConfig(**wrong), "health")
 
 
 def test_the_guide_has_every_symptom_and_setting():
     guide = (Path(__file__).parents[2] / "docs/health.md").read_text()
     missing = [s.name for s in SYMPTOMS if f"`{s.name}`" not in guide]
     missing += [name for name in HealthConfig.__dataclass_fields__ if f"`health.{name}" not in guide]
-    missing += [action for action in ACTIONS if f"`{action}`" not in guide]
+    missing += [action for action in ("none", "pause", "rollback") if f"`{action}`" not in guide]
     assert not missing

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+import yaml
 
 from seer.backbones import Backbone, build
 from seer.interop.models import save_backbone
@@ -40,7 +40,7 @@ def write_config(run: Path, **changes) -> None:
         "std": STD,
     }
     run.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create({**values, **changes}), run / "config.yaml")
+    (run / "config.yaml").write_text(yaml.safe_dump({**values, **changes}))
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
 import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,25 @@ def test_a_sweep_is_every_combination_in_a_run_directory_of_its_own(tiny, shards
     assert not third.each
 
 
+def test_a_value_of_a_sweep_is_a_text_where_a_text_is_asked_for(tiny, shards, tmp_path):
+    folder = tmp_path / "a b"
+    shutil.copytree(shards, folder)
+    sweep = f"data=[{shards}, {folder}]"
+    (link,) = plan(["pretrain", tiny, f"run_dir={tmp_path}/r #1", "parallel.mode=ddp"], FOUR, [sweep])
+    assert [job.arguments[-2] for job in link.jobs] == [f"data={shards}", f"data={folder}"]
+    runs = [Path(job.run_dir) for job in link.jobs]
+    assert {run.parent for run in runs} == {tmp_path / "r #1"}  # a path within a value makes no folders
+    assert all("%2F" in run.name for run in runs)
+
+
+def test_values_too_long_for_a_folders_name(tiny, shards, tmp_path):
+    values = ", ".join("x" * 300 + str(i) for i in range(2))
+    (link,) = plan(pretrain(tiny, shards, tmp_path), FOUR, [f"checkpoint.store=[{values}]"])
+    names = [Path(job.run_dir).name for job in link.jobs]
+    assert len(set(names)) == 2
+    assert max(map(len, names)) < 100
+
+
 def test_an_array_numbers_its_jobs():
     (link,) = plan(["shards", "stats", "part-{i}-of-{n}"], Resources(), [], array=3)
     assert [job.arguments[-1] for job in link.jobs] == [f"part-{i}-of-3" for i in (1, 2, 3)]
@@ -57,6 +78,9 @@ def test_an_array_numbers_its_jobs():
         (["report", "r", "--then", "report", "{run}"], {}, "no run directory"),
         (["report", "r"], {"sweeps": ["seed"]}, "expected key="),
         (["report", "r"], {"sweeps": ["seed=3"]}, "expected key="),
+        (["report", "r"], {"sweeps": ["seed=[3"]}, "--sweep seed: not readable as YAML"),
+        (["report", "r"], {"sweeps": ["seed=[&a [x], *a, *b]"]}, "an alias"),
+        (["report", "r"], {"sweeps": [f"{k}={[*range(50)]}" for k in "abc"]}, "125,000 combinations"),
         (["report", "r"], {"array": 2}, "no argument has {i}"),
         (["report", "r"], {"resources": FOUR}, "report: is one process"),
         (["pretrain", "no_such_recipe"], {}, "recipe 'no_such_recipe' is unknown"),

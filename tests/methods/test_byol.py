@@ -64,11 +64,11 @@ def test_spread():
 
 
 def test_wrong_input():
-    with pytest.raises(InputError, match=r"method.momentum=1.5"):
+    with pytest.raises(InputError, match=r"method\.momentum: 1\.5 is not"):
         build("byol", momentum=1.5)
     with pytest.raises(InputError, match=r"method.predictor=\[16, 5\]"):
         build("byol", predictor=[16, 5])
-    with pytest.raises(InputError, match=r"head of widths \[\]"):
+    with pytest.raises(InputError, match=r"method\.head: a list of 0 is not"):
         build("byol", head=[])
     views = make_views(small=0)
     with pytest.raises(InputError, match=r"views.large.count=2"):

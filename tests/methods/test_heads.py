@@ -6,6 +6,7 @@ from torch import nn
 
 from seer.errors import InputError
 from seer.methods.heads import MLP, Prototypes
+from tests.methods.tiny import build
 
 
 def kinds(head: nn.Sequential) -> str:
@@ -37,8 +38,8 @@ def test_same_numbers_as_lightlys_heads():
 
 @pytest.mark.parametrize("widths", [[], [16, 0]])
 def test_impossible_widths(widths):
-    with pytest.raises(InputError, match="head of widths"):
-        MLP(8, widths)
+    with pytest.raises(InputError, match=r"method\.head"):
+        build("simclr", head=widths)
 
 
 def test_prototypes_have_length_one_and_stay_in_fp32():

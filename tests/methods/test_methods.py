@@ -1,11 +1,9 @@
 """What every method owes the engine."""
 
-from dataclasses import asdict
-
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from seer.config import resolve
 from seer.methods import METHODS
 from seer.methods.base import Step
 from tests.methods.tiny import HEADS, TinyBackbone, build, train_step, views_for
@@ -63,7 +61,7 @@ def test_state_dict_restores_everything(name):
 def test_configuration_is_typed_and_named(name):
     config = METHODS[name].Config()
     assert config.name == name
-    assert OmegaConf.to_container(OmegaConf.structured(METHODS[name].Config)) == asdict(config)
+    assert resolve(METHODS[name].Config, []) == config
 
 
 @EVERY

@@ -167,12 +167,12 @@ def test_metrics_of_known_assignments():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prototypes": 0}, "method.prototypes=0"),
-        ({"epsilon": 0.0}, "method.epsilon=0.0"),
-        ({"iterations": 0}, "method.iterations=0"),
-        ({"assign": []}, r"method.assign=\[\]"),
-        ({"assign": [0, 0]}, r"method.assign=\[0, 0\]"),
-        ({"queue": -1}, "method.queue=-1"),
+        ({"prototypes": 0}, "method.prototypes: 0 is not"),
+        ({"epsilon": 0.0}, "method.epsilon: 0.0 is not"),
+        ({"iterations": 0}, "method.iterations: 0 is not"),
+        ({"assign": []}, "method.assign: a list of 0 is not"),
+        ({"assign": [0, 0]}, "method.assign: it holds something twice"),
+        ({"queue": -1}, "method.queue: -1 is not"),
     ],
 )
 def test_wrong_configuration(options, message):

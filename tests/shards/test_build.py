@@ -329,8 +329,8 @@ def test_a_shard_of_which_nothing_is_usable_is_left_out(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"shard_size": 0}, "--shard-size 0: must be at least 1"),
-        ({"reencode": 101}, "--reencode 101: must be from 1 to 100"),
+        ({"shard_size": 0}, "--shard-size: 0 is not a whole number from 1 to"),
+        ({"reencode": 101}, "--reencode: 101 is not null or a whole number from 1 to 100"),
         ({"max_side": 0}, "--max-side 0"),
         ({"workers": -1}, "--workers -1"),
     ],
