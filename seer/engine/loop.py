@@ -23,7 +23,6 @@ from seer.engine.schedule import ScheduleConfig, value
 from seer.errors import StoppedError
 from seer.methods.base import Method, Output, Step
 
-
 CONTINUES = "the same command continues it"
 
 

@@ -70,8 +70,8 @@ def run(tmp_path):
         logs.append(log)
         saved: list[int] = []
         made = Run(method, method, optimizer, LossScaler(False), Batches(poisoned), ScheduleConfig("constant", 0.1),
-                   log, Health(HealthConfig(), tmp_path, World()), World(), Saves(saved.append, 4), steps, 4, 8, 0, "fp64",
-                   **more)  # fmt: skip
+                   log, Health(HealthConfig(), tmp_path, World()), World(), Saves(saved.append, 4),
+                   steps, 4, 8, 0, "fp64", **more)  # fmt: skip
         made.saved = saved
         return made
 
