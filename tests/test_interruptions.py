@@ -59,8 +59,9 @@ def test_the_first_interrupt_asks_and_the_second_ends():
 
 
 def test_a_run_outlives_its_terminal(tmp_path):
-    then = f"from seer.terminal import *; outlast_terminal(); say('on'); open({str(tmp_path / 'alive')!r}, 'w').close()"
-    terminal = at_terminal(STOPPING.format(then=then))
+    first = "from seer.terminal import outlast_terminal, say\noutlast_terminal()\n"
+    then = f"say('on'); open({str(tmp_path / 'alive')!r}, 'w').close()"
+    terminal = at_terminal(first + STOPPING.format(then=then))
     terminal.close()
     assert terminal.wait(30) == 0
     assert (tmp_path / "alive").exists()
