@@ -102,7 +102,7 @@ def forwarding(processes: list[Process]) -> Iterator[None]:
         tell(FIRST)
         forward(number, frame)
 
-    handlers: dict[int, Any] = dict.fromkeys(attempts.ENDING, forward) | {signal.SIGINT: interrupt}
+    handlers: dict[signal.Signals, Any] = {**dict.fromkeys(attempts.ENDING, forward), signal.SIGINT: interrupt}
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         heeded = []

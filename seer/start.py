@@ -25,7 +25,7 @@ def answer_interrupts() -> None:
 
 
 def tell(line: str) -> None:
-    """A line on stderr, if it is there; from signal handlers and threads too, which must not use Python's streams."""
+    """A line on stderr, if that is still there; for signal handlers, too, which must not use Python's streams."""
     with suppress(OSError):
         os.write(2, f"seer: {line}\n".encode())
 

@@ -7,6 +7,7 @@ process, which has imported what they need: a run takes two seconds instead of t
 """
 
 import argparse
+import importlib
 import json
 import os
 import pty
@@ -22,24 +23,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import seer.audit
-import seer.pretrain
 from seer import cli, forkserver
 from seer.engine.integrity import latest, read_header
 from tests.conftest import rows
 
-SETTINGS = ["steps=12", "checkpoint.every=5", "views.large.size=16", "views.small.count=0"]
+STEPS = 8
+SETTINGS = [f"steps={STEPS}", "batch_size=4", "checkpoint.every=3", "views.large.size=16", "views.small.count=0"]
 # What ended a process that was asked before it trained; the same command starts it then.
 TOO_EARLY = {130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP}
 DEADLINE = 120.0  # seconds
+ROOT = Path(__file__).parent.parent
 
 
 class Terminal:
-    """A process with a terminal of its own, which is drained, as a person's is."""
+    """A process with a terminal of its own, which is drained, as a person's is.
 
-    def __init__(self, words: list[str]):
+    Args:
+        words: of `seer`, which is run in a fork of this process; or, to `execute`, of any program.
+        cwd: where a program runs; in the root of the project, if it is not given.
+    """
+
+    def __init__(self, words: list[str], execute: bool = False, cwd: Path = ROOT):
         self.output = b""
         self.pid, self.screen = pty.fork()
-        if self.pid == 0:
+        if self.pid == 0 and execute:
+            os.chdir(cwd)
+            os.execve(words[0], words, {**os.environ, "PYTHONPATH": f"{ROOT}:{cwd}"})
+        elif self.pid == 0:
             run_command(words)
 
     def close(self) -> None:
@@ -56,6 +66,13 @@ class Terminal:
                 return os.waitstatus_to_exitcode(status)
             if time.monotonic() >= until:
                 return None
+
+    def shows(self, text: bytes) -> bool:
+        """Wait until this stands on the screen; False if it does not come."""
+        until = time.monotonic() + DEADLINE
+        while text not in self.output and time.monotonic() < until:
+            self._drain()
+        return text in self.output
 
     def _drain(self) -> None:
         if self.screen < 0:
@@ -116,10 +133,15 @@ def finish(words: list[str]) -> float:
     return time.monotonic() - began
 
 
-def interrupt(words: list[str], way: str, moment: float) -> str:
-    """Interrupt a run after so many seconds; how it ended."""
-    terminal = Terminal(words)
-    code = terminal.wait(moment)
+def interrupt(words: list[str], run_dir: Path, way: str, step: int, pause: float) -> str:
+    """Interrupt a run so many seconds after it has logged a step (0: after its start); how it ended."""
+    terminal = Terminal([*words, f"run_dir={run_dir}"])
+    metrics = run_dir / "metrics.jsonl"
+    code = None
+    while code is None and step and not (metrics.is_file() and metrics.read_bytes().count(b"\n") >= step):
+        code = terminal.wait(0)
+    if code is None:
+        code = terminal.wait(pause)
     if code is None:
         WAYS[way](terminal)
         code = terminal.wait(DEADLINE)
@@ -127,7 +149,7 @@ def interrupt(words: list[str], way: str, moment: float) -> str:
     if terminal.screen >= 0:
         terminal.close()
     assert "Traceback" not in text, text
-    assert code in {0, 75, *TOO_EARLY}, f"{way} after {moment:.2f} s: ended with {code}:\n{text}"
+    assert code in {0, 75, *TOO_EARLY}, f"{way} {pause:.2f} s after step {step}: ended with {code}:\n{text}"
     if code == 75 and way != "closed terminal":
         assert "the same command continues it" in text, text
     return {0: "was over", 75: "saved"}.get(code, "had not begun")
@@ -135,8 +157,6 @@ def interrupt(words: list[str], way: str, moment: float) -> str:
 
 def try_all(words: list[str], out: Path, moments: int, draw: random.Random) -> dict[str, Counter]:
     """Interrupt and continue as often as asked in each way; how the interrupted runs ended."""
-    finish([*words, f"run_dir={out / 'undisturbed'}"])  # the first pays for what is compiled and cached
-    shutil.rmtree(out / "undisturbed")
     seconds = finish([*words, f"run_dir={out / 'undisturbed'}"])
     expected = course(out / "undisturbed")
     outcomes: dict[str, Counter] = {}
@@ -144,9 +164,10 @@ def try_all(words: list[str], out: Path, moments: int, draw: random.Random) -> d
         outcomes[way] = Counter()
         for number in range(moments):
             run_dir = out / f"{way.replace(' ', '-')}-{number}"
-            command = [*words, f"run_dir={run_dir}"]
-            outcomes[way][interrupt(command, way, draw.uniform(0.1, 1) * seconds)] += 1
-            finish(command)
+            step = draw.randrange(STEPS)
+            pause = draw.uniform(0, seconds / STEPS) if step else draw.uniform(0, seconds)
+            outcomes[way][interrupt(words, run_dir, way, step, pause)] += 1
+            finish([*words, f"run_dir={run_dir}"])
             assert course(run_dir) == expected, f"{run_dir} came to something else"
             assert seer.audit.audit(run_dir).exact, run_dir
             shutil.rmtree(run_dir)
@@ -161,6 +182,8 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     options, overrides = parser.parse_known_args()
+    for module in (*forkserver.TRAINING, *forkserver.LOADING, "torch._refs", "torch._meta_registrations"):
+        importlib.import_module(module)
     forkserver.start = lambda modules: None  # type: ignore[assignment, return-value] # without workers it is not needed
     words = ["pretrain", options.recipe, f"data={options.shards}", *SETTINGS, *overrides]
     print(json.dumps(try_all(words, options.out, options.moments, random.Random(options.seed))))

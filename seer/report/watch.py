@@ -97,11 +97,11 @@ def _state(path: Path, found: Status, events: list[Row], usual: float, now: floa
     if not any(written.values()):
         return "empty"
     found.silent = max(0.0, now - max(written.values()))
+    if events and events[-1]["event"] in ENDS and written["health.jsonl"] >= written["metrics.jsonl"]:
+        return events[-1]["event"]  # also where the last step was logged: it may have diverged
     if found.steps and max(found.step, found.checkpoint or 0) >= found.steps:
         found.step = found.steps
         return "done"
-    if events and events[-1]["event"] in ENDS and written["health.jsonl"] >= written["metrics.jsonl"]:
-        return events[-1]["event"]
     if found.silent > max(QUIET, PATIENCE * usual):
         return "silent"
     return "training" if found.step else "starting"

@@ -15,9 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from launch.local import spawn
-from seer.distributed import init, rank
+from seer.distributed import World, init, local, rank, size
 from seer.engine import checkpoint, integrity, tensorfile
 from seer.engine.checkpoint import CheckpointConfig, Checkpointer
+from seer.engine.health import RollbackError
 from seer.engine.integrity import checkpoints, latest
 from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest
@@ -329,3 +330,76 @@ def test_going_back_takes_later_ones_back(tmp_path):
     assert checkpointer(tmp_path).load(method, optimizer, until=2)["step"] == 2
     assert method.centre.tolist() == [2] * 5
     assert names_in(tmp_path / "checkpoints") == ["step-000000001", "step-000000002"]
+
+
+def test_what_is_not_proven_is_hidden_and_keeps_nothing_from_staying(tmp_path):
+    method, _, optimizer = tiny.build(ParallelConfig())
+    folder = tmp_path / "checkpoints"
+    with checkpointer(tmp_path, keep_last=1) as saves:
+        for step, good in ((1, True), (2, False), (3, True)):
+            saves.save(step, method, optimizer, proven=False)
+            if good:
+                saves.confirm()
+            saves.finish()
+            assert names_in(folder) == ["step-000000001" if step < 3 else "step-000000003"]
+        saves.save(4, method, optimizer, proven=False)  # and nothing follows
+    assert names_in(folder) == ["step-000000003"]
+
+
+def _save_what_is_not_finite(run_dir, mode):
+    """One value of the momentum, which one rank saves; which checkpoints there are then."""
+    method, module, optimizer = build(mode)
+    tiny.steps(method, module, optimizer, 0, 1)
+    with checkpointer(run_dir) as saves:
+        saves.save(1, method, optimizer)
+        for parameter in (method.head[0].weight, method.backbone.stem[0].weight):
+            values = local(optimizer.state[parameter]["momentum_buffer"])
+            if values.numel() and rank() == size() - 1:
+                values.view(-1)[0] = float("inf")
+        saves.save(2, method, optimizer, proven=False)
+        saves.confirm()
+        with pytest.raises(RollbackError, match="momentum_buffer is not finite after this step") as raised:
+            saves.finish()
+        assert (raised.value.first, raised.value.last) == (2, 2)
+        assert checkpointer(run_dir).load(method, optimizer) == {"step": 1}
+    return [path.name for path in checkpoints(run_dir)]
+
+
+def _in_each_mode(run_dir, modes):
+    return [_save_what_is_not_finite(run_dir / mode, mode) for mode in modes]
+
+
+def test_what_is_not_finite_is_saved_by_no_rank(tmp_path):
+    assert _in_each_mode(tmp_path, ["none"]) == [["step-000000001"]]
+    together = spawn(_in_each_mode, 2, tmp_path, ["fsdp"], device="cpu")
+    assert together == [[["step-000000001"]]] * 2
+
+
+def test_what_is_not_finite_is_not_gone_on_from(tmp_path, caplog, monkeypatch):
+    saved(tmp_path, 1)
+    method, _, optimizer = tiny.build(ParallelConfig())
+    method.centre[2] = float("nan")
+    with monkeypatch.context() as patched:
+        patched.setattr(tensorfile, "is_finite", lambda values: True)  # as versions before did not look
+        with checkpointer(tmp_path) as saves:
+            saves.save(2, method, optimizer, {"about": 2})
+    assert len(checkpoints(tmp_path)) == 2
+    assert loaded(tmp_path) == 1
+    assert "damaged (method.centre is not finite)" in caplog.text
+
+
+def test_a_save_is_late_by_the_clock_of_rank_0(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    method, _, optimizer = tiny.build(ParallelConfig())
+    saves = checkpointer(tmp_path, minutes=0.5)
+    late = []
+    for now[0] in (1029.0, 1030.0, 1100.0):
+        late.append(saves.late())
+    saves.save(1, method, optimizer)
+    assert [*late, saves.late()] == [False, True, True, False]
+    saves.finish()
+    now[0] = 1e9
+    assert saves.late()
+    assert not checkpointer(tmp_path, minutes=0).late()
+    assert not Checkpointer(tmp_path, CheckpointConfig(minutes=0.5), World(rank=1)).late()

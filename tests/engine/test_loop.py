@@ -14,6 +14,7 @@ from seer.engine.loop import Run, Saves, forward_backward, micro_batches, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.schedule import ScheduleConfig
+from seer.errors import DivergedError, StoppedError
 from seer.methods import METHODS
 from seer.methods.base import Method, Output, Step
 from tests.methods import tiny
@@ -70,8 +71,8 @@ def run(tmp_path):
         logs.append(log)
         saved: list[int] = []
         made = Run(method, method, optimizer, LossScaler(False), Batches(poisoned), ScheduleConfig("constant", 0.1),
-                   log, Health(HealthConfig(), tmp_path, World()), World(), Saves(saved.append, 4), steps, 4, 8, 0,
-                   "fp64", **more)  # fmt: skip
+                   log, Health(HealthConfig(), tmp_path, World()), World(), Saves(saved.append, 4),
+                   steps, 4, 8, 0, "fp64", **more)  # fmt: skip
         made.saved = saved
         return made
 
@@ -126,6 +127,54 @@ def test_three_such_steps_in_a_row_lead_back(run):
     assert (raised.value.first, raised.value.last) == (1, 4)  # and the one before them
     assert torch.isfinite(made.method.weight).all()
     assert made.saved == []
+
+
+def test_a_save_that_falls_on_a_step_that_is_not_applied_waits_for_the_next(run):
+    made = run(poisoned={3})
+    train(made)
+    assert made.saved == [5, 6]
+
+
+def test_a_stop_waits_for_a_step_that_is_applied(run):
+    made = run(poisoned={1, 2})
+    made.asked.by = "SIGTERM"
+    with pytest.raises(StoppedError, match="stopped after step 4 as asked"):
+        train(made, start=1)
+    assert made.saved == [4]
+
+
+def test_saves_come_by_the_clock_too(run):
+    made = run(steps=9)
+    clock = iter([False, True, False, False, False, True, False, False, False])
+    made.saves.late = lambda: next(clock)
+    train(made)
+    assert made.saved == [2, 4, 6, 8, 9]
+
+
+def test_a_save_is_confirmed_by_the_next_step_and_the_first_and_last_at_once(run):
+    made, calls = run(steps=9), []
+    made.saves = Saves(lambda step: calls.append(f"save {step}"), 4, confirm=lambda: calls.append("good"),
+                       finish=lambda: calls.append("finish"))  # fmt: skip
+    train(made)
+    one = ["good"]  # what a step says before its update, of the state that it found
+    assert calls == [*4 * one, "save 4", "good", *4 * one, "save 8", *one, "save 9", "good", "finish"]
+
+
+def test_an_update_that_breaks_something_is_taken_back_even_if_it_is_the_last(run):
+    made = run(steps=3)
+    made.method.after_update = lambda step: made.method.weight.data.fill_(1e200 if step.number == 2 else 0.0)
+    with pytest.raises(RollbackError, match="loss or gradient is not finite after this step's update") as raised:
+        train(made)
+    assert (raised.value.first, raised.value.last) == (3, 3)
+
+
+def test_a_run_whose_last_steps_are_passed_over_is_not_done(run, tmp_path):
+    made = run(steps=6)
+    made.health.skipped = frozenset({3, 4, 5})
+    with pytest.raises(DivergedError, match="the run is not done: steps 4 to 6, the last ones, diverged"):
+        train(made)
+    assert made.saved == [3]
+    assert json.loads((tmp_path / "health.jsonl").read_text())["event"] == "diverged"
 
 
 def test_micro_batches_give_the_mean_gradient(run):
