@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 from seer import config as configuration
 from seer.cli import app
 from seer.config import find_recipe, recipes
+from seer.engine.health import Health
 from seer.engine.schedule import effective
 from seer.errors import InputError
 from seer.footprint import measure
-from seer.pretrain import announce
+from seer.pretrain import announce, run
 from seer.recipe import (
     Pretrain,
     check_run_dir,
@@ -30,6 +31,7 @@ from seer.recipe import (
     saved_config,
     whole_places,
 )
+from tests.conftest import rows
 
 # Batch, steps; peak, start and final rate, steps of warm-up; steps of freezing, and from which there is a queue.
 # Of SEER and SwAV these are reference values; all are what the recipes said when they gave whole steps and rates.
@@ -272,3 +274,24 @@ def test_a_run_says_what_its_rate_became_and_what_has_no_effect(capsys, caplog):
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert caplog.messages[0] == line
     assert caplog.messages[1].startswith("method.queue=3840: no step uses it")
+
+
+def test_rates_for_images_and_shares_train_as_rates_and_steps_do(tiny, shards, tmp_path, monkeypatch):
+    judged_from = []
+
+    class Watched(Health):
+        def __init__(self, *options: Any) -> None:
+            super().__init__(*options)
+            judged_from.append(self.judged_from)
+
+    monkeypatch.setattr("seer.pretrain.Health", Watched)
+    common = [f"data={shards}", "steps=2", "schedule.warmup=1", "health.grace=10"]
+    absolute = run(load_config(tiny, [*common, f"run_dir={tmp_path / 'absolute'}"]))
+    rates = ["schedule.per=16", "schedule.peak=0.2", "schedule.start=0.1", "schedule.final=0.02"]
+    given = [*common, *rates, "schedule.warmup=0.5", "method.freeze=0.5", f"run_dir={tmp_path / 'relative'}"]
+    relative = run(load_config(tiny, given))
+    assert [(row["loss"], row["lr"]) for row in rows(absolute)] == [(row["loss"], row["lr"]) for row in rows(relative)]
+    assert judged_from == [11, 11]
+    saved = saved_config(relative / "config.yaml")
+    assert (saved.schedule.peak, saved.schedule.warmup, saved.method.freeze) == (0.2, 0.5, 0.5)
+    assert "rate 0.2 for 16 images → 0.1 for 8; warm-up 1 of 2 steps" in (relative / "seer.log").read_text()

@@ -184,3 +184,19 @@ def test_a_full_disk(tmp_path, server, monkeypatch):
     with pytest.raises(InputError, match=r"cache cannot be written \(No space left on device\); set loader.cache_dir"):
         cache.fetch(Url(server.url) / "a", digest("a"), SIZE)
     assert [path.name for path in cache.folder.iterdir()] == [".lock"]
+
+
+def test_a_name_that_is_no_digest_leads_nowhere(tmp_path, server):
+    """A stranger's manifest has any text where a SHA-256 should be."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "data.tar").write_text("precious")
+    (victim / "data.part").write_text("precious")
+    cache = Cache(tmp_path / "cache", 2 * SIZE)
+    for name in (str(victim / "data"), "../victim/data", "", digest("a").upper(), "x" * 64):
+        for use in (lambda name: cache.open(name, SIZE), lambda name: cache.fetch(Url(server.url) / "a", name, SIZE)):
+            with pytest.raises(InputError, match=r"the cache keeps shards by their SHA-256: .* is not 64 hex digits"):
+                use(name)
+    assert {path.name: path.read_text() for path in victim.iterdir()} == dict.fromkeys(
+        ["data.tar", "data.part"], "precious"
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from seer.data.index import INDEX_SCHEMA, MANIFEST, Manifest, index_path, read_index, write_manifest
+from seer.data.index import INDEX_SCHEMA, MANIFEST, Manifest, index_path, read_index, write_index, write_manifest
 from seer.errors import InputError
 from tests.data.conftest import coloured_jpeg, write_shards
 
@@ -147,3 +147,69 @@ def test_reading_leaves_no_thread_of_arrow_behind(shards):
         print(len(set(os.listdir("/proc/self/task")) - before))"""
     done = subprocess.run([sys.executable, "-c", program, str(shards.directory)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+ROW = {"shard": "a.tar", "samples": 1, "bytes": 10240, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("rows", "note", "words"),
+    [
+        ([ROW | {"shard": "../a.tar"}], {}, "is not the plain name of a file that ends in .tar"),
+        ([ROW | {"shard": "/etc/a.tar"}], {}, "is not the plain name"),
+        ([ROW | {"shard": "a.zip"}], {}, "is not the plain name"),
+        ([ROW, ROW], {}, "it names a shard twice"),
+        ([ROW | {"sha256": "../../x"}], {}, "is not 64 hex digits"),
+        ([ROW | {"samples": -1}], {}, "is not a whole number from 0"),
+        ([ROW | {"samples": 2**60}], {}, "is not a whole number from 0"),
+        ([ROW | {"bytes": 2**60}], {}, "is not a whole number from 0"),
+        ([ROW | {"bytes": None}], {}, "it has a row without a value"),
+        ([ROW], {"classes": [1]}, "1 is not a text"),
+        ([ROW], {"classes": "ab"}, "is not null or a list"),
+        ([ROW], {"build": {"removed": "x"}}, "is not a whole number"),
+        ([ROW], {"build": []}, "is not names with values"),
+        ([ROW], {"format": 1}, "is not a text"),
+    ],
+)
+def test_manifests_that_nobody_wrote_are_refused(tmp_path, rows, note, words):
+    write_manifest(tmp_path, rows, note)
+    with pytest.raises(InputError, match=words) as raised:
+        Manifest.load(tmp_path)
+    assert "no readable manifest" in str(raised.value)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"offset": -512}, "is not a whole number from 0"),
+        ({"size": 2**60}, "is not a whole number from 0"),
+        ({"offset": 10**6}, "has a sample that ends at byte 1000[0-9]* of a tar of"),
+        ({"size": 10**6}, "of a tar of"),
+        ({"width": 0}, "is not a whole number from 1"),
+        ({"label": -1}, "is not a whole number from 0"),
+        ({"label": 2}, "has a label 2, and the manifest 2 classes"),
+        ({"label": 999_999_999}, "has a label 999999999, and the manifest 2 classes"),
+        ({"key": None}, "it has a row without a value"),
+    ],
+)
+def test_indices_that_lead_out_of_their_tar_are_refused(tmp_path, changes, words):
+    manifest = write_shards(tmp_path, [3], labels=lambda i: i % 2, classes=["a", "b"])
+    path = index_path(tmp_path / manifest.shards[0])
+    rows = read_index(path).to_pylist()
+    write_index(path, [rows[0], rows[1] | changes, rows[2]])
+    with pytest.raises(InputError, match=words):
+        manifest.index(0)
+    write_index(path, rows[:2])
+    with pytest.raises(InputError, match="has 2 samples and the manifest says 3"):
+        manifest.index(0, ["offset"])
+
+
+def test_a_flipped_bit_of_an_index_is_not_trained_on(tmp_path):
+    manifest = write_shards(tmp_path, [3])
+    path = index_path(tmp_path / manifest.shards[0])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="its seal is broken"):
+        manifest.index(0)

@@ -146,3 +146,9 @@ def test_a_damaged_image_is_named(tmp_path):
 def test_what_is_wrong_is_said(tmp_path, make, split, words):
     with pytest.raises(InputError, match=words):
         load_labelled(make(tmp_path), split)
+
+
+def test_a_label_without_a_name_makes_no_list_of_its_length(tmp_path):
+    write_shards(tmp_path, [2], labels=lambda i: 999_999_999 * i)
+    with pytest.raises(InputError, match="has a label 999,999,999; classes without names are numbered below 1,048,576"):
+        load_labelled(tmp_path)

@@ -1,5 +1,6 @@
 """A build may be killed at any moment; the same command then ends with the same bytes."""
 
+import json
 import os
 import random
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from seer.errors import InputError
 from shards.build import BuildOptions, build
 from shards.verify import verify
 from tests.shards.conftest import at_change, contents, die, encoded, killed
@@ -121,3 +123,37 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def begun(photos, out, **record):
+    """A folder that says of itself that this build was begun in it, with a record of a shard."""
+    assert killed(at_change(3, False, "replace"), build, [photos], out, OPTIONS)  # before the first record
+    shard = record["shard"]
+    facts = {"samples": 0, "bytes": 0, "sha256": "0" * 64, "labels": 0, "quarantine": [], "staged": True}
+    (out / ".build" / f"{Path(shard).name}.json").write_text(json.dumps(facts | record))
+
+
+@pytest.mark.parametrize("shard", ["{}/precious.tar", "../precious.tar", "mine.tar"])
+def test_a_record_that_no_build_wrote_deletes_nothing(undisturbed, tmp_path, shard):
+    photos, expected = undisturbed
+    out = tmp_path / "out"
+    begun(photos, out, shard=shard.format(tmp_path))
+    (tmp_path / "precious.tar").write_text("precious")
+    (out / "mine.tar").write_text("precious")
+    build([photos], out, OPTIONS)
+    assert (tmp_path / "precious.tar").read_text() == "precious"
+    assert (out / "mine.tar").read_text() == "precious"
+    (out / "mine.tar").unlink()
+    assert contents(out) == expected
+
+
+def test_a_state_that_is_a_link_is_not_followed(photos, tmp_path):
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    victim.mkdir()
+    (victim / "lock").write_text("precious")
+    out.mkdir()
+    (out / ".build").symlink_to(victim)
+    with pytest.raises(InputError, match=r"\.build is a link, and would lead out of .*; remove it"):
+        build([photos], out, OPTIONS)
+    assert contents(victim) == contents(tmp_path / "victim")
+    assert (victim / "lock").read_text() == "precious"

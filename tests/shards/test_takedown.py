@@ -307,3 +307,58 @@ def test_exit_codes(shards, listed):
     index_path(shards / "shard-000001.tar").unlink()
     assert run(app, ["shards", "verify", str(shards), "--workers", "1"]).exit_code == 2
     assert run(app, ["shards", "verify", str(shards), "--workers", "1", "--repair"]).exit_code == 0
+
+
+def interrupted(shards, journal):
+    (shards / takedown.STATE).mkdir()
+    (shards / takedown.STATE / takedown.JOURNAL).write_text(json.dumps(journal))
+
+
+@pytest.mark.parametrize("verb", ["remove", "index", "verify"])
+def test_a_journal_that_no_removal_wrote_deletes_nothing(shards, tmp_path, listed, verb):
+    before, keys = Manifest.load(shards).hash, listed("nobody")
+    (tmp_path / "precious.tar").write_text("precious")
+    (shards / "mine.tar").write_text("precious")
+    use = {
+        "remove": lambda: remove(shards, keys, "keys", workers=1),
+        "index": lambda: index([shards], workers=1),
+        "verify": lambda: verify(shards, workers=1, repair=True),
+    }[verb]
+    shard, new = "shard-000000.tar", "shard-000000.r1.tar"
+    for made_of, replaced, words in [
+        (before, {shard: str(tmp_path / "precious.tar")}, "is not .* the plain name"),
+        (before, {shard: "../precious.tar"}, "is not .* the plain name"),
+        (before, {shard: "mine.tar"}, r"mine\.tar is no new name of shard-000000\.tar"),
+        (before, {shard: "shard-000001.tar"}, "is no new name of"),
+        (before, {"mine.tar": None}, r"the manifest has no mine\.tar"),
+        ("0" * 16, {"mine.tar": None}, r"entries\.jsonl is of other shards"),
+        ("0" * 16, {shard: new}, "the manifest names what was replaced"),
+        ("0" * 15, {}, "is not a manifest's hash"),
+    ]:
+        interrupted(shards, {"before": made_of, "log": 0, "shards": replaced})
+        files = contents(tmp_path)
+        with pytest.raises(InputError, match=words) as raised:
+            use()
+        assert str(raised.value).endswith(f"nothing was changed; remove {shards / takedown.STATE}")
+        assert files.items() <= contents(tmp_path).items()
+        shutil.rmtree(shards / takedown.STATE)
+
+
+def test_links_in_the_state_are_not_followed(shards, tmp_path, listed):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "lock").write_text("precious")
+    (shards / takedown.STATE).symlink_to(victim)
+    with pytest.raises(InputError, match=r"\.removal is a link, and would lead out of .*; remove it"):
+        takedown.settle(shards)
+    (shards / takedown.STATE).unlink()
+    (shards / takedown.STATE).mkdir()
+    (shards / takedown.STATE / "lock").symlink_to(victim / "lock")
+    with pytest.raises(InputError, match=r"lock is a link"):
+        takedown.settle(shards)
+    shutil.rmtree(shards / takedown.STATE)
+    (shards / REMOVED).symlink_to(victim / "lock")
+    with pytest.raises(InputError, match=r"removed\.jsonl cannot be written"):
+        remove(shards, listed(of(shards, 0, 0)["key"]), "keys", workers=1)
+    assert contents(victim) == {"lock": contents(tmp_path)["victim/lock"]}
+    assert (victim / "lock").read_text() == "precious"

@@ -1,0 +1,114 @@
+"""Who opens what: every call that opens or parses a file, by module, against the list of those that may.
+
+Whatever stands in a data folder, a run directory, a recipe or a model file is input, and is read through `seer.inputs`
+and `seer.tables`. A module that opens files in another way stands in `OPENERS`, with what it opens and why.
+"""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+NAMES = {
+    "open", "io.open", "os.open", "os.fdopen", "json.load", "json.loads", "pickle.load", "pickle.loads",
+    "yaml.load", "yaml.safe_load", "yaml.parse", "OmegaConf.load", "OmegaConf.create", "np.load", "np.fromfile",
+    "np.memmap", "np.loadtxt", "torch.load", "safe_open", "load_file", "Image.open", "tarfile.open", "zipfile.ZipFile",
+    "ZipFile", "sqlite3.connect", "mmap.mmap", "csv.reader", "csv.DictReader", "ElementTree.parse", "pa.memory_map",
+    "pa.ipc.open_file", "pa.ipc.open_stream", "csv.open_csv", "pc.open_csv",
+}  # fmt: skip
+METHODS = {"open", "read_text", "read_bytes"}  # of a Path, whatever it is called
+MODULES = {"pq"}  # pq.read_table, pq.ParquetFile, …
+
+# Methods of ours that have the name, and open no file by a path.
+OTHERS = {"self.open", "cache.open", "self.lease.open", "result.open"}
+
+OPENERS = {
+    "seer.inputs": "the one reader of small files that others may have written",
+    "seer.tables": "the one reader of Parquet files with declared columns",
+    "seer.files": "files of ours: to have them reach the disk, and to write without following links",
+    "seer.jsonl": "a run's metrics and results",
+    "seer.config": "recipes",
+    "seer.peers": "what processes of one run leave for each other",
+    "seer.machine": "settings of the kernel",
+    "seer.data.index": "the seal of a file whose bytes seer.inputs has read; manifests and indices of a store",
+    "seer.data.cache": "shards in a cache of ours, which are compared with their SHA-256",
+    "seer.data.decode": "bytes as images, within limits",
+    "seer.data.labelled": "image files, which seer.data.decode takes",
+    "seer.data.samples": "photographs that come with the dependencies",
+    "seer.engine.integrity": "checkpoints",
+    "seer.engine.metrics": "a run's plan, and the processor's name",
+    "seer.engine.tensorfile": "checkpoints",
+    "seer.eval.features": "the cache of features",
+    "seer.interop.files": "model files",
+    "seer.report.html": "a run's pictures",
+    "seer.report.run": "a run's environment and options",
+    "shards.columns": "Parquet with images",
+    "shards.cut": "a tar that a part of is copied",
+    "shards.dedup": "a scratch file of ours",
+    "shards.download": "local files that a list names",
+    "shards.listing": "a listing of ours",
+    "shards.lists": "lists",
+    "shards.near": "a scratch file of ours",
+    "shards.samples": "image files, which seer.data.decode takes",
+    "shards.sources": "the first bytes of files that may be images",
+    "shards.takedown": "rows that seer.inputs has read, as they are, to be logged",
+    "shards.tars": "tars",
+    "shards.zips": "zips",
+    "launch.attempts": "what ranks of a job leave",
+    "launch.cli": "logs of jobs",
+    "launch.launches": "records of launches",
+    "launch.local": "what ranks of ours send",
+    "launch.slurm": "the kernel's list of mounts, and who holds a run directory",
+    "launch.status": "states of jobs",
+}
+
+
+def opens(call: ast.Call) -> bool:
+    """Whether a call opens a file to read it, or parses one."""
+    name = ast.unparse(call.func)
+    last = name.rpartition(".")[2]
+    if name in OTHERS or _only_writes(call):
+        return False
+    if name.split(".")[0] in MODULES:
+        return last.startswith(("read", "ParquetFile"))
+    return name in NAMES or (isinstance(call.func, ast.Attribute) and last in METHODS)
+
+
+def _only_writes(call: ast.Call) -> bool:
+    """Whether some argument is the mode of a file that is written and not read."""
+    modes = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+    return any(mode in ("w", "wb", "x", "xb", "a", "ab") for mode in modes)
+
+
+@cache
+def openers() -> list[tuple[str, int, str]]:
+    """Module, line and text of every such call."""
+    return list(_openers())
+
+
+def _openers() -> Iterator[tuple[str, int, str]]:
+    for package in ("seer", "shards", "launch"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and opens(node):
+                    yield module, node.lineno, ast.unparse(node)
+
+
+def test_whoever_opens_a_file_is_listed():
+    unlisted = [f"{module}, line {line}: {call}" for module, line, call in openers() if module not in OPENERS]
+    assert not unlisted, "read it by seer.inputs (or seer.tables), or list the module in OPENERS with what it opens"
+
+
+def test_who_is_listed_opens_something():
+    assert not OPENERS.keys() - {module for module, _, _ in openers()}
+
+
+def test_calls_that_open_are_seen():
+    seen = "open(x)", "path.open('rb')", "json.loads(t)", "pq.ParquetFile(f)", "OmegaConf.create(t)", "p.read_bytes()"
+    for text in seen:
+        assert opens(ast.parse(text).body[0].value), text  # type: ignore[attr-defined]
+    for text in ("reopen(x)", "open(x, 'w')", "json.dumps(x)", "pq.write_table(t, f)", "read_json(path, KIND)"):
+        assert not opens(ast.parse(text).body[0].value), text  # type: ignore[attr-defined]
