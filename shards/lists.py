@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from seer.errors import InputError, first_line, nearest
 from shards.columns import group_starts
+from shards.formats import FORMATS, NO_IMAGES, Columns, Table, arranged
 from shards.listing import Container, Listing, RowList, key_of
 from shards.notes import Notes
-from shards.tables import FORMATS, NO_IMAGES, Columns, Table, arranged
 from shards.tars import sha256_file
 
 # Names by which a column is known, in any case, where `--columns` does not say. The rest is metadata, kept if named.

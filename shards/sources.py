@@ -13,12 +13,12 @@ from seer.data.decode import image_suffixes
 from seer.errors import InputError
 from shards import lists, tars, zips
 from shards.contents import SNIFFED, read_contents, sniff
+from shards.formats import FORMATS, Columns
 from shards.labels import LEFT_OUT, MAX_CLASSES, parse_bytes
 from shards.listing import ROWS_PER_BATCH, Container, Listing, key_of, table_of
 from shards.notes import display
 from shards.places import is_alias
 from shards.quarantine import counts, entry, text
-from shards.tables import FORMATS, Columns
 
 MOST_OF_LABEL = 1024  # bytes of a `.cls` member that are looked at
 WANTED = "give folders of images, WebDataset tars, zips, or lists (.parquet, .csv, .tsv, .jsonl, .txt)"

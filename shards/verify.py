@@ -13,6 +13,7 @@ from seer.schema import MismatchError
 from shards import pool, quarantine, takedown
 from shards.index import index
 from shards.listing import Listing
+from shards.places import is_tar
 from shards.samples import load, look
 from shards.sources import labelled_rows, scan_tar
 from shards.state import Progress
@@ -96,7 +97,8 @@ def _verify(directory: str | Path, workers: int, progress: Progress | None) -> V
 
 def _strangers(manifest: Manifest, known: set[str]) -> list[Path]:
     """Tars that the manifest lacks, unless indexing them found nothing that can be used."""
-    others = set(manifest.directory.glob("*.tar")) - {manifest.directory / shard for shard in manifest.shards}
+    shards = {manifest.directory / shard for shard in manifest.shards}
+    others = set(filter(is_tar, manifest.directory.iterdir())) - shards
     return sorted(path for path in others if path.is_file() and not _sources(scan_tar(path)) <= known)
 
 

@@ -153,7 +153,7 @@ def test_keys_stay_apart_whatever_lists_are_called(tmp_path, folder):
 
 
 def test_a_block_is_drawn_from_all_of_it_in_its_own_order(tmp_path, photos, monkeypatch):
-    monkeypatch.setattr("shards.tables.ROWS_PER_BATCH", 4)  # several batches
+    monkeypatch.setattr("shards.formats.ROWS_PER_BATCH", 4)  # several batches
     many = [{"url": f"http://x/{i}"} for i in range(30)]
     paths = [photos, write(tmp_path / "a.jsonl", many), write(tmp_path / "b.parquet", many)]
     listing, rows = listed(*paths)

@@ -10,6 +10,7 @@ from seer.data.reader import Reader
 from seer.errors import InputError
 from shards.index import index, index_on_first_use
 from shards.sources import scan
+from shards.takedown import remove
 from shards.verify import verify
 from tests.shards.conftest import contents, encoded
 from tests.shards.test_sources import pack
@@ -119,3 +120,17 @@ def test_images_taken_out_of_links_stay_in_the_tars_and_that_is_told(tmp_path):
     assert "of 1 shards the tars lie elsewhere and are left as they are" in output
     assert images(tmp_path / "out") == [encoded(0), encoded(2)]
     assert contents(root) == before
+
+
+def test_suffixes_in_capitals(tmp_path):
+    pack(tmp_path / "X.TAR", [(f"{i}.JPG", encoded(i)) for i in range(3)])
+    index([tmp_path / "X.TAR"], workers=1)
+    (tmp_path / "keys").write_text("1\n")
+    remove(tmp_path, tmp_path / "keys", "keys", workers=1)
+    assert Manifest.load(tmp_path).shards == ["X.r1.tar"]
+    assert images(tmp_path) == [encoded(0), encoded(2)]
+    assert verify(tmp_path, workers=1).ok
+    pack(tmp_path / "Y.TAR", [("y.jpg", encoded(5))])
+    assert verify(tmp_path, workers=1).problems == [
+        f"Y.TAR: not in the manifest; run: seer shards index {tmp_path / 'Y.TAR'}"
+    ]
