@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from seer.inputs import open_regular
+
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 SKIPPED = re.compile(r"__[^/]*__(/|$)|(.*/)?\.[^/]*$")  # WebDataset's own metadata, and hidden files
 COPIED = 1 << 22  # bytes at a time
@@ -117,7 +119,7 @@ def read_range(path: str, offset: int, size: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def _descriptor(path: str, *version: int) -> BinaryIO:
-    return open(path, "rb")  # closed by reference counting when it leaves the cache
+    return open(open_regular(Path(path)), "rb")  # closed by reference counting when it leaves the cache
 
 
 class TarWriter:
