@@ -1,6 +1,8 @@
 """Files that several processes see: there as a whole or not at all, whenever their writer is killed."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +29,16 @@ def write(path: Path, text: str | Iterable[str]) -> None:
 
 
 def open_own(path: Path, mode: str) -> IO:
-    """Open a file to be written, which is made if need be. Raises OSError (ELOOP) where a link leads elsewhere."""
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+    """Open a file to be written, which is made if need be. Raises OSError where a link or a pipe is in its place."""
+    return open(path, mode, opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ENXIO, "not a regular file", path)
+    return descriptor
 
 
 def is_still(path: Path, descriptor: int) -> bool:

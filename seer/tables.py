@@ -7,7 +7,7 @@ not the footer, say what a reader will do. What is read then is checked column b
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from seer.errors import first_line
 from seer.schema import DIGEST, FileName, Integer, Kind, Maybe, MismatchError, Plain, Text
-from seer.thrift import ThriftError, read_struct
+from seer.thrift import Struct, read_struct
 
 CODECS = {"UNCOMPRESSED", "SNAPPY"}  # what we write; others can expand a thousandfold
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # types of pages
@@ -46,7 +46,7 @@ class TableFormat:
             return table
         except MismatchError:
             raise
-        except (OSError, pa.ArrowException, ThriftError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:  # whatever a library says of bytes
             raise MismatchError("", f"not readable as Parquet ({first_line(error)})") from None
 
     def _read(self, content: bytes, columns: list[str]) -> pa.Table:
@@ -71,7 +71,7 @@ class TableFormat:
             column = _decoded(table[name], self.most_bytes)
             table = table.set_column(table.column_names.index(name), self.schema.field(name), column)
         table.validate(full=True)  # that texts are UTF-8, above all
-        return table.replace_schema_metadata(metadata.metadata)
+        return table
 
     def _check_columns(self, schema: pa.Schema) -> None:
         if missing := [name for name in self.schema.names if name not in schema.names]:
@@ -194,7 +194,7 @@ def _pages(content: bytes, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
         yield page
 
 
-def _page(header: Any) -> Page:
+def _page(header: Struct) -> Page:
     kind = header.number(1)
     if kind not in (DATA, DICTIONARY, DATA_V2):
         raise MismatchError("", f"it has a page of type {kind}")

@@ -23,7 +23,7 @@ LOCK = "lock"
 TRIES = 1000  # to open a lock that others remove
 LEFTOVERS = ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"  # of writers that were killed
 NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}  # a folder or a link where a file of ours should be
+IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}  # a folder, link or pipe where our file should be
 Progress = Callable[[int, int], Any]  # called with what is done and what there is in all
 LARGEST_RECORD = 2**30  # bytes: most of it are the entries of its quarantine
 PLAN_KIND = Record(
@@ -232,7 +232,7 @@ def begin(out: Path, plan: dict[str, Any], shards: Sequence[str] | None = None) 
 
     `shards` are those that this process will write, when others write theirs at the same time; None: it is alone.
     """
-    leftovers = [path for pattern in (f"{STATE}/.*", *LEFTOVERS) for path in out.glob(pattern)]
+    leftovers = [path for pattern in (f"{STATE}/.*", *LEFTOVERS) for path in _files(out, pattern)]
     if shards is not None:
         mine = {shard.removesuffix(".tar") for shard in shards}
         leftovers = [path for path in leftovers if path.name[1:].partition(".")[0] in mine]
@@ -248,11 +248,16 @@ def end(out: Path) -> None:
     Every process that was in the state calls it when it finds the build complete, and once it writes nothing more
     there: whichever comes last then leaves nothing behind.
     """
-    for leftover in [path for pattern in LEFTOVERS for path in out.glob(pattern)]:
+    for leftover in [path for pattern in LEFTOVERS for path in _files(out, pattern)]:
         leftover.unlink(missing_ok=True)
     drop(out / STATE)
     with suppress(OSError):
         out.rmdir()
+
+
+def _files(out: Path, pattern: str) -> list[Path]:
+    """What matches in `out` and is no folder, which no writer of ours leaves."""
+    return [path for path in out.glob(pattern) if path.is_symlink() or not path.is_dir()]
 
 
 def drop(folder: Path) -> None:

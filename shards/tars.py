@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from seer.inputs import open_regular
 from shards.headers import FILE, DamagedTar, Entry, entries
 
 SKIPPED = re.compile(r"__[^/]*__(/|$)|(.*/)?\.[^/]*$")  # WebDataset's own metadata, and hidden files
@@ -97,7 +98,7 @@ def read_range(path: str, offset: int, size: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def _descriptor(path: str, *version: int) -> BinaryIO:
-    return open(path, "rb")  # closed by reference counting when it leaves the cache
+    return open(open_regular(Path(path)), "rb")  # closed by reference counting when it leaves the cache
 
 
 class TarWriter:

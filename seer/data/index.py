@@ -255,12 +255,12 @@ def _note(table: pa.Table) -> dict[str, Any]:
     if text is None:
         raise MismatchError("", "its metadata have no 'seer'")
     try:
-        version = parse_json(text, Record({"format": Text(64)}), "")["format"]
+        version = parse_json(text, Record({"format": Text(64)}), "its metadata")["format"]
         if version != FORMAT:
             raise NewerError(ascii(version))
-        return parse_json(text, NOTE, "")
+        return parse_json(text, NOTE, "its metadata")
     except UnreadableError as error:
-        raise MismatchError("", f"its metadata: {error}") from None
+        raise MismatchError("", str(error)) from None
 
 
 def _write(path: Path, rows: Iterable[Mapping] | pa.Table, schema: pa.Schema) -> None:
@@ -286,7 +286,7 @@ def check_seal(content: bytes) -> None:
     """
     try:
         seal = (pq.read_metadata(pa.BufferReader(content)).metadata or {}).get(SEAL_KEY, b"")
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise MismatchError("", first_line(error)) from None
     if not seal:
         raise MismatchError("", "it has no seal: an older seer wrote it, or it is damaged")

@@ -165,7 +165,7 @@ ROW = {"shard": "a.tar", "samples": 1, "bytes": 10240, "sha256": "0" * 64}
         ([ROW | {"bytes": 2**60}], {}, "is not a whole number from 0"),
         ([ROW | {"bytes": None}], {}, "it has a row without a value"),
         ([ROW], {"classes": [1]}, "1 is not a text"),
-        ([ROW], {"classes": "ab"}, "is not null or a list"),
+        ([ROW], {"classes": "ab"}, "is not a list"),
         ([ROW], {"build": {"removed": "x"}}, "is not a whole number"),
         ([ROW], {"build": []}, "is not names with values"),
         ([ROW], {"format": 1}, "is not a text"),

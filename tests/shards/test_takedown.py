@@ -326,8 +326,8 @@ def test_a_journal_that_no_removal_wrote_deletes_nothing(shards, tmp_path, liste
     }[verb]
     shard, new = "shard-000000.tar", "shard-000000.r1.tar"
     for made_of, replaced, words in [
-        (before, {shard: str(tmp_path / "precious.tar")}, "is not .* the plain name"),
-        (before, {shard: "../precious.tar"}, "is not .* the plain name"),
+        (before, {shard: str(tmp_path / "precious.tar")}, "is not the plain name"),
+        (before, {shard: "../precious.tar"}, "is not the plain name"),
         (before, {shard: "mine.tar"}, r"mine\.tar is no new name of shard-000000\.tar"),
         (before, {shard: "shard-000001.tar"}, "is no new name of"),
         (before, {"mine.tar": None}, r"the manifest has no mine\.tar"),
