@@ -18,12 +18,13 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from launch import attempts
+from launch import attempts, holder
 from launch.job import Job
 from launch.launches import Launch
 from seer import forkserver
 from seer.distributed import init, pick_device, shutdown
 from seer.errors import TOLD, InputError, StoppedError
+from seer.terminal import prepare, warn
 
 
 class RankError(RuntimeError):
@@ -102,8 +103,9 @@ def run(launch: Launch) -> None:
     """
     launch.links = [replace(k, jobs=[replace(j, folder=str(launch.folder)) for j in k.jobs]) for k in launch.links]
     launch.save()
-    for job in launch.jobs:
-        _attend(job)
+    with holder.holding(launch.folder):
+        for job in launch.jobs:
+            _attend(job)
 
 
 def _attend(job: Job) -> None:
@@ -123,7 +125,7 @@ def _attend(job: Job) -> None:
                 raise
             if not verdict.again:
                 raise RankError(verdict.why) from error
-            print(f"seer: {last}; again in {verdict.wait:g} s", file=sys.stderr, flush=True)
+            warn(f"{last}; again in {verdict.wait:g} s")
             time.sleep(verdict.wait)
 
 
@@ -131,6 +133,7 @@ def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Call
     """The body of a rank: sends `(time, succeeded, value or exception)` once."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, forkserver.SHIELDED)  # a rank answers for itself
     _die_with_parent()
+    prepare()
     os.environ.update(env)
     if "OMP_NUM_THREADS" not in env:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(env["LOCAL_WORLD_SIZE"])))

@@ -1,9 +1,10 @@
 """A cluster's profile: what its jobs need there, in a YAML file; see configs/clusters/."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from seer import config
 from seer.errors import InputError, nearest
@@ -66,3 +67,14 @@ def load(name: str, overrides: list[str]) -> Profile:
         return config.resolve(Profile, layers)
     except InputError as error:
         raise InputError(f"cluster profile {path}: {error}".replace("in the recipe", "there (--set)")) from error
+
+
+def recorded(values: dict[str, Any]) -> Profile:
+    """The profile that a launch's record holds. Raises `InputError` where it is none."""
+    known = {field.name for field in fields(Profile)}
+    if unknown := sorted(values.keys() - known):
+        raise InputError(f"the launch's record: cluster.{unknown[0]!a} is not known; update seer, or launch it anew")
+    try:
+        return config.resolve(Profile, [OmegaConf.create(values)])
+    except InputError as error:
+        raise InputError(f"the launch's record: cluster: {error}") from error
