@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -30,8 +30,7 @@ class UnreadableError(InputError):
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes. Raises FileNotFoundError, or `UnreadableError`."""
-    descriptor = _open(path)
-    with open(descriptor, "rb") as file:
+    with open_file(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise UnreadableError(f"{path}: larger than {limit:,} bytes, which no such file is; remove or replace it")
@@ -70,10 +69,10 @@ def read_rows(path: Path, kind: Kind) -> Iterator[Any]:
         UnreadableError: names the first line that is something else; what a killed writer left at the end is passed.
     """
     try:
-        descriptor = _open(path)
+        file = open_file(path)
     except FileNotFoundError:
         return
-    with open(descriptor, "rb") as file:
+    with file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
@@ -132,13 +131,21 @@ def check_yaml(text: str) -> None:
 def inside(folder: Path, name: str) -> Path:
     """The file of that name in a folder, of which no link leads out of it. Raises `UnreadableError`."""
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        within = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that lead to themselves
+        within = False
+    if not within:
         raise UnreadableError(f"{path}: leads out of {folder}; nothing outside of it is read")
     return path
 
 
-def _open(path: Path) -> int:
-    """A descriptor of a regular file. Opening a pipe waits for its writer; this does not."""
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, to be read. Opening a pipe waits for its writer; this does not.
+
+    Raises:
+        FileNotFoundError: there is none. UnreadableError: it is something else, or may not be read.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -149,4 +156,4 @@ def _open(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise UnreadableError(f"{path}: not a regular file; remove or replace it")
-    return descriptor
+    return open(descriptor, "rb")

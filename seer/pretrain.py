@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from seer import audit, distributed
+from seer import audit, distributed, files
 from seer import config as configuration
 from seer.data.crops import MultiCrop
 from seer.data.decode import decode
@@ -39,6 +39,7 @@ from seer.interop.files import backbone_metadata
 from seer.methods.base import Method
 from seer.peers import check_peers
 from seer.recipe import Pretrain, build_method, check, check_run_dir, rehearse
+from seer.rundir import LOCK
 
 
 def run(config: Pretrain) -> Path:
@@ -90,7 +91,7 @@ def locked(run_dir: Path, world: World) -> Iterator[None]:
         return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / ".lock").open("w")
+        lock = files.open_lock(run_dir / LOCK)
     except OSError as error:
         raise InputError(f"{run_dir}: cannot be written: {error.strerror}; choose another run_dir") from error
     with lock:
