@@ -13,15 +13,22 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from seer import files, jsonl
+from seer import files, inputs, jsonl, rundir
 from seer.errors import InputError, StoppedError
+from seer.inputs import UnreadableError
+from seer.schema import Integer, Number, Record, Text
+from seer.terminal import prepare, warn
 
 ASKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ENDING = (*ASKED, signal.SIGHUP)  # with what a terminal sends when it is closed
+TOLD = Text(100_000)
+ATTEMPT = Record({"id": Text(200), "when": Number(0), "code": Integer(-255, 255), "told": TOLD, "step": Integer(-1)})
+ENDING_NOTE = Record({"when": Number(0), "host": Text(255), "code": Integer(-255, 255), "told": TOLD})
 SAME_STEP = 3  # failures at one step that are no accident
 
 
@@ -65,8 +72,28 @@ def note(folder: str | Path, name: str, code: int, told: str) -> None:
 
 
 def read(folder: str | Path, name: str) -> list[Attempt]:
-    """All attempts that are over, in order."""
-    return [Attempt(**row) for row in jsonl.read(Path(folder) / "attempts" / f"{name}.jsonl")]
+    """All attempts that are over, in order. What is no attempt is passed over."""
+    with suppress(UnreadableError):
+        rows = jsonl.read(inputs.inside(Path(folder), f"attempts/{name}.jsonl"), ATTEMPT.check)
+        return [Attempt(**{field: row[field] for field in ATTEMPT.required}) for row in rows]
+    return []
+
+
+def endings(folder: str | Path, name: str) -> list[Attempt]:
+    """How the processes of a job ended that nobody has drawn a conclusion from yet, the worst last."""
+    noted = _endings(Path(folder), name, "*")
+    found = [Attempt("", ending["when"], ending["code"], ending["told"], -1) for ending in noted]
+    return sorted(found, key=lambda attempt: (attempt.failed, attempt.code))
+
+
+def _endings(folder: Path, name: str, attempt: str) -> list[dict]:
+    """What the processes of a job noted, the first first. What is no such note is passed over."""
+    found = []
+    for path in sorted((folder / "attempts" / name).glob(f"{attempt}-*.json")):
+        with suppress(FileNotFoundError, UnreadableError):
+            path = inputs.inside(folder, str(path.relative_to(folder)))
+            found.append(inputs.read_json(path, ENDING_NOTE, inputs.MEGABYTE))
+    return sorted(found, key=lambda ending: ending["when"])
 
 
 def conclude(folder: str | Path, name: str, run_dir: str, code: int, told: str = "") -> list[Attempt]:
@@ -75,15 +102,14 @@ def conclude(folder: str | Path, name: str, run_dir: str, code: int, told: str =
     A process that failed makes its peers fail, so the earliest failure counts. A killed process noted nothing; `code`
     (or `told`, where the caller knows more) then says so.
     """
-    found = (Path(folder) / "attempts" / name).glob(f"{this_attempt()}-*.json")
-    endings = sorted((json.loads(path.read_text()) for path in found), key=lambda ending: ending["when"])
-    cause = next((e for e in endings if e["code"] not in (0, StoppedError.exit_code)), None)
+    noted = _endings(Path(folder), name, this_attempt())
+    cause = next((e for e in noted if e["code"] not in (0, StoppedError.exit_code)), None)
     if code == 0:
         cause = {"code": 0, "told": "done", "host": ""}
     elif cause is None and code - 128 in ASKED:  # before there was a handler for it
         cause = {"code": StoppedError.exit_code, "told": f"stopped by {signal.Signals(code - 128).name}", "host": ""}
     elif cause is None and code == StoppedError.exit_code:
-        cause = next((e for e in endings if e["code"] == code), None)
+        cause = next((e for e in noted if e["code"] == code), None)
     if cause is None:  # whoever else was told to stop then, was so because of this
         how = f"killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
         cause = {"code": code, "told": f"a process was {how} and told nothing" if code > 128 else how, "host": ""}
@@ -97,8 +123,7 @@ def conclude(folder: str | Path, name: str, run_dir: str, code: int, told: str =
 
 def last_step(run_dir: str) -> int:
     """The last step in a run's metrics; -1 where there is none."""
-    rows = jsonl.read(Path(run_dir) / "metrics.jsonl") if run_dir else []
-    return int(rows[-1]["step"]) if rows else -1
+    return rundir.last_step(Path(run_dir)) if run_dir else -1
 
 
 def verdict(attempts: list[Attempt], retries: int, backoff: float) -> Verdict:
@@ -122,9 +147,10 @@ def verdict(attempts: list[Attempt], retries: int, backoff: float) -> Verdict:
 def main(folder: str, name: str, code: str) -> int:
     from launch.launches import Launch
 
+    prepare()
     job = Launch.load(folder).job(name)
     found = verdict(conclude(folder, name, job.run_dir, int(code)), job.retries, job.backoff)
-    print(f"seer: {found.why}", file=sys.stderr)
+    warn(found.why)
     if found.again:
         print(f"{found.wait:g}")
     return 0 if found.again else 1

@@ -1,14 +1,13 @@
 """`seer launch`: parses, calls, prints. Everything else in this package is imported when a command runs."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seer.errors import InputError
-from seer.terminal import AllowEnv, Json, emit, example, finite
+from seer.terminal import AllowEnv, Json, emit, example, finite, say, warn
 
 if TYPE_CHECKING:
     from launch.launches import Launch
@@ -157,7 +156,7 @@ def local(
     try:
         place.run(launch)
     except place.RankError as error:
-        print(f"seer: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        warn(str(error).strip().splitlines()[-1])
         raise typer.Exit(1) from None
 
 
@@ -170,9 +169,10 @@ def status(
     """A table of launches: one row per job and array task."""
     from launch.status import rows, table
 
-    found = rows(jobs, what)
+    found, unread = rows(jobs, what)
     if json_target != "-":
         table(found)
+    warn(*unread)
     emit(found, json_target)
 
 
@@ -184,11 +184,10 @@ def logs(
     jobs: Jobs = Path("jobs"),
 ) -> None:
     """Print the end of a job's logs: its output, its errors, and what its batch script says."""
-    from launch.status import log_files
+    from launch.status import log_end, log_files
 
     for path in log_files(jobs, what, rank):
-        print(f"==> {path}")
-        print("\n".join(path.read_text(errors="replace").splitlines()[-lines:]))
+        say(f"==> {path}", *log_end(path, lines))
 
 
 @app.command(epilog=example("seer launch cancel 4711"))
@@ -196,19 +195,22 @@ def cancel(what: What, jobs: Jobs = Path("jobs")) -> None:
     """Cancel a job, a task of an array, or a whole launch, and what waits for it."""
     from launch.status import cancel as stop
 
-    print(f"cancelled {' '.join(stop(jobs, what)) or 'nothing: all of it is over'}")
+    say(f"cancelled {' '.join(stop(jobs, what)) or 'nothing: all of it is over'}")
 
 
 @app.command(epilog=example("seer launch resubmit 4711"))
 def resubmit(what: What, jobs: Jobs = Path("jobs")) -> None:
-    """Queue again whatever of a launch is over and did not succeed; runs go on from their checkpoints."""
-    from launch.profile import Profile
+    """Queue again whatever of a launch is over and did not succeed; runs go on from their checkpoints.
+
+    Only launches that you recorded there are: what such a record holds is run.
+    """
+    from launch.profile import recorded
     from launch.slurm import submit
     from launch.status import unfinished
 
     launch = unfinished(jobs, what)
     try:
-        submit(launch, Profile(**launch.cluster))
+        submit(launch, recorded(launch.cluster))
     except InputError:
         _forget(launch.folder)
         raise
@@ -218,10 +220,8 @@ def resubmit(what: What, jobs: Jobs = Path("jobs")) -> None:
 def _tell(launch: "Launch") -> None:
     for link in launch.links:
         for id, job in zip(link.ids, link.jobs, strict=True):
-            print(f"{id:12} {shlex.join(job.command)}")
-    print(
-        f"status  seer launch status {launch.links[0].ids[0].partition('_')[0]}    records and logs in {launch.folder}"
-    )
+            say(f"{id:12} {shlex.join(job.command)}")
+    say(f"status  seer launch status {launch.links[0].ids[0].partition('_')[0]}    records and logs in {launch.folder}")
 
 
 def _forget(folder: Path) -> None:

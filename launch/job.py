@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from launch import attempts
 from seer.errors import TOLD, InputError, InUseError, StoppedError
+from seer.terminal import prepare, warn
 
 # Verbs that all processes of a job carry out together. Any other is one process, however many nodes were asked for.
 DISTRIBUTED = {"pretrain"}
@@ -58,6 +59,7 @@ class Job:
         """Run the verb in this process; what it raises is noted, for whoever decides what is next, and raised."""
         from seer.cli import app
 
+        prepare()
         for number in (*attempts.ENDING, signal.SIGINT):  # until training handles them
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._leave)
@@ -78,7 +80,7 @@ class Job:
         try:
             self()
         except TOLD as error:
-            print(f"seer: {error}", file=sys.stderr, flush=True)
+            warn(str(error))
             sys.exit(error.exit_code)
         sys.exit(0)
 

@@ -16,13 +16,49 @@ from pathlib import Path
 from typing import Any
 
 from launch.job import DISTRIBUTED, Job, Resources
-from seer import files
+from seer import files, inputs
 from seer.errors import InputError, nearest
-from seer.schema import LONGEST_NAME
+from seer.inputs import UnreadableError
+from seer.schema import LONGEST_NAME, Choice, Flag, Integer, Kind, ListOf, MismatchError, Number, Record, Text, refuse
+from seer.terminal import shown
 
 RECORD = "launch.json"
 THEN = "--then"
+PLACES = "slurm", "torchrun", "local"
 MOST_JOBS = 10_000  # of one launch
+LARGEST = 16 * inputs.MEGABYTE  # of a record: an array of ten thousand jobs
+
+
+class Word:
+    """An argument of a command: any text, names that are not UTF-8 included."""
+
+    def check(self, value: Any, where: str = "") -> str:
+        if not isinstance(value, str) or len(value) > 100_000 or "\0" in value:
+            raise refuse(self, value, where)
+        return value
+
+    def says(self) -> str:
+        return "an argument of a command"
+
+
+ID = Text(40, 1, r"\d+(_\d+)?", "the number of a job")
+RESOURCES = Record(
+    {"nodes": Integer(1, 10**6), "tasks_per_node": Integer(1, 10**6), "gpus_per_node": Integer(0, 10**6)}
+    | {"minutes": Integer(1)}
+)
+JOB_FIELDS: dict[str, Kind] = {
+    "verb": Text(64, 1),
+    "arguments": ListOf(Word()),
+    "resources": RESOURCES,
+    "run_dir": Word(),
+    "folder": Word(),
+    "name": Text(20, 3, r"\d{1,9}-\d{1,9}", "the place of a job, as 0-0"),
+    "retries": Integer(0),
+    "backoff": Number(0),
+}
+JOB = Record(JOB_FIELDS)
+LINK = Record({"jobs": ListOf(JOB, 100_000, 1), "ids": ListOf(ID, 100_000), "each": Flag()})
+LAUNCH = Record({"place": Choice(*PLACES), "links": ListOf(LINK, 1000, 1), "cluster": Record({})})
 
 
 @dataclass
@@ -47,6 +83,10 @@ class Launch:
     def jobs(self) -> list[Job]:
         return [job for link in self.links for job in link.jobs]
 
+    def names(self, link: Link) -> list[str]:
+        """What names each job of a link: the cluster's id, or, where it has none, the launch and the job's place."""
+        return link.ids or [f"{self.folder.name}.{job.name}" for job in link.jobs]
+
     def job(self, name: str) -> Job:
         return next(job for job in self.jobs if job.name == name)
 
@@ -58,32 +98,73 @@ class Launch:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Launch":
-        record = json.loads((Path(folder) / RECORD).read_text())
+        """The launch that a folder records. Raises FileNotFoundError, or `UnreadableError`."""
+        path = inputs.inside(Path(folder), RECORD)
+        record = inputs.read_json(path, LAUNCH, LARGEST)
         links = [Link([_job(job) for job in link["jobs"]], link["ids"], link["each"]) for link in record["links"]]
+        try:
+            for number, link in enumerate(links):
+                _check(link, number)
+        except MismatchError as error:
+            raise UnreadableError(f"{path}: {error}") from None
         return cls(Path(folder), record["place"], links, record["cluster"])
 
 
 def _job(values: dict) -> Job:
-    return Job(**{**values, "arguments": tuple(values["arguments"]), "resources": Resources(**values["resources"])})
+    """A job, without what only a newer seer knows of it."""
+    needs = Resources(**{key: values["resources"][key] for key in RESOURCES.required})
+    known = {key: values[key] for key in JOB.required}
+    return Job(**{**known, "arguments": tuple(values["arguments"]), "resources": needs})
 
 
-def launches(jobs_dir: Path) -> list[Launch]:
-    """Every launch recorded under `jobs_dir`, oldest first."""
-    return [Launch.load(path.parent) for path in sorted(jobs_dir.glob(f"*/{RECORD}"))]
+def _check(link: Link, number: int) -> None:
+    """Raise `MismatchError` unless a link's jobs are where they say, and all have an id or none."""
+    where = f"links[{number}]"
+    if link.ids and len(link.ids) != len(link.jobs):
+        raise MismatchError(where, f"{len(link.ids):,} ids of {len(link.jobs):,} jobs")
+    for place, job in enumerate(link.jobs):
+        if job.name != f"{number}-{place}":
+            raise MismatchError(f"{where}.jobs[{place}].name", f"'{job.name}' is not its place")
 
 
-def select(jobs_dir: Path, what: str) -> list[tuple[Launch, str, Job]]:
-    """The (launch, id, job) that `what` names: a launch's folder, a job's id, an array's id; "" is all of them."""
+def launches(jobs_dir: Path) -> tuple[list[Launch], list[str]]:
+    """Every launch recorded under `jobs_dir`, oldest first, and what could not be read, one line each."""
+    found = []
+    unread = []
+    for folder in sorted(path.parent for path in jobs_dir.glob(f"*/{RECORD}")):
+        try:
+            found.append(Launch.load(folder))
+        except FileNotFoundError:  # removed in this moment
+            continue
+        except UnreadableError as error:
+            unread.append(str(error))
+    return found, unread
+
+
+def select(jobs_dir: Path, what: str) -> tuple[list[tuple[Launch, str, Job]], list[str]]:
+    """The (launch, id, job) that `what` names, and what could not be read.
+
+    Args:
+        what: a launch's folder, a job's id, an array's id; "" is all of them.
+
+    Raises:
+        InputError: nothing is of that name.
+    """
+    readable, unread = launches(jobs_dir)
+    what = what.rstrip("/")
     found = [
         (launch, id, job)
-        for launch in launches(jobs_dir)
+        for launch in readable
         for link in launch.links
-        for id, job in zip(link.ids, link.jobs, strict=True)
-        if what in ("", launch.folder.name, str(launch.folder), id, id.partition("_")[0])
+        for id, job in zip(launch.names(link), link.jobs, strict=True)
+        if what in ("", launch.folder.name, str(launch.folder), str(launch.folder.absolute()), id, id.partition("_")[0])
     ]
     if what and not found:
-        raise InputError(f"{what}: no launch or job of that name in {jobs_dir}; `seer launch status` lists them")
-    return found
+        damaged = next((f"; {line}" for line in unread), "")
+        raise InputError(
+            f"{shown(what)}: no launch or job of that name in {jobs_dir}; `seer launch status` lists them{damaged}"
+        )
+    return found, unread
 
 
 def new_folder(jobs_dir: Path, verb: str) -> Path:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 import torch.distributed as dist
 
-from launch import attempts
+from launch import attempts, holder
 from launch.job import Job
 from launch.launches import Launch
 from seer import forkserver
@@ -26,6 +26,7 @@ from seer.distributed import init, pick_device, shutdown
 from seer.engine.preempt import FIRST
 from seer.errors import TOLD, InputError, StoppedError
 from seer.start import tell
+from seer.terminal import prepare, warn
 
 
 class RankError(RuntimeError):
@@ -123,8 +124,9 @@ def run(launch: Launch) -> None:
     """
     launch.links = [replace(k, jobs=[replace(j, folder=str(launch.folder)) for j in k.jobs]) for k in launch.links]
     launch.save()
-    for job in launch.jobs:
-        _attend(job)
+    with holder.holding(launch.folder):
+        for job in launch.jobs:
+            _attend(job)
 
 
 def _attend(job: Job) -> None:
@@ -144,7 +146,7 @@ def _attend(job: Job) -> None:
                 raise
             if not verdict.again:
                 raise RankError(verdict.why) from error
-            print(f"seer: {last}; again in {verdict.wait:g} s", file=sys.stderr, flush=True)
+            warn(f"{last}; again in {verdict.wait:g} s")
             time.sleep(verdict.wait)
 
 
@@ -156,6 +158,7 @@ def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Call
             signal.signal(number, _leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, forkserver.SHIELDED)  # a rank answers for itself
     _die_with_parent()
+    prepare()
     os.environ.update(env)
     if "OMP_NUM_THREADS" not in env:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(env["LOCAL_WORLD_SIZE"])))

@@ -1,8 +1,9 @@
 """A cluster's profile: what its jobs need there, in a YAML file; see configs/clusters/."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from seer import config
 from seer.errors import InputError, nearest
@@ -74,3 +75,14 @@ def load(name: str, overrides: list[str], allow_env: bool = False) -> Profile:
         return config.resolve(Profile, layers, allow_env=allow_env)
     except InputError as error:
         raise InputError(f"cluster profile {path}: {error}".replace("in the recipe", "there (--set)")) from error
+
+
+def recorded(values: dict[str, Any]) -> Profile:
+    """The profile that a launch's record holds. Raises `InputError` where it is none."""
+    known = {field.name for field in fields(Profile)}
+    if unknown := sorted(values.keys() - known):
+        raise InputError(f"the launch's record: cluster.{unknown[0]!a} is not known; update seer, or launch it anew")
+    try:
+        return config.resolve(Profile, [config.layer(values)])
+    except InputError as error:
+        raise InputError(f"the launch's record: cluster: {error}") from error

@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -25,9 +25,9 @@ from launch import queue
 from launch.job import Job, Resources
 from launch.launches import Launch, Link
 from launch.profile import Profile
+from seer import files, inputs
 from seer.errors import InputError, nearest
-
-OWNER = ".job.json"  # in a run directory: the job that trains it
+from seer.rundir import OWNER, OWNER_KIND, SUBMIT
 
 # The batch shell must outlive the signals that its tasks get.
 BEFORE = "trap : TERM USR1 USR2"
@@ -95,7 +95,8 @@ def submit(launch: Launch, profile: Profile, requeue: bool = True, at_once: int 
             launch.save()
             for id, job in zip(link.ids, link.jobs, strict=True):
                 if job.run_dir:
-                    (Path(job.run_dir) / OWNER).write_text(json.dumps({"job": id, "launch": str(launch.folder)}) + "\n")
+                    owner = {"job": id, "launch": str(launch.folder)}
+                    files.write(Path(job.run_dir) / OWNER, json.dumps(owner) + "\n")
             if number and not link.each:
                 before = _array_id(launch.links[number - 1].ids[0])
                 (launch.folder / "slurm" / f"after-{before}").write_text(_array_id(link.ids[0]) + "\n")
@@ -267,13 +268,14 @@ def unclaimed(run_dir: str) -> Iterator[None]:
     """While entered, no other launch can take this run; `InputError` if one in the queue already has."""
     try:
         Path(run_dir).mkdir(parents=True, exist_ok=True)
-        lock = (Path(run_dir) / ".submit").open("w")
+        lock = files.open_own(Path(run_dir) / SUBMIT, "a+b")
     except OSError as error:
         raise InputError(f"{run_dir}: cannot be written: {error.strerror}; choose another run_dir") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        owner = Path(run_dir) / OWNER
-        job = json.loads(owner.read_text())["job"] if owner.is_file() else ""
+        job = ""
+        with suppress(FileNotFoundError):
+            job = inputs.read_json(inputs.inside(Path(run_dir), OWNER), OWNER_KIND, inputs.MEGABYTE)["job"]
         state = queue.states([job]).get(job) if job else None
         if state and state.active:
             raise InputError(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+from launch import holder
 from launch.job import DISTRIBUTED, Job
 from launch.launches import Launch
 from launch.local import forwarding
@@ -25,21 +26,23 @@ def run(launch: Launch, node_rank: int, endpoint: str) -> None:
         replace(link, jobs=[replace(job, folder=str(launch.folder)) for job in link.jobs]) for link in launch.links
     ]
     launch.save()
-    for job in launch.jobs:
-        if node_rank and job.verb not in DISTRIBUTED:
-            continue  # one process, on the first host
-        # In a session of its own: Ctrl-C and a closed terminal reach it once, through this process.
-        process = subprocess.Popen(
-            command(job, endpoint, node_rank),
-            env={**os.environ, "SEER_ATTEMPT": "torchrun"},
-            start_new_session=True,
-        )
-        with forwarding([process]):
-            code = process.wait()
-        if code in (-signal.SIGTERM, StoppedError.exit_code):
-            raise StoppedError(f"{job.verb}: stopped as asked; the same command continues it")
-        if code:
-            raise InputError(f"{job.verb}: failed on this host or another; its own message stands above")
+    with holder.holding(launch.folder):
+        for job in launch.jobs:
+            if not node_rank or job.verb in DISTRIBUTED:  # other verbs are one process, on the first host
+                _run(job, node_rank, endpoint)
+
+
+def _run(job: Job, node_rank: int, endpoint: str) -> None:
+    # In a session of its own: Ctrl-C and a closed terminal reach it once, through this process.
+    process = subprocess.Popen(
+        command(job, endpoint, node_rank), env={**os.environ, "SEER_ATTEMPT": "torchrun"}, start_new_session=True
+    )
+    with forwarding([process]):
+        code = process.wait()
+    if code in (-signal.SIGTERM, StoppedError.exit_code):
+        raise StoppedError(f"{job.verb}: stopped as asked; the same command continues it")
+    if code:
+        raise InputError(f"{job.verb}: failed on this host or another; its own message stands above")
 
 
 def check_endpoint(endpoint: str) -> None:

@@ -4,6 +4,8 @@ The order is a pure function, so the samples of any step can be named at any tim
 is shown by fingerprints: while training, every rank adds up a hash of each (step, sample) that it delivers, and the sum
 over ranks stands in the log and in the checkpoints. The audit adds up what the order prescribes and compares. Steps
 that the run passed over after a rollback stand in its ledger; they count as accounted for, not as seen.
+
+What cannot be read is named, and the rest is compared; such an audit is not exact.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +17,26 @@ from typing import Any
 
 import numpy as np
 
-from seer import config as configuration
-from seer import jsonl
+from seer import inputs, jsonl
 from seer.data import ledger
 from seer.data.index import Manifest, index_path, read_index
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.data.store import place
-from seer.engine.integrity import latest, read_header
+from seer.engine.integrity import HEADER, latest, read_header
 from seer.errors import InputError
+from seer.inputs import UnreadableError
+from seer.jsonl import Row, Unread
+from seer.rundir import CONFIG, HEADER_KIND, METRICS, RunDir, is_newer, numbers
+from seer.schema import FileName, Integer, Maybe, MismatchError, Record, Text
 
 CHUNK = 1 << 20  # samples looked at together
 REMOVED = "removed.jsonl"  # beside shards that images were taken out of; see shards/README.md
+REMOVAL = Record({"shard": FileName(".tar"), "becomes": Maybe(FileName(".tar")), "row": Integer(0), "key": Text(1024)})
+LOADER = Record({"lanes": Integer(0, 2**31), "window": Integer(1, 2**31)})
+AUDITED = Record(
+    {"batch_size": Integer(1, 2**24), "data": Text(4096, 1), "seed": Integer(), "steps": Integer(1), "loader": LOADER}
+)
 Progress = Callable[[int, int], Any]  # called with the steps done and in all
 
 
@@ -41,6 +51,7 @@ class Audit:
         complete: whether every image came up equally often, up to the epoch under way, seen or skipped.
         fingerprints: how many were compared. wrong: steps at which one is not what the order prescribes.
         damaged: samples taken that could not be decoded; another stood in for each.
+        unread: what of the run could not be read, one line each.
         found: for each key asked for, the steps (from 1) that it came up in.
     """
 
@@ -56,12 +67,16 @@ class Audit:
     fingerprints: int = 0
     wrong: list[int] = field(default_factory=list)
     damaged: int = 0
+    unread: list[str] = field(default_factory=list)
     found: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
-        """Whether the run took what the order prescribes: no fingerprint differs, and every image is accounted for."""
-        return not self.wrong and self.complete
+        """Whether the run took what the order prescribes: no fingerprint differs, and every image is accounted for.
+
+        Only of a run that could be read wholly is that known.
+        """
+        return not self.wrong and self.complete and not self.unread
 
     def lines(self) -> list[str]:
         """The audit for a terminal."""
@@ -76,6 +91,7 @@ class Audit:
         if self.skipped:
             where = Path(self.run, ledger.SKIPPED)
             lines.append(f"steps {ranges(self.skipped)}: skipped after a rollback, entered in the ledger {where}")
+        lines += [f"not compared: {remark}" for remark in self.unread]
         if self.damaged:
             lines.append(f"{self.damaged:,} damaged samples were replaced: see {Path(self.run, ledger.FOLDER)}")
         for key, steps in self.found.items():
@@ -96,33 +112,44 @@ class History:
     """A run directory with the order that the run follows."""
 
     def __init__(self, run_dir: Path | str):
-        self.path = Path(run_dir)
-        if not (self.path / "config.yaml").is_file():
-            raise InputError(f"{run_dir}: not a run directory, it has no config.yaml")
-        config = configuration.read(self.path / "config.yaml")
-        self.batch = config["batch_size"]
+        run = RunDir(run_dir).check()
+        self.path = run.path
+        environment = run.environment()
+        config = _configuration(run, environment.get("seer", ""))
+        self.batch: int = config["batch_size"]
         self.data: Any = place(config["data"])
-        self.manifest = Manifest.load(self.path)
-        self.order = Order(
-            self.manifest.sizes, config["seed"], config["loader"]["lanes"] or self.batch, config["loader"]["window"]
-        )
-        self.seen = self._logged()
+        self.manifest = Manifest.load(run.path)
+        lanes = config["loader"]["lanes"] or self.batch
+        self.order = Order(self.manifest.sizes, config["seed"], lanes, config["loader"]["window"])
+        self.unread: list[str] = []
+        self.seen = self._logged(run, config["steps"])
         self.steps = max(self.seen, default=0)
         self.skipped = sorted(step for step in ledger.skipped(self.path) if step < self.steps)
 
-    def _logged(self) -> dict[int, int]:
+    def _logged(self, run: RunDir, steps: int) -> dict[int, int]:
         """The fingerprint after each step that has one, from the log and the newest checkpoint."""
-        seen = {row["step"]: row["seen"] for row in jsonl.read(self.path / "metrics.jsonl") if "seen" in row}
-        if (checkpoint := latest(self.path)) is not None:
-            header = read_header(checkpoint)
-            seen.setdefault(header["step"], header["seen"])
+        unread = Unread(METRICS)
+        check = partial(_within, steps)
+        try:
+            rows = jsonl.scan(run.file(METRICS), check, unread)
+            seen = {row["step"]: row["seen"] for row in rows if "seen" in row}
+        except UnreadableError as error:
+            seen = {}
+            self.unread.append(str(error))
+        self.unread += [str(unread)] if unread.rows else []
+        try:
+            if (checkpoint := latest(run.path)) is not None:
+                header = _header(checkpoint, steps)
+                seen.setdefault(header["step"], header["seen"])
+        except InputError as error:
+            self.unread.append(str(error))
         return seen
 
     @cached_property
     def removals(self) -> dict[str, tuple[str | None, dict[int, str]]]:
         """For each shard that was written anew by a takedown: what it became, and the keys of the rows that went."""
         found: dict[str, tuple[str | None, dict[int, str]]] = {}
-        for row in jsonl.read(self.data / REMOVED):
+        for row in _removed(self.data / REMOVED):
             found.setdefault(row["shard"], (row["becomes"], {}))[1][row["row"]] = row["key"]
         return found
 
@@ -136,6 +163,46 @@ class History:
             yield steps, ids, ~np.isin(steps, self.skipped)
 
 
+def _removed(path: Any) -> Iterator[Row]:
+    """The rows of a `removed.jsonl`, in a folder or a store."""
+    if isinstance(path, Path):
+        yield from inputs.read_rows(path, REMOVAL)
+    elif path.is_file():
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            yield inputs.parse_json(line, REMOVAL, f"{path}, line {number}")
+
+
+def _configuration(run: RunDir, version: str) -> dict[str, Any]:
+    """What the order follows from. Raises `InputError` where that is not what a seer writes."""
+    path = run.file(CONFIG)
+    if not path.exists():
+        raise InputError(f"{run.path}: not a run directory that can be audited, it has no {CONFIG}")
+    try:
+        return inputs.read_yaml(path, AUDITED)  # as it was saved: resolved, and with no base
+    except UnreadableError as error:
+        newer = f"; written by seer {version}, update seer" if is_newer(version) else ""
+        raise UnreadableError(f"{error}{newer}") from None
+
+
+def _within(steps: int, row: Any) -> Row:
+    """A row of numbers of a run of so many steps."""
+    row = numbers(row)
+    if row["step"] > steps:
+        raise MismatchError("step", f"{row['step']:,} is beyond the {steps:,} steps of the run")
+    return row
+
+
+def _header(checkpoint: Path, steps: int) -> dict[str, Any]:
+    """The step and the fingerprint of a checkpoint."""
+    inputs.read_json(inputs.inside(checkpoint, HEADER), Record({}))  # a regular file, of plain values
+    try:
+        header = HEADER_KIND.check(read_header(checkpoint))
+        Integer(1, steps).check(header["step"], "step")
+    except MismatchError as error:
+        raise UnreadableError(f"{checkpoint / HEADER}: {error}") from None
+    return header
+
+
 def audit(run_dir: Path | str, keys: Sequence[str] = (), progress: Progress = lambda done, total: None) -> Audit:
     """Go through all that a run has taken. Memory: two bytes per image of the data.
 
@@ -146,13 +213,15 @@ def audit(run_dir: Path | str, keys: Sequence[str] = (), progress: Progress = la
         InputError: no run directory, or a key that is nowhere in the data.
     """
     history = History(run_dir)
-    found = Audit(str(run_dir), history.steps, images=history.manifest.samples)
+    found = Audit(str(run_dir), history.steps, images=history.manifest.samples, unread=history.unread)
     found.skipped = [step + 1 for step in history.skipped]
     found.samples = (history.steps - len(found.skipped)) * history.batch
     found.epochs = history.steps * history.batch // found.images
     wanted = ids_of(history, keys) if keys else {}
     found.found = {key: [] for key in keys}
-    counts, total, skipped = np.zeros(found.images, np.uint16), 0, [np.empty(0, np.int64)]
+    counts = _counts(found.images)
+    total = 0
+    skipped = [np.empty(0, np.int64)]
     for steps, ids, taken in history.stream():
         np.add.at(counts, ids[taken].ravel(), 1)
         skipped.append(ids[~taken].ravel())
@@ -173,6 +242,14 @@ def audit(run_dir: Path | str, keys: Sequence[str] = (), progress: Progress = la
     return found
 
 
+def _counts(images: int) -> np.ndarray:
+    """A count for each image."""
+    try:
+        return np.zeros(images, np.uint16)
+    except (MemoryError, ValueError):
+        raise InputError(f"{images:,} images need {2 * images:,} bytes of memory, which is not to be had") from None
+
+
 def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
     """The samples of the global batch of `step` (from 1): `{"id", "shard", "row", "key", "replacement"}` in order.
 
@@ -184,10 +261,10 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
     first = (step - 1) * history.batch
     ids = history.order.ids(first, history.batch)
     shards, rows = Reader(history.manifest).locate(ids)
-    numbers = np.unique(shards).tolist()  # a large batch is of thousands of shards, perhaps in a store
+    present = np.unique(shards).tolist()  # a large batch is of thousands of shards, perhaps in a store
     with ThreadPoolExecutor(16) as pool:
-        found = pool.map(partial(_keys, history), [history.manifest.shards[shard] for shard in numbers])
-        names = dict(zip(numbers, found, strict=True))
+        found = pool.map(partial(_keys, history), [history.manifest.shards[shard] for shard in present])
+        names = dict(zip(present, found, strict=True))
     stand_ins = {entry.position: entry.replacement for entry in ledger.read(history.path, first + history.batch)}
     return [
         {
@@ -212,12 +289,16 @@ def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _keys(history: History, shard: str) -> list[str]:
+def _keys(history: History, shard: str, followed: tuple[str, ...] = ()) -> list[str]:
     """The keys of a shard, also where images have been taken out of it since the run began."""
     path = index_path(history.data / shard)
     if path.is_file() or shard not in history.removals:
         return read_index(path, ["key"])["key"].to_pylist()
     becomes, gone = history.removals[shard]
-    rest = _keys(history, becomes) if becomes else []
+    if becomes in followed:
+        raise UnreadableError(f"{history.data / REMOVED}: {becomes} becomes itself")
+    rest = _keys(history, becomes, (*followed, becomes)) if becomes else []
+    if set(gone) - set(range(len(gone) + len(rest))):
+        raise UnreadableError(f"{history.data / REMOVED}: rows of {shard} that it never had")
     left = iter(rest)
     return [gone[row] if row in gone else next(left) for row in range(len(gone) + len(rest))]

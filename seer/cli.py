@@ -11,9 +11,25 @@ import typer
 
 from launch.cli import app as launch_app
 from seer import __version__
-from seer.errors import TOLD
+from seer.errors import TOLD, InputError
 from seer.start import INTERRUPTED, LINE, answer_interrupts, tell
-from seer.terminal import AllowEnv, Json, emit, example, finite, homes_written_out, outlast_terminal, progress, say
+from seer.terminal import (
+    FULL,
+    AllowEnv,
+    Json,
+    check_output,
+    discard,
+    emit,
+    example,
+    finite,
+    homes_written_out,
+    outlast_terminal,
+    output_option,
+    prepare,
+    progress,
+    say,
+    warn,
+)
 from shards.cli import app as shards_app
 
 app = typer.Typer(
@@ -137,6 +153,8 @@ def plan(
     json_target: Json = "",
 ) -> None:
     """What a run needs and costs: memory, hours, energy; whether it fits, and what would make it fit."""
+    if sweep:
+        check_output(plot, "--plot")
     from seer.plan import Options, draw
     from seer.plan import plan as run
 
@@ -176,7 +194,7 @@ def evaluate(
 def embed(
     model: ModelOption,
     data: Annotated[str, typer.Option("--data", help="A folder of images of any depth, or shards.")],
-    out: Annotated[Path, typer.Option(help="features.parquet or features.npz")],
+    out: Annotated[Path, typer.Option(callback=output_option, help="features.parquet or features.npz")],
     json_target: Json = "",
 ) -> None:
     """Write a backbone's features of every image."""
@@ -192,7 +210,7 @@ def embed(
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run directory or an exported file.")],
     to: Annotated[str, typer.Option("--to", help="safetensors, torchvision or timm.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    out: Annotated[Path, typer.Option(callback=output_option, help="The file to write.")],
     json_target: Json = "",
 ) -> None:
     """Write a backbone for another library, and check that it gives the same features there."""
@@ -213,6 +231,8 @@ def doctor(
     json_target: Json = "",
 ) -> None:
     """What this machine or cluster can and cannot run, line by line. Exit code 1 if a line says failure."""
+    if not folder.is_dir():
+        raise InputError(f"--dir {folder}: no such folder; give the one where run directories are to be")
     from launch import doctor as launching
     from seer import machine
     from seer.doctor import lines, measure
@@ -259,34 +279,55 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Look once, print one table and end.")] = False,
     json_target: Json = "",
 ) -> None:
-    """Follow runs while they train: progress, time left, losses, health. Reads their directories only."""
-    from seer.report.watch import status
+    """Follow runs while they train: progress, time left, losses, health. Exit code 2 where there is no run."""
+    from seer.report.watch import NOWHERE, status
     from seer.report.watch import watch as follow
 
     if json_target:
-        emit([asdict(status(run)) for run in runs], json_target)
+        found = [status(run) for run in runs]
+        emit([asdict(one) for one in found], json_target)
     if json_target != "-":
-        follow(runs, every, once or bool(json_target))
+        found = follow(runs, every, once or bool(json_target))
+    raise typer.Exit(2 if any(one.state in (*NOWHERE, "unreadable") for one in found) else 0)
 
 
 @app.command(epilog=example("seer report runs/swav_small", "seer report runs/a runs/b --out comparison.html"))
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
-    out: Annotated[Path, typer.Option(help="Where a page over several runs goes.")] = Path("comparison.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            callback=output_option,
+            show_default="RUN/report.html, or comparison.html",
+            help="Where the page goes.",
+        ),
+    ] = None,
 ) -> None:
     """Write RUN/report.html, one self-contained page; over several runs, one page with their curves together."""
-    from seer.report.html import write_comparison, write_report
+    from seer.inputs import inside
+    from seer.report.html import write_page
+    from seer.report.run import read_run
+    from seer.rundir import REPORT
 
-    say(f"report  {write_comparison(runs, out) if len(runs) > 1 else write_report(runs[0])}")
+    found = [read_run(run) for run in runs]
+    out = out or (Path("comparison.html") if len(runs) > 1 else inside(runs[0], REPORT))
+    check_output(out, "--out")
+    write_page(found, out)
+    warn(*(remark for run in found for remark in run.remarks))
+    say(f"report  {out}")
 
 
 def main() -> None:
     """The `seer` command. Exit codes: 0 done, 2 the user's input is wrong (one line), 75 stopped as asked, 1 ours."""
+    prepare()
     answer_interrupts()
     try:
-        app(homes_written_out(sys.argv[1:]))
+        try:
+            app(homes_written_out(sys.argv[1:]))
+        finally:
+            sys.stdout.flush()
     except TOLD as error:
-        print(f"seer: {error}", file=sys.stderr)
+        warn(str(error))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         tell(LINE)
@@ -295,3 +336,12 @@ def main() -> None:
         if error.code == INTERRUPTED:
             tell(LINE)
         raise
+    except BrokenPipeError:  # whoever read has seen enough, as `head`
+        discard(sys.stdout)
+        raise SystemExit(141) from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        discard(sys.stdout)
+        warn(f"{error.filename or 'stdout, or a file,'} cannot be written ({error.strerror})")
+        raise SystemExit(2) from None

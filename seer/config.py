@@ -17,7 +17,7 @@ import yaml
 
 from seer import files
 from seer.errors import InputError, nearest
-from seer.layers import Scalar, Tree, merge, plain, read_layer
+from seer.layers import Scalar, Tree, merge, parse, plain, read_layer
 from seer.references import References, escaped
 from seer.schema import shown
 from seer.typed import Variants, check_entries, instance
@@ -147,9 +147,14 @@ def read(path: Path) -> dict[str, Any]:
 
 def save(config: Any, path: Path) -> None:
     """Write the resolved configuration as YAML, visible only when complete."""
-    values = escaped(to_dict(config))
-    text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1)
-    files.write(path, text)
+    files.write(path, _written(to_dict(config)))
+
+
+def layer(values: dict[str, Any]) -> dict[str, Tree]:
+    """Plain values as a layer, as if a file that `save` wrote had them. Raises `InputError`."""
+    tree = parse(_written(values), "values")
+    assert isinstance(tree, dict)
+    return tree
 
 
 def config_hash(values: dict[str, Any]) -> str:
@@ -171,6 +176,10 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def _written(values: dict[str, Any]) -> str:
+    return yaml.dump(escaped(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -32,8 +32,7 @@ class UnreadableError(InputError):
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes. Raises FileNotFoundError, or `UnreadableError`."""
-    descriptor = open_regular(path)
-    with open(descriptor, "rb") as file:
+    with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = file.read(min(size, limit) + 1)  # for which room is made at once
     if size > limit:
@@ -76,10 +75,10 @@ def read_rows(path: Path, kind: Kind, torn: bool = False) -> Iterator[Any]:
         UnreadableError: names the first line that is something else.
     """
     try:
-        descriptor = open_regular(path)
+        file = open_file(path)
     except FileNotFoundError:
         return
-    with open(descriptor, "rb") as file:
+    with file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
@@ -171,13 +170,26 @@ def _line(event: yaml.Event) -> str:
 def inside(folder: Path, name: str) -> Path:
     """The file of that name in a folder, of which no link leads out of it. Raises `UnreadableError`."""
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        within = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that lead to themselves
+        within = False
+    if not within:
         raise UnreadableError(f"{path}: leads out of {folder}; nothing outside of it is read")
     return path
 
 
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, to be read. Opening a pipe waits for its writer; this does not.
+
+    Raises:
+        FileNotFoundError: there is none. UnreadableError: it is something else, or may not be read.
+    """
+    return open(open_regular(path), "rb")
+
+
 def open_regular(path: Path) -> int:
-    """A descriptor of a regular file. Opening a pipe waits for its writer; this does not."""
+    """A descriptor of what `open_file` opens. Raises as it does."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

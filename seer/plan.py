@@ -17,19 +17,20 @@ from typing import Any
 import torch
 
 from seer import config as configuration
-from seer import jsonl
+from seer import inputs
 from seer.backbones import build
 from seer.engine.parallel import check_parallel
 from seer.errors import InputError
 from seer.footprint import Footprint, measure
 from seer.hardware import HARDWARE, PER_NODE, Hardware, find
-from seer.inputs import read_json
+from seer.jsonl import Row
 from seer.recipe import METHOD_CONFIGS, Pretrain, check_batch, load_config, loader_bytes
 from seer.report.plots import Series, line_chart
-from seer.schema import Integer, Record
+from seer.rundir import CONFIG, RunDir
+from seer.schema import Record
+from seer.terminal import write_output
 
 GIB = 2**30
-ENVIRONMENT = Record({}, {"processes": Integer(1, 2**24)})
 
 # Assumed, not measured: what CUDA, its libraries and NCCL take for themselves, and the share lost between the
 # allocator's blocks; the share of a link's rate that collectives reach; the seconds that a short one takes.
@@ -220,19 +221,27 @@ def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Option
 
 def calibrate(run_dir: Path, hardware: Hardware) -> float:
     """The efficiency that a run on `hardware` reached, by its metrics. Raises `InputError` if they do not tell."""
-    if not (run_dir / "config.yaml").is_file():
-        raise InputError(f"--calibrate {run_dir}: no config.yaml there; name a run directory")
-    layers = [configuration.read_layers(run_dir / "config.yaml")]
-    config = configuration.resolve(Pretrain, layers, {"method": METHOD_CONFIGS})
-    rows = [row for row in jsonl.read(run_dir / "metrics.jsonl") if row.get("images_per_second")]
+    run = RunDir(run_dir).check("--calibrate")
+    path = run.file(CONFIG)
+    if not path.exists():
+        raise InputError(f"--calibrate {run_dir}: it has no {CONFIG}")
+    inputs.read_yaml(path, Record({}))  # a regular file, of plain values
+    config = configuration.resolve(Pretrain, [configuration.read_layers(path)], {"method": METHOD_CONFIGS})
+    rows = [row for row in run.metrics() if _is_timed(row)]
+    processes = run.environment().get("processes", 1)
     if len(rows) < 4:
+        remark = "".join(f"; {remark}" for remark in run.remarks()[:1])
         raise InputError(
-            f"--calibrate {run_dir}: {len(rows)} logged rows are too few; log.every=1 steps=10 give enough"
+            f"--calibrate {run_dir}: {len(rows)} logged rows are too few; log.every=1 steps=10 give enough{remark}"
         )
     # `time_step` is the share of the time not spent waiting for data; the first row pays for starting up.
     seconds = [config.batch_size / row["images_per_second"] * row["time_step"] for row in rows[1:]]
-    processes = read_json(run_dir / "environment.json", ENVIRONMENT).get("processes", 1)
     return Job.of(config, processes, hardware).efficiency(statistics.median(seconds))
+
+
+def _is_timed(row: Row) -> bool:
+    """Whether a row of a run's metrics tells how long its steps took."""
+    return all(0 < (row.get(key) or 0) < 1e15 for key in ("images_per_second", "time_step"))
 
 
 def advise(recipe: str, overrides: list[str], gpus: int, hardware: Hardware, allow_env: bool = False) -> list[str]:
@@ -299,10 +308,7 @@ def draw(estimates: list[Estimate], path: Path) -> None:
     series = [Series("planned", gpus, rates), Series("in proportion", gpus, proportional)]
     chart = line_chart(series, f"images/s over {first.gpu}", from_zero=True, x_label="GPUs")
     opening = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="472" '
-    try:
-        path.write_text(chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1))
-    except OSError as error:
-        raise InputError(f"--plot {path}: cannot be written: {error.strerror}") from error
+    write_output(path, chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1), "the chart")
 
 
 STYLE = """text { font: 10px sans-serif; fill: #555 } .grid { stroke: #ddd } polyline { fill: none; stroke-width: 2 }

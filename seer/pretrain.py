@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from seer import audit, distributed
+from seer import audit, distributed, files
 from seer import config as configuration
 from seer.data.crops import MultiCrop
 from seer.data.decode import decode
@@ -42,6 +42,7 @@ from seer.methods import METHODS
 from seer.methods.base import Method
 from seer.peers import check_peers
 from seer.recipe import Pretrain, build_method, check, check_run_dir, rehearse
+from seer.rundir import LOCK
 from seer.terminal import outlasting_terminal
 
 logger = logging.getLogger("seer")
@@ -111,7 +112,7 @@ def locked(run_dir: Path, world: World) -> Iterator[None]:
         return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / ".lock").open("w")
+        lock = files.open_own(run_dir / LOCK, "a+b")
     except OSError as error:
         raise InputError(f"{run_dir}: cannot be written: {error.strerror}; choose another run_dir") from error
     with lock:

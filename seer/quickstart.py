@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seer import jsonl
 from seer.data.samples import write_quickstart
 from seer.errors import InputError
+from seer.report.results import read_results
+from seer.rundir import RunDir
+from seer.terminal import check_output_folder
 
 Say = Callable[..., None]
 
@@ -26,6 +28,7 @@ def quickstart(out: Path, minutes: float, say: Say) -> dict[str, Any]:
         `{"report": path, "scores": {metric: {"pretrained": value, "untrained": value}}, "seconds": total}`.
     """
     began = time.perf_counter()
+    check_output_folder(out, "--out")
     if out.exists() and any(out.iterdir()) and not (out / "images").is_dir():
         raise InputError(f"{out}: not empty and not an earlier quickstart; choose another folder with --out")
     images, shards, run, results = out / "images", out / "shards", out / "run", out / "run" / "results.jsonl"
@@ -66,14 +69,21 @@ def steps_of(run: Path) -> int | None:
     from seer.config import read  # here: slow to import
 
     path = run / "config.yaml"
-    return read(path)["steps"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    steps = read(path).get("steps")
+    if not isinstance(steps, int):
+        raise InputError(f"{path}: not of an earlier quickstart, it has no steps; remove {run}")
+    return steps
 
 
 def steps_within(minutes: float, shards: Path, probe: Path, say: Say) -> int:
     """How many steps of the recipe fit into `minutes` on this machine, by running a few."""
     length = [f"steps={PROBE_STEPS}", "schedule.warmup=0", "log.every=1"]
     verb(say, "pretrain", "quickstart", f"data={shards}", f"run_dir={probe}", *length)
-    rows = jsonl.read(probe / "metrics.jsonl")
+    rows = RunDir(probe).metrics()
+    if not rows:
+        raise InputError(f"{probe}: the run left no metrics to tell the time from; remove it")
     steady = rows[len(rows) // 2 :]  # the first steps pay for warming up
     rate = sum(row["images_per_second"] for row in steady) / len(steady)
     batch = rows[0]["samples"] / rows[0]["step"]
@@ -83,7 +93,7 @@ def steps_within(minutes: float, shards: Path, probe: Path, say: Say) -> int:
 def compare(results: Path) -> dict[str, dict[str, float]]:
     """The scores in percent: of the pretrained run beside the same network untrained."""
     scores: dict[str, dict[str, float]] = {}
-    for row in jsonl.read(results):
+    for row in read_results(results):
         who = "untrained" if row["model"].endswith(" untrained") else "pretrained"
         scores.setdefault(f"{row['task']} {row['metric']}", {})[who] = 100 * row["value"]
     return {name: both for name, both in scores.items() if len(both) == 2}

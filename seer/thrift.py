@@ -24,15 +24,15 @@ class Struct:
 
     def number(self, field: int) -> int:
         """A field that must be there, as 32 bits."""
-        kind, value = self.fields.get(field, (None, None))
+        kind, value = self.fields.get(field, (None, 0))
         if kind != I32 or not -(2**31) <= value < 2**31:
             raise ThriftError(f"field {field} of a page's header is no number of 32 bits")
         return value
 
     def struct(self, field: int) -> "Struct":
         """A structure that must be there."""
-        kind, value = self.fields.get(field, (None, None))
-        if kind != STRUCT:
+        _, value = self.fields.get(field, (None, None))
+        if not isinstance(value, Struct):
             raise ThriftError(f"field {field} of a page's header is missing")
         return value
 

@@ -54,3 +54,23 @@ def test_the_content_is_on_the_disk_before_the_name_is(path, monkeypatch):
     files.write(path, "new")
     assert order == ["fsync", "replace"]
     assert path.read_text() == "new"
+
+
+def test_a_lock_is_made_and_follows_no_link(tmp_path):
+    with files.open_lock(tmp_path / "lock") as lock:
+        lock.write(b"kept")
+    files.open_lock(tmp_path / "lock").close()
+    assert (tmp_path / "lock").read_bytes() == b"kept"
+    (tmp_path / "link").symlink_to(tmp_path / "lock")
+    with pytest.raises(OSError, match="symbolic links"):
+        files.open_lock(tmp_path / "link")
+
+
+def test_what_stands_where_a_file_is_written_beside_is_not_written_to(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / f".x.{os.getpid()}").symlink_to(victim)
+    files.write(tmp_path / "x", "new")
+    assert (tmp_path / "x").read_text() == "new"
+    assert not (tmp_path / "x").is_symlink()
+    assert victim.read_text() == "precious"

@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ from torch import Tensor
 from seer import __version__, files, jsonl
 from seer.data.ledger import over_ranks
 from seer.distributed import World, all_reduce_mean
+from seer.errors import InputError
+from seer.rundir import ENVIRONMENT, LOG, METRICS, TENSORBOARD, check_written, finite, metric_row, read_plan
 from seer.schema import WORD, Integer, option
 
 logger = logging.getLogger("seer")
@@ -52,7 +55,10 @@ class LogConfig:
 @contextmanager
 def log_file(run_dir: Path) -> Iterator[None]:
     """While entered, what seer logs goes to RUN/seer.log, and warnings to stderr, too."""
-    file, warnings = logging.FileHandler(run_dir / "seer.log"), logging.StreamHandler()
+    check_written(run_dir)
+    # A log takes every name; what a terminal makes of it is the terminal's.
+    file = logging.FileHandler(run_dir / LOG, encoding="utf-8", errors="backslashreplace")
+    warnings = logging.StreamHandler()
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     warnings.setLevel(logging.WARNING)
     for handler in (file, warnings):
@@ -75,12 +81,12 @@ class RunLog:
 
     def __init__(self, run_dir: Path, config: LogConfig, world: World, total_steps: int, start: int = 0):
         self.config, self.world, self.total = config, world, total_steps
-        self.path = Path(run_dir) / "metrics.jsonl"
+        self.path = Path(run_dir) / METRICS
         self._waited = self._busy = 0.0
         self._work: dict[str, float] = {}
         self._seconds_before, self._samples = 0.0, -1.0
         self._writer: Any = None
-        self._planned: dict[str, float] = {}
+        self._planned: dict[str, float] | None = None
         self._console = _Console(total_steps, start) if world.is_main else None
         if world.is_main:
             self._open(Path(run_dir), start)
@@ -88,13 +94,11 @@ class RunLog:
 
     def _open(self, run_dir: Path, start: int) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        rows = [row for row in jsonl.read(self.path) if row.get("step", 0) <= start]
-        jsonl.write(self.path, rows)
-        self._seconds_before = rows[-1].get("seconds", 0.0) if rows else 0.0
+        self._seconds_before = finite(continue_metrics(run_dir, start).get("seconds"))
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1 if start else None)
+            self._writer = SummaryWriter(str(run_dir / TENSORBOARD), purge_step=start + 1 if start else None)
         logger.info("continued after step %d" if start else "started (%d steps done)", start)
 
     def due(self, step: int) -> bool:
@@ -186,8 +190,8 @@ class RunLog:
             "images_per_second": (samples - self._samples) / elapsed,
         }
         row |= {"seconds": self._seconds_before + time.perf_counter() - self._began, **values}
-        self._planned = self._planned or planned(self.path.parent)
-        row |= {"memory_gib": memory(self.world.device) / 2**30, **self._planned}
+        self._planned = planned(self.path.parent) if self._planned is None else self._planned
+        row |= {"memory_gib": memory(self.world.device) / 2**30, **(self._planned or {})}
         self._samples = samples
         # JSON knows no NaN.
         jsonl.append(self.path, [{k: v if math.isfinite(v) else None for k, v in row.items()}])
@@ -198,13 +202,33 @@ class RunLog:
         logger.info("%s", self._console.show(row))
 
 
-def planned(run_dir: Path) -> dict[str, float]:
-    """What RUN/plan.json, which `seer plan --json` writes, predicts of a run's metrics; nothing while there is none."""
-    with suppress(OSError, ValueError, KeyError):
-        plan = json.loads((run_dir / "plan.json").read_text())
-        rate, memory_gib = plan["chosen"]["images_per_second"], sum(plan["memory_gib"].values())
-        return {"planned_images_per_second": rate, "planned_memory_gib": memory_gib}
-    return {}
+def continue_metrics(run_dir: Path, start: int) -> jsonl.Row:
+    """Leave in metrics.jsonl the rows until step `start`, and return the last; {} where there is none.
+
+    A file with rows that are not readable is kept beside.
+    """
+    path = run_dir / METRICS
+    unread = jsonl.Unread(METRICS)
+    rows = [row for row in jsonl.read(path, metric_row, unread) if row["step"] <= start]
+    if unread.rows:
+        kept = path.with_name(f"{METRICS}.until-{start}")
+        shutil.copyfile(path, kept)
+        logger.warning("%s; all of it is kept in %s, the run goes on without these", unread, kept)
+    jsonl.write(path, rows)
+    return rows[-1] if rows else {}
+
+
+def planned(run_dir: Path) -> dict[str, float] | None:
+    """What RUN/plan.json, which `seer plan --json` writes, predicts of a run's metrics; None while there is none."""
+    try:
+        plan = read_plan(run_dir)
+    except FileNotFoundError:
+        return None
+    except InputError as error:
+        logger.warning("%s; the metrics go without what was planned", error)
+        return {}
+    memory_gib = sum(plan["memory_gib"].values())
+    return {"planned_images_per_second": plan["chosen"]["images_per_second"], "planned_memory_gib": memory_gib}
 
 
 def memory(device: torch.device) -> int:
@@ -254,7 +278,7 @@ class _Console:
 
 def write_environment(run_dir: Path) -> None:
     """Write environment.json: versions, machine and command. Credentials cannot get in: only SLURM_* is copied."""
-    files.write(Path(run_dir) / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    files.write(Path(run_dir) / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """A run's health, as the training wrote it down in health.jsonl and in its metrics."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from seer import jsonl
 from seer.jsonl import Row
 
 # Metrics that are signs of health: how the chart of each is headed, and what it says.
@@ -15,11 +13,6 @@ SIGNS = {
     "sinkhorn_imbalance": ("Imbalance of prototypes", "share of samples"),
     "grad_norm": ("Norm of the gradient", "before clipping"),
 }
-
-
-def read_events(path: Path) -> list[Row]:
-    """What befell a run's health, in the order in which it did."""
-    return [row for row in jsonl.read(path / "health.jsonl") if row.keys() >= {"step", "event"}]
 
 
 @dataclass(frozen=True)

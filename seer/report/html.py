@@ -11,44 +11,56 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from seer import __version__, files
+from seer import __version__, inputs
 from seer.jsonl import Row
 from seer.report.health import SIGNS, in_words
 from seer.report.plots import COLOURS, line_chart, number
 from seer.report.run import RunFiles, at, describe_run, duration, progress, read_run, where_time_went
+from seer.rundir import REPORT
+from seer.terminal import write_output
 
 # Metrics that have a chart of their own, or say nothing as a curve.
 FAMILIAR = {"step", "loss", "lr", "prototypes_used", "images_per_second", "data_wait", "time_step"}
 FAMILIAR |= {"samples", "epoch", "seconds", "seen", "log_prototypes"}
 TASKS = {"knn": "kNN", "linear": "Linear"}
+MOST_CHARTS = 100  # of what a method logged besides
+MOST_SCORES = 1_000
+LONGEST_TEXT = 2_000  # characters of one value
 
 
 def write_report(run_dir: Path | str) -> Path:
     """Write RUN/report.html and return its path.
 
     Raises:
-        InputError: not a run directory.
+        InputError: not a run directory, or one that cannot be written to.
     """
     run = read_run(run_dir)
-    return _write(run.path / "report.html", [run])
+    return write_page([run], inputs.inside(run.path, REPORT))
 
 
 def write_comparison(run_dirs: Sequence[Path | str], out: Path | str) -> Path:
     """Write one page over several runs, their curves in the same charts, to `out`."""
-    runs = [read_run(path) for path in run_dirs]
+    return write_page([read_run(path) for path in run_dirs], Path(out))
+
+
+def write_page(runs: Sequence[RunFiles], out: Path) -> Path:
+    """Write the page over one run or several, and return its path."""
     if len({run.name for run in runs}) < len(runs):
         runs = [replace(run, name=str(run.path)) for run in runs]
-    return _write(Path(out), runs)
+    write_output(out, render(runs), "the report")
+    return out
 
 
-def _write(out: Path, runs: list[RunFiles]) -> Path:
+def render(runs: Sequence[RunFiles]) -> str:
+    """The page as a text."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     single = runs[0] if len(runs) == 1 else None
-    page = environment.get_template("page.html.j2").render(
-        title=(single.config.get("name") or single.name) if single else f"{len(runs)} runs compared",
+    return environment.get_template("page.html.j2").render(
+        title=_cut(single.config.get("name") or single.name, 200) if single else f"{len(runs)} runs compared",
         subtitle=describe_run(single) if single else "",
         progress=progress(single) if single else "",
+        remarks=[_cut(remark) for run in runs for remark in run.remarks],
         legend=[(run.name, i % COLOURS, describe_run(run)) for i, run in enumerate(runs)] if not single else [],
         headlines=headlines(single) if single else [],
         scores=score_groups(runs),
@@ -61,11 +73,8 @@ def _write(out: Path, runs: list[RunFiles]) -> Path:
         config=sections(single.config) if single else [],
         environment=sections(single.environment) if single else [],
         version=__version__,
-        when=max((str(run.environment.get("time", "")) for run in runs), default="")[:10],
+        when=max((run.environment.get("time", "") for run in runs), default="")[:10],
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    files.write(out, page)
-    return out
 
 
 @dataclass
@@ -125,7 +134,7 @@ def score_groups(runs: Sequence[RunFiles]) -> list[tuple[str, str, list[ScoreRow
     groups: dict[tuple[str, str, str], list[tuple[int, str, Row]]] = {}
     pixels = set()  # the same for every run that measured them
     for i, run in enumerate(runs):
-        for row in run.results:
+        for row in run.results[-MOST_SCORES:]:
             if kind(row) == "pixels":
                 same = (row["task"], row["metric"], row["data"], row["model"], row["value"])
                 if same in pixels:
@@ -143,7 +152,7 @@ def score_groups(runs: Sequence[RunFiles]) -> list[tuple[str, str, list[ScoreRow
             colour = i % COLOURS if kind(row) == "pretrained" else COLOURS  # class s6: baselines, in grey
             interval = f"{100 * row['low']:.1f} – {100 * row['high']:.1f}"
             shares = (row["value"], row["low"], row["high"])
-            shown.append(ScoreRow(name, colour, _percent(row["value"]), interval, *shares))
+            shown.append(ScoreRow(_cut(name, 200), colour, _percent(row["value"]), interval, *shares))
         table.append((measure(task, metric), Path(data).name, shown))
     return table
 
@@ -174,9 +183,9 @@ class Chart:
 def charts(runs: Sequence[RunFiles]) -> list[Chart]:
     """Loss, learning rate, prototypes in use and throughput, over steps."""
     chance = _common([run.last("log_prototypes") for run in runs])
-    total = _common([at(run.config, "method", "prototypes") for run in runs])
+    total = _common([_count(at(run.config, "method", "prototypes")) for run in runs])
     ln_k = (chance, "ln K: tells no image from another") if chance else None
-    every = (float(total), f"all {int(total):,}") if total else None
+    every = (float(total), f"all {total:,}") if total else None
     found = [
         _chart(runs, "loss", "Loss", "running mean", smooth=True, reference=ln_k),
         _chart(runs, "lr", "Learning rate", "", from_zero=True),
@@ -209,7 +218,7 @@ def _title(name: str) -> str:
 def further_charts(runs: Sequence[RunFiles]) -> list[Chart]:
     """Whatever else the method logged."""
     keys = {key: None for run in runs for row in run.metrics for key in row if key not in FAMILIAR | SIGNS.keys()}
-    found = [_chart(runs, key, _title(key), "", smooth=True) for key in keys]
+    found = [_chart(runs, key, _title(_cut(key, 60)), "", smooth=True) for key in list(keys)[:MOST_CHARTS]]
     return [chart for chart in found if chart]
 
 
@@ -221,7 +230,7 @@ def _chart(runs: Sequence[RunFiles], key: str, title: str, unit: str, **options:
 
 def pictures(run: RunFiles) -> list[tuple[str, str, str]]:
     """(title, caption, data URI) of the pictures that the run has."""
-    known = {
+    captions = {
         "crops.png": ("Crops", "What the method is shown: one image and random crops of it, altered as configured."),
         "neighbours.png": (
             "Nearest neighbours",
@@ -229,12 +238,10 @@ def pictures(run: RunFiles) -> list[tuple[str, str, str]]:
             "green where the label agrees, red where it does not.",
         ),
     }
-    found = []
-    for file, (title, caption) in known.items():
-        path = run.path / "images" / file
-        if path.is_file():
-            found.append((title, caption, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()))
-    return found
+    return [
+        (*captions[name], "data:image/png;base64," + base64.b64encode(picture).decode())
+        for name, picture in run.pictures.items()
+    ]
 
 
 def sections(values: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -253,12 +260,22 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_text, value)) or "–"
+        return _cut(", ".join(map(_text, value))) or "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
-    return "–" if value in (None, "") else str(value)
+    return "–" if value in (None, "") else _cut(str(value))
+
+
+def _cut(text: str, longest: int = LONGEST_TEXT) -> str:
+    """A text that may be of any length, as a page can show it."""
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)"
+
+
+def _count(value: Any) -> int | None:
+    """A count, where a configuration has one in this place."""
+    return value if type(value) is int and 0 < value < 2**53 else None
 
 
 def _common(values: list[Any]) -> Any:
@@ -272,8 +289,8 @@ def _percent(share: float) -> str:
 
 def _machine(environment: dict[str, Any]) -> str:
     """`8 × NVIDIA A100`, or `2 CPU cores`."""
-    processes, gpus = int(environment.get("processes") or 1), environment.get("gpus") or []
+    gpus = environment.get("gpus")
     if gpus:
-        return f"{max(processes, 1)} × {gpus[0]}"
+        return f"{environment.get('processes', 1)} × {gpus[0]}"
     cores = environment.get("cores")
     return f"{cores} CPU cores" if cores else ""

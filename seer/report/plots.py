@@ -10,18 +10,19 @@ WIDTH, HEIGHT = 480, 236
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 14, 34  # margins, in the units of the view box
 POINTS = 360  # more than a curve on a screen can show
 COLOURS = 6  # classes s0 … s5 of the style sheet
+LARGEST = 1e300  # differences and means of larger values would be infinite
 
 
 @dataclass
 class Series:
-    """One curve: where it was measured, and what. `None` and infinite values leave a gap."""
+    """One curve: where it was measured, and what. `None`, infinite and absurd values leave a gap."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
 
     def finite(self) -> "Series":
-        pairs = [(x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None and math.isfinite(y)]
+        pairs = [(x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None and -LARGEST <= y <= LARGEST]
         return Series(self.name, [x for x, _ in pairs], [y for _, y in pairs if y is not None])
 
 
@@ -55,7 +56,7 @@ def line_chart(
         return ""
     values = [y for _, s in curves for y in s.y if y is not None]
     low, high = _bounds([*values, *([reference[0]] if reference else []), *([0.0] if from_zero else [])])
-    last = max(s.x[-1] for _, s in curves)
+    last = max(max(s.x) for _, s in curves)
     ticks = nice_ticks(low, high, 5)
     x, y = (
         Axis(0.0, last or 1.0, LEFT, WIDTH - RIGHT),
@@ -66,7 +67,7 @@ def line_chart(
     for colour, s in curves:
         if smooth and len(curves) == 1:
             parts.append(_path(thin(s), x, y, f"raw s{colour}"))
-        s = thin(running_mean(s) if smooth else s)
+        s = running_mean(s, POINTS) if smooth else thin(s)
         drawn.append(
             {
                 "name": s.name,
@@ -85,17 +86,24 @@ def line_chart(
     )
 
 
-def running_mean(series: Series) -> Series:
-    """Means over a centred window of about a fortieth of the curve; at its ends the window shrinks evenly."""
-    y, n = [v or 0.0 for v in series.y], len(series.y)
-    sums = [0.0]
-    for v in y:
-        sums.append(sums[-1] + v)
+def running_mean(series: Series, most: int | None = None) -> Series:
+    """Means over a centred window of about a fortieth of the curve; at its ends the window shrinks evenly.
+
+    Each is summed by itself: in differences of running sums, everything after one huge value would vanish.
+
+    Args:
+        most: how many means, evenly spread over a longer curve; None is one for every point.
+    """
+    y = [v or 0.0 for v in series.y]
+    n = len(y)
+    count = min(n, most or n)
+    points = [round(i * (n - 1) / max(1, count - 1)) for i in range(count)]
     means: list[float | None] = []
-    for i in range(n):
+    for i in points:
         reach = min(n // 80, i, n - 1 - i)
-        means.append((sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1))
-    return Series(series.name, series.x, means)
+        window = y[i - reach : i + reach + 1]
+        means.append(math.fsum(window) / len(window))
+    return Series(series.name, [series.x[i] for i in points], means)
 
 
 def thin(series: Series) -> Series:
@@ -114,7 +122,7 @@ def thin(series: Series) -> Series:
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers that cover low … high."""
     raw = (high - low) / max(1, count - 1)
-    power = 10.0 ** math.floor(math.log10(raw))
+    power = 10.0 ** math.floor(math.log10(raw))  # `_bounds` are far enough apart for that
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]
@@ -125,6 +133,8 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     size = abs(value)
+    if size >= 1e15:
+        return f"{value:.3g}"
     for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e5, "K")):
         if size >= limit:
             scaled = value / (1e3 if suffix == "K" else limit)
@@ -137,7 +147,8 @@ def number(value: float) -> str:
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
     """Lowest and highest value, apart even when they agree."""
     low, high = min(values), max(values)
-    room = 0.0 if high - low > 1e-9 * max(abs(low), abs(high)) else max(abs(high) * 0.05, 1e-3)
+    apart = high - low > max(1e-9 * max(abs(low), abs(high)), 1 / LARGEST)
+    room = 0.0 if apart else max(abs(high) * 0.05, 1e-3)
     return low - room, high + room
 
 

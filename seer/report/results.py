@@ -4,8 +4,9 @@ from pathlib import Path
 
 from seer import jsonl
 from seer.jsonl import Row
+from seer.rundir import RESULT
 
-KEYS = ("task", "data", "metric", "value", "low", "high", "model", "config_hash", "seconds")
+KEYS = tuple(RESULT.required)
 
 
 def append_results(path: Path | str, rows: list[Row]) -> None:
@@ -17,8 +18,11 @@ def append_results(path: Path | str, rows: list[Row]) -> None:
 
 
 def read_results(path: Path | str) -> list[Row]:
-    """All results in a file, in the order in which they were measured; none if there is no file."""
-    return [row for row in jsonl.read(Path(path)) if row.keys() >= set(KEYS)]
+    """All results in a file, in the order in which they were measured; none if there is no file.
+
+    Rows that are no results are left out. Raises `UnreadableError` for what is no file.
+    """
+    return jsonl.read(Path(path), RESULT.check)
 
 
 def latest(rows: list[Row]) -> list[Row]:

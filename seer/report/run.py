@@ -1,23 +1,22 @@
 """A run directory as the report sees it."""
 
-import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from seer import jsonl
 from seer.errors import InputError
 from seer.jsonl import Row
-from seer.report.health import read_events
 from seer.report.plots import Series
-from seer.report.results import latest, read_results
+from seer.report.results import latest
+from seer.rundir import RunDir, finite
+
+YEAR = 365 * 86_400
 
 
 @dataclass
 class RunFiles:
-    """A run directory as the report sees it. What is missing is empty."""
+    """A run directory as the report sees it. What is missing is empty; `remarks` say what could not be read."""
 
     path: Path
     name: str
@@ -26,6 +25,8 @@ class RunFiles:
     results: list[Row]
     environment: dict[str, Any]
     events: list[Row]  # of its health
+    pictures: dict[str, bytes] = field(default_factory=dict)  # PNGs, by file name
+    remarks: list[str] = field(default_factory=list)
 
     def series(self, key: str) -> Series:
         rows = [row for row in self.metrics if key in row]
@@ -37,34 +38,32 @@ class RunFiles:
         return values[-1] if values else None
 
 
+PICTURES = ("crops.png", "neighbours.png")
+
+
 def read_run(path: Path | str) -> RunFiles:
-    """Read what there is; `InputError` if `path` is no run directory."""
-    path = Path(path)
-    if not (path / "config.yaml").is_file() and not (path / "metrics.jsonl").is_file():
-        raise InputError(f"{path}: not a run directory, it has neither config.yaml nor metrics.jsonl")
-    environment = path / "environment.json"
-    return RunFiles(
-        path,
-        path.resolve().name,
-        read_config(path / "config.yaml"),
-        [row for row in jsonl.read(path / "metrics.jsonl") if "step" in row],
-        latest(read_results(path / "results.jsonl")),
-        json.loads(environment.read_text()) if environment.is_file() else {},
-        read_events(path),
+    """Read what there is. Raises `InputError` if `path` is no run directory, or nothing of it can be read."""
+    run = RunDir(path).check()
+    files = RunFiles(
+        run.path,
+        run.path.resolve().name,
+        run.config(),
+        run.metrics(),
+        latest(run.results()),
+        run.environment(),
+        run.events(),
+        {name: picture for name in PICTURES if (picture := run.picture(name))},
     )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's config.yaml as plain values; {} where it is missing, `InputError` where it is not YAML."""
-    try:
-        config = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    return config if isinstance(config, dict) else {}
+    files.remarks = run.remarks()
+    if files.remarks and not (files.config or files.metrics or files.results):
+        raise InputError(f"{run.path}: nothing of this run can be read: {files.remarks[0]}")
+    return files
 
 
 def duration(seconds: float) -> str:
-    """`42s`, `7m 05s`, `3h 20m`, `8d 02h`."""
+    """`42s`, `7m 05s`, `3h 20m`, `8d 02h`; `–` for what is no duration of a run."""
+    if not 0 <= seconds < 1000 * YEAR:
+        return "–"
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -78,9 +77,10 @@ def duration(seconds: float) -> str:
 def describe_run(run: RunFiles) -> str:
     """Method, backbone, batch and crops in one line."""
     config = run.config
-    views = [view for view in (config.get("views") or {}).values() if view.get("count")]
+    views = [view for view in config.get("views", {}).values() if view.get("count") and view.get("size")]
+    method = at(config, "method", "name")
     parts = [
-        {"swav": "SwAV", "simclr": "SimCLR", "byol": "BYOL"}.get(name := at(config, "method", "name"), name),
+        {"swav": "SwAV", "simclr": "SimCLR", "byol": "BYOL"}.get(method, method),
         at(config, "backbone", "name"),
         " + ".join(f"{view['count']}×{view['size']}" for view in views) + " px crops" if views else "",
         f"batch {config['batch_size']}" if "batch_size" in config else "",
@@ -90,7 +90,8 @@ def describe_run(run: RunFiles) -> str:
 
 def progress(run: RunFiles) -> str:
     """How far the run is, unless it is complete."""
-    done, total = int(run.last("step") or 0), int(run.config.get("steps") or 0)
+    done = int(run.last("step") or 0)
+    total = run.config.get("steps", 0)
     return f"step {done:,} of {total:,}" if done < total else ""
 
 
@@ -106,11 +107,15 @@ def where_time_went(run: RunFiles) -> list[tuple[str, float]]:
     spent = {"training steps": 0.0, "waiting for data": 0.0, "augmenting, checkpoints, the rest": 0.0}
     before = 0.0
     for row in run.metrics:
-        window = max(0.0, row.get("seconds", 0.0) - before)
-        before = row.get("seconds", 0.0)
-        waited, busy = row.get("data_wait") or 0.0, row.get("time_step") or 0.0
+        seconds = finite(row.get("seconds"))
+        if not seconds:
+            continue
+        window = max(0.0, seconds - before)
+        before = seconds
+        waited = finite(row.get("data_wait"))
+        busy = finite(row.get("time_step"))
         spent["training steps"] += window * busy
         spent["waiting for data"] += window * waited
         spent["augmenting, checkpoints, the rest"] += window * max(0.0, 1 - busy - waited)
     total = sum(spent.values())
-    return [(name, seconds / total) for name, seconds in spent.items()] if total else []
+    return [(name, seconds / total) for name, seconds in spent.items()] if 0 < total < math.inf else []

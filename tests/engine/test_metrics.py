@@ -172,3 +172,41 @@ def test_jsonl_keeps_whole_rows_around_a_torn_line(tmp_path, tail):
     assert jsonl.read(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
     jsonl.write(path, [{"a": 4}])
     assert jsonl.read(path) == [{"a": 4}]
+
+
+def test_rows_that_are_not_readable_are_kept_beside_when_a_run_goes_on(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 1, "loss": 1.0, "seconds": None}, {"step": 2, "loss": 2.0, "note": {"a": [1]}}, {"step": 9}]
+    path.write_text("\0\0\0\n" + "".join(json.dumps(row) + "\n" for row in rows) + '{"step": "x"}\n{"st')
+    old = path.read_bytes()
+    with RunLog(tmp_path, LogConfig(tensorboard=False), World(), 12, start=2):
+        pass
+    assert jsonl.read(path) == rows[:2]
+    assert (tmp_path / "metrics.jsonl.until-2").read_bytes() == old
+    assert "2 of 5 rows of metrics.jsonl are not readable; the first is line 1" in caplog.text
+    with RunLog(tmp_path, LogConfig(tensorboard=False), World(), 12, start=1):
+        pass
+    assert [path.name for path in tmp_path.glob("*until-1")] == []
+
+
+@pytest.mark.parametrize(
+    "plan", ["{", '{"chosen": {}}', '{"chosen": {"images_per_second": -1}, "memory_gib": {}}', "[]"]
+)
+def test_a_plan_that_is_not_readable_is_told_once(tmp_path, plan, caplog):
+    (tmp_path / "plan.json").write_text(plan)
+    with RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), 3) as log:
+        steps(log, 1, 3)
+    assert "planned_memory_gib" not in jsonl.read(tmp_path / "metrics.jsonl")[-1]
+    assert caplog.text.count("the metrics go without what was planned") == 1
+
+
+@pytest.mark.parametrize("name", ["seer.log", "metrics.jsonl", "health.jsonl", "checkpoints", ".lock"])
+def test_a_run_writes_to_nothing_outside_its_directory(tmp_path, name):
+    run = tmp_path / "run"
+    run.mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (run / name).symlink_to(victim)
+    with pytest.raises(InputError, match=f"{name}: leads out of .*, where nothing is written"), log_file(run):
+        pass
+    assert victim.read_text() == "precious"

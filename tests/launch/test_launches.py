@@ -118,8 +118,8 @@ def test_a_launch_is_found_again_and_its_jobs_can_be_pickled(tmp_path):
     launch.save()
     assert Launch.load(folder) == launch
     assert pickle.loads(pickle.dumps(jobs)) == jobs
-    assert [job.name for _, _, job in select(tmp_path, "41")] == ["0-0", "0-1"]
-    assert [job.name for _, _, job in select(tmp_path, "41_1")] == ["0-1"]
+    assert [job.name for _, _, job in select(tmp_path, "41")[0]] == ["0-0", "0-1"]
+    assert [job.name for _, _, job in select(tmp_path, "41_1")[0]] == ["0-1"]
     with pytest.raises(InputError, match="42: no launch or job"):
         select(tmp_path, "42")
 

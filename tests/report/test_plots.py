@@ -128,3 +128,36 @@ def test_running_mean_is_numpys_inside_and_shrinks_at_the_ends():
 )  # fmt: skip
 def test_numbers_are_short(value, text):
     assert number(value) == text
+
+
+extremes = st.floats() | st.sampled_from([0.0, 1e308, -1e308, 1e300, -1e300, 5e-324, 1e-310, math.nan, math.inf])
+steps = st.integers(1, 2**63 - 1)
+
+
+@given(st.lists(st.tuples(steps, extremes | st.none()), min_size=1, max_size=8), st.booleans(), st.booleans())
+def test_whatever_was_measured_is_drawn_within_the_chart(pairs, smooth, from_zero):
+    x, y = zip(*pairs, strict=True)
+    svg = line_chart([Series("a", x, y)], "any", smooth=smooth, from_zero=from_zero)
+    assert len(svg) < 20_000
+    assert bool(svg) == any(v is not None and abs(v) <= 1e300 for v in y)
+    for curve in parse(svg).iter("polyline") if svg else []:
+        assert all(LEFT - 0.1 <= a <= WIDTH and 0 <= b <= HEIGHT for a, b in points(curve))
+
+
+@given(st.floats(allow_nan=False))
+def test_every_number_is_short(value):
+    assert len(number(value)) <= 10
+
+
+def test_after_a_huge_value_the_mean_is_what_it_was_before():
+    y = [4.0] * 200 + [1e28] + [4.0] * 200
+    means = running_mean(Series("a", list(range(401)), y)).y
+    assert means[:190] == means[-190:] == [4.0] * 190
+
+
+def test_a_million_points_are_drawn_as_few():
+    x = range(1_000_000)
+    svg = line_chart([Series("a", x, [math.sin(i / 1e5) for i in x])], "long", smooth=True)
+    raw, curve = parse(svg).iter("polyline")
+    assert len(points(curve)) == POINTS
+    assert len(points(raw)) <= POINTS + 2

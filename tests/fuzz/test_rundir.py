@@ -1,0 +1,122 @@
+"""A stranger's run directory: each file damaged by its schema and by its bytes, under every verb that reads it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seer import jsonl, rundir
+from seer.audit import AUDITED, audit
+from seer.report.html import render, write_report
+from seer.report.run import read_run
+from seer.report.watch import line, remarks, status, table
+from seer.rundir import METRIC, _is_plain, numbers
+from seer.schema import Kind, Record
+from tests.conftest import TINY
+from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
+from tests.report.damages import HEAD, good_run
+from tests.strategies import damaged, values
+
+EVENT_KINDS = [Record(rundir.EVENT.required | kind.required) for kind in rundir.EVENTS.values()]
+ROWS: dict[str, list[Kind]] = {
+    rundir.METRICS: [METRIC],
+    rundir.RESULTS: [rundir.RESULT],
+    rundir.HEALTH: [rundir.EVENT, *EVENT_KINDS],
+}
+DOCUMENTS: dict[str, list[Kind]] = {
+    rundir.CONFIG: [rundir.CONFIG_KIND, AUDITED],
+    rundir.ENVIRONMENT: [rundir.ENVIRONMENT_KIND],
+    HEAD: [rundir.HEADER_KIND],
+}
+FILES = [*ROWS, *DOCUMENTS, "images/crops.png"]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("good")
+    (root / "tiny.yaml").write_text(TINY)
+    return good_run(root / "run", str(root / "tiny.yaml"), root / "data")
+
+
+def copy(good: Path, world: World) -> Path:
+    return Path(shutil.copytree(good, world.folder, dirs_exist_ok=True))
+
+
+def watched(run: Path) -> None:
+    found = status(run)
+    assert table([found], 120).row_count == 1
+    assert all(text.isprintable() for text in (line(found), *remarks([found])))
+
+
+VERBS: list[Callable[[Path], object]] = [write_report, watched, audit, rundir.last_step]
+
+
+@fuzz(60)
+@given(st.data(), st.sampled_from(VERBS))
+def test_rows_damaged_by_their_schema(good, tmp_path_factory, data, verb):
+    world = World(tmp_path_factory.mktemp("fuzz") / "world")
+    run = copy(good, world)
+    name = data.draw(st.sampled_from(list(ROWS)))
+    rows = data.draw(st.lists(st.one_of([damaged(kind) for kind in ROWS[name]]), min_size=1, max_size=4))
+    old = (run / name).read_text()
+    new = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / name).write_text(new + old if data.draw(st.booleans()) else old + new)
+    trial(world, verb, run)
+
+
+@fuzz(60)
+@given(st.data(), st.sampled_from(VERBS))
+def test_documents_damaged_by_their_schema(good, tmp_path_factory, data, verb):
+    world = World(tmp_path_factory.mktemp("fuzz") / "world")
+    run = copy(good, world)
+    name = data.draw(st.sampled_from(list(DOCUMENTS)))
+    value = data.draw(st.one_of([damaged(kind) for kind in DOCUMENTS[name]]))
+    old = yaml.safe_load((run / name).read_text())
+    whole = old | value if isinstance(value, dict) and data.draw(st.booleans()) else value
+    (run / name).write_text(json.dumps(whole))  # JSON is YAML, but for lone surrogates, which are no YAML
+    trial(world, verb, run)
+
+
+@fuzz(80)
+@given(st.data(), st.sampled_from(VERBS))
+def test_files_damaged_by_their_bytes(good, tmp_path_factory, data, verb):
+    world = World(tmp_path_factory.mktemp("fuzz") / "world")
+    run = copy(good, world)
+    path = run / data.draw(st.sampled_from(FILES))
+    path.write_bytes(data.draw(damaged_bytes(path.read_bytes())))
+    trial(world, verb, run)
+
+
+@fuzz(100)
+@given(values(METRIC) | damaged(METRIC))
+def test_the_quick_look_at_a_row_takes_only_what_its_schema_takes(row):
+    if _is_plain(row):
+        assert METRIC.check(row) == row or row != row
+        assert all(value is None or type(value) in (int, float) for value in row.values())
+
+
+@fuzz(60)
+@given(values(METRIC))
+def test_good_rows_are_read_and_keep_their_numbers(row):
+    kept = numbers(json.loads(json.dumps(row)))
+    assert kept["step"] == row["step"]
+    assert all(isinstance(value, int | float | None) for value in kept.values())
+
+
+@fuzz(30)
+@given(st.lists(values(METRIC), min_size=1, max_size=8), st.lists(values(rundir.RESULT), max_size=4))
+def test_a_page_of_good_values_is_whole(tmp_path_factory, metrics, results):
+    run = tmp_path_factory.mktemp("fuzz") / "run"
+    run.mkdir()
+    jsonl.write(run / rundir.METRICS, metrics)
+    jsonl.write(run / rundir.RESULTS, results)
+    found = read_run(run)
+    assert found.remarks == []
+    page = render([found])
+    assert page.rstrip().endswith("</html>")
+    assert len(page) < 2**20
