@@ -57,13 +57,13 @@ def test_the_content_is_on_the_disk_before_the_name_is(path, monkeypatch):
 
 
 def test_a_lock_is_made_and_follows_no_link(tmp_path):
-    with files.open_lock(tmp_path / "lock") as lock:
+    with files.open_own(tmp_path / "lock", "a+b") as lock:
         lock.write(b"kept")
-    files.open_lock(tmp_path / "lock").close()
+    files.open_own(tmp_path / "lock", "a+b").close()
     assert (tmp_path / "lock").read_bytes() == b"kept"
     (tmp_path / "link").symlink_to(tmp_path / "lock")
     with pytest.raises(OSError, match="symbolic links"):
-        files.open_lock(tmp_path / "link")
+        files.open_own(tmp_path / "link", "a+b")
 
 
 def test_what_stands_where_a_file_is_written_beside_is_not_written_to(tmp_path):
