@@ -9,7 +9,7 @@ import simplejpeg
 
 from seer.data.decode import DamagedImage, decode
 from seer.data.hashing import mix
-from seer.data.index import Manifest, index_path, read_index
+from seer.data.index import Manifest
 from shards import tars
 
 
@@ -21,7 +21,7 @@ def draw(manifest: Manifest, count: int) -> Iterator[tuple[str, np.ndarray]]:
     numbers = np.searchsorted(ends, chosen, side="right")
     for number in np.unique(numbers).tolist():
         path = manifest.directory / manifest.shards[number]
-        table = read_index(index_path(path), ["key", "offset", "size"])
+        table = manifest.index(number, ["key", "offset", "size"])
         rows = chosen[numbers == number] - (ends[number] - manifest.sizes[number])
         for row in table.take(rows).to_pylist():
             try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seer.data.index import Manifest, index_path, read_index
+from seer.data.index import Manifest
 from shards import quarantine, sampled
 from shards.dedup import DedupOptions, exact_duplicates, find
 from shards.known import halves, of_shards
@@ -78,8 +78,8 @@ def _gather(manifest: Manifest) -> tuple[dict[str, np.ndarray], dict[str, Counte
     """Numeric columns over all shards, and counts by format, label and source."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("width", "height", "size", "digest")}
     counted = {name: Counter[Any]() for name in ("format", "label", "source")}
-    for shard in manifest.shards:
-        table = read_index(index_path(manifest.directory / shard), COLUMNS)
+    for number in range(len(manifest.shards)):
+        table = manifest.index(number, COLUMNS)
         for name in ("width", "height", "size"):
             parts[name].append(table[name].to_numpy())
         parts["digest"].append(halves(table["sha256"]))
