@@ -1,8 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 
 from seer import files
+from seer.errors import InputError
 from tests.shards.conftest import die, killed
 
 
@@ -54,3 +56,23 @@ def test_the_content_is_on_the_disk_before_the_name_is(path, monkeypatch):
     files.write(path, "new")
     assert order == ["fsync", "replace"]
     assert path.read_text() == "new"
+
+
+def test_where_a_file_can_be_written_nothing_is_changed(path):
+    for append in (False, True):
+        files.check_writable(path, "--out", append)
+        files.check_writable(path.with_name("new"), "--out", append)
+    files.check_writable(path.parent / "deep" / "er" / "new", "--out")
+    assert path.read_text() == "old"
+    assert sorted(names(path)) == ["deep", "file.txt"]
+    assert not list((path.parent / "deep" / "er").iterdir())
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_where_none_can_be_written_it_is_said(path, append):
+    os.mkfifo(path.with_name("pipe"))
+    wrong = [path / "below", path.parent, path.with_name("x" * 300), Path("/proc/none/file")]
+    for place in [*wrong, path.with_name("pipe")] if append else wrong:
+        with pytest.raises(InputError, match=r"^--out .*: cannot be written"):
+            files.check_writable(place, "--out", append)
+    assert path.read_text() == "old"
