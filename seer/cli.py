@@ -202,7 +202,7 @@ def embed(
 
     index_tars(data)
     summary = run(model, data, out)
-    say(f"{summary['samples']} × {summary['dimensions']} features in {out}", json_target=json_target)
+    say(f"{summary['samples']} × {summary['dimensions']} features in {summary['out']}", json_target=json_target)
     emit(summary, json_target)
 
 

@@ -8,8 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from seer.data.decode import DamagedImage, decode, image_suffixes
-from seer.data.index import MANIFEST, MOST_CLASSES, Manifest
+from seer.data.decode import DamagedImage, decode
+from seer.data.folders import Files, images_under, readable
+from seer.data.index import MANIFEST, Manifest
 from seer.data.reader import UNLABELLED, Reader
 from seer.data.store import Url, place
 from seer.errors import InputError, unreadable
@@ -22,32 +23,12 @@ SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
 class Source(Protocol):
     """Encoded images by number, each with a name to tell the user."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str: ...
 
     def bytes(self, i: int) -> bytes: ...
 
     def name(self, i: int) -> str: ...
-
-
-class Files:
-    """Image files under one folder. Changing, adding or touching a file changes the fingerprint."""
-
-    def __init__(self, root: Path, paths: Sequence[str]):
-        self.root, self.paths = root, paths
-        digest = hashlib.sha256()
-        for path in paths:
-            try:
-                status = os.stat(root / path)
-            except OSError as error:  # a link to nothing
-                unreadable(error)
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        self.fingerprint = digest.hexdigest()
-
-    def bytes(self, i: int) -> bytes:
-        return (self.root / self.paths[i]).read_bytes()
-
-    def name(self, i: int) -> str:
-        return str(self.root / self.paths[i])
 
 
 class Samples:
@@ -61,7 +42,7 @@ class Samples:
         return self.reader.read(self.ids[i : i + 1])[0]
 
     def name(self, i: int) -> str:
-        return f"sample {self.ids[i]} of {self.reader.manifest.directory}"
+        return f"sample {self.ids[i]} of {readable(str(self.reader.manifest.directory))}"
 
 
 class Labelled:
@@ -70,12 +51,22 @@ class Labelled:
     Attributes:
         labels: `(N,)` int64 into `classes`. classes: names, sorted where they come from folders.
         fingerprint: 16 hex digits, the same as long as images and labels are; for caches of features.
+
+    Raises:
+        InputError: a label is none of the classes.
     """
 
     def __init__(self, source: Source, labels: np.ndarray, classes: Sequence[str]):
         self.source = source
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = list(classes)
+        unknown = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
+        if len(unknown):
+            first = int(unknown[0])
+            raise InputError(
+                f"{source.name(first)} has label {self.labels[first]}, which is none of the {len(self.classes)} "
+                f"classes; correct it, and index or build the shards again"
+            )
         content = "\0".join([source.fingerprint, *self.classes]).encode() + self.labels.tobytes()
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
 
@@ -90,7 +81,7 @@ class Labelled:
         """`(H, W, 3)` uint8 RGB. Raises `InputError` naming the file if it is damaged: a score skips no image."""
         try:
             return decode(self.bytes(i))
-        except (DamagedImage, OSError) as error:
+        except DamagedImage as error:
             raise InputError(f"{self.source.name(i)} cannot be used ({error}); repair or remove it") from error
 
 
@@ -106,29 +97,42 @@ def load_labelled(path: Path | str, split: str | None = None) -> Labelled:
         return _from_shards(next((folder for folder in folders if (folder / MANIFEST).is_file()), folders[0]))
     if split is not None:
         root = _split_folder(root, split)
-    if (root / MANIFEST).is_file():
+    if os.path.isfile(root / MANIFEST):  # os.path raises nothing: names may be too long, folders closed
         return _from_shards(root)
     return _from_folders(root)
 
 
 def splits(data: Path | str) -> tuple[Labelled, Labelled]:
-    """Training and test images under `data`, labelled by the same classes in the same order."""
-    train, test = load_labelled(data, "train"), load_labelled(data, "test")
-    unknown = sorted(set(test.classes) - set(train.classes))
-    if unknown:
-        name = repr(unknown[0])
-        raise InputError(f"{data}: test class {name} has no training images; give both splits the same classes")
-    places = {name: number for number, name in enumerate(train.classes)}
-    numbers = np.array([places[name] for name in test.classes])
-    return train, Labelled(test.source, numbers[test.labels], train.classes)
+    """Training and test images under `data`, labelled by the same classes: those of which there are training images.
+
+    Raises:
+        InputError: as `load_labelled`; a test image's class has no training images; all are of one class.
+    """
+    train = load_labelled(data, "train")
+    test = load_labelled(data, "test")
+    occurring = np.unique(train.labels).tolist()
+    classes = [train.classes[number] for number in occurring]
+    tested = {test.classes[number] for number in np.unique(test.labels)}
+    if unknown := sorted(tested - set(classes)):
+        raise InputError(f"{data}: test class '{unknown[0]}' has no training images; give both splits the same classes")
+    if len(classes) < 2:
+        raise InputError(f"{data}: all training images are of class '{classes[0]}'; a score needs two classes or more")
+    return _relabelled(train, classes), _relabelled(test, classes)
+
+
+def _relabelled(images: Labelled, classes: list[str]) -> Labelled:
+    """The same images with the numbers that their classes have in a list of classes."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    renumbered = np.array([numbers.get(name, -1) for name in images.classes])
+    return Labelled(images.source, renumbered[images.labels], classes)
 
 
 def _split_folder(root: Path, split: str) -> Path:
     names = SPLITS.get(split, (split,))
     for name in names:
-        if (root / name).is_dir():
+        if os.path.isdir(root / name):
             return root / name
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root} does not exist; give a folder that holds train/ and test/ (or val/)")
     wanted = " or ".join(f"{name}/" for name in names)
     raise InputError(f"{root} has no folder {wanted}; put class folders or labelled shards there")
@@ -142,20 +146,16 @@ def _from_shards(root: Path | Url) -> Labelled:
     ids = np.flatnonzero(labels != UNLABELLED)
     if len(ids) == 0:
         raise InputError(f"{root} holds shards without labels; build them with labels: seer shards build --help")
-    classes = reader.manifest.classes or _digits(root, int(labels.max()))
-    return Labelled(Samples(reader, ids), labels[ids], classes)
-
-
-def _digits(root: Path | Url, highest: int) -> list[str]:
-    """Names for labels that have none: themselves."""
-    if highest >= MOST_CLASSES:
-        raise InputError(f"{root} has a label {highest:,}; classes without names are numbered below {MOST_CLASSES:,}")
-    return [str(label) for label in range(highest + 1)]
+    if reader.manifest.classes:
+        return Labelled(Samples(reader, ids), labels[ids], reader.manifest.classes)
+    # Numbers without names may be any, and are classes as far as they occur: there are no more of them than images.
+    numbers, positions = np.unique(labels[ids], return_inverse=True)
+    return Labelled(Samples(reader, ids), positions, [str(number) for number in numbers])
 
 
 def _from_folders(root: Path) -> Labelled:
     """Every folder directly under `root` that holds images, at any depth, is a class."""
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root} does not exist; give a folder of class folders, or labelled shards")
     folders = sorted(name for name in next(os.walk(root, onerror=unreadable))[1] if not name.startswith("."))
     images = {folder: [f"{folder}/{path}" for path in images_under(root / folder)] for folder in folders}
@@ -166,19 +166,4 @@ def _from_folders(root: Path) -> Labelled:
         raise InputError(f"{root} holds splits, not classes; give {root / classes[0]}")
     paths = [path for name in classes for path in images[name]]
     labels = np.repeat(np.arange(len(classes)), [len(images[name]) for name in classes])
-    return Labelled(Files(root, paths), labels, classes)
-
-
-def images_under(folder: Path) -> list[str]:
-    """Paths relative to `folder`, sorted, of the image files at any depth; hidden ones and loops are passed over."""
-    found, above = [], os.path.join(folder, "")
-    for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(parent, name)]
-        images = (n for n in names if os.path.splitext(n)[1].lower() in image_suffixes() and not n.startswith("."))
-        found += [os.path.join(parent, name).removeprefix(above) for name in images]
-    return sorted(found)
-
-
-def _leads_back(parent: str, name: str) -> bool:
-    path = Path(parent, name)
-    return path.is_symlink() and any(path.samefile(above) for above in path.parents)
+    return Labelled(Files(root, paths), labels, [readable(name) for name in classes])

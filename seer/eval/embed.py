@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from seer import files
 from seer.data.decode import DamagedImage, decode
+from seer.data.folders import Files, images_under, readable
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
-from seer.data.labelled import Files, Samples, Source, images_under
+from seer.data.labelled import Samples, Source
 from seer.data.reader import UNLABELLED, Reader
 from seer.data.store import Url, place
 from seer.errors import InputError
@@ -23,17 +25,26 @@ from seer.eval.features import FeatureConfig, stack, stream
 
 logger = logging.getLogger("seer.eval")
 
+SHOWN = 5  # damaged images and folders that are named; of the others the number is told
 
+
+@dataclass
 class Pile:
     """Images to embed, labelled or not.
 
     Attributes:
-        keys: each image's path, relative to its folder or as the shards' index has it.
+        keys: of shards the index's keys, which `seer shards remove --keys` and `seer audit --key` take; of a folder
+            each image's path relative to it, which is the `source` of shards that are built from it.
+        sources: each image's original, as the shards' index has it; of a folder the same as `keys`.
         labels: each image's class, or "" where there is none: the shards' label, or the first folder of its path.
+        unread: folders that could not be read.
     """
 
-    def __init__(self, source: Source, keys: list[str], labels: list[str]):
-        self.source, self.keys, self.labels = source, keys, labels
+    source: Source
+    keys: list[str]
+    sources: list[str]
+    labels: list[str]
+    unread: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -46,78 +57,111 @@ class Pile:
 def open_pile(data: Path | str) -> Pile:
     """The images of shards (a folder with a manifest) or of a folder of any depth; `InputError` if there are none."""
     root = place(data)
-    if isinstance(root, Url) or (root / MANIFEST).is_file():
+    if isinstance(root, Url) or os.path.isfile(root / MANIFEST):
         return _from_shards(Manifest.load(root))
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{data}: no such folder; give a folder of images or of shards")
-    if not (paths := images_under(root)):
-        raise InputError(f"{data}: holds no images; give a folder of images or of shards")
-    return Pile(Files(root, paths), paths, [path.partition(os.sep)[0] if os.sep in path else "" for path in paths])
+    unread: list[OSError] = []
+    paths = images_under(root, unread.append)
+    for error in unread[:SHOWN]:
+        logger.warning("left out the folder %s: %s", readable(str(error.filename)), error.strerror)
+    if not paths:
+        raise InputError(f"{data}: holds no images that can be read; give a folder of images or of shards")
+    names = [readable(path) for path in paths]
+    labels = [readable(path.partition(os.sep)[0]) if os.sep in path else "" for path in paths]
+    return Pile(Files(root, paths), names, names, labels, len(unread))
 
 
 def _from_shards(manifest: Manifest) -> Pile:
-    reader, keys = Reader(manifest), []
+    reader = Reader(manifest)
+    keys: list[str] = []
+    sources: list[str] = []
     for shard in manifest.shards:
         table = read_index(index_path(manifest.directory / shard), ["key", "source"])
-        keys += [source or key for key, source in zip(*map(pa.ChunkedArray.to_pylist, table.columns), strict=True)]
+        keys += [key or "" for key in table["key"].to_pylist()]
+        sources += [source or "" for source in table["source"].to_pylist()]
     ids = np.arange(len(reader))
     names = dict(enumerate(manifest.classes or [])) | {UNLABELLED: ""}
-    return Pile(Samples(reader, ids), keys, [names.get(i, str(i)) for i in reader.labels(ids).tolist()])
+    labels = [names.get(i, str(i)) for i in reader.labels(ids).tolist()]
+    return Pile(Samples(reader, ids), keys, sources, labels)
 
 
 def embed(model_spec: str, data: Path | str, out: Path | str, config: FeatureConfig | None = None) -> dict[str, Any]:
-    """Write key, label and features of each image to `out`, `.parquet` or `.npz`. Damaged images are left out.
+    """Write key, source, label and features of each image to `out`, `.parquet` or `.npz`.
+
+    Images that cannot be read or decoded are left out, counted, and the first of them named in warnings.
 
     Returns:
-        `{"out", "samples", "dimensions", "damaged", "model"}`.
+        `{"out", "samples", "dimensions", "damaged", "unread_folders", "model"}`.
 
     Raises:
-        InputError: wrong model, data or kind of file, or no image that can be decoded.
+        InputError: wrong model, data or kind of file, a file that cannot be written, or no image that can be decoded.
     """
-    out, config = Path(out), config or FeatureConfig()
+    out = Path(out)
+    config = config or FeatureConfig()
     if out.suffix not in WRITERS:
         raise InputError(f"{out}: expected a name that ends in {' or '.join(WRITERS)}")
+    files.check_writable(out, "--out")
     pile = open_pile(data)
     model = models.load(model_spec, pile)
-    kept: list[bool] = [True] * len(pile)
+    damaged: dict[int, str] = {}  # why, by the number of the image
 
-    def load(rows: list[int]) -> Tensor:
-        images = []
+    def load(rows: list[int]) -> tuple[list[int], Tensor]:
+        images = {}
         for i in rows:
             try:
-                images.append(pile.image(i))
-            except (DamagedImage, OSError) as error:
-                kept[i] = False
-                logger.warning("left out %s: %s", pile.source.name(i), error)
-        return stack(images, model.size)
+                images[i] = pile.image(i)
+            except DamagedImage as error:
+                damaged[i] = error.reason
+        return list(images), stack(list(images.values()), model.size)
 
-    parts = list(stream(model, len(pile), load, config, "images"))
+    parts = list(stream(model, len(pile), load, config, "images", pile.source.name))
+    _tell_of_damaged(pile, damaged)
     if not parts:
         raise InputError(f"{data}: none of its {len(pile)} images can be decoded")
-    values = torch.cat(parts).numpy()
-    keys, labels = (
-        [item for item, keep in zip(items, kept, strict=True) if keep] for items in (pile.keys, pile.labels)
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(out) as beside, open(beside, "wb") as file:
-        WRITERS[out.suffix](file, keys, labels, values)
-    damaged = len(pile) - len(values)
+    rows = [i for numbers, _ in parts for i in numbers]
+    values = torch.cat([features for _, features in parts]).numpy()
+    _write(out, pile, rows, values)
     return {
-        "out": str(out),
+        "out": readable(str(out)),
         "samples": len(values),
         "dimensions": values.shape[1],
-        "damaged": damaged,
+        "damaged": len(damaged),
+        "unread_folders": pile.unread,
         "model": model.label,
     }
 
 
-def _write_parquet(file: BinaryIO, keys: list[str], labels: list[str], values: np.ndarray) -> None:
+def _tell_of_damaged(pile: Pile, damaged: dict[int, str]) -> None:
+    for i in sorted(damaged)[:SHOWN]:
+        logger.warning("left out %s: %s", pile.source.name(i), damaged[i])
+    if len(damaged) > SHOWN:
+        logger.warning("left out %s images in all", f"{len(damaged):,}")
+
+
+def _write(out: Path, pile: Pile, rows: list[int], values: np.ndarray) -> None:
+    """Write the table, as a whole or not at all."""
+    texts = {
+        "key": [pile.keys[i] for i in rows],
+        "source": [pile.sources[i] for i in rows],
+        "label": [pile.labels[i] for i in rows],
+    }
+    try:
+        with files.replacing(out) as beside, open(beside, "wb") as file:
+            WRITERS[out.suffix](file, texts, values)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise InputError(f"--out {out}: cannot be written ({reason}); make room there, or give another path") from None
+
+
+def _write_parquet(file: BinaryIO, texts: dict[str, list[str]], values: np.ndarray) -> None:
     features = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    pq.write_table(pa.table({"key": keys, "label": labels, "features": features}), file)
+    pq.write_table(pa.table({**texts, "features": features}), file)
 
 
-def _write_npz(file: BinaryIO, keys: list[str], labels: list[str], values: np.ndarray) -> None:
-    np.savez(file, keys=np.array(keys), labels=np.array(labels), features=values)
+def _write_npz(file: BinaryIO, texts: dict[str, list[str]], values: np.ndarray) -> None:
+    keys, sources, labels = (np.array(texts[name]) for name in ("key", "source", "label"))
+    np.savez(file, keys=keys, sources=sources, labels=labels, features=values)
 
 
 WRITERS = {".parquet": _write_parquet, ".npz": _write_npz}

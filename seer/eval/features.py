@@ -1,26 +1,21 @@
 """Images through a frozen backbone, once: decoded in threads, computed in batches, kept on disk."""
 
-import hashlib
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from seer import files
 from seer.data.crops import centre_crop
 from seer.data.labelled import Labelled
 from seer.errors import InputError, nearest
+from seer.eval import cache
 from seer.interop.models import Model
 from seer.schema import DEVICE, Choice, Integer, option
 
@@ -29,6 +24,9 @@ R = TypeVar("R")
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SMALL = 64  # px; models of such images see them whole
+LARGE = 1e12  # of a feature
+LARGEST_BATCH = 2**26  # pixels, 200 MB: of images of 4,096 px, which a model's file may ask for, 4 pass at a time
+PREPROCESSING = 1  # a number for `whole_or_centre` and `to_input`: another one when they give other pixels
 
 
 @dataclass
@@ -61,37 +59,73 @@ class Images(Protocol):
 
 
 def extract(model: Model, data: Labelled, config: FeatureConfig, name: str = "images") -> Tensor:
-    """The features of all images, `(N, D)` float32 on the CPU, from the cache if it has them.
+    """The features of all images, `(N, D)` float32 on the CPU, all finite; from the cache if it has them.
 
     Raises:
-        InputError: an option is wrong.
+        InputError: an option is wrong, an image cannot be decoded, or its features are not finite.
     """
-    path = cache_path(model, data, config) if config.cache else None
-    if path and path.is_file():
-        with suppress(Exception):  # a damaged cache file is computed anew
-            return load_file(path)["features"]
-    parts = stream(model, len(data), lambda rows: stack([data.image(i) for i in rows], model.size), config, name)
-    features = torch.cat(list(parts))
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path) as beside:
-            save_file({"features": features}, beside)
+    key = cache_key(model, data, config) if config.cache else None
+    if key and (kept := cache.load(key, len(data))) is not None:
+        return kept
+
+    def load(rows: list[int]) -> tuple[list[int], Tensor]:
+        return rows, stack([data.image(i) for i in rows], model.size)
+
+    parts = stream(model, len(data), load, config, name, data.source.name)
+    features = torch.cat([values for _, values in parts])
+    if key:
+        cache.store(key, features)
     return features
 
 
 def stream(
-    model: Model, count: int, load: Callable[[list[int]], Tensor], config: FeatureConfig, name: str
-) -> Iterator[Tensor]:
-    """Features `(n, D)` of images 0 … count − 1, batch by batch, on the CPU.
+    model: Model,
+    count: int,
+    load: Callable[[list[int]], tuple[list[int], Tensor]],
+    config: FeatureConfig,
+    name: str,
+    name_of: Callable[[int], str],
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Numbers of n images and their features `(n, D)` on the CPU, batch by batch, out of images 0 … count − 1.
 
     Args:
-        load: numbers of images → their pixels `(n, S, S, 3)` uint8; called in threads.
+        load: numbers of images → the numbers of those that can be used, and their pixels `(n, S, S, 3)` uint8; called
+            in threads.
+        name_of: an image's name, for the error.
+
+    Raises:
+        InputError: names the first image whose features are not finite.
     """
     backbone, device = frozen(model, config), pick_device(config.device)
-    batches = [rows.tolist() for rows in torch.arange(count).split(config.batch_size)]
-    for pixels in watch(in_threads(load, batches, config.threads), len(batches), name):
-        if len(pixels):
-            yield backbone(to_input(model, pixels.to(device))).cpu()
+    together = max(1, min(config.batch_size, LARGEST_BATCH // model.size**2))
+    batches = [rows.tolist() for rows in torch.arange(count).split(together)]
+    for rows, pixels in watch(in_threads(load, batches, config.threads), len(batches), name):
+        if rows:
+            features = backbone(to_input(model, pixels.to(device))).cpu()
+            check_finite(features, rows, name_of, model)
+            yield rows, features
+
+
+def check_finite(features: Tensor, rows: Sequence[int], name_of: Callable[[int], str], model: Model) -> None:
+    """Raise `InputError` if the features `(n, D)` of the images `rows` are not all finite: they mean nothing."""
+    wrong = (~torch.isfinite(features)).any(1).nonzero()[:, 0]
+    if len(wrong):
+        first = name_of(rows[int(wrong[0])])
+        raise InputError(
+            f"{model.label}: its features of {first} are NaN or infinite, so it cannot be scored; its weights or the "
+            "statistics of its BatchNorm are damaged, or of a run that diverged: use another checkpoint"
+        )
+
+
+def taming(largest: Tensor) -> Tensor:
+    """Factors that bring values as large as these near 1; 1 where values are of an ordinary size.
+
+    The squares of very large or small features, as untrained networks give them, are infinite or 0 in float32, and a
+    score would be of nothing. The factors are powers of two, so that multiplying by them rounds nothing.
+    """
+    _, exponents = torch.frexp(largest)
+    extreme = (largest > LARGE) | ((largest < 1 / LARGE) & (largest > 0))
+    return torch.ldexp(torch.ones_like(largest), torch.where(extreme, -exponents, 0).clamp(-126, 126))
 
 
 def stack(images: list[np.ndarray], size: int) -> Tensor:
@@ -136,20 +170,10 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def cache_path(model: Model, data: Labelled, config: FeatureConfig) -> Path:
-    """Where the features of this very network on these very images lie."""
-    root = Path(os.environ.get("SEER_CACHE", "~/.cache/seer")).expanduser()
-    key = [weights_hash(model.backbone), data.fingerprint, model.size, [*model.mean], [*model.std], config.precision]
-    return root / "features" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.safetensors"
-
-
-def weights_hash(network: nn.Module) -> str:
-    """A hash of a network's structure, parameters and buffers."""
-    digest = hashlib.blake2b(repr(network).encode(), digest_size=16)
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def cache_key(model: Model, data: Labelled, config: FeatureConfig) -> str:
+    """Names the features of this very network of these very images."""
+    preprocessing = [PREPROCESSING, model.size, list(model.mean), list(model.std), config.precision]
+    return cache.key_of(model.backbone, data.fingerprint, preprocessing)
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:

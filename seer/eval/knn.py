@@ -1,5 +1,6 @@
 """Weighted k-nearest-neighbour classification on frozen features (Wu et al. 2018, arXiv:1805.01978, section 3.4)."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +10,21 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
+from seer import files
 from seer.data.crops import centre_crop
+from seer.data.folders import readable
 from seer.data.labelled import Labelled
 from seer.errors import InputError
-from seer.eval.features import FeatureConfig, extract, pick_device
+from seer.eval.features import FeatureConfig, extract, pick_device, taming
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
 from seer.schema import TEMPERATURE, Integer, ListOf, Location, check_options, option
 
+logger = logging.getLogger("seer.eval")
+
 CHUNK = 2**25  # similarities held at once: 128 MB
 SIDE, GAP, RADIUS = 96, 6, 8  # px, of the picture of neighbours
+FORMATS = {".png": "PNG", ".webp": "WEBP"}  # of the picture, which is transparent
 GREEN, RED = "#2da44e", "#cf3f3f"
 
 
@@ -43,12 +49,15 @@ def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> lis
     check_options(config)
     if max(config.k) > len(train):
         raise InputError(f"k={config.k}: each k must be from 1 to {len(train)}, the number of training images")
-    bank, queries = extract(model, train, config, "training images"), extract(model, test, config, "test images")
+    if config.neighbours:
+        check_picture(Path(config.neighbours))
+    bank = extract(model, train, config, "training images")
+    queries = extract(model, test, config, "test images")
     labels, truth = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
     similarity, nearest = search(queries, bank, max(config.k), pick_device(config.device))
     path = picture(model, config)
     if path:
-        draw_neighbours(path, train, test, nearest)
+        _try_to_draw(path, train, test, nearest)
 
     def score(k: int) -> Score:
         predicted = vote(similarity[:, :k], labels[nearest[:, :k]], len(train.classes), config.temperature)
@@ -66,12 +75,32 @@ def picture(model: Model, config: KnnConfig) -> Path | None:
     return None
 
 
+def check_picture(path: Path) -> None:
+    """Raise `InputError` unless a picture of neighbours can be written there."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"neighbours={path}: expected a name that ends in {' or '.join(FORMATS)}")
+    files.check_writable(path, "neighbours")
+
+
+def _try_to_draw(path: Path, train: Labelled, test: Labelled, nearest: Tensor) -> None:
+    """Draw the picture; a score that is there already is not lost for it."""
+    try:
+        draw_neighbours(path, train, test, nearest)
+    except OSError as error:
+        logger.warning("no picture of neighbours: %s cannot be written (%s)", readable(str(path)), error.strerror)
+
+
 def search(queries: Tensor, bank: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosine similarities and places in `bank` of each query's k nearest, nearest first: two `(Q, k)` on the CPU."""
-    bank = F.normalize(bank.to(device), dim=1).T.contiguous()
-    chunks = F.normalize(queries, dim=1).split(max(1, CHUNK // bank.shape[1]))
+    bank = directions(bank.to(device)).T.contiguous()
+    chunks = directions(queries).split(max(1, CHUNK // bank.shape[1]))
     found = [tuple(part.cpu() for part in (chunk.to(device) @ bank).topk(k)) for chunk in chunks]
     return torch.cat([s for s, _ in found]), torch.cat([i for _, i in found])
+
+
+def directions(features: Tensor) -> Tensor:
+    """Features `(N, D)` as vectors of length 1."""
+    return F.normalize(features * taming(features.abs().amax(1, keepdim=True)), dim=1)
 
 
 def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
@@ -97,7 +126,8 @@ def draw_neighbours(
             agrees = bool(train.labels[j] == test.labels[i])
             _paste(sheet, train.image(j), column * step + GAP, row * step, GREEN if agrees else RED)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    with files.replacing(path) as beside:
+        sheet.save(beside, FORMATS[path.suffix.lower()])
 
 
 def _paste(sheet: Image.Image, image: np.ndarray, x: int, y: int, frame: str = "") -> None:

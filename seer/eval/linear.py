@@ -3,9 +3,11 @@
 The rate is chosen on a held-out part of the training images; the test images are looked at once, at the end.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +18,24 @@ from seer.data.crops import BOX_UNIFORMS, train_crop
 from seer.data.hashing import uniform
 from seer.data.labelled import Labelled
 from seer.errors import InputError
-from seer.eval.features import FeatureConfig, extract, frozen, in_threads, pick_device, to_input, watch
+from seer.eval.features import (
+    FeatureConfig,
+    check_finite,
+    extract,
+    frozen,
+    in_threads,
+    pick_device,
+    taming,
+    to_input,
+    watch,
+)
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
 from seer.schema import AREAS, SEED, Integer, ListOf, Number, check_options, option
+
+logger = logging.getLogger("seer.eval")
+
+REMEDY = "give smaller lrs"
 
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]  # epoch → batches of (features (B, D), labels (B,))
 
@@ -56,7 +72,11 @@ class LinearConfig(FeatureConfig):
 
 
 def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> list[Score]:
-    """Top-1 (and from ten classes on top-5) accuracy on `test`, as `top1`; with augmentation as `top1_augmented`."""
+    """Top-1 (and from ten classes on top-5) accuracy on `test`, as `top1`; with augmentation as `top1_augmented`.
+
+    Raises:
+        InputError: an option is wrong, or training diverged at every learning rate.
+    """
     check_options(config)
     features = extract(model, train, config, "training images")
     test_features = extract(model, test, config, "test images")
@@ -75,14 +95,40 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
 
     kept, held = holdout(train.labels, config.holdout, config.seed)
     heads = probe(kept, config.lrs)
-    shares = (logits(heads, features[held]).argmax(-1) == labels[held, None]).double().mean(0)
-    best = int(shares.argmax())
+    best, details = choose(heads, features[held], labels[held], config.lrs)
     head = probe(torch.arange(len(train)), [config.lrs[best]]) if config.refit else heads[best : best + 1]
+    outputs = logits(head, test_features)
+    if not is_finite(head, outputs).all():
+        raise InputError(f"linear: its chosen rate {config.lrs[best]:g} diverged on all training images; {REMEDY}")
 
-    ranked = logits(head, test_features)[:, 0].argsort(dim=1, descending=True)
-    details = {"lr": config.lrs[best], "holdout_top1": round(float(shares[best]), 4)}
+    ranked = outputs[:, 0].argsort(dim=1, descending=True)
     top, protocol = [1, 5] if len(train.classes) >= 10 else [1], "_augmented" if config.augment else ""
     return [accuracy(f"top{n}{protocol}", (ranked[:, :n] == truth[:, None]).any(1), details) for n in top]
+
+
+def choose(heads: Tensor, features: Tensor, labels: Tensor, lrs: list[float]) -> tuple[int, dict[str, Any]]:
+    """The number of the head that does best on held-out images, of those that are finite; and what a result says of it.
+
+    Raises:
+        InputError: training diverged at every rate.
+    """
+    outputs = logits(heads, features)
+    sound = is_finite(heads, outputs)
+    diverged = [lr for lr, is_sound in zip(lrs, sound.tolist(), strict=True) if not is_sound]
+    named = ", ".join(f"{lr:g}" for lr in diverged)
+    if not sound.any():
+        raise InputError(f"linear: training diverged at every learning rate ({named}); {REMEDY}")
+    if diverged:
+        logger.warning("linear: training diverged at the learning rates %s, which are left out", named)
+    shares = (outputs.argmax(-1) == labels[:, None]).double().mean(0).where(sound, -1.0)
+    best = int(shares.argmax())
+    details: dict[str, Any] = {"lr": lrs[best], "holdout_top1": round(float(shares[best]), 4)}
+    return best, details | ({"diverged": diverged} if diverged else {})
+
+
+def is_finite(heads: Tensor, outputs: Tensor) -> Tensor:
+    """`(R,)` bool: whether each head `(R, classes, D + 1)` and its logits `(N, R, classes)` are finite throughout."""
+    return torch.isfinite(heads).flatten(1).all(1).cpu() & torch.isfinite(outputs).all(2).all(0)
 
 
 def holdout(labels: np.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -139,9 +185,10 @@ def logits(heads: Tensor, x: Tensor) -> Tensor:
 
 def standardizer(features: Tensor) -> Callable[[Tensor], Tensor]:
     """The map that gives each of these features mean 0 and deviation 1; constant ones are only shifted."""
-    deviation, mean = torch.std_mean(features, dim=0, correction=0)
+    factor = taming(features.abs().amax(0))
+    deviation, mean = torch.std_mean(features * factor, dim=0, correction=0)
     deviation = torch.where(deviation > 1e-6 * mean.abs() + 1e-12, deviation, 1.0)
-    return lambda x: (x - mean) / deviation
+    return lambda x: (x * factor - mean) / deviation
 
 
 def cached_batches(features: Tensor, labels: Tensor, config: LinearConfig) -> Batches:
@@ -166,7 +213,9 @@ def augmented_batches(
         order = [rows[i].numpy() for i in shuffled(len(rows), config, epoch)]
         for ids, pixels in in_threads(load, order, config.threads):
             parts = [backbone(to_input(model, part.to(device))) for part in pixels.split(config.batch_size)]
-            yield scale(torch.cat(parts).cpu()), torch.from_numpy(train.labels[ids])
+            values = torch.cat(parts).cpu()
+            check_finite(values, ids.tolist(), train.source.name, model)
+            yield scale(values), torch.from_numpy(train.labels[ids])
 
     return batches
 

@@ -1,5 +1,6 @@
 """Raw pixels as a model: the floor that a pretrained backbone must clear."""
 
+import re
 from contextlib import suppress
 
 import numpy as np
@@ -33,7 +34,7 @@ def load(spec: str, train: Images) -> Model:
     name, _, size = spec.partition(":")
     if name != "pixels":
         return load_model(spec)
-    if size and not (size.isdecimal() and 0 < int(size) <= 1024):
+    if size and not (re.fullmatch("[0-9]{1,4}", size) and 0 < int(size) <= 1024):
         raise InputError(f"{spec}: expected pixels:SIZE with a SIZE from 1 to 1024")
     return pixels(train, int(size) if size else 0)
 

@@ -6,13 +6,18 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seer.config import parse_overrides, resolve
+from seer.data.folders import readable
 from seer.data.labelled import splits
 from seer.errors import InputError, nearest
 from seer.eval import knn, linear, models
 from seer.eval.features import FeatureConfig
 from seer.eval.scores import Score
-from seer.report.results import append_results
+from seer.interop.models import Model
+from seer.interop.weights import reason
+from seer.report.results import append_results, check_results
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,32 @@ def evaluate(
     if task not in TASKS:
         raise InputError(f"task '{task}' is unknown{nearest(task, TASKS)}")
     config = resolve(TASKS[task].config, [parse_overrides(overrides)])
+    if out:
+        check_results(out)
     train, test = splits(data)
     model = models.load(model_spec, train)
-    model = replace(model, size=config.size or model.size)
+    out = out or (model.run_dir or Path()) / "results.jsonl"
+    check_results(out)
+    model = sized(model, config.size)
     began = time.perf_counter()
     scores = TASKS[task].run(model, train, test, config)
     seconds = round(time.perf_counter() - began, 2)
-    common = {"task": task, "data": str(data), "model": model.label, "config_hash": model.config_hash}
+    common = {"task": task, "data": readable(str(data)), "model": model.label, "config_hash": model.config_hash}
     options = {key: value for key, value in asdict(config).items() if key not in INCIDENTAL}
     rows = [{**common, **asdict(score), "seconds": seconds, "options": options} for score in scores]
-    append_results(out or (model.run_dir or Path()) / "results.jsonl", rows)
+    append_results(out, rows)
     return rows
+
+
+def sized(model: Model, size: int) -> Model:
+    """The model with another side of its images in pixels, if that is not 0. Raises `InputError` if it takes none."""
+    if size < 0:
+        raise InputError(f"size={size}: give pixels, or 0 for the model's own {model.size}")
+    if size in (0, model.size):
+        return model
+    try:
+        with torch.inference_mode():
+            model.backbone(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:  # what networks raise that are made for one size
+        raise InputError(f"size={size}: {model.label} takes no images of that size ({reason(error)})") from None
+    return replace(model, size=size)

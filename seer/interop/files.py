@@ -1,22 +1,38 @@
-"""Weight files, ours (safetensors that say what they hold) and others'. No code in them runs; none is half-loaded."""
+"""Files of backbones: safetensors that say in their metadata what they hold, and what it takes to use it again."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from seer.backbones import Backbone, BackboneConfig, build
-from seer.errors import InputError, first_line
-from seer.interop.layouts import layout
+from seer.backbones import Backbone, BackboneConfig, build, canonical
+from seer.errors import InputError
+from seer.inputs import UnreadableError, parse_json
+from seer.interop.layouts import LIBRARIES, layout
+from seer.interop.weights import check_forms, load_strictly, open_safetensors
+from seer.schema import Choice, Integer, ListOf, Number, Plain, Record, Text, kind_of
 
 FORMAT = "seer-backbone/1"
+LARGEST_SIDE = 4096  # px of images
+LABEL = Text(5000, 0, r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*", "a text of one line")
+
+# What a file's metadata, or a run's configuration, say of a backbone and its images.
+BACKBONE = Record(
+    {}, {field.name: kind_of(field) or Plain() for field in fields(BackboneConfig)} | {"name": LABEL}, None
+)
+SIZE = Integer(1, LARGEST_SIDE)
+MEAN = ListOf(Number(-1e6, 1e6), 3, 3)
+STD = ListOf(Number(1e-6, 1e6), 3, 3)
+ABOUT = Record(
+    {"backbone": BACKBONE, "size": SIZE, "mean": MEAN, "std": STD},
+    {"label": LABEL, "config_hash": LABEL, "library": Choice(*LIBRARIES), "step": Integer(0)},
+)
+LONGEST_METADATA = 2**20  # characters
 
 
 def save_backbone(
@@ -56,71 +72,46 @@ def backbone_metadata(
 def read_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
     """The backbone in a file of `save_backbone`, or of `export` to any library, and the file's metadata.
 
-    Raises `InputError` when the file is damaged, someone else's, or does not hold what it says.
+    Raises `InputError` when the file is damaged, someone else's, or does not hold what it says, all of it finite.
     """
-    tensors, metadata = read_safetensors(path)
+    with open_safetensors(path) as file:
+        about = _about(path, file.metadata)
+        with torch.device("meta"):
+            backbone = build(backbone_config(about["backbone"], str(path)))
+        names = {name: name for name in file.forms}
+        if library := about.get("library"):
+            names = layout(library, backbone).to_ours(names, backbone.state_dict())
+        if len(names) < len(file.forms):
+            raise InputError(f"{path}: holds tensors under seer's names and {library}'s; export the backbone anew")
+        check_forms(backbone, {name: file.forms[theirs] for name, theirs in names.items()}, path)
+        tensors = {name: file.tensor(theirs) for name, theirs in names.items()}
+        load_strictly(backbone, tensors, path, assign=True)
+    return backbone, about
+
+
+def backbone_config(values: Mapping[str, Any], where: str) -> BackboneConfig:
+    """A backbone's options out of a file, where `BACKBONE` has checked their kinds. Raises `InputError`."""
+    try:
+        config = BackboneConfig(**values)
+        canonical(config.name)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return config
+
+
+def _about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the metadata say, as `ABOUT` declares it."""
     if "seer" not in metadata:
         raise InputError(
             f"{path}: does not say which backbone it holds, so it is not seer's; name the architecture: "
             f"timm:NAME:{path} or torchvision:NAME:{path}"
         )
     try:
-        about = json.loads(metadata["seer"])
-        written, config = about["format"], BackboneConfig(**about["backbone"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: its metadata are damaged or of another version of seer ({error})") from error
-    if written != FORMAT:
-        raise InputError(f"{path}: its format is {written} and this version of seer reads {FORMAT}")
-    with torch.device("meta"):
-        backbone = build(config)
-    if library := about.get("library"):
-        tensors = layout(library, backbone).to_ours(tensors, backbone.state_dict())
-    load_strictly(backbone, tensors, path, assign=True)
-    return backbone, about
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not readable as safetensors, perhaps truncated ({first_line(error)})") from error
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of anyone's `.safetensors`, or of a `.pth` that holds a state dict and nothing executable."""
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)[0]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        reason = first_line(error)
-        raise InputError(f"{path}: not readable as tensors only ({reason}); give a .safetensors file") from error
-    for key in ("state_dict", "model"):
-        state = state.get(key, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(f"{path}: does not hold a state dict, a mapping from names to tensors")
-    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
-
-
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: object, assign: bool = False) -> None:
-    """Load exactly the module's tensors; `InputError` says in one line what is missing, unexpected or misshapen."""
-    expected = module.state_dict()
-    missing = [key for key in expected if key not in tensors]
-    unexpected = [key for key in tensors if key not in expected]
-    shapes = [
-        f"{key} is {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in expected
-        if key in tensors and tensors[key].shape != expected[key].shape
-    ]
-    problems = [
-        f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})"
-        for keys, what in ((missing, "tensors missing"), (unexpected, "unexpected"), (shapes, "of another shape"))
-        if keys
-    ]
-    if problems:
-        config = getattr(module, "config", None)
-        name = config.name if isinstance(config, BackboneConfig) else type(module).__name__
-        raise InputError(f"{source}: holds another architecture than {name}: {'; '.join(problems)}")
-    module.load_state_dict(tensors, strict=True, assign=assign)
+        if len(metadata["seer"]) > LONGEST_METADATA:
+            raise UnreadableError(f"more than {LONGEST_METADATA:,} characters")
+        written = parse_json(metadata["seer"], Record({"format": LABEL}), "seer")
+        if written["format"] != FORMAT:
+            raise InputError(f"{path}: its format is {written['format']} and this version of seer reads {FORMAT}")
+        return parse_json(metadata["seer"], ABOUT, "seer")
+    except UnreadableError as error:
+        raise InputError(f"{path}: its metadata are damaged or of another version of seer ({error})") from None

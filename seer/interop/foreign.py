@@ -1,12 +1,13 @@
 """What loading from any other library needs: a network without its classifier, and weights from a file or the web."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from seer.errors import InputError
-from seer.interop.files import load_strictly, read_weights
+from seer.interop.weights import load_strictly, read_weights
 
 
 class Pooled(nn.Module):
@@ -26,7 +27,7 @@ def weights_file(model: str, weights: str) -> Path | None:
     if weights == "random":
         return None
     path = Path(weights)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{model}:{weights}: the weights are neither 'pretrained', 'random', nor a file that exists")
     return path
 

@@ -3,11 +3,16 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from seer.backbones import Backbone
 from seer.backbones.regnet import RegNet
+
+T = TypeVar("T")
+
+LIBRARIES = ("torchvision", "timm")
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class Layout:
     def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {self.rename(key): tensor for key, tensor in state.items()}
 
-    def to_ours(self, state: Mapping[str, Tensor], keys: Iterable[str]) -> dict[str, Tensor]:
-        """Their state under our names, of which `keys` are all; a name without counterpart stays as it is."""
+    def to_ours(self, state: Mapping[str, T], keys: Iterable[str]) -> dict[str, T]:
+        """What goes by their names under ours, of which `keys` are all; a name without counterpart stays as it is."""
         ours = {self.rename(key): key for key in keys}
         return {ours.get(key, key): tensor for key, tensor in state.items()}
 

@@ -1,5 +1,6 @@
 """MODEL, the word of the command line: anything that can be evaluated, from one line of text."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,28 @@ from torch import nn
 from seer.backbones import Backbone, BackboneConfig, build, canonical
 from seer.config import config_hash, read
 from seer.data.crops import IMAGENET_MEAN, IMAGENET_STD
-from seer.engine.integrity import check_file
+from seer.data.folders import readable
+from seer.engine.integrity import HEADER, check_file
 from seer.errors import InputError
-from seer.interop.files import load_strictly, read_backbone, save_backbone
+from seer.inputs import read_json
+from seer.interop.files import BACKBONE, MEAN, SIZE, STD, backbone_config, read_backbone, save_backbone
+from seer.interop.weights import check_finite, load_strictly
+from seer.schema import DIGEST, Integer, MapOf, MismatchError, Record
 
 __all__ = ["Model", "load_backbone", "load_model", "save_backbone"]
+
+# What a model needs of a run's configuration, and of a checkpoint's header.
+CONFIG = Record(
+    {
+        "backbone": BACKBONE,
+        "views": MapOf(Record({"size": SIZE, "count": Integer(0)})),
+        "mean": MEAN,
+        "std": STD,
+        "seed": Integer(),
+    }
+)
+STEP = r"step-([0-9]{1,18})"  # a checkpoint's folder
+SUMS = Record({}, {"files": MapOf(Record({}, {"sha256": DIGEST}))})
 
 FORMS = "a run directory, an exported file, BACKBONE:random, timm:NAME[:WEIGHTS] or torchvision:NAME[:WEIGHTS]"
 
@@ -57,15 +75,8 @@ def load_model(spec: str) -> Model:
     if library in ("timm", "torchvision") and rest:
         model = _load_foreign(library, *rest.partition(":")[::2])
     else:
-        path, part = _split(spec)
-        if path.is_dir():
-            model = _load_run(path, part)
-        elif path.is_file():
-            model = _load_file(path)
-        elif part == "random":
-            model = _load_untrained(str(path))
-        else:
-            raise InputError(f"{spec}: no such model; expected {FORMS}")
+        model = _load_own(spec)
+    check_finite(model.backbone.state_dict(), spec)
     model.backbone.eval()
     return model
 
@@ -76,7 +87,7 @@ def load_backbone(source: Path | str, into: Backbone | None = None) -> tuple[Bac
     With `into`, the weights are copied there; `InputError` when it has another architecture.
     """
     path, part = _split(str(source))
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{source}: no such run directory or exported file")
     file = path if path.is_file() else _checkpoint(path, part)
     backbone, about = read_backbone(file)
@@ -87,32 +98,39 @@ def load_backbone(source: Path | str, into: Backbone | None = None) -> tuple[Bac
     return into, about
 
 
+def _load_own(spec: str) -> Model:
+    path, part = _split(spec)
+    if os.path.isdir(path):
+        return _load_run(path, part)
+    if os.path.isfile(path):
+        return _load_file(path)
+    if part == "random":
+        return _load_untrained(str(path))
+    raise InputError(f"{spec}: no such model; expected {FORMS}")
+
+
 def _load_run(run: Path, part: str) -> Model:
     config = _run_config(run)
-    try:
-        expected = BackboneConfig(**config["backbone"])
-        size = max(view["size"] for view in config["views"].values() if view["count"])
-        mean, std, seed = config["mean"], config["std"], config["seed"]
-    except InputError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"{run}/config.yaml: its backbone, views, mean, std and seed are not all there: {error}"
-        ) from error
+    expected = backbone_config(config["backbone"], f"{run}/config.yaml")
     digest = config_hash(config)
+    name = readable(run.name)
     if part == "random":
-        return Model(_untrained(expected, seed), f"{run.name} untrained", size, mean, std, digest, run)
+        sizes = [view["size"] for view in config["views"].values() if view["count"]]
+        backbone = _untrained(expected, config["seed"])
+        return Model(backbone, f"{name} untrained", max(sizes), config["mean"], config["std"], digest, run)
     file = _checkpoint(run, part)
     backbone, about = read_backbone(file)
     _check_architecture(file, backbone, expected)
-    label = f"{run.name} {file.parent.name}"
-    return Model(backbone, label, about["size"], about["mean"], about["std"], digest, run)
+    return Model(backbone, f"{name} {file.parent.name}", about["size"], about["mean"], about["std"], digest, run)
 
 
 def _load_file(path: Path) -> Model:
+    if path.suffix.lower() in (".pth", ".pt", ".bin"):
+        raise InputError(f"{path}: give its architecture, too: timm:NAME:{path} or torchvision:NAME:{path}")
     backbone, about = read_backbone(path)
     digest = about.get("config_hash") or config_hash(about)
-    return Model(backbone, about.get("label", str(path)), about["size"], about["mean"], about["std"], digest)
+    label = about.get("label") or readable(str(path))
+    return Model(backbone, label, about["size"], about["mean"], about["std"], digest)
 
 
 def _load_untrained(name: str) -> Model:
@@ -134,6 +152,12 @@ def _load_foreign(library: str, name: str, weights: str) -> Model:
 
 
 def _untrained(config: BackboneConfig, seed: int) -> Backbone:
+    with torch.device("meta"):
+        parameters = build(config).parameters()
+    needed = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise InputError(f"{config.name}: {needed:,} bytes of weights do not fit into this machine's {memory:,}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(config)
@@ -142,20 +166,24 @@ def _untrained(config: BackboneConfig, seed: int) -> Backbone:
 def _split(spec: str) -> tuple[Path, str]:
     """Path and what follows its colon, if it is not the path itself that has the colon."""
     head, colon, tail = spec.rpartition(":")
-    return (Path(head), tail) if colon and not Path(spec).exists() else (Path(spec), "")
+    # By os.path, which raises nothing: names may be too long, folders closed.
+    return (Path(head), tail) if colon and not os.path.exists(spec) else (Path(spec), "")
 
 
 def _checkpoint(run: Path, part: str) -> Path:
     """The backbone file of a run, intact: that of `step-N`, or the newest."""
     found = run.glob("checkpoints/step-*/backbone.safetensors")
-    files = {int(file.parent.name[5:]): file for file in found if file.parent.name[5:].isdecimal()}
+    matches = {file: re.fullmatch(STEP, file.parent.name) for file in found}
+    files = {int(match[1]): file for file, match in matches.items() if match}
     if not files:
         raise InputError(f"{run}: has no finished checkpoint; wait for the first, or use {run}:random")
-    match = re.fullmatch(r"step-(\d+)", part or f"step-{max(files)}")
+    match = re.fullmatch(STEP, part or f"step-{max(files)}")
     file = files.get(int(match[1])) if match else None
     if file is None:
         steps = ", ".join(f"step-{step}" for step in sorted(files))
         raise InputError(f"{run}:{part}: no such checkpoint; there are {steps}, and random")
+    if (file.parent / HEADER).exists():
+        read_json(file.parent / HEADER, SUMS)
     check_file(file)
     return file
 
@@ -164,7 +192,14 @@ def _run_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     if not path.is_file():
         raise InputError(f"{run}: not a run directory, it has no config.yaml; expected {FORMS}")
-    return read(path)
+    config = read(path)
+    try:
+        CONFIG.check(config)
+        if not any(view["count"] for view in config["views"].values()):
+            raise MismatchError("views", "none has a count above 0")
+    except MismatchError as error:
+        raise InputError(f"{path}: its backbone, views, mean, std and seed are not all there: {error}") from None
+    return config
 
 
 def _check_architecture(file: Path, backbone: Backbone, expected: BackboneConfig) -> None:

@@ -1,20 +1,36 @@
 """results.jsonl: one measured value a line. The evaluations append to it; the report and the user read it."""
 
+import json
 from pathlib import Path
 
-from seer import jsonl
+from seer import files, jsonl
+from seer.errors import InputError
 from seer.jsonl import Row
 from seer.rundir import RESULT
 
 KEYS = tuple(RESULT.required)
 
 
+def check_results(path: Path | str) -> None:
+    """Raise `InputError`, before results are measured, unless they can be appended to that file."""
+    files.check_writable(Path(path), "results file", append=True)
+
+
 def append_results(path: Path | str, rows: list[Row]) -> None:
-    """Add result rows, each with at least `KEYS`, to a file that may not exist yet."""
+    """Add result rows, each with at least `KEYS` and finite numbers, to a file that may not exist yet.
+
+    Raises:
+        InputError: the file cannot be written; the message holds what was measured.
+    """
     for row in rows:
         assert row.keys() >= set(KEYS), f"a result lacks {sorted(set(KEYS) - row.keys())}"
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    jsonl.append(Path(path), rows)
+        json.dumps(row, allow_nan=False)  # a NaN is no result, and not JSON
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        jsonl.append(Path(path), rows)
+    except OSError as error:
+        measured = "; ".join(" ".join(line.split()) for line in describe(rows))
+        raise InputError(f"{path}: results cannot be written ({error.strerror}); they are: {measured}") from None
 
 
 def read_results(path: Path | str) -> list[Row]:

@@ -8,6 +8,7 @@ from PIL import Image
 from seer.data.labelled import load_labelled, splits
 from seer.errors import InputError
 from tests.data.conftest import coloured_jpeg, write_shards
+from tests.fuzz.harness import within_memory
 
 FILES = {"cat/1.jpg": 10, "cat/deep/er/2.JPEG": 20, "dog/1.png": 30, "dog/2.jpg": 40, "zebra/a/1.jpg": 50}
 
@@ -56,6 +57,10 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "data/cat/4.jpg").symlink_to("nowhere")
     with pytest.raises(InputError, match=r"cat/4.jpg cannot be read \(No such file"):
         load_labelled(tmp_path / "data")
+    (tmp_path / "data/cat/4.jpg").unlink()
+    os.mkfifo(tmp_path / "data/cat/4.jpg")
+    with pytest.raises(InputError, match=r"cat/4.jpg cannot be read \(not a regular file"):
+        load_labelled(tmp_path / "data")
 
 
 def test_labelled_shards(tmp_path):
@@ -68,7 +73,24 @@ def test_labelled_shards(tmp_path):
 
 def test_shards_without_class_names_number_them(tmp_path):
     write_shards(tmp_path, [4], labels=lambda i: 2 * (i % 2))
-    assert load_labelled(tmp_path).classes == ["0", "1", "2"]
+    data = load_labelled(tmp_path)
+    assert data.classes == ["0", "2"]
+    assert data.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_huge_numbers_without_class_names_cost_nothing(tmp_path):
+    write_shards(tmp_path, [4], labels=[7, 999_999_999, 7, 2**31 - 1].__getitem__)
+    with within_memory(2**26):
+        data = load_labelled(tmp_path)
+    assert data.classes == ["7", "999999999", "2147483647"]
+    assert data.labels.tolist() == [0, 1, 0, 2]
+
+
+@pytest.mark.parametrize("label", [2, 999_999_999, -7])
+def test_labels_that_are_none_of_the_classes_are_named(tmp_path, label):
+    write_shards(tmp_path, [3], labels=[0, label, 1].__getitem__, classes=["ant", "bee"])
+    with pytest.raises(InputError, match=rf"sample 1 of .* has label {label}, which is none of the 2 classes|label"):
+        load_labelled(tmp_path)
 
 
 @pytest.mark.parametrize("test_folder", ["test", "val"])
@@ -95,6 +117,29 @@ def test_a_class_only_in_the_test_images_is_an_error(tmp_path):
     write_folders(tmp_path / "train", {"ant/1.jpg": 1})
     write_folders(tmp_path / "test", {"ant/1.jpg": 1, "wasp/1.jpg": 1})
     with pytest.raises(InputError, match="test class 'wasp' has no training images"):
+        splits(tmp_path)
+
+
+def test_a_class_named_without_training_images_is_an_error_too(tmp_path):
+    for split, labels in {"train": [0, 1, 0], "test": [0, 1, 2]}.items():
+        write_shards(tmp_path / split, [3], labels=labels.__getitem__, classes=["ant", "bee", "cow"])
+    with pytest.raises(InputError, match="test class 'cow' has no training images"):
+        splits(tmp_path)
+
+
+def test_classes_of_which_there_is_nothing_do_not_count(tmp_path):
+    for split, labels in {"train": [3, 1, 3], "test": [3, 3, 1]}.items():
+        write_shards(tmp_path / split, [3], labels=labels.__getitem__, classes=["ant", "bee", "cow", "dog"])
+    train, test = splits(tmp_path)
+    assert train.classes == test.classes == ["bee", "dog"]
+    assert train.labels.tolist() == [1, 0, 1]
+    assert test.labels.tolist() == [1, 1, 0]
+
+
+def test_a_single_class_cannot_be_scored(tmp_path):
+    for split in ("train", "test"):
+        write_folders(tmp_path / split, {"ant/1.jpg": 1})
+    with pytest.raises(InputError, match="all training images are of class 'ant'"):
         splits(tmp_path)
 
 
@@ -137,6 +182,8 @@ def test_a_damaged_image_is_named(tmp_path):
     [
         (lambda root: root / "nowhere", None, "does not exist"),
         (lambda root: root / "nowhere", "train", "does not exist"),
+        (lambda root: root / ("x" * 300), None, "does not exist"),
+        (lambda root: root / ("x" * 300), "test", "does not exist"),
         (lambda root: root, None, "no class folders with images; lay them out as"),
         (lambda root: root, "test", "has no folder test/ or val/"),
         (lambda root: write_folders(root, {"train/1.jpg": 1, "val/1.jpg": 2}), None, "holds splits, not classes; give"),

@@ -9,7 +9,9 @@ from torchvision.transforms import v2
 
 from seer.data.labelled import load_labelled
 from seer.errors import InputError
-from seer.eval.features import FeatureConfig, extract, in_threads, weights_hash
+from seer.eval import features
+from seer.eval.cache import weights_hash
+from seer.eval.features import FeatureConfig, extract, in_threads, stack, taming, to_input
 from tests.data.conftest import write_shards
 from tests.eval.conftest import small_model, write_images
 
@@ -52,6 +54,16 @@ def test_batches_and_threads_change_nothing(data, batch_size, threads):
     torch.testing.assert_close(extract(model, test, config), extract(model, test, FeatureConfig(cache=False)))
 
 
+def test_batches_of_large_images_are_smaller(data, monkeypatch):
+    model, test = small_model(), load_labelled(data, "test")
+    counts = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: counts.append(len(inputs[0])))
+    monkeypatch.setattr(features, "LARGEST_BATCH", 7 * 16**2)
+    few = extract(model, test, FeatureConfig(cache=False))
+    assert counts == [7] * 8 + [4]
+    torch.testing.assert_close(few, extract(small_model(), test, FeatureConfig(batch_size=7, cache=False)))
+
+
 def test_bf16_is_close(data):
     model, test = small_model(), load_labelled(data, "test")
     a, b = (extract(model, test, FeatureConfig(precision=p)) for p in ("fp32", "bf16"))
@@ -92,6 +104,39 @@ def test_shards_give_the_features_of_the_folder_they_came_from(data, tmp_path):
     write_shards(tmp_path / "shards", [70, 50], train.bytes, lambda i: int(train.labels[i]), train.classes)
     shards = load_labelled(tmp_path / "shards")
     assert torch.equal(extract(small_model(), shards, FeatureConfig()), extract(small_model(), train, FeatureConfig()))
+
+
+def test_features_that_are_not_finite_are_refused_with_the_image(data, tmp_path):
+    test = load_labelled(data, "test")
+    model = small_model()
+    model.backbone.layers[1].running_var.fill_(-1.0)  # finite weights, whose features are not
+    with pytest.raises(InputError, match=r"net: its features of .*/test/brick/000\.png are NaN or infinite"):
+        extract(model, test, FeatureConfig(batch_size=7))
+    assert not (tmp_path / "cache").exists()
+
+    model = small_model()
+    model.backbone.register_forward_hook(
+        lambda module, inputs, output: output / (inputs[0].mean((1, 2, 3))[:, None] != dark)
+    )
+    dark = model_input_means(model, test)[17]
+    with pytest.raises(InputError, match=r"/test/brick/017\.png are NaN or infinite"):
+        extract(model, test, FeatureConfig(batch_size=7, threads=3))
+
+
+def model_input_means(model, images) -> torch.Tensor:
+    """The mean of each image as the network sees it."""
+    pixels = stack([images.image(i) for i in range(len(images))], model.size)
+    return to_input(model, pixels).mean((1, 2, 3))
+
+
+def test_values_of_any_size_are_brought_to_where_their_squares_are_numbers():
+    largest = torch.tensor([0.0, 1e-45, 1e-20, 1e-3, 1.0, 1e6, 1e20, 3e38])
+    factors = taming(largest)
+    assert factors[[0, 3, 4, 5]].tolist() == [1, 1, 1, 1]
+    tamed = (largest * factors)[[1, 2, 6, 7]]
+    assert ((tamed >= 1e-7) & (tamed <= 4)).all()
+    mantissas, _ = torch.frexp(factors)
+    assert (mantissas == 0.5).all()
 
 
 def test_a_damaged_image_is_named(tmp_path):

@@ -53,6 +53,43 @@ def test_several_ks_score_as_each_alone(data):
     assert together[0].value > 0.5  # colour tells these classes apart most of the time; chance is 0.33
 
 
+def test_neighbours_of_features_of_any_size_are_the_same():
+    (bank, _), (queries, _) = points(0, 300), points(1, 50)
+    similarity, nearest = search(queries, bank, 9, torch.device("cpu"))
+    for scale in (2.0**-100, 2.0**100):
+        scaled = search(queries * scale, bank * scale, 9, torch.device("cpu"))
+        assert torch.equal(scaled[0], similarity)
+        assert torch.equal(scaled[1], nearest)
+
+
+def test_where_a_picture_cannot_be_is_said_before_the_work(data, tmp_path):
+    model = small_model()
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    for name, words in {
+        "a.jpg": "ends in",
+        "a": "ends in",
+        "file/a.png": "cannot be",
+        "folder.png": "a folder",
+    }.items():
+        with pytest.raises(InputError, match=f"neighbours.*{words}"):
+            knn.run(model, *splits(data), KnnConfig(neighbours=str(tmp_path / name)))
+    assert model.backbone.seen == 0
+
+
+def test_a_runs_own_picture_costs_no_score(data, tmp_path, caplog):
+    (tmp_path / "images").touch()  # in place of a folder
+    scores = knn.run(small_model(run_dir=tmp_path), *splits(data), KnnConfig())
+    assert len(scores) == 2
+    assert "no picture of neighbours" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.png", "deep/b.WEBP"])
+def test_pictures(data, tmp_path, name):
+    knn.run(small_model(), *splits(data), KnnConfig(neighbours=str(tmp_path / name)))
+    assert Image.open(tmp_path / name).size == (6 * 102 + 6, 6 * 102 - 6)
+
+
 @pytest.mark.parametrize("option", [{"k": [121]}, {"k": [0]}, {"k": []}, {"temperature": 0.0}])
 def test_wrong_options_are_named(data, option):
     with pytest.raises(InputError, match=next(iter(option))):

@@ -114,6 +114,44 @@ def test_the_rate_is_chosen_without_the_test_images(data):
     assert score.details["images"] == 60
 
 
+def test_rates_that_diverge_are_left_out_and_said(data, caplog):
+    train_images, test = splits(data)
+    config = LinearConfig(epochs=5, lrs=[0.1, 1e38, 1e39])
+    (score,) = linear.run(small_model(), train_images, test, config)
+    (alone,) = linear.run(small_model(), train_images, test, dataclasses.replace(config, lrs=[0.1]))
+    assert score.value == alone.value
+    assert score.details == alone.details | {"diverged": [1e38, 1e39]}
+    assert "diverged at the learning rates 1e+38, 1e+39, which are left out" in caplog.text
+
+
+def test_where_all_rates_diverge_there_is_no_score(data):
+    train_images, test = splits(data)
+    with pytest.raises(InputError, match=r"diverged at every learning rate \(1e\+38\); give smaller lrs") as error:
+        linear.run(small_model(), train_images, test, LinearConfig(epochs=5, lrs=[1e38]))
+    assert "\n" not in str(error.value)
+
+
+def test_a_rate_that_diverges_only_on_all_images_gives_no_score(data, monkeypatch):
+    train_images, test = splits(data)
+
+    def fit_badly(batches, samples, *arguments):
+        heads = fit(batches, samples, *arguments)
+        return heads * torch.nan if samples == len(train_images) else heads
+
+    monkeypatch.setattr(linear, "fit", fit_badly)
+    with pytest.raises(InputError, match=r"rate 0\.1 diverged on all training images"):
+        linear.run(small_model(), train_images, test, LinearConfig(epochs=5, lrs=[0.1]))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_features_of_any_size_are_standardised(scale):
+    x = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)) + 2
+    x[:, 1] *= scale
+    scaled = standardizer(x)(x)
+    torch.testing.assert_close(scaled.std(0, correction=0), torch.ones(4))
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+
+
 def test_without_refit_the_held_out_images_are_never_trained_on(data, monkeypatch):
     train_images, test = splits(data)
     kept, held = holdout(train_images.labels, 0.1, 0)

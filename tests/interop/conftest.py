@@ -1,11 +1,15 @@
-from functools import cache
+import json
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
-from seer.backbones import Backbone, build
+from seer.backbones import BACKBONES, Backbone, build
+from seer.backbones.regnet import RegNet, RegNetSpec
+from seer.interop.files import backbone_metadata
 from seer.interop.models import save_backbone
 from tests.backbones.parity import settle
 
@@ -50,4 +54,27 @@ def run(tmp_path) -> Path:
     write_config(path)
     write_checkpoint(path, 100)
     write_checkpoint(path, 1200)
+    return path
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> str:
+    """The name of a backbone of 80 kB, of which many files can be written."""
+    monkeypatch.setitem(BACKBONES, "regnety_tiny", partial(RegNet, RegNetSpec(8, 8, 8.0, 2.0, 8, se=True)))
+    return "regnety_tiny"
+
+
+def pack(header: dict | bytes, body: bytes = b"") -> bytes:
+    """A safetensors file of this header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def tiny_file(path: Path, about: dict | None = None, **changes) -> Path:
+    """A whole file of the backbone of `tiny`; `changes` replace tensors by name, or take them out if None."""
+    backbone = build("regnety_tiny")
+    state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()} | changes
+    tensors = {name: tensor for name, tensor in state.items() if tensor is not None}
+    metadata = backbone_metadata(backbone.config, 32, MEAN, STD, about)
+    save_file(tensors, path, metadata)
     return path

@@ -265,7 +265,7 @@ class Intruder:
 def test_weight_files_never_run_code(tmp_path, refused):
     path = tmp_path / "evil.pth"
     torch.save({"state_dict": Intruder()}, path)
-    assert "not readable as tensors only" in refused(f"timm:resnet18:{path}")
+    assert "holds code (exec): not loaded" in refused(f"timm:resnet18:{path}")
     path.write_bytes(b"not weights")
     assert "not readable as tensors only" in refused(f"timm:resnet18:{path}")
     torch.save({"epoch": 3}, path)

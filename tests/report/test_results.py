@@ -22,6 +22,14 @@ def test_a_row_that_lacks_a_key_is_refused(tmp_path):
         append_results(tmp_path / "results.jsonl", [row])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_no_result(tmp_path, value):
+    for row in (result("a", value), result("a", 0.5) | {"loss": value}):
+        with pytest.raises(ValueError, match="JSON"):
+            append_results(tmp_path / "results.jsonl", [row])
+    assert not (tmp_path / "results.jsonl").exists()
+
+
 def test_a_repeated_measurement_replaces_the_earlier_one():
     old, other, new = result("a", 0.5), result("b", 0.6), result("a", 0.7)
     assert latest([old, other, new]) == [other, new]

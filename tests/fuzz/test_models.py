@@ -1,0 +1,155 @@
+"""Weight files, runs as models, and kept features, damaged by bytes and by what their kinds declare."""
+
+import json
+import zipfile
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from seer.backbones import BACKBONES, build
+from seer.backbones.regnet import RegNet, RegNetSpec
+from seer.engine.integrity import HEADER
+from seer.eval import cache
+from seer.interop.files import ABOUT, backbone_metadata
+from seer.interop.models import CONFIG, SUMS, load_backbone, load_model
+from seer.interop.weights import read_weights
+from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
+from tests.interop.conftest import MEAN, STD, write_config
+from tests.strategies import damaged, values
+
+TINY = partial(RegNet, RegNetSpec(8, 8, 8.0, 2.0, 8, se=True))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("fuzz") / "world")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    """A backbone of 80 kB by the name of resnet18, which every reader knows."""
+    original = BACKBONES["resnet18"]
+    BACKBONES["resnet18"] = TINY
+    yield
+    BACKBONES["resnet18"] = original
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny) -> bytes:
+    """A sound file of the backbone."""
+    path = tmp_path_factory.mktemp("whole") / "file.safetensors"
+    backbone = build("resnet18")
+    save_file(backbone.state_dict(), path, backbone_metadata(backbone.config, 32, MEAN, STD))
+    return path.read_bytes()
+
+
+def score(spec: str) -> None:
+    """Load a model and use it as an evaluation does."""
+    model = load_model(spec)
+    features = model.backbone(torch.zeros(1, 3, 32, 32))
+    assert features.shape == (1, model.backbone.out_dim)
+    assert all(torch.isfinite(t).all() for t in model.backbone.state_dict().values() if t.is_floating_point())
+
+
+@fuzz(25)
+@given(data=st.data())
+def test_damaged_bytes_of_a_weight_file(world, whole, data):
+    header = 8 + int.from_bytes(whole[:8], "little")
+    place = data.draw(st.sampled_from([100, header, len(whole)]))  # its beginning, its header, all of it
+    path = world.folder / "file.safetensors"
+    path.write_bytes(data.draw(damaged_bytes(whole[:place])) + whole[place:])
+    for function in (score, load_backbone):
+        trial(world, function, str(path))
+
+
+@fuzz(25)
+@given(data=st.data())
+def test_metadata_that_nobody_writes(world, data):
+    about = data.draw(damaged(ABOUT))
+    if isinstance(about, dict) and data.draw(st.integers(0, 3)):
+        about["format"] = "seer-backbone/1"
+    path = world.folder / "file.safetensors"
+    save_file({"x": torch.zeros(1)}, path, {"seer": json.dumps(about)})
+    assert trial(world, score, str(path))
+
+
+@fuzz(25)
+@given(data=st.data())
+def test_tensors_that_nobody_writes(world, whole, data):
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    name = data.draw(st.sampled_from(sorted(header)))
+    key = data.draw(st.sampled_from(["dtype", "shape", "data_offsets"]))
+    number = st.sampled_from([-1, 0, 1, 3, 32, 2**31, 2**40, 2**63, 2**64])
+    entry = header[name] if name != "__metadata__" else {}
+    entry[key] = data.draw(st.lists(number, max_size=5) | st.sampled_from(["F16", "F8_E5M2", "I64", "BOOL", "C64", 7]))
+    header[name] = entry
+    text = json.dumps(header).encode()
+    path = world.folder / "file.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    trial(world, score, str(path))
+
+
+@fuzz(25)
+@given(data=st.data(), new=st.booleans(), within=st.booleans())
+def test_damaged_bytes_of_a_pickle(world, data, new, within):
+    path = world.folder / "weights.pth"
+    torch.save({"state_dict": {f"layer{i}.weight": torch.ones(2, i + 1) for i in range(3)}, "epoch": 3}, path)
+    if not new:
+        torch.save({"layer.weight": torch.ones(3, 3)}, path, _use_new_zipfile_serialization=False)
+        path.write_bytes(data.draw(damaged_bytes(path.read_bytes())))
+    elif within:  # a sound archive of a damaged pickle
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename: archive.read(info) for info in archive.infolist()}
+        name = data.draw(st.sampled_from(sorted(members)))
+        members[name] = data.draw(damaged_bytes(members[name]))
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, content in members.items():
+                archive.writestr(member, content)
+    else:
+        path.write_bytes(data.draw(damaged_bytes(path.read_bytes())))
+    assert "weights_only" not in trial(world, read_weights, path)
+
+
+@fuzz(20)
+@given(data=st.data())
+def test_runs_that_nobody_trained(world, whole, data):
+    run = world.folder / "run"
+    folder = run / "checkpoints/step-000000100"
+    folder.mkdir(parents=True, exist_ok=True)
+    good = {"backbone": {"name": "resnet18"}, "views": {"large": {"size": 32, "count": 2}}}
+    config = data.draw(damaged(CONFIG)) if data.draw(st.booleans()) else good
+    write_config(run, **(good if not isinstance(config, dict) else {}))
+    (run / "config.yaml").write_text(json.dumps(config) if config is not good else (run / "config.yaml").read_text())
+    (folder / "backbone.safetensors").write_bytes(whole)
+    header = data.draw(st.just({}) | damaged(SUMS) | values(SUMS))
+    note = header | {"format": "seer-checkpoint/1"} if isinstance(header, dict) else header
+    (folder / HEADER).write_text(json.dumps(note))
+    trial(world, score, str(run))
+
+
+@fuzz(25)
+@given(data=st.data())
+def test_kept_features_are_used_only_as_they_were_written(world, data):
+    features = torch.arange(30.0).view(6, 5)
+    key = "ab" * 32
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEER_CACHE", str(world.folder / "cache"))
+        cache.store(key, features)
+        path = cache.path_of(key)
+        if data.draw(st.booleans()):
+            path.write_bytes(data.draw(damaged_bytes(path.read_bytes())))
+        else:
+            about = json.dumps(data.draw(damaged(cache.ABOUT)))
+            other = data.draw(st.sampled_from([features, features + 1, features[:, :3].contiguous(), features * 1e30]))
+            save_file({"features": other}, path, {"seer": about})
+
+        def use() -> None:
+            kept = cache.load(key, 6)
+            assert kept is None or torch.equal(kept, features)
+
+        assert trial(world, use) == ""
