@@ -5,7 +5,6 @@ shapes and no contents, among ranks that a process group of one pretends. So wha
 engine changes here too, and a network of any size is measured on a laptop.
 """
 
-import gc
 import sys
 import weakref
 from collections import Counter
@@ -108,7 +107,7 @@ def measure(config: Pretrain, ranks: int, sync_batchnorm: bool = True, forward_o
         InputError: the configuration suits neither its parts nor this number of ranks.
     """
     layout = replace(config.parallel, compile=False, bn_group=config.parallel.bn_group if sync_batchnorm else 1)
-    with _pretended(ranks), _uncollected():
+    with _pretended(ranks):
         with torch.device("meta"):
             method = METHODS[config.method.name](build(config.backbone), config.method)
         gradients = sum(p.numel() * p.itemsize for p in method.parameters() if p.requires_grad)
@@ -139,18 +138,6 @@ def _pretended(ranks: int) -> Iterator[None]:
     finally:
         dist.destroy_process_group()
         sys.excepthook = hook
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which finds nothing among so many small objects, and takes half the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _step(method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forward_only: bool) -> int:
