@@ -1,5 +1,6 @@
 """The verbs: parse, call, print. No logic lives here, and each verb imports what it needs only when it runs."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -119,7 +120,7 @@ def pretrain(
     resolved = load_config(config, overrides or [], allow_env)
     index_tars(resolved.data, nested=True)
     run_dir = spawn(run, nproc, resolved, device=resolved.device)[0] if nproc > 1 else run(resolved)
-    say(f"run     {run_dir}", f"report  seer report {run_dir}")
+    say(f"run     {run_dir}", f"report  seer report {shlex.quote(str(run_dir))}")
 
 
 @app.command(

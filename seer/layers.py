@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 import yaml
 
 from seer.inputs import LARGEST_YAML, YAML_LOADER, UnreadableError, check_yaml, read_text, yaml_problem
-from seer.schema import MismatchError, join, shown
+from seer.schema import MismatchError, join
 
 CORE = "tag:yaml.org,2002:"
 # What a scalar may look like without an explicit tag; only `<<` means anything to us.
@@ -188,7 +188,7 @@ def _mapping(node: yaml.Node, given: bool) -> dict[str, Tree]:
             raise MismatchError(_line(key_node), "a key must be a single word")
         if key_node.value in own:
             # YAML would silently take the last.
-            raise MismatchError(_line(key_node), f"{shown(key_node.value)} stands there twice")
+            raise MismatchError(_line(key_node), "a key that stands there already")
         own[key_node.value] = _tree(value_node, given)
     return merged | own
 

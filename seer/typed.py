@@ -1,6 +1,7 @@
 """Trees of texts → dataclasses of options: each text is read as what its option is declared to be."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from types import NoneType, UnionType
@@ -88,7 +89,9 @@ class _Reader:
         entries = self._entries(tree, where)
         declared = {f.name: f for f in fields(schema)}
         for unknown in [name for name in entries if name not in declared]:
-            raise InputError(f"{join(where, unknown)}: unknown key{nearest(unknown, declared)}")
+            # A base may be any file that a stranger's recipe names: what is no name of an option may be its secret.
+            name = unknown if re.fullmatch(r"[A-Za-z_][\w-]{0,39}", unknown) else "..."
+            raise InputError(f"{join(where, name)}: unknown key{nearest(name, declared)}")
         hints = get_type_hints(schema)
         values = {}
         for name, field in declared.items():

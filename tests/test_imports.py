@@ -93,6 +93,7 @@ def test_the_command_line_imports_nothing_heavy_until_a_verb_runs():
         "contextlib",
         "dataclasses",
         "json",
+        "shlex",
         "sys",
         "pathlib",
         "typing",

@@ -18,7 +18,7 @@ from seer.data.cache import Cache, UnwritableError
 from seer.data.index import Manifest
 from seer.data.store import Url, in_background, read_ranges
 from seer.errors import InputError
-from seer.schema import Choice, Location, Number, option
+from seer.schema import Choice, Location, Number, check_options, option
 
 logger = logging.getLogger("seer.data")
 
@@ -57,6 +57,7 @@ class RemoteShards:
     """
 
     def __init__(self, manifest: Manifest, config: FetchConfig, open_shards: int):
+        check_options(config, "loader")
         self.manifest, self.wait = manifest, config.fetch == "shards"
         self.cache = None if config.fetch == "ranges" else self._open_cache(config, open_shards)
         self._bringing: Future | None = None

@@ -154,6 +154,11 @@ def _check(config: ScheduleConfig, warmup: int, total: int) -> None:
         raise InputError(
             f"schedule.warmup: {warmup} steps, but the run has {total}; give fewer, or a share such as 0.05"
         )
+    exponent = math.log10(max(config.peak, 1e-300)) + len(config.milestones) * math.log10(max(config.gamma, 1.0))
+    if exponent > math.log10(RATE.high):
+        raise InputError(
+            f"schedule.gamma={config.gamma:g}: the rate would rise to 1e{exponent:.0f}; lower it or the peak"
+        )
     bounds = [warmup / total, *config.milestones, 1.0]
     if config.milestones and any(a >= b for a, b in itertools.pairwise(bounds)):
         raise InputError(

@@ -305,8 +305,8 @@ def test_the_task_can_be_sent_to_a_worker(photos):
     [
         ({"world_size": 4}, "batch_size=6 is no multiple of the 4 processes"),
         ({"config": LoaderConfig(mode="proceses")}, r"did you mean 'processes'\?"),
-        ({"config": LoaderConfig(workers=-1)}, "workers >= 0"),
-        ({"config": LoaderConfig(prefetch=0)}, "prefetch >= 1"),
+        ({"config": LoaderConfig(workers=-1)}, r"loader\.workers: -1 is not"),
+        ({"config": LoaderConfig(prefetch=0)}, r"loader\.prefetch: 0 is not"),
     ],
 )
 def test_wrong_options(photos, options, words):

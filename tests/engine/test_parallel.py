@@ -196,7 +196,7 @@ def test_seers_grouping_of_a_real_backbone():
         (ParallelConfig("fdsp"), 2, "parallel.mode: 'fdsp' is unknown .did you mean 'fsdp'"),
         (ParallelConfig("none"), 2, "parallel.mode=none is for one process and there are 2"),
         (ParallelConfig("ddp", bn_group=3), 8, "parallel.bn_group=3 does not divide 8 processes"),
-        (ParallelConfig("ddp", bn_group=-1), 8, "parallel.bn_group=-1"),
+        (ParallelConfig("ddp", bn_group=-1), 8, "parallel.bn_group: -1 is not"),
         (ParallelConfig("fsdp", shard_group=3), 8, "parallel.shard_group=3 does not divide 8 processes"),
         (ParallelConfig(checkpointing=[[1]]), 1, "parallel.checkpointing has 1 lists; the backbone has 2 stages"),
         (ParallelConfig(checkpointing=[[1], [3]]), 1, "parallel.checkpointing: .3. must .* 2, stage 2's depth"),

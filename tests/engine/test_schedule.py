@@ -165,3 +165,10 @@ def test_what_no_run_can_follow(config, message):
 def test_a_bad_schedule_is_the_users_error(config, message):
     with pytest.raises(InputError, match=message):
         value(config, 0, 10)
+
+
+@pytest.mark.parametrize("wrong", [{"peak": 1e29, "gamma": 100.0}, {"gamma": 1e30, "milestones": [0.1] * 99 + [0.9]}])
+def test_a_rate_that_no_step_could_take(wrong):
+    with pytest.raises(InputError, match=r"schedule\.gamma=.*the rate would rise to 1e"):
+        value(ScheduleConfig("step", **({"milestones": [0.3]} | wrong)), 0, 10)
+    assert value(ScheduleConfig("step", peak=0.5, gamma=1e30, milestones=[0.3]), 9, 10) == 0.5e30
