@@ -68,13 +68,13 @@ def homes(urls: Sequence[str | Path], index_dir: Path | None = None) -> dict[Pat
     if index_dir:
         _make(index_dir)
         places = dict.fromkeys(place._replace(home=index_dir) for place in places)
-    found: dict[Path, list[Path]] = {}
+    tars: dict[Path, list[Path]] = {}
     for home in dict.fromkeys(place.home for place in places):
         if not os.access(home, os.W_OK):
             raise InputError(f"{home} cannot be written; {ELSEWHERE}")
-        found[home] = sorted({_at_home(place) for place in places if place.home == home})
-        _refuse_shared_indices(found[home])
-    return found
+        tars[home] = sorted({_at_home(place) for place in places if place.home == home})
+        _refuse_shared_indices(tars[home])
+    return tars
 
 
 def linked_shards(directory: Path) -> list[str]:
