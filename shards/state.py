@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, IO
 
 from seer import files
 from seer.data.index import LARGEST_TAR, MANIFEST, MOST_SAMPLES, SHARD, Manifest
@@ -67,8 +67,8 @@ def recorded_plan(out: Path) -> dict[str, Any] | None:
     filled = out.is_dir() and any(not entry.name.startswith(".") for entry in os.scandir(out))
     begun = None
     with suppress(FileNotFoundError):
-        plan = file_of(out, STATE, PLAN)
-        begun = read_json(plan, PLAN_KIND) if plan.parent.is_dir() else None
+        path = file_of(out, STATE, PLAN)
+        begun = read_json(path, PLAN_KIND) if path.parent.is_dir() else None
     if (out / MANIFEST).exists():
         plan = Manifest.load(out).build
         if "options" not in plan:
@@ -184,7 +184,7 @@ def _lock(path: Path, kind: int, doing: str = "built") -> Iterator[None]:
         yield
 
 
-def _acquire(path: Path, kind: int, doing: str) -> TextIO:
+def _acquire(path: Path, kind: int, doing: str) -> IO:
     """The locked file of that path, whose folder may be removed at any moment by whoever ends what it is for."""
     out = path.parent.parent
     file_of(out, path.parent.name, path.name)
