@@ -17,10 +17,9 @@ from typing import Any
 
 from launch.job import DISTRIBUTED, Job, Resources
 from seer import files, inputs
-from seer.errors import InputError, nearest
+from seer.errors import InputError, nearest, printable
 from seer.inputs import UnreadableError
 from seer.schema import LONGEST_NAME, Choice, Flag, Integer, Kind, ListOf, MismatchError, Number, Record, Text, refuse
-from seer.terminal import shown
 
 RECORD = "launch.json"
 THEN = "--then"
@@ -162,7 +161,7 @@ def select(jobs_dir: Path, what: str) -> tuple[list[tuple[Launch, str, Job]], li
     if what and not found:
         damaged = next((f"; {line}" for line in unread), "")
         raise InputError(
-            f"{shown(what)}: no launch or job of that name in {jobs_dir}; `seer launch status` lists them{damaged}"
+            f"{printable(what)}: no launch or job of that name in {jobs_dir}; `seer launch status` lists them{damaged}"
         )
     return found, unread
 

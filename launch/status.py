@@ -11,10 +11,9 @@ from launch import attempts, holder, queue
 from launch.job import Job
 from launch.launches import RECORD, Launch, Link, new_folder, select
 from seer import inputs
-from seer.errors import InputError, StoppedError
+from seer.errors import InputError, StoppedError, printable
 from seer.inputs import UnreadableError
 from seer.rundir import LOG
-from seer.terminal import shown
 
 ID_PATTERN = re.compile(r"\d+(_\d+)?")
 SUCCESSION = re.compile(r"(\d+(?:_\d+)?) (\d+(?:_\d+)?)")
@@ -94,9 +93,9 @@ def table(found: list[dict[str, Any]]) -> None:
         grid.add_column(name, overflow="fold")
     for row in found:
         step = str(row["step"]) if row["step"] >= 0 else ""
-        command = f"{shown(row['command'])}\n{shown(row['told'])}".strip()
+        command = f"{printable(row['command'])}\n{printable(row['told'])}".strip()
         cells = row["job"], row["state"], row["elapsed"], str(row["attempts"]), step, row["place"]
-        grid.add_row(*(Text(shown(cell)) for cell in cells), Text(command))
+        grid.add_row(*(Text(printable(cell)) for cell in cells), Text(command))
     console = Console()
     if not console.is_terminal:
         console.width = 200  # nobody wraps a log
@@ -117,9 +116,11 @@ def log_files(jobs_dir: Path, what: str, rank: int) -> list[Path]:
             paths = [inputs.inside(launch.folder, file) for file in files]
         found += [path for path in paths if path.is_file()]
     if not found and "slurm" not in launched:
-        raise InputError(f"{shown(what)}: no log of rank {rank} is kept; it was printed where the launch was started")
+        raise InputError(
+            f"{printable(what)}: no log of rank {rank} is kept; it was printed where the launch was started"
+        )
     if not found:
-        raise InputError(f"{shown(what)}: no logs of rank {rank} yet")
+        raise InputError(f"{printable(what)}: no logs of rank {rank} yet")
     return list(dict.fromkeys(found))
 
 
@@ -130,7 +131,7 @@ def log_end(path: Path, lines: int) -> list[str]:
         text = file.read(LARGEST_LOG).decode(errors="replace")
     ends = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]
     ends = ends[:-1] if ends[-1:] == [""] else ends
-    return [shown(COLOURS.sub("", line).expandtabs()) for line in ends[-lines:]]
+    return [printable(COLOURS.sub("", line).expandtabs()) for line in ends[-lines:]]
 
 
 def cancel(jobs_dir: Path, what: str) -> list[str]:
@@ -181,7 +182,9 @@ def unfinished(jobs_dir: Path, what: str) -> Launch:
         raise InputError(f"{what}: more than one launch; name one of them")
     launch = found[0][0]
     if launch.place != "slurm":
-        raise InputError(f"{shown(what)}: not of a cluster; run its command again, the run goes on where it stopped")
+        raise InputError(
+            f"{printable(what)}: not of a cluster; run its command again, the run goes on where it stopped"
+        )
     check_ours(launch)
     done = {row["job"]: row["state"] for row in rows(jobs_dir, launch.folder.name)[0]}
     named = {id for _, id, _ in found}

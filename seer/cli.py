@@ -11,14 +11,13 @@ from typing import Annotated
 import typer
 
 from launch.cli import app as launch_app
-from seer import __version__
+from seer import __version__, outputs
 from seer.errors import TOLD, InputError
 from seer.start import INTERRUPTED, LINE, answer_interrupts, tell
 from seer.terminal import (
     FULL,
     AllowEnv,
     Json,
-    check_output,
     discard,
     emit,
     example,
@@ -155,7 +154,7 @@ def plan(
 ) -> None:
     """What a run needs and costs: memory, hours, energy; whether it fits, and what would make it fit."""
     if sweep:
-        check_output(plot, "--plot")
+        outputs.check_writable(plot, "--plot")
     from seer.plan import Options, draw
     from seer.plan import plan as run
 
@@ -312,7 +311,7 @@ def report(
 
     found = [read_run(run) for run in runs]
     out = out or (Path("comparison.html") if len(runs) > 1 else inside(runs[0], REPORT))
-    check_output(out, "--out")
+    outputs.check_writable(out, "--out")
     write_page(found, out)
     warn(*(remark for run in found for remark in run.remarks))
     say(f"report  {out}")

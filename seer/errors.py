@@ -67,6 +67,19 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def printable(text: object) -> str:
+    """A text as a terminal may have it: control characters and bytes that are not UTF-8 are escaped."""
+    return "".join(character if character.isprintable() else escaped(character) for character in str(text))
+
+
+def escaped(character: str) -> str:
+    """`\\x1b`, `\\u202e`; a byte of a name that is not UTF-8 as that byte."""
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def nearest(word: str, choices) -> str:
     """A hint naming the choice closest to `word`: `" (did you mean 'x'?)"`, or the choices when none is close."""
     from difflib import get_close_matches

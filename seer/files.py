@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from seer.errors import InputError
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -57,27 +55,3 @@ def sync(path: Path) -> None:
     """Have a file that was just written reach the disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def check_writable(path: Path, what: str, append: bool = False) -> None:
-    """Raise `InputError`, before work is done for it, unless a file can be put at `path`. Its folder is made.
-
-    Args:
-        what: the option that named it, for the message.
-        append: an existing file will be added to, not replaced. Nothing of it changes now.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        if append and path.exists():
-            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK))
-            return
-        # A name as long as that which `replacing` writes to, since a folder's names may be of limited length.
-        beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
-        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-        beside.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{what} {path}: cannot be written ({error.strerror}); give a path where you may write"
-        ) from None

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from seer import config as configuration
-from seer import inputs
+from seer import inputs, outputs
 from seer.backbones import build
 from seer.engine.parallel import check_parallel
 from seer.errors import InputError
@@ -28,7 +28,6 @@ from seer.recipe import METHOD_CONFIGS, Pretrain, check_batch, load_config, load
 from seer.report.plots import Series, line_chart
 from seer.rundir import CONFIG, RunDir
 from seer.schema import Record
-from seer.terminal import write_output
 
 GIB = 2**30
 
@@ -308,7 +307,7 @@ def draw(estimates: list[Estimate], path: Path) -> None:
     series = [Series("planned", gpus, rates), Series("in proportion", gpus, proportional)]
     chart = line_chart(series, f"images/s over {first.gpu}", from_zero=True, x_label="GPUs")
     opening = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="472" '
-    write_output(path, chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1), "the chart")
+    outputs.write(path, chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1), "the chart")
 
 
 STYLE = """text { font: 10px sans-serif; fill: #555 } .grid { stroke: #ddd } polyline { fill: none; stroke-width: 2 }

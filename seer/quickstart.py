@@ -8,9 +8,9 @@ from typing import Any
 
 from seer.data.samples import write_quickstart
 from seer.errors import InputError
+from seer.outputs import check_folder_writable
 from seer.report.results import read_results
 from seer.rundir import RunDir
-from seer.terminal import check_output_folder
 
 Say = Callable[..., None]
 
@@ -28,7 +28,7 @@ def quickstart(out: Path, minutes: float, say: Say) -> dict[str, Any]:
         `{"report": path, "scores": {metric: {"pretrained": value, "untrained": value}}, "seconds": total}`.
     """
     began = time.perf_counter()
-    check_output_folder(out, "--out")
+    check_folder_writable(out, "--out")
     if out.exists() and any(out.iterdir()) and not (out / "images").is_dir():
         raise InputError(f"{out}: not empty and not an earlier quickstart; choose another folder with --out")
     images, shards, run, results = out / "images", out / "shards", out / "run", out / "run" / "results.jsonl"

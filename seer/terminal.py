@@ -1,7 +1,7 @@
 """What the verbs print with: lines for people, results as JSON, files that were asked for, progress.
 
 Texts from files may hold anything, names that are not UTF-8 and what a terminal would obey included; and a terminal or
-log may not take every character. `prepare` and `shown` see to both.
+log may not take every character. `prepare` and `printable` see to both.
 """
 
 import codecs
@@ -10,19 +10,16 @@ import json
 import math
 import os
 import re
-import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from seer import files
-from seer.errors import InputError
+from seer import outputs
+from seer.errors import escaped, printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what writing a file or stdout may come to
 
@@ -35,7 +32,7 @@ def spell(error: UnicodeError) -> tuple[str, int]:
     """An error handler for `codecs`: what an encoding lacks is spelt in ASCII, or escaped."""
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end]
-    return "".join(SPELLED.get(character) or _escaped(character) for character in text), error.end
+    return "".join(SPELLED.get(character) or escaped(character) for character in text), error.end
 
 
 codecs.register_error("seer.spell", spell)
@@ -53,19 +50,6 @@ def discard(stream: Any) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
-
-
-def shown(text: object) -> str:
-    """A text as a terminal may have it: control characters and bytes that are not UTF-8 are escaped."""
-    return "".join(character if character.isprintable() else _escaped(character) for character in str(text))
-
-
-def _escaped(character: str) -> str:
-    """`\\x1b`, `\\u202e`; a byte of a name that is not UTF-8 as that byte."""
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 HOME = re.compile(r"(--[a-z][a-z-]*=|)(~[\w.-]*(?:/.*|))", re.DOTALL)
@@ -93,79 +77,11 @@ def example(*lines: str) -> str:
     return "[bold]Example[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
-def check_output(path: Path | str, option: str) -> None:
-    """Raise `InputError` unless a file can be written there; called before the work whose results it is for.
-
-    Folders on the way are made when it is written. "" and "-" are no files. `option` is what named it.
-    """
-    if str(path) in ("", "-"):
-        return
-    path = Path(path)
-    named = shown(f"{option} {path}")
-    try:
-        target = path.resolve()
-        if target.is_dir():
-            raise InputError(f"{named}: is a folder; name a file in it")
-        if target.exists() and not os.access(target, os.W_OK):
-            raise InputError(f"{named}: is there and cannot be written; name another file")
-        if not is_stream(target):
-            _check_folder(target.parent, named)
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{named}: cannot be written ({_reason(error)}); name another file") from None
-
-
-def check_output_folder(path: Path, option: str) -> None:
-    """The same for a folder that files are to be written into."""
-    named = shown(f"{option} {path}")
-    try:
-        _check_folder(path.resolve(), named)
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{named}: cannot be written ({_reason(error)}); name another folder") from None
-
-
-def _check_folder(folder: Path, named: str) -> None:
-    """Make a file in the nearest folder on the way that is there, and let it go."""
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{named}: {shown(nearest)} is a file, not a folder")
-    with tempfile.TemporaryFile(dir=nearest):
-        pass
-
-
-def is_stream(path: Path) -> bool:
-    """Whether it is there and no regular file: a pipe or a terminal, which is written to as it is."""
-    return path.exists() and not stat.S_ISREG(path.stat().st_mode)
-
-
-def write_output(path: Path | str, text: str, what: str) -> None:
-    """Write a file that was asked for, whole or not at all; one that is there stays if that fails.
-
-    Raises:
-        InputError: it cannot be written; `what` is lost then.
-    """
-    target = Path(path).resolve()
-    try:
-        if is_stream(target):
-            target.write_text(text, encoding="utf-8")
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        files.write(target, text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{shown(path)}: {what} cannot be written there ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else shown(error)
-
-
 def output_option(value: Any, param: typer.CallbackParam) -> Any:
     """The callback of an option that names a file to write: whatever is wrong with it is told before the work."""
     if value is not None:
-        check_output(value, max(param.opts, key=len))
+        if str(value) not in ("", "-"):
+            outputs.check_writable(value, max(param.opts, key=len))
     return value
 
 
@@ -185,7 +101,7 @@ def emit(results: Any, target: str) -> None:
     if target == "-":
         print(text)
     else:
-        write_output(target, text + "\n", "the results")
+        outputs.write(target, text + "\n", "the results")
 
 
 def _plain(value: Any) -> Any:
@@ -202,13 +118,13 @@ def _plain(value: Any) -> Any:
 def say(*lines: str, json_target: str = "") -> None:
     """Print for people; to stderr when stdout carries the JSON."""
     for line in lines:
-        print(shown(line), file=sys.stderr if json_target == "-" else sys.stdout, flush=True)
+        print(printable(line), file=sys.stderr if json_target == "-" else sys.stdout, flush=True)
 
 
 def warn(*lines: str) -> None:
     """Print on stderr what was left out, or went otherwise than it should."""
     for line in lines:
-        print(shown(f"seer: {line}"), file=sys.stderr, flush=True)
+        print(printable(f"seer: {line}"), file=sys.stderr, flush=True)
 
 
 class Outlasting:

@@ -157,11 +157,12 @@ def shards_stats(
     json_target: Json = "",
 ) -> None:
     """Describe shards: sizes, formats, labels, sources, duplicates, what was quarantined and why."""
-    from shards.page import check_writable, write_page
+    from seer.outputs import check_writable
+    from shards.page import write_page
     from shards.stats import lines, stats
 
     if page:
-        check_writable(page)
+        check_writable(page, "--page")
     figures = stats(directory, near)
     if page:
         write_page(figures, page)

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass, field
 
+from seer.errors import printable
+
 MOST_KINDS = 12  # told; the sources of a build may have any number
 MOST_CHARACTERS = 200  # of a name; a tar's may have a million
 
 
 def display(name: str) -> str:
     """A name that came out of a file, for people: what is no text or not printable becomes escapes."""
-    text = name[: MOST_CHARACTERS + 1].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    text = text if len(name) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    text = printable(name[:MOST_CHARACTERS])
+    return text if len(name) <= MOST_CHARACTERS else f"{text}…"
 
 
 @dataclass

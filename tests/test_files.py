@@ -1,10 +1,8 @@
 import os
-from pathlib import Path
 
 import pytest
 
 from seer import files
-from seer.errors import InputError
 from tests.shards.conftest import die, killed
 
 
@@ -66,23 +64,3 @@ def test_a_lock_is_made_and_follows_no_link(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "lock")
     with pytest.raises(OSError, match="symbolic links"):
         files.open_own(tmp_path / "link", "a+b")
-
-
-def test_where_a_file_can_be_written_nothing_is_changed(path):
-    for append in (False, True):
-        files.check_writable(path, "--out", append)
-        files.check_writable(path.with_name("new"), "--out", append)
-    files.check_writable(path.parent / "deep" / "er" / "new", "--out")
-    assert path.read_text() == "old"
-    assert sorted(names(path)) == ["deep", "file.txt"]
-    assert not list((path.parent / "deep" / "er").iterdir())
-
-
-@pytest.mark.parametrize("append", [False, True])
-def test_where_none_can_be_written_it_is_said(path, append):
-    os.mkfifo(path.with_name("pipe"))
-    wrong = [path / "below", path.parent, path.with_name("x" * 300), Path("/proc/none/file")]
-    for place in [*wrong, path.with_name("pipe")] if append else wrong:
-        with pytest.raises(InputError, match=r"^--out .*: cannot be written"):
-            files.check_writable(place, "--out", append)
-    assert path.read_text() == "old"

@@ -1,6 +1,5 @@
 """What the verbs print with: on any terminal, into any file that was asked for, or one line before the work."""
 
-import errno
 import io
 import json
 import math
@@ -15,17 +14,13 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seer import files, terminal
-from seer.errors import InputError
+from seer import terminal
+from seer.errors import printable
 from seer.terminal import (
-    check_output,
-    check_output_folder,
     emit,
     finite,
     homes_written_out,
     prepare,
-    shown,
-    write_output,
 )
 from tests.report.conftest import write_run
 
@@ -34,13 +29,13 @@ ROOT = str(Path(terminal.__file__).parent.parent)
 
 @given(st.text(st.characters()))
 def test_what_is_shown_is_one_printable_line_and_plain_text_is_as_it_was(text):
-    assert shown(text).isprintable()
-    assert shown(text) == text or not text.isprintable()
+    assert printable(text).isprintable()
+    assert printable(text) == text or not text.isprintable()
 
 
 def test_escapes_name_what_stood_there():
-    assert shown("a\x1b[2J\n\u202e") == "a\\x1b[2J\\x0a\\u202e"
-    assert shown(os.fsdecode(b"caf\xe9.jpg")) == "caf\\xe9.jpg"
+    assert printable("a\x1b[2J\n\u202e") == "a\\x1b[2J\\x0a\\u202e"
+    assert printable(os.fsdecode(b"caf\xe9.jpg")) == "caf\\xe9.jpg"
 
 
 @given(st.text(st.characters()))
@@ -56,77 +51,6 @@ def test_signs_of_ours_are_spelt_in_ascii(monkeypatch):
     prepare()
     print("2 × 3 – 4 · → ▁█ é", flush=True)
     assert stream.buffer.getvalue() == b"2 x 3 - 4 - -> _# \\xe9\n"  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        ("", "is a folder; name a file in it"),
-        ("file/x.json", "file is a file, not a folder"),
-        ("loop/x.json", "cannot be written"),
-        ("a\x00b", "cannot be written"),
-        ("x" * 300 + "/y", "cannot be written"),
-    ],
-)
-def test_what_cannot_be_written_is_told_before_the_work(tmp_path, target, message):
-    (tmp_path / "file").touch()
-    (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(InputError, match=message) as told:
-        check_output(tmp_path / target, "--json")
-    assert str(told.value).startswith(shown(f"--json {tmp_path}"))
-    assert str(told.value).isprintable()
-    if target:
-        with pytest.raises(InputError):
-            check_output_folder(tmp_path / target, "--out")
-        with pytest.raises(InputError):
-            write_output(tmp_path / target, "x", "the results")
-
-
-def test_what_may_not_be_written_is_told_before_the_work(tmp_path, monkeypatch):
-    path = tmp_path / "old.json"
-    path.write_text("old")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match="is there and cannot be written"):
-        check_output(path, "--json")
-
-    def full(*arguments, **options):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", full)
-    with pytest.raises(InputError, match=r"--json .*cannot be written \(Read-only file system\)"):
-        check_output(tmp_path / "new.json", "--json")
-
-
-def test_checking_leaves_nothing_behind(tmp_path):
-    for name in ("x.json", "new/folder/x.json"):
-        check_output(tmp_path / name, "--json")
-    check_output("-", "--json")
-    check_output("", "--json")
-    assert list(tmp_path.iterdir()) == []
-    write_output(tmp_path / "new/folder/x.json", "{}", "the results")
-    assert (tmp_path / "new/folder/x.json").read_text() == "{}"
-
-
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "old.json"
-    path.write_text("old")
-
-    def full(path: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files, "sync", full)
-    with pytest.raises(InputError, match="the results cannot be written there"):
-        emit({"a": 1}, str(path))
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_pipes_and_devices_are_written_to_as_they_are(tmp_path):
-    check_output("/dev/null", "--json")
-    write_output("/dev/null", "x", "the results")
-    assert Path("/dev/null").is_char_device()
-    with pytest.raises(InputError, match="No space left on device"):
-        write_output("/dev/full", "x" * 100_000, "the results")
 
 
 def test_json_knows_no_nan(capsys):

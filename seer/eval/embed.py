@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from seer import files
+from seer import files, outputs
 from seer.data.decode import DamagedImage, decode
 from seer.data.folders import Files, images_under, readable
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
@@ -101,7 +101,7 @@ def embed(model_spec: str, data: Path | str, out: Path | str, config: FeatureCon
     config = config or FeatureConfig()
     if out.suffix not in WRITERS:
         raise InputError(f"{out}: expected a name that ends in {' or '.join(WRITERS)}")
-    files.check_writable(out, "--out")
+    outputs.check_writable(out, "--out")
     pile = open_pile(data)
     model = models.load(model_spec, pile)
     damaged: dict[int, str] = {}  # why, by the number of the image

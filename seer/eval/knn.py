@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from seer import files
+from seer import files, outputs
 from seer.data.crops import centre_crop
 from seer.data.folders import readable
 from seer.data.labelled import Labelled
@@ -79,7 +79,7 @@ def check_picture(path: Path) -> None:
     """Raise `InputError` unless a picture of neighbours can be written there."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"neighbours={path}: expected a name that ends in {' or '.join(FORMATS)}")
-    files.check_writable(path, "neighbours")
+    outputs.check_writable(path, "neighbours")
 
 
 def _try_to_draw(path: Path, train: Labelled, test: Labelled, nearest: Tensor) -> None:

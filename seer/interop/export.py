@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from seer import files
+from seer import outputs
 from seer.backbones import Backbone
 from seer.backbones.resnet import ResNet
 from seer.errors import InputError, nearest
@@ -43,7 +43,7 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
     out = Path(out)
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"--out {out}: give a file whose name ends in .safetensors")
-    files.check_writable(out, "--out")
+    outputs.check_writable(out, "--out")
     model = load_model(model_spec)
     backbone = model.backbone
     if not isinstance(backbone, Backbone):

@@ -11,13 +11,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from seer import __version__, inputs
+from seer import __version__, inputs, outputs
 from seer.jsonl import Row
 from seer.report.health import SIGNS, in_words
 from seer.report.plots import COLOURS, line_chart, number
 from seer.report.run import RunFiles, at, describe_run, duration, progress, read_run, where_time_went
 from seer.rundir import REPORT
-from seer.terminal import write_output
 
 # Metrics that have a chart of their own, or say nothing as a curve.
 FAMILIAR = {"step", "loss", "lr", "prototypes_used", "images_per_second", "data_wait", "time_step"}
@@ -47,7 +46,7 @@ def write_page(runs: Sequence[RunFiles], out: Path) -> Path:
     """Write the page over one run or several, and return its path."""
     if len({run.name for run in runs}) < len(runs):
         runs = [replace(run, name=str(run.path)) for run in runs]
-    write_output(out, render(runs), "the report")
+    outputs.write(out, render(runs), "the report")
     return out
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from seer import files, jsonl
+from seer import jsonl, outputs
 from seer.errors import InputError
 from seer.jsonl import Row
 from seer.rundir import RESULT
@@ -13,7 +13,7 @@ KEYS = tuple(RESULT.required)
 
 def check_results(path: Path | str) -> None:
     """Raise `InputError`, before results are measured, unless they can be appended to that file."""
-    files.check_writable(Path(path), "results file", append=True)
+    outputs.check_writable(Path(path), "results file", append=True)
 
 
 def append_results(path: Path | str, rows: list[Row]) -> None:

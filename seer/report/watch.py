@@ -15,13 +15,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from seer.errors import InputError
+from seer.errors import InputError, printable
 from seer.jsonl import Row
 from seer.report.health import SIGNS, Ailment, ailments, not_applied
 from seer.report.plots import LARGEST, number
 from seer.report.run import duration
 from seer.rundir import CONFIG, HEALTH, LOG, METRICS, RunDir
-from seer.terminal import shown
 
 TAIL = 1 << 18  # bytes of metrics.jsonl: some hundred rows
 RECENT = 30  # rows that rates are taken over
@@ -181,7 +180,7 @@ def _cells(one: Status) -> list[Text]:
     share = f" ({one.step / one.steps:.0%})" if one.steps else ""
     known = one.state not in NO_RUN
     return [
-        Text(shown(one.run)),
+        Text(printable(one.run)),
         Text(one.state, COLOURS.get(one.state, "yellow")),
         Text(f"{one.step:,}{share}" if known else ""),
         Text(duration(one.left) if one.left is not None else ""),
@@ -189,8 +188,8 @@ def _cells(one: Status) -> list[Text]:
         Text(sparkline(one.losses)),
         Text(number(one.images_per_second) if one.images_per_second else ""),
         Text(_share(one.data_wait) if one.data_wait is not None else ""),
-        Text(shown(one.health()), "red" if one.ailments else ""),
-        Text(shown(_of_plan(one))),
+        Text(printable(one.health()), "red" if one.ailments else ""),
+        Text(printable(_of_plan(one))),
     ]
 
 
@@ -216,7 +215,7 @@ def remarks(found: Sequence[Status]) -> list[str]:
             since = f"{ailment.title} since step {ailment.step:,}"
             lines.append(f"{one.run}: {since}: {ailment.why}; {ailment.remedy}")
         lines += [line if line.startswith(one.run) else f"{one.run}: {line}" for line in one.unread]
-    return [shown(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def line(one: Status) -> str:
@@ -229,7 +228,7 @@ def line(one: Status) -> str:
     parts += [f"{duration(one.left)} left"] if one.left is not None else []
     parts += [one.health()] if one.health() else []
     parts += [f"of plan: {_of_plan(one)}"] if one.of_plan else []
-    return shown(" · ".join([f"{one.run}: {one.state}", *parts]))
+    return printable(" · ".join([f"{one.run}: {one.state}", *parts]))
 
 
 def sparkline(values: Sequence[float]) -> str:
