@@ -23,9 +23,8 @@ from launch.job import Job
 from launch.launches import Launch
 from seer import forkserver
 from seer.distributed import init, pick_device, shutdown
-from seer.engine.preempt import FIRST
 from seer.errors import TOLD, InputError, StoppedError
-from seer.start import tell
+from seer.start import STOPPING, tell
 from seer.terminal import prepare, warn
 
 
@@ -100,7 +99,7 @@ def forwarding(processes: list[Process]) -> Iterator[None]:
         if interrupted:
             raise KeyboardInterrupt
         interrupted = True
-        tell(FIRST)
+        tell(STOPPING)
         forward(number, frame)
 
     handlers: dict[signal.Signals, Any] = {**dict.fromkeys(attempts.ENDING, forward), signal.SIGINT: interrupt}

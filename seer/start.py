@@ -7,6 +7,7 @@ from types import FrameType
 
 INTERRUPTED = 130  # the exit code of what Ctrl-C ended: 128 and the signal's number, as shells have it
 LINE = "interrupted; the same command continues where it stopped"
+STOPPING = "stopping at the end of this step, with a checkpoint; Ctrl-C again ends at once"
 
 
 def main() -> None:

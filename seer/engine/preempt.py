@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from seer.distributed import all_reduce_sum, size
-from seer.start import INTERRUPTED, tell
+from seer.start import INTERRUPTED, STOPPING, tell
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
-FIRST = "stopping at the end of this step, with a checkpoint; Ctrl-C again ends at once"
-SECOND = "ended at once; the same command continues from the newest checkpoint"
+ENDED = "ended at once; the same command continues from the newest checkpoint"
 
 
 class StopRequest:
@@ -64,7 +63,7 @@ def _answer_interrupts(arrivals: int) -> None:
         if number[0] != signal.SIGINT:
             continue
         count += 1
-        tell(FIRST if count == 1 else SECOND)
+        tell(STOPPING if count == 1 else ENDED)
         if count > 1:
             os._exit(INTERRUPTED)
     os.close(arrivals)

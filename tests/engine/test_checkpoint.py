@@ -355,7 +355,7 @@ def _save_what_is_not_finite(run_dir, mode):
         for parameter in (method.head[0].weight, method.backbone.stem[0].weight):
             values = local(optimizer.state[parameter]["momentum_buffer"])
             if values.numel() and rank() == size() - 1:
-                values.view(-1)[0] = float("inf")
+                values[(0,) * values.dim()] = float("inf")
         saves.save(2, method, optimizer, proven=False)
         saves.confirm()
         with pytest.raises(RollbackError, match="momentum_buffer is not finite after this step") as raised:
