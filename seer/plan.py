@@ -28,7 +28,7 @@ from seer.recipe import METHOD_CONFIGS, Pretrain, check_batch, load_config, load
 from seer.report.plots import Series, line_chart
 from seer.rundir import CONFIG, RunDir
 from seer.schema import Record
-from seer.terminal import write_output
+from seer.terminal import check_output, write_output
 
 GIB = 2**30
 
@@ -308,6 +308,7 @@ def draw(estimates: list[Estimate], path: Path) -> None:
     series = [Series("planned", gpus, rates), Series("in proportion", gpus, proportional)]
     chart = line_chart(series, f"images/s over {first.gpu}", from_zero=True, x_label="GPUs")
     opening = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="472" '
+    check_output(path, "--plot")
     write_output(path, chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1), "the chart")
 
 

@@ -147,14 +147,14 @@ def write_output(path: Path | str, text: str, what: str) -> None:
     Raises:
         InputError: it cannot be written; `what` is lost then.
     """
-    target = Path(path).resolve()
     try:
+        target = Path(path).resolve()
         if is_stream(target):
             target.write_text(text, encoding="utf-8")
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         files.write(target, text)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{shown(path)}: {what} cannot be written there ({_reason(error)})") from None
 
 
