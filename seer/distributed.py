@@ -12,13 +12,16 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import default_pg_timeout
 from torch.distributed.tensor import DTensor
 
-from seer.errors import InputError, InUseError
+from seer.errors import InputError, nearest
+from seer.rendezvous import meet, read_place, whole_number
 
 Group = dist.ProcessGroup | None  # None: all ranks
 T = TypeVar("T")
 CPU = torch.device("cpu")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class World:
         return self.rank == 0
 
 
+STEP_VARIABLES = (
+    "SLURM_JOB_ID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
+)  # fmt: skip
+
 _world: World | None = None
 
 
@@ -46,29 +53,25 @@ def init(device: str = "auto") -> World:
         device: `auto` (CUDA where there is any), `cpu` or `cuda`.
 
     Raises:
-        InputError: CUDA was asked for and there is none, or fewer devices than processes on this host.
-        InUseError: another process listens on the port where the ranks were to meet.
+        InputError: CUDA was asked for and there is none, or fewer devices than processes on this host; an unknown
+            device; an environment whose numbers make no sense.
+        InUseError: another process listens on the port where the ranks were to meet, or some never came.
     """
     global _world
     if _world is not None:
         return _world
-    _export_slurm()
-    place = {k: int(os.environ.get(k.upper(), d)) for k, d in {"rank": 0, "world_size": 1, "local_rank": 0}.items()}
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", place["world_size"]))
-    chosen = pick_device(device, place["local_rank"])
+    place = read_place(_export_slurm())
+    chosen = pick_device(device, place.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if place["world_size"] > 1:
+    if place.size > 1:
+        store = meet(place)
+        store.set_timeout(default_pg_timeout)
         # Gloo beside NCCL: checkpoints and error messages travel between CPUs.
         backend, bound = ("cpu:gloo,cuda:nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
-        try:
-            dist.init_process_group(backend, device_id=bound)
-        except dist.DistNetworkError as error:
-            if "EADDRINUSE" not in str(error):
-                raise
-            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise InUseError(f"{where}: the port is in use there; set another MASTER_PORT for all ranks") from error
-    _world = World(place["rank"], place["world_size"], place["local_rank"], local_size, chosen)
+        own = dist.PrefixStore("default_pg", store)
+        dist.init_process_group(backend, store=own, rank=place.rank, world_size=place.size, device_id=bound)
+    _world = World(place.rank, place.size, place.local_rank, place.local_size, chosen)
     return _world
 
 
@@ -81,10 +84,13 @@ def shutdown() -> None:
 
 
 def pick_device(name: str, local_rank: int) -> torch.device:
+    """The device of this process. Raises `InputError` as `init` does."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cuda":
-        return torch.device(name)
+    if name not in DEVICES:
+        raise InputError(f"device={name} is unknown{nearest(name, DEVICES)}")
+    if name == "cpu":
+        return CPU
     if not torch.cuda.is_available():
         raise InputError("device=cuda, but PyTorch sees no CUDA device here; use device=cpu or device=auto")
     # A launcher that gives each task one device of its own shows it as number 0 to every task.
@@ -94,20 +100,34 @@ def pick_device(name: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank if devices > 1 else 0)
 
 
-def _export_slurm() -> None:
-    """Translate the environment of an `srun` step to torchrun's, unless torchrun runs inside the step."""
+def _export_slurm() -> str:
+    """Translate the environment of an `srun` step to torchrun's, unless torchrun runs inside the step.
+
+    Returns:
+        The variables that say how many processes there are, separated by blanks.
+    """
     env = os.environ
+    alone = "unset SLURM_STEP_NUM_TASKS to run alone"
     # SLURM_STEP_NUM_TASKS exists in a step only: a plain process in an allocation of many tasks is alone.
-    if "RANK" in env or int(env.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
-        return
-    step = int(env["SLURM_JOB_ID"]) + int(env.get("SLURM_STEP_ID", 0))
-    step += 997 * int(env.get("SLURM_RESTART_COUNT", 0))  # another port each time: the last one may not be free yet
+    if "RANK" in env or whole_number("SLURM_STEP_NUM_TASKS", 1, alone) <= 1:
+        return "RANK WORLD_SIZE"
+    missing = [name for name in STEP_VARIABLES if name not in env]
+    if missing:
+        raise InputError(f"{missing[0]} is not in the environment of this SLURM step; {alone}")
+    step = whole_number("SLURM_JOB_ID", 0, alone) + whole_number("SLURM_STEP_ID", 0, alone)
+    # Another port each time: the last one may not be free yet.
+    step += 997 * whole_number("SLURM_RESTART_COUNT", 0, alone)
     runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"])  # "8(x2),4" is 8, 8, 4
     tasks_per_node = [tasks for tasks, nodes in runs for _ in range(int(nodes or 1))]
+    node = whole_number("SLURM_NODEID", 0, alone)
+    if node >= len(tasks_per_node):
+        told = f"SLURM_STEP_TASKS_PER_NODE='{env['SLURM_STEP_TASKS_PER_NODE']}' has no node {node}"
+        raise InputError(f"{told}, which SLURM_NODEID says; {alone}")
     env.update(RANK=env["SLURM_PROCID"], WORLD_SIZE=env["SLURM_STEP_NUM_TASKS"], LOCAL_RANK=env["SLURM_LOCALID"])
-    env.setdefault("LOCAL_WORLD_SIZE", tasks_per_node[int(env["SLURM_NODEID"])])
+    env.setdefault("LOCAL_WORLD_SIZE", tasks_per_node[node])
     env.setdefault("MASTER_ADDR", first_host(env["SLURM_STEP_NODELIST"]))
     env.setdefault("MASTER_PORT", str(20_000 + step % 10_000))
+    return "SLURM_STEP_NUM_TASKS"
 
 
 def first_host(nodelist: str) -> str:

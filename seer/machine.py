@@ -14,14 +14,19 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
+from seer.data import memory
+from seer.data.crops import DEFAULT_VIEWS, MultiCrop
 from seer.data.index import Manifest
+from seer.data.loader import LoaderConfig
 from seer.data.store import Url, place
+from seer.data.workers import memory_needed
 from seer.errors import InputError
 
 PYTHON, TORCH = (3, 11), (2, 13)
 WRITTEN = 64 * 2**20  # bytes of the test file
 SLOW = 100.0  # MB/s; SEER's checkpoint of 9 GB takes a minute and a half at that
 LITTLE = 20e9  # bytes free
+USUAL_SHARE = 64  # images of a batch per rank: SwAV's
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Finding:
 
 
 def software() -> Iterator[Finding]:
-    """Python, PyTorch, CUDA, and what ranks talk by."""
+    """Python, PyTorch, CUDA, shared memory, and what ranks talk by."""
     here = ".".join(map(str, sys.version_info[:3]))
     old = sys.version_info < PYTHON
     yield Finding("failure" if old else "ok", "Python", here, "install 3.11 or newer" if old else "")
@@ -46,6 +51,7 @@ def software() -> Iterator[Finding]:
     old = version < TORCH
     yield Finding("failure" if old else "ok", "PyTorch", torch.__version__, "pip install -U torch" if old else "")
     yield _cuda()
+    yield shared_memory()
     backends = {
         "gloo": dist.is_gloo_available(),
         "NCCL": dist.is_nccl_available() and torch.cuda.is_available(),
@@ -69,6 +75,21 @@ def _cuda() -> Finding:
         remedy = "look at nvidia-smi and CUDA_VISIBLE_DEVICES; the driver may be too old"
         return Finding("failure", "CUDA", f"PyTorch is built for {torch.version.cuda} and sees no device", remedy)
     return Finding("warning", "CUDA", "no GPU here", "runs are for the CPU")
+
+
+def shared_memory() -> Finding:
+    """Whether the loaders of a usual run, one rank per GPU, have room for their batches under /dev/shm."""
+    free = memory.shared_free()
+    if free is None:
+        return Finding("ok", "shm", f"no {memory.SHARED} here")
+    loader, crops = LoaderConfig(), MultiCrop(DEFAULT_VIEWS, 0)
+    need = memory_needed(loader.mode, loader.workers, loader.prefetch, crops.shapes(USUAL_SHARE), crops.dtype)
+    needed = need.shared * max(1, torch.cuda.device_count())
+    told = f"{free / 2**20:.0f} MiB free in {memory.SHARED}"
+    if needed <= free:
+        return Finding("ok", "shm", told)
+    remedy = f"loaders of {USUAL_SHARE} images per rank need {needed / 2**20:.0f}: {memory.docker_remedy(needed)}"
+    return Finding("warning", "shm", told, remedy)
 
 
 HOLD = """

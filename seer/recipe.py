@@ -14,7 +14,9 @@ from seer.backbones import BackboneConfig, build
 from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
 from seer.data.index import Manifest
 from seer.data.loader import LoaderConfig
+from seer.data.memory import SHARED, docker_remedy, shared_free
 from seer.data.views import Views
+from seer.data.workers import Need, memory_needed
 from seer.distributed import World
 from seer.engine.checkpoint import CheckpointConfig
 from seer.engine.health import HealthConfig
@@ -31,6 +33,8 @@ from seer.methods import METHODS
 from seer.methods.base import Method, Step
 from seer.schema import DEVICE, SEED, WORD, Choice, Integer, ListOf, Location, Number, option, required
 from seer.steps import whole_steps
+
+PAGE = 4096  # bytes; each encoded image has pages of its own
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
@@ -120,12 +124,27 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     if manifest.samples < config.batch_size:
         less = f"use batch_size={manifest.samples} or less"
         raise InputError(f"{config.data}: {manifest.samples} images are fewer than one batch; {less}")
-    needed = loader_bytes(config, world.size) * world.local_size / 2**30
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    check_memory(config, manifest, world)
+
+
+def check_memory(config: Pretrain, manifest: Manifest, world: World) -> None:
+    """Whether this host has the memory for its ranks' batches; raises `InputError`."""
+    image_bytes = int(manifest.bytes.sum()) // manifest.samples
+    need = loader_memory(config, world.size, image_bytes)
+    needed = need.total * world.local_size
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > present:
         raise InputError(
-            f"views: the crops of batches in flight need {needed:.0f} GiB of memory and this host has {present:.0f}; "
-            "use a smaller batch_size, fewer or smaller views, or fewer loader.workers"
+            f"views: the crops of batches in flight need {needed / 2**30:.0f} GiB of memory and this host has "
+            f"{present / 2**30:.0f}; use a smaller batch_size, fewer or smaller views, or fewer loader.workers"
+        )
+    shared = need.shared * world.local_size
+    free = shared_free()
+    if free is not None and shared > free:
+        raise InputError(
+            f"{SHARED} has {free / 2**20:.0f} MiB free and the batches of this host's loaders need "
+            f"{shared / 2**20:.0f}; in Docker: {docker_remedy(shared)}; else loader.prefetch=1, fewer loader.workers "
+            "(0 needs none), loader.device_augment=true (a quarter), or a smaller batch_size"
         )
 
 
@@ -158,10 +177,17 @@ def check_batch(config: Pretrain, ranks: int) -> None:
 
 
 def loader_bytes(config: Pretrain, ranks: int) -> int:
-    """Bytes of the crops that one rank's loader holds at once."""
-    pixels = sum(view.count * view.size**2 * 3 for view in config.views.values())
-    in_flight = max(1, config.loader.workers * config.loader.prefetch) + 1
-    return in_flight * config.batch_size // ranks * pixels * (1 if config.loader.device_augment else 4)
+    """Bytes of the batches that one rank's loader holds at once; of images sent encoded their size is not known."""
+    return loader_memory(config, ranks).total
+
+
+def loader_memory(config: Pretrain, ranks: int, image_bytes: int = 0) -> Need:
+    """The memory of one rank's loader; `image_bytes` of an encoded image, which `loader.device_decode` sends."""
+    loader = config.loader
+    crops = MultiCrop(config.views, config.seed, finish=not loader.device_augment)
+    share = config.batch_size // ranks
+    encoded_bytes = share * (image_bytes + PAGE) if loader.device_decode else 0
+    return memory_needed(loader.mode, loader.workers, loader.prefetch, crops.shapes(share), crops.dtype, encoded_bytes)
 
 
 def check_run_dir(config: Pretrain) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 12
+MISSING: tuple[int, Any] = 0, None
 DEEPEST = 4  # of structures within structures
 LONGEST = 10  # bytes of a number of 64 bits
 
@@ -24,15 +25,15 @@ class Struct:
 
     def number(self, field: int) -> int:
         """A field that must be there, as 32 bits."""
-        kind, value = self.fields.get(field, (None, 0))
+        kind, value = self.fields.get(field, MISSING)
         if kind != I32 or not -(2**31) <= value < 2**31:
             raise ThriftError(f"field {field} of a page's header is no number of 32 bits")
         return value
 
     def struct(self, field: int) -> "Struct":
         """A structure that must be there."""
-        _, value = self.fields.get(field, (None, None))
-        if not isinstance(value, Struct):
+        kind, value = self.fields.get(field, MISSING)
+        if kind != STRUCT:
             raise ThriftError(f"field {field} of a page's header is missing")
         return value
 

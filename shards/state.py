@@ -184,7 +184,7 @@ def _lock(path: Path, kind: int, doing: str = "built") -> Iterator[None]:
         yield
 
 
-def _acquire(path: Path, kind: int, doing: str) -> IO[str]:
+def _acquire(path: Path, kind: int, doing: str) -> IO:
     """The locked file of that path, whose folder may be removed at any moment by whoever ends what it is for."""
     out = path.parent.parent
     file_of(out, path.parent.name, path.name)

@@ -19,6 +19,7 @@ from seer.schema import (
     Record,
     Text,
 )
+from seer.steps import Place
 
 # What no declared kind but `Plain` takes in every place: other types, traps of their own, and what a terminal obeys.
 HOSTILE: list[Any] = [
@@ -62,6 +63,8 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
             return st.recursive(
                 leaves, lambda below: st.lists(below) | st.dictionaries(st.text("ab"), below), max_leaves=5
             )
+        case Place():
+            return st.integers(0, 10**9) | st.floats(0, 1, exclude_max=True)
         case Choice():
             return st.sampled_from(kind.values)
     raise AssertionError(f"no values for {kind}")

@@ -7,6 +7,8 @@ import torch
 
 from seer import machine
 from seer.cli import app
+from seer.data import memory
+from seer.data.crops import DEFAULT_VIEWS
 
 
 def by_subject(findings) -> dict[str, machine.Finding]:
@@ -17,6 +19,23 @@ def test_old_software_is_a_failure_with_its_remedy(monkeypatch):
     assert by_subject(machine.software())["PyTorch"].level == "ok"
     monkeypatch.setattr(torch, "__version__", "2.1.0")
     assert str(by_subject(machine.software())["PyTorch"]) == "failure PyTorch     2.1.0; pip install -U torch"
+
+
+def test_little_shared_memory_is_a_warning_with_its_remedy(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(memory, "shared_free", lambda: 64 * 2**20)
+    found = by_subject(machine.software())["shm"]
+    assert (found.level, found.told) == ("warning", "64 MiB free in /dev/shm")
+    assert "loaders of 64 images per rank need" in found.remedy
+    needed = float(found.remedy.split("need ")[1].split(":")[0])
+    # 2 workers with 4 batches each of 64 images, 3 floats to a pixel, and a megabyte; on 8 ranks
+    pixels = sum(view.count * view.size**2 for view in DEFAULT_VIEWS.values())
+    assert needed == pytest.approx(8 * (2 * 4 * 64 * pixels * 12 / 2**20 + 1), abs=1)
+    assert "docker run --shm-size=" in found.remedy
+    monkeypatch.setattr(memory, "shared_free", lambda: 2**40)
+    assert machine.shared_memory().level == "ok"
+    monkeypatch.setattr(memory, "shared_free", lambda: None)
+    assert machine.shared_memory().level == "ok"
 
 
 def test_a_driver_without_devices_is_a_failure_and_no_gpu_a_warning(monkeypatch):

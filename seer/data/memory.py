@@ -7,6 +7,7 @@ the slot is free again. A trainer that keeps its batches keeps their slots; the 
 """
 
 import math
+import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch
 
 Shape = tuple[int, ...]
 ALIGNED = 64  # bytes
+SHARED = "/dev/shm"  # where Linux keeps shared memory; Docker gives it 64 MB
 
 _spare: dict[tuple, deque[np.ndarray]] = defaultdict(partial(deque, maxlen=2))
 
@@ -64,6 +66,35 @@ class Lease:
         return [_returned(array, partial(held.__setitem__, number, 0)) for number, array in parts]
 
 
+def shared_free() -> int | None:
+    """Bytes of shared memory that may still be taken; None where nothing tells."""
+    try:
+        status = os.statvfs(SHARED)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def docker_remedy(needed: int) -> str:
+    """What gives a container `needed` bytes of shared memory, and a quarter more."""
+    gibibytes = -(-needed * 5 // (4 * 2**30))
+    return f"docker run --shm-size={gibibytes}g, or --ipc=host"
+
+
+def arena_bytes(workers: int, slots: int, shapes: Sequence[Shape], dtype: type) -> int:
+    """Of shared memory that an `Arena` takes when all of its slots are in use, its marks aside."""
+    return workers * slots * _starts(shapes, dtype)[-1]
+
+
+def _starts(shapes: Sequence[Shape], dtype: type) -> list[int]:
+    """Where each array begins in a slot, in bytes; last, the slot's size."""
+    starts = [0]
+    for shape in shapes:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        starts.append(starts[-1] + -(-size // ALIGNED) * ALIGNED)
+    return starts
+
+
 class Arena:
     """Shared memory for the batches of several workers, each with `slots` of its own.
 
@@ -72,11 +103,10 @@ class Arena:
     """
 
     def __init__(self, workers: int, slots: int, shapes: Sequence[Shape], dtype: type):
-        self.slots, self.starts = slots, [0]
-        for shape in shapes:
-            self.starts.append(self.starts[-1] + -(-math.prod(shape) * np.dtype(dtype).itemsize // ALIGNED) * ALIGNED)
+        self.slots = slots
+        self.starts = _starts(shapes, dtype)
         # `share_memory_` would touch all of it.
-        storage = torch.UntypedStorage._new_shared(workers * slots * self.starts[-1])
+        storage = torch.UntypedStorage._new_shared(arena_bytes(workers, slots, shapes, dtype))
         self.memory = torch.empty(0, dtype=torch.uint8).set_(storage).view(workers * slots, -1)
         self.held = torch.zeros(workers * slots, len(shapes), dtype=torch.uint8).share_memory_()
         self.id = next(_ids)

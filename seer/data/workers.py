@@ -11,16 +11,51 @@ from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from multiprocessing.util import Finalize
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from seer import forkserver
 from seer.data.crops import Batch
-from seer.data.memory import Arena, Lease
+from seer.data.memory import Arena, Lease, Shape, arena_bytes
 from seer.data.task import Delivery, StepTask
 from seer.errors import InputError
+
+# Of a worker's batches as many may be under way as it is given tasks, one in the trainer's hands and one before it.
+BEYOND_PREFETCH = 2
+SMALL_TENSORS = 2**20  # bytes of shared memory for numbers that travel with a rank's batches
+
+
+class Need(NamedTuple):
+    """Bytes of memory for one rank's batches, from their making to their use: `shared` lies under /dev/shm."""
+
+    shared: int
+    private: int
+
+    @property
+    def total(self) -> int:
+        return self.shared + self.private
+
+
+def memory_needed(
+    mode: str, workers: int, prefetch: int, shapes: Sequence[Shape], dtype: type, encoded_bytes: int = 0
+) -> Need:
+    """What the batches of `inline`, `threads` or `processes` take at most.
+
+    Args:
+        mode, workers, prefetch: as in `LoaderConfig`.
+        shapes, dtype: of a batch's crops.
+        encoded_bytes: of a batch that is sent encoded, instead of crops; 0 if none is.
+    """
+    crops = arena_bytes(1, 1, shapes, dtype)
+    if workers == 0:
+        return Need(0, BEYOND_PREFETCH * (encoded_bytes or crops))
+    if mode == "threads":
+        return Need(0, (workers * prefetch + BEYOND_PREFETCH) * (encoded_bytes or crops))
+    if encoded_bytes:
+        return Need((workers * prefetch + BEYOND_PREFETCH) * encoded_bytes + SMALL_TENSORS, 0)
+    return Need(arena_bytes(workers, prefetch + BEYOND_PREFETCH, shapes, dtype) + SMALL_TENSORS, 0)
 
 
 def inline(task: StepTask, steps: Sequence[int], workers: int, prefetch: int, device: torch.device) -> Generator[Any]:
@@ -49,9 +84,8 @@ def processes(
     task: StepTask, steps: Sequence[int], workers: int, prefetch: int, device: torch.device
 ) -> Generator[Any]:
     """Make batches in processes; tensors come back through shared memory."""
-    # Of a worker's batches as many may be under way as it is given tasks, one in the trainer's hands and one before it.
-    crops = task.crops.shapes(task.share), task.crops.dtype
-    arena = None if task.encoded else Arena(workers, prefetch + 2, *crops)
+    shapes = task.crops.shapes(task.share)
+    arena = None if task.encoded else Arena(workers, prefetch + BEYOND_PREFETCH, shapes, task.crops.dtype)
     loader = DataLoader(
         _Steps(task, arena),
         batch_size=None,

@@ -15,7 +15,7 @@ from seer.data.crops import IMAGENET_MEAN, IMAGENET_STD
 from seer.data.folders import readable
 from seer.engine.integrity import HEADER, check_file
 from seer.errors import InputError
-from seer.inputs import read_json
+from seer.inputs import read_json, read_yaml
 from seer.interop.files import BACKBONE, MEAN, SIZE, STD, backbone_config, read_backbone, save_backbone
 from seer.interop.weights import check_finite, load_strictly
 from seer.schema import DIGEST, Integer, MapOf, MismatchError, Record
@@ -192,6 +192,7 @@ def _run_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     if not path.is_file():
         raise InputError(f"{run}: not a run directory, it has no config.yaml; expected {FORMS}")
+    read_yaml(path, Record({}))  # a bounded file of keys and values, before anything interprets them
     config = read(path)
     try:
         CONFIG.check(config)

@@ -1,12 +1,15 @@
 import gc
+import os
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seer.data import memory
-from seer.data.memory import Arena
+from seer.data.memory import ALIGNED, Arena, arena_bytes, docker_remedy, shared_free
 
 SHAPES = [(2, 3, 3, 3), (5, 2, 2, 3)]
 
@@ -66,3 +69,31 @@ def test_a_smaller_batch_fits_and_arrays_do_not_overlap(arena):
     small[0][:], small[1][:] = 1, 2
     assert (small[0] == 1).all()
     assert not np.shares_memory(*small)
+
+
+SIDES = st.lists(st.integers(1, 9), min_size=1, max_size=4)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.lists(SIDES, min_size=1, max_size=3), st.sampled_from("ufd"))
+def test_an_arena_takes_what_is_said(workers, slots, sides, kind):
+    dtype = {"u": np.uint8, "f": np.float32, "d": np.float64}[kind]
+    shapes = [tuple(shape) for shape in sides]
+    arena = Arena(workers, slots, shapes, dtype)
+    said = arena_bytes(workers, slots, shapes, dtype)
+    assert arena.memory.nbytes == arena.memory.untyped_storage().nbytes() == said
+    content = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape in shapes) * workers * slots
+    assert content <= said < content + workers * slots * len(shapes) * ALIGNED
+
+
+def test_free_shared_memory_is_that_of_its_file_system(monkeypatch, tmp_path):
+    status = os.statvfs(tmp_path)
+    monkeypatch.setattr(memory, "SHARED", str(tmp_path))
+    assert shared_free() == pytest.approx(status.f_bavail * status.f_frsize, rel=0.05)
+    monkeypatch.setattr(memory, "SHARED", str(tmp_path / "nowhere"))
+    assert shared_free() is None
+
+
+def test_docker_gets_a_quarter_more_in_whole_gibibytes():
+    assert "--shm-size=1g" in docker_remedy(2**20)
+    assert "--shm-size=5g" in docker_remedy(4 * 2**30)
+    assert "--shm-size=6g" in docker_remedy(4 * 2**30 + 1)

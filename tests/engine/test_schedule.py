@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from seer.engine.schedule import SCHEDULES, ScheduleConfig, describe, effective, value
 from seer.errors import InputError
+from seer.schema import check_options
 
 
 def test_cosine_with_warmup_at_known_points():
@@ -141,15 +142,16 @@ def test_a_warmup_that_is_a_share_fits_every_run(share, total):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (ScheduleConfig(warmup=-5), r"schedule.warmup=-5: must be 0, a share"),
-        (ScheduleConfig(warmup=math.nan), r"schedule.warmup=nan: must be"),
-        (ScheduleConfig(warmup=2.5), r"schedule.warmup=2.5: give whole steps"),
-        (ScheduleConfig(per=-1), r"schedule.per=-1: must be a number of images"),
+        (ScheduleConfig(warmup=-5), r"schedule\.warmup: -5 is not a number of whole steps"),
+        (ScheduleConfig(warmup=math.nan), r"schedule\.warmup: nan is not"),
+        (ScheduleConfig(warmup=2.5), r"schedule\.warmup: 2\.5 is not a number of whole steps"),
     ],
 )
 def test_what_no_run_can_follow(config, message):
     with pytest.raises(InputError, match=message):
         effective(config, 8, 10)
+    with pytest.raises(InputError, match=r"schedule\.per: -1 is not a whole number from 0"):
+        check_options(ScheduleConfig(per=-1), "schedule")
 
 
 @pytest.mark.parametrize(

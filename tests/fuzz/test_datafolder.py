@@ -147,7 +147,7 @@ def forge(path: Path, rows: object, schema: pa.Schema) -> None:
         reject()
 
 
-@fuzz(12)
+@fuzz(6)
 @given(st.data())
 def test_manifests(finished, strangers, data):
     world = strangers(finished)
@@ -163,7 +163,7 @@ def test_manifests(finished, strangers, data):
     trial(world, data.draw(everything), world.folder)
 
 
-@fuzz(12)
+@fuzz(6)
 @given(st.data())
 def test_indices(finished, strangers, data):
     world = strangers(finished)
@@ -173,7 +173,7 @@ def test_indices(finished, strangers, data):
 
 
 @pytest.mark.parametrize("done", [False, True])
-@fuzz(12)
+@fuzz(6)
 @given(st.data())
 def test_journals(removing, strangers, done, data):
     world = strangers(removing[done])
@@ -194,7 +194,7 @@ def spoil_rows(data: st.DataObject, path: Path, rows: list) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@fuzz(16)
+@fuzz(5)
 @given(st.data())
 def test_states_of_builds(building, sources, strangers, data):
     world = strangers(building)
@@ -203,7 +203,7 @@ def test_states_of_builds(building, sources, strangers, data):
     trial(world, build, [sources], world.folder, OPTIONS)
 
 
-@fuzz(8)
+@fuzz(5)
 @given(st.data())
 def test_removals_of_builds(building, sources, strangers, data):
     world = strangers(building)
@@ -214,7 +214,7 @@ def test_removals_of_builds(building, sources, strangers, data):
 
 
 @pytest.mark.parametrize("name", ["quarantine.jsonl", "removed.jsonl"])
-@fuzz(8)
+@fuzz(5)
 @given(st.data())
 def test_logs(finished, strangers, name, data):
     world = strangers(finished)
@@ -224,7 +224,7 @@ def test_logs(finished, strangers, name, data):
     trial(world, of_list, path)
 
 
-@fuzz(20)
+@fuzz(10)
 @given(st.data())
 def test_ledgers(strangers, tmp_path, data):
     run = tmp_path / "run"
@@ -246,7 +246,7 @@ def all_files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("which", ["finished", "before", "after", "building"])
-@fuzz(12)
+@fuzz(6)
 @given(st.data())
 def test_bytes(finished, removing, building, sources, strangers, which, data):
     folder = {"finished": finished, "before": removing[False], "after": removing[True], "building": building}[which]
@@ -274,7 +274,7 @@ def resealed(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("which", ["finished", "before", "after", "building"])
-@fuzz(12)
+@fuzz(6)
 @given(st.data())
 def test_links_and_pipes(finished, removing, building, sources, strangers, which, data):
     """In a file's place a link to a file, a folder or nothing outside, a pipe, or a folder."""
@@ -318,7 +318,7 @@ def server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
 
 
 @pytest.mark.parametrize("fetch", ["ranges", "shards"])
-@fuzz(8)
+@fuzz(5)
 @given(st.data())
 def test_stores(finished, strangers, server, fetch, tmp_path, data):
     """The cache lies in the folder of the world that may change; the data come from elsewhere."""
