@@ -28,11 +28,14 @@ MOST_JOBS = 10_000  # of one launch
 LARGEST = 16 * inputs.MEGABYTE  # of a record: an array of ten thousand jobs
 
 
-class Word:
+@dataclass(frozen=True)
+class Word(Text):
     """An argument of a command: any text, names that are not UTF-8 included."""
 
+    longest: int = 100_000
+
     def check(self, value: Any, where: str = "") -> str:
-        if not isinstance(value, str) or len(value) > 100_000 or "\0" in value:
+        if not isinstance(value, str) or len(value) > self.longest or "\0" in value:
             raise refuse(self, value, where)
         return value
 

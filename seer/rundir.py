@@ -167,9 +167,9 @@ class RunDir:
             raise InputError(f"{named}: cannot be read ({error.strerror}); check its permissions") from None
         if state == "missing":
             what = "it is no folder" if self.path.exists() else "there is no such folder"
-            raise InputError(f"{named}: not a run directory, {what}")
+            raise InputError(f"{named}: not a run directory, {what}; name a run directory")
         if state != "run":
-            raise InputError(f"{named}: not a run directory, it has neither {CONFIG} nor {METRICS}")
+            raise InputError(f"{named}: not a run directory, it has neither {CONFIG} nor {METRICS}; name another")
         return self
 
     def file(self, name: str) -> Path:

@@ -79,9 +79,8 @@ def example(*lines: str) -> str:
 
 def output_option(value: Any, param: typer.CallbackParam) -> Any:
     """The callback of an option that names a file to write: whatever is wrong with it is told before the work."""
-    if value is not None:
-        if str(value) not in ("", "-"):
-            outputs.check_writable(value, max(param.opts, key=len))
+    if value is not None and str(value) not in ("", "-"):
+        outputs.check_writable(value, max(param.opts, key=len))
     return value
 
 

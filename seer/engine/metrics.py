@@ -86,7 +86,8 @@ class RunLog:
         self._work: dict[str, float] = {}
         self._seconds_before, self._samples = 0.0, -1.0
         self._writer: Any = None
-        self._planned: dict[str, float] | None = None
+        self._planned: dict[str, float] = {}
+        self._unplanned = ""  # why the plan could not be read, once it was told
         self._console = _Console(total_steps, start) if world.is_main else None
         if world.is_main:
             self._open(Path(run_dir), start)
@@ -190,8 +191,8 @@ class RunLog:
             "images_per_second": (samples - self._samples) / elapsed,
         }
         row |= {"seconds": self._seconds_before + time.perf_counter() - self._began, **values}
-        self._planned = planned(self.path.parent) if self._planned is None else self._planned
-        row |= {"memory_gib": memory(self.world.device) / 2**30, **(self._planned or {})}
+        self._planned = self._planned or self._read_plan()
+        row |= {"memory_gib": memory(self.world.device) / 2**30, **self._planned}
         self._samples = samples
         # JSON knows no NaN.
         jsonl.append(self.path, [{k: v if math.isfinite(v) else None for k, v in row.items()}])
@@ -200,6 +201,18 @@ class RunLog:
                 self._writer.add_scalar(name, row[name], step)
         assert self._console
         logger.info("%s", self._console.show(row))
+
+    def _read_plan(self) -> dict[str, float]:
+        """What was planned; {} while there is no plan that can be read, which is told once."""
+        try:
+            return planned(self.path.parent)
+        except FileNotFoundError:
+            return {}
+        except InputError as error:
+            if not self._unplanned:
+                self._unplanned = str(error)
+                logger.warning("%s; until it is mended, the metrics go without what was planned", error)
+            return {}
 
 
 def continue_metrics(run_dir: Path, start: int) -> jsonl.Row:
@@ -218,15 +231,9 @@ def continue_metrics(run_dir: Path, start: int) -> jsonl.Row:
     return rows[-1] if rows else {}
 
 
-def planned(run_dir: Path) -> dict[str, float] | None:
-    """What RUN/plan.json, which `seer plan --json` writes, predicts of a run's metrics; None while there is none."""
-    try:
-        plan = read_plan(run_dir)
-    except FileNotFoundError:
-        return None
-    except InputError as error:
-        logger.warning("%s; the metrics go without what was planned", error)
-        return {}
+def planned(run_dir: Path) -> dict[str, float]:
+    """What RUN/plan.json, which `seer plan --json` writes, predicts of a run's metrics. Raises as `read_plan` does."""
+    plan = read_plan(run_dir)
     memory_gib = sum(plan["memory_gib"].values())
     return {"planned_images_per_second": plan["chosen"]["images_per_second"], "planned_memory_gib": memory_gib}
 

@@ -56,7 +56,7 @@ def watched(run: Path) -> None:
 VERBS: list[Callable[[Path], object]] = [write_report, watched, audit, rundir.last_step]
 
 
-@fuzz(60)
+@fuzz(25)
 @given(st.data(), st.sampled_from(VERBS))
 def test_rows_damaged_by_their_schema(good, tmp_path_factory, data, verb):
     world = World(tmp_path_factory.mktemp("fuzz") / "world")
@@ -69,7 +69,7 @@ def test_rows_damaged_by_their_schema(good, tmp_path_factory, data, verb):
     trial(world, verb, run)
 
 
-@fuzz(60)
+@fuzz(25)
 @given(st.data(), st.sampled_from(VERBS))
 def test_documents_damaged_by_their_schema(good, tmp_path_factory, data, verb):
     world = World(tmp_path_factory.mktemp("fuzz") / "world")
@@ -82,7 +82,7 @@ def test_documents_damaged_by_their_schema(good, tmp_path_factory, data, verb):
     trial(world, verb, run)
 
 
-@fuzz(80)
+@fuzz(30)
 @given(st.data(), st.sampled_from(VERBS))
 def test_files_damaged_by_their_bytes(good, tmp_path_factory, data, verb):
     world = World(tmp_path_factory.mktemp("fuzz") / "world")
@@ -108,7 +108,7 @@ def test_good_rows_are_read_and_keep_their_numbers(row):
     assert all(isinstance(value, int | float | None) for value in kept.values())
 
 
-@fuzz(30)
+@fuzz(10)
 @given(st.lists(values(METRIC), min_size=1, max_size=8), st.lists(values(rundir.RESULT), max_size=4))
 def test_a_page_of_good_values_is_whole(tmp_path_factory, metrics, results):
     run = tmp_path_factory.mktemp("fuzz") / "run"
