@@ -177,7 +177,7 @@ def refusal(function) -> str:
         *(("knn", f"threads={value}") for value in ("0", "1000000")),
         *(("knn", f"size={value}") for value in ("100000", "-1")),
         *(("knn", f"device={value}") for value in ("tpu", "")),
-        *(("linear", f"lrs={value}") for value in ("[nan]", "[]", "[0]", "[inf]", "[1e300]")),
+        *(("linear", f"lrs={value}") for value in ("[nan]", "[]", "[0]", "[inf]")),
         *(("linear", f"momentum={value}") for value in ("5", "1", "nan")),
         *(("linear", f"holdout={value}") for value in ("0", "1", "nan")),
         *(("linear", f"seed={value}") for value in ("-1", "100000000000000000000")),

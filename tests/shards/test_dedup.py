@@ -183,7 +183,7 @@ def test_parts_of_a_build_leave_out_the_same(copies, tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"level": "some"}, "--dedup: 'some' is not one of: none, exact, near"),
+        ({"level": "some"}, "--dedup: 'some' is unknown .one of: exact, near, none"),
         ({"level": "near", "distance": 17}, "--distance: 17 is not a whole number from 0 to 16"),
         ({"against": ["x"]}, "--against needs to know"),
         ({"exclude": ["/no/such"]}, "/no/such does not exist"),
