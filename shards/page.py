@@ -1,7 +1,6 @@
 """What a data set looks like, on one page that needs no network."""
 
 import base64
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import jinja2
 
 from seer import files
 from seer.data.index import Manifest
-from seer.errors import InputError
 from shards import sampled, state
 
 TITLES = {"width": ("Width", "px"), "height": ("Height", "px")}
@@ -26,19 +24,6 @@ class Picture:
     key: str
     size: str
     source: str  # a data: URL
-
-
-def check_writable(out: Path) -> None:
-    """Raise InputError unless a page can be written there, before the work that it is to show."""
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; give a file, such as {out / 'stats.html'}")
-    try:
-        with state.writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=out.parent):
-                pass
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{out} lies below something that is no folder; give another file") from None
 
 
 def write_page(figures: dict[str, Any], out: Path) -> None:
