@@ -151,7 +151,10 @@ def build(
     """
     started, out, tick = time.monotonic(), Path(out), progress or (lambda *_: None)
     options.validate()
-    plan: dict[str, Any] = {"options": options.identity(), "sources": [os.path.abspath(source) for source in sources]}
+    plan: dict[str, Any] = {
+        "options": options.identity(),
+        "sources": [quarantine.text(os.fsencode(os.path.abspath(source))) for source in sources],
+    }
     state.refuse_another(out, plan)  # before the long look through the sources
     _refuse_unwritable(out)
     listing = scan(sources, options.labels, out, parse_columns(options.columns))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from seer.errors import InputError
-from seer.terminal import Json, emit, example, progress, say
+from seer.terminal import Json, emit, example, output_option, progress, say
 
 app = typer.Typer(help="Build, index, verify and describe WebDataset shards.", no_args_is_help=True)
 
@@ -153,16 +153,16 @@ def shards_remove(
 def shards_stats(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
     near: Annotated[bool, typer.Option("--near", help="Look for near duplicates, too.")] = False,
-    page: Annotated[Path | None, typer.Option(help="Also write a page of plots and random images (.html).")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(callback=output_option, help="Also write a page of plots and random images (.html)."),
+    ] = None,
     json_target: Json = "",
 ) -> None:
     """Describe shards: sizes, formats, labels, sources, duplicates, what was quarantined and why."""
-    from seer.outputs import check_writable
     from shards.page import write_page
     from shards.stats import lines, stats
 
-    if page:
-        check_writable(page, "--page")
     figures = stats(directory, near)
     if page:
         write_page(figures, page)

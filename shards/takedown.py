@@ -35,7 +35,7 @@ from shards.tars import sha256_file
 REMOVED = "removed.jsonl"
 STATE = ".removal"  # beside the shards while some are replaced
 JOURNAL, ENTRIES = "journal.json", "entries.jsonl"
-REVISION = re.compile(r"(.*?)(?:\.r(\d{1,9}))?\.tar")
+REVISION = re.compile(r"(.*?)(?:\.r(\d{1,9}))?\.tar", re.IGNORECASE)
 HASH = Text(16, 16, "[0-9a-f]{16}", "a manifest's hash of 16 hex digits")
 JOURNAL_KIND = Record({"before": HASH, "log": Integer(0), "shards": MapOf(Maybe(SHARD), SHARD, 2**20)}, extra=None)
 ENTRY = Record(

@@ -43,20 +43,27 @@ def test_what_may_belong_to_several_belongs_to_none(tmp_path):
         ("a", []),
         ("b", []),
         ("a", []),
-        ("c", ["cls"]),
+        ("c", []),
         ("d", []),
     ]
-    assert found.notes.counts == {COMPANIONS: 1, AMBIGUOUS: 2, UNJOINED: 2}
+    assert found.notes.counts == {AMBIGUOUS: 3, UNJOINED: 2}
     assert found.notes.examples[UNJOINED] == "alone.cls"
 
 
 def test_whatever_is_no_image_of_its_own_is_told(tmp_path):
-    files = [("a.left.jpg", b"1"), ("a.right.jpg", b"2"), ("a.\x1b[2J.txt", b"x"), (".hidden.jpg", b"3")]
+    files = [
+        ("a.left.jpg", b"1"),
+        ("a.right.jpg", b"2"),
+        ("a.txt", b"x"),
+        (".hidden.jpg", b"3"),
+        ("b.\x1b[2J.txt", b"x"),
+    ]
     found = read_contents(pack(tmp_path / "x.tar", files))
     assert found.notes.lines() == [
-        f"1 {COMPANIONS}, for example a.\\x1b[2J.txt",
+        f"1 {COMPANIONS}, for example a.txt",
         "1 entries of tars passed over (hidden), for example .hidden.jpg",
         f"1 {IMAGES}, for example a.right.jpg of a.left.jpg",
+        f"1 {UNJOINED}, for example b.\\x1b[2J.txt",
     ]
 
 

@@ -1,8 +1,6 @@
 import io
 import os
 import random
-import resource
-import signal
 import tarfile
 
 import pytest
@@ -13,11 +11,10 @@ from seer.errors import InputError
 from shards import headers
 from shards.headers import DamagedTar, entries
 from shards.index import index
-from shards.sources import scan_tar
+from tests.fuzz.harness import SECONDS, within_memory, within_time
 from tests.shards.conftest import encoded
 
 CASES = int(os.environ.get("SEER_FUZZ", 60))
-SECONDS, MEMORY = 20, 1 << 28  # of one damaged tar of some kilobytes; of all of them
 GIGABYTES = 4 << 30
 
 PARTS = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=150)
@@ -75,7 +72,7 @@ def read(path):
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from(TYPES), NAMES, st.integers(0, 1500)), max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @pytest.mark.parametrize("format", FORMATS)
 def test_entries_are_those_of_tarfile(tmp_path_factory, format, members):
     file = io.BytesIO()
@@ -123,9 +120,8 @@ def sparse_file(path, *pieces):
 def test_an_extended_header_of_gigabytes_is_not_read(tmp_path, kind):
     first = header("a.jpg", 4) + padded(b"data")
     path = sparse_file(tmp_path / "x.tar", (0, first + header("x", GIGABYTES, kind)), (GIGABYTES + 4096, b"\0"))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert read(path) == (["a.jpg"], "damaged tar (an extended header of 4,294,967,296 bytes at byte 1024)")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
+    with within_memory(1 << 24):
+        assert read(path) == (["a.jpg"], "damaged tar (an extended header of 4,294,967,296 bytes at byte 1024)")
 
 
 @pytest.mark.parametrize(
@@ -226,18 +222,13 @@ def test_fuzz_of_bytes(tmp_path):
     chance = random.Random(0)
     path = tmp_path / "data" / "x.tar"
     path.parent.mkdir()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcomes = {"taken": 0, "refused": 0}
     for _ in range(CASES):
         path.write_bytes(damaged(chance.choice(sound), chance))
-        signal.alarm(SECONDS)  # whose default action ends the process
-        found = scan_tar(path)
-        assert len(found) <= 100
-        said = refusal(index, [path], workers=1, check=False, anew=True)
-        assert "\n" not in said
+        with within_time(SECONDS), within_memory():
+            said = refusal(index, [path], workers=1, check=False, anew=True)
+        assert said.isprintable()
         outcomes["refused" if said else "taken"] += 1
-        signal.alarm(0)
         for left in set(path.parent.iterdir()) - {path}:
             left.unlink()
     assert all(outcomes.values()), outcomes
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MEMORY

@@ -127,14 +127,14 @@ def test_a_page_that_cannot_be_written_is_told_before_the_work(photos, tmp_path,
     monkeypatch.setattr("shards.stats.stats", lambda *_: pytest.fail("the work was begun"))
     (tmp_path / "file").write_text("x")
     for page, message in (
-        (tmp_path, "is a folder; give a file"),
-        (tmp_path / "file" / "x.html", "lies below something that is no folder"),
-        (tmp_path / "file" / "y" / "x.html", "lies below something that is no folder"),
-        ("/proc/x.html", "cannot be written|is no folder"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "file" / "x.html", "is a file, not a folder"),
+        (tmp_path / "file" / "y" / "x.html", "is a file, not a folder"),
+        ("/proc/x.html", "cannot be written"),
     ):
         result = CliRunner().invoke(app, ["shards", "stats", str(tmp_path / "out"), "--page", str(page)])
         assert isinstance(result.exception, InputError)
-        assert re.search(message, str(result.exception))
+        assert message in str(result.exception)
 
 
 def test_names_that_are_no_utf8(tmp_path):
@@ -145,7 +145,7 @@ def test_names_that_are_no_utf8(tmp_path):
     pack(root / os.fsdecode(b"t\xe9.tar"), [(os.fsdecode(b"m\xe9.jpg"), encoded(4)), ("m.cls", b"1")])
     pq.write_table(pa.table({"jpg": [encoded(5)]}), tmp_path / "list.parquet")
     (tmp_path / "list.parquet").rename(root / os.fsdecode(b"l\xe9.parquet"))
-    out = tmp_path / "out"
+    out = tmp_path / os.fsdecode(b"o\xe9")
     sources = [root, root / os.fsdecode(b"l\xe9.parquet")]
     assert build(sources, out, BuildOptions(workers=1)).samples == 5
     assert verify(out, workers=1).ok
