@@ -63,8 +63,16 @@ def unreadable(error: OSError) -> NoReturn:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, without what follows in further lines; its kind if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """What an exception says, without what follows in further lines; its kind if it says nothing.
+
+    A library may quote the file that it could not read.
+    """
+    return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))
+
+
+def printable(text: str) -> str:
+    """A text that a stranger may have written, with escapes for what a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def printable(text: object) -> str:

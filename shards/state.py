@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from seer import files
 from seer.data.index import LARGEST_TAR, MANIFEST, MOST_SAMPLES, SHARD, Manifest
-from seer.errors import InputError
+from seer.errors import InputError, printable
 from seer.inputs import read_json
 from seer.schema import DIGEST, Flag, Integer, ListOf, MapOf, Plain, Record, Text
 from shards.quarantine import ENTRY
@@ -283,5 +283,4 @@ def _facts(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) or "none"
+    return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value)) or "none"

@@ -213,3 +213,14 @@ def test_a_flipped_bit_of_an_index_is_not_trained_on(tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match="its seal is broken"):
         manifest.index(0)
+
+
+def test_what_a_library_quotes_of_a_damaged_file_is_escaped(tmp_path):
+    manifest = write_shards(tmp_path, [3])
+    path = index_path(tmp_path / manifest.shards[0])
+    content = path.read_bytes()
+    for place in range(len(content) - 400, len(content) - 8, 3):  # the footer
+        path.write_bytes(content[:place] + b"\x1b" + content[place + 1 :])
+        with pytest.raises(InputError) as raised:
+            manifest.index(0)
+        assert str(raised.value).isprintable()
