@@ -1,7 +1,7 @@
 """Decoding on the accelerator: workers send JPEGs as they are, with the boxes drawn; the device decodes and cuts.
 
 On CUDA devices torchvision decodes with nvJPEG, batch by batch; on a CPU, as in tests, the same path runs on libjpeg.
-What the decoder would not show as `decode` does (other formats, CMYK, pictures that EXIF turns) a worker decodes
+What the decoder would not show as `decode` does (other formats, CMYK, RGB, pictures that EXIF turns) a worker decodes
 and sends as pixels. Crops agree with the workers' own to two levels of 255 where the decoders agree.
 """
 
@@ -20,6 +20,7 @@ from seer.data.decode import JPEG_MAGIC, MAX_PIXELS, DamagedImage, may_be_turned
 from seer.data.draws import Boxes
 
 END_OF_IMAGE = b"\xff\xd9"
+PLAIN = ("YCbCr", "Gray")  # colours that need no marker of Adobe's to be understood
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def size_of_plain(data: bytes) -> tuple[int, int] | None:
     except ValueError:
         return None
     header = limits.jpeg_header(data)
-    if colorspace in ("CMYK", "YCCK") or height * width > MAX_PIXELS or may_be_turned(data, header):
+    if colorspace not in PLAIN or height * width > MAX_PIXELS or may_be_turned(data, header):
         return None
     try:
         limits.check_jpeg(data, header, height * width)

@@ -45,11 +45,13 @@ def test_what_is_not_a_plain_jpeg_goes_to_the_workers():
     whole = saved(image)
     assert size_of_plain(whole) == (40, 48)
     assert size_of_plain(saved(image, progressive=True)) == (40, 48)
+    assert size_of_plain(saved(image.convert("L"))) == (40, 48)
     turned = Image.Exif()
     turned[0x0112] = 6
     others = {
         "png": saved(image, "PNG"),
         "cmyk": saved(image.convert("CMYK")),
+        "rgb": saved(image, keep_rgb=True),
         "turned": saved(image, exif=turned),
         "truncated": whole[:-100],
         "empty": b"",
