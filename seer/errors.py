@@ -70,11 +70,6 @@ def first_line(error: BaseException) -> str:
     return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))
 
 
-def printable(text: str) -> str:
-    """A text that a stranger may have written, with escapes for what a terminal would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def printable(text: object) -> str:
     """A text as a terminal may have it: control characters and bytes that are not UTF-8 are escaped."""
     return "".join(character if character.isprintable() else escaped(character) for character in str(text))
