@@ -93,7 +93,7 @@ def test_from_images_to_a_report(folder, tiny, tmp_path, monkeypatch):
     assert "http" not in page.replace("http://www.w3.org", "")  # nothing is fetched
 
     exported = invoke("export", "runs/tiny", "--to", "safetensors", "--out", "backbone.safetensors", "--json", "-")
-    assert json.loads(exported.stdout)["max_abs_diff"] == 0
+    assert json.loads(exported.stdout)["max_abs_diff"] < 1e-4
     embedded = invoke("embed", "--model", "backbone.safetensors", "--data", str(folder / "test"), "--out", "f.npz")
     assert "16 × 368 features" in embedded.output
 
