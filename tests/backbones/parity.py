@@ -19,8 +19,8 @@ def on_meta(name: str) -> Backbone:
 def settle(network: Backbone, size: int = 32) -> Backbone:
     """Give every BatchNorm random weights, and the statistics of random images, so that no layer is a near-identity.
 
-    Variances of a few pixels can be next to nothing; dividing by them would blow the last bits of a convolution, in which
-    two calls may differ, up to whole numbers.
+    Variances of a few pixels can be next to nothing; dividing by them would blow up the last bits of a convolution, in
+    which two calls may differ.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
