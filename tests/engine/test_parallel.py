@@ -201,7 +201,7 @@ def test_seers_grouping_of_a_real_backbone():
         (ParallelConfig(checkpointing=[[1]]), 1, "parallel.checkpointing has 1 lists; the backbone has 2 stages"),
         (ParallelConfig(checkpointing=[[1], [3]]), 1, "parallel.checkpointing: .3. must .* 2, stage 2's depth"),
         (ParallelConfig(checkpointing=[[2, 1], []]), 1, "parallel.checkpointing: .2, 1. must rise"),
-        (ParallelConfig(checkpointing=[[0], []]), 1, "parallel.checkpointing: .0. must rise"),
+        (ParallelConfig(checkpointing=[[0], []]), 1, "parallel.checkpointing.0..0.: 0 is not a whole number"),
     ],
 )
 def test_wrong_configurations_are_named(config, size, message):
