@@ -54,7 +54,9 @@ def test_what_the_cluster_can_never_run(profile, needs, message):
 
 
 def test_the_cores_of_a_node_are_divided_among_its_tasks():
-    settings = slurm.check(Profile("", 0, 0), Resources(tasks_per_node=8), queue.partitions())
+    settings = slurm.check(
+        Profile(partition="", cpus_per_task=0, memory_gb_per_task=0), Resources(tasks_per_node=8), queue.partitions()
+    )
     assert (settings.partition, settings.cpus_per_task) == ("gpu", 8)
 
 
@@ -71,7 +73,7 @@ def test_the_batch_script_says_it_all(tmp_path):
     launch = Launch(tmp_path, "slurm", [Link([train]), Link([Job("report", ("/r",))])])
     container = {"container": "image", "mounts": ["/a:/a"], "python": "python3"}
     more = {"environment": {"NCCL_DEBUG": "WARN"}, "setup": ["module load x"], "sbatch": {"exclude": "n3"}}
-    settings = Profile("gpu", 10, 60, account="vision", **container, **more)
+    settings = Profile(partition="gpu", cpus_per_task=10, memory_gb_per_task=60, account="vision", **container, **more)
     text, after = (slurm.script(launch, number, settings) for number in (0, 1))
     for line in ("nodes=64", "ntasks-per-node=8", "gpus-per-node=8", "cpus-per-task=10", "mem=491520MB", "time=4320",
                  "partition=gpu", "account=vision", "signal=USR2@300", "exclude=n3", "requeue"):  # fmt: skip
