@@ -147,6 +147,7 @@ def _write(out: Path, pile: Pile, rows: list[int], values: np.ndarray) -> None:
         "label": [pile.labels[i] for i in rows],
     }
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(out) as beside, open(beside, "wb") as file:
             WRITERS[out.suffix](file, texts, values)
     except OSError as error:

@@ -126,6 +126,7 @@ def draw_neighbours(
             agrees = bool(train.labels[j] == test.labels[i])
             _paste(sheet, train.image(j), column * step + GAP, row * step, GREEN if agrees else RED)
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as beside:
         sheet.save(beside, FORMATS[path.suffix.lower()])
 
