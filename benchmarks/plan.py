@@ -33,7 +33,7 @@ from seer.config import recipes
 from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.health import Health, HealthConfig
-from seer.engine.loop import Run, train
+from seer.engine.loop import Run, Saves, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, build_optimizer
 from seer.engine.parallel import parallelize
@@ -141,7 +141,7 @@ def train_on_noise(config: Pretrain, world: World) -> list[float]:
         health = Health(HealthConfig(every=0), Path(folder), world)
         schedule = effective(config.schedule, config.batch_size, config.steps)
         train(Run(method, module, build_optimizer(method, config.optim), LossScaler(False), Same(config, world.size),
-                  schedule, log, health, world, lambda step: None, 0, config.steps, config.batch_size, 10**6,
+                  schedule, log, health, world, Saves(lambda step: None), config.steps, config.batch_size, 10**6,
                   config.seed, config.precision, config.accumulate))  # fmt: skip
     return [end - begin for begin, end in pairwise(ends)]
 

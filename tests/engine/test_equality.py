@@ -18,7 +18,7 @@ from seer.data.views import Views
 from seer.distributed import local
 from seer.engine import parallel
 from seer.engine.health import Health, HealthConfig
-from seer.engine.loop import Run, train
+from seer.engine.loop import Run, Saves, train
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.parallel import ParallelConfig, parallelize
 from seer.engine.schedule import ScheduleConfig
@@ -84,7 +84,8 @@ def trained(name: str, layout: ParallelConfig, accumulate: int = 1) -> Result:
 
     health, log = Health(HealthConfig(every=0), Path(), world), SimpleNamespace(step=record, due=lambda step: False)
     train(Run(method, module, optimizer, LossScaler(False), Parts(accumulate), ScheduleConfig(peak=0.5), log, health,
-              world, lambda step: None, 0, STEPS, BATCH, BATCH, 0, "fp64", accumulate, optim.clip_grad))  # fmt: skip
+              world, Saves(lambda step: None), STEPS, BATCH, BATCH, 0, "fp64", accumulate,
+              optim.clip_grad))  # fmt: skip
     state = named_state(method, optimizer)
     return Result(losses, {key: full(t) for key, t in state.items()}, sum(local(t).numel() for t in state.values()))
 

@@ -67,13 +67,24 @@ def _watch_processes(monkeypatch) -> list[int]:
 
 def test_the_same_step_failing_thrice_stops_the_job(tiny, shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEER_HANG_SECONDS", "0.001")  # every step takes longer, and is held to hang
+    result = launch("local", "--backoff", "0", "--", "pretrain", tiny, f"data={shards}", "steps=30", "device=cpu",
+                    "run_dir=run")  # fmt: skip
+    assert result.exit_code == 1
+    assert "failed 3 times before its first step" in result.stderr
+    (folder,) = (tmp_path / "jobs").iterdir()
+    assert [a.code for a in attempts.read(folder, "0-0")] == [1, 1, 1]
+
+
+def test_a_run_that_diverged_is_not_tried_again(tiny, shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     diverging = ["schedule.peak=1e30", "schedule.start=1e30", "schedule.final=1e30", "optim.larc=false"]
     result = launch("local", "--backoff", "0", "--", "pretrain", tiny, f"data={shards}", "steps=30", "device=cpu",
                     "run_dir=run", *diverging)  # fmt: skip
     assert result.exit_code == 1
-    assert "failed 3 times after step" in result.stderr
+    assert "another attempt would end alike" in result.stderr
     (folder,) = (tmp_path / "jobs").iterdir()
-    assert [a.code for a in attempts.read(folder, "0-0")] == [1, 1, 1]
+    assert [a.code for a in attempts.read(folder, "0-0")] == [2]
 
 
 def test_gpus_that_are_not_there_are_refused_before_anything_is_started(tmp_path, monkeypatch):
