@@ -201,7 +201,7 @@ def test_hardware_that_a_recipe_does_not_name(tmp_path):
         (["precision=fp8"], "precision: 'fp8' is unknown"),
         (["log.plan=h1000"], "log.plan"),
         (["schedule.warmup=300000"], "warmup: 300000 steps, but the run has 244140; give fewer, or a share"),
-        (["method.freeze=-1"], "method.freeze=-1: must be 0, a share"),
+        (["method.freeze=-1"], "method.freeze: -1 is not a number of whole steps"),
         (["method.queue_from=1.5"], "method.queue_from: 1.5 is not a number of whole steps"),
         (["schedule.per=-256"], "schedule.per: -256 is not a whole number from 0"),
         (["parallel.bn_group=48"], "parallel.bn_group=48 does not divide 128 processes"),
