@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from seer.errors import InputError
 
-ACTIVE = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "STOPPED"}
+HELD = {"REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}  # until somebody releases it
+PASSING = {"COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "SIGNALING", "STAGE_OUT"}  # from one state to the next
+ACTIVE = {"PENDING", "RUNNING", "STOPPED", "SUSPENDED"} | HELD | PASSING  # every other one is over
 
 
 @dataclass(frozen=True)

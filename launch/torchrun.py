@@ -40,7 +40,7 @@ def _run(job: Job, node_rank: int, endpoint: str) -> None:
     with forwarding([process]):
         code = process.wait()
     if code in (-signal.SIGTERM, StoppedError.exit_code):
-        raise StoppedError(f"{job.verb}: stopped as asked; the same command continues it")
+        raise StoppedError(f"{job.verb}: stopped as asked")
     if code:
         raise InputError(f"{job.verb}: failed on this host or another; its own message stands above")
 

@@ -12,7 +12,7 @@ import typer
 
 from launch.cli import app as launch_app
 from seer import __version__, outputs
-from seer.errors import TOLD, InputError
+from seer.errors import CONTINUES, TOLD, InputError, StoppedError
 from seer.start import INTERRUPTED, LINE, answer_interrupts, tell
 from seer.terminal import (
     FULL,
@@ -327,7 +327,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except TOLD as error:
-        warn(str(error))
+        warn(f"{error}: {CONTINUES}" if error.exit_code == StoppedError.exit_code else str(error))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         tell(LINE)

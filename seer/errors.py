@@ -36,6 +36,9 @@ class LostWorkerError(RuntimeError):
     exit_code = 1
 
 
+CONTINUES = "the same command continues it"  # for whoever gives commands; SLURM does so by itself
+
+
 class StoppedError(RuntimeError):
     """A run that was asked to stop, and has: what it did is saved, the same command continues it.
 

@@ -23,8 +23,6 @@ from seer.engine.schedule import ScheduleConfig, value
 from seer.errors import StoppedError
 from seer.methods.base import Method, Output, Step
 
-CONTINUES = "the same command continues it"
-
 
 class Batches(Protocol):
     """What the loop asks of a loader: the views of steps start..stop on this rank, in order, but for the skipped."""
@@ -141,7 +139,7 @@ def train(run: Run, start: int = 0) -> None:
             fault = run.health.judge(done, values, run.batch_size)
             if verdict.stop and done < run.steps:
                 why = run.asked.by or "on another rank"
-                fault = fault or StoppedError(f"stopped after step {done} as asked ({why}); saved: {CONTINUES}")
+                fault = fault or StoppedError(f"stopped after step {done} as asked ({why}); saved")
         if isinstance(fault, RollbackError):
             raise fault
 
