@@ -119,6 +119,7 @@ class History:
         self.batch: int = config["batch_size"]
         self.data: Any = place(config["data"])
         self.manifest = Manifest.load(run.path)
+        self.manifest.directory = self.data  # of which the run keeps a copy
         lanes = config["loader"]["lanes"] or self.batch
         self.order = Order(self.manifest.sizes, config["seed"], lanes, config["loader"]["window"])
         self.unread: list[str] = []
@@ -153,6 +154,10 @@ class History:
             found.setdefault(row["shard"], (row["becomes"], {}))[1][row["row"]] = row["key"]
         return found
 
+    def is_replaced(self, shard: str) -> bool:
+        """Whether a takedown has put another in the place of a shard."""
+        return shard in self.removals and not index_path(self.data / shard).is_file()
+
     def stream(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """In chunks of whole steps: `(steps,)` numbers from 0, `(steps, batch)` ids, `(steps,)` whether taken."""
         together = max(1, CHUNK // self.batch)
@@ -168,7 +173,7 @@ def _removed(path: Any) -> Iterator[Row]:
     if isinstance(path, Path):
         yield from inputs.read_rows(path, REMOVAL)
     elif path.is_file():
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(path.read_bytes(inputs.LARGEST_JSON).splitlines(), 1):
             yield inputs.parse_json(line, REMOVAL, f"{path}, line {number}")
 
 
@@ -263,7 +268,7 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
     shards, rows = Reader(history.manifest).locate(ids)
     present = np.unique(shards).tolist()  # a large batch is of thousands of shards, perhaps in a store
     with ThreadPoolExecutor(16) as pool:
-        found = pool.map(partial(_keys, history), [history.manifest.shards[shard] for shard in present])
+        found = pool.map(partial(_keys, history), present)
         names = dict(zip(present, found, strict=True))
     stand_ins = {entry.position: entry.replacement for entry in ledger.read(history.path, first + history.batch)}
     return [
@@ -281,7 +286,7 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
 def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
     """The global id of each key, as the run knew it."""
     found, wanted, first = dict[str, int](), set(keys), 0
-    for shard, size in zip(history.manifest.shards, history.manifest.sizes.tolist(), strict=True):
+    for shard, size in enumerate(history.manifest.sizes.tolist()):
         found |= {name: first + row for row, name in enumerate(_keys(history, shard)) if name in wanted}
         first += size
     if missing := [key for key in keys if key not in found]:
@@ -289,15 +294,24 @@ def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _keys(history: History, shard: str, followed: tuple[str, ...] = ()) -> list[str]:
+def _keys(history: History, shard: int) -> list[str]:
     """The keys of a shard, also where images have been taken out of it since the run began."""
-    path = index_path(history.data / shard)
-    if path.is_file() or shard not in history.removals:
-        return read_index(path, ["key"])["key"].to_pylist()
+    if not history.is_replaced(name := history.manifest.shards[shard]):
+        return history.manifest.index(shard, ["key"])["key"].to_pylist()
+    return _replaced(history, name, ())
+
+
+def _replaced(history: History, shard: str, followed: tuple[str, ...]) -> list[str]:
+    """The keys of a shard out of those of the one that took its place, and of those that were taken out."""
     becomes, gone = history.removals[shard]
     if becomes in followed:
         raise UnreadableError(f"{history.data / REMOVED}: {becomes} becomes itself")
-    rest = _keys(history, becomes, (*followed, becomes)) if becomes else []
+    if becomes is None:
+        rest = []
+    elif history.is_replaced(becomes):
+        rest = _replaced(history, becomes, (*followed, becomes))
+    else:
+        rest = read_index(index_path(history.data / becomes), ["key"])["key"].to_pylist()
     if set(gone) - set(range(len(gone) + len(rest))):
         raise UnreadableError(f"{history.data / REMOVED}: rows of {shard} that it never had")
     left = iter(rest)

@@ -31,7 +31,6 @@ OPENERS = {
     "seer.jsonl": "a run's metrics and results, from files that seer.inputs has opened",
     "seer.rundir": "a run's pictures, whose bytes seer.inputs has read",
     "seer.audit": "what was removed from the data of a store",
-    "seer.terminal": "the device that takes what nobody reads",
     "seer.peers": "what processes of one run leave for each other",
     "seer.interop.weights": "model files and kept features",
     "seer.layers": "the text of recipes and profiles, as seer.inputs has read and checked it",
@@ -80,7 +79,8 @@ def opens(call: ast.Call) -> bool:
 def _only_writes(call: ast.Call) -> bool:
     """Whether some argument is the mode of a file that is written and not read."""
     modes = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
-    return any(mode in ("w", "wb", "x", "xb", "a", "ab") for mode in modes)
+    flags = {ast.unparse(flag) for argument in call.args[1:] for flag in ast.walk(argument)}
+    return "os.O_WRONLY" in flags or any(mode in ("w", "wb", "x", "xb", "a", "ab") for mode in modes)
 
 
 @cache

@@ -117,10 +117,14 @@ def read_index(path: Path | Url | str, columns: list[str] | None = None) -> pa.T
     What it says of a tar is compared with the manifest by `Manifest.index`.
     """
     try:
-        content = path.read_bytes() if isinstance(path, Url) else read_bytes(Path(path), LARGEST_TABLE)
+        content = _content(path)
         return parse_index(content, columns)
     except (OSError, MismatchError, NotThereError) as error:
         raise InputError(f"{path} is no readable index ({first_line(error)}); run: seer shards index") from error
+
+
+def _content(path: Path | Url | str) -> bytes:
+    return path.read_bytes(LARGEST_TABLE) if isinstance(path, Url) else read_bytes(Path(path), LARGEST_TABLE)
 
 
 def parse_index(content: bytes, columns: list[str] | None = None) -> pa.Table:
@@ -166,7 +170,7 @@ class Manifest:
         if isinstance(path, Path) and not path.is_file():
             raise InputError(_what_is_there_instead(path.parent))
         try:
-            content = path.read_bytes() if isinstance(path, Url) else read_bytes(path, LARGEST_TABLE)
+            content = _content(path)
         except NotThereError as error:
             raise InputError(
                 f"{error}; if only tars are there, run seer shards index *.tar where they can be written, and upload "
@@ -175,7 +179,7 @@ class Manifest:
         try:
             manifest = cls(path.parent, parse_manifest(content))
         except MismatchError as error:
-            remedy = f"run: seer shards index {path.parent}/*.tar"
+            remedy = f"run: seer shards index {path.parent}"
             raise InputError(f"{path} is no readable manifest ({error}); {remedy}") from error
         except NewerError as error:
             raise InputError(f"{path} has format {error}, this seer reads {FORMAT}; update seer") from error
@@ -304,7 +308,7 @@ def _what_is_there_instead(directory: Path) -> str:
     if not names:
         return f"{directory} is empty; put shards there: seer shards build SOURCE --out {directory}"
     if any(name.endswith(".tar") for name in names):
-        return f"{directory} holds tars without a manifest; run: seer shards index {directory}/*.tar"
+        return f"{directory} holds tars without a manifest; run: seer shards index {directory}"
     if any(Path(name).suffix in image_suffixes() for name in names):
         return f"{directory} holds images, not shards; run: seer shards build {directory} --out SHARDS"
     return f"{directory} holds no {MANIFEST} and no images; give a directory made by: seer shards build"

@@ -5,6 +5,7 @@ it (`AWS_…`, `GOOGLE_APPLICATION_CREDENTIALS`, `FSSPEC_…`); none passes thro
 """
 
 import asyncio
+import io
 import logging
 import os
 import random
@@ -12,6 +13,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +34,7 @@ TELL_EVERY = 10  # seconds, while requests go on failing
 TRANSIENT = {408, 425, 429}  # and 5xx: the HTTP statuses after which it is worth asking again
 HOPELESS = re.compile("Credential|Token|Refresh|Profile|Validation|InvalidURL")  # in names of exceptions of libraries
 
+HTTP = {"http", "https"}  # anybody's servers
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "http": "", "https": ""}
 OPTIONS = {"s3": {"config_kwargs": {"max_pool_connections": REQUESTS, "retries": {"max_attempts": 0}}}}
 ACCESS = {
@@ -83,8 +86,10 @@ class Url(str):
         server = _connect(self.scheme)
         return server.run([server.size(self)])[0]
 
-    def read_bytes(self) -> bytes:
-        return read_ranges([(self, 0, None)])[0]
+    def read_bytes(self, limit: int) -> bytes:
+        """The whole file. Raises as `read_ranges`, and `InputError` for more than `limit` bytes, which are not read."""
+        server = _connect(self.scheme)
+        return server.run([server.whole(self, limit)])[0]
 
 
 def place(path: Path | str) -> Path | Url:
@@ -97,8 +102,8 @@ def place(path: Path | str) -> Path | Url:
     return Url(path)
 
 
-def read_ranges(ranges: Sequence[tuple[Url, int, int | None]]) -> list[bytes]:
-    """The bytes `start … stop - 1` (all, if stop is None) of files of one scheme, fetched side by side.
+def read_ranges(ranges: Sequence[tuple[Url, int, int]]) -> list[bytes]:
+    """The bytes `start … stop - 1` of files of one scheme, fetched side by side.
 
     Raises:
         NotThereError: a file does not exist.
@@ -166,6 +171,24 @@ def _server(scheme: str, process: int) -> "_Server":
         ) from error
 
 
+class _FullError(Exception):
+    """A body is longer than it may be."""
+
+
+class _Bounded(io.BytesIO):
+    """Takes what a server sends, which may be without end, up to one byte more than `limit`."""
+
+    def __init__(self, limit: int):
+        super().__init__()
+        self.limit = limit
+
+    def write(self, data: Any) -> int:
+        super().write(data[: self.limit + 1 - self.tell()])
+        if self.tell() > self.limit:
+            raise _FullError
+        return len(data)
+
+
 @dataclass
 class _Server:
     """All servers of one scheme."""
@@ -188,18 +211,39 @@ class _Server:
     async def size(self, url: Url) -> int | None:
         return (await self._ask(url, self.fs._info))["size"]
 
-    async def read(self, url: Url, start: int, stop: int | None) -> bytes:
-        length = None if stop is None else stop - start
+    async def whole(self, url: Url, limit: int) -> bytes:
+        async def bounded(there: str) -> bytes:
+            if url.scheme in HTTP:
+                return await self._body(there, limit)
+            return await self.fs._cat_file(there, start=0, end=limit + 1)  # less, if it has less
 
-        async def whole_body(there: str) -> bytes:
-            body = await self.fs._cat_file(there, start=start, end=stop)
-            if length is not None and len(body) > length:
+        content = await self._ask(url, bounded)
+        if len(content) > limit:
+            raise InputError(f"{url}: larger than {limit:,} bytes, which no such file is; replace it")
+        return content
+
+    async def read(self, url: Url, start: int, stop: int) -> bytes:
+        length = stop - start
+
+        async def exactly(there: str) -> bytes:
+            if url.scheme in HTTP:
+                body = await self._body(there, length, {"Range": f"bytes={start}-{stop - 1}"})
+            else:
+                body = await self.fs._cat_file(there, start=start, end=stop)
+            if len(body) > length:
                 raise InputError(f"{url}: the server ignores byte ranges; use one that serves them, or copy the shards")
-            if length is not None and len(body) < length:
+            if len(body) < length:
                 raise EOFError(f"{len(body)} of {length} bytes")
             return body
 
-        return b"" if length == 0 else await self._ask(url, whole_body, length or 0)
+        return await self._ask(url, exactly, length) if length else b""
+
+    async def _body(self, there: str, limit: int, headers: dict[str, str] | None = None) -> bytes:
+        """What a web server answers: all of it, or, where it sends more than `limit` bytes, the first `limit` + 1."""
+        body = _Bounded(limit)
+        with suppress(_FullError):
+            await self.fs._get_file(there, body, headers=headers or {})
+        return body.getvalue()
 
     async def put(self, path: Path, url: Url) -> None:
         await self._ask(url, lambda there: self.fs._put_file(str(path), there), path.stat().st_size, "written")

@@ -15,7 +15,7 @@ from torch import Tensor
 from seer import files, outputs
 from seer.data.decode import DamagedImage, decode
 from seer.data.folders import Files, images_under, readable
-from seer.data.index import MANIFEST, Manifest, index_path, read_index
+from seer.data.index import MANIFEST, Manifest
 from seer.data.labelled import Samples, Source
 from seer.data.reader import UNLABELLED, Reader
 from seer.data.store import Url, place
@@ -76,8 +76,8 @@ def _from_shards(manifest: Manifest) -> Pile:
     reader = Reader(manifest)
     keys: list[str] = []
     sources: list[str] = []
-    for shard in manifest.shards:
-        table = read_index(index_path(manifest.directory / shard), ["key", "source"])
+    for shard in range(len(manifest.shards)):
+        table = manifest.index(shard, ["key", "source"])
         keys += [key or "" for key in table["key"].to_pylist()]
         sources += [source or "" for source in table["source"].to_pylist()]
     ids = np.arange(len(reader))

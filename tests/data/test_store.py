@@ -1,3 +1,4 @@
+import gzip
 import json
 import random
 import socket
@@ -16,7 +17,7 @@ from seer.data.remote import FetchConfig
 from seer.data.store import NotThereError, Url, place, read_ranges
 from seer.errors import InputError
 from tests.data.conftest import coloured_jpeg, write_shards
-from tests.servers import Answer, be_impatient, files, s3_server, serve
+from tests.servers import Answer, Handler, be_impatient, files, s3_server, serve
 
 CONTENT = random.Random(1).randbytes(100_000)
 
@@ -46,7 +47,7 @@ def test_bytes_arrive_whole_although_one_request_in_three_fails(server):
     spans = [sorted(draw.sample(range(len(CONTENT) + 1), 2)) for _ in range(60)]
     server.stall = 0.7  # longer than a request may take
     assert read_ranges([(url, *span) for span in spans]) == [CONTENT[slice(*span)] for span in spans]
-    assert url.read_bytes() == CONTENT
+    assert url.read_bytes(len(CONTENT)) == CONTENT
     assert url.size() == len(CONTENT)
     assert set(server.failed) == {"503", "429", "reset", "truncated", "stall"}
     assert read_ranges([]) == []
@@ -57,7 +58,7 @@ def test_what_is_not_there(server):
     assert not (Url(server.url) / "b").is_file()
     assert (Url(server.url) / "a/file").is_file()
     with pytest.raises(NotThereError, match=r"/b does not exist .*; check the address"):
-        (Url(server.url) / "b").read_bytes()
+        (Url(server.url) / "b").read_bytes(len(CONTENT))
     assert server.asked["GET", "/b"] == 2  # once by each
 
 
@@ -68,7 +69,7 @@ def test_what_is_not_there(server):
 def test_a_refusal_is_told_at_once(server, status, words):
     server.answer = lambda *_: (status, {}, b"no\nno")
     with pytest.raises(InputError, match=words) as raised:
-        (Url(server.url) / "a/file").read_bytes()
+        (Url(server.url) / "a/file").read_bytes(len(CONTENT))
     assert server.asked.total() == 1
     assert "\n" not in str(raised.value)
 
@@ -100,19 +101,44 @@ def test_a_server_without_ranges(server):
     assert server.asked.total() == 1
 
 
+def test_a_body_without_end_is_not_read(server, monkeypatch):
+    sent = []
+
+    def endless(self):
+        self.send_response(200 if "Range" not in self.headers else 206)
+        self.end_headers()
+        while True:
+            sent.append(self.wfile.write(bytes(2**20)))
+
+    monkeypatch.setattr(Handler, "do_GET", endless)
+    url = Url(server.url) / "a/file"
+    with pytest.raises(InputError, match="/a/file: larger than 1,000 bytes, which no such file is; replace it"):
+        url.read_bytes(1000)
+    with pytest.raises(InputError, match="the server ignores byte ranges"):
+        read_ranges([(url, 0, 1000)])
+    assert len(sent) < 200  # MB, most of them in buffers of the connections
+
+
+def test_a_body_that_unpacks_to_more_is_not_unpacked(server):
+    packed = gzip.compress(bytes(2**26))
+    server.answer = lambda *_: (200, {"Content-Encoding": "gzip"}, packed)
+    with pytest.raises(InputError, match="larger than 1,000 bytes"):
+        (Url(server.url) / "a/file").read_bytes(1000)
+
+
 def test_nobody_listens(monkeypatch):
     be_impatient(monkeypatch)
     monkeypatch.setattr(store, "ATTEMPTS", 2)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(InputError, match=r"after 2 attempts .*Cannot connect"):
-            Url(f"http://127.0.0.1:{unused.getsockname()[1]}/x").read_bytes()
+            Url(f"http://127.0.0.1:{unused.getsockname()[1]}/x").read_bytes(len(CONTENT))
 
 
 def test_the_trainers_random_numbers_are_untouched(server):
     server.rate, server.faults, before = 0.3, ["503"], random.getstate()
     for _ in range(5):
-        (Url(server.url) / "a/file").read_bytes()
+        (Url(server.url) / "a/file").read_bytes(len(CONTENT))
     assert server.failed
     assert random.getstate() == before
 
