@@ -83,12 +83,12 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-def pick_device(name: str, local_rank: int) -> torch.device:
-    """The device of this process. Raises `InputError` as `init` does."""
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of this process, the `local_rank`th on its host. Raises `InputError` as `init` does."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in DEVICES:
-        raise InputError(f"device={name} is unknown{nearest(name, DEVICES)}")
+        raise InputError(f"device={name} is unknown{nearest(name, DEVICES)}; use {', '.join(DEVICES)}")
     if name == "cpu":
         return CPU
     if not torch.cuda.is_available():

@@ -44,10 +44,14 @@ class Unread:
         return f"{count}; the first is line {self.first:,} ({self.reason})"
 
 
-def append(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows at the end, on lines of their own even where a killed writer left half a line."""
+def append(path: Path, rows: Iterable[Row], anywhere: bool = False) -> None:
+    """Add rows at the end, on lines of their own even where a killed writer left half a line.
+
+    Args:
+        anywhere: also to a device, or through a link: for files that the user names. Else such a thing raises OSError.
+    """
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    with open(path, "a+b") as file:
+    with open(path, "a+b") if anywhere else files.open_own(path, "a+b") as file:
         if file.tell():
             file.seek(-1, 2)
             text = text if file.read(1) == b"\n" else "\n" + text

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seer.data.crops import centre_crop
 from seer.data.labelled import Labelled
+from seer.distributed import pick_device
 from seer.errors import InputError, nearest
 from seer.eval import cache
 from seer.interop.models import Model
@@ -160,14 +161,6 @@ def to_input(model: Model, pixels: Tensor) -> Tensor:
     """`(B, S, S, 3)` uint8 → `(B, 3, S, S)` float32 (channels last in memory), normalised as the model wants it."""
     mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (model.mean, model.std))
     return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
-
-
-def pick_device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise InputError(
-            f"device={name} is not there; use auto, cpu" + (" or cuda" if torch.cuda.is_available() else "")
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def cache_key(model: Model, data: Labelled, config: FeatureConfig) -> str:

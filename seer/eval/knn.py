@@ -14,8 +14,9 @@ from seer import files, outputs
 from seer.data.crops import centre_crop
 from seer.data.folders import readable
 from seer.data.labelled import Labelled
+from seer.distributed import pick_device
 from seer.errors import InputError
-from seer.eval.features import FeatureConfig, extract, pick_device, taming
+from seer.eval.features import FeatureConfig, extract, taming
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
 from seer.schema import TEMPERATURE, Integer, ListOf, Location, check_options, option

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from seer.data.crops import BOX_UNIFORMS, train_crop
 from seer.data.hashing import uniform
 from seer.data.labelled import Labelled
+from seer.distributed import pick_device
 from seer.errors import InputError
 from seer.eval.features import (
     FeatureConfig,
@@ -24,7 +25,6 @@ from seer.eval.features import (
     extract,
     frozen,
     in_threads,
-    pick_device,
     taming,
     to_input,
     watch,

@@ -27,7 +27,7 @@ def append_results(path: Path | str, rows: list[Row]) -> None:
         json.dumps(row, allow_nan=False)  # a NaN is no result, and not JSON
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        jsonl.append(Path(path), rows)
+        jsonl.append(Path(path), rows, anywhere=True)
     except OSError as error:
         measured = "; ".join(" ".join(line.split()) for line in describe(rows))
         raise InputError(f"{path}: results cannot be written ({error.strerror}); they are: {measured}") from None

@@ -211,3 +211,14 @@ def test_a_run_writes_to_nothing_outside_its_directory(tmp_path, name):
     with pytest.raises(InputError, match=f"{name}: leads out of .*, where nothing is written"), log_file(run):
         pass
     assert victim.read_text() == "precious"
+
+
+def test_rows_go_through_a_link_only_where_the_user_names_the_file(tmp_path):
+    victim, link = tmp_path / "victim", tmp_path / "metrics.jsonl"
+    victim.write_text("mine\n")
+    link.symlink_to(victim)
+    with pytest.raises(OSError, match="metrics.jsonl"):
+        jsonl.append(link, [{"step": 1}])
+    assert victim.read_text() == "mine\n"
+    jsonl.append(link, [{"step": 1}], anywhere=True)
+    assert victim.read_text() == 'mine\n{"step": 1}\n'
