@@ -9,6 +9,7 @@ from seer import machine
 from seer.cli import app
 from seer.data import memory
 from seer.data.crops import DEFAULT_VIEWS
+from seer.errors import InputError
 
 
 def by_subject(findings) -> dict[str, machine.Finding]:
@@ -24,7 +25,7 @@ def test_old_software_is_a_failure_with_its_remedy(monkeypatch):
 def test_little_shared_memory_is_a_warning_with_its_remedy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(memory, "shared_free", lambda: 64 * 2**20)
-    found = by_subject(machine.software())["shm"]
+    found = machine.shared_memory()
     assert (found.level, found.told) == ("warning", "64 MiB free in /dev/shm")
     assert "loaders of 64 images per rank need" in found.remedy
     needed = float(found.remedy.split("need ")[1].split(":")[0])
@@ -80,10 +81,15 @@ def test_data_here_and_nowhere(shards, tmp_path):
 
 def test_the_exit_code_is_1_only_with_a_failure(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("launch.doctor.ranks", lambda: machine.Finding("warning", "bandwidth", "slow"))
-    for folder, code in ((tmp_path, 0), (tmp_path / "nowhere", 1)):
+    for data, code in ([], 0), (["--data", str(tmp_path / "nowhere")], 1):
         with pytest.raises(SystemExit) as ended:
-            app(["doctor", "--dir", str(folder), "--json", "-"])
+            app(["doctor", "--dir", str(tmp_path), *data, "--json", "-"])
         assert ended.value.code == code
         findings = json.loads(capsys.readouterr().out)["findings"]
         assert {"Python", "PyTorch", "CUDA", "ranks", "bandwidth", "SLURM"} <= {f["subject"] for f in findings}
         assert ("failure" in {f["level"] for f in findings}) == bool(code)
+
+
+def test_a_folder_that_is_not_there_is_wrong_input(tmp_path):
+    with pytest.raises(InputError, match="--dir .*/nowhere: no such folder"):
+        app(["doctor", "--dir", str(tmp_path / "nowhere")], standalone_mode=False)

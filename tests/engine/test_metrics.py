@@ -217,7 +217,7 @@ def test_rows_go_through_a_link_only_where_the_user_names_the_file(tmp_path):
     victim, link = tmp_path / "victim", tmp_path / "metrics.jsonl"
     victim.write_text("mine\n")
     link.symlink_to(victim)
-    with pytest.raises(OSError, match="metrics.jsonl"):
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
         jsonl.append(link, [{"step": 1}])
     assert victim.read_text() == "mine\n"
     jsonl.append(link, [{"step": 1}], anywhere=True)
