@@ -1,6 +1,5 @@
 """The verbs: parse, call, print. No logic lives here, and each verb imports what it needs only when it runs."""
 
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -12,7 +11,7 @@ import typer
 
 from launch.cli import app as launch_app
 from seer import __version__, outputs
-from seer.errors import CONTINUES, TOLD, InputError, StoppedError
+from seer.errors import CONTINUES, TOLD, InputError, StoppedError, quoted
 from seer.start import INTERRUPTED, LINE, answer_interrupts, tell
 from seer.terminal import (
     FULL,
@@ -119,7 +118,7 @@ def pretrain(
     resolved = load_config(config, overrides or [], allow_env)
     index_tars(resolved.data, nested=True)
     run_dir = spawn(run, nproc, resolved, device=resolved.device)[0] if nproc > 1 else run(resolved)
-    say(f"run     {run_dir}", f"report  seer report {shlex.quote(str(run_dir))}")
+    say(f"run     {run_dir}", f"report  seer report {quoted(run_dir)}")
 
 
 @app.command(

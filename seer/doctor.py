@@ -16,7 +16,7 @@ from seer.data.index import Manifest
 from seer.data.order import Order
 from seer.data.reader import Reader
 from seer.engine.metrics import environment
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 
 SAMPLES = 128
 
@@ -66,7 +66,7 @@ def measure(data: str) -> DataPath:
     encoded, read = timed(lambda: reader.read(ids))
     images, decoding = timed(lambda: list(decoded(encoded)))
     if not images:
-        raise InputError(f"{data}: none of {count} samples can be decoded; run: seer shards verify {data}")
+        raise InputError(f"{data}: none of {count} samples can be decoded; run: seer shards verify {quoted(data)}")
     numbers = np.zeros(len(images), np.int64), ids[: len(images)]
     cut, finished = (MultiCrop(DEFAULT_VIEWS, 0, finish) for finish in (False, True))
     cut(images, *numbers), finished(images, *numbers)  # the first time pays for warming up

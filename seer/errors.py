@@ -1,5 +1,6 @@
 """What is told in one line instead of a traceback."""
 
+import shlex
 from typing import NoReturn
 
 
@@ -71,6 +72,11 @@ def first_line(error: BaseException) -> str:
     A library may quote the file that it could not read.
     """
     return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))
+
+
+def quoted(path: object) -> str:
+    """A path as a word of a command that is given to be copied."""
+    return shlex.quote(str(path))
 
 
 def printable(text: object) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 from shards import tars
 from shards.contents import TarContents, read_contents
 from shards.headers import LINK
@@ -50,7 +50,7 @@ def _spans(tar: Path, images: set[int]) -> tuple[list[tuple[int, int]], int]:
     entries = list(_sound(tars.entries(tar)))
     gone = _gone(read_contents(tar), images)
     if not images <= gone.keys():
-        raise InputError(f"{tar} is not what its index describes; run: seer shards verify {tar.parent}")
+        raise InputError(f"{tar} is not what its index describes; run: seer shards verify {quoted(tar.parent)}")
     names, spans, end = set(gone.values()), [], 0
     for entry in entries:
         if entry.start > end:

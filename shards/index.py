@@ -13,7 +13,7 @@ from typing import Any
 from seer import files
 from seer.data.decode import DamagedImage
 from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index, write_manifest
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 from shards import pool, quarantine, state, takedown
 from shards.labels import MAX_CLASSES
 from shards.notes import Notes, display
@@ -250,8 +250,8 @@ def index_on_first_use(
             continue
         if not os.access(folder, os.W_OK):
             raise InputError(
-                f"{folder} holds tars without a manifest and cannot be written; run: seer shards index {folder} "
-                "--index-dir DIR, and give DIR as the data"
+                f"{folder} holds tars without a manifest and cannot be written; run: "
+                f"seer shards index {quoted(folder)} --index-dir DIR, and give DIR as the data"
             )
         with state.writing(folder), files.open_own(folder / ".indexing", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that torchrun has started come here together

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from seer.data.decode import DamagedImage, decode
 from seer.data.index import MANIFEST, Manifest, index_path, read_index
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 from seer.inputs import UnreadableError, parse_json, read_text
 from seer.schema import Maybe, Record, Text
 from shards import pool
@@ -75,9 +75,11 @@ def of_shards(directory: Path, shards: Sequence[str], sizes: Sequence[int], need
     for shard, start, end in zip(shards, ends, ends[1:], strict=False):
         table = read_index(index_path(directory / shard), ["sha256", "phash"])
         if len(table) != end - start:
-            raise InputError(f"{directory / shard} and its index differ; run: seer shards verify {directory}")
+            raise InputError(f"{directory / shard} and its index differ; run: seer shards verify {quoted(directory)}")
         if need_phash and table["phash"].null_count:
-            raise InputError(f"{directory / shard} has no perceptual hashes; run: seer shards index {directory}")
+            raise InputError(
+                f"{directory / shard} has no perceptual hashes; run: seer shards index {quoted(directory)}"
+            )
         digests[start:end] = halves(table["sha256"])
         hashes[start:end] = table["phash"].fill_null(FEATURELESS).to_numpy()
     where = directory, shards, ends

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from seer import files
 from seer.data.index import MANIFEST, SHARD, Manifest, index_path, read_index, write_index, write_manifest
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 from seer.inputs import UnreadableError, read_json, read_rows
 from seer.schema import DIGEST, Integer, MapOf, Maybe, Record, Text
 from shards import pool, quarantine, state
@@ -180,7 +180,9 @@ def replace_shard(
     index, row = read_index(index_path(directory / shard)), None
     if new_name:
         if not (directory / shard).is_file() or sha256_file(directory / shard) != digest:  # damage must not be hidden
-            raise InputError(f"{directory / shard} is not as its manifest says; run: seer shards verify {directory}")
+            raise InputError(
+                f"{directory / shard} is not as its manifest says; run: seer shards verify {quoted(directory)}"
+            )
         with state.writing(directory):
             path = directory / new_name
             new = cut(directory / shard, index, rows, path)

@@ -7,7 +7,7 @@ from typing import Any
 
 from seer.data.decode import DamagedImage
 from seer.data.index import LARGEST_TABLE, Manifest, index_path, parse_index
-from seer.errors import InputError, first_line
+from seer.errors import InputError, first_line, quoted
 from seer.inputs import read_bytes
 from seer.schema import MismatchError
 from shards import pool, quarantine, takedown
@@ -90,7 +90,8 @@ def _verify(directory: str | Path, workers: int, progress: Progress | None) -> V
     lines = [INTERRUPTED] if (manifest.directory / takedown.STATE).exists() else []
     lines += [f"{shard}: {line}" for shard in manifest.shards for line in problems[shard]]
     lines += [
-        f"{path.name}: not in the manifest; run: seer shards index {path}" for path in _strangers(manifest, known)
+        f"{path.name}: not in the manifest; run: seer shards index {quoted(path)}"
+        for path in _strangers(manifest, known)
     ]
     return VerifyReport(str(directory), len(rows), manifest.samples, lines, repaired=[])
 
@@ -126,7 +127,7 @@ def _wrong_bytes(tar: Path, row: dict[str, Any]) -> Iterator[str]:
         return
     index = index_path(tar)
     if index.exists() and index.stat().st_mtime_ns < tar.stat().st_mtime_ns:
-        yield f"changed after it was indexed; if that was meant, run: seer shards index {tar}"
+        yield f"changed after it was indexed; if that was meant, run: seer shards index {quoted(tar)}"
     elif size != row["bytes"]:
         yield f"{size:,} bytes instead of {row['bytes']:,}"
     else:
@@ -136,11 +137,11 @@ def _wrong_bytes(tar: Path, row: dict[str, Any]) -> Iterator[str]:
 def _wrong_index(tar: Path, row: dict[str, Any], known: set[str], classes: list[str]) -> list[str]:
     path = index_path(tar)
     if not path.exists():
-        return [f"has no index; run: seer shards index {tar}"]
+        return [f"has no index; run: seer shards index {quoted(tar)}"]
     try:
         table = parse_index(read_bytes(path, LARGEST_TABLE))
     except (OSError, MismatchError, InputError) as error:
-        return [f"its index cannot be read ({first_line(error)}); run: seer shards index {tar}"]
+        return [f"its index cannot be read ({first_line(error)}); run: seer shards index {quoted(tar)}"]
     indexed = {item["key"]: item for item in table.select(COMPARED).to_pylist()}
     listing = scan_tar(tar)
     problems = [entry["reason"] for entry in listing.quarantine if entry["source"] not in known]

@@ -87,6 +87,8 @@ class Terminal:
 def run_command(words: list[str]) -> None:
     """Be the `seer` command, in a process that was forked for it."""
     sys.argv = ["seer", *words]
+    # The ones that were inherited may know where in a file they are.
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     code = 1
     try:
         cli.main()

@@ -91,5 +91,5 @@ def test_the_exit_code_is_1_only_with_a_failure(tmp_path, capsys, monkeypatch):
 
 
 def test_a_folder_that_is_not_there_is_wrong_input(tmp_path):
-    with pytest.raises(InputError, match="--dir .*/nowhere: no such folder"):
+    with pytest.raises(InputError, match=r"--dir .*/nowhere: no such folder"):
         app(["doctor", "--dir", str(tmp_path / "nowhere")], standalone_mode=False)

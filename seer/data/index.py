@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from seer import files
 from seer.data.decode import image_suffixes
 from seer.data.store import NotThereError, Url, place
-from seer.errors import InputError, first_line, unreadable
+from seer.errors import InputError, first_line, quoted, unreadable
 from seer.inputs import UnreadableError, parse_json, read_bytes
 from seer.schema import DIGEST, FileName, Integer, ListOf, MapOf, Maybe, MismatchError, Plain, Record, Text
 from seer.tables import TableFormat
@@ -179,12 +179,14 @@ class Manifest:
         try:
             manifest = cls(path.parent, parse_manifest(content))
         except MismatchError as error:
-            remedy = f"run: seer shards index {path.parent}"
+            remedy = f"run: seer shards index {quoted(path.parent)}"
             raise InputError(f"{path} is no readable manifest ({error}); {remedy}") from error
         except NewerError as error:
             raise InputError(f"{path} has format {error}, this seer reads {FORMAT}; update seer") from error
         if manifest.samples == 0:
-            raise InputError(f"{path} lists no samples; rebuild it: seer shards build SOURCE --out {path.parent}")
+            raise InputError(
+                f"{path} lists no samples; rebuild it: seer shards build SOURCE --out {quoted(path.parent)}"
+            )
         return manifest
 
     def index(self, shard: int, columns: list[str] | None = None) -> pa.Table:
@@ -306,9 +308,9 @@ def _what_is_there_instead(directory: Path) -> str:
     tree = os.walk(directory, onerror=unreadable)
     names = list(islice((name.lower() for _, _, files in tree for name in files), 10_000))
     if not names:
-        return f"{directory} is empty; put shards there: seer shards build SOURCE --out {directory}"
+        return f"{directory} is empty; put shards there: seer shards build SOURCE --out {quoted(directory)}"
     if any(name.endswith(".tar") for name in names):
-        return f"{directory} holds tars without a manifest; run: seer shards index {directory}"
+        return f"{directory} holds tars without a manifest; run: seer shards index {quoted(directory)}"
     if any(Path(name).suffix in image_suffixes() for name in names):
-        return f"{directory} holds images, not shards; run: seer shards build {directory} --out SHARDS"
+        return f"{directory} holds images, not shards; run: seer shards build {quoted(directory)} --out SHARDS"
     return f"{directory} holds no {MANIFEST} and no images; give a directory made by: seer shards build"

@@ -9,7 +9,7 @@ import numpy as np
 from seer.data.index import Manifest
 from seer.data.remote import FetchConfig, IdsOf, ReadAhead, RemoteShards
 from seer.data.store import REQUESTS, Url, in_background
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 from seer.inputs import open_regular
 
 OPEN_FILES = 256  # well under the usual limit of 1,024 descriptors
@@ -118,7 +118,7 @@ class _File:
         try:
             self.descriptor = open_regular(path)
         except FileNotFoundError as error:
-            hint = f"run: seer shards verify {path.parent}"
+            hint = f"run: seer shards verify {quoted(path.parent)}"
             raise InputError(f"{path} cannot be read ({error.strerror}); {hint}") from error
         manifest.check_size(shard, os.fstat(self.descriptor).st_size)
 

@@ -12,7 +12,7 @@ from seer.data.device import Encoded, encode, size_of_plain
 from seer.data.ledger import Damaged
 from seer.data.order import Order
 from seer.data.reader import Reader
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 
 
 class Clock:
@@ -106,5 +106,5 @@ class StepTask:
         shard = self.reader.manifest.shards[int(self.reader.locate(np.array([damaged]))[0][0])]
         raise InputError(
             f"{self.reader.manifest.directory / shard} has no readable image left; "
-            f"run: seer shards verify {self.reader.manifest.directory}"
+            f"run: seer shards verify {quoted(self.reader.manifest.directory)}"
         )
