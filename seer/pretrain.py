@@ -47,6 +47,15 @@ from seer.terminal import outlasting_terminal
 
 logger = logging.getLogger("seer")
 
+TOO_LARGE = (
+    "the model; use a smaller backbone, method.head or method.prototypes, or parallel.mode=fsdp on more devices; "
+    "seer plan tells what it needs"
+)
+STEP_TOO_LARGE = (
+    "this step; use a smaller batch_size, accumulate=2, precision=bf16, or parallel.checkpointing; the run continues "
+    "from its newest checkpoint"
+)
+
 
 def run(config: Pretrain) -> Path:
     """Train, or go on training, in this process of the world. What can be checked is checked before a file is written.
@@ -65,8 +74,9 @@ def _run(config: Pretrain) -> Path:
     manifest = Manifest.load(config.data)
     check(config, manifest, world)
     rehearse(config)
-    method = build_method(config)
-    module = parallelize(method, config.parallel, world, config.precision)
+    with enough_memory(world.device, TOO_LARGE):
+        method = build_method(config)
+        module = parallelize(method, config.parallel, world, config.precision)
     check_run_dir(config)
     distributed.barrier()  # no rank writes before every rank has looked
     with locked(run_dir, world), log_file(run_dir) if world.is_main else nullcontext():
@@ -76,7 +86,7 @@ def _run(config: Pretrain) -> Path:
             write_environment(run_dir)
             announce(config)
         try:
-            with planned_beside(config, world), StopRequest() as asked:
+            with enough_memory(world.device, STEP_TOO_LARGE), planned_beside(config, world), StopRequest() as asked:
                 fault = train_run(config, manifest, world, method, module, asked)
                 while fault is not None:
                     fault = train_run(config, manifest, world, method, module, asked, fault)
@@ -84,15 +94,19 @@ def _run(config: Pretrain) -> Path:
             distributed.barrier()  # whoever left first would take a launcher's leave to end the others
             distributed.shutdown()
             raise
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
-                raise
-            raise InputError(
-                f"the memory of {world.device} is too small for this step; use a smaller batch_size, accumulate=2, "
-                "precision=bf16, or parallel.checkpointing; the run continues from its newest checkpoint"
-            ) from error
     distributed.shutdown()
     return run_dir
+
+
+@contextmanager
+def enough_memory(device: torch.device, remedy: str) -> Iterator[None]:
+    """Raise `InputError` where what is done within needs more memory than there is."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        raise InputError(f"the memory of {device} is too small for {remedy}") from error
 
 
 def announce(config: Pretrain) -> None:

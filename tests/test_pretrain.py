@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import seer.pretrain
 from launch.local import spawn
 from seer.errors import InputError
 from seer.pretrain import run
@@ -159,6 +160,16 @@ def test_a_batch_that_does_not_divide_among_processes(tiny, shards, tmp_path):
     with pytest.raises(InputError, match=r"batch_size=7 does not divide among 2 processes; use 6 or 8"):
         pretrain(tiny, shards, tmp_path / "run", "batch_size=7", nproc=2)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [("build_method", "too small for the model; use"), ("train_run", "too small for this step; use")],
+)
+def test_what_does_not_fit_the_memory_is_one_line(tiny, shards, tmp_path, monkeypatch, part, message):
+    monkeypatch.setattr(seer.pretrain, part, lambda *_: torch.empty(2**50))
+    with pytest.raises(InputError, match=f"the memory of cpu is {message}"):
+        pretrain(tiny, shards, tmp_path / "run")
 
 
 def test_data_that_are_not_shards(tiny, folder, tmp_path):

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -124,6 +125,12 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, make, words):
     with pytest.raises(InputError, match=words) as raised:
         Manifest.load(make(tmp_path))
     assert "\n" not in str(raised.value)
+
+
+def test_a_command_to_be_copied_has_its_paths_as_words(tmp_path):
+    folder = images(tmp_path / "my photos; rm -r")
+    with pytest.raises(InputError, match=re.escape(f"seer shards build '{folder}' --out SHARDS")):
+        Manifest.load(folder)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no parquet"])
