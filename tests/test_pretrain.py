@@ -166,9 +166,9 @@ def test_a_batch_that_does_not_divide_among_processes(tiny, shards, tmp_path):
     ("part", "message"),
     [("build_method", "too small for the model; use"), ("train_run", "too small for this step; use")],
 )
-def test_what_does_not_fit_the_memory_is_one_line(tiny, shards, tmp_path, monkeypatch, part, message):
+def test_what_does_not_fit_the_memory_is_one_line(tiny, shards, tmp_path, monkeypatch, part, what):
     monkeypatch.setattr(seer.pretrain, part, lambda *_: torch.empty(2**50))
-    with pytest.raises(InputError, match=f"the memory of cpu is {message}"):
+    with pytest.raises(InputError, match=f"the memory of cpu is too small for {what}"):
         pretrain(tiny, shards, tmp_path / "run")
 
 
