@@ -158,14 +158,14 @@ def interrupt(words: list[str], run_dir: Path, way: str, step: int, pause: float
 
 
 def try_all(words: list[str], out: Path, moments: int, draw: random.Random) -> dict[str, Counter]:
-    """Interrupt and continue as often as asked in each way; how the interrupted runs ended."""
+    """Interrupt runs, in each way until so many were training at that moment, and continue all; how they had ended."""
     seconds = finish([*words, f"run_dir={out / 'undisturbed'}"])
     expected = course(out / "undisturbed")
     outcomes: dict[str, Counter] = {}
     for way in WAYS:
         outcomes[way] = Counter()
-        for number in range(moments):
-            run_dir = out / f"{way.replace(' ', '-')}-{number}"
+        while outcomes[way]["saved"] < moments:  # others came before the training, or after it
+            run_dir = out / f"{way.replace(' ', '-')}-{outcomes[way].total()}"
             step = draw.randrange(STEPS)
             pause = draw.uniform(0, seconds / STEPS) if step else draw.uniform(0, seconds)
             outcomes[way][interrupt(words, run_dir, way, step, pause)] += 1
