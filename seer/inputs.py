@@ -5,13 +5,15 @@ lists them. A file is read only if it is a regular one of bounded size, so neith
 a command up; what it holds is checked by a kind of `seer.schema`; what is wrong is one line.
 """
 
+import errno
 import json
 import os
 import re
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
@@ -23,6 +25,7 @@ LARGEST_JSON = 64 * MEGABYTE
 LARGEST_YAML = MEGABYTE // 4
 LONGEST_LINE = MEGABYTE
 YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it is there: 20 times as fast
+IRREGULAR = "not a regular file"
 NODES, DEEPEST = 100_000, 50  # of a YAML file, its aliases written out
 
 
@@ -179,7 +182,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """A regular file, to be read. Opening a pipe waits for its writer; this does not.
 
     Raises:
@@ -191,13 +194,24 @@ def open_file(path: Path) -> BinaryIO:
 def open_regular(path: Path) -> int:
     """A descriptor of what `open_file` opens. Raises as it does."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return _descriptor(path)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        if reason == IRREGULAR:
+            raise UnreadableError(f"{path}: {IRREGULAR}; remove or replace it") from None
         raise UnreadableError(f"{path}: cannot be read ({reason}); check its permissions") from None
+
+
+def open_data(path: Path | str) -> BufferedReader:
+    """The same for readers to whom a file that they cannot read is damage. Raises OSError, for a pipe as well."""
+    return open(_descriptor(path), "rb")
+
+
+def _descriptor(path: Path | str) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise UnreadableError(f"{path}: not a regular file; remove or replace it")
+        raise OSError(errno.EINVAL, IRREGULAR, str(path))
     return descriptor

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from seer.errors import InputError, quoted
+from seer.inputs import open_data
 from shards import tars
 from shards.contents import TarContents, read_contents
 from shards.headers import LINK
@@ -32,7 +33,7 @@ def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path)
     gone = np.zeros(len(index), bool)
     gone[rows] = True
     spans, end = _spans(tar, set(index["offset"].to_numpy()[gone].tolist()))
-    with open(tar, "rb") as source, open(new, "wb") as file:
+    with open_data(tar) as source, open(new, "wb") as file:
         writer, start = tars.TarWriter(file), 0
         for span_start, span_end in [*spans, (end, end)]:
             writer.copy(source, start, span_start)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from seer.inputs import open_data
 from shards.notes import display
 
 BLOCK = 512
@@ -75,7 +76,7 @@ def entries(path: str | Path) -> Iterator[Entry]:
         DamagedTar: after the last sound entry, when the archive is damaged or is no uncompressed tar.
         OSError: when it cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_data(path) as file:
         length = os.fstat(file.fileno()).st_size
         if not length:
             raise DamagedTar("empty tar (no bytes)")

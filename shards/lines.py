@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seer.errors import InputError
+from seer.inputs import open_data
 
 MAX_LINE = 1 << 24  # bytes; a longer one is none of a list, and would have to be in memory
 MAX_DEPTH = 100  # of nested JSON; Python's own limit depends on who calls
@@ -22,7 +23,7 @@ def lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
     Raises InputError: a line is no UTF-8 or too long. OSError: the file cannot be read.
     """
     number = 0
-    with open(path, "rb") as file:
+    with open_data(path) as file:
         while line := file.readline(MAX_LINE):
             number += 1
             if number == 1:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from seer.data.decode import image_suffixes
-from seer.errors import InputError
+from seer.errors import InputError, first_line
 from shards import lists, tars, zips
 from shards.contents import SNIFFED, read_contents, sniff
 from shards.formats import FORMATS, Columns
@@ -150,7 +150,8 @@ def _zip_rows(path: str, prefix: str, listing: Listing, labels: bool) -> Iterato
     try:
         members = zips.members(path)
     except zips.DAMAGE as error:
-        listing.quarantine.append(entry(prefix.rstrip("/"), f"damaged zip ({error})"))
+        reason = getattr(error, "strerror", None) or first_line(error)
+        listing.quarantine.append(entry(prefix.rstrip("/"), f"damaged zip ({reason})"))
         return
     for place, member in members:
         name = member.filename

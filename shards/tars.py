@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from seer.inputs import open_regular
+from seer.inputs import open_file, open_regular
 from shards.headers import FILE, DamagedTar, Entry, entries
 
 SKIPPED = re.compile(r"__[^/]*__(/|$)|(.*/)?\.[^/]*$")  # WebDataset's own metadata, and hidden files
@@ -139,6 +139,6 @@ class TarWriter:
 
 
 def sha256_file(path: str | Path) -> str:
-    """The file's SHA-256 in hex."""
-    with open(path, "rb") as file:
+    """The file's SHA-256 in hex. Raises `UnreadableError`, or FileNotFoundError."""
+    with open_file(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,8 @@ from functools import lru_cache
 from os.path import getmtime
 from typing import BinaryIO
 
+from seer.inputs import open_data
+
 Unpacker = bz2.BZ2Decompressor | lzma.LZMADecompressor
 
 ENCRYPTED = 1  # bit of a member's flags
@@ -45,7 +47,7 @@ def _read_bounded(path: str, member: zipfile.ZipInfo, most: int) -> bytes:
     """As `ZipFile.open`, which for these methods unpacks all that it reads at once: gigabytes from a kilobyte."""
     if member.flag_bits & ENCRYPTED:
         raise RuntimeError("it is encrypted")
-    with open(path, "rb") as file:
+    with open_data(path) as file:
         file.seek(member.header_offset)
         header = file.read(LOCAL_HEADER.size)
         if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
@@ -104,4 +106,4 @@ def _is_visible(member: zipfile.ZipInfo) -> bool:
 
 @lru_cache(maxsize=16)
 def _opened(path: str, modified: float) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(open_data(path))

@@ -16,7 +16,7 @@ NAMES = {
     "yaml.load", "yaml.safe_load", "yaml.parse", "yaml.compose", "np.load", "np.fromfile",
     "np.memmap", "np.loadtxt", "torch.load", "safe_open", "load_file", "Image.open", "tarfile.open", "zipfile.ZipFile",
     "ZipFile", "sqlite3.connect", "mmap.mmap", "csv.reader", "csv.DictReader", "ElementTree.parse", "pa.memory_map",
-    "pa.ipc.open_file", "pa.ipc.open_stream", "csv.open_csv", "pc.open_csv",
+    "pa.ipc.open_file", "pa.ipc.open_stream", "csv.open_csv", "pc.open_csv", "open_data", "inputs.open_data",
 }  # fmt: skip
 METHODS = {"open", "read_text", "read_bytes"}  # of a Path, whatever it is called
 MODULES = {"pq"}  # pq.read_table, pq.ParquetFile, …

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from seer import inputs
 from seer.data.decode import DamagedImage, image_suffixes
 from seer.errors import InputError, unreadable
 
@@ -66,9 +67,8 @@ def is_image(name: str) -> bool:
 def read_image(path: Path) -> bytes:
     """The content of a regular file. Raises `DamagedImage` for anything else: opening a pipe waits for its writer."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            _check_regular(os.fstat(descriptor))
+        with inputs.open_data(path) as file:
+            _check_regular(os.fstat(file.fileno()))
             return file.read()
     except OSError as error:
         raise DamagedImage(str(error.strerror)) from error

@@ -4,9 +4,7 @@ What a file claims (names, shapes, types) is compared with the network that is w
 """
 
 import io
-import os
 import re
-import stat
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from seer import inputs
 from seer.errors import InputError, first_line
 from seer.schema import join
 
@@ -64,14 +63,10 @@ def open_safetensors(path: Path) -> Iterator[Safetensors]:
 def check_header(path: Path) -> None:
     """Raise `InputError` for what is no file, and for a header too long to be one: it would be read as a whole."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            length = int.from_bytes(file.read(8), "little") if regular else 0
+        with inputs.open_data(path) as file:
+            length = int.from_bytes(file.read(8), "little")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    if not regular:
-        raise InputError(f"{path}: not a regular file; give a file of weights")
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a file of weights") from None
     if path.suffix.lower() == ".safetensors" and length > LARGEST_HEADER:
         raise InputError(f"{path}: not readable as safetensors (it begins with no header of a usual length)")
 

@@ -8,6 +8,8 @@ from webdataset.tariterators import base_plus_ext
 
 from seer.errors import InputError
 from shards import tars
+from shards.build import BuildOptions, build
+from shards.index import index
 from shards.sources import scan
 from tests.shards.conftest import encoded
 
@@ -227,3 +229,14 @@ def test_a_huge_member_is_not_read_in_search_of_an_image(folder, monkeypatch):
     monkeypatch.setattr(tars, "read_range", lambda path, offset, size: asked.append(size) or read(path, offset, size))
     assert found(root)[1] == ["a.jpg"]
     assert asked == [1 << 20]
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_a_pipe_is_not_waited_for(tmp_path, suffix):
+    pipe = tmp_path / f"x{suffix}"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="not a regular file"):
+        build([pipe], tmp_path / "out", BuildOptions(workers=1))
+    if suffix == ".tar":
+        with pytest.raises(InputError, match="not a regular file"):
+            index([pipe], workers=1)
