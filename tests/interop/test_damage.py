@@ -284,7 +284,7 @@ PICKLES = {
         lambda path: saved(path, {"module.weight": torch.zeros(2), "weight": torch.ones(2)}),
         "with and without 'module.'",
     ),
-    "a folder": (lambda path: path.mkdir(), "Is a directory"),
+    "a folder": (lambda path: path.mkdir(), "not a regular file"),
     "a pipe": (os.mkfifo, "not a regular file"),
     "nothing": (lambda path: None, "cannot be read (No such file"),
 }  # fmt: skip
@@ -414,7 +414,7 @@ def test_checkpoints_that_are_not_where_they_should_be(tmp_path):
     assert "no finished checkpoint" in refusal(load_model, str(run))
     (folder / "backbone.safetensors").unlink()
     (folder / "backbone.safetensors").mkdir()
-    assert "Is a directory" in refusal(load_model, str(run))
+    assert "not a regular file" in refusal(load_model, str(run))
     os.mkfifo(folder / "header.json")
     assert "not a regular file" in refusal(load_model, str(run))
     folder.rename(folder.with_name("step-" + "9" * 200))
