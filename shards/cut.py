@@ -32,7 +32,11 @@ def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path)
     """
     gone = np.zeros(len(index), bool)
     gone[rows] = True
-    spans, end = _spans(tar, set(index["offset"].to_numpy()[gone].tolist()))
+    offsets = index["offset"].to_numpy()
+    contents = read_contents(tar)
+    if not set(offsets.tolist()) <= {sample.image.offset for sample in contents.samples}:
+        raise InputError(f"{tar} is not what its index describes; run: seer shards verify {quoted(tar.parent)}")
+    spans, end = _spans(tar, _gone(contents, set(offsets[gone].tolist())))
     with open_data(tar) as source, open(new, "wb") as file:
         writer, start = tars.TarWriter(file), 0
         for span_start, span_end in [*spans, (end, end)]:
@@ -43,17 +47,13 @@ def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path)
     return CutShard(_renamed(table, new), writer.bytes, writer.sha256.hexdigest())
 
 
-def _spans(tar: Path, images: set[int]) -> tuple[list[tuple[int, int]], int]:
-    """`(start, end)` of all that goes with the images at these offsets, and the end of the last entry.
+def _spans(tar: Path, gone: dict[int, str]) -> tuple[list[tuple[int, int]], int]:
+    """`(start, end)` of all that goes with these members, names by offset, and the end of the last entry.
 
     What lies between the entries goes as well: the ends of archives that were put together in one file.
     """
-    entries = list(_sound(tars.entries(tar)))
-    gone = _gone(read_contents(tar), images)
-    if not images <= gone.keys():
-        raise InputError(f"{tar} is not what its index describes; run: seer shards verify {quoted(tar.parent)}")
     names, spans, end = set(gone.values()), [], 0
-    for entry in entries:
+    for entry in _sound(tars.entries(tar)):
         if entry.start > end:
             spans.append((end, entry.start))
         if entry.link in names if entry.kind == LINK else entry.offset in gone:

@@ -188,10 +188,12 @@ def test_damage_is_not_hidden(shards, listed):
     assert contents(shards) == before
 
 
-def test_an_index_of_other_bytes_is_not_followed(shards, listed):
+@pytest.mark.parametrize("row", [0, 1])  # the one that goes, one that stays
+def test_an_index_of_other_bytes_is_not_followed(shards, listed, row):
     tar = shards / "shard-000000.tar"
     table = read_index(index_path(tar))
-    offsets = pa.array([offset + 512 for offset in table["offset"].to_pylist()], pa.int64())
+    moved = [offset + 512 * (i == row) for i, offset in enumerate(table["offset"].to_pylist())]
+    offsets = pa.array(moved, pa.int64())
     write_index(index_path(tar), table.set_column(table.schema.get_field_index("offset"), "offset", offsets))
     before = contents(shards)
     with pytest.raises(InputError, match=r"shard-000000\.tar is not what its index describes; run: seer shards verify"):
