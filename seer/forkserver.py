@@ -5,6 +5,7 @@ This module imports nothing of that itself, so that a verb can start the server 
 """
 
 import signal
+import sys
 from collections.abc import Sequence
 from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import ForkServerContext
@@ -12,6 +13,7 @@ from multiprocessing.context import ForkServerContext
 # Schedulers and terminals send these to every process of a job. The trainer alone answers; what helps it must live to
 # the checkpoint.
 SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP}
+QUIET = "ignore:resource_tracker:UserWarning"  # what a process that is ended at once leaves, the tracker removes
 LOADING = ["seer.data.workers", "seer.data.resize", "seer.data.kernel"]  # what a loader's workers import
 TRAINING = ["seer.pretrain", "launch.local", "torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
 
@@ -21,6 +23,8 @@ def start(modules: Sequence[str]) -> ForkServerContext:
 
     They begin with the signals of `SHIELDED` blocked, as the server has them.
     """
+    if QUIET not in sys.warnoptions:  # which the tracker and the server inherit
+        sys.warnoptions.append(QUIET)
     context = get_context("forkserver")
     context.set_forkserver_preload(list(modules))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
