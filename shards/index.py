@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from seer import files
+from seer import files, inputs
 from seer.data.decode import DamagedImage
 from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index, write_manifest
 from seer.errors import InputError, quoted
@@ -200,6 +200,10 @@ def index_tar(task: tuple[Path, bool, list[str]], tick: pool.Tick) -> dict[str, 
     written, and what is returned has them under `unknown`.
     """
     path, check, names = task
+    try:
+        inputs.open_file(path).close()
+    except FileNotFoundError:
+        raise InputError(f"{path}: a link to nothing; remove it, or put the tar there") from None
     listing, sources = scan_tar(path), _sources(path)
     if unknown := set(listing.table["class"].drop_null().to_pylist()) - set(names):
         return {"tar": path, "unknown": sorted(unknown), "numbered": listing.numbered}

@@ -240,3 +240,9 @@ def test_a_pipe_is_not_waited_for(tmp_path, suffix):
     if suffix == ".tar":
         with pytest.raises(InputError, match="not a regular file"):
             index([pipe], workers=1)
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    (tmp_path / "x.tar").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"x\.tar: a link to nothing; remove it"):
+        index([tmp_path], workers=1)
