@@ -243,6 +243,8 @@ def test_a_pipe_is_not_waited_for(tmp_path, suffix):
 
 
 def test_a_link_to_nothing_is_named(tmp_path):
-    (tmp_path / "x.tar").symlink_to("nowhere")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "x.tar").symlink_to(tmp_path / "elsewhere.tar")
     with pytest.raises(InputError, match=r"x\.tar: a link to nothing; remove it"):
-        index([tmp_path], workers=1)
+        index([folder], workers=1)
