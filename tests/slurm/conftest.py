@@ -68,7 +68,7 @@ class Cluster:
         found = queue.states([job])
         return found[job].state if found else ""
 
-    def wait(self, job: str, *states: str, seconds: float = 240) -> None:
+    def wait(self, job: str, *states: str, seconds: float = 480) -> None:
         """Until a job is in one of `states` (by default: over, and done)."""
         wanted, deadline = states or ("COMPLETED",), time.monotonic() + seconds
         while (now := self.state(job)) not in wanted:
@@ -76,7 +76,7 @@ class Cluster:
                 pytest.fail(f"job {job} is {now}, not {' or '.join(wanted)}\n{self.logs(job)}")
             time.sleep(0.3)
 
-    def until(self, condition: Callable[[], bool], job: str, seconds: float = 240) -> None:
+    def until(self, condition: Callable[[], bool], job: str, seconds: float = 480) -> None:
         """Until a condition on a job that is not over holds."""
         deadline = time.monotonic() + seconds
         while not condition():
