@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 CHUNK = 2**24  # bytes hashed or copied at a time
-PART = 2**19  # bytes written and looked at, which stay in a core's cache between the two
+PART = 2**20  # bytes written and looked at, which stay in a core's cache between the two
 BLOCKS = "DCP_SHARDING_INFO"  # the metadata's key
 CODES = {
     torch.float64: "F64",
