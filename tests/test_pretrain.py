@@ -163,8 +163,7 @@ def test_a_batch_that_does_not_divide_among_processes(tiny, shards, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("part", "message"),
-    [("build_method", "too small for the model; use"), ("train_run", "too small for this step; use")],
+    ("part", "what"), [("build_method", "the model; use a smaller backbone"), ("train_run", "this step; use a smaller")]
 )
 def test_what_does_not_fit_the_memory_is_one_line(tiny, shards, tmp_path, monkeypatch, part, what):
     monkeypatch.setattr(seer.pretrain, part, lambda *_: torch.empty(2**50))
