@@ -9,15 +9,14 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
-from threading import Thread
 from typing import NamedTuple
 
 import torch.distributed as dist
 
+from seer.background import in_background
 from seer.errors import InputError, InUseError
 
 # Seconds until the first word about who is missing, and until nobody waits any longer.
@@ -140,7 +139,8 @@ def _open_store(place: Place, address: str, port: int, waiting: Waiting) -> dist
         dist.TCPStore, address, port, place.size, listens, timeout=ANSWER, wait_for_workers=False, multi_tenant=listens
     )
     try:
-        return _in_background(store).result(1.5 * ANSWER.total_seconds())  # its own word on it comes first
+        # It waits without end for a program that takes connections and says nothing; else its own word comes first.
+        return in_background(store).result(1.5 * ANSWER.total_seconds())
     except (dist.DistNetworkError, TimeoutError) as error:
         if "EADDRINUSE" in str(error):
             told = f"{address}:{port}: the port is in use there; set another MASTER_PORT for all ranks"
@@ -149,20 +149,6 @@ def _open_store(place: Place, address: str, port: int, waiting: Waiting) -> dist
         else:
             told = f"{address}:{port}: another program than rank 0 answers there; set another MASTER_PORT for all ranks"
         raise InUseError(told) from error
-
-
-def _in_background(function: Callable[[], dist.TCPStore]) -> "Future[dist.TCPStore]":
-    """A call that may never return: a store waits without end for a program that takes connections and says nothing."""
-    future: Future[dist.TCPStore] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future
 
 
 def _somebody_answers(address: str, port: int) -> bool:

@@ -6,9 +6,10 @@ from threading import Lock
 
 import numpy as np
 
+from seer.background import in_background
 from seer.data.index import Manifest
 from seer.data.remote import FetchConfig, IdsOf, ReadAhead, RemoteShards
-from seer.data.store import REQUESTS, Url, in_background
+from seer.data.store import REQUESTS, Url
 from seer.errors import InputError, quoted
 from seer.inputs import open_regular
 

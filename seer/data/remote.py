@@ -14,9 +14,10 @@ from threading import Lock
 import numpy as np
 from fsspec.utils import merge_offset_ranges
 
+from seer.background import in_background
 from seer.data.cache import Cache, UnwritableError
 from seer.data.index import Manifest
-from seer.data.store import Url, in_background, read_ranges
+from seer.data.store import Url, read_ranges
 from seer.errors import InputError
 from seer.schema import Choice, Location, Number, check_options, option
 

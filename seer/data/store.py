@@ -12,12 +12,11 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 
 import fsspec
@@ -140,20 +139,6 @@ def remove(urls: Sequence[Url]) -> None:
     if urls:
         server = _connect(urls[0].scheme)
         server.run([server.remove(url) for url in urls])
-
-
-def in_background(function: Callable, *args: Any) -> Future:
-    """`function(*args)` in a thread that, unlike an executor's, does not keep the process from ending."""
-    future: Future = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future
 
 
 def _connect(scheme: str) -> "_Server":

@@ -28,7 +28,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from seer.data.store import NotThereError, in_background
+from seer.background import in_background
+from seer.data.store import NotThereError
 from seer.distributed import Group, World, on_all, on_main
 from seer.engine import integrity, tensorfile
 from seer.engine.health import RollbackError
