@@ -180,6 +180,10 @@ class Manifest:
             manifest = cls(path.parent, parse_manifest(content))
         except MismatchError as error:
             remedy = f"run: seer shards index {quoted(path.parent)}"
+            if isinstance(path, Url):
+                remedy = (
+                    f"run seer shards index where the tars can be written, and upload the {MANIFEST} that it writes"
+                )
             raise InputError(f"{path} is no readable manifest ({error}); {remedy}") from error
         except NewerError as error:
             raise InputError(f"{path} has format {error}, this seer reads {FORMAT}; update seer") from error

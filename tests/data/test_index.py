@@ -10,6 +10,7 @@ import webdataset
 from seer.data.index import INDEX_SCHEMA, MANIFEST, Manifest, index_path, read_index, write_index, write_manifest
 from seer.errors import InputError
 from tests.data.conftest import coloured_jpeg, write_shards
+from tests.servers import files, serve
 
 
 def test_index_points_at_what_webdataset_reads(shards):
@@ -140,6 +141,15 @@ def test_missing_or_broken_index(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(InputError, match="seer shards index"):
         read_index(path)
+
+
+def test_a_damaged_manifest_on_a_server_is_not_to_be_indexed_there(tmp_path):
+    garbage(tmp_path / "shards")
+    with (
+        serve(files(tmp_path)) as server,
+        pytest.raises(InputError, match="run seer shards index where the tars can be"),
+    ):
+        Manifest.load(f"{server.url}/shards")
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux's list of a process's threads")
