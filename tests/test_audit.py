@@ -12,8 +12,9 @@ from seer import config as configuration
 from seer import jsonl
 from seer.audit import audit, batch
 from seer.data import ledger
-from seer.data.index import Manifest, index_path, read_index
+from seer.data.index import Manifest, index_path, read_index, write_index
 from seer.errors import InputError
+from seer.eval.embed import embed
 from seer.pretrain import run
 from seer.recipe import load_config
 from tests.conftest import spoil
@@ -100,6 +101,18 @@ def test_steps_can_be_audited_when_the_store_cannot_be_asked(history, tmp_path, 
     assert audit(run_dir).exact
     with pytest.raises(InputError, match=r"127\.0\.0\.1:1"):
         audit(run_dir, ["key"])
+
+
+def test_an_index_that_the_manifest_contradicts_names_no_keys(history, tmp_path):
+    run_dir, shards = shutil.copytree(history[0], tmp_path / "run"), shutil.copytree(history[1], tmp_path / "shards")
+    config = configuration.read(run_dir / "config.yaml") | {"data": str(shards)}
+    (run_dir / "config.yaml").write_text(json.dumps(config))
+    path = index_path(shards / "shard-000000.tar")
+    write_index(path, read_index(path).slice(1))
+    with pytest.raises(InputError, match="samples and the manifest says"):
+        audit(run_dir, ["key"])
+    with pytest.raises(InputError, match="samples and the manifest says"):
+        embed("regnety_002:random", shards, tmp_path / "features.parquet")
 
 
 def test_wrong_questions(history, tmp_path):

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from seer.engine import tensorfile
-from seer.engine.tensorfile import Block
+from seer.engine.tensorfile import Block, NotFiniteError
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
@@ -116,3 +116,23 @@ def test_files_of_others_are_read_as_whole_tensors(tmp_path):
     (tmp_path / "junk").write_bytes(b"\xff" * 20)
     with pytest.raises(ValueError, match="truncated"):
         tensorfile.read_entries(tmp_path / "junk")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_one_value_that_is_not_finite_is_found_wherever_it_stands(dtype, value):
+    largest = torch.full((3, 1000), torch.finfo(dtype).max, dtype=dtype)  # whose sum is not finite
+    assert tensorfile.is_finite(largest)
+    for place in (0, 1234, -1):
+        values = largest.clone()
+        values.view(-1)[place] = value
+        assert not tensorfile.is_finite(values)
+    assert tensorfile.is_finite(torch.zeros(0, dtype=dtype))
+    assert tensorfile.is_finite(torch.zeros(2, dtype=torch.int64))
+
+
+def test_what_is_not_finite_is_not_written_whole(tmp_path):
+    values = torch.zeros(2**19)
+    values[-1] = float("nan")  # in the last of several parts
+    with pytest.raises(NotFiniteError):
+        tensorfile.write(tmp_path / "x.safetensors", {"weight": Block((0,), values)})

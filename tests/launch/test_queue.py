@@ -37,6 +37,16 @@ def test_the_queue_knows_better_than_the_accounting():
     assert "39" not in found
 
 
+@pytest.mark.parametrize("state", ["SIGNALING", "COMPLETING", "REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED"])
+def test_a_job_between_two_states_or_held_is_not_over(state):
+    assert queue.State(state).active
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "REVOKED"])
+def test_a_job_that_has_ended_is_over(state):
+    assert not queue.State(state).active
+
+
 @pytest.mark.parametrize(
     ("profile", "needs", "message"),
     [
