@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seer.data.draws import IDENTITY, Appearance, Look, Op
+from seer.data.draws import IDENTITY, LUMA, Appearance, Look, Op
 from seer.errors import InputError
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow calls "L"
 CORNERS = (1.0, 1 + 2 / 3, 1 + 1 / 3)  # red, green and blue on the colour circle, a turn added to stay positive
 BLUR_REACH = 3.0  # the Gaussian is cut at this many sigmas, which changes no pixel by half a level
 

@@ -8,9 +8,8 @@ the blur is one convolution of a flat plane.
 import numpy as np
 from numba import njit
 
-from seer.data.augment import LUMA
 from seer.data.compiled import INDEX, OPTIONS, compiled
-from seer.data.draws import Op
+from seer.data.draws import LUMA, Op
 
 BLOCK = 2048  # pixels that go through all operations together: their three planes fit the first-level cache
 GROUP = 3  # pairs of taps that a convolution adds at a time
