@@ -65,5 +65,5 @@ setup(
             "types-PyYAML",
         ],
     },
-    entry_points={"console_scripts": ["seer = seer.start:main"]},
+    entry_points={"console_scripts": ["seer = seer.__main__:main"]},
 )

@@ -27,7 +27,6 @@ from tempfile import TemporaryDirectory
 import torch
 from harness import arguments, figure, report
 
-from launch.local import spawn
 from seer import distributed
 from seer.config import recipes
 from seer.data.views import Views
@@ -40,6 +39,7 @@ from seer.engine.parallel import parallelize
 from seer.engine.schedule import effective
 from seer.hardware import HARDWARE
 from seer.plan import Job
+from seer.processes import spawn
 from seer.recipe import Pretrain, build_method, load_config, published_hardware
 
 SMALL = ["data=.", "steps=4", "views.large.size=96", "views.small.size=48", "schedule.warmup=0", "optim.name=sgd"]

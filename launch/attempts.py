@@ -1,17 +1,13 @@
 """How the attempts of a job ended, and whether there is to be another.
 
-    FOLDER/attempts/NAME.jsonl             one row per attempt, once it is over
-    FOLDER/attempts/NAME/ATTEMPT-RANK.json how each process of it ended; a killed one writes nothing
-
-Run as a module by the batch script when its step is over: prints the seconds to wait before the next attempt; exits
-with 1, and says why on stderr, when there is to be none.
+FOLDER/attempts/NAME.jsonl             one row per attempt, once it is over
+FOLDER/attempts/NAME/ATTEMPT-RANK.json how each process of it ended; a killed one writes nothing
 """
 
 import json
 import os
 import signal
 import socket
-import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -22,10 +18,8 @@ from seer import files, inputs, jsonl, rundir
 from seer.errors import InputError, StoppedError
 from seer.inputs import UnreadableError
 from seer.schema import Integer, Number, Record, Text
-from seer.terminal import prepare, warn
+from seer.start import ASKED
 
-ASKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-ENDING = (*ASKED, signal.SIGHUP)  # with what a terminal sends when it is closed
 TOLD = Text(100_000)
 ATTEMPT = Record({"id": Text(200), "when": Number(0), "code": Integer(-255, 255), "told": TOLD, "step": Integer(-1)})
 ENDING_NOTE = Record({"when": Number(0), "host": Text(255), "code": Integer(-255, 255), "told": TOLD})
@@ -142,19 +136,3 @@ def verdict(attempts: list[Attempt], retries: int, backoff: float) -> Verdict:
     if max(len(here), in_a_row) > retries:
         return Verdict(False, 0, f"ended {max(len(here), in_a_row)} times in a row, {where} now: {last.told}")
     return Verdict(True, backoff * 2 ** (failures - 1) if last.failed else 0.0, last.told)
-
-
-def main(folder: str, name: str, code: str) -> int:
-    from launch.launches import Launch
-
-    prepare()
-    job = Launch.load(folder).job(name)
-    found = verdict(conclude(folder, name, job.run_dir, int(code)), job.retries, job.backoff)
-    warn(found.why)
-    if found.again:
-        print(f"{found.wait:g}")
-    return 0 if found.again else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

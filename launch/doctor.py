@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 
 from launch import queue
-from launch.local import RankError, spawn
 from seer import distributed
 from seer.errors import InputError
 from seer.machine import Finding
+from seer.processes import RankError, spawn
 
 LARGE = 4 * 2**20  # fp32 values, 16 MiB
 TIMES = 10

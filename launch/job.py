@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from launch import attempts
 from seer.errors import TOLD, InputError, InUseError, StoppedError
+from seer.start import ENDING
 from seer.terminal import prepare, warn
 
 # Verbs that all processes of a job carry out together. Any other is one process, however many nodes were asked for.
@@ -57,10 +58,10 @@ class Job:
 
     def __call__(self) -> None:
         """Run the verb in this process; what it raises is noted, for whoever decides what is next, and raised."""
-        from seer.cli import app
+        from seer.verbs import app
 
         prepare()
-        for number in (*attempts.ENDING, signal.SIGINT):  # until training handles them
+        for number in (*ENDING, signal.SIGINT):  # until training handles them
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._leave)
         try:
@@ -106,9 +107,3 @@ def _line(error: BaseException) -> str:
     """An error in one line."""
     first = next(iter(str(error).strip().splitlines()), "")
     return first if isinstance(error, TOLD) else f"{type(error).__name__}: {first}"
-
-
-if __name__ == "__main__":
-    from launch.launches import Launch
-
-    Launch.load(sys.argv[1]).job(sys.argv[2]).main()

@@ -279,14 +279,14 @@ def check(verb: str, arguments: list[str], resources: Resources) -> str:
     """Refuse now what every process would refuse later. Returns the run directory, "" for verbs that train none."""
     import typer
 
-    from seer.cli import app
+    from seer.verbs import app
 
     usage_error: Any = typer.BadParameter.__base__  # click's, whether that is typer's own copy or not
     command: Any = typer.main.get_command(app)
     words = [verb, *arguments]
     while hasattr(command, "commands"):
         name = words.pop(0) if words else ""
-        if name not in command.commands or name == "launch":
+        if name not in command.commands:
             raise InputError(f"'{name}': not a verb to launch{nearest(name, command.commands)}")
         command = command.commands[name]
     try:

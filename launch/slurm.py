@@ -32,7 +32,7 @@ from seer.rundir import OWNER, OWNER_KIND, SUBMIT
 # The batch shell must outlive the signals that its tasks get.
 BEFORE = "trap : TERM USR1 USR2"
 
-# `{conclude}` is `python -m launch.attempts FOLDER NAME`, within the container if there is one.
+# `{conclude}` is `python -m launch conclude FOLDER NAME`, within the container if there is one.
 AFTER = """
 code=$?
 array=${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
@@ -174,7 +174,7 @@ def _step(profile: Profile) -> list[str]:
 def _after(folder: Path, number: int, profile: Profile, python: str, requeue: bool) -> str:
     inside = shlex.join(["srun", "--nodes=1", "--ntasks=1", *_step(profile)]) + " " if profile.container else ""
     name = f"{number}-${{SLURM_ARRAY_TASK_ID:-0}}"
-    conclude = f"{inside}{python} -m launch.attempts {shlex.quote(str(folder))} {name}"
+    conclude = f"{inside}{python} -m launch conclude {shlex.quote(str(folder))} {name}"
     return AFTER.format(conclude=conclude, slurm=shlex.quote(str(folder / "slurm")), requeue=REQUEUE if requeue else "")
 
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from launch import holder
 from launch.job import DISTRIBUTED, Job
 from launch.launches import Launch
-from launch.local import forwarding
 from seer.errors import InputError, StoppedError
+from seer.processes import forwarding
 
 RESTARTS = 3  # torchrun's own, agreed among the hosts
 
@@ -61,4 +61,4 @@ def command(job: Job, endpoint: str, node_rank: int) -> list[str]:
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", f"--rdzv-id=seer-{job.name}"]
     place = ["--standalone"] if needs.nodes == 1 else [*rendezvous, f"--node-rank={node_rank}"]
     counts = [f"--nnodes={needs.nodes}", f"--nproc-per-node={needs.tasks_per_node}", f"--max-restarts={RESTARTS}"]
-    return [sys.executable, "-m", "torch.distributed.run", *counts, *place, "-m", "launch.job", job.folder, job.name]
+    return [sys.executable, "-m", "torch.distributed.run", *counts, *place, "-m", "launch", "job", job.folder, job.name]

@@ -1,5 +1,16 @@
-"""`python -m seer`: the command line where its script is not on the PATH."""
+"""The `seer` command; `python -m seer` where its script is not on the PATH."""
 
-from seer.start import main
+from seer.start import answer_interrupts
 
-main()
+
+def main() -> None:
+    """The command: Ctrl-C is one line from the first import on."""
+    answer_interrupts()
+
+    from seer.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()

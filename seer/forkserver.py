@@ -15,7 +15,13 @@ from multiprocessing.context import ForkServerContext
 SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP}
 QUIET = "ignore:resource_tracker:UserWarning"  # what a process that is ended at once leaves, the tracker removes
 LOADING = ["seer.data.workers", "seer.data.resize", "seer.data.kernel"]  # what a loader's workers import
-TRAINING = ["seer.pretrain", "launch.local", "torch.distributed.fsdp", "torch.distributed.checkpoint", "torch._dynamo"]
+TRAINING = [
+    "seer.pretrain",
+    "seer.processes",
+    "torch.distributed.fsdp",
+    "torch.distributed.checkpoint",
+    "torch._dynamo",
+]
 
 
 def start(modules: Sequence[str]) -> ForkServerContext:

@@ -1,4 +1,4 @@
-"""Processes on this host, and jobs run in them."""
+"""Processes on this host: a function in each of them, joined in a process group."""
 
 import multiprocessing
 import os
@@ -10,22 +10,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from itertools import count
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
 
-from launch import attempts, holder
-from launch.job import Job
-from launch.launches import Launch
 from seer import forkserver
 from seer.distributed import init, pick_device, shutdown
-from seer.errors import TOLD, InputError, StoppedError
-from seer.start import STOPPING, tell
-from seer.terminal import prepare, warn
+from seer.errors import TOLD, StoppedError
+from seer.start import ENDING, STOPPING, tell
+from seer.terminal import prepare
 
 
 class RankError(RuntimeError):
@@ -102,7 +97,7 @@ def forwarding(processes: list[Process]) -> Iterator[None]:
         tell(STOPPING)
         forward(number, frame)
 
-    handlers: dict[signal.Signals, Any] = {**dict.fromkeys(attempts.ENDING, forward), signal.SIGINT: interrupt}
+    handlers: dict[signal.Signals, Any] = {**dict.fromkeys(ENDING, forward), signal.SIGINT: interrupt}
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         heeded = []
@@ -114,45 +109,10 @@ def forwarding(processes: list[Process]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run(launch: Launch) -> None:
-    """Run every job of a launch here, one after another; failures are tried again, as often as `launch.attempts` says.
-
-    Raises:
-        InputError, StoppedError: as the job's verb.
-        RankError: a job that is not worth another attempt.
-    """
-    launch.links = [replace(k, jobs=[replace(j, folder=str(launch.folder)) for j in k.jobs]) for k in launch.links]
-    launch.save()
-    with holder.holding(launch.folder):
-        for job in launch.jobs:
-            _attend(job)
-
-
-def _attend(job: Job) -> None:
-    device = next((a.removeprefix("device=") for a in reversed(job.arguments) if a.startswith("device=")), "auto")
-    for number in count(1):
-        os.environ["SEER_ATTEMPT"] = f"local.{number}"
-        try:
-            spawn(job, job.resources.tasks_per_node, device=device)
-            attempts.conclude(job.folder, job.name, job.run_dir, 0)
-            return
-        except (*TOLD, RankError) as error:
-            code = getattr(error, "exit_code", 1)
-            last = str(error).strip().splitlines()[-1]
-            past = attempts.conclude(job.folder, job.name, job.run_dir, code, last if code == 1 else "")
-            verdict = attempts.verdict(past, job.retries, job.backoff)
-            if isinstance(error, StoppedError | InputError):
-                raise
-            if not verdict.again:
-                raise RankError(verdict.why) from error
-            warn(f"{last}; again in {verdict.wait:g} s")
-            time.sleep(verdict.wait)
-
-
 def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Callable, args: tuple) -> None:
     """The body of a rank: sends `(time, succeeded, value or exception)` once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's; what follows from it is told by the parent
-    for number in attempts.ENDING:  # until training handles them
+    for number in ENDING:  # until training handles them
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, forkserver.SHIELDED)  # a rank answers for itself

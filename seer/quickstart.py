@@ -1,6 +1,5 @@
 """`seer quickstart`: from a bare install to a report, by running only the commands that a user would run."""
 
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +12,18 @@ from seer.report.results import read_results
 from seer.rundir import RunDir
 
 Say = Callable[..., None]
+Verb = Callable[..., None]
 
 PROBE_STEPS = 12
 
 
-def quickstart(out: Path, minutes: float, say: Say) -> dict[str, Any]:
+def quickstart(out: Path, minutes: float, say: Say, verb: Verb) -> dict[str, Any]:
     """Write the sample images under `out`, then build, pretrain, evaluate and report.
 
     Args:
         out: a new or an earlier quickstart's folder; what is already there is continued.
         minutes: how long the pretraining may take; its number of steps follows from a short measured run.
+        say, verb: print lines; show a command as a user would type it, word by word, and run it.
 
     Returns:
         `{"report": path, "scores": {metric: {"pretrained": value, "untrained": value}}, "seconds": total}`.
@@ -37,16 +38,16 @@ def quickstart(out: Path, minutes: float, say: Say) -> dict[str, Any]:
     counts = write_quickstart(images)
     say("  " + ", ".join(f"{count} {split}" for split, count in counts.items()))
 
-    verb(say, "shards", "build", str(images / "train"), "--out", str(shards))
-    steps = steps_of(run) or steps_within(minutes, shards, out / "probe", say)
+    verb("shards", "build", str(images / "train"), "--out", str(shards))
+    steps = steps_of(run) or steps_within(minutes, shards, out / "probe", verb)
     length = [f"steps={steps}", f"schedule.warmup={steps // 20}"]
-    verb(say, "pretrain", "quickstart", f"data={shards}", f"run_dir={run}", *length)
+    verb("pretrain", "quickstart", f"data={shards}", f"run_dir={run}", *length)
     if results.exists():
         results.unlink()  # a repeated quickstart measures again, rather than adding the same rows
     for task in ("knn", "linear"):
         for model in (str(run), f"{run}:random"):
-            verb(say, "eval", task, "--model", model, "--data", str(images), "--out", str(results))
-    verb(say, "report", str(run))
+            verb("eval", task, "--model", model, "--data", str(images), "--out", str(results))
+    verb("report", str(run))
 
     scores = compare(results)
     say("", f"{'':24}{'pretrained':>12}{'untrained':>12}")
@@ -54,14 +55,6 @@ def quickstart(out: Path, minutes: float, say: Say) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     say("", f"{seconds / 60:.1f} minutes. Report: {(run / 'report.html').resolve()}")
     return {"report": str((run / "report.html").resolve()), "scores": scores, "seconds": seconds}
-
-
-def verb(say: Say, *words: str) -> None:
-    """Show a command as a user would type it, and run it."""
-    from seer.cli import app
-
-    say("", f"$ seer {shlex.join(words)}")
-    app(list(words), standalone_mode=False)
 
 
 def steps_of(run: Path) -> int | None:
@@ -77,10 +70,10 @@ def steps_of(run: Path) -> int | None:
     return steps
 
 
-def steps_within(minutes: float, shards: Path, probe: Path, say: Say) -> int:
+def steps_within(minutes: float, shards: Path, probe: Path, verb: Verb) -> int:
     """How many steps of the recipe fit into `minutes` on this machine, by running a few."""
     length = [f"steps={PROBE_STEPS}", "schedule.warmup=0", "log.every=1"]
-    verb(say, "pretrain", "quickstart", f"data={shards}", f"run_dir={probe}", *length)
+    verb("pretrain", "quickstart", f"data={shards}", f"run_dir={probe}", *length)
     rows = RunDir(probe).metrics()
     if not rows:
         raise InputError(f"{probe}: the run left no metrics to tell the time from; remove it")

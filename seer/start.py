@@ -7,16 +7,9 @@ from types import FrameType
 
 INTERRUPTED = 130  # the exit code of what Ctrl-C ended: 128 and the signal's number, as shells have it
 LINE = "interrupted; the same command continues where it stopped"
+ASKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # by which schedulers ask for the end
+ENDING = (*ASKED, signal.SIGHUP)  # with what a terminal sends when it is closed
 STOPPING = "stopping at the end of this step, with a checkpoint; Ctrl-C again ends at once"
-
-
-def main() -> None:
-    """The `seer` command."""
-    answer_interrupts()
-
-    from seer.cli import main
-
-    main()
 
 
 def answer_interrupts() -> None:

@@ -1,5 +1,7 @@
-"""The verbs: parse, call, print. No logic lives here, and each verb imports what it needs only when it runs."""
+"""The verbs, each of which can be launched: parse, call, print. No logic lives here, and each imports what it needs
+only when it runs."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -9,22 +11,16 @@ from typing import Annotated
 
 import typer
 
-from launch.cli import app as launch_app
-from seer import __version__, outputs
-from seer.errors import CONTINUES, TOLD, InputError, StoppedError, quoted
-from seer.start import INTERRUPTED, LINE, answer_interrupts, tell
+from seer import outputs
+from seer.errors import InputError, quoted
 from seer.terminal import (
-    FULL,
     AllowEnv,
     Json,
-    discard,
     emit,
     example,
     finite,
-    homes_written_out,
     outlast_terminal,
     output_option,
-    prepare,
     progress,
     say,
     warn,
@@ -32,7 +28,6 @@ from seer.terminal import (
 from shards.cli import app as shards_app
 
 app = typer.Typer(
-    help="Pretrain vision backbones on uncurated images, and prove what they are worth.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,7 +35,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(shards_app, name="shards")
-app.add_typer(launch_app, name="launch")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
 ModelOption = Annotated[
@@ -51,18 +45,6 @@ ModelOption = Annotated[
         "timm:NAME[:WEIGHTS], torchvision:NAME[:WEIGHTS], or pixels.",
     ),
 ]
-
-
-def _version(value: bool) -> None:
-    if value:
-        print(f"seer {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
-) -> None: ...
 
 
 @app.command(epilog=example("seer quickstart --out quickstart"))
@@ -76,8 +58,14 @@ def quickstart(
 
     # The verbs that it runs print, too; stdout is for the JSON alone.
     with redirect_stdout(sys.stderr) if json_target == "-" else nullcontext():
-        summary = run(out, minutes, say)
+        summary = run(out, minutes, say, typed)
     emit(summary, json_target)
+
+
+def typed(*words: str) -> None:
+    """Show a command as a user would type it, and run it."""
+    say("", f"$ seer {shlex.join(words)}")
+    app(list(words), standalone_mode=False)
 
 
 def index_tars(*folders: str, nested: bool = False) -> None:
@@ -111,8 +99,8 @@ def pretrain(
     outlast_terminal()  # also what is said at the end
     forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)  # imports while this process does
 
-    from launch.local import spawn
     from seer.pretrain import run
+    from seer.processes import spawn
     from seer.recipe import load_config
 
     resolved = load_config(config, overrides or [], allow_env)
@@ -314,33 +302,3 @@ def report(
     write_page(found, out)
     warn(*(remark for run in found for remark in run.remarks))
     say(f"report  {out}")
-
-
-def main() -> None:
-    """The `seer` command. Exit codes: 0 done, 2 the user's input is wrong (one line), 75 stopped as asked, 1 ours."""
-    prepare()
-    answer_interrupts()
-    try:
-        try:
-            app(homes_written_out(sys.argv[1:]))
-        finally:
-            sys.stdout.flush()
-    except TOLD as error:
-        warn(f"{error}: {CONTINUES}" if error.exit_code == StoppedError.exit_code else str(error))
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        tell(LINE)
-        raise SystemExit(INTERRUPTED) from None
-    except SystemExit as error:  # what typer makes of Ctrl-C in a verb
-        if error.code == INTERRUPTED:
-            tell(LINE)
-        raise
-    except BrokenPipeError:  # whoever read has seen enough, as `head`
-        discard(sys.stdout)
-        raise SystemExit(141) from None
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        discard(sys.stdout)
-        warn(f"{error.filename or 'stdout, or a file,'} cannot be written ({error.strerror})")
-        raise SystemExit(2) from None

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.local import spawn
 from seer import config as configuration
 from seer import jsonl
 from seer.audit import audit, batch
@@ -16,6 +15,7 @@ from seer.data.index import Manifest, index_path, read_index, write_index
 from seer.errors import InputError
 from seer.eval.embed import embed
 from seer.pretrain import run
+from seer.processes import spawn
 from seer.recipe import load_config
 from tests.conftest import spoil
 from tests.servers import be_impatient

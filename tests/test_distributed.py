@@ -6,10 +6,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from launch.local import spawn
 from seer import distributed
 from seer.distributed import World
 from seer.errors import InputError
+from seer.processes import spawn
 
 
 def test_alone_everything_is_the_identity():

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.local import RankError, spawn
 from seer import distributed
 from seer.audit import audit
 from seer.data.loader import Loader
@@ -26,6 +25,7 @@ from seer.engine.metrics import RunLog
 from seer.engine.mirror import Mirror
 from seer.errors import StoppedError, UnsavedError
 from seer.pretrain import run
+from seer.processes import RankError, spawn
 from seer.recipe import Pretrain, load_config
 from tests.conftest import losses, rows
 from tests.servers import bucket_server

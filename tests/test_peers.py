@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from launch.local import spawn
 from seer import distributed, peers
 from seer.errors import InputError, InUseError
+from seer.processes import spawn
 
 HERE = {"host": "node1", "torch": "2.14.1", "numpy": "2.0", "the code of seer": "abc in /seer"}
 

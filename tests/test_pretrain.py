@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import seer.pretrain
-from launch.local import spawn
 from seer.errors import InputError
 from seer.pretrain import run
+from seer.processes import spawn
 from seer.recipe import load_config
 from tests.conftest import losses
 

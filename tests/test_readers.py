@@ -31,6 +31,7 @@ OPENERS = {
     "seer.jsonl": "a run's metrics and results, from files that seer.inputs has opened",
     "seer.rundir": "a run's pictures, whose bytes seer.inputs has read",
     "seer.audit": "what was removed from the data of a store",
+    "seer.processes": "what ranks of ours send",
     "seer.peers": "what processes of one run leave for each other",
     "seer.interop.weights": "model files and kept features",
     "seer.layers": "the text of recipes and profiles, as seer.inputs has read and checked it",
@@ -59,7 +60,6 @@ OPENERS = {
     "shards.tars": "tars",
     "shards.zips": "zips",
     "launch.holder": "the kernel's word on a process",
-    "launch.local": "what ranks of ours send",
     "launch.slurm": "the kernel's list of mounts",
     "launch.status": "states of jobs",
 }

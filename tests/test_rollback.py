@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.local import spawn
 from seer import jsonl
 from seer.audit import audit, batch
 from seer.data import ledger
 from seer.data.loader import Loader
 from seer.errors import DivergedError, PausedError
 from seer.pretrain import run
+from seer.processes import spawn
 from seer.recipe import load_config
 from seer.report.watch import status
 from tests.conftest import rows

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from launch.local import spawn
 from seer.distributed import rank
 from seer.engine import batchnorm
 from seer.engine.batchnorm import BatchNorm, _Synchronised, convert, statistics_spared
+from seer.processes import spawn
 
 
 def example(*shape, dtype=torch.float64, seed=0):

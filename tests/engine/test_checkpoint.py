@@ -14,7 +14,6 @@ import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from launch.local import spawn
 from seer.distributed import World, init, local, rank, size
 from seer.engine import checkpoint, integrity, tensorfile
 from seer.engine.checkpoint import CheckpointConfig, Checkpointer
@@ -23,6 +22,7 @@ from seer.engine.integrity import checkpoints, latest
 from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest
 from seer.errors import InputError, UnsavedError
+from seer.processes import spawn
 from seer.schema import check_options
 from tests.engine import tiny
 from tests.engine.saving import checkpointer, load_into, loaded, names_in, saved

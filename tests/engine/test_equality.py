@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from launch.local import spawn
 from seer import distributed
 from seer.data.views import Views
 from seer.distributed import local
@@ -24,6 +23,7 @@ from seer.engine.parallel import ParallelConfig, parallelize
 from seer.engine.schedule import ScheduleConfig
 from seer.engine.state import named_state
 from seer.methods import METHODS
+from seer.processes import spawn
 from tests.engine import tiny
 from tests.engine.tiny import Backbone, full
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from launch.local import spawn
 from seer import jsonl
 from seer.distributed import World, rank, size
 from seer.engine.health import Health, HealthConfig, RollbackError, embedding_metrics, robust
 from seer.engine.preempt import Verdict
 from seer.engine.symptoms import SYMPTOMS
 from seer.errors import InputError, PausedError
+from seer.processes import spawn
 from seer.schema import check_options
 
 # What SwAV's small recipe logged on CIFAR-10 (K = 512, batch 64): after 100 steps, at its end, and, with epsilon=10

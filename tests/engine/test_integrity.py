@@ -5,12 +5,12 @@ import logging
 
 import pytest
 
-from launch.local import spawn
 from seer.engine import integrity, tensorfile
 from seer.engine.integrity import checkpoints, latest
 from seer.engine.parallel import ParallelConfig
 from seer.errors import InputError
 from seer.interop.models import load_backbone
+from seer.processes import spawn
 from tests.engine import tiny
 from tests.engine.saving import checkpointer, flip_a_bit, loaded, names_in, saved, shard, truncate
 

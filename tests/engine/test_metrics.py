@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from launch.local import spawn
 from seer import jsonl
 from seer.distributed import World
 from seer.engine.metrics import LogConfig, RunLog, log_file, write_environment
 from seer.errors import InputError
+from seer.processes import spawn
 
 
 def steps(log: RunLog, first: int, last: int, batch: int = 8) -> None:

@@ -2,13 +2,13 @@
 
 import pytest
 
-from launch.local import spawn
 from seer.data import store as data_store
 from seer.distributed import World
 from seer.engine.integrity import latest
 from seer.engine.mirror import Mirror
 from seer.engine.parallel import ParallelConfig
 from seer.errors import InputError
+from seer.processes import spawn
 from tests.engine import tiny
 from tests.engine.saving import checkpointer, loaded, names_in, saved, shard, truncate
 from tests.servers import bucket_server

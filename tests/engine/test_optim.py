@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from launch.local import spawn
 from seer.distributed import local
 from seer.engine.optim import SGD, LossScaler, OptimConfig, build_optimizer, clip_grad_norm, squared_norms
 from seer.engine.preempt import agree
 from seer.errors import InputError
+from seer.processes import spawn
 
 
 def network(seed: int = 0) -> nn.Sequential:

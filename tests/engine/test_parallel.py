@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from launch.local import spawn
 from seer.backbones import build as build_backbone
 from seer.distributed import World, local
 from seer.engine import parallel
 from seer.engine.parallel import CheckpointedStage, ParallelConfig, autocast, checkpoint_stages, parallelize
 from seer.errors import InputError
+from seer.processes import spawn
 from tests.engine import tiny
 from tests.engine.tiny import STEPS, Tiny, train
 

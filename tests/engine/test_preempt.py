@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.local import spawn
 from seer import pretrain
 from seer.distributed import rank
 from seer.engine.preempt import SIGNALS, StopRequest, agree
 from seer.errors import StoppedError
+from seer.processes import spawn
 from seer.recipe import load_config
 from tests.conftest import losses, rows
 

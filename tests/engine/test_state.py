@@ -5,8 +5,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from launch.local import spawn
 from seer.engine.state import share
+from seer.processes import spawn
 
 ROWS = {"large": 8, "uneven": 5, "small": 1, "plain": 6, "other": 3}
 

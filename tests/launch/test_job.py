@@ -7,8 +7,8 @@ import pytest
 
 from launch import attempts
 from launch.job import Job
-from launch.local import spawn
 from seer.errors import InputError, InUseError, StoppedError
+from seer.processes import spawn
 
 
 @pytest.mark.parametrize(

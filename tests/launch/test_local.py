@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.local import RankError, spawn
 from seer import distributed
 from seer.errors import InputError
+from seer.processes import RankError, spawn
 
 
 def _fail(how):
@@ -49,7 +49,7 @@ def test_signals_to_all_processes_of_a_job_leave_the_fork_server_alive():
 
 PARENT = """
 import os, sys, time
-from launch.local import spawn
+from seer.processes import spawn
 def hang(folder):
     open(f"{folder}/{os.getpid()}", "w").close()
     time.sleep(600)

@@ -52,16 +52,16 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(tiny, shards, tmp_pa
 
 def _watch_processes(monkeypatch) -> list[int]:
     """The ids of the processes that `spawn` starts from now on."""
-    from launch import local
+    from seer import processes
 
     started: list[int] = []
-    collect = local._collect
+    collect = processes._collect
 
     def note(processes, pipes):
         started.extend(process.pid for process in processes)
         return collect(processes, pipes)
 
-    monkeypatch.setattr(local, "_collect", note)
+    monkeypatch.setattr(processes, "_collect", note)
     return started
 
 
@@ -120,7 +120,7 @@ def test_the_command_of_one_host():
     words = torchrun.command(job, "host0:29500", 3)
     for word in ("--nnodes=4", "--nproc-per-node=8", "--node-rank=3", "--rdzv-endpoint=host0:29500"):
         assert word in words
-    assert words[-4:] == ["-m", "launch.job", "/f", "0-0"]
+    assert words[-5:] == ["-m", "launch", "job", "/f", "0-0"]
 
 
 @pytest.mark.parametrize(

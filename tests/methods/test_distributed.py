@@ -6,12 +6,12 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from launch.local import spawn
 from seer import distributed
 from seer.data.views import Views
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
 from seer.methods.sinkhorn import sinkhorn
+from seer.processes import spawn
 from tests.methods.tiny import build, views_for
 
 STEPS = 4
