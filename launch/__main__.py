@@ -12,14 +12,17 @@ from launch.launches import Launch
 from seer.terminal import prepare, warn
 
 
-def job(folder: str, name: str) -> None:
-    Launch.load(folder).job(name).main()
+def main(what: str, folder: str, name: str, code: str = "") -> None:
+    if what == "job":
+        Launch.load(folder).job(name).main()
+    else:
+        conclude(folder, name, int(code))
 
 
-def conclude(folder: str, name: str, code: str) -> None:
+def conclude(folder: str, name: str, code: int) -> None:
     prepare()
     found = Launch.load(folder).job(name)
-    past = attempts.conclude(folder, name, found.run_dir, int(code))
+    past = attempts.conclude(folder, name, found.run_dir, code)
     verdict = attempts.verdict(past, found.retries, found.backoff)
     warn(verdict.why)
     if not verdict.again:
@@ -28,8 +31,4 @@ def conclude(folder: str, name: str, code: str) -> None:
 
 
 if __name__ == "__main__":
-    what, *arguments = sys.argv[1:]
-    if what == "job":
-        job(*arguments)
-    else:
-        conclude(*arguments)
+    main(*sys.argv[1:])

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from launch import attempts
+from launch.__main__ import main
 from launch.attempts import Attempt, conclude, note, verdict
 from launch.job import Job
 from launch.launches import Launch, Link
@@ -102,9 +102,10 @@ def test_the_step_is_the_last_in_the_metrics(tmp_path, place):
 
 def test_the_batch_script_reads_the_wait_or_an_exit_code(tmp_path, place, capsys):
     Launch(tmp_path, "slurm", [Link([Job("report", ("r",), folder=str(tmp_path), retries=2, backoff=5)])]).save()
-    assert attempts.main(str(tmp_path), "0-0", "137") == 0
+    main("conclude", str(tmp_path), "0-0", "137")
     assert capsys.readouterr().out == "5\n"
-    assert attempts.main(str(tmp_path), "0-0", "0") == 1
+    with pytest.raises(SystemExit, match="1"):
+        main("conclude", str(tmp_path), "0-0", "0")
     assert capsys.readouterr().out == ""
     rows = [json.loads(line) for line in (tmp_path / "attempts/0-0.jsonl").read_text().splitlines()]
     assert [row["code"] for row in rows] == [137, 0]
