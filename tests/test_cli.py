@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from seer import cli, verbs
+from seer import cli
+from seer import verbs as seer_verbs
 from seer.errors import InputError
 from shards import cli as shards_cli
 from tests.conftest import losses
@@ -32,8 +33,8 @@ def invoke(*words: str):
 
 
 def verbs() -> list[list[str]]:
-    names = [[c.name or c.callback.__name__] for c in verbs.app.registered_commands]
-    return names + [["shards", c.name] for c in verbs.shards_app.registered_commands]
+    names = [[c.name or c.callback.__name__] for c in seer_verbs.app.registered_commands]
+    return names + [["shards", c.name] for c in seer_verbs.shards_app.registered_commands]
 
 
 @pytest.mark.parametrize("verb", verbs(), ids=" ".join)
