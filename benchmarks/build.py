@@ -27,7 +27,7 @@ import simplejpeg
 from harness import arguments, figure, report
 from unreliable import url
 
-from seer.data.samples import photographs
+from seer.quickstart.pictures import photographs
 
 PATIENCE, RETRIES = 5, 1  # seconds, tries after the first
 SHARD = 1000  # images

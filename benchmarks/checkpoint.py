@@ -24,11 +24,11 @@ from harness import arguments, figure, report
 
 from seer.backbones import build
 from seer.distributed import World
-from seer.engine import tensorfile
-from seer.engine.checkpoint import CheckpointConfig, Checkpointer
+from seer.engine.checkpoint import tensorfile
+from seer.engine.checkpoint.checkpointer import CheckpointConfig, Checkpointer
+from seer.engine.checkpoint.tensorfile import is_finite
+from seer.engine.checkpoint.tensors import named_state
 from seer.engine.optim import OptimConfig, build_optimizer
-from seer.engine.state import named_state
-from seer.engine.tensorfile import is_finite
 from seer.methods.swav import SwAV, SwAVConfig
 
 Save = Callable[[Path, int], Callable[[], None] | None]  # begins a save; returns what waits for its end

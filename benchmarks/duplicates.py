@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from seer.data.decode import decode, image_suffixes
-from shards.alike import alike, thumbnail
-from shards.near import choose_blocks, near_duplicates
-from shards.phash import distance, phash
+from seer.data.decoding.decode import decode, image_suffixes
+from shards.dedup.alike import alike, thumbnail
+from shards.dedup.near import choose_blocks, near_duplicates
+from shards.sources.phash import distance, phash
 
 DISTANCES = 4, 6, 8, 10, 12
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from harness import arguments, figure, report
 
-from seer.data.crops import DEFAULT_VIEWS, MultiCrop, View
-from seer.data.index import Manifest
+from seer.data.crops.multicrop import DEFAULT_VIEWS, MultiCrop, View
+from seer.data.delivery import StepTask
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
-from seer.data.reader import Reader
-from seer.data.samples import write_quickstart
-from seer.data.task import StepTask
+from seer.data.storage.index import Manifest
+from seer.data.storage.reader import Reader
+from seer.quickstart.pictures import write_quickstart
 from shards.build import BuildOptions, build
 
 CROPS = MultiCrop(DEFAULT_VIEWS, seed=0)
@@ -35,7 +35,7 @@ import sys
 from pathlib import Path
 from seer import forkserver
 forkserver.start(forkserver.LOADING)
-import seer.pretrain
+import seer.pretrain.run
 from loader import first_batch
 print(first_batch(Path(sys.argv[1]), int(sys.argv[2]), 0))
 """

@@ -29,8 +29,8 @@ from torchvision import io as vision_io
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from seer.data.crops import DEFAULT_VIEWS, IMAGENET_MEAN, IMAGENET_STD, MultiCrop
-from seer.data.decode import decode, shape
+from seer.data.crops.multicrop import DEFAULT_VIEWS, IMAGENET_MEAN, IMAGENET_STD, MultiCrop
+from seer.data.decoding.decode import decode, shape
 
 JPEGS = list[bytes]
 Contestant = Callable[[], Any]

@@ -26,7 +26,7 @@ RANK = "ORDER_SCALE_RANK"  # set where the script is one rank
 
 def write(directory: Path, shards: int) -> None:
     """A manifest of `shards` shards of about 10,000 samples each; no tar is needed to find a position."""
-    from seer.data.index import write_manifest
+    from seer.data.storage.index import write_manifest
 
     sizes = PER_SHARD - np.random.default_rng(0).integers(0, 200, shards)  # some were quarantined
     digest = "0123456789abcdef" * 4
@@ -39,8 +39,8 @@ def write(directory: Path, shards: int) -> None:
 
 def rank(directory: str, ranks: int) -> None:
     """What one rank does; prints seconds and MB as JSON."""
-    from seer.data.index import Manifest
     from seer.data.order import Order
+    from seer.data.storage.index import Manifest
 
     imported = peak_mb()
     draw = np.random.default_rng(ranks)

@@ -38,9 +38,9 @@ from seer.engine.optim import LossScaler, build_optimizer
 from seer.engine.parallel import parallelize
 from seer.engine.schedule import effective
 from seer.hardware import HARDWARE
-from seer.plan import Job
+from seer.planning.plan import Job
+from seer.pretrain.recipe import Pretrain, build_method, load_config, published_hardware
 from seer.processes import spawn
-from seer.recipe import Pretrain, build_method, load_config, published_hardware
 
 SMALL = ["data=.", "steps=4", "views.large.size=96", "views.small.size=48", "schedule.warmup=0", "optim.name=sgd"]
 SWAV = [*SMALL, "method.prototypes=3000", "views.small.count=4", "parallel.mode=none", "backbone.stem_stride=2"]

@@ -9,8 +9,8 @@ import torch.distributed as dist
 
 from launch import queue
 from seer import distributed
+from seer.checks.machine import Finding
 from seer.errors import InputError
-from seer.machine import Finding
 from seer.processes import RankError, spawn
 
 LARGE = 4 * 2**20  # fp32 values, 16 MiB

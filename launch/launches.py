@@ -228,7 +228,7 @@ def _split(command: list[str]) -> list[list[str]]:
 
 def _combinations(sweeps: list[str]) -> list[dict[str, str]]:
     """`["a=[1,2]", "b=[3]"]` → `[{a: 1, b: 3}, {a: 2, b: 3}]`, as written; values may be lists."""
-    from seer.layers import flow, parse
+    from seer.config.layers import flow, parse
 
     values: dict[str, list[str]] = {}
     for sweep in sweeps:
@@ -297,7 +297,7 @@ def check(verb: str, arguments: list[str], resources: Resources) -> str:
         return ""
     if context.params["nproc"] != 1:
         raise InputError("--nproc: a launched job has its processes from --nodes, --gpus-per-node and --tasks-per-node")
-    from seer.recipe import preview
+    from seer.pretrain.recipe import preview
 
     recipe, overrides, allow_env = (context.params[name] for name in ("config", "overrides", "allow_env"))
     return str(preview(recipe, overrides or [], resources.ranks, allow_env).absolute())

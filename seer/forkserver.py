@@ -14,9 +14,9 @@ from multiprocessing.context import ForkServerContext
 # the checkpoint.
 SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP}
 QUIET = "ignore:resource_tracker:UserWarning"  # what a process that is ended at once leaves, the tracker removes
-LOADING = ["seer.data.workers", "seer.data.resize", "seer.data.kernel"]  # what a loader's workers import
+LOADING = ["seer.data.workers", "seer.data.crops.resize", "seer.data.crops.kernel"]  # what a loader's workers import
 TRAINING = [
-    "seer.pretrain",
+    "seer.pretrain.run",
     "seer.processes",
     "torch.distributed.fsdp",
     "torch.distributed.checkpoint",

@@ -54,7 +54,7 @@ def quickstart(
     json_target: Json = "",
 ) -> None:
     """Photographs that come with the package → shards → SwAV → kNN and linear against untrained → report."""
-    from seer.quickstart import quickstart as run
+    from seer.quickstart.tour import quickstart as run
 
     # The verbs that it runs print, too; stdout is for the JSON alone.
     with redirect_stdout(sys.stderr) if json_target == "-" else nullcontext():
@@ -70,7 +70,7 @@ def typed(*words: str) -> None:
 
 def index_tars(*folders: str, nested: bool = False) -> None:
     """Index tars that have no manifest yet; if `nested`, also where they all lie in folders below."""
-    from shards.index import index_on_first_use
+    from shards.indexing import index_on_first_use
 
     @contextmanager
     def shown(folder: Path) -> Iterator[Callable[[int, int], None]]:
@@ -99,9 +99,9 @@ def pretrain(
     outlast_terminal()  # also what is said at the end
     forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)  # imports while this process does
 
-    from seer.pretrain import run
+    from seer.pretrain.recipe import load_config
+    from seer.pretrain.run import run
     from seer.processes import spawn
-    from seer.recipe import load_config
 
     resolved = load_config(config, overrides or [], allow_env)
     index_tars(resolved.data, nested=True)
@@ -142,8 +142,8 @@ def plan(
     """What a run needs and costs: memory, hours, energy; whether it fits, and what would make it fit."""
     if sweep:
         outputs.check_writable(plot, "--plot")
-    from seer.plan import Options, draw
-    from seer.plan import plan as run
+    from seer.planning.plan import Options, draw
+    from seer.planning.plan import plan as run
 
     found = run(config, overrides or [], gpus, gpu, Options(price, calibrate, images_per_core, sweep, allow_env))
     if sweep:
@@ -169,7 +169,7 @@ def evaluate(
 ) -> None:
     """Measure a backbone on labelled images; values come with 95 % intervals."""
     from seer.eval.task import evaluate as run
-    from seer.report.results import describe
+    from seer.results import describe
 
     index_tars(data, *(f"{data}/{split}" for split in ("train", "test", "val")))
     rows = run(task, model, data, overrides or [], out)
@@ -221,8 +221,8 @@ def doctor(
     if not folder.is_dir():
         raise InputError(f"--dir {folder}: no such folder; give the one where run directories are to be")
     from launch import doctor as launching
-    from seer import machine
-    from seer.doctor import lines, measure
+    from seer.checks import machine
+    from seer.checks.feeding import lines, measure
 
     findings = [*machine.software(), launching.ranks(), *launching.slurm(), *machine.file_system(folder)]
     findings += [machine.data(data)] if data else []
@@ -245,8 +245,8 @@ def audit(
     json_target: Json = "",
 ) -> None:
     """Prove what a run saw and how often. Exit code 2 when it is not what the order prescribes."""
-    from seer.audit import audit as run
-    from seer.audit import batch
+    from seer.checks.audit import audit as run
+    from seer.checks.audit import batch
 
     if step is not None:
         rows = [row for path in runs for row in batch(path, step)]
@@ -293,7 +293,7 @@ def report(
     """Write RUN/report.html, one self-contained page; over several runs, one page with their curves together."""
     from seer.inputs import inside
     from seer.report.html import write_page
-    from seer.report.run import read_run
+    from seer.report.runfiles import read_run
     from seer.rundir import REPORT
 
     found = [read_run(run) for run in runs]

@@ -16,20 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from seer.data.index import MANIFEST, Manifest, write_manifest
+from seer.data.storage.index import MANIFEST, Manifest, write_manifest
 from seer.errors import InputError
 from seer.schema import LINE, POSITIVE, Integer, Maybe, Number, check_options, option
-from shards import parts, pool, prune, quarantine, state
-from shards.dedup import IN_EVALUATION, DedupOptions
-from shards.labels import MAX_CLASSES
-from shards.listing import Listing
-from shards.lists import parse_columns
-from shards.parts import Part
-from shards.policy import PRIVATE_SCHEMES, DownloadOptions, Policy
-from shards.quarantine import Entry, counts
-from shards.sources import scan
-from shards.state import Progress
-from shards.writer import ShardTask, write_shard
+from shards import pool, prune
+from shards.dedup.find import IN_EVALUATION, DedupOptions
+from shards.records import quarantine, state
+from shards.records.quarantine import Entry, counts
+from shards.records.state import Progress
+from shards.sources.labels import MAX_CLASSES
+from shards.sources.listing import Listing
+from shards.sources.lists import parse_columns
+from shards.sources.policy import PRIVATE_SCHEMES, DownloadOptions, Policy
+from shards.sources.scan import scan
+from shards.writing import parts
+from shards.writing.parts import Part
+from shards.writing.writer import ShardTask, write_shard
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ class BuildOptions:
         shard_size: samples per shard, before quarantine.
         workers: processes; 0 for one per core.
         labels: the folder directly below each source is the class of what it holds.
-        max_side, shorter_side, reencode, min_side, max_aspect, max_pixels, check: see `shards.policy.Policy`.
+        max_side, shorter_side, reencode, min_side, max_aspect, max_pixels, check: see `shards.sources.policy.Policy`.
         shuffle: put the samples in a fixed random order, so that a class folder does not fill whole shards; without
             it they stay in the order of their names, which reads huge tars from front to back.
-        columns: `"url=URL,caption=TEXT"`: which columns of lists say what, see `shards.lists`.
+        columns: `"url=URL,caption=TEXT"`: which columns of lists say what, see `shards.sources.lists`.
         download: how URLs are downloaded.
-        part: `"I/N"`: write the I-th of N shares of the shards, while other processes write theirs; see `shards.parts`.
+        part: `"I/N"`: write the I-th of N shares of the shards, while other processes write theirs; see `parts.py`.
         unwanted: which duplicates, and images of other data sets, to leave out.
     """
 
@@ -264,7 +266,7 @@ def _write_shards(
     blocks = ((name, order[_number(name) * size :][:size]) for name in missing)
     tasks = (_task(listing, out, name, block, options, threads) for name, block in blocks)
     if any(container.kind == "urls" for container in listing.containers):
-        from shards.pipeline import write_shards  # whose client takes a fifth of a second to load
+        from shards.writing.pipeline import write_shards  # whose client takes a fifth of a second to load
 
         pool.share(write_shards, tasks, processes, tick)
     else:

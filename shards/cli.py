@@ -73,7 +73,7 @@ def shards_build(
     """Make shards. Originals are kept byte for byte, and what cannot be had or decoded is listed with its reason."""
     given = locals()
     from shards.build import BuildOptions, DedupOptions, build
-    from shards.policy import DownloadOptions
+    from shards.sources.policy import DownloadOptions
 
     download = DownloadOptions(**_of(DownloadOptions, given))
     unwanted = DedupOptions(dedup, distance, against or (), exclude or (), refuse or ())
@@ -97,7 +97,7 @@ def shards_index(
     json_target: Json = "",
 ) -> None:
     """Make tars that someone else wrote addressable; the tars are not touched."""
-    from shards.index import index
+    from shards.indexing import index
 
     with progress("indexing", "tars") as tick:
         report = index(tars, workers, check, tick, index_dir=index_dir)
@@ -130,7 +130,7 @@ def shards_remove(
     json_target: Json = "",
 ) -> None:
     """Take images out of shards for good, and note which. Exit code 2 when none of them is there."""
-    from shards.places import linked_shards
+    from shards.sources.places import linked_shards
     from shards.takedown import remove
 
     lists = {by: path for by, path in {"keys": keys, "urls": urls, "hashes": hashes}.items() if path}
@@ -160,8 +160,8 @@ def shards_stats(
     json_target: Json = "",
 ) -> None:
     """Describe shards: sizes, formats, labels, sources, duplicates, what was quarantined and why."""
-    from shards.page import write_page
-    from shards.stats import lines, stats
+    from shards.report.page import write_page
+    from shards.report.stats import lines, stats
 
     figures = stats(directory, near)
     if page:

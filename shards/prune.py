@@ -16,16 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seer import files
-from seer.data.index import MOST_SAMPLES, SHARD, index_path, read_index, write_index
+from seer.data.storage.index import MOST_SAMPLES, SHARD, index_path, read_index, write_index
+from seer.data.storage.tables import TableFormat
 from seer.errors import InputError
 from seer.inputs import read_bytes
 from seer.schema import Integer, Maybe, MismatchError, Text
-from seer.tables import TableFormat
-from shards import pool, quarantine, state
-from shards.cut import cut
-from shards.dedup import REMOVALS as FOUND
-from shards.dedup import DedupOptions, find
-from shards.known import of_shards
+from shards import pool
+from shards.dedup.find import REMOVALS as FOUND
+from shards.dedup.find import DedupOptions, find
+from shards.dedup.known import of_shards
+from shards.records import quarantine, state
+from shards.writing.cut import cut
 
 CONTAMINATION = "contamination.jsonl"
 REMOVALS = "removals.parquet"  # in the build's state

@@ -22,15 +22,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seer import files
-from seer.data.index import MANIFEST, SHARD, Manifest, index_path, read_index, write_index, write_manifest
+from seer.data.storage.index import MANIFEST, SHARD, Manifest, index_path, read_index, write_index, write_manifest
 from seer.errors import InputError, quoted
 from seer.inputs import UnreadableError, read_json, read_rows
 from seer.schema import DIGEST, Integer, MapOf, Maybe, Record, Text
-from shards import pool, quarantine, state
-from shards.cut import cut
-from shards.known import read_hashes, read_lines
-from shards.state import Progress
-from shards.tars import sha256_file
+from shards import pool
+from shards.archives.tars import sha256_file
+from shards.dedup.known import read_hashes, read_lines
+from shards.records import quarantine, state
+from shards.records.state import Progress
+from shards.writing.cut import cut
 
 REMOVED = "removed.jsonl"
 STATE = ".removal"  # beside the shards while some are replaced

@@ -5,19 +5,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seer.data.decode import DamagedImage
-from seer.data.index import LARGEST_TABLE, Manifest, index_path, parse_index
+from seer.data.decoding.decode import DamagedImage
+from seer.data.storage.index import LARGEST_TABLE, Manifest, index_path, parse_index
 from seer.errors import InputError, first_line, quoted
 from seer.inputs import read_bytes
 from seer.schema import MismatchError
-from shards import pool, quarantine, takedown
-from shards.index import index
-from shards.listing import Listing
-from shards.places import is_tar
-from shards.samples import load, look
-from shards.sources import labelled_rows, scan_tar
-from shards.state import Progress
-from shards.tars import sha256_file
+from shards import pool, takedown
+from shards.archives.tars import sha256_file
+from shards.indexing import index
+from shards.records import quarantine
+from shards.records.state import Progress
+from shards.sources.listing import Listing
+from shards.sources.places import is_tar
+from shards.sources.samples import load, look
+from shards.sources.scan import labelled_rows, scan_tar
 
 COMPARED = "key", "offset", "size", "width", "height", "format", "sha256", "label"  # what a tar can tell about a sample
 MOST_MEMBERS = 5  # named per shard

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from seer.data.index import index_path, read_index
+from seer.data.storage.index import index_path, read_index
 
 TINY = """
 steps: 5

@@ -22,9 +22,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import seer.audit
+import seer.checks.audit
 from seer import cli, forkserver
-from seer.engine.integrity import latest, read_header
+from seer.engine.checkpoint.integrity import latest, read_header
 from tests.conftest import rows
 
 STEPS = 8
@@ -171,7 +171,7 @@ def try_all(words: list[str], out: Path, moments: int, draw: random.Random) -> d
             outcomes[way][interrupt(words, run_dir, way, step, pause)] += 1
             finish([*words, f"run_dir={run_dir}"])
             assert course(run_dir) == expected, f"{run_dir} came to something else"
-            assert seer.audit.audit(run_dir).exact, run_dir
+            assert seer.checks.audit.audit(run_dir).exact, run_dir
             shutil.rmtree(run_dir)
     return outcomes
 

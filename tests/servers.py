@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from seer.data import store
+from seer.data.storage import store
 
 FAULTS = ("503", "429", "reset", "truncated", "stall")
 Answer = tuple[int, dict[str, str], bytes]

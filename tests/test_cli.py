@@ -115,7 +115,7 @@ def test_a_flipped_bit_is_exit_code_2(shards, tmp_path):
 
 def test_the_defaults_of_a_build_are_those_of_its_options():
     from shards.build import BuildOptions
-    from shards.policy import DownloadOptions
+    from shards.sources.policy import DownloadOptions
 
     verb = inspect.signature(shards_cli.shards_build).parameters
     known = {each.name: each.default for kind in (BuildOptions, DownloadOptions) for each in fields(kind)}

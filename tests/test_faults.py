@@ -16,17 +16,17 @@ import pytest
 import torch
 
 from seer import distributed
-from seer.audit import audit
+from seer.checks.audit import audit
 from seer.data.loader import Loader
 from seer.distributed import World
-from seer.engine import checkpoint, integrity, tensorfile
-from seer.engine.integrity import checkpoints
+from seer.engine.checkpoint import checkpointer, integrity, tensorfile
+from seer.engine.checkpoint.integrity import checkpoints
+from seer.engine.checkpoint.mirror import Mirror
 from seer.engine.metrics import RunLog
-from seer.engine.mirror import Mirror
 from seer.errors import StoppedError, UnsavedError
-from seer.pretrain import run
+from seer.pretrain.recipe import Pretrain, load_config
+from seer.pretrain.run import run
 from seer.processes import RankError, spawn
-from seer.recipe import Pretrain, load_config
 from tests.conftest import losses, rows
 from tests.servers import bucket_server
 
@@ -48,7 +48,7 @@ class Fault:
 
 def fill_the_disk() -> None:
     """From now on this process can make no file longer than 100 kB, and does not wait for that to change."""
-    checkpoint.PAUSES = ()
+    checkpointer.PAUSES = ()
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
 
@@ -140,7 +140,7 @@ def strike_after(steps: int, strike: Callable[[], None]) -> None:
 
 def die_in_a_save(line: int) -> None:
     """Be killed before that line of what saves run in the background."""
-    files, left = {module.__file__ for module in (checkpoint, integrity, tensorfile)}, [line]
+    files, left = {module.__file__ for module in (checkpointer, integrity, tensorfile)}, [line]
 
     def trace(frame, event, argument):
         if frame.f_code.co_filename not in files:

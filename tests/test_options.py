@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from launch import profile
 from launch.profile import Profile
 from seer import config
+from seer.config.layers import flow, parse
 from seer.data.workers import MODES
 from seer.engine.optim import OPTIMIZERS, OptimConfig
 from seer.engine.parallel import PRECISIONS
 from seer.engine.schedule import SCHEDULES, ScheduleConfig
 from seer.errors import InputError
-from seer.eval.features import PRECISIONS as EVAL_PRECISIONS
-from seer.eval.features import FeatureConfig
+from seer.eval.probes.features import PRECISIONS as EVAL_PRECISIONS
+from seer.eval.probes.features import FeatureConfig
 from seer.eval.task import TASKS
-from seer.layers import flow, parse
 from seer.methods import METHODS
-from seer.recipe import METHOD_CONFIGS, Pretrain, load_config
+from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, load_config
 from seer.schema import KIND, Choice, check_options, default_of, kind_of
 from shards.build import BuildOptions
 from tests.strategies import damaged, values

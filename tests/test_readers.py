@@ -1,7 +1,7 @@
 """Who opens what: every call that opens or parses a file, by module, against the list of those that may.
 
 Whatever stands in a data folder, a run directory, a recipe or a model file is input, and is read through `seer.inputs`
-and `seer.tables`. A module that opens files in another way stands in `OPENERS`, with what it opens and why.
+and `storage.tables`. A module that opens files in another way stands in `OPENERS`, with what it opens and why.
 """
 
 import ast
@@ -26,39 +26,39 @@ OTHERS = {"self.open", "cache.open", "self.lease.open", "result.open"}
 
 OPENERS = {
     "seer.inputs": "the one reader of small files that others may have written",
-    "seer.tables": "the one reader of Parquet files with declared columns",
+    "seer.data.storage.tables": "the one reader of Parquet files with declared columns",
     "seer.files": "files of ours: to have them reach the disk, and to write without following links",
     "seer.jsonl": "a run's metrics and results, from files that seer.inputs has opened",
     "seer.rundir": "a run's pictures, whose bytes seer.inputs has read",
-    "seer.audit": "what was removed from the data of a store",
+    "seer.checks.audit": "what was removed from the data of a store",
     "seer.processes": "what ranks of ours send",
-    "seer.peers": "what processes of one run leave for each other",
+    "seer.engine.peers": "what processes of one run leave for each other",
     "seer.interop.weights": "model files and kept features",
-    "seer.layers": "the text of recipes and profiles, as seer.inputs has read and checked it",
-    "seer.machine": "settings of the kernel",
-    "seer.data.index": "the seal of a file whose bytes seer.inputs has read; manifests and indices of a store",
-    "seer.data.cache": "shards in a cache of ours, which are compared with their SHA-256",
-    "seer.data.decode": "bytes as images, within limits",
-    "seer.data.folders": "image files, regular ones, which seer.data.decode takes",
-    "seer.data.samples": "photographs that come with the dependencies",
-    "seer.engine.integrity": "checkpoints",
+    "seer.config.layers": "the text of recipes and profiles, as seer.inputs has read and checked it",
+    "seer.checks.machine": "settings of the kernel",
+    "seer.data.storage.index": "the seal of a file whose bytes seer.inputs has read; manifests and indices of a store",
+    "seer.data.storage.cache": "shards in a cache of ours, which are compared with their SHA-256",
+    "seer.data.decoding.decode": "bytes as images, within limits",
+    "seer.data.folders": "image files, regular ones, which seer.data.decoding.decode takes",
+    "seer.quickstart.pictures": "photographs that come with the dependencies",
+    "seer.engine.checkpoint.integrity": "checkpoints",
     "seer.engine.metrics": "the processor's name",
-    "seer.engine.tensorfile": "checkpoints",
-    "shards.columns": "Parquet with images",
-    "shards.contents": "the first bytes of members that may be images",
-    "shards.cut": "a tar that a part of is copied",
-    "shards.dedup": "a scratch file of ours",
-    "shards.download": "local files that a list names",
-    "shards.formats": "what Hugging Face notes in Parquet files",
-    "shards.headers": "tars",
-    "shards.lines": "lists of text, line by line",
-    "shards.listing": "a listing of ours",
-    "shards.lists": "lists",
-    "shards.near": "a scratch file of ours",
-    "shards.samples": "image files, which seer.data.decode takes",
+    "seer.engine.checkpoint.tensorfile": "checkpoints",
+    "shards.archives.columns": "Parquet with images",
+    "shards.archives.contents": "the first bytes of members that may be images",
+    "shards.writing.cut": "a tar that a part of is copied",
+    "shards.dedup.find": "a scratch file of ours",
+    "shards.download.client": "local files that a list names",
+    "shards.sources.formats": "what Hugging Face notes in Parquet files",
+    "shards.archives.headers": "tars",
+    "shards.sources.lines": "lists of text, line by line",
+    "shards.sources.listing": "a listing of ours",
+    "shards.sources.lists": "lists",
+    "shards.dedup.near": "a scratch file of ours",
+    "shards.sources.samples": "image files, which seer.data.decoding.decode takes",
     "shards.takedown": "rows that seer.inputs has read, as they are, to be logged",
-    "shards.tars": "tars",
-    "shards.zips": "zips",
+    "shards.archives.tars": "tars",
+    "shards.archives.zips": "zips",
     "launch.holder": "the kernel's word on a process",
     "launch.slurm": "the kernel's list of mounts",
     "launch.status": "states of jobs",
@@ -100,7 +100,7 @@ def _openers() -> Iterator[tuple[str, int, str]]:
 
 def test_whoever_opens_a_file_is_listed():
     unlisted = [f"{module}, line {line}: {call}" for module, line, call in openers() if module not in OPENERS]
-    assert not unlisted, "read it by seer.inputs (or seer.tables), or list the module in OPENERS with what it opens"
+    assert not unlisted, "read it by seer.inputs (or storage.tables), or list the module in OPENERS with what it opens"
 
 
 def test_who_is_listed_opens_something():

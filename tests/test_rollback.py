@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from seer import jsonl
-from seer.audit import audit, batch
+from seer.checks.audit import audit, batch
 from seer.data import ledger
 from seer.data.loader import Loader
 from seer.errors import DivergedError, PausedError
-from seer.pretrain import run
+from seer.pretrain.recipe import load_config
+from seer.pretrain.run import run
 from seer.processes import spawn
-from seer.recipe import load_config
 from seer.report.watch import status
 from tests.conftest import rows
 

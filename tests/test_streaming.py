@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from seer import cli
-from seer.data.index import MANIFEST
+from seer.data.storage.index import MANIFEST
 from seer.errors import InputError
 from tests.conftest import losses
 from tests.servers import be_impatient, files, s3_server, serve

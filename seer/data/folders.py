@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from seer import inputs
-from seer.data.decode import DamagedImage, image_suffixes
+from seer.data.decoding.decode import DamagedImage, image_suffixes
 from seer.errors import InputError, unreadable
 
 logger = logging.getLogger("seer.data")

@@ -8,11 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from seer.data.decode import DamagedImage, decode
+from seer.data.decoding.decode import DamagedImage, decode
 from seer.data.folders import Files, images_under, readable
-from seer.data.index import MANIFEST, Manifest
-from seer.data.reader import UNLABELLED, Reader
-from seer.data.store import Url, place
+from seer.data.storage.index import MANIFEST, Manifest
+from seer.data.storage.reader import UNLABELLED, Reader
+from seer.data.storage.store import Url, place
 from seer.errors import InputError, unreadable
 
 MOST_SAMPLES = 2**27  # of labelled shards, whose labels are all held in memory

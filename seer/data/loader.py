@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from seer.data import ledger
-from seer.data.crops import Batch, MultiCrop
-from seer.data.device import Encoded, cut
-from seer.data.index import Manifest
+from seer.data.crops.device import Encoded, cut
+from seer.data.crops.multicrop import Batch, MultiCrop
+from seer.data.delivery import Clock, Delivery, StepTask
 from seer.data.ledger import Damaged
 from seer.data.order import Order
-from seer.data.reader import Reader
-from seer.data.remote import FetchConfig
-from seer.data.task import Clock, Delivery, StepTask
+from seer.data.storage.index import Manifest
+from seer.data.storage.reader import Reader
+from seer.data.storage.remote import FetchConfig
 from seer.data.views import Views
 from seer.data.workers import MODES, inline
 from seer.errors import InputError

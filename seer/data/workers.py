@@ -17,9 +17,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from seer import forkserver
-from seer.data.crops import Batch
-from seer.data.memory import Arena, Lease, Shape, arena_bytes
-from seer.data.task import Delivery, StepTask
+from seer.data.crops.arena import Arena, Lease, Shape, arena_bytes
+from seer.data.crops.multicrop import Batch
+from seer.data.delivery import Delivery, StepTask
 from seer.errors import InputError
 
 # Of a worker's batches as many may be under way as it is given tasks, one in the trainer's hands and one before it.

@@ -23,7 +23,7 @@ from torch import Tensor
 from seer import jsonl
 from seer.data import ledger
 from seer.distributed import World, all_reduce_sum, broadcast_object, on_main, size
-from seer.engine.integrity import checkpoints, step_of
+from seer.engine.checkpoint.integrity import checkpoints, step_of
 from seer.engine.preempt import Verdict
 from seer.engine.symptoms import SYMPTOMS
 from seer.errors import DivergedError, PausedError

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from seer import files, outputs
-from seer.data.decode import DamagedImage, decode
+from seer.data.decoding.decode import DamagedImage, decode
 from seer.data.folders import Files, images_under, readable
-from seer.data.index import MANIFEST, Manifest
 from seer.data.labelled import Samples, Source
-from seer.data.reader import UNLABELLED, Reader
-from seer.data.store import Url, place
+from seer.data.storage.index import MANIFEST, Manifest
+from seer.data.storage.reader import UNLABELLED, Reader
+from seer.data.storage.store import Url, place
 from seer.errors import InputError
-from seer.eval import models
-from seer.eval.features import FeatureConfig, stack, stream
+from seer.eval import pixels
+from seer.eval.probes.features import FeatureConfig, stack, stream
 
 logger = logging.getLogger("seer.eval")
 
@@ -103,7 +103,7 @@ def embed(model_spec: str, data: Path | str, out: Path | str, config: FeatureCon
         raise InputError(f"{out}: expected a name that ends in {' or '.join(WRITERS)}")
     outputs.check_writable(out, "--out")
     pile = open_pile(data)
-    model = models.load(model_spec, pile)
+    model = pixels.load(model_spec, pile)
     damaged: dict[int, str] = {}  # why, by the number of the image
 
     def load(rows: list[int]) -> tuple[list[int], Tensor]:

@@ -12,12 +12,13 @@ from seer.config import parse_overrides, resolve
 from seer.data.folders import readable
 from seer.data.labelled import splits
 from seer.errors import InputError, nearest
-from seer.eval import knn, linear, models
-from seer.eval.features import FeatureConfig
+from seer.eval import pixels
+from seer.eval.probes import knn, linear
+from seer.eval.probes.features import FeatureConfig
 from seer.eval.scores import Score
 from seer.interop.models import Model
 from seer.interop.weights import reason
-from seer.report.results import append_results, check_results
+from seer.results import append_results, check_results
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def evaluate(
     """Run one task and append its results.
 
     Args:
-        model_spec: as `seer.eval.models.load` takes it.
+        model_spec: as `seer.eval.pixels.load` takes it.
         data: a folder with `train/` and `test/` (or `val/`), each of class folders or labelled shards.
         overrides: options of the task as `key=value`.
         out: results file; by default the run's own, or ./results.jsonl for a model that has no run.
@@ -57,7 +58,7 @@ def evaluate(
     if out:
         check_results(out)
     train, test = splits(data)
-    model = models.load(model_spec, train)
+    model = pixels.load(model_spec, train)
     out = out or (model.run_dir or Path()) / "results.jsonl"
     check_results(out)
     model = sized(model, config.size)

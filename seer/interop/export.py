@@ -13,9 +13,9 @@ from seer.backbones import Backbone
 from seer.backbones.resnet import ResNet
 from seer.errors import InputError, nearest
 from seer.interop import timm, torchvision
-from seer.interop.files import save_backbone
 from seer.interop.layouts import layout
 from seer.interop.models import load_model
+from seer.interop.native import save_backbone
 
 HOW_TO_LOAD = {
     "safetensors": lambda backbone: "from seer.interop.models import load_model; model = load_model(PATH).backbone",

@@ -11,12 +11,12 @@ from torch import nn
 
 from seer.backbones import Backbone, BackboneConfig, build, canonical
 from seer.config import config_hash, read
-from seer.data.crops import IMAGENET_MEAN, IMAGENET_STD
+from seer.data.crops.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from seer.data.folders import readable
-from seer.engine.integrity import HEADER, check_file
+from seer.engine.checkpoint.integrity import HEADER, check_file
 from seer.errors import InputError
 from seer.inputs import read_json, read_yaml
-from seer.interop.files import BACKBONE, MEAN, SIZE, STD, backbone_config, read_backbone, save_backbone
+from seer.interop.native import BACKBONE, MEAN, SIZE, STD, backbone_config, read_backbone, save_backbone
 from seer.interop.weights import check_finite, load_strictly
 from seer.schema import DIGEST, Integer, MapOf, MismatchError, Record
 

@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from seer import __version__, inputs, outputs
 from seer.jsonl import Row
-from seer.report.health import SIGNS, in_words
+from seer.report.diagnosis import SIGNS, in_words
 from seer.report.plots import COLOURS, line_chart, number
-from seer.report.run import RunFiles, at, describe_run, duration, progress, read_run, where_time_went
+from seer.report.runfiles import RunFiles, at, describe_run, duration, progress, read_run, where_time_went
 from seer.rundir import REPORT
 
 # Metrics that have a chart of their own, or say nothing as a curve.

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from seer.errors import InputError, printable
 from seer.jsonl import Row
-from seer.report.health import SIGNS, Ailment, ailments, not_applied
+from seer.report.diagnosis import SIGNS, Ailment, ailments, not_applied
 from seer.report.plots import LARGEST, number
-from seer.report.run import duration
+from seer.report.runfiles import duration
 from seer.rundir import CONFIG, HEALTH, LOG, METRICS, RunDir
 
 TAIL = 1 << 18  # bytes of metrics.jsonl: some hundred rows

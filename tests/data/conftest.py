@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from seer.data.index import Manifest, index_path, write_index, write_manifest
+from seer.data.storage.index import Manifest, index_path, write_index, write_manifest
 
 
 def coloured_jpeg(number: int, size: int = 16) -> bytes:

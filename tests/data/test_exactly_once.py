@@ -9,14 +9,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from seer.data import ledger
-from seer.data.crops import MultiCrop, View
-from seer.data.index import MANIFEST, Manifest, index_path
+from seer.data.crops.multicrop import MultiCrop, View
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
-from seer.data.reader import Reader
+from seer.data.storage.index import MANIFEST, Manifest, index_path
+from seer.data.storage.reader import Reader
 from shards.build import BuildOptions, build
-from shards.index import index
-from shards.writer import write_shard
+from shards.indexing import index
+from shards.writing.writer import write_shard
 from tests.conftest import jpeg, photograph, spoil
 
 CROPS = {"large": View(size=8, count=1)}

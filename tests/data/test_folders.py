@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seer.data.decode import DamagedImage
+from seer.data.decoding.decode import DamagedImage
 from seer.data.folders import Files, images_under, read_image, readable
 from seer.errors import InputError
 from tests.data.conftest import coloured_jpeg

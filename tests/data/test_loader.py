@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from seer.data import task as module
-from seer.data.crops import MultiCrop, View
-from seer.data.decode import decode
+from seer.data import delivery as module
+from seer.data.crops.multicrop import MultiCrop, View
+from seer.data.decoding.decode import decode
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
 from seer.data.views import Views
@@ -233,7 +233,7 @@ def test_worker_memory_and_descriptors_do_not_grow(photos):
 
 def test_workers_end_with_a_killed_trainer(photos):
     program = (
-        "from tests.data.test_loader import *; from seer.data.index import Manifest\n"
+        "from tests.data.test_loader import *; from seer.data.storage.index import Manifest\n"
         "if __name__ == '__main__':\n"
         f"    steps = make(Manifest.load({str(photos.directory)!r}), config=MODES[2]).iterate(0, 10**6); next(steps)\n"
         "    print(*(p.pid for p in active_children()), flush=True); time.sleep(600)\n"
@@ -253,7 +253,7 @@ def test_workers_end_with_a_killed_trainer(photos):
 
 def test_an_interrupted_trainer_ends(photos):
     program = (
-        "from tests.data.test_loader import *; from seer.data.index import Manifest\n"
+        "from tests.data.test_loader import *; from seer.data.storage.index import Manifest\n"
         "if __name__ == '__main__':\n"
         f"    steps = make(Manifest.load({str(photos.directory)!r}), config=MODES[2]).iterate(0, 10**6); next(steps)\n"
         "    raise KeyboardInterrupt\n"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from seer.data import workers
-from seer.data.memory import Arena
+from seer.data.crops.arena import Arena
 from seer.data.workers import Need, memory_needed
 from seer.distributed import World
 from seer.errors import InputError
-from seer.recipe import check_memory, load_config, loader_bytes, loader_memory
+from seer.pretrain.recipe import check_memory, load_config, loader_bytes, loader_memory
 from tests.data.conftest import write_shards
 
 SHAPES = [(6, 8, 8, 3), (9, 4, 4, 3)]
@@ -75,23 +75,23 @@ def test_the_plan_counts_what_the_loader_takes(config):
 def test_too_little_shared_memory_is_told_before_workers_start(config, tmp_path, monkeypatch):
     manifest = write_shards(tmp_path / "shards", [16])
     need = loader_memory(config(), 2).shared
-    monkeypatch.setattr("seer.recipe.shared_free", lambda: 2 * need)
+    monkeypatch.setattr("seer.pretrain.recipe.shared_free", lambda: 2 * need)
     check_memory(config(), manifest, World(0, 2, 0, 2))
-    monkeypatch.setattr("seer.recipe.shared_free", lambda: 2 * need - 1)
+    monkeypatch.setattr("seer.pretrain.recipe.shared_free", lambda: 2 * need - 1)
     with pytest.raises(
         InputError, match=r"^/dev/shm has [23] MiB free .* docker run --shm-size=1g, or --ipc=host; else"
     ):
         check_memory(config(), manifest, World(0, 2, 0, 2))
     check_memory(config(), manifest, World(0, 2, 0, 1))  # the other rank is on another host
     check_memory(config("loader.workers=0"), manifest, World(0, 2, 0, 2))
-    monkeypatch.setattr("seer.recipe.shared_free", lambda: None)
+    monkeypatch.setattr("seer.pretrain.recipe.shared_free", lambda: None)
     check_memory(config(), manifest, World(0, 2, 0, 2))
 
 
 LOAD = """
 import json, os, sys
-from seer.data.crops import MultiCrop, View
-from seer.data.index import Manifest
+from seer.data.crops.multicrop import MultiCrop, View
+from seer.data.storage.index import Manifest
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
 from seer.data.workers import memory_needed

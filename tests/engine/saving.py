@@ -5,22 +5,22 @@ import random
 import torch
 
 from seer.distributed import World, init
-from seer.engine.checkpoint import CheckpointConfig, Checkpointer
-from seer.engine.integrity import checkpoints
+from seer.engine.checkpoint.checkpointer import CheckpointConfig, Checkpointer
+from seer.engine.checkpoint.integrity import checkpoints
 from seer.engine.optim import SGD
 from seer.engine.parallel import ParallelConfig
 from tests.engine import tiny
 from tests.engine.tiny import Tiny
 
 
-def checkpointer(run_dir, **config):
+def writer(run_dir, **config):
     return Checkpointer(run_dir, CheckpointConfig(**config), init("cpu"))
 
 
 def saved(run_dir, *steps, **config):
     """Save the initial state as that of these steps; which steps there are checkpoints of then."""
     method, _, optimizer = tiny.build(ParallelConfig())
-    with checkpointer(run_dir, **config) as saves:
+    with writer(run_dir, **config) as saves:
         for step in steps:
             with torch.no_grad():
                 method.centre.fill_(step)

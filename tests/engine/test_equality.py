@@ -16,12 +16,12 @@ from seer import distributed
 from seer.data.views import Views
 from seer.distributed import local
 from seer.engine import parallel
+from seer.engine.checkpoint.tensors import named_state
 from seer.engine.health import Health, HealthConfig
 from seer.engine.loop import Run, Saves, train
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.parallel import ParallelConfig, parallelize
 from seer.engine.schedule import ScheduleConfig
-from seer.engine.state import named_state
 from seer.methods import METHODS
 from seer.processes import spawn
 from tests.engine import tiny

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from seer import pretrain
 from seer.distributed import rank
 from seer.engine.preempt import SIGNALS, StopRequest, agree
 from seer.errors import StoppedError
+from seer.pretrain import run
+from seer.pretrain.recipe import load_config
 from seer.processes import spawn
-from seer.recipe import load_config
 from tests.conftest import losses, rows
 
 
@@ -59,7 +59,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny, shards, tmp_
     def train(run: str) -> Path:
         keys = [f"data={shards}", f"run_dir={tmp_path / run}", "steps=24", "parallel.mode=ddp"]
         config = load_config(tiny, keys)
-        return spawn(pretrain.run, 2, config, device="cpu")[0] if processes == 2 else pretrain.run(config)
+        return spawn(run.run, 2, config, device="cpu")[0] if processes == 2 else run.run(config)
 
     whole = train("whole")
     thread = interrupt_after(tmp_path / "parts", 3, signal.SIGTERM if processes == 2 else signal.SIGUSR2)
@@ -84,7 +84,7 @@ with Watchdog() as watchdog:
 
 
 def test_a_hung_step_ends_with_the_stack_on_stderr():
-    root = str(Path(pretrain.__file__).parent.parent)
+    root = str(Path(run.__file__).parents[2])
     environment = {**os.environ, "SEER_HANG_SECONDS": "0.5", "PYTHONPATH": root}
     done = subprocess.run([sys.executable, "-c", HANG], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1

@@ -19,9 +19,9 @@ from torch import nn
 
 from seer.data.views import Views
 from seer.distributed import World
-from seer.engine.checkpoint import CheckpointConfig, Checkpointer
+from seer.engine.checkpoint.checkpointer import CheckpointConfig, Checkpointer
+from seer.engine.checkpoint.integrity import checkpoints, latest
 from seer.engine.health import Health, HealthConfig, RollbackError, roll_back
-from seer.engine.integrity import checkpoints, latest
 from seer.engine.loop import Run, Saves, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from seer.audit import ids_of
-from seer.data.index import Manifest
+from seer.checks.audit import ids_of
 from seer.data.labelled import load_labelled
+from seer.data.storage.index import Manifest
 from seer.errors import InputError
-from seer.eval import models
+from seer.eval import pixels
 from seer.eval.embed import embed
-from seer.eval.features import FeatureConfig, extract
+from seer.eval.probes.features import FeatureConfig, extract
 from shards.takedown import remove
 from tests.data.conftest import write_shards
 from tests.eval.conftest import small_model, write_images
@@ -25,7 +25,7 @@ from tests.fuzz.harness import within_time
 
 @pytest.fixture(autouse=True)
 def net(monkeypatch):
-    monkeypatch.setattr(models, "load_model", lambda spec: small_model())
+    monkeypatch.setattr(pixels, "load_model", lambda spec: small_model())
 
 
 def test_parquet_holds_key_label_and_the_evaluations_features(data, tmp_path):
@@ -148,7 +148,7 @@ def test_keys_are_what_shards_remove_and_audit_take(folder, shards, tmp_path):
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(data, tmp_path, monkeypatch, place):
     (tmp_path / "file").touch()
     (tmp_path / "folder.npz").mkdir()
-    monkeypatch.setattr(models, "load_model", lambda spec: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(pixels, "load_model", lambda spec: pytest.fail("the model was loaded"))
     with pytest.raises(InputError, match=r"--out .* cannot be written"):
         embed("net", data, tmp_path / place)
 

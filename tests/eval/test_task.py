@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from seer.errors import InputError
-from seer.eval import models
+from seer.eval import pixels
 from seer.eval.task import TASKS, evaluate
-from seer.report.results import KEYS, read_results
+from seer.results import KEYS, read_results
 from tests.eval.conftest import COLOURS, small_model, write_images
 
 
@@ -28,7 +28,7 @@ def test_without_a_place_given_results_go_to_the_run_or_here(data, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     evaluate("knn", "pixels", data, [])
     assert len(read_results("results.jsonl")) == 2
-    monkeypatch.setattr(models, "load_model", lambda spec: small_model(run_dir=tmp_path / "run"))
+    monkeypatch.setattr(pixels, "load_model", lambda spec: small_model(run_dir=tmp_path / "run"))
     evaluate("knn", "some/run", data, ["k=[1]"])
     (row,) = read_results(tmp_path / "run" / "results.jsonl")
     assert (row["model"], row["config_hash"]) == ("net", "abc")
@@ -39,7 +39,7 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(data, tmp_pa
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
 
-    monkeypatch.setattr(models, "load_model", lambda spec: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(pixels, "load_model", lambda spec: pytest.fail("the model was loaded"))
     with pytest.raises(InputError, match="cannot be written"):
         evaluate("knn", "some/run", data, [], tmp_path / place)
 
@@ -47,7 +47,7 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(data, tmp_pa
 def test_a_runs_results_that_cannot_be_written_are_refused_before_the_work(data, tmp_path, monkeypatch):
     (tmp_path / "run" / "results.jsonl").mkdir(parents=True)
     model = small_model(run_dir=tmp_path / "run")
-    monkeypatch.setattr(models, "load_model", lambda spec: model)
+    monkeypatch.setattr(pixels, "load_model", lambda spec: model)
     with pytest.raises(InputError, match=r"results file .*results\.jsonl: cannot be written"):
         evaluate("knn", "some/run", data, [])
     assert model.backbone.seen == 0
@@ -65,7 +65,7 @@ def test_a_size_that_a_network_does_not_take_is_refused(data, monkeypatch):
 
     model = small_model()
     model.backbone.register_forward_pre_hook(check)
-    monkeypatch.setattr(models, "load_model", lambda spec: model)
+    monkeypatch.setattr(pixels, "load_model", lambda spec: model)
     with pytest.raises(InputError, match=r"size=40: net takes no images of that size \(Input height"):
         evaluate("knn", "some/run", data, ["size=40"])
 

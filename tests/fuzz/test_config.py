@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from launch import profile
 from seer import config
-from seer.recipe import Pretrain, load_config
+from seer.pretrain.recipe import Pretrain, load_config
 from seer.schema import Integer, MapOf, Plain, Record, Text, kind_of
 from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
 from tests.strategies import HOSTILE, damaged

@@ -13,18 +13,19 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from seer.data import index as format
 from seer.data import ledger
-from seer.data.index import MANIFEST, MANIFEST_SCHEMA, METADATA_KEY, UNSEALED, Manifest, index_path, read_index
 from seer.data.labelled import load_labelled
-from seer.data.reader import Reader
-from seer.data.remote import FetchConfig
-from shards import prune, state, takedown
+from seer.data.storage import index as format
+from seer.data.storage.index import MANIFEST, MANIFEST_SCHEMA, METADATA_KEY, UNSEALED, Manifest, index_path, read_index
+from seer.data.storage.reader import Reader
+from seer.data.storage.remote import FetchConfig
+from shards import prune, takedown
 from shards.build import BuildOptions, build
-from shards.dedup import DedupOptions
-from shards.index import index, index_on_first_use
-from shards.known import of_dataset, of_list
-from shards.stats import stats
+from shards.dedup.find import DedupOptions
+from shards.dedup.known import of_dataset, of_list
+from shards.indexing import index, index_on_first_use
+from shards.records import state
+from shards.report.stats import stats
 from shards.verify import verify
 from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
 from tests.servers import be_impatient, files, serve

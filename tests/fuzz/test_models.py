@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from seer.backbones import BACKBONES, build
 from seer.backbones.regnet import RegNet, RegNetSpec
-from seer.engine.integrity import HEADER
-from seer.eval import cache
-from seer.interop.files import ABOUT, backbone_metadata
+from seer.engine.checkpoint.integrity import HEADER
+from seer.eval.probes import feature_cache
 from seer.interop.models import CONFIG, SUMS, load_backbone, load_model
+from seer.interop.native import ABOUT, backbone_metadata
 from seer.interop.weights import read_weights
 from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
 from tests.interop.conftest import MEAN, STD, write_config
@@ -143,17 +143,17 @@ def test_kept_features_are_used_only_as_they_were_written(world, data):
     key = "ab" * 32
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEER_CACHE", str(world.folder / "cache"))
-        cache.store(key, features)
-        path = cache.path_of(key)
+        feature_cache.store(key, features)
+        path = feature_cache.path_of(key)
         if data.draw(st.booleans()):
             path.write_bytes(data.draw(damaged_bytes(path.read_bytes())))
         else:
-            about = json.dumps(data.draw(damaged(cache.ABOUT)))
+            about = json.dumps(data.draw(damaged(feature_cache.ABOUT)))
             other = data.draw(st.sampled_from([features, features + 1, features[:, :3].contiguous(), features * 1e30]))
             save_file({"features": other}, path, {"seer": about})
 
         def use() -> None:
-            kept = cache.load(key, 6)
+            kept = feature_cache.load(key, 6)
             assert kept is None or torch.equal(kept, features)
 
         assert trial(world, use) == ""

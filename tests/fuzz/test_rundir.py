@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seer import jsonl, rundir
-from seer.audit import AUDITED, audit
+from seer.checks.audit import AUDITED, audit
 from seer.report.html import render, write_report
-from seer.report.run import read_run
+from seer.report.runfiles import read_run
 from seer.report.watch import line, remarks, status, table
 from seer.rundir import METRIC, _is_plain, numbers
 from seer.schema import Kind, Record

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from seer.backbones import BACKBONES, Backbone, build
 from seer.backbones.regnet import RegNet, RegNetSpec
-from seer.interop.files import backbone_metadata
 from seer.interop.models import save_backbone
+from seer.interop.native import backbone_metadata
 from tests.backbones.parity import settle
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.1]

@@ -13,10 +13,10 @@ from PIL import Image
 
 from seer import config as configuration
 from seer.data import ledger
-from seer.data.index import write_manifest
 from seer.data.order import Order
-from seer.engine.integrity import HEADER, write_header
-from seer.recipe import load_config
+from seer.data.storage.index import write_manifest
+from seer.engine.checkpoint.integrity import HEADER, write_header
+from seer.pretrain.recipe import load_config
 
 STEPS, BATCH, SIZES = 40, 8, (16, 16, 8)
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from seer import cli
 from seer.errors import TOLD, InputError
 from seer.hardware import find
-from seer.plan import Job, calibrate
+from seer.planning.plan import Job, calibrate
 from tests.conftest import TINY
 from tests.fuzz.harness import within_memory, within_time
 from tests.report.damages import DAMAGES, STEPS, good_run, lines, metric
@@ -54,7 +54,7 @@ def test_a_good_run_needs_no_words(run):
     assert f"{STEPS} fingerprints compared: what was taken is what the order says" in text
 
 
-# Read by seer.data.ledger and seer.data.index, or by the engine: their own tests say what is right for them.
+# Read by seer.data.ledger and seer.data.storage.index, or by the engine: their own tests say what is right for them.
 AUDITED_ELSEWHERE = ("skipped.jsonl", "manifest.parquet")
 
 

@@ -11,7 +11,7 @@ import pytest
 from seer import jsonl
 from seer.errors import InputError
 from seer.report.html import headlines, measure, score_groups, write_comparison, write_report
-from seer.report.run import read_run, where_time_went
+from seer.report.runfiles import read_run, where_time_went
 from tests.report.conftest import metric, result, write_run
 
 VOID = {"meta", "link", "img", "br", "rect", "line", "circle", "polyline"}

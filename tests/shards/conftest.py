@@ -76,7 +76,7 @@ def server():
 @pytest.fixture
 def impatient(monkeypatch):
     """Tries follow each other at once."""
-    monkeypatch.setattr("shards.download.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("shards.download.client.FIRST_WAIT", 0.01)
 
 
 def contents(directory: Path) -> dict[str, str]:

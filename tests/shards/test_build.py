@@ -12,12 +12,12 @@ import pytest
 import webdataset
 from PIL import Image, ImageOps
 
-from seer.data.index import MANIFEST, Manifest, index_path, read_index
+from seer.data.storage.index import MANIFEST, Manifest, index_path, read_index
 from seer.errors import InputError
-from shards import quarantine, state
 from shards.build import BuildOptions, build
-from shards.policy import DownloadOptions
-from shards.stats import lines, stats
+from shards.records import quarantine, state
+from shards.report.stats import lines, stats
+from shards.sources.policy import DownloadOptions
 from shards.verify import verify
 from tests.shards.conftest import bomb, contents, encoded, pixels
 

@@ -12,12 +12,13 @@ import webdataset
 from typer.testing import CliRunner
 
 from seer.cli import app
-from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index
-from seer.data.reader import Reader
+from seer.data.storage.index import MANIFEST, Manifest, index_path, read_index, write_index
+from seer.data.storage.reader import Reader
 from seer.errors import InputError
-from shards import state, takedown
+from shards import takedown
 from shards.build import BuildOptions, build
-from shards.index import index
+from shards.indexing import index
+from shards.records import state
 from shards.takedown import REMOVED, read_log, remove
 from shards.verify import verify
 from tests.shards.conftest import at_change, contents, encoded, killed

@@ -5,10 +5,10 @@ import tarfile
 
 import pytest
 
-from seer.data.index import MANIFEST, Manifest, index_path, read_index, write_index
+from seer.data.storage.index import MANIFEST, Manifest, index_path, read_index, write_index
 from seer.errors import InputError
 from shards.build import BuildOptions, build
-from shards.index import index
+from shards.indexing import index
 from shards.verify import verify
 from tests.shards.conftest import contents
 

@@ -170,7 +170,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     """Four nodes of eight cores and two GPUs that are none, accounting included."""
     if why := missing():
         pytest.skip(why)
-    for compiled in ("seer.data.resize", "seer.data.kernel"):
+    for compiled in ("seer.data.crops.resize", "seer.data.crops.kernel"):
         importlib.import_module(compiled)  # once, and not in a dozen jobs at a time
     with started(SLURM_LAB_NODES="4", SLURM_LAB_CPUS="8"):
         yield Cluster(tmp_path_factory.mktemp("slurm"))

@@ -1,0 +1,318 @@
+"""What a run saw, told from its run directory: which samples, how often, and that it was what the order prescribes.
+
+The order is a pure function, so the samples of any step can be named at any time. That the run took those and no others
+is shown by fingerprints: while training, every rank adds up a hash of each (step, sample) that it delivers, and the sum
+over ranks stands in the log and in the checkpoints. The audit adds up what the order prescribes and compares. Steps
+that the run passed over after a rollback stand in its ledger; they count as accounted for, not as seen.
+
+What cannot be read is named, and the rest is compared; such an audit is not exact.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seer import inputs, jsonl
+from seer.data import ledger
+from seer.data.order import Order
+from seer.data.storage.index import Manifest, index_path, read_index
+from seer.data.storage.reader import Reader
+from seer.data.storage.store import place
+from seer.engine.checkpoint.integrity import HEADER, latest, read_header
+from seer.errors import InputError
+from seer.inputs import UnreadableError
+from seer.jsonl import Row, Unread
+from seer.rundir import CONFIG, HEADER_KIND, METRICS, RunDir, is_newer, numbers
+from seer.schema import FileName, Integer, Maybe, MismatchError, Record, Text
+
+CHUNK = 1 << 20  # samples looked at together
+REMOVED = "removed.jsonl"  # beside shards that images were taken out of; see shards/README.md
+REMOVAL = Record({"shard": FileName(".tar"), "becomes": Maybe(FileName(".tar")), "row": Integer(0), "key": Text(1024)})
+LOADER = Record({"lanes": Integer(0, 2**31), "window": Integer(1, 2**31)})
+AUDITED = Record(
+    {"batch_size": Integer(1, 2**24), "data": Text(4096, 1), "seed": Integer(), "steps": Integer(1), "loader": LOADER}
+)
+Progress = Callable[[int, int], Any]  # called with the steps done and in all
+
+
+@dataclass
+class Audit:
+    """What was found about one run.
+
+    Attributes:
+        steps, samples: taken so far. images: in the data. epochs: completed.
+        least, most: how often the images were seen that were seen least and most often.
+        skipped: steps (from 1) that were passed over and are entered in the ledger.
+        complete: whether every image came up equally often, up to the epoch under way, seen or skipped.
+        fingerprints: how many were compared. wrong: steps at which one is not what the order prescribes.
+        damaged: samples taken that could not be decoded; another stood in for each.
+        unread: what of the run could not be read, one line each.
+        found: for each key asked for, the steps (from 1) that it came up in.
+    """
+
+    run: str
+    steps: int = 0
+    samples: int = 0
+    images: int = 0
+    epochs: int = 0
+    least: int = 0
+    most: int = 0
+    skipped: list[int] = field(default_factory=list)
+    complete: bool = True
+    fingerprints: int = 0
+    wrong: list[int] = field(default_factory=list)
+    damaged: int = 0
+    unread: list[str] = field(default_factory=list)
+    found: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the run took what the order prescribes: no fingerprint differs, and every image is accounted for.
+
+        Only of a run that could be read wholly is that known.
+        """
+        return not self.wrong and self.complete and not self.unread
+
+    def lines(self) -> list[str]:
+        """The audit for a terminal."""
+        times = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
+        taken = self.steps - len(self.skipped)
+        lines = [
+            f"{self.run}: {taken:,} steps took {self.samples:,} samples of {self.images:,} images; "
+            f"each was seen {times} times, {self.epochs} epochs are complete",
+            f"{self.fingerprints:,} fingerprints compared: "
+            + (f"they differ first at step {self.wrong[0]}" if self.wrong else "what was taken is what the order says"),
+        ]
+        if self.skipped:
+            where = Path(self.run, ledger.SKIPPED)
+            lines.append(f"steps {ranges(self.skipped)}: skipped after a rollback, entered in the ledger {where}")
+        lines += [f"not compared: {remark}" for remark in self.unread]
+        if self.damaged:
+            lines.append(f"{self.damaged:,} damaged samples were replaced: see {Path(self.run, ledger.FOLDER)}")
+        for key, steps in self.found.items():
+            seen, skipped = ([s for s in steps if (s in self.skipped) is out] for out in (False, True))
+            lines.append(f"{key}: " + (f"seen at steps {', '.join(map(str, seen))}" if seen else "not seen"))
+            lines[-1] += f"; skipped at {', '.join(map(str, skipped))}, entered in the ledger" if skipped else ""
+        return lines
+
+
+def ranges(steps: Sequence[int]) -> str:
+    """`[1, 2, 3, 7]` as `1-3, 7`."""
+    starts = [step for step in steps if step - 1 not in steps]
+    ends = [step for step in steps if step + 1 not in steps]
+    return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in zip(starts, ends, strict=True))
+
+
+class History:
+    """A run directory with the order that the run follows."""
+
+    def __init__(self, run_dir: Path | str):
+        run = RunDir(run_dir).check()
+        self.path = run.path
+        environment = run.environment()
+        config = _configuration(run, environment.get("seer", ""))
+        self.batch: int = config["batch_size"]
+        self.data: Any = place(config["data"])
+        self.manifest = Manifest.load(run.path)
+        self.manifest.directory = self.data  # of which the run keeps a copy
+        lanes = config["loader"]["lanes"] or self.batch
+        self.order = Order(self.manifest.sizes, config["seed"], lanes, config["loader"]["window"])
+        self.unread: list[str] = []
+        self.seen = self._logged(run, config["steps"])
+        self.steps = max(self.seen, default=0)
+        self.skipped = sorted(step for step in ledger.skipped(self.path) if step < self.steps)
+
+    def _logged(self, run: RunDir, steps: int) -> dict[int, int]:
+        """The fingerprint after each step that has one, from the log and the newest checkpoint."""
+        unread = Unread(METRICS)
+        check = partial(_within, steps)
+        try:
+            rows = jsonl.scan(run.file(METRICS), check, unread)
+            seen = {row["step"]: row["seen"] for row in rows if "seen" in row}
+        except UnreadableError as error:
+            seen = {}
+            self.unread.append(str(error))
+        self.unread += [str(unread)] if unread.rows else []
+        try:
+            if (checkpoint := latest(run.path)) is not None:
+                header = _header(checkpoint, steps)
+                seen.setdefault(header["step"], header["seen"])
+        except InputError as error:
+            self.unread.append(str(error))
+        return seen
+
+    @cached_property
+    def removals(self) -> dict[str, tuple[str | None, dict[int, str]]]:
+        """For each shard that was written anew by a takedown: what it became, and the keys of the rows that went."""
+        found: dict[str, tuple[str | None, dict[int, str]]] = {}
+        for row in _removed(self.data / REMOVED):
+            found.setdefault(row["shard"], (row["becomes"], {}))[1][row["row"]] = row["key"]
+        return found
+
+    def is_replaced(self, shard: str) -> bool:
+        """Whether a takedown has put another in the place of a shard."""
+        return shard in self.removals and not index_path(self.data / shard).is_file()
+
+    def stream(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """In chunks of whole steps: `(steps,)` numbers from 0, `(steps, batch)` ids, `(steps,)` whether taken."""
+        together = max(1, CHUNK // self.batch)
+        for first in range(0, self.steps, together):
+            count = min(together, self.steps - first)
+            steps = np.arange(first, first + count)
+            ids = self.order.ids(first * self.batch, count * self.batch).reshape(count, self.batch)
+            yield steps, ids, ~np.isin(steps, self.skipped)
+
+
+def _removed(path: Any) -> Iterator[Row]:
+    """The rows of a `removed.jsonl`, in a folder or a store."""
+    if isinstance(path, Path):
+        yield from inputs.read_rows(path, REMOVAL)
+    elif path.is_file():
+        for number, line in enumerate(path.read_bytes(inputs.LARGEST_JSON).splitlines(), 1):
+            yield inputs.parse_json(line, REMOVAL, f"{path}, line {number}")
+
+
+def _configuration(run: RunDir, version: str) -> dict[str, Any]:
+    """What the order follows from. Raises `InputError` where that is not what a seer writes."""
+    path = run.file(CONFIG)
+    if not path.exists():
+        raise InputError(f"{run.path}: not a run directory that can be audited, it has no {CONFIG}")
+    try:
+        return inputs.read_yaml(path, AUDITED)  # as it was saved: resolved, and with no base
+    except UnreadableError as error:
+        newer = f"; written by seer {version}, update seer" if is_newer(version) else ""
+        raise UnreadableError(f"{error}{newer}") from None
+
+
+def _within(steps: int, row: Any) -> Row:
+    """A row of numbers of a run of so many steps."""
+    row = numbers(row)
+    if row["step"] > steps:
+        raise MismatchError("step", f"{row['step']:,} is beyond the {steps:,} steps of the run")
+    return row
+
+
+def _header(checkpoint: Path, steps: int) -> dict[str, Any]:
+    """The step and the fingerprint of a checkpoint."""
+    inputs.read_json(inputs.inside(checkpoint, HEADER), Record({}))  # a regular file, of plain values
+    try:
+        header = HEADER_KIND.check(read_header(checkpoint))
+        Integer(1, steps).check(header["step"], "step")
+    except MismatchError as error:
+        raise UnreadableError(f"{checkpoint / HEADER}: {error}") from None
+    return header
+
+
+def audit(run_dir: Path | str, keys: Sequence[str] = (), progress: Progress = lambda done, total: None) -> Audit:
+    """Go through all that a run has taken. Memory: two bytes per image of the data.
+
+    Args:
+        keys: of samples; `found` says at which steps each was taken. This reads the indices of the data.
+
+    Raises:
+        InputError: no run directory, or a key that is nowhere in the data.
+    """
+    history = History(run_dir)
+    found = Audit(str(run_dir), history.steps, images=history.manifest.samples, unread=history.unread)
+    found.skipped = [step + 1 for step in history.skipped]
+    found.samples = (history.steps - len(found.skipped)) * history.batch
+    found.epochs = history.steps * history.batch // found.images
+    wanted = ids_of(history, keys) if keys else {}
+    found.found = {key: [] for key in keys}
+    counts = _counts(found.images)
+    total = 0
+    skipped = [np.empty(0, np.int64)]
+    for steps, ids, taken in history.stream():
+        np.add.at(counts, ids[taken].ravel(), 1)
+        skipped.append(ids[~taken].ravel())
+        prints = ledger.fingerprint(steps[:, None], ids).sum(1) % ledger.MODULUS * taken
+        totals = (total + np.cumsum(prints)) % ledger.MODULUS
+        total = int(totals[-1])
+        for step, planned in enumerate(totals.tolist(), int(steps[0]) + 1):
+            found.fingerprints += step in history.seen
+            found.wrong += [step] if history.seen.get(step, planned) != planned else []
+        for key, id in wanted.items():
+            found.found[key] += (steps[(ids == id).any(1)] + 1).tolist()
+        progress(int(steps[-1]) + 1, history.steps)
+    found.least, found.most = int(counts.min()), int(counts.max())
+    np.add.at(counts, np.concatenate(skipped), 1)
+    found.complete = int(counts.min()) == found.epochs and int(counts.max()) <= found.epochs + 1
+    damaged = ledger.read(history.path, history.steps * history.batch)
+    found.damaged = sum(entry.position // history.batch not in history.skipped for entry in damaged)
+    return found
+
+
+def _counts(images: int) -> np.ndarray:
+    """A count for each image."""
+    try:
+        return np.zeros(images, np.uint16)
+    except (MemoryError, ValueError):
+        raise InputError(f"{images:,} images need {2 * images:,} bytes of memory, which is not to be had") from None
+
+
+def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
+    """The samples of the global batch of `step` (from 1): `{"id", "shard", "row", "key", "replacement"}` in order.
+
+    `replacement` is the id of the sample that was shown for a damaged one, else None. Steps to come are told, too.
+    """
+    history = History(run_dir)
+    if step < 1:
+        raise InputError(f"--step {step}: steps are counted from 1")
+    first = (step - 1) * history.batch
+    ids = history.order.ids(first, history.batch)
+    shards, rows = Reader(history.manifest).locate(ids)
+    present = np.unique(shards).tolist()  # a large batch is of thousands of shards, perhaps in a store
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(partial(_keys, history), present)
+        names = dict(zip(present, found, strict=True))
+    stand_ins = {entry.position: entry.replacement for entry in ledger.read(history.path, first + history.batch)}
+    return [
+        {
+            "id": id,
+            "shard": history.manifest.shards[shard],
+            "row": row,
+            "key": names[shard][row],
+            "replacement": stand_ins.get(first + i),
+        }
+        for i, (id, shard, row) in enumerate(zip(ids.tolist(), shards.tolist(), rows.tolist(), strict=True))
+    ]
+
+
+def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
+    """The global id of each key, as the run knew it."""
+    found, wanted, first = dict[str, int](), set(keys), 0
+    for shard, size in enumerate(history.manifest.sizes.tolist()):
+        found |= {name: first + row for row, name in enumerate(_keys(history, shard)) if name in wanted}
+        first += size
+    if missing := [key for key in keys if key not in found]:
+        raise InputError(f"--key {missing[0]}: no such sample in {history.data}; keys are in its *.index.parquet")
+    return found
+
+
+def _keys(history: History, shard: int) -> list[str]:
+    """The keys of a shard, also where images have been taken out of it since the run began."""
+    if not history.is_replaced(name := history.manifest.shards[shard]):
+        return history.manifest.index(shard, ["key"])["key"].to_pylist()
+    return _replaced(history, name, ())
+
+
+def _replaced(history: History, shard: str, followed: tuple[str, ...]) -> list[str]:
+    """The keys of a shard out of those of the one that took its place, and of those that were taken out."""
+    becomes, gone = history.removals[shard]
+    if becomes in followed:
+        raise UnreadableError(f"{history.data / REMOVED}: {becomes} becomes itself")
+    if becomes is None:
+        rest = []
+    elif history.is_replaced(becomes):
+        rest = _replaced(history, becomes, (*followed, becomes))
+    else:
+        rest = read_index(index_path(history.data / becomes), ["key"])["key"].to_pylist()
+    if set(gone) - set(range(len(gone) + len(rest))):
+        raise UnreadableError(f"{history.data / REMOVED}: rows of {shard} that it never had")
+    left = iter(rest)
+    return [gone[row] if row in gone else next(left) for row in range(len(gone) + len(rest))]

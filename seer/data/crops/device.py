@@ -1,0 +1,108 @@
+"""Decoding on the accelerator: workers send JPEGs as they are, with the boxes drawn; the device decodes and cuts.
+
+On CUDA devices torchvision decodes with nvJPEG, batch by batch; on a CPU, as in tests, the same path runs on libjpeg.
+What the decoder would not show as `decode` does (other formats, CMYK, RGB, pictures that EXIF turns) a worker decodes
+and sends as pixels. Crops agree with the workers' own to two levels of 255 where the decoders agree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seer.data.crops.draws import Boxes
+from seer.data.crops.multicrop import Batch, MultiCrop
+from seer.data.decoding import limits
+from seer.data.decoding.decode import JPEG_MAGIC, MAX_PIXELS, DamagedImage, may_be_turned
+
+END_OF_IMAGE = b"\xff\xd9"
+PLAIN = ("YCbCr", "Gray")  # colours that need no marker of Adobe's to be understood
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a worker sends instead of a `Batch`; picklable.
+
+    Attributes:
+        images: B tensors, uint8: `(bytes,)` of a JPEG, or `(3, H, W)` pixels.
+        boxes, looks: per resolution, largest first, what its V·B crops drew; row v·B + b is crop v of image b.
+        index: `(B,)` int64 sample ids.
+    """
+
+    images: list[Tensor]
+    boxes: tuple[Boxes, ...]
+    looks: tuple
+    index: Tensor
+
+    def pin_memory(self, device: str | None = None) -> "Encoded":
+        """The same in page-locked memory; torch's DataLoader calls this by name."""
+        return replace(self, images=[image.pin_memory() for image in self.images], index=self.index.pin_memory())
+
+
+def encode(data: Sequence[bytes | np.ndarray], crops: MultiCrop, epochs: np.ndarray, ids: np.ndarray) -> Encoded:
+    """What to send of a batch: bytes that `size_of_plain` knows, and pixels `(H, W, 3)` of everything else."""
+    sizes = [size_of_plain(item) if isinstance(item, bytes) else item.shape[:2] for item in data]
+    assert all(sizes)
+    images = [
+        torch.frombuffer(bytearray(item), dtype=torch.uint8)
+        if isinstance(item, bytes)
+        else torch.from_numpy(item).permute(2, 0, 1).contiguous()
+        for item in data
+    ]
+    heights, widths = np.array(sizes).T
+    draws = [r.draw(crops.seed, epochs, ids, heights, widths) for r in crops.resolutions]
+    return Encoded(images, tuple(b for b, _ in draws), tuple(a for _, a in draws), torch.from_numpy(np.array(ids)))
+
+
+def size_of_plain(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG that every decoder shows alike; None for what a worker should decode.
+
+    A file that does not end as a JPEG ends is truncated, most likely; whether it is damaged, `decode` shall say.
+    """
+    if not data.startswith(JPEG_MAGIC) or END_OF_IMAGE not in data[-64:]:
+        return None
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    header = limits.jpeg_header(data)
+    if colorspace not in PLAIN or height * width > MAX_PIXELS or may_be_turned(data, header):
+        return None
+    try:
+        limits.check_jpeg(data, header, height * width)
+    except DamagedImage:
+        return None
+    return int(height), int(width)
+
+
+def cut(encoded: Encoded, crops: MultiCrop, device: torch.device | str) -> Batch:
+    """Decode on `device` and cut there. Raises `RuntimeError` where one of the images cannot be decoded."""
+    images = pixels(encoded.images, device)
+    groups = []
+    for resolution, boxes in zip(crops.resolutions, encoded.boxes, strict=True):
+        rows = zip(boxes.box.tolist(), boxes.flip.tolist(), strict=True)
+        made = [resized(images[n % len(images)], box, flip, resolution.size) for n, (box, flip) in enumerate(rows)]
+        groups.append(torch.stack(made).unflatten(0, (-1, len(images))))
+    return Batch(tuple(groups), encoded.looks, encoded.index)
+
+
+def pixels(images: list[Tensor], device: torch.device | str) -> list[Tensor]:
+    """`(3, H, W)` uint8 of each image, on `device`; JPEGs in one batch."""
+    from torchvision.io import ImageReadMode, decode_jpeg  # a second to import, and seldom needed
+
+    jpegs = [image for image in images if image.ndim == 1]
+    decoded = iter(decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device) if jpegs else [])
+    return [next(decoded) if image.ndim == 1 else image.to(device, non_blocking=True) for image in images]
+
+
+def resized(image: Tensor, box: Sequence[int], flip: bool, size: int) -> Tensor:
+    """A box (top, left, height, width) of `(3, H, W)` as `(size, size, 3)` uint8: antialiased bilinear, as Pillow's."""
+    top, left, height, width = box
+    part = image[:, top : top + height, left : left + width].float()[None]
+    crop = F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
+    crop = crop.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
+    return crop.flip(1) if flip else crop

@@ -1,0 +1,244 @@
+"""Crops: images in, one batch of views out.
+
+`MultiCrop(images, epochs, ids)` runs in the loader's workers: it cuts and resizes every crop, and with `finish=True`
+alters and normalises it there too. `MultiCrop.plan` does the same image by image, and says beforehand how much smaller
+each may be decoded. `MultiCrop.finish(batch, device)` runs in the consumer and gives `Views`; with `finish=False` it
+does the altering, in batch on the device.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from seer.data.crops import arena
+from seer.data.crops.augment import Normalise, augment_batch, augment_crop
+from seer.data.crops.draws import (
+    BOX_UNIFORMS,
+    DEFAULT_VIEWS,
+    Appearance,
+    Boxes,
+    Look,
+    View,
+    check_views,
+    concatenate,
+    crop_uniforms,
+    draw_appearance,
+    draw_boxes,
+)
+from seer.data.decoding.decode import reduced
+from seer.data.views import Views
+from seer.errors import InputError
+
+__all__ = ["BOX_UNIFORMS", "DEFAULT_VIEWS", "Batch", "CropPlan", "MultiCrop", "View", "centre_crop", "train_crop"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Samples are what runs in parallel. OpenCV's own threads would compete with the loader's, and do not survive a fork.
+cv2.setNumThreads(0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a worker sends to the consumer; picklable.
+
+    Attributes:
+        crops: one `(V, B, S, S, 3)` tensor per resolution, largest first; uint8, or float32 when finished.
+        looks: one `Appearance` of V·B crops per resolution; none when finished.
+        index: `(B,)` int64 sample ids.
+    """
+
+    crops: tuple[Tensor, ...]
+    looks: tuple[Appearance, ...]
+    index: Tensor
+
+    def pin_memory(self, device: str | None = None) -> "Batch":
+        """The same in page-locked memory; torch's DataLoader calls this by name."""
+        return replace(self, crops=tuple(crops.pin_memory() for crops in self.crops), index=self.index.pin_memory())
+
+
+@dataclass(frozen=True)
+class _Resolution:
+    """The V crops of one size: each one's number (which picks its uniforms) and its description."""
+
+    size: int
+    crops: list[tuple[int, View]]
+
+    def draw(self, seed: int, epochs, ids, heights, widths) -> tuple[Boxes, Appearance]:
+        """What V·B crops drew; row v·B + b is crop v of sample b."""
+        boxes, looks = [], []
+        for number, view in self.crops:
+            u = crop_uniforms(seed, epochs, ids, number)
+            boxes.append(draw_boxes(view, heights, widths, u))
+            looks.append(draw_appearance(view, u))
+        return concatenate(boxes), concatenate(looks)
+
+
+class MultiCrop:
+    """Cuts the same crops of a sample at the same epoch wherever it runs; see the module's docstring.
+
+    Args:
+        views: descriptions by name. Those of equal size are merged, in this order; a count of 0 leaves one out.
+        finish: alter and normalise in the worker; otherwise on the device.
+        mean, std: of the channels, on the scale where white is 1.
+
+    Raises `InputError` for views that make no sense.
+    """
+
+    def __init__(
+        self,
+        views: dict[str, View],
+        seed: int,
+        finish: bool = True,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ):
+        check_views(views)
+        self.seed = seed
+        self.finished, self.dtype = finish, np.float32 if finish else np.uint8
+        self.normalise = Normalise(tuple(mean), tuple(std))
+        flat = [view for view in views.values() for _ in range(view.count)]
+        sizes = sorted({view.size for view in flat}, reverse=True)
+        self.resolutions = [_Resolution(size, [(n, v) for n, v in enumerate(flat) if v.size == size]) for size in sizes]
+
+    def __call__(self, images: Sequence[np.ndarray], epochs: np.ndarray, ids: np.ndarray) -> Batch:
+        """Crops of B images, `(H, W, 3)` uint8 each, as sample `ids` `(B,)` in `epochs` `(B,)`."""
+        plan = self.plan([image.shape[:2] for image in images], epochs, ids)
+        for b, image in enumerate(images):
+            plan.cut(b, image)
+        return plan.batch()
+
+    def plan(self, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray) -> "CropPlan":
+        """The same for images still to be decoded, of which heights and widths are known."""
+        return CropPlan(self, shapes, epochs, ids)
+
+    def shapes(self, count: int) -> list[tuple[int, ...]]:
+        """Of the arrays, one per resolution, that the crops of `count` images fill."""
+        return [(len(r.crops) * count, r.size, r.size, 3) for r in self.resolutions]
+
+    def finish(self, batch: Batch, device: torch.device | str) -> Views:
+        """The batch on `device` as `Views`: fp32, normalised, channels last."""
+        crops = [crops.to(device, non_blocking=True) for crops in batch.crops]
+        if batch.looks:
+            crops = [
+                augment_batch(pixels.flatten(0, 1), looks, self.normalise).unflatten(0, pixels.shape[:2])
+                for pixels, looks in zip(crops, batch.looks, strict=True)
+            ]
+        index = batch.index.to(device, non_blocking=True)
+        return Views(tuple(pixels.permute(0, 1, 4, 2, 3) for pixels in crops), index)
+
+
+class CropPlan:
+    """The crops of B images: drawn before the images are decoded, and cut one image after the other.
+
+    Attributes:
+        reductions: by how much each image may be reduced when it is decoded (1, 2, 4 or 8): the most that leaves every
+            one of its crops something to shrink. It depends on the image's shape and its draws alone.
+        augment_seconds: of the time that cutting took, what went into the crops' looks.
+    """
+
+    def __init__(self, crops: MultiCrop, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray):
+        self.crops, self.shapes, self.epochs, self.ids = crops, list(shapes), epochs, ids
+        count = len(self.shapes)
+        self.out = arena.arrays(crops.shapes(count), crops.dtype)
+        draws = [r.draw(crops.seed, epochs, ids, *np.array(self.shapes).T) for r in crops.resolutions]
+        self.looks = tuple(looks for _, looks in draws)
+        self.work = [
+            (boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
+            for (boxes, looks), out in zip(draws, self.out, strict=True)
+        ]
+        smallest = [boxes.box[:, 2:].reshape(-1, count, 2).min((0, 2)) for boxes, _ in draws]
+        ratios = np.min([s // r.size for s, r in zip(smallest, crops.resolutions, strict=True)], 0)
+        self.augment_seconds = 0.0
+        self.reductions = [max(f for f in (1, 2, 4, 8) if f <= max(1, ratio)) for ratio in ratios]
+
+    def cut(self, b: int, image: np.ndarray) -> None:
+        """Cut image b's crops from `image`: itself, itself reduced, or another (of any shape) that replaces it."""
+        factor = 1 if image.shape[:2] == self.shapes[b] else self.reductions[b]
+        if image.shape[:2] != reduced(self.shapes[b], factor):
+            self._draw_again(b, image.shape[:2])
+            factor = 1
+        for box, flip, look, out in self.work:
+            for row in range(b, len(out), len(self.shapes)):
+                self._make(image, _reduced_box(box[row], factor), flip[row], look[row], out[row])
+
+    def _draw_again(self, b: int, shape: tuple[int, int]) -> None:
+        """Boxes for an image of another shape; how crops look does not depend on it."""
+        one, (height, width) = slice(b, b + 1), np.array(shape)[:, None]
+        for resolution, (box, *_) in zip(self.crops.resolutions, self.work, strict=True):
+            boxes, _ = resolution.draw(self.crops.seed, self.epochs[one], self.ids[one], height, width)
+            box[b :: len(self.shapes)] = boxes.box.tolist()
+
+    def _make(self, image: np.ndarray, box: list[int], flip: bool, look: Look, out: np.ndarray) -> None:
+        """One crop into `out`, finished or not."""
+        if not self.crops.finished:
+            resized_crop(image, box, flip, out)
+            return
+        crop = np.empty(out.shape, np.uint8)
+        resized_crop(image, box, flip, crop)
+        began = time.perf_counter()
+        augment_crop(crop, look, self.crops.normalise, out)
+        self.augment_seconds += time.perf_counter() - began
+
+    def batch(self) -> Batch:
+        """What has been cut."""
+        tensors = tuple(torch.from_numpy(out).unflatten(0, (-1, len(self.shapes))) for out in self.out)
+        return Batch(tensors, () if self.crops.finished else self.looks, torch.from_numpy(np.array(self.ids, np.int64)))
+
+
+def _reduced_box(box: list[int], factor: int) -> list[int]:
+    """The box on the picture reduced by `factor`; its edges move by half a pixel there at most."""
+    top, left, height, width = box
+    edges = [(edge + factor // 2) // factor for edge in (top, left, top + height, left + width)]
+    return [edges[0], edges[1], edges[2] - edges[0], edges[3] - edges[1]]
+
+
+def resized_crop(image: np.ndarray, box: Sequence[int], flip: bool, out: np.ndarray) -> None:
+    """Fill `out` `(h, w, 3)` with the box (top, left, height, width) of an `(H, W, 3)` image, mirrored if `flip`.
+
+    All uint8; bilinear as Pillow's, antialiased where it shrinks. Raises ValueError for a box that leaves the image.
+    """
+    from seer.data.crops.resize import resize  # compiles, or loads what it compiled before
+
+    top, left, height, width = box
+    if not (0 <= top < top + height <= image.shape[0] and 0 <= left < left + width <= image.shape[1]):
+        raise ValueError(f"box {list(box)} leaves the image of {image.shape[0]}x{image.shape[1]} pixels")
+    resize(np.ascontiguousarray(image), top, left, height, width, flip, out)
+
+
+def centre_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
+    """The usual test-time crop: the shorter side resized to `resize` pixels, then the central square.
+
+    Returns `(size, size, 3)` uint8. Raises `InputError` if `size` is larger than `resize`.
+    """
+    if not 1 <= size <= resize:
+        raise InputError(f"crop size {size}: should be from 1 to {resize}, to which the shorter side is resized")
+    image = _without_far_ends(image)
+    height, width = (int(resize * side / min(image.shape[:2])) for side in image.shape[:2])
+    resized = np.empty((height, width, 3), np.uint8)
+    resized_crop(image, (0, 0, *image.shape[:2]), False, resized)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return resized[top : top + size, left : left + size].copy()
+
+
+def _without_far_ends(image: np.ndarray, longest: int = 16) -> np.ndarray:
+    """The middle of an image whose sides are over `longest` to one, so that resizing it cannot exhaust the memory."""
+    limit = longest * min(image.shape[:2])
+    top, left = (max(0, side - limit) // 2 for side in image.shape[:2])
+    return image[top : top + limit, left : left + limit]
+
+
+def train_crop(
+    image: np.ndarray, size: int, uniforms: np.ndarray, scale: tuple[float, float] = (0.08, 1.0)
+) -> np.ndarray:
+    """`RandomResizedCrop` and a flip, decided by `BOX_UNIFORMS` numbers in [0, 1). Returns `(size, size, 3)` uint8."""
+    out = np.empty((size, size, 3), np.uint8)
+    height, width = np.array(image.shape[:2])[:, None]
+    boxes = draw_boxes(View(size=size, scale=list(scale)), height, width, uniforms[None])
+    resized_crop(image, boxes.box[0].tolist(), bool(boxes.flip[0]), out)
+    return out

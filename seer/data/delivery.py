@@ -1,0 +1,110 @@
+"""One step's batch of one rank: read, decode, crop. It is a pure function of the manifest, the order and the step."""
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from seer.data.crops.device import Encoded, encode, size_of_plain
+from seer.data.crops.multicrop import Batch, MultiCrop
+from seer.data.decoding.decode import DamagedImage, decode, shape
+from seer.data.ledger import Damaged
+from seer.data.order import Order
+from seer.data.storage.reader import Reader
+from seer.errors import InputError, quoted
+
+
+class Clock:
+    """Seconds by part of the work; each `lap` counts what has passed since the one before."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
+        self._last = now
+
+
+class Delivery(NamedTuple):
+    """One batch as a worker gives it, its damaged samples, and the seconds that each part of making it took."""
+
+    batch: Batch | Encoded
+    damaged: list[Damaged]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StepTask:
+    """Step number → `Delivery` of this rank's batch. Picklable: it is what workers are sent."""
+
+    reader: Reader
+    order: Order
+    crops: MultiCrop
+    share: int
+    rank: int
+    world_size: int
+    stride: int = 1  # between the steps of one worker
+    encoded: bool = False  # JPEGs are sent as they are
+
+    def positions(self, step: int) -> np.ndarray:
+        return (step * self.world_size + self.rank) * self.share + np.arange(self.share)
+
+    def ids(self, step: int) -> np.ndarray:
+        return self.order.ids(int(self.positions(step)[0]), self.share)
+
+    def __call__(self, step: int) -> Delivery:
+        return self.send(step) if self.encoded else self.cut(step)
+
+    def cut(self, step: int) -> Delivery:
+        """The batch with its crops cut here."""
+        clock = Clock()
+        positions, ids = self.positions(step), self.ids(step)
+        found, damaged = self.reader.read_step(ids, step, self.ids, self.stride), list[Damaged]()
+        clock.lap("read")
+        plan = self.crops.plan([shape(data) for data in found], self.order.epoch(positions), ids)
+        for i, data in enumerate(found):  # a batch of decoded photographs would be gigabytes
+            image = self._decoded(int(positions[i]), int(ids[i]), data, damaged, plan.reductions[i])
+            clock.lap("decode")
+            plan.cut(i, image)
+            clock.lap("crop")
+        augmenting = {"augment": plan.augment_seconds, "crop": clock.seconds["crop"] - plan.augment_seconds}
+        return Delivery(plan.batch(), damaged, clock.seconds | augmenting)
+
+    def send(self, step: int) -> Delivery:
+        """The batch with its JPEGs as they are."""
+        clock = Clock()
+        positions, ids = self.positions(step), self.ids(step)
+        found, damaged = self.reader.read_step(ids, step, self.ids, self.stride), list[Damaged]()
+        clock.lap("read")
+        images = [
+            data if size_of_plain(data) else self._decoded(int(position), int(id), data, damaged)
+            for position, id, data in zip(positions, ids, found, strict=True)
+        ]
+        clock.lap("decode")
+        return Delivery(encode(images, self.crops, self.order.epoch(positions), ids), damaged, clock.seconds)
+
+    def _decoded(self, position: int, id: int, data: bytes, damaged: list[Damaged], reduction: int = 1) -> np.ndarray:
+        """The image, or the one that replaces it, which is added to `damaged`."""
+        try:
+            return decode(data, reduction=reduction)
+        except DamagedImage as damage:
+            image, replacement = self._replacement(id)
+            damaged.append(Damaged(position, id, replacement, damage.reason))
+            return image
+
+    def _replacement(self, damaged: int) -> tuple[np.ndarray, int]:
+        """The next good sample of the shard, and its id: the same one in every run, on every rank."""
+        sample = self.reader.next_in_shard(damaged)
+        while sample != damaged:
+            try:
+                return decode(self.reader.read(np.array([sample]))[0]), sample
+            except DamagedImage:
+                sample = self.reader.next_in_shard(sample)
+        shard = self.reader.manifest.shards[int(self.reader.locate(np.array([damaged]))[0][0])]
+        raise InputError(
+            f"{self.reader.manifest.directory / shard} has no readable image left; "
+            f"run: seer shards verify {quoted(self.reader.manifest.directory)}"
+        )

@@ -1,0 +1,54 @@
+"""Raw pixels as a model: the floor that a pretrained backbone must clear."""
+
+import re
+from contextlib import suppress
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seer.data.decoding.decode import DamagedImage
+from seer.errors import InputError
+from seer.eval.probes.features import SMALL, Images, whole_or_centre
+from seer.interop.models import Model, load_model
+
+SAMPLE = 2000  # images from which the mean image is taken
+
+
+class Pixels(nn.Module):
+    """`(B, 3, S, S)` → `(B, 3·S·S)`, centred at the mean training image."""
+
+    mean: Tensor
+
+    def __init__(self, mean: Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.out_dim = mean.numel()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean).flatten(1)
+
+
+def load(spec: str, train: Images) -> Model:
+    """`load_model`, and besides `pixels[:SIZE]` (default: the images' own short side, 64 at most)."""
+    name, _, size = spec.partition(":")
+    if name != "pixels":
+        return load_model(spec)
+    if size and not (re.fullmatch("[0-9]{1,4}", size) and 0 < int(size) <= 1024):
+        raise InputError(f"{spec}: expected pixels:SIZE with a SIZE from 1 to 1024")
+    return pixels(train, int(size) if size else 0)
+
+
+def pixels(train: Images, size: int) -> Model:
+    """The baseline for these training images."""
+    chosen = np.random.default_rng(0).permutation(len(train))[:SAMPLE]
+    images = []
+    for i in chosen.tolist():
+        with suppress(DamagedImage):
+            images.append(train.image(i))
+    if not images:
+        raise InputError("pixels: none of the images can be decoded")
+    size = size or min(SMALL, *images[0].shape[:2])
+    mean = np.mean([whole_or_centre(image, size) for image in images], axis=0) / 255
+    module = Pixels(torch.from_numpy(mean).float().permute(2, 0, 1).contiguous())
+    return Model(module, f"pixels:{size}", size, [0.0] * 3, [1.0] * 3, config_hash=f"pixels:{size}")

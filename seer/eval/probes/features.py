@@ -1,0 +1,197 @@
+"""Images through a frozen backbone, once: decoded in threads, computed in batches, kept on disk."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seer.data.crops.multicrop import centre_crop
+from seer.data.labelled import Labelled
+from seer.distributed import pick_device
+from seer.errors import InputError, nearest
+from seer.eval.probes import feature_cache
+from seer.interop.models import Model
+from seer.schema import DEVICE, Choice, Integer, option
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SMALL = 64  # px; models of such images see them whole
+LARGE = 1e12  # of a feature
+LARGEST_BATCH = 2**26  # pixels, 200 MB: of images of 4,096 px, which a model's file may ask for, 4 pass at a time
+PREPROCESSING = 1  # a number for `whole_or_centre` and `to_input`: another one when they give other pixels
+
+
+@dataclass
+class FeatureConfig:
+    """How features are computed; every task has these options.
+
+    Attributes:
+        batch_size: images per pass through the backbone.
+        threads: decoding threads.
+        precision: `fp32` or `bf16` (autocast).
+        device: `auto`, `cpu` or `cuda`.
+        size: side of the images in pixels; 0 is what the model was trained at.
+        cache: keep features under `$SEER_CACHE` (default ~/.cache/seer) and reuse them.
+    """
+
+    batch_size: int = option(128, Integer(1, 2**20))
+    threads: int = option(2, Integer(1, 1024))
+    precision: str = option("fp32", Choice("fp32", "bf16"))
+    device: str = option("auto", DEVICE)
+    size: int = option(0, Integer(0, 4096))
+    cache: bool = True
+
+
+class Images(Protocol):
+    """Numbered images, `(H, W, 3)` uint8."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, i: int) -> np.ndarray: ...
+
+
+def extract(model: Model, data: Labelled, config: FeatureConfig, name: str = "images") -> Tensor:
+    """The features of all images, `(N, D)` float32 on the CPU, all finite; from the cache if it has them.
+
+    Raises:
+        InputError: an option is wrong, an image cannot be decoded, or its features are not finite.
+    """
+    key = cache_key(model, data, config) if config.cache else None
+    if key and (kept := feature_cache.load(key, len(data))) is not None:
+        return kept
+
+    def load(rows: list[int]) -> tuple[list[int], Tensor]:
+        return rows, stack([data.image(i) for i in rows], model.size)
+
+    parts = stream(model, len(data), load, config, name, data.source.name)
+    features = torch.cat([values for _, values in parts])
+    if key:
+        feature_cache.store(key, features)
+    return features
+
+
+def stream(
+    model: Model,
+    count: int,
+    load: Callable[[list[int]], tuple[list[int], Tensor]],
+    config: FeatureConfig,
+    name: str,
+    name_of: Callable[[int], str],
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Numbers of n images and their features `(n, D)` on the CPU, batch by batch, out of images 0 … count − 1.
+
+    Args:
+        load: numbers of images → the numbers of those that can be used, and their pixels `(n, S, S, 3)` uint8; called
+            in threads.
+        name_of: an image's name, for the error.
+
+    Raises:
+        InputError: names the first image whose features are not finite.
+    """
+    backbone, device = frozen(model, config), pick_device(config.device)
+    together = max(1, min(config.batch_size, LARGEST_BATCH // model.size**2))
+    batches = [rows.tolist() for rows in torch.arange(count).split(together)]
+    for rows, pixels in watch(in_threads(load, batches, config.threads), len(batches), name):
+        if rows:
+            features = backbone(to_input(model, pixels.to(device))).cpu()
+            check_finite(features, rows, name_of, model)
+            yield rows, features
+
+
+def check_finite(features: Tensor, rows: Sequence[int], name_of: Callable[[int], str], model: Model) -> None:
+    """Raise `InputError` if the features `(n, D)` of the images `rows` are not all finite: they mean nothing."""
+    wrong = (~torch.isfinite(features)).any(1).nonzero()[:, 0]
+    if len(wrong):
+        first = name_of(rows[int(wrong[0])])
+        raise InputError(
+            f"{model.label}: its features of {first} are NaN or infinite, so it cannot be scored; its weights or the "
+            "statistics of its BatchNorm are damaged, or of a run that diverged: use another checkpoint"
+        )
+
+
+def taming(largest: Tensor) -> Tensor:
+    """Factors that bring values as large as these near 1; 1 where values are of an ordinary size.
+
+    The squares of very large or small features, as untrained networks give them, are infinite or 0 in float32, and a
+    score would be of nothing. The factors are powers of two, so that multiplying by them rounds nothing.
+    """
+    _, exponents = torch.frexp(largest)
+    extreme = (largest > LARGE) | ((largest < 1 / LARGE) & (largest > 0))
+    return torch.ldexp(torch.ones_like(largest), torch.where(extreme, -exponents, 0).clamp(-126, 126))
+
+
+def stack(images: list[np.ndarray], size: int) -> Tensor:
+    """Images of any size as `(n, size, size, 3)` uint8."""
+    pixels = np.empty((len(images), size, size, 3), np.uint8)
+    for i, image in enumerate(images):
+        pixels[i] = whole_or_centre(image, size)
+    return torch.from_numpy(pixels)
+
+
+def whole_or_centre(image: np.ndarray, size: int) -> np.ndarray:
+    """`(size, size, 3)`: the centre, 224 / 256 of the shorter side as on ImageNet; small images without margin."""
+    return centre_crop(image, size, size if size <= SMALL else round(size * 256 / 224))
+
+
+def frozen(model: Model, config: FeatureConfig) -> Callable[[Tensor], Tensor]:
+    """The backbone as a function from normalised images `(B, 3, S, S)` to features `(B, D)` float32 on the device."""
+    if config.precision not in PRECISIONS:
+        raise InputError(f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}")
+    device, dtype = pick_device(config.device), PRECISIONS[config.precision]
+    network = model.backbone.to(device).to(memory_format=torch.channels_last).eval()
+
+    @torch.inference_mode()
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return network(x).float()
+
+    return run
+
+
+def to_input(model: Model, pixels: Tensor) -> Tensor:
+    """`(B, S, S, 3)` uint8 → `(B, 3, S, S)` float32 (channels last in memory), normalised as the model wants it."""
+    mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (model.mean, model.std))
+    return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+def cache_key(model: Model, data: Labelled, config: FeatureConfig) -> str:
+    """Names the features of this very network of these very images."""
+    preprocessing = [PREPROCESSING, model.size, list(model.mean), list(model.std), config.precision]
+    return feature_cache.key_of(model.backbone, data.fingerprint, preprocessing)
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
+    """`map` over threads in order, never more than a few results ahead."""
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        ahead = deque(pool.submit(function, item) for item in items[: 2 * threads])
+        for i in range(len(items)):
+            result = ahead.popleft().result()
+            if i + 2 * threads < len(items):
+                ahead.append(pool.submit(function, items[i + 2 * threads]))
+            yield result
+
+
+def watch(items: Iterable[T], total: int, name: str) -> Iterator[T]:
+    """The items, with a progress bar on a terminal and a line every ten seconds in a log, both on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(items, name, total, console=console, transient=True)
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            print(f"{name}: {done} of {total}", file=sys.stderr, flush=True)

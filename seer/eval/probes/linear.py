@@ -1,0 +1,226 @@
+"""Linear probe: softmax regression on frozen features by SGD, several learning rates side by side in one pass.
+
+The rate is chosen on a held-out part of the training images; the test images are looked at once, at the end.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seer.data.crops.multicrop import BOX_UNIFORMS, train_crop
+from seer.data.hashing import uniform
+from seer.data.labelled import Labelled
+from seer.distributed import pick_device
+from seer.errors import InputError
+from seer.eval.probes.features import (
+    FeatureConfig,
+    check_finite,
+    extract,
+    frozen,
+    in_threads,
+    taming,
+    to_input,
+    watch,
+)
+from seer.eval.scores import Score, accuracy
+from seer.interop.models import Model
+from seer.schema import AREAS, SEED, Integer, ListOf, Number, check_options, option
+
+logger = logging.getLogger("seer.eval")
+
+REMEDY = "give smaller lrs"
+
+Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]  # epoch → batches of (features (B, D), labels (B,))
+
+RATES = ListOf(Number(above=0), 100, 1)  # those that diverge are told
+
+
+@dataclass
+class LinearConfig(FeatureConfig):
+    """Options of `seer eval linear`.
+
+    Attributes:
+        lrs: learning rates, trained side by side; each follows a cosine to 0.
+        epochs: passes over the training images.
+        sgd_batch: images per SGD step.
+        weight_decay: on weights and biases.
+        holdout: share of each training class on which the rate is chosen.
+        refit: train once more on all training images, at the chosen rate.
+        standardize: shift and scale each feature to mean 0, deviation 1 over the training images.
+        augment: train on random-resized crops and flips, new ones every epoch, instead of on cached features.
+        crop_scale: the crops' share of the image's area (`augment`).
+    """
+
+    lrs: list[float] = option([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], RATES)
+    epochs: int = option(100, Integer(1, 10**6))
+    sgd_batch: int = option(256, Integer(1, 2**24))
+    momentum: float = option(0.9, Number(0, below=1))
+    weight_decay: float = option(0.0, Number(0, 100))
+    holdout: float = option(0.1, Number(above=0, below=1))
+    refit: bool = True
+    standardize: bool = True
+    augment: bool = False
+    crop_scale: list[float] = option([0.08, 1.0], AREAS)
+    seed: int = option(0, SEED)
+
+
+def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> list[Score]:
+    """Top-1 (and from ten classes on top-5) accuracy on `test`, as `top1`; with augmentation as `top1_augmented`.
+
+    Raises:
+        InputError: an option is wrong, or training diverged at every learning rate.
+    """
+    check_options(config)
+    features = extract(model, train, config, "training images")
+    test_features = extract(model, test, config, "test images")
+    labels, truth = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
+    scale = standardizer(features) if config.standardize else torch.nn.Identity()
+    features, test_features = scale(features), scale(test_features)
+
+    device = pick_device(config.device)
+
+    def probe(rows: Tensor, lrs: list[float]) -> Tensor:
+        if config.augment:
+            batches = augmented_batches(model, train, rows, scale, config)
+        else:
+            batches = cached_batches(features[rows].to(device), labels[rows].to(device), config)
+        return fit(batches, len(rows), features.shape[1], len(train.classes), lrs, config)
+
+    kept, held = holdout(train.labels, config.holdout, config.seed)
+    heads = probe(kept, config.lrs)
+    best, details = choose(heads, features[held], labels[held], config.lrs)
+    head = probe(torch.arange(len(train)), [config.lrs[best]]) if config.refit else heads[best : best + 1]
+    outputs = logits(head, test_features)
+    if not is_finite(head, outputs).all():
+        raise InputError(f"linear: its chosen rate {config.lrs[best]:g} diverged on all training images; {REMEDY}")
+
+    ranked = outputs[:, 0].argsort(dim=1, descending=True)
+    top, protocol = [1, 5] if len(train.classes) >= 10 else [1], "_augmented" if config.augment else ""
+    return [accuracy(f"top{n}{protocol}", (ranked[:, :n] == truth[:, None]).any(1), details) for n in top]
+
+
+def choose(heads: Tensor, features: Tensor, labels: Tensor, lrs: list[float]) -> tuple[int, dict[str, Any]]:
+    """The number of the head that does best on held-out images, of those that are finite; and what a result says of it.
+
+    Raises:
+        InputError: training diverged at every rate.
+    """
+    outputs = logits(heads, features)
+    sound = is_finite(heads, outputs)
+    diverged = [lr for lr, is_sound in zip(lrs, sound.tolist(), strict=True) if not is_sound]
+    named = ", ".join(f"{lr:g}" for lr in diverged)
+    if not sound.any():
+        raise InputError(f"linear: training diverged at every learning rate ({named}); {REMEDY}")
+    if diverged:
+        logger.warning("linear: training diverged at the learning rates %s, which are left out", named)
+    shares = (outputs.argmax(-1) == labels[:, None]).double().mean(0).where(sound, -1.0)
+    best = int(shares.argmax())
+    details: dict[str, Any] = {"lr": lrs[best], "holdout_top1": round(float(shares[best]), 4)}
+    return best, details | ({"diverged": diverged} if diverged else {})
+
+
+def is_finite(heads: Tensor, outputs: Tensor) -> Tensor:
+    """`(R,)` bool: whether each head `(R, classes, D + 1)` and its logits `(N, R, classes)` are finite throughout."""
+    return torch.isfinite(heads).flatten(1).all(1).cpu() & torch.isfinite(outputs).all(2).all(0)
+
+
+def holdout(labels: np.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to train on and rows held out: about `share` of every class, one at least, but never a class's last image.
+
+    Raises:
+        InputError: no class has two images.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    members = [order[labels[order] == label] for label in np.unique(labels)]
+    held = [rows[: min(max(1, round(share * len(rows))), len(rows) - 1)] for rows in members]
+    kept = [rows[len(part) :] for rows, part in zip(members, held, strict=True)]
+    if not any(map(len, held)):
+        raise InputError("every class has a single training image, so no learning rate can be chosen; use knn")
+    return torch.from_numpy(np.sort(np.concatenate(kept))), torch.from_numpy(np.sort(np.concatenate(held)))
+
+
+def fit(batches: Batches, samples: int, dim: int, classes: int, lrs: list[float], config: LinearConfig) -> Tensor:
+    """Train one head per learning rate, from zero. The heads share batches and nothing else.
+
+    Returns:
+        `(R, classes, dim + 1)`: weights and, last, biases of the R heads, on the device of `config`.
+    """
+    device = pick_device(config.device)
+    heads = torch.zeros(len(lrs), classes, dim + 1, device=device)
+    velocity, rates = torch.zeros_like(heads), torch.tensor(lrs, device=device).view(-1, 1, 1)
+    step, total = 0, config.epochs * -(-samples // config.sgd_batch)
+    for epoch in watch(range(config.epochs), config.epochs, "linear probe, epochs"):
+        for x, y in batches(epoch):
+            x, y = with_one(x).to(device), y.to(device)
+            # The gradient of the mean cross-entropy in the logits is softmax minus one-hot.
+            error = (product(heads, x).softmax(-1) - F.one_hot(y, classes).unsqueeze(1)) / len(x)
+            gradient = torch.einsum("brc,bd->rcd", error, x).add_(heads, alpha=config.weight_decay)
+            velocity.mul_(config.momentum).add_(gradient)
+            heads -= rates * (0.5 + 0.5 * math.cos(math.pi * step / total)) * velocity
+            step += 1
+    return heads
+
+
+def product(heads: Tensor, x: Tensor) -> Tensor:
+    """Logits `(B, R, classes)` of `(B, dim + 1)`, all heads in one matrix product."""
+    return (x @ heads.flatten(0, 1).T).unflatten(1, heads.shape[:2])
+
+
+def with_one(x: Tensor) -> Tensor:
+    """`(B, D)` → `(B, D + 1)`, the one that the bias multiplies."""
+    return F.pad(x, (0, 1), value=1.0)
+
+
+def logits(heads: Tensor, x: Tensor) -> Tensor:
+    """Logits `(N, R, classes)` of features `(N, D)`, on the CPU."""
+    return torch.cat([product(heads, with_one(part).to(heads.device)).cpu() for part in x.split(4096)])
+
+
+def standardizer(features: Tensor) -> Callable[[Tensor], Tensor]:
+    """The map that gives each of these features mean 0 and deviation 1; constant ones are only shifted."""
+    factor = taming(features.abs().amax(0))
+    deviation, mean = torch.std_mean(features * factor, dim=0, correction=0)
+    deviation = torch.where(deviation > 1e-6 * mean.abs() + 1e-12, deviation, 1.0)
+    return lambda x: (x * factor - mean) / deviation
+
+
+def cached_batches(features: Tensor, labels: Tensor, config: LinearConfig) -> Batches:
+    """Shuffled batches of features that are already there."""
+    return lambda epoch: ((features[i], labels[i]) for i in shuffled(len(labels), config, epoch))
+
+
+def augmented_batches(
+    model: Model, train: Labelled, rows: Tensor, scale: Callable[[Tensor], Tensor], config: LinearConfig
+) -> Batches:
+    """Shuffled batches of features of random-resized crops and flips of the images `rows`, computed as needed."""
+    backbone, device = frozen(model, config), pick_device(config.device)
+    low, high = config.crop_scale
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        def load(ids: np.ndarray) -> tuple[np.ndarray, Tensor]:
+            draws = uniform(config.seed, epoch, ids[:, None], np.arange(BOX_UNIFORMS))
+            pairs = zip(ids.tolist(), draws, strict=True)
+            crops = [train_crop(train.image(i), model.size, u, (low, high)) for i, u in pairs]
+            return ids, torch.from_numpy(np.stack(crops))
+
+        order = [rows[i].numpy() for i in shuffled(len(rows), config, epoch)]
+        for ids, pixels in in_threads(load, order, config.threads):
+            parts = [backbone(to_input(model, part.to(device))) for part in pixels.split(config.batch_size)]
+            values = torch.cat(parts).cpu()
+            check_finite(values, ids.tolist(), train.source.name, model)
+            yield scale(values), torch.from_numpy(train.labels[ids])
+
+    return batches
+
+
+def shuffled(samples: int, config: LinearConfig, epoch: int) -> tuple[Tensor, ...]:
+    """The rows of each batch of an epoch: every row once, the last batch possibly smaller."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+    return torch.randperm(samples, generator=generator).split(config.sgd_batch)

@@ -1,0 +1,314 @@
+"""What a run will need, how long it will take and what it will cost, before it is submitted.
+
+Memory, arithmetic and messages are those of the real step (`footprint.py`). Time is a model with one free number: no
+operation can be faster than its arithmetic at the processor's peak or its traffic at the memory's full speed, whichever
+takes longer; the sum over a step's operations, divided by an efficiency, is the time of the step. The efficiency comes
+from a published run, or from a run of one's own (`--calibrate`).
+"""
+
+import os
+import shlex
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seer import config as configuration
+from seer import inputs, outputs
+from seer.backbones import build
+from seer.engine.parallel import check_parallel
+from seer.errors import InputError
+from seer.hardware import HARDWARE, PER_NODE, Hardware, find
+from seer.jsonl import Row
+from seer.planning.footprint import Footprint, measure
+from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, check_batch, load_config, loader_bytes
+from seer.report.plots import Series, line_chart
+from seer.rundir import CONFIG, RunDir
+from seer.schema import Record
+
+GIB = 2**30
+
+# Assumed, not measured: what CUDA, its libraries and NCCL take for themselves, and the share lost between the
+# allocator's blocks; the share of a link's rate that collectives reach; the seconds that a short one takes.
+RESERVED, FRAGMENTED = 1.5 * GIB, 0.05
+BUS, SHORT_IN_NODE, SHORT_BEYOND = 0.8, 20e-6, 60e-6
+
+# Of the roofline: what SwAV's ResNet-50 with batch 256 reached. benchmarks/plan.py fits it anew, and shows what the
+# efficiency of each published run says of the others.
+EFFICIENCY = 0.178
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user says beyond the recipe: the price of a GPU-hour, a run to calibrate by, images that one core makes
+    ready per second, whether to go over GPU counts, and whether the recipe may read the environment."""
+
+    price: float | None = None
+    calibrate: Path | None = None
+    images_per_core: float = 100.0
+    sweep: bool = False
+    allow_env: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A run on so many GPUs of one kind; memory is per GPU, in GiB, and `why_not` empty where it fits.
+
+    `kwh` takes every GPU at its thermal design power, and nothing but GPUs. `cost` is None without a price.
+    """
+
+    gpu: str
+    gpus: int
+    memory: float
+    capacity: float
+    why_not: str
+    compute_seconds: float
+    exchange_seconds: float
+    step_seconds: float
+    images_per_second: float
+    hours: float
+    gpu_hours: float
+    kwh: float
+    cost: float | None
+    loader_cores: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """A configuration on a number of GPUs of one kind, and what a step of it costs one of them."""
+
+    config: Pretrain
+    gpus: int
+    hardware: Hardware
+    footprint: Footprint
+
+    @classmethod
+    def of(cls, config: Pretrain, gpus: int, hardware: Hardware) -> "Job":
+        """Raises `InputError` where the configuration suits neither its parts nor the number of GPUs."""
+        check_batch(config, gpus)
+        return cls(config, gpus, hardware, measure(config, gpus, not hardware.syncs_batchnorm))
+
+    @property
+    def roofline(self) -> float:
+        """The least seconds in which a step's operations can run, one after the other."""
+        peak, bandwidth = self.hardware.peak, 1e9 * self.hardware.bandwidth
+        spent = (n * max(o.flops / peak(o.dtype), o.bytes / bandwidth) for o, n in self.footprint.operations.items())
+        return self.config.accumulate * sum(spent)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that a GPU sends in a step."""
+        near, far = self.footprint.near, self.footprint.far
+        return (near.bytes + far.bytes) * self.config.accumulate + self.footprint.reduced
+
+    @property
+    def exchange(self) -> tuple[float, float]:
+        """Seconds per step of transfers, which overlap with computing, and of waiting for short collectives.
+
+        A node's GPUs pass on to each other what has come in, so the whole network of a node serves each of them.
+        """
+        near, far, reduced = self.footprint.near, self.footprint.far, self.footprint.reduced
+        times, inside, hardware = self.config.accumulate, self.gpus <= PER_NODE, self.hardware
+        bulk = (near.bytes * times + reduced * inside) / hardware.link
+        bulk += (far.bytes * times + reduced * (not inside)) / min(hardware.link, hardware.network)
+        return bulk / (1e9 * BUS), times * (near.messages * SHORT_IN_NODE + far.messages * SHORT_BEYOND)
+
+    def efficiency(self, seconds: float) -> float:
+        """The share of the roofline at which a step takes so many seconds."""
+        return self.roofline / max(seconds - self.exchange[1], 1e-9)
+
+    def estimate(self, efficiency: float = EFFICIENCY, options: Options | None = None) -> Estimate:
+        options, (bulk, short) = options or Options(), self.exchange
+        compute, memory = self.roofline / efficiency, self.footprint.peak * (1 + FRAGMENTED) + RESERVED
+        step = max(compute, bulk) + short
+        rate, gpu_hours = self.config.batch_size / step, self.gpus * step * self.config.steps / 3600
+        fits = "" if memory <= self.hardware.memory * GIB else "memory"
+        return Estimate(
+            self.hardware.name, self.gpus, memory / GIB, self.hardware.memory,
+            fits if self.hardware.has(self.config.precision) else f"no {self.config.precision}",
+            compute, bulk + short, step, rate, gpu_hours / self.gpus, gpu_hours, gpu_hours * self.hardware.watts / 1e3,
+            None if options.price is None else options.price * gpu_hours, rate / self.gpus / options.images_per_core,
+        )  # fmt: skip
+
+
+@dataclass
+class Plan:
+    """The answer to `seer plan`: the run as asked for, the same on other hardware, and what would make it fit.
+
+    `kept_gib` is what the forward pass keeps of the backbone's activations, without and with checkpointing: as the
+    recipe has it, or else of every block.
+    """
+
+    recipe: str
+    precision: str
+    mode: str
+    batch_per_gpu: int
+    parameters: int
+    flops_per_image: float
+    sent_gb: float
+    loader_gib_per_node: float
+    efficiency: float
+    memory_gib: dict[str, float]
+    kept_gib: tuple[float, float]
+    chosen: Estimate
+    others: list[Estimate]
+    advice: list[str]
+    sweep: list[Estimate]
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        c, (plain, checkpointed) = self.chosen, self.kept_gib
+        found = [
+            f"{self.recipe}: {c.gpus} × {c.gpu}, {self.batch_per_gpu} images each, {self.precision}, {self.mode}",
+            f"{self.parameters / 1e6:,.1f}M parameters, {self.flops_per_image / 1e9:,.0f} GFLOP per image; "
+            f"each GPU sends {self.sent_gb:.3g} GB per step",
+            "memory per GPU at the worst moment, GiB",
+            *(f"  {kind:16}{size:8.2f}" for kind, size in self.memory_gib.items() if size >= 0.005),
+            f"  {'with allowances':16}{c.memory:8.2f} of {c.capacity:.4g}: "
+            + (f"does not fit ({c.why_not})" if c.why_not else "fits"),
+            f"  activations kept for the backward pass: {checkpointed:.2f} with checkpointing, {plain:.2f} without",
+            f"step: {c.step_seconds:.3g} s; computing {c.compute_seconds:.3g} s at {self.efficiency:.1%} of the "
+            f"roofline, exchanging {c.exchange_seconds:.3g} s, mostly at the same time",
+            f"loader: {c.loader_cores:.2f} cores per GPU, {self.loader_gib_per_node:.1f} GiB of host memory per node",
+            *table([c, *self.others]),
+        ]
+        if c.why_not:
+            cure = shlex.join(self.advice) or "none found: take more GPUs, or larger ones"
+            found.append(f"smallest change that makes it fit: {cure}")
+        return found + (["", *table(self.sweep)] if self.sweep else [])
+
+
+def table(estimates: list[Estimate]) -> list[str]:
+    """Estimates side by side."""
+    columns = "GiB", "fits", "s/step", "images/s", "hours", "GPU-hours", "MWh", "cost"
+    return [f"{'GPU':>14}" + "".join(f"{name:>11}" for name in columns)] + [
+        f"{e.gpus:>5} {e.gpu:>8}{e.memory:11.1f}{e.why_not or 'yes':>11}{e.step_seconds:11.3g}"
+        f"{e.images_per_second:11,.0f}{e.hours:11,.1f}{e.gpu_hours:11,.0f}{e.kwh / 1e3:11.2f}"
+        f"{'' if e.cost is None else f'{e.cost:,.0f}':>11}"
+        for e in estimates
+    ]
+
+
+def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Options | None = None) -> Plan:
+    """Plan a run of a recipe under overrides. Raises `InputError` as the run itself would."""
+    options, hardware, overrides = options or Options(), find(gpu), ["data=.", *overrides]
+    if hardware.name == "cpu":  # processes of this host, rather than of a server somewhere
+        hardware = replace(hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus)
+    job = Job.of(load_config(recipe, overrides, options.allow_env), gpus, hardware)
+    efficiency = calibrate(options.calibrate, hardware) if options.calibrate else EFFICIENCY
+    chosen, config, footprint = job.estimate(efficiency, options), job.config, job.footprint
+    checkpointed = any(config.parallel.checkpointing)
+    layout = replace(config.parallel, checkpointing=[] if checkpointed else every_block(config))
+    otherwise = measure(replace(config, parallel=layout), gpus, not hardware.syncs_batchnorm, forward_only=True).kept
+    kept = (otherwise, footprint.kept) if checkpointed else (footprint.kept, otherwise)
+    others = [other for other in HARDWARE.values() if "cpu" not in (other.name, hardware.name) and other != hardware]
+    return Plan(
+        recipe=config.name, precision=config.precision, mode=config.parallel.mode,
+        batch_per_gpu=config.batch_size // gpus, parameters=footprint.parameters,
+        flops_per_image=footprint.flops / footprint.batch, sent_gb=job.sent / 1e9,
+        loader_gib_per_node=loader_bytes(config, gpus) * min(gpus, PER_NODE) / GIB, efficiency=efficiency,
+        memory_gib={kind: size / GIB for kind, size in footprint.memory.items()},
+        kept_gib=(kept[0] / GIB, kept[1] / GIB), chosen=chosen,
+        others=[replace(job, hardware=other).estimate(efficiency, options) for other in others],
+        advice=advise(recipe, overrides, gpus, hardware, options.allow_env) if chosen.why_not else [],
+        sweep=[job.estimate(efficiency, options) for job in jobs_around(job)] if options.sweep else [],
+    )  # fmt: skip
+
+
+def calibrate(run_dir: Path, hardware: Hardware) -> float:
+    """The efficiency that a run on `hardware` reached, by its metrics. Raises `InputError` if they do not tell."""
+    run = RunDir(run_dir).check("--calibrate")
+    path = run.file(CONFIG)
+    if not path.exists():
+        raise InputError(f"--calibrate {run_dir}: it has no {CONFIG}")
+    inputs.read_yaml(path, Record({}))  # a regular file, of plain values
+    config = configuration.resolve(Pretrain, [configuration.read_layers(path)], {"method": METHOD_CONFIGS})
+    rows = [row for row in run.metrics() if _is_timed(row)]
+    processes = run.environment().get("processes", 1)
+    if len(rows) < 4:
+        remark = "".join(f"; {remark}" for remark in run.remarks()[:1])
+        raise InputError(
+            f"--calibrate {run_dir}: {len(rows)} logged rows are too few; log.every=1 steps=10 give enough{remark}"
+        )
+    # `time_step` is the share of the time not spent waiting for data; the first row pays for starting up.
+    seconds = [config.batch_size / row["images_per_second"] * row["time_step"] for row in rows[1:]]
+    return Job.of(config, processes, hardware).efficiency(statistics.median(seconds))
+
+
+def _is_timed(row: Row) -> bool:
+    """Whether a row of a run's metrics tells how long its steps took."""
+    return all(0 < (row.get(key) or 0) < 1e15 for key in ("images_per_second", "time_step"))
+
+
+def advise(recipe: str, overrides: list[str], gpus: int, hardware: Hardware, allow_env: bool = False) -> list[str]:
+    """The first of the `remedies` under which the run fits; none if nothing helps."""
+    for changes in remedies(load_config(recipe, overrides, allow_env), gpus, hardware):
+        changed = load_config(recipe, [*overrides, *changes], allow_env)
+        if not Job.of(changed, gpus, hardware).estimate().why_not:
+            return changes
+    return []
+
+
+def remedies(config: Pretrain, gpus: int, hardware: Hardware) -> Iterator[list[str]]:
+    """Changes that make a run fit, the smallest first; those without `accumulate` alter nothing that is learned."""
+    half = "precision=bf16" if hardware.has("bf16") else "precision=fp16"
+    needed = [] if hardware.has(config.precision) else [half]
+    if needed:
+        yield needed
+    stages = every_block(config)
+    partly = [] if any(config.parallel.checkpointing) else [stages[:n] + [[]] * (4 - n) for n in (1, 2, 3)]
+    for ends in partly:  # the first stages keep most, and cost no more to recompute than others
+        yield [*needed, _checkpointing(ends)]
+    single = [] if config.parallel.checkpointing == stages else [_checkpointing(stages)]
+    if config.parallel.mode != "fsdp" and gpus > 1:
+        single.append("parallel.mode=fsdp")
+    if config.precision == "fp32":
+        single.append(half)
+    yield from ([*needed, change] for change in single)
+    if len(single) > 1:
+        yield [*needed, *single]
+    accumulate = 2 * config.accumulate
+    while config.batch_size // gpus % accumulate == 0:
+        yield [*needed, f"accumulate={accumulate}"]
+        yield [*needed, *single, f"accumulate={accumulate}"]
+        accumulate *= 2
+
+
+def _checkpointing(ends: list[list[int]]) -> str:
+    return f"parallel.checkpointing={ends}".replace(" ", "")
+
+
+def every_block(config: Pretrain) -> list[list[int]]:
+    """`parallel.checkpointing` of every block by itself: the least that can be kept."""
+    with torch.device("meta"):
+        stages: Any = build(config.backbone).stages
+    return [list(range(1, len(stage) + 1)) for stage in stages]
+
+
+def jobs_around(job: Job) -> Iterator[Job]:
+    """The same run on an eighth to eight times as many GPUs, where batch and groups divide."""
+    for gpus in (job.gpus * 2**i // 8 for i in range(7) if job.gpus * 2**i % 8 == 0):
+        try:
+            check_batch(job.config, gpus)
+            check_parallel(job.config.parallel, gpus)
+        except InputError:
+            continue
+        yield job if gpus == job.gpus else Job.of(job.config, gpus, job.hardware)
+
+
+def draw(estimates: list[Estimate], path: Path) -> None:
+    """Images per second over GPU counts as SVG, where the run fits, beside a rate in proportion to the fewest GPUs'."""
+    gpus, first = [e.gpus for e in estimates], estimates[0]
+    rates = [None if e.why_not else e.images_per_second for e in estimates]
+    proportional = [first.images_per_second * n / first.gpus for n in gpus]
+    series = [Series("planned", gpus, rates), Series("in proportion", gpus, proportional)]
+    chart = line_chart(series, f"images/s over {first.gpu}", from_zero=True, x_label="GPUs")
+    opening = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="472" '
+    outputs.write(path, chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1), "the chart")
+
+
+STYLE = """text { font: 10px sans-serif; fill: #555 } .grid { stroke: #ddd } polyline { fill: none; stroke-width: 2 }
+.s0 { stroke: #1f6feb } .s1 { stroke: #999; stroke-dasharray: 4 3 }"""

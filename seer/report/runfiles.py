@@ -1,0 +1,121 @@
+"""A run directory as the report sees it."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seer.errors import InputError
+from seer.jsonl import Row
+from seer.report.plots import Series
+from seer.results import latest
+from seer.rundir import RunDir, finite
+
+YEAR = 365 * 86_400
+
+
+@dataclass
+class RunFiles:
+    """A run directory as the report sees it. What is missing is empty; `remarks` say what could not be read."""
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    metrics: list[Row]
+    results: list[Row]
+    environment: dict[str, Any]
+    events: list[Row]  # of its health
+    pictures: dict[str, bytes] = field(default_factory=dict)  # PNGs, by file name
+    remarks: list[str] = field(default_factory=list)
+
+    def series(self, key: str) -> Series:
+        rows = [row for row in self.metrics if key in row]
+        return Series(self.name, [row["step"] for row in rows], [row[key] for row in rows])
+
+    def last(self, key: str) -> float | None:
+        """The newest finite value of a metric."""
+        values = self.series(key).finite().y
+        return values[-1] if values else None
+
+
+PICTURES = ("crops.png", "neighbours.png")
+
+
+def read_run(path: Path | str) -> RunFiles:
+    """Read what there is. Raises `InputError` if `path` is no run directory, or nothing of it can be read."""
+    run = RunDir(path).check()
+    files = RunFiles(
+        run.path,
+        run.path.resolve().name,
+        run.config(),
+        run.metrics(),
+        latest(run.results()),
+        run.environment(),
+        run.events(),
+        {name: picture for name in PICTURES if (picture := run.picture(name))},
+    )
+    files.remarks = run.remarks()
+    if files.remarks and not (files.config or files.metrics or files.results):
+        raise InputError(f"{run.path}: nothing of this run can be read: {files.remarks[0]}")
+    return files
+
+
+def duration(seconds: float) -> str:
+    """`42s`, `7m 05s`, `3h 20m`, `8d 02h`; `–` for what is no duration of a run."""
+    if not 0 <= seconds < 1000 * YEAR:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    if whole < 86_400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+    return f"{whole // 86_400}d {whole % 86_400 // 3600:02}h"
+
+
+def describe_run(run: RunFiles) -> str:
+    """Method, backbone, batch and crops in one line."""
+    config = run.config
+    views = [view for view in config.get("views", {}).values() if view.get("count") and view.get("size")]
+    method = at(config, "method", "name")
+    parts = [
+        {"swav": "SwAV", "simclr": "SimCLR", "byol": "BYOL"}.get(method, method),
+        at(config, "backbone", "name"),
+        " + ".join(f"{view['count']}×{view['size']}" for view in views) + " px crops" if views else "",
+        f"batch {config['batch_size']}" if "batch_size" in config else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def progress(run: RunFiles) -> str:
+    """How far the run is, unless it is complete."""
+    done = int(run.last("step") or 0)
+    total = run.config.get("steps", 0)
+    return f"step {done:,} of {total:,}" if done < total else ""
+
+
+def at(values: dict[str, Any], *keys: str) -> Any:
+    """A nested value, or "" where it is missing."""
+    for key in keys:
+        values = values.get(key, "") if isinstance(values, dict) else ""
+    return values
+
+
+def where_time_went(run: RunFiles) -> list[tuple[str, float]]:
+    """Shares of the logged time, adding up to 1."""
+    spent = {"training steps": 0.0, "waiting for data": 0.0, "augmenting, checkpoints, the rest": 0.0}
+    before = 0.0
+    for row in run.metrics:
+        seconds = finite(row.get("seconds"))
+        if not seconds:
+            continue
+        window = max(0.0, seconds - before)
+        before = seconds
+        waited = finite(row.get("data_wait"))
+        busy = finite(row.get("time_step"))
+        spent["training steps"] += window * busy
+        spent["waiting for data"] += window * waited
+        spent["augmenting, checkpoints, the rest"] += window * max(0.0, 1 - busy - waited)
+    total = sum(spent.values())
+    return [(name, seconds / total) for name, seconds in spent.items()] if 0 < total < math.inf else []

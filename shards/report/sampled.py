@@ -1,0 +1,52 @@
+"""A few images of a data set, drawn at random, the same ones each time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from seer.data.decoding.decode import DamagedImage, decode
+from seer.data.hashing import mix
+from seer.data.storage.index import Manifest
+from shards.archives import tars
+
+
+def draw(manifest: Manifest, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """`(key, pixels)` of up to `count` different images; those that cannot be read or decoded are left out."""
+    candidates = mix(np.arange(2 * count + 16)) % np.uint64(manifest.samples)
+    chosen = np.array(sorted(list(dict.fromkeys(candidates.tolist()))[:count]))
+    ends = np.cumsum(manifest.sizes)
+    numbers = np.searchsorted(ends, chosen, side="right")
+    for number in np.unique(numbers).tolist():
+        path = manifest.directory / manifest.shards[number]
+        table = manifest.index(number, ["key", "offset", "size"])
+        rows = chosen[numbers == number] - (ends[number] - manifest.sizes[number])
+        for row in table.take(rows).to_pylist():
+            try:
+                yield row["key"], decode(tars.read_range(str(path), row["offset"], row["size"]))
+            except (OSError, DamagedImage):
+                continue
+
+
+def colour(manifest: Manifest, count: int) -> dict[str, Any]:
+    """Mean and standard deviation of red, green and blue over the pixels of a sample, each image weighing the same."""
+    moments = []
+    for _, pixels in draw(manifest, count):
+        mean, deviation = (value[:3, 0] for value in cv2.meanStdDev(pixels))
+        moments.append((mean, deviation**2 + mean**2))
+    if not moments:
+        return {"images": 0, "mean": None, "std": None}
+    mean, square = np.mean(moments, axis=0)
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    return {"images": len(moments), "mean": np.round(mean, 2).tolist(), "std": np.round(std, 2).tolist()}
+
+
+def thumbnail(pixels: np.ndarray, side: int) -> bytes:
+    """The middle square of an image, `side` pixels each way, as JPEG."""
+    height, width = pixels.shape[:2]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    square = cv2.resize(pixels[top : top + edge, left : left + edge], (side, side), interpolation=cv2.INTER_AREA)
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(square), quality=80)

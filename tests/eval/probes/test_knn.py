@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn import functional as F
+
+from seer.data.labelled import splits
+from seer.errors import InputError
+from seer.eval import pixels
+from seer.eval.probes import knn
+from seer.eval.probes.features import extract
+from seer.eval.probes.knn import KnnConfig, search, vote
+from tests.eval.conftest import small_model
+
+
+def points(seed: int, n: int, classes: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 5, generator=generator), torch.randint(classes, (n,), generator=generator)
+
+
+@pytest.mark.parametrize("k", [1, 5, 30])
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_votes_are_scikit_learns(k, temperature):
+    (bank, labels), (queries, _) = points(0, 300), points(1, 200)
+    oracle = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature))
+    expected = oracle.fit(bank.double(), labels).predict(queries.double())
+    similarity, nearest = search(queries.double(), bank.double(), k, torch.device("cpu"))
+    assert vote(similarity, labels[nearest], 7, temperature).tolist() == expected.tolist()
+
+
+def test_chunks_change_nothing_and_search_is_brute_force(monkeypatch):
+    (bank, _), (queries, _) = points(0, 300), points(1, 101)
+    monkeypatch.setattr(knn, "CHUNK", 10 * len(bank))  # ten queries a chunk
+    similarity, nearest = search(queries, bank, 4, torch.device("cpu"))
+    table = F.cosine_similarity(queries[:, None], bank[None], dim=-1)
+    assert nearest.tolist() == table.argsort(dim=1, descending=True)[:, :4].tolist()
+    torch.testing.assert_close(similarity, table.sort(dim=1, descending=True).values[:, :4])
+
+
+def test_a_tiny_temperature_is_the_nearest_neighbour_and_does_not_overflow():
+    (bank, labels), (queries, _) = points(0, 300), points(1, 50)
+    similarity, nearest = search(queries, bank, 20, torch.device("cpu"))
+    assert vote(similarity, labels[nearest], 7, 1e-6).tolist() == labels[nearest[:, 0]].tolist()
+
+
+def test_several_ks_score_as_each_alone(data):
+    train, test = splits(data)
+    model = small_model()
+    together = knn.run(model, train, test, KnnConfig(k=[3, 9, 120]))
+    alone = [knn.run(model, train, test, KnnConfig(k=[k]))[0] for k in (3, 9, 120)]
+    assert together == alone
+    assert [score.metric for score in together] == ["top1_k3", "top1_k9", "top1_k120"]
+    assert together[0].value > 0.5  # colour tells these classes apart most of the time; chance is 0.33
+
+
+def test_neighbours_of_features_of_any_size_are_the_same():
+    (bank, _), (queries, _) = points(0, 300), points(1, 50)
+    similarity, nearest = search(queries, bank, 9, torch.device("cpu"))
+    for scale in (2.0**-100, 2.0**100):
+        scaled = search(queries * scale, bank * scale, 9, torch.device("cpu"))
+        assert torch.equal(scaled[0], similarity)
+        assert torch.equal(scaled[1], nearest)
+
+
+def test_where_a_picture_cannot_be_is_said_before_the_work(data, tmp_path):
+    model = small_model()
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    for name, words in {
+        "a.jpg": "ends in",
+        "a": "ends in",
+        "file/a.png": "cannot be",
+        "folder.png": "a folder",
+    }.items():
+        with pytest.raises(InputError, match=f"neighbours.*{words}"):
+            knn.run(model, *splits(data), KnnConfig(neighbours=str(tmp_path / name)))
+    assert model.backbone.seen == 0
+
+
+def test_a_runs_own_picture_costs_no_score(data, tmp_path, caplog):
+    (tmp_path / "images").touch()  # in place of a folder
+    scores = knn.run(small_model(run_dir=tmp_path), *splits(data), KnnConfig())
+    assert len(scores) == 2
+    assert "no picture of neighbours" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.png", "deep/b.WEBP"])
+def test_pictures(data, tmp_path, name):
+    knn.run(small_model(), *splits(data), KnnConfig(neighbours=str(tmp_path / name)))
+    assert Image.open(tmp_path / name).size == (6 * 102 + 6, 6 * 102 - 6)
+
+
+@pytest.mark.parametrize("option", [{"k": [121]}, {"k": [0]}, {"k": []}, {"temperature": 0.0}])
+def test_wrong_options_are_named(data, option):
+    with pytest.raises(InputError, match=next(iter(option))):
+        knn.run(small_model(), *splits(data), KnnConfig(**option))
+
+
+def test_pixels_are_centred_pixels_at_the_images_own_size(data):
+    train, test = splits(data)
+    model = pixels.load("pixels", train)
+    assert (model.size, model.backbone.out_dim) == (24, 3 * 24 * 24)
+    stacked = np.stack([train.image(i) for i in range(len(train))]).transpose(0, 3, 1, 2) / 255
+    expected = torch.from_numpy((stacked - stacked.mean(0)).reshape(len(train), -1)).float()
+    torch.testing.assert_close(extract(model, train, KnnConfig()), expected, rtol=1e-4, atol=1e-5)
+    assert pixels.load("pixels:8", train).backbone.out_dim == 3 * 8 * 8
+    assert knn.run(model, train, test, KnnConfig())[0].value > 0.5
+
+
+@pytest.mark.parametrize("spec", ["pixels:", "pixels:0", "pixels:x", "pixels:4096"])
+def test_pixel_sizes_are_checked(data, spec):
+    if spec == "pixels:":
+        assert pixels.load(spec, splits(data)[0]).size == 24
+        return
+    with pytest.raises(InputError, match="pixels:SIZE"):
+        pixels.load(spec, splits(data)[0])
+
+
+def test_neighbours_are_drawn_where_asked_or_into_a_trained_run(data, tmp_path):
+    train, test = splits(data)
+    knn.run(small_model(), train, test, KnnConfig(neighbours=str(tmp_path / "a" / "n.png")))
+    with Image.open(tmp_path / "a" / "n.png") as sheet:
+        assert sheet.mode == "RGBA"
+        assert sheet.width > 6 * knn.SIDE
+        assert sheet.height > 6 * knn.SIDE
+        frame = Image.new("RGB", sheet.size)
+        frame.paste(sheet, mask=sheet)
+        colours = {colour for _, colour in frame.getcolors(2**24)}
+    assert colours & {(0x2D, 0xA4, 0x4E), (0xCF, 0x3F, 0x3F)}
+
+    run = small_model(run_dir=tmp_path / "run")
+    knn.run(run, train, test, KnnConfig())
+    assert (tmp_path / "run" / "images" / "neighbours.png").is_file()
+    untrained = small_model(run_dir=tmp_path / "other")
+    untrained.label = "net untrained"
+    knn.run(untrained, train, test, KnnConfig())
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,148 @@
+"""The footprint of a step against counts by hand and against what a real step allocates."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from seer.data.views import Views
+from seer.engine.optim import build_optimizer
+from seer.engine.parallel import checkpoint_stages, find_backbones
+from seer.methods.base import Method, Step
+from seer.planning.footprint import KINDS, NOTHING, Footprint, Ledger, measure
+from seer.pretrain.recipe import Pretrain, build_method, load_config
+
+LAST = Step(4, 5)
+ONE_SIZE = "views.small.count=0"
+EVERY_BLOCK = "parallel.checkpointing=[[1],[1],[1,2,3,4],[1,2,3,4,5,6,7]]"
+
+
+def config_of(recipe: str, *overrides: str) -> Pretrain:
+    """Batch and crops large enough for what a real step allocates to be activations, not odds and ends."""
+    sizes = ["data=.", "batch_size=16", "views.large.size=64", "views.small.size=32"]
+    return load_config(recipe, [*sizes, *overrides])
+
+
+@cache
+def measured(recipe: str, ranks: int, *overrides: str) -> Footprint:
+    return measure(config_of(recipe, ONE_SIZE, *overrides), ranks)
+
+
+def real_views(config: Pretrain) -> Views:
+    views = sorted(config.views.values(), key=lambda view: -view.size)
+    crops = (torch.randn(v.count, config.batch_size, v.size, v.size, 3).permute(0, 1, 4, 2, 3) for v in views)
+    return Views(tuple(crops), torch.arange(config.batch_size))
+
+
+def real_step(method: Method, optimizer: torch.optim.Optimizer, views: Views) -> None:
+    method(views, LAST).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def allocated(config: Pretrain) -> int:
+    """The most that a real step has allocated at once beyond parameters, optimizer state and views."""
+    method = build_method(config)
+    method.to(memory_format=torch.channels_last)
+    for backbone in find_backbones(method):
+        checkpoint_stages(backbone, config.parallel.checkpointing)
+    optimizer, views = build_optimizer(method, config.optim), real_views(config)
+    real_step(method, optimizer, views)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        real_step(method, optimizer, views)
+    now = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+def test_the_ledger_follows_storages_to_their_end():
+    with Ledger() as ledger:
+        ledger.enter("activations")
+        a = torch.zeros(1000)
+        view = a[:10]
+        b = a.exp()
+        del a
+        c = b.exp()  # a lives on in its view: three at once
+        del view, b
+        ledger.enter("backward")
+        c.exp()
+    assert sum(ledger.live.values()) == 4000
+    assert ledger.by_kind(ledger.worst) == dict.fromkeys(KINDS, 0) | {"activations": 12000}
+    assert sum(n * o.bytes for o, n in ledger.operations.items()) == 4000 + 3 * 8000
+
+
+@pytest.mark.parametrize("checkpointing", ["parallel.checkpointing=[]", EVERY_BLOCK])
+def test_peak_memory_is_that_of_a_real_step(tiny, checkpointing):
+    config = config_of(tiny, checkpointing)
+    memory = measure(config, 1).memory
+    resident = sum(memory[kind] for kind in ("parameters", "prototypes", "optimizer", "inputs"))
+    assert sum(memory.values()) - resident == pytest.approx(allocated(config), rel=0.1)
+
+
+def test_flops_are_those_counted_by_hand(tiny):
+    config, counted = config_of(tiny), []
+
+    def count(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        gradients = 2 if inputs[0].requires_grad else 1  # none for the pixels
+        counted.append((1 + gradients) * 2 * output.numel() * module.weight[0].numel())
+
+    method = build_method(config)
+    for module in method.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    method(real_views(config), LAST)
+    assert measure(config, 1).flops == sum(counted)
+
+
+def test_checkpointing_keeps_less_and_computes_more(tiny):
+    plain, checkpointed = (measure(config_of(tiny, ONE_SIZE, c), 1) for c in ("parallel.checkpointing=[]", EVERY_BLOCK))
+    assert checkpointed.kept < plain.kept / 2
+    assert 1.2 * plain.flops < checkpointed.flops < 4 / 3 * plain.flops
+    assert measure(config_of(tiny, ONE_SIZE, EVERY_BLOCK), 1, forward_only=True).kept == checkpointed.kept
+
+
+def test_shares_of_parameters_gradients_and_optimizer(tiny):
+    ddp, fsdp = (measured(tiny, 4, f"parallel.mode={mode}") for mode in ("ddp", "fsdp"))
+    buffers = ddp.memory["parameters"] + ddp.memory["prototypes"] - 4 * ddp.parameters
+    assert 0 < buffers < 0.05 * ddp.memory["parameters"]
+    assert ddp.memory["optimizer"] == 4 * ddp.parameters
+    assert ddp.memory["gradients"] == 4 * ddp.parameters  # in their buckets, all the time
+    assert ddp.reduced == 8 * ddp.parameters
+    # Shards are of whole rows, so that small tensors are cut unevenly.
+    assert fsdp.memory["optimizer"] == pytest.approx(ddp.parameters, rel=0.1)
+    assert fsdp.memory["communication"] > 0
+    assert fsdp.reduced == 0
+    # A block is gathered for the forward and for the backward pass, stem and head once for both, and all gradients are
+    # scattered. Of four parts three travel each time.
+    once = sum(p.numel() for name, p in build_method(config_of(tiny)).named_parameters() if ".stages." not in name)
+    sent = 3 / 4 * 4 * (3 * (ddp.parameters - once) + 2 * once)
+    assert sent <= fsdp.near.bytes - ddp.near.bytes < 1.02 * sent
+    assert fsdp.far == ddp.far == NOTHING
+
+
+def test_hybrid_sharding_stays_in_the_node(tiny):
+    """Copies in two nodes exchange one all-reduce of the shards' gradients, per block; gathering stays inside."""
+    whole, hybrid = (
+        measured(tiny, 16, "parallel.mode=fsdp", "parallel.bn_group=1", f"parallel.shard_group={n}") for n in (0, 8)
+    )
+    assert whole.near == NOTHING  # but for what Sinkhorn and the loss send, and that goes to all
+    assert hybrid.memory["optimizer"] == pytest.approx(2 * whole.memory["optimizer"], rel=0.1)
+    assert hybrid.near.bytes == pytest.approx(whole.far.bytes * 14 / 15, rel=0.1)
+    assert hybrid.far.bytes == pytest.approx(2 * hybrid.memory["optimizer"], rel=0.1)
+
+
+def test_half_precision_halves_what_is_gathered(tiny):
+    full, half = (
+        measured(tiny, 4, "parallel.mode=fsdp", *precision).near.bytes for precision in ((), ("precision=bf16",))
+    )
+    assert 4 / 6 < half / full < 0.75  # two gathers of 2 bytes and a reduction of 4, for three of 4; heads as before
+
+
+def test_a_queue_is_counted_when_full(tiny):
+    found = measure(config_of(tiny, ONE_SIZE, "method.queue=64"), 1)
+    assert found.memory["queue"] == 64 * 2 * 16 * 4  # images, assigning crops, width, bytes

@@ -1,0 +1,42 @@
+import pytest
+
+from seer.results import append_results, describe, latest, read_results
+from tests.report.conftest import result
+
+
+def test_results_are_appended_and_read_back_in_order(tmp_path):
+    path = tmp_path / "deep" / "results.jsonl"
+    assert read_results(path) == []
+    first, second = result("a", 0.5), result("b", 0.6)
+    append_results(path, [first])
+    with open(path, "a") as file:
+        file.write('{"torn')
+    append_results(path, [second])
+    assert read_results(path) == [first, second]
+
+
+def test_a_row_that_lacks_a_key_is_refused(tmp_path):
+    row = result("a", 0.5)
+    del row["low"]
+    with pytest.raises(AssertionError, match="low"):
+        append_results(tmp_path / "results.jsonl", [row])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_no_result(tmp_path, value):
+    for row in (result("a", value), result("a", 0.5) | {"loss": value}):
+        with pytest.raises(ValueError, match="JSON"):
+            append_results(tmp_path / "results.jsonl", [row])
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_repeated_measurement_replaces_the_earlier_one():
+    old, other, new = result("a", 0.5), result("b", 0.6), result("a", 0.7)
+    assert latest([old, other, new]) == [other, new]
+
+
+def test_descriptions_are_aligned_percentages():
+    lines = describe([result("net", 0.5), result("net", 0.75, "top1", "linear")])
+    assert lines[0] == "knn top1_k20   50.0 %  [ 45.0 %,  55.0 %]  net"
+    assert lines[1] == "linear top1    75.0 %  [ 70.0 %,  80.0 %]  net"
+    assert describe([]) == []
