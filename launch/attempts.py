@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from seer import files, inputs, jsonl, rundir
+from seer import files, inputs, jsonl
 from seer.errors import InputError, StoppedError
 from seer.inputs import UnreadableError
+from seer.rundir import reader
 from seer.schema import Integer, Number, Record, Text
 from seer.start import ASKED
 
@@ -117,7 +118,7 @@ def conclude(folder: str | Path, name: str, run_dir: str, code: int, told: str =
 
 def last_step(run_dir: str) -> int:
     """The last step in a run's metrics; -1 where there is none."""
-    return rundir.last_step(Path(run_dir)) if run_dir else -1
+    return reader.last_step(Path(run_dir)) if run_dir else -1
 
 
 def verdict(attempts: list[Attempt], retries: int, backoff: float) -> Verdict:

@@ -27,7 +27,8 @@ from launch.launches import Launch, Link
 from launch.profile import Profile
 from seer import files, inputs
 from seer.errors import InputError, nearest
-from seer.rundir import OWNER, OWNER_KIND, SUBMIT
+from seer.rundir.kinds import OWNER_KIND
+from seer.rundir.names import OWNER, SUBMIT
 
 # The batch shell must outlive the signals that its tasks get.
 BEFORE = "trap : TERM USR1 USR2"

@@ -13,7 +13,7 @@ from launch.launches import RECORD, Launch, Link, new_folder, select
 from seer import inputs
 from seer.errors import InputError, StoppedError, printable
 from seer.inputs import UnreadableError
-from seer.rundir import LOG
+from seer.rundir.names import LOG
 
 ID_PATTERN = re.compile(r"\d+(_\d+)?")
 SUCCESSION = re.compile(r"(\d+(?:_\d+)?) (\d+(?:_\d+)?)")

@@ -6,7 +6,7 @@ from pathlib import Path
 from seer import jsonl, outputs
 from seer.errors import InputError
 from seer.jsonl import Row
-from seer.rundir import RESULT
+from seer.rundir.kinds import RESULT
 
 KEYS = tuple(RESULT.required)
 

@@ -294,7 +294,7 @@ def report(
     from seer.inputs import inside
     from seer.report.html import write_page
     from seer.report.runfiles import read_run
-    from seer.rundir import REPORT
+    from seer.rundir.names import REPORT
 
     found = [read_run(run) for run in runs]
     out = out or (Path("comparison.html") if len(runs) > 1 else inside(runs[0], REPORT))

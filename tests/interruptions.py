@@ -24,7 +24,8 @@ from pathlib import Path
 
 import seer.checks.audit
 from seer import cli, forkserver
-from seer.engine.checkpoint.integrity import latest, read_header
+from seer.engine.checkpoint.integrity import read_header
+from seer.rundir.names import latest
 from tests.conftest import rows
 
 STEPS = 8

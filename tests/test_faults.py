@@ -20,13 +20,13 @@ from seer.checks.audit import audit
 from seer.data.loader import Loader
 from seer.distributed import World
 from seer.engine.checkpoint import checkpointer, integrity, tensorfile
-from seer.engine.checkpoint.integrity import checkpoints
 from seer.engine.checkpoint.mirror import Mirror
 from seer.engine.metrics import RunLog
 from seer.errors import StoppedError, UnsavedError
 from seer.pretrain.recipe import Pretrain, load_config
 from seer.pretrain.run import run
 from seer.processes import RankError, spawn
+from seer.rundir.names import checkpoints
 from tests.conftest import losses, rows
 from tests.servers import bucket_server
 

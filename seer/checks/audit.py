@@ -23,11 +23,13 @@ from seer.data.order import Order
 from seer.data.storage.index import Manifest, index_path, read_index
 from seer.data.storage.reader import Reader
 from seer.data.storage.store import place
-from seer.engine.checkpoint.integrity import HEADER, latest, read_header
+from seer.engine.checkpoint.integrity import read_header
 from seer.errors import InputError
 from seer.inputs import UnreadableError
 from seer.jsonl import Row, Unread
-from seer.rundir import CONFIG, HEADER_KIND, METRICS, RunDir, is_newer, numbers
+from seer.rundir.kinds import HEADER_KIND, is_newer, numbers
+from seer.rundir.names import CONFIG, DAMAGED, HEADER, METRICS, SKIPPED, latest
+from seer.rundir.reader import RunDir
 from seer.schema import FileName, Integer, Maybe, MismatchError, Record, Text
 
 CHUNK = 1 << 20  # samples looked at together
@@ -89,11 +91,11 @@ class Audit:
             + (f"they differ first at step {self.wrong[0]}" if self.wrong else "what was taken is what the order says"),
         ]
         if self.skipped:
-            where = Path(self.run, ledger.SKIPPED)
+            where = Path(self.run, SKIPPED)
             lines.append(f"steps {ranges(self.skipped)}: skipped after a rollback, entered in the ledger {where}")
         lines += [f"not compared: {remark}" for remark in self.unread]
         if self.damaged:
-            lines.append(f"{self.damaged:,} damaged samples were replaced: see {Path(self.run, ledger.FOLDER)}")
+            lines.append(f"{self.damaged:,} damaged samples were replaced: see {Path(self.run, DAMAGED)}")
         for key, steps in self.found.items():
             seen, skipped = ([s for s in steps if (s in self.skipped) is out] for out in (False, True))
             lines.append(f"{key}: " + (f"seen at steps {', '.join(map(str, seen))}" if seen else "not seen"))

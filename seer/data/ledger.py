@@ -12,10 +12,9 @@ from seer import jsonl
 from seer.data.hashing import mix
 from seer.distributed import all_reduce_sum
 from seer.inputs import read_rows
+from seer.rundir.names import DAMAGED, SKIPPED
 from seer.schema import Integer, ListOf, Record, Text
 
-FOLDER = "damaged"  # of a run directory; one file per rank that met damage
-SKIPPED = "skipped.jsonl"  # of a run directory; a row per step that was passed over
 MODULUS = 1 << 48  # sums over any number of ranks stay in an int64, and JSON's doubles hold it exactly
 
 DAMAGED_ROW = Record({"position": Integer(0), "id": Integer(0), "replacement": Integer(0), "reason": Text(2**16)})
@@ -48,7 +47,7 @@ def over_ranks(seen: int, device: torch.device) -> int:
 
 def write(run_dir: Path, rank: int, entries: list[Damaged]) -> None:
     """Enter damaged samples. A step that is taken again after a kill enters the same lines again."""
-    folder = Path(run_dir) / FOLDER
+    folder = Path(run_dir) / DAMAGED
     folder.mkdir(exist_ok=True)
     jsonl.append(folder / f"rank-{rank:05d}.jsonl", [entry._asdict() for entry in entries])
 
@@ -59,7 +58,7 @@ def read(run_dir: Path, samples: int) -> list[Damaged]:
     Raises InputError that names a row which no run wrote.
     """
     entries = set[Damaged]()
-    for path in sorted((Path(run_dir) / FOLDER).glob("rank-*.jsonl")):
+    for path in sorted((Path(run_dir) / DAMAGED).glob("rank-*.jsonl")):
         for row in read_rows(path, DAMAGED_ROW, torn=True):
             if row["position"] < samples:
                 entries.add(Damaged(*(row[name] for name in Damaged._fields)))

@@ -23,15 +23,14 @@ from torch import Tensor
 from seer import jsonl
 from seer.data import ledger
 from seer.distributed import World, all_reduce_sum, broadcast_object, on_main, size
-from seer.engine.checkpoint.integrity import checkpoints, step_of
 from seer.engine.preempt import Verdict
 from seer.engine.symptoms import SYMPTOMS
 from seer.errors import DivergedError, PausedError
+from seer.rundir.names import HEALTH, checkpoints, step_of
 from seer.schema import COUNT, Choice, Integer, Number, option
 
 logger = logging.getLogger("seer")
 
-FILE = "health.jsonl"
 ENOUGH = 32  # losses, before any is called a spike
 WIDEST = 512  # dimensions of embeddings that are looked at: the cost grows with their cube
 NO_CHECKPOINT = "and there is no checkpoint to go back to"
@@ -77,7 +76,7 @@ class Health:
     """One run's state of health, the same on all ranks. `skipped` are the steps (from 0) that are passed over."""
 
     def __init__(self, config: HealthConfig, run_dir: Path, world: World, log_every: int = 1, warmup: int = 0):
-        self.config, self.path, self.world = config, Path(run_dir) / FILE, world
+        self.config, self.path, self.world = config, Path(run_dir) / HEALTH, world
         self.log_every, self.judged_from = log_every, warmup + config.grace
         self.skipped = broadcast_object(ledger.skipped(run_dir) if world.is_main else None)
         self._losses: deque[float] = deque(maxlen=config.window)
@@ -230,7 +229,7 @@ def roll_back(
     Raises:
         DivergedError: there were so many rollbacks, or there is no checkpoint.
     """
-    told, path = f"step {fault.last}: {fault.why}", Path(run_dir) / FILE
+    told, path = f"step {fault.last}: {fault.why}", Path(run_dir) / HEALTH
     rollbacks = broadcast_object(sum(row["event"] == "rollback" for row in jsonl.read(path)))
     header = load(fault.first - 1) or load(fault.last - 1) if rollbacks < limit else None
     if header is None:

@@ -28,7 +28,9 @@ from seer import __version__, files, jsonl
 from seer.data.ledger import over_ranks
 from seer.distributed import World, all_reduce_mean
 from seer.errors import InputError
-from seer.rundir import ENVIRONMENT, LOG, METRICS, TENSORBOARD, check_written, finite, metric_row, read_plan
+from seer.rundir.kinds import finite, metric_row
+from seer.rundir.names import ENVIRONMENT, LOG, METRICS, TENSORBOARD, check_written
+from seer.rundir.reader import read_plan
 from seer.schema import WORD, Integer, option
 
 logger = logging.getLogger("seer")

@@ -19,6 +19,7 @@ from seer.eval.scores import Score
 from seer.interop.models import Model
 from seer.interop.weights import reason
 from seer.results import append_results, check_results
+from seer.rundir.names import RESULTS
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def evaluate(
         check_results(out)
     train, test = splits(data)
     model = pixels.load(model_spec, train)
-    out = out or (model.run_dir or Path()) / "results.jsonl"
+    out = out or (model.run_dir or Path()) / RESULTS
     check_results(out)
     model = sized(model, config.size)
     began = time.perf_counter()

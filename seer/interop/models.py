@@ -13,17 +13,19 @@ from seer.backbones import Backbone, BackboneConfig, build, canonical
 from seer.config import config_hash, read
 from seer.data.crops.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from seer.data.folders import readable
-from seer.engine.checkpoint.integrity import HEADER, check_file
+from seer.engine.checkpoint.integrity import check_file
 from seer.errors import InputError
 from seer.inputs import read_json, read_yaml
 from seer.interop.native import BACKBONE, MEAN, SIZE, STD, backbone_config, read_backbone, save_backbone
 from seer.interop.weights import check_finite, load_strictly
+from seer.rundir.names import BACKBONE as WEIGHTS
+from seer.rundir.names import CHECKPOINTS, CONFIG, HEADER
 from seer.schema import DIGEST, Integer, MapOf, MismatchError, Record
 
 __all__ = ["Model", "load_backbone", "load_model", "save_backbone"]
 
 # What a model needs of a run's configuration, and of a checkpoint's header.
-CONFIG = Record(
+NEEDED = Record(
     {
         "backbone": BACKBONE,
         "views": MapOf(Record({"size": SIZE, "count": Integer(0)})),
@@ -111,7 +113,7 @@ def _load_own(spec: str) -> Model:
 
 def _load_run(run: Path, part: str) -> Model:
     config = _run_config(run)
-    expected = backbone_config(config["backbone"], f"{run}/config.yaml")
+    expected = backbone_config(config["backbone"], f"{run}/{CONFIG}")
     digest = config_hash(config)
     name = readable(run.name)
     if part == "random":
@@ -172,7 +174,7 @@ def _split(spec: str) -> tuple[Path, str]:
 
 def _checkpoint(run: Path, part: str) -> Path:
     """The backbone file of a run, intact: that of `step-N`, or the newest."""
-    found = run.glob("checkpoints/step-*/backbone.safetensors")
+    found = run.glob(f"{CHECKPOINTS}/step-*/{WEIGHTS}")
     matches = {file: re.fullmatch(STEP, file.parent.name) for file in found}
     files = {int(match[1]): file for file, match in matches.items() if match}
     if not files:
@@ -189,13 +191,13 @@ def _checkpoint(run: Path, part: str) -> Path:
 
 
 def _run_config(run: Path) -> dict[str, Any]:
-    path = run / "config.yaml"
+    path = run / CONFIG
     if not path.is_file():
-        raise InputError(f"{run}: not a run directory, it has no config.yaml; expected {FORMS}")
+        raise InputError(f"{run}: not a run directory, it has no {CONFIG}; expected {FORMS}")
     read_yaml(path, Record({}))  # a bounded file of keys and values, before anything interprets them
     config = read(path)
     try:
-        CONFIG.check(config)
+        NEEDED.check(config)
         if not any(view["count"] for view in config["views"].values()):
             raise MismatchError("views", "none has a count above 0")
     except MismatchError as error:

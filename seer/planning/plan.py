@@ -26,7 +26,8 @@ from seer.jsonl import Row
 from seer.planning.footprint import Footprint, measure
 from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, check_batch, load_config, loader_bytes
 from seer.report.plots import Series, line_chart
-from seer.rundir import CONFIG, RunDir
+from seer.rundir.names import CONFIG
+from seer.rundir.reader import RunDir
 from seer.schema import Record
 
 GIB = 2**30

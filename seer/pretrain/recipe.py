@@ -31,6 +31,7 @@ from seer.inputs import read_text
 from seer.interop.models import load_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method, Step
+from seer.rundir.names import CONFIG
 from seer.schema import DEVICE, SEED, WORD, Choice, Integer, ListOf, Location, Number, option, required
 from seer.steps import whole_steps
 
@@ -192,7 +193,7 @@ def loader_memory(config: Pretrain, ranks: int, image_bytes: int = 0) -> Need:
 
 def check_run_dir(config: Pretrain) -> None:
     """Refuse a run directory that another configuration has written; nothing in it is changed."""
-    path = Path(config.run_dir) / "config.yaml"
+    path = Path(config.run_dir) / CONFIG
     if not path.is_file():
         return
     differing = configuration.differences(meaning(saved_config(path)), meaning(config))

@@ -24,7 +24,7 @@ from seer.data.decoding.decode import decode
 from seer.data.ledger import over_ranks
 from seer.data.loader import Loader
 from seer.data.order import Order
-from seer.data.storage.index import MANIFEST, Manifest
+from seer.data.storage.index import Manifest
 from seer.data.storage.reader import Reader
 from seer.distributed import World
 from seer.engine.checkpoint.checkpointer import Checkpointer
@@ -43,7 +43,7 @@ from seer.methods import METHODS
 from seer.methods.base import Method
 from seer.pretrain.picture import grid
 from seer.pretrain.recipe import Pretrain, build_method, check, check_run_dir, rehearse
-from seer.rundir import LOCK
+from seer.rundir.names import CONFIG, CROPS, IMAGES, LOCK, MANIFEST, PLAN
 from seer.terminal import outlasting_terminal
 
 logger = logging.getLogger("seer")
@@ -82,8 +82,8 @@ def _run(config: Pretrain) -> Path:
     distributed.barrier()  # no rank writes before every rank has looked
     with locked(run_dir, world), log_file(run_dir) if world.is_main else nullcontext():
         if world.is_main:
-            (run_dir / "images").mkdir(exist_ok=True)
-            configuration.save(config, run_dir / "config.yaml")
+            (run_dir / IMAGES).mkdir(exist_ok=True)
+            configuration.save(config, run_dir / CONFIG)
             write_environment(run_dir)
             announce(config)
         try:
@@ -149,11 +149,11 @@ def planned_beside(config: Pretrain, world: World) -> Iterator[Popen | None]:
     run_dir, on_gpu = Path(config.run_dir), world.device.type == "cuda"
     automatic = recognise(torch.cuda.get_device_name(world.device)) if on_gpu else "none"
     gpu = automatic if config.log.plan == "auto" else config.log.plan
-    if not world.is_main or gpu in ("", "none") or (run_dir / "plan.json").exists():
+    if not world.is_main or gpu in ("", "none") or (run_dir / PLAN).exists():
         yield None
         return
-    what = [str(run_dir / "config.yaml"), f"name={config.name}", "--gpus", str(world.size), "--gpu", gpu]
-    command = [sys.executable, "-m", "seer", "plan", *what, "--json", str(run_dir / "plan.json")]
+    what = [str(run_dir / CONFIG), f"name={config.name}", "--gpus", str(world.size), "--gpu", gpu]
+    command = [sys.executable, "-m", "seer", "plan", *what, "--json", str(run_dir / PLAN)]
     with Popen(
         command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
     ) as child:
@@ -205,7 +205,7 @@ def train_run(
         start, loader.seen = header["step"], header["seen"] if world.is_main else 0
     if world.is_main and (start == 0 or not (run_dir / MANIFEST).is_file()):  # a checkpoint may come from a store
         manifest.save(run_dir)
-        picture_of_crops(reader, order, crops, config).save(run_dir / "images/crops.png")
+        picture_of_crops(reader, order, crops, config).save(run_dir / IMAGES / CROPS)
 
     def save(done: int) -> None:
         """Begin to save the state after `done` finished steps, the whole backbone beside the shards."""

@@ -9,7 +9,8 @@ from seer.errors import InputError
 from seer.outputs import check_folder_writable
 from seer.quickstart.pictures import write_quickstart
 from seer.results import read_results
-from seer.rundir import RunDir
+from seer.rundir.names import CONFIG, REPORT, RESULTS
+from seer.rundir.reader import RunDir
 
 Say = Callable[..., None]
 Verb = Callable[..., None]
@@ -32,7 +33,7 @@ def quickstart(out: Path, minutes: float, say: Say, verb: Verb) -> dict[str, Any
     check_folder_writable(out, "--out")
     if out.exists() and any(out.iterdir()) and not (out / "images").is_dir():
         raise InputError(f"{out}: not empty and not an earlier quickstart; choose another folder with --out")
-    images, shards, run, results = out / "images", out / "shards", out / "run", out / "run" / "results.jsonl"
+    images, shards, run, results = out / "images", out / "shards", out / "run", out / "run" / RESULTS
 
     say("Photographs from scikit-image and scikit-learn, cut into patches (test patches from other parts of each):")
     counts = write_quickstart(images)
@@ -53,15 +54,15 @@ def quickstart(out: Path, minutes: float, say: Say, verb: Verb) -> dict[str, Any
     say("", f"{'':24}{'pretrained':>12}{'untrained':>12}")
     say(*(f"{name:24}{s['pretrained']:>11.1f}%{s['untrained']:>11.1f}%" for name, s in scores.items()))
     seconds = time.perf_counter() - began
-    say("", f"{seconds / 60:.1f} minutes. Report: {(run / 'report.html').resolve()}")
-    return {"report": str((run / "report.html").resolve()), "scores": scores, "seconds": seconds}
+    say("", f"{seconds / 60:.1f} minutes. Report: {(run / REPORT).resolve()}")
+    return {"report": str((run / REPORT).resolve()), "scores": scores, "seconds": seconds}
 
 
 def steps_of(run: Path) -> int | None:
     """The number of steps that an earlier quickstart chose for `run`, if there was one."""
     from seer.config import read  # here: slow to import
 
-    path = run / "config.yaml"
+    path = run / CONFIG
     if not path.is_file():
         return None
     steps = read(path).get("steps")

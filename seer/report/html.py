@@ -16,7 +16,7 @@ from seer.jsonl import Row
 from seer.report.diagnosis import SIGNS, in_words
 from seer.report.plots import COLOURS, line_chart, number
 from seer.report.runfiles import RunFiles, at, describe_run, duration, progress, read_run, where_time_went
-from seer.rundir import REPORT
+from seer.rundir.names import CROPS, NEIGHBOURS, REPORT
 
 # Metrics that have a chart of their own, or say nothing as a curve.
 FAMILIAR = {"step", "loss", "lr", "prototypes_used", "images_per_second", "data_wait", "time_step"}
@@ -230,8 +230,8 @@ def _chart(runs: Sequence[RunFiles], key: str, title: str, unit: str, **options:
 def pictures(run: RunFiles) -> list[tuple[str, str, str]]:
     """(title, caption, data URI) of the pictures that the run has."""
     captions = {
-        "crops.png": ("Crops", "What the method is shown: one image and random crops of it, altered as configured."),
-        "neighbours.png": (
+        CROPS: ("Crops", "What the method is shown: one image and random crops of it, altered as configured."),
+        NEIGHBOURS: (
             "Nearest neighbours",
             "Left: images not seen in training. Right of each: the five training images whose features are nearest; "
             "green where the label agrees, red where it does not.",

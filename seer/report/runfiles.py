@@ -9,7 +9,9 @@ from seer.errors import InputError
 from seer.jsonl import Row
 from seer.report.plots import Series
 from seer.results import latest
-from seer.rundir import RunDir, finite
+from seer.rundir.kinds import finite
+from seer.rundir.names import CROPS, NEIGHBOURS
+from seer.rundir.reader import RunDir
 
 YEAR = 365 * 86_400
 
@@ -38,7 +40,7 @@ class RunFiles:
         return values[-1] if values else None
 
 
-PICTURES = ("crops.png", "neighbours.png")
+PICTURES = (CROPS, NEIGHBOURS)
 
 
 def read_run(path: Path | str) -> RunFiles:

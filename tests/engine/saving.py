@@ -6,9 +6,9 @@ import torch
 
 from seer.distributed import World, init
 from seer.engine.checkpoint.checkpointer import CheckpointConfig, Checkpointer
-from seer.engine.checkpoint.integrity import checkpoints
 from seer.engine.optim import SGD
 from seer.engine.parallel import ParallelConfig
+from seer.rundir.names import checkpoints
 from tests.engine import tiny
 from tests.engine.tiny import Tiny
 

@@ -20,7 +20,6 @@ from torch import nn
 from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.checkpoint.checkpointer import CheckpointConfig, Checkpointer
-from seer.engine.checkpoint.integrity import checkpoints, latest
 from seer.engine.health import Health, HealthConfig, RollbackError, roll_back
 from seer.engine.loop import Run, Saves, train
 from seer.engine.metrics import LogConfig, RunLog
@@ -29,6 +28,7 @@ from seer.engine.preempt import StopRequest
 from seer.engine.schedule import ScheduleConfig
 from seer.errors import DivergedError, StoppedError
 from seer.methods.base import Method, Output, Step
+from seer.rundir.names import checkpoints, latest
 
 CASES = int(os.environ.get("SEER_PROOF_CASES", 40))
 # What an update may leave: what is no number, and what is finite and gives no finite loss, or a loss out of all bounds.

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 
 from seer.backbones import BACKBONES, build
 from seer.backbones.regnet import RegNet, RegNetSpec
-from seer.engine.checkpoint.integrity import HEADER
 from seer.eval.probes import feature_cache
 from seer.interop.models import CONFIG, SUMS, load_backbone, load_model
 from seer.interop.native import ABOUT, backbone_metadata
 from seer.interop.weights import read_weights
+from seer.rundir.names import HEADER
 from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
 from tests.interop.conftest import MEAN, STD, write_config
 from tests.strategies import damaged, values

@@ -10,28 +10,30 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seer import jsonl, rundir
+from seer import jsonl
 from seer.checks.audit import AUDITED, audit
 from seer.report.html import render, write_report
 from seer.report.runfiles import read_run
 from seer.report.watch import line, remarks, status, table
-from seer.rundir import METRIC, _is_plain, numbers
+from seer.rundir import kinds, names
+from seer.rundir.kinds import METRIC, _is_plain, numbers
+from seer.rundir.reader import last_step
 from seer.schema import Kind, Record
 from tests.conftest import TINY
 from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
 from tests.report.damages import HEAD, good_run
 from tests.strategies import damaged, values
 
-EVENT_KINDS = [Record(rundir.EVENT.required | kind.required) for kind in rundir.EVENTS.values()]
+EVENT_KINDS = [Record(kinds.EVENT.required | kind.required) for kind in kinds.EVENTS.values()]
 ROWS: dict[str, list[Kind]] = {
-    rundir.METRICS: [METRIC],
-    rundir.RESULTS: [rundir.RESULT],
-    rundir.HEALTH: [rundir.EVENT, *EVENT_KINDS],
+    names.METRICS: [METRIC],
+    names.RESULTS: [kinds.RESULT],
+    names.HEALTH: [kinds.EVENT, *EVENT_KINDS],
 }
 DOCUMENTS: dict[str, list[Kind]] = {
-    rundir.CONFIG: [rundir.CONFIG_KIND, AUDITED],
-    rundir.ENVIRONMENT: [rundir.ENVIRONMENT_KIND],
-    HEAD: [rundir.HEADER_KIND],
+    names.CONFIG: [kinds.CONFIG_KIND, AUDITED],
+    names.ENVIRONMENT: [kinds.ENVIRONMENT_KIND],
+    HEAD: [kinds.HEADER_KIND],
 }
 FILES = [*ROWS, *DOCUMENTS, "images/crops.png"]
 
@@ -53,7 +55,7 @@ def watched(run: Path) -> None:
     assert all(text.isprintable() for text in (line(found), *remarks([found])))
 
 
-VERBS: list[Callable[[Path], object]] = [write_report, watched, audit, rundir.last_step]
+VERBS: list[Callable[[Path], object]] = [write_report, watched, audit, last_step]
 
 
 @fuzz(25)
@@ -109,12 +111,12 @@ def test_good_rows_are_read_and_keep_their_numbers(row):
 
 
 @fuzz(10)
-@given(st.lists(values(METRIC), min_size=1, max_size=8), st.lists(values(rundir.RESULT), max_size=4))
+@given(st.lists(values(METRIC), min_size=1, max_size=8), st.lists(values(kinds.RESULT), max_size=4))
 def test_a_page_of_good_values_is_whole(tmp_path_factory, metrics, results):
     run = tmp_path_factory.mktemp("fuzz") / "run"
     run.mkdir()
-    jsonl.write(run / rundir.METRICS, metrics)
-    jsonl.write(run / rundir.RESULTS, results)
+    jsonl.write(run / names.METRICS, metrics)
+    jsonl.write(run / names.RESULTS, results)
     found = read_run(run)
     assert found.remarks == []
     page = render([found])

@@ -15,8 +15,9 @@ from seer import config as configuration
 from seer.data import ledger
 from seer.data.order import Order
 from seer.data.storage.index import write_manifest
-from seer.engine.checkpoint.integrity import HEADER, write_header
+from seer.engine.checkpoint.integrity import write_header
 from seer.pretrain.recipe import load_config
+from seer.rundir.names import HEADER
 
 STEPS, BATCH, SIZES = 40, 8, (16, 16, 8)
 DEEP = "[" * 100_000 + "]" * 100_000

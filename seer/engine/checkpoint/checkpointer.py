@@ -32,20 +32,20 @@ from seer.background import in_background
 from seer.data.storage.store import NotThereError
 from seer.distributed import Group, World, on_all, on_main
 from seer.engine.checkpoint import integrity, tensorfile
-from seer.engine.checkpoint.integrity import HEADER, DamagedError, Header, checkpoints, read_header, step_of
+from seer.engine.checkpoint.integrity import DamagedError, Header, read_header
 from seer.engine.checkpoint.mirror import Mirror
 from seer.engine.checkpoint.tensorfile import Block, NotFiniteError, is_finite
 from seer.engine.checkpoint.tensors import State, allocate, block, check_names, describe, named_state, share
 from seer.engine.health import RollbackError
 from seer.engine.preempt import StopRequest
 from seer.errors import DivergedError, InputError, StoppedError, UnsavedError, first_line
+from seer.rundir.names import BACKBONE, CHECKPOINTS, HEADER, STATE, checkpoint_name, checkpoints, step_of
 from seer.schema import COUNT, Integer, Location, Number, option
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-BACKBONE = "backbone.safetensors"
 PREFIX = "method.backbone."
 PAUSES = (2.0, 20.0)  # seconds before what could not be written is tried again: network file systems recover
 
@@ -86,7 +86,7 @@ class Checkpointer:
 
     def __init__(self, run_dir: Path, config: CheckpointConfig, world: World, asked: StopRequest | None = None):
         self.run_dir, self.config, self.world = Path(run_dir), config, world
-        self.folder = self.run_dir / "checkpoints"
+        self.folder = self.run_dir / CHECKPOINTS
         self.asked = asked or StopRequest()
         self._damaged: set[Path] = set()
         self._staged: State = {}
@@ -133,7 +133,7 @@ class Checkpointer:
         began = time.perf_counter()
         self.finish()
         self._saved_at = time.monotonic()
-        target = self.folder / f"step-{step:09d}"
+        target = self.folder / checkpoint_name(step)
         if self._on_main(lambda: (target / HEADER).is_file() and target not in self._damaged):
             return
         state = named_state(method, optimizer)
@@ -228,11 +228,11 @@ class Checkpointer:
     ) -> list[str]:
         """Write the files of a checkpoint where nobody sees it yet; their names."""
         hidden = _hidden(target)
-        file = f"state/rank-{self.world.rank:05d}.safetensors"
+        file = f"{STATE}/rank-{self.world.rank:05d}.safetensors"
 
         def prepare() -> None:
             self._sweep()
-            (hidden / "state").mkdir(parents=True)
+            (hidden / STATE).mkdir(parents=True)
 
         self._on_main(prepare)
         written = self._on_all(lambda: (file, tensorfile.write(hidden / file, blocks)))
@@ -243,7 +243,7 @@ class Checkpointer:
         if backbone is not None:
             names = {name: name.removeprefix(PREFIX) for name in header["tensors"] if name.startswith(PREFIX)}
             shapes = {name: header["tensors"][name][1] for name in names}
-            header["files"][BACKBONE] = tensorfile.join(hidden / BACKBONE, hidden / "state", names, shapes, backbone)
+            header["files"][BACKBONE] = tensorfile.join(hidden / BACKBONE, hidden / STATE, names, shapes, backbone)
         integrity.write_header(hidden, header)
         return list(header["files"])
 
@@ -337,7 +337,7 @@ class Checkpointer:
 
         def read() -> None:
             with integrity.damage(path):
-                tensorfile.fill(path / "state", entries, here)
+                tensorfile.fill(path / STATE, entries, here)
                 for name, target in here.items():
                     if not is_finite(target.values):
                         raise DamagedError(f"{path}: damaged ({name} is not finite)")

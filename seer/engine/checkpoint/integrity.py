@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +16,10 @@ from safetensors import SafetensorError
 from seer.engine.checkpoint import tensorfile
 from seer.engine.checkpoint.tensorfile import Entry
 from seer.errors import InputError, first_line
+from seer.rundir.names import HEADER, STATE
 
 Header = dict[str, Any]
 
-HEADER = "header.json"
 FORMAT = "seer-checkpoint/2"
 UNHASHED = "seer-checkpoint/1"  # the same without hashes; read, not written
 
@@ -29,28 +28,13 @@ class DamagedError(InputError):
     """A checkpoint that is not, or no longer, what was written."""
 
 
-def checkpoints(run_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = (run_dir / "checkpoints").glob("step-*")
-    return sorted(path for path in found if re.fullmatch(r"step-\d{9}", path.name) and (path / HEADER).is_file())
-
-
-def latest(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run; None when there is none."""
-    return next(reversed(checkpoints(run_dir)), None)
-
-
-def step_of(name: str) -> int:
-    return int(name.removeprefix("step-"))
-
-
 def write_header(path: Path, header: Header) -> None:
     """Write a header and what it hashes to, and have all that is in the folder on the disk."""
     header = {"format": FORMAT, **header}
     with open(path / HEADER, "wb") as file:
         file.write(json.dumps({**header, "sha256": _hash(header)}).encode())
         tensorfile.flush(file)
-    for folder in (path / "state", path):
+    for folder in (path / STATE, path):
         flush_folder(folder)
 
 
@@ -68,14 +52,14 @@ def read_header(path: Path) -> Header:
 
 def verify(path: Path, header: Header, rank: int, ranks: int) -> list[Entry]:
     """What is in the files of which `rank` reads a share: all ranks together read each file once."""
-    files = header.get("files") or {f"state/{p.name}": {} for p in (path / "state").glob("*.safetensors")}
+    files = header.get("files") or {f"{STATE}/{p.name}": {} for p in (path / STATE).glob("*.safetensors")}
 
     def inspect(name: str) -> list[Entry]:
         if not (path / name).is_file():
             raise DamagedError(f"{path}: damaged ({name} is missing)")
         if files[name] and tensorfile.sha256(path / name) != files[name]["sha256"]:
             raise DamagedError(f"{path}: damaged ({name} is not what was written)")
-        return tensorfile.read_entries(path / name) if name.startswith("state/") else []
+        return tensorfile.read_entries(path / name) if name.startswith(f"{STATE}/") else []
 
     with damage(path), ThreadPoolExecutor(4) as pool:
         return [entry for found in pool.map(inspect, portion(files, rank, ranks)) for entry in found]

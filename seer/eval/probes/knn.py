@@ -19,6 +19,7 @@ from seer.errors import InputError
 from seer.eval.probes.features import FeatureConfig, extract, taming
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
+from seer.rundir.names import IMAGES, NEIGHBOURS
 from seer.schema import TEMPERATURE, Integer, ListOf, Location, check_options, option
 
 logger = logging.getLogger("seer.eval")
@@ -72,7 +73,7 @@ def picture(model: Model, config: KnnConfig) -> Path | None:
     if config.neighbours:
         return Path(config.neighbours)
     if model.run_dir and not model.label.endswith("untrained"):
-        return model.run_dir / "images" / "neighbours.png"
+        return model.run_dir / IMAGES / NEIGHBOURS
     return None
 
 

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from seer.distributed import World, init, local, rank, size
 from seer.engine.checkpoint import checkpointer, integrity, tensorfile
 from seer.engine.checkpoint.checkpointer import CheckpointConfig, Checkpointer
-from seer.engine.checkpoint.integrity import checkpoints, latest
 from seer.engine.health import RollbackError
 from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest
 from seer.errors import InputError, UnsavedError
 from seer.processes import spawn
+from seer.rundir.names import checkpoints, latest
 from seer.schema import check_options
 from tests.engine import tiny
 from tests.engine.saving import load_into, loaded, names_in, saved, writer

@@ -6,11 +6,11 @@ import logging
 import pytest
 
 from seer.engine.checkpoint import integrity, tensorfile
-from seer.engine.checkpoint.integrity import checkpoints, latest
 from seer.engine.parallel import ParallelConfig
 from seer.errors import InputError
 from seer.interop.models import load_backbone
 from seer.processes import spawn
+from seer.rundir.names import checkpoints, latest
 from tests.engine import tiny
 from tests.engine.saving import flip_a_bit, loaded, names_in, saved, shard, truncate, writer
 

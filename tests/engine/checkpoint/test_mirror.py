@@ -4,11 +4,11 @@ import pytest
 
 from seer.data.storage import store as data_store
 from seer.distributed import World
-from seer.engine.checkpoint.integrity import latest
 from seer.engine.checkpoint.mirror import Mirror
 from seer.engine.parallel import ParallelConfig
 from seer.errors import InputError
 from seer.processes import spawn
+from seer.rundir.names import latest
 from tests.engine import tiny
 from tests.engine.saving import loaded, names_in, saved, shard, truncate, writer
 from tests.servers import bucket_server

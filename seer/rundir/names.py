@@ -1,0 +1,71 @@
+"""Where everything of a run directory is: the names of its files, and its checkpoints.
+
+RUN/config.yaml            the run's configuration
+RUN/metrics.jsonl          a row of numbers per logged step
+RUN/results.jsonl          a row per score
+RUN/health.jsonl           a row per event; skipped.jsonl a row per step that was passed over
+RUN/damaged/               a file per rank that met damaged samples
+RUN/environment.json       what it ran on; plan.json what was predicted of it
+RUN/images/*.png           pictures for its report
+RUN/checkpoints/step-NNNNNNNNN/
+    header.json            its tensors and the hashes of its files; it comes last
+    state/*.safetensors    blocks of tensors
+    backbone.safetensors   the whole backbone
+RUN/manifest.parquet, tensorboard/, seer.log, report.html, .lock, .job.json
+"""
+
+import re
+from pathlib import Path
+
+from seer import inputs
+from seer.errors import InputError
+from seer.inputs import UnreadableError
+
+CONFIG, METRICS, RESULTS, HEALTH = "config.yaml", "metrics.jsonl", "results.jsonl", "health.jsonl"
+SKIPPED, DAMAGED = "skipped.jsonl", "damaged"
+ENVIRONMENT, PLAN, MANIFEST = "environment.json", "plan.json", "manifest.parquet"
+LOG, REPORT, TENSORBOARD = "seer.log", "report.html", "tensorboard"
+IMAGES, CROPS, NEIGHBOURS = "images", "crops.png", "neighbours.png"
+CHECKPOINTS, HEADER, STATE, BACKBONE = "checkpoints", "header.json", "state", "backbone.safetensors"
+LOCK, OWNER, SUBMIT = ".lock", ".job.json", ".submit"
+NAMES = {CONFIG, METRICS, RESULTS, HEALTH, SKIPPED, DAMAGED, ENVIRONMENT, PLAN, MANIFEST, LOG, REPORT, IMAGES}
+NAMES |= {CHECKPOINTS, TENSORBOARD}
+
+CHECKPOINT = re.compile(r"step-(\d{9})")
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of the folder of the checkpoint after `step` steps."""
+    return f"step-{step:09d}"
+
+
+def step_of(name: str) -> int:
+    """The steps that a checkpoint's name tells."""
+    return int(name.removeprefix("step-"))
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return complete(run_dir / CHECKPOINTS)
+
+
+def complete(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest first; nothing of them is read."""
+    found = folder.glob("step-*")
+    return sorted(path for path in found if CHECKPOINT.fullmatch(path.name) and (path / HEADER).is_file())
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The newest complete checkpoint of a run; None when there is none."""
+    return next(reversed(checkpoints(run_dir)), None)
+
+
+def check_written(run_dir: Path) -> None:
+    """Raise `InputError` where a link would lead what a run writes out of its directory, onto another's file."""
+    for name in (*sorted(NAMES), LOCK, OWNER, SUBMIT):
+        try:
+            inputs.inside(run_dir, name)
+        except UnreadableError:
+            path = run_dir / name
+            remedy = "remove the link, or choose another run_dir"
+            raise InputError(f"{path}: leads out of {run_dir}, where nothing is written; {remedy}") from None
