@@ -1,33 +1,23 @@
 """Weighted k-nearest-neighbour classification on frozen features (Wu et al. 2018, arXiv:1805.01978, section 3.4)."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from seer import files, outputs
-from seer.data.crops.multicrop import centre_crop
-from seer.data.folders import readable
 from seer.data.labelled import Labelled
 from seer.distributed import pick_device
 from seer.errors import InputError
 from seer.eval.probes.features import FeatureConfig, extract, taming
+from seer.eval.probes.neighbours import check_picture, try_to_draw
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
 from seer.rundir.names import IMAGES, NEIGHBOURS
 from seer.schema import TEMPERATURE, Integer, ListOf, Location, check_options, option
 
-logger = logging.getLogger("seer.eval")
-
 CHUNK = 2**25  # similarities held at once: 128 MB
-SIDE, GAP, RADIUS = 96, 6, 8  # px, of the picture of neighbours
-FORMATS = {".png": "PNG", ".webp": "WEBP"}  # of the picture, which is transparent
-GREEN, RED = "#2da44e", "#cf3f3f"
 
 
 @dataclass
@@ -59,7 +49,7 @@ def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> lis
     similarity, nearest = search(queries, bank, max(config.k), pick_device(config.device))
     path = picture(model, config)
     if path:
-        _try_to_draw(path, train, test, nearest)
+        try_to_draw(path, train, test, nearest)
 
     def score(k: int) -> Score:
         predicted = vote(similarity[:, :k], labels[nearest[:, :k]], len(train.classes), config.temperature)
@@ -75,21 +65,6 @@ def picture(model: Model, config: KnnConfig) -> Path | None:
     if model.run_dir and not model.label.endswith("untrained"):
         return model.run_dir / IMAGES / NEIGHBOURS
     return None
-
-
-def check_picture(path: Path) -> None:
-    """Raise `InputError` unless a picture of neighbours can be written there."""
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"neighbours={path}: expected a name that ends in {' or '.join(FORMATS)}")
-    outputs.check_writable(path, "neighbours")
-
-
-def _try_to_draw(path: Path, train: Labelled, test: Labelled, nearest: Tensor) -> None:
-    """Draw the picture; a score that is there already is not lost for it."""
-    try:
-        draw_neighbours(path, train, test, nearest)
-    except OSError as error:
-        logger.warning("no picture of neighbours: %s cannot be written (%s)", readable(str(path)), error.strerror)
 
 
 def search(queries: Tensor, bank: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -110,33 +85,3 @@ def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -
     # Only ratios count; taking the nearest as 1 keeps small temperatures from overflowing.
     weights = ((similarity - similarity[:, :1]) / temperature).exp()
     return weights.new_zeros(len(weights), classes).scatter_add_(1, labels, weights).argmax(1)
-
-
-def draw_neighbours(
-    path: Path, train: Labelled, test: Labelled, nearest: Tensor, rows: int = 6, columns: int = 5
-) -> None:
-    """Save a grid: in each row a test image, then its nearest training images, framed by whether the class agrees.
-
-    `nearest`: `(Q, k)`, for every test image the numbers of its nearest training images.
-    """
-    chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:rows])
-    columns, step = min(columns, nearest.shape[1]), SIDE + GAP
-    sheet = Image.new("RGBA", ((columns + 1) * step + GAP, len(chosen) * step - GAP))  # transparent
-    for row, i in enumerate(chosen.tolist()):
-        _paste(sheet, test.image(i), 0, row * step)
-        for column, j in enumerate(nearest[i, :columns].tolist(), 1):
-            agrees = bool(train.labels[j] == test.labels[i])
-            _paste(sheet, train.image(j), column * step + GAP, row * step, GREEN if agrees else RED)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as beside:
-        sheet.save(beside, FORMATS[path.suffix.lower()])
-
-
-def _paste(sheet: Image.Image, image: np.ndarray, x: int, y: int, frame: str = "") -> None:
-    mask, corners = Image.new("L", (SIDE, SIDE)), (0, 0, SIDE - 1, SIDE - 1)
-    ImageDraw.Draw(mask).rounded_rectangle(corners, RADIUS, fill=255)
-    thumbnail = Image.fromarray(centre_crop(image, SIDE, SIDE))
-    if frame:
-        ImageDraw.Draw(thumbnail).rounded_rectangle(corners, RADIUS, outline=frame, width=4)
-    sheet.paste(thumbnail, (x, y), mask)

@@ -11,6 +11,7 @@ from seer.eval import pixels
 from seer.eval.probes import knn
 from seer.eval.probes.features import extract
 from seer.eval.probes.knn import KnnConfig, search, vote
+from seer.eval.probes.neighbours import SIDE
 from tests.eval.conftest import small_model
 
 
@@ -122,8 +123,8 @@ def test_neighbours_are_drawn_where_asked_or_into_a_trained_run(data, tmp_path):
     knn.run(small_model(), train, test, KnnConfig(neighbours=str(tmp_path / "a" / "n.png")))
     with Image.open(tmp_path / "a" / "n.png") as sheet:
         assert sheet.mode == "RGBA"
-        assert sheet.width > 6 * knn.SIDE
-        assert sheet.height > 6 * knn.SIDE
+        assert sheet.width > 6 * SIDE
+        assert sheet.height > 6 * SIDE
         frame = Image.new("RGB", sheet.size)
         frame.paste(sheet, mask=sheet)
         colours = {colour for _, colour in frame.getcolors(2**24)}

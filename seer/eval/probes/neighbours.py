@@ -1,0 +1,67 @@
+"""A picture of some test images, each beside its nearest training images."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from seer import files, outputs
+from seer.data.crops.multicrop import centre_crop
+from seer.data.folders import readable
+from seer.data.labelled import Labelled
+from seer.errors import InputError
+
+logger = logging.getLogger("seer.eval")
+
+SIDE, GAP, RADIUS = 96, 6, 8  # px
+FORMATS = {".png": "PNG", ".webp": "WEBP"}  # that can be transparent
+GREEN, RED = "#2da44e", "#cf3f3f"
+
+
+def check_picture(path: Path) -> None:
+    """Raise `InputError` unless a picture of neighbours can be written there."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"neighbours={path}: expected a name that ends in {' or '.join(FORMATS)}")
+    outputs.check_writable(path, "neighbours")
+
+
+def try_to_draw(path: Path, train: Labelled, test: Labelled, nearest: Tensor) -> None:
+    """Draw the picture; a score that is there already is not lost for it."""
+    try:
+        draw_neighbours(path, train, test, nearest)
+    except OSError as error:
+        logger.warning("no picture of neighbours: %s cannot be written (%s)", readable(str(path)), error.strerror)
+
+
+def draw_neighbours(
+    path: Path, train: Labelled, test: Labelled, nearest: Tensor, rows: int = 6, columns: int = 5
+) -> None:
+    """Save a grid: in each row a test image, then its nearest training images, framed by whether the class agrees.
+
+    `nearest`: `(Q, k)`, for every test image the numbers of its nearest training images.
+    """
+    chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:rows])
+    columns = min(columns, nearest.shape[1])
+    step = SIDE + GAP
+    sheet = Image.new("RGBA", ((columns + 1) * step + GAP, len(chosen) * step - GAP))  # transparent
+    for row, i in enumerate(chosen.tolist()):
+        _paste(sheet, test.image(i), 0, row * step)
+        for column, j in enumerate(nearest[i, :columns].tolist(), 1):
+            agrees = bool(train.labels[j] == test.labels[i])
+            _paste(sheet, train.image(j), column * step + GAP, row * step, GREEN if agrees else RED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as beside:
+        sheet.save(beside, FORMATS[path.suffix.lower()])
+
+
+def _paste(sheet: Image.Image, image: np.ndarray, x: int, y: int, frame: str = "") -> None:
+    """Put a thumbnail with rounded corners, and a frame of that colour if any, at `(x, y)`."""
+    corners = (0, 0, SIDE - 1, SIDE - 1)
+    mask = Image.new("L", (SIDE, SIDE))
+    ImageDraw.Draw(mask).rounded_rectangle(corners, RADIUS, fill=255)
+    thumbnail = Image.fromarray(centre_crop(image, SIDE, SIDE))
+    if frame:
+        ImageDraw.Draw(thumbnail).rounded_rectangle(corners, RADIUS, outline=frame, width=4)
+    sheet.paste(thumbnail, (x, y), mask)
