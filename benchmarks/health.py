@@ -23,9 +23,10 @@ from seer.backbones import build
 from seer.distributed import World
 from seer.engine.batchnorm import Statistics
 from seer.engine.health import Health, HealthConfig
+from seer.engine.learner import Output
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.preempt import Verdict, agree
-from seer.methods.base import Method, Output
+from seer.methods.base import Method
 from seer.methods.swav import assignment_metrics
 
 
@@ -44,7 +45,7 @@ def seconds_of(action: Callable[[int], object], repeats: int) -> float:
 def health_seconds(method: Method, output: Output, folder: Path) -> float:
     """Of the checks, per step."""
     config = HealthConfig(grace=0)
-    health, statistics = Health(config, folder, World()), Statistics(method)
+    health, statistics = Health(config, folder, World(), symptoms=method.symptoms), Statistics(method)
     loss, norm = output.loss.detach(), torch.ones(())
     values = {name: float(value) for name, value in output.metrics.items()} | {"loss": float(loss)}
     assert output.embeddings is not None

@@ -140,9 +140,25 @@ def train_on_noise(config: Pretrain, world: World) -> list[float]:
         log.step = finished  # type: ignore[method-assign]
         health = Health(HealthConfig(every=0), Path(folder), world)
         schedule = effective(config.schedule, config.batch_size, config.steps)
-        train(Run(method, module, build_optimizer(method, config.optim), LossScaler(False), Same(config, world.size),
-                  schedule, log, health, world, Saves(lambda step: None), config.steps, config.batch_size, 10**6,
-                  config.seed, config.precision, config.accumulate))  # fmt: skip
+        run = Run(
+            learner=method,
+            module=module,
+            optimizer=build_optimizer(method, config.optim),
+            scaler=LossScaler(False),
+            batches=Same(config, world.size),
+            schedule=schedule,
+            log=log,
+            health=health,
+            world=world,
+            saves=Saves(lambda step: None),
+            steps=config.steps,
+            batch_size=config.batch_size,
+            samples_per_epoch=10**6,
+            seed=config.seed,
+            precision=config.precision,
+            accumulate=config.accumulate,
+        )
+        train(run)
     return [end - begin for begin, end in pairwise(ends)]
 
 

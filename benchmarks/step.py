@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from seer.backbones import build
 from seer.data.views import Views
 from seer.distributed import World
+from seer.engine.learner import Step
 from seer.engine.optim import OptimConfig, build_optimizer
-from seer.engine.parallel import ParallelConfig, autocast, parallelize
-from seer.methods.base import Method, Step
+from seer.engine.parallel import ParallelConfig, parallelize
+from seer.engine.step import train_step
+from seer.methods.base import Method
 from seer.methods.swav import SwAV, SwAVConfig
 
 STEP = Step(number=1000, total=10_000, lr=0.1)
@@ -35,20 +37,14 @@ def random_views(batch: int, sizes: dict[int, int]) -> Views:
 
 
 def seer_step(method: Method, views: Views, precision: str, compile: bool = False) -> Callable[[], None]:
-    """A function that makes one training step as `seer.engine.loop` does."""
+    """A function that makes one training step as a run does."""
     module = parallelize(method, ParallelConfig(compile=compile), World(), precision)
     optimizer = build_optimizer(method, OptimConfig(weight_decay=1e-6))
     for group in optimizer.param_groups:
         group["lr"] = STEP.lr
 
     def step() -> None:
-        with autocast(precision, torch.device("cpu")):
-            output = module(views, STEP)
-        output.loss.backward()
-        method.after_backward(STEP)
-        optimizer.step()
-        method.after_update(STEP)
-        optimizer.zero_grad(set_to_none=True)
+        train_step(method, module, optimizer, views, STEP, precision)
 
     return step
 

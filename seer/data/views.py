@@ -22,3 +22,11 @@ class Views:
         """Move or convert the crops (not the index's dtype)."""
         crops = tuple(c.to(*args, **kwargs) for c in self.crops)
         return replace(self, crops=crops, index=self.index.to(crops[0].device))
+
+    def chunk(self, count: int) -> list["Views"]:
+        """Cut along the batch into `count` equal parts."""
+        if count == 1:
+            return [self]
+        crops = zip(*(group.chunk(count, dim=1) for group in self.crops), strict=True)
+        indices = self.index.chunk(count)
+        return [replace(self, crops=own, index=index) for own, index in zip(crops, indices, strict=True)]

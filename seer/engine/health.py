@@ -24,7 +24,7 @@ from seer import jsonl
 from seer.data import ledger
 from seer.distributed import World, all_reduce_sum, broadcast_object, on_main, size
 from seer.engine.preempt import Verdict
-from seer.engine.symptoms import SYMPTOMS
+from seer.engine.symptoms import COLLAPSE, Symptom
 from seer.errors import DivergedError, PausedError
 from seer.rundir.names import HEALTH, checkpoints, step_of
 from seer.schema import COUNT, Choice, Integer, Number, option
@@ -73,11 +73,23 @@ class RollbackError(Exception):
 
 
 class Health:
-    """One run's state of health, the same on all ranks. `skipped` are the steps (from 0) that are passed over."""
+    """One run's state of health, the same on all ranks. `skipped` are the steps (from 0) that are passed over.
 
-    def __init__(self, config: HealthConfig, run_dir: Path, world: World, log_every: int = 1, warmup: int = 0):
+    `symptoms` are the learner's own.
+    """
+
+    def __init__(
+        self,
+        config: HealthConfig,
+        run_dir: Path,
+        world: World,
+        log_every: int = 1,
+        warmup: int = 0,
+        symptoms: Iterable[Symptom] = (),
+    ):
         self.config, self.path, self.world = config, Path(run_dir) / HEALTH, world
         self.log_every, self.judged_from = log_every, warmup + config.grace
+        self.symptoms = (*COLLAPSE, *symptoms)
         self.skipped = broadcast_object(ledger.skipped(run_dir) if world.is_main else None)
         self._losses: deque[float] = deque(maxlen=config.window)
         self._bad = 0
@@ -150,7 +162,7 @@ class Health:
         if not values or not self.due(done) or done < self.judged_from or not math.isfinite(values["loss"]):
             return None
         known, new = {**values, "batch": batch}, []
-        for symptom in SYMPTOMS:
+        for symptom in self.symptoms:
             shown = symptom.shown(known)
             before, self._ill[symptom.name] = self._ill[symptom.name], self._ill[symptom.name] + 1 if shown else 0
             if self._ill[symptom.name] == self.config.patience:

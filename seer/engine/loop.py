@@ -1,37 +1,25 @@
 """The training loop, on one page: schedules → data → forward/backward → clip → well? → update → log → save → stop?"""
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Generic
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from seer.data.hashing import mix
-from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.batchnorm import Statistics
 from seer.engine.health import Health, RollbackError
+from seer.engine.learner import B, Batches, Learner, Output, Step
 from seer.engine.metrics import RunLog
 from seer.engine.optim import LossScaler, clip_grad_norm
-from seer.engine.parallel import autocast
 from seer.engine.preempt import StopRequest, Watchdog, agree
 from seer.engine.schedule import ScheduleConfig, value
+from seer.engine.step import forward_backward, update
 from seer.errors import StoppedError
-from seer.methods.base import Method, Output, Step
-
-
-class Batches(Protocol):
-    """What the loop asks of a loader: the views of steps start..stop on this rank, in order, but for the skipped."""
-
-    wait_seconds: float
-    work_seconds: dict[str, float]
-    seen: int  # fingerprint of the samples that this rank has delivered
-
-    def iterate(self, start: int, stop: int, skipped: Collection[int] = ()) -> Iterator[Views]: ...
 
 
 @dataclass
@@ -53,15 +41,15 @@ class Saves:
     finish: Callable[[], None] = lambda: None
 
 
-@dataclass
-class Run:
-    """One run's parts. `module` is `method` as `parallelize` wrapped it; both share their parameters."""
+@dataclass(kw_only=True)
+class Run(Generic[B]):
+    """One run's parts. `module` is `learner` as `parallelize` wrapped it; both share their parameters."""
 
-    method: Method
+    learner: Learner[B]
     module: nn.Module
     optimizer: Optimizer
     scaler: LossScaler
-    loader: Batches
+    batches: Batches[B]
     schedule: ScheduleConfig
     log: RunLog
     health: Health
@@ -78,7 +66,7 @@ class Run:
     watchdog: Watchdog = field(default_factory=Watchdog)
 
 
-def train(run: Run, start: int = 0) -> None:
+def train(run: Run[B], start: int = 0) -> None:
     """Train from step `start` (as loaded from the newest checkpoint) to `run.steps`.
 
     Raises:
@@ -86,14 +74,16 @@ def train(run: Run, start: int = 0) -> None:
         StoppedError: as asked, by a signal or by the run's health.
         DivergedError: the last steps are among those that are passed over; what was before them is saved.
     """
-    method, optimizer, parameters = run.method, run.optimizer, [p for p in run.method.parameters() if p.requires_grad]
-    statistics, numbers = Statistics(method), [n for n in range(start, run.steps) if n not in run.health.skipped]
+    learner, optimizer = run.learner, run.optimizer
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    statistics = Statistics(learner)
+    numbers = [number for number in range(start, run.steps) if number not in run.health.skipped]
     safe = start > 0  # there is a checkpoint to go back to
     due = False
     done = start
     optimizer.zero_grad(set_to_none=True)
     run.module.train()
-    for number, views in zip(numbers, run.loader.iterate(start, run.steps, run.health.skipped), strict=True):
+    for number, batch in zip(numbers, run.batches.iterate(start, run.steps, run.health.skipped), strict=True):
         began, done = time.perf_counter(), number + 1
 
         # Where we are. Random numbers are a function of the step, so a continued run draws the ones it would have.
@@ -103,11 +93,10 @@ def train(run: Run, start: int = 0) -> None:
         for group in optimizer.param_groups:
             group["lr"] = step.lr
         if begins_epoch(run, number):
-            method.before_epoch(run.loader)
+            learner.before_epoch(run.batches)
 
         statistics.keep()
-        output = forward_backward(run, views, step)
-        method.after_backward(step)
+        output = gradients(run, batch, step)
         run.scaler.unscale(parameters)
 
         # All ranks decide together, and before anything is applied.
@@ -119,8 +108,7 @@ def train(run: Run, start: int = 0) -> None:
         applied = verdict.finite and not fault
         if applied:
             run.saves.confirm()  # this step shows that the state before it is good
-            optimizer.step()
-            method.after_update(step)
+            update(learner, optimizer, step)
         else:
             statistics.restore()
         optimizer.zero_grad(set_to_none=True)
@@ -130,9 +118,9 @@ def train(run: Run, start: int = 0) -> None:
             done,
             {"loss": output.loss, "grad_norm": norm, **output.metrics, **signs},
             {"samples": done * run.batch_size, "lr": step.lr, "epoch": done * run.batch_size / run.samples_per_epoch},
-            seen=run.loader.seen,
-            waited=run.loader.wait_seconds,
-            work=run.loader.work_seconds,
+            seen=run.batches.seen,
+            waited=run.batches.wait_seconds,
+            work=run.batches.work_seconds,
             seconds=time.perf_counter() - began,
         )
         if applied:
@@ -150,7 +138,7 @@ def train(run: Run, start: int = 0) -> None:
             run.saves.save(done)
             due = False
             if ends or not safe:  # later ones are proven by the step that follows
-                prove(run, views, step)
+                prove(run, batch, step)
             safe = True
         if ends:
             run.saves.finish()
@@ -161,7 +149,7 @@ def train(run: Run, start: int = 0) -> None:
         raise run.health.ended(done, run.steps)
 
 
-def prove(run: Run, views: Views, step: Step) -> None:
+def prove(run: Run[B], batch: B, step: Step) -> None:
     """Confirm the state that was saved after `step`: its batch gives a finite loss and gradient once more, unapplied.
 
     Raises:
@@ -169,11 +157,10 @@ def prove(run: Run, views: Views, step: Step) -> None:
     """
     run.watchdog.beat()
     run = replace(run, scaler=LossScaler(False))  # an overflow would be the scale's doing
-    parameters = [p for p in run.method.parameters() if p.requires_grad]
-    statistics = Statistics(run.method)
+    parameters = [p for p in run.learner.parameters() if p.requires_grad]
+    statistics = Statistics(run.learner)
     statistics.keep()
-    output = forward_backward(run, views, step)
-    run.method.after_backward(step)
+    output = gradients(run, batch, step)
     verdict = agree(output.loss, clip_grad_norm(parameters, 0.0))
     statistics.restore()
     run.optimizer.zero_grad(set_to_none=True)
@@ -190,34 +177,8 @@ def begins_epoch(run: Run, number: int) -> bool:
     return number * run.batch_size // run.samples_per_epoch > before * run.batch_size // run.samples_per_epoch
 
 
-def forward_backward(run: Run, views: Views, step: Step) -> Output:
-    """The batch in `accumulate` micro-batches, gradients averaged over them and over the ranks.
-
-    Each micro-batch is a batch of its own for BatchNorm, Sinkhorn and negatives: accumulation saves memory, but what a
-    loss compares is the micro-batch (over all ranks), not the global batch.
-    """
-    total: Output | None = None
-    views = views.to(torch.float64) if run.precision == "fp64" else views
-    for i, part in enumerate(micro_batches(views, run.accumulate)):
-        last = i == run.accumulate - 1
-        with no_sync(run.module) if not last else nullcontext():
-            with autocast(run.precision, run.world.device):
-                output = run.module(part, step)
-            run.scaler.scale(output.loss / run.accumulate).backward()
-        detached = replace(output, loss=output.loss.detach() / run.accumulate)
-        total = detached if total is None else replace(detached, loss=total.loss + detached.loss)
-    assert total is not None
-    return total
-
-
-def micro_batches(views: Views, count: int) -> list[Views]:
-    """`views` cut along the batch into `count` equal parts."""
-    if count == 1:
-        return [views]
-    crops = [c.chunk(count, dim=1) for c in views.crops]
-    return [Views(tuple(c[i] for c in crops), index) for i, index in enumerate(views.index.chunk(count))]
-
-
-def no_sync(module: nn.Module) -> Any:
-    """Leave gradients unreduced inside (DDP); FSDP reduces every micro-batch, which costs time but no memory."""
-    return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
+def gradients(run: Run[B], batch: B, step: Step) -> Output:
+    """A step's loss and gradients, not applied."""
+    return forward_backward(
+        run.learner, run.module, batch, step, run.precision, run.world.device, run.accumulate, run.scaler
+    )

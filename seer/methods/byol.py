@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from seer.data.views import Views
 from seer.distributed import all_reduce_mean
+from seer.engine.learner import Output, Step
 from seer.errors import InputError
-from seer.methods.base import Method, Output, Step, forward_crops, over_crops
+from seer.methods.base import Method, forward_crops, over_crops
 from seer.methods.heads import MLP, WIDTHS
 from seer.methods.losses import regression
 from seer.methods.memory import Teacher

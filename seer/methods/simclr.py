@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from seer.data.views import Views
+from seer.engine.learner import Output, Step
 from seer.errors import InputError
-from seer.methods.base import Method, Output, Step, forward_crops, over_crops
+from seer.methods.base import Method, forward_crops, over_crops
 from seer.methods.heads import MLP, WIDTHS
 from seer.methods.losses import nt_xent
 from seer.schema import TEMPERATURE, Choice, check_options, option

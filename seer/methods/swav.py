@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from seer.data.views import Views
 from seer.distributed import all_reduce_sum
+from seer.engine.learner import Output, Step
 from seer.errors import InputError
-from seer.methods.base import Method, Output, Step, forward_crops, over_crops
+from seer.methods.base import Method, forward_crops, over_crops
 from seer.methods.heads import MLP, WIDTHS, Prototypes
 from seer.methods.losses import swapped_prediction
 from seer.methods.memory import Queue
 from seer.methods.precision import at_least_fp32
 from seer.methods.sinkhorn import sinkhorn
+from seer.methods.symptoms import PROTOTYPES
 from seer.schema import TEMPERATURE, Choice, Integer, ListOf, check_options, option
 from seer.steps import PLACE, whole_steps
 
@@ -61,6 +63,7 @@ class SwAV(Method):
     """Views: at least two crops in all; the crops in `assign` are of the largest size."""
 
     Config = SwAVConfig
+    symptoms = PROTOTYPES
 
     def __init__(self, backbone: nn.Module, config: SwAVConfig):
         super().__init__()

@@ -27,12 +27,12 @@ from torch.utils.flop_counter import flop_registry
 from seer.backbones import build
 from seer.data.views import Views
 from seer.distributed import CPU, World, local
-from seer.engine.loop import micro_batches
+from seer.engine.learner import Step
 from seer.engine.optim import build_optimizer
 from seer.engine.parallel import arrange, autocast, find_backbones
 from seer.hardware import PER_NODE
 from seer.methods import METHODS
-from seer.methods.base import Method, Step
+from seer.methods.base import Method
 from seer.methods.heads import Prototypes
 from seer.methods.memory import Queue
 from seer.pretrain.recipe import Pretrain
@@ -141,7 +141,7 @@ def _pretended(ranks: int) -> Iterator[None]:
 
 
 def _step(method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forward_only: bool) -> int:
-    """One step as `engine.loop` makes it, far into the run: queues full, optimizer state there. Returns `kept`."""
+    """One step as a run makes it, far into the run: queues full, optimizer state there. Returns `kept`."""
     step, trainable = Step(config.steps - 1, config.steps), [p for p in method.parameters() if p.requires_grad]
     _name_parts(method, ledger)
     for backbone in find_backbones(method):
@@ -157,7 +157,7 @@ def _step(method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forwar
             optimizer.zero_grad(set_to_none=not stay)
         ledger.enter("head and scores")
         with autocast(config.precision, CPU):
-            output = method(micro_batches(views, config.accumulate)[0], step)
+            output = method(views.chunk(config.accumulate)[0], step)
         kept = ledger.by_kind(ledger.live)["activations"]
         if not forward_only:
             ledger.enter("backward")

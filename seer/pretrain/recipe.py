@@ -21,6 +21,7 @@ from seer.data.workers import Need, memory_needed
 from seer.distributed import World
 from seer.engine.checkpoint.checkpointer import CheckpointConfig
 from seer.engine.health import HealthConfig
+from seer.engine.learner import Step
 from seer.engine.metrics import LogConfig
 from seer.engine.optim import OptimConfig, build_optimizer
 from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, checkpoint_stages, find_backbones
@@ -30,7 +31,7 @@ from seer.hardware import Hardware, find
 from seer.inputs import read_text
 from seer.interop.models import load_backbone
 from seer.methods import METHODS
-from seer.methods.base import Method, Step
+from seer.methods.base import Method
 from seer.rundir.names import CONFIG
 from seer.schema import DEVICE, SEED, WORD, Choice, Integer, ListOf, Location, Number, option, required
 from seer.steps import whole_steps

@@ -196,7 +196,7 @@ def train_run(
     else:
         header = roll_back(fault, load, run_dir, config.health.rollbacks, world, partial(keys_of_step, run_dir))
     schedule = effective(config.schedule, config.batch_size, config.steps)
-    health = Health(config.health, run_dir, world, config.log.every, int(schedule.warmup))
+    health = Health(config.health, run_dir, world, config.log.every, int(schedule.warmup), method.symptoms)
     if header is not None:
         if header["data"] != manifest.hash:
             raise InputError(f"{config.data}: the images have changed since {run_dir} began; give another run_dir")
@@ -219,9 +219,28 @@ def train_run(
     saves = Saves(save, config.checkpoint.every, checkpointer.late, checkpointer.confirm, checkpointer.finish)
     try:
         with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog, checkpointer:
-            train(Run(method, module, optimizer, scaler, loader, schedule, log, health, world, saves,
-                      config.steps, config.batch_size, manifest.samples, config.seed, config.precision,
-                      config.accumulate, config.optim.clip_grad, asked=asked, watchdog=watchdog), start)  # fmt: skip
+            run = Run(
+                learner=method,
+                module=module,
+                optimizer=optimizer,
+                scaler=scaler,
+                batches=loader,
+                schedule=schedule,
+                log=log,
+                health=health,
+                world=world,
+                saves=saves,
+                steps=config.steps,
+                batch_size=config.batch_size,
+                samples_per_epoch=manifest.samples,
+                seed=config.seed,
+                precision=config.precision,
+                accumulate=config.accumulate,
+                clip_grad=config.optim.clip_grad,
+                asked=asked,
+                watchdog=watchdog,
+            )
+            train(run, start)
     except RollbackError as fault:
         return fault.with_traceback(None)  # which would hold on to the step's memory
     return None

@@ -83,9 +83,26 @@ def trained(name: str, layout: ParallelConfig, accumulate: int = 1) -> Result:
         return {}
 
     health, log = Health(HealthConfig(every=0), Path(), world), SimpleNamespace(step=record, due=lambda step: False)
-    train(Run(method, module, optimizer, LossScaler(False), Parts(accumulate), ScheduleConfig(peak=0.5), log, health,
-              world, Saves(lambda step: None), STEPS, BATCH, BATCH, 0, "fp64", accumulate,
-              optim.clip_grad))  # fmt: skip
+    run = Run(
+        learner=method,
+        module=module,
+        optimizer=optimizer,
+        scaler=LossScaler(False),
+        batches=Parts(accumulate),
+        schedule=ScheduleConfig(peak=0.5),
+        log=log,
+        health=health,
+        world=world,
+        saves=Saves(lambda step: None),
+        steps=STEPS,
+        batch_size=BATCH,
+        samples_per_epoch=BATCH,
+        seed=0,
+        precision="fp64",
+        accumulate=accumulate,
+        clip_grad=optim.clip_grad,
+    )
+    train(run)
     state = named_state(method, optimizer)
     return Result(losses, {key: full(t) for key, t in state.items()}, sum(local(t).numel() for t in state.values()))
 

@@ -12,8 +12,9 @@ from seer import jsonl
 from seer.distributed import World, rank, size
 from seer.engine.health import Health, HealthConfig, RollbackError, embedding_metrics, robust
 from seer.engine.preempt import Verdict
-from seer.engine.symptoms import SYMPTOMS
+from seer.engine.symptoms import COLLAPSE
 from seer.errors import InputError, PausedError
+from seer.methods.symptoms import PROTOTYPES
 from seer.processes import spawn
 from seer.schema import check_options
 
@@ -77,7 +78,7 @@ def test_robust_deviations():
 @pytest.fixture
 def make(tmp_path):
     def make(warmup: int = 0, **options) -> Health:
-        return Health(HealthConfig(**options), tmp_path, World(), 1, warmup)
+        return Health(HealthConfig(**options), tmp_path, World(), 1, warmup, PROTOTYPES)
 
     return make
 
@@ -160,7 +161,7 @@ def test_measurements_are_due_in_logged_rows(tmp_path):
 )
 def test_symptoms_are_known_by_their_numbers(values, names):
     known = {**values, "batch": 64}
-    shown = {symptom.name: symptom for symptom in SYMPTOMS if symptom.shown(known)}
+    shown = {symptom.name: symptom for symptom in (*COLLAPSE, *PROTOTYPES) if symptom.shown(known)}
     assert shown.keys() == names
     assert all("{" not in symptom.why(known) for symptom in shown.values())
 
@@ -204,7 +205,7 @@ def test_wrong_settings_are_refused(wrong):
 
 def test_the_guide_has_every_symptom_and_setting():
     guide = (Path(__file__).parents[2] / "docs/health.md").read_text()
-    missing = [s.name for s in SYMPTOMS if f"`{s.name}`" not in guide]
+    missing = [s.name for s in (*COLLAPSE, *PROTOTYPES) if f"`{s.name}`" not in guide]
     missing += [name for name in HealthConfig.__dataclass_fields__ if f"`health.{name}" not in guide]
     missing += [action for action in ("none", "pause", "rollback") if f"`{action}`" not in guide]
     assert not missing

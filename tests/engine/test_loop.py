@@ -10,13 +10,14 @@ from torch import nn
 from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.health import Health, HealthConfig, RollbackError
-from seer.engine.loop import Run, Saves, forward_backward, micro_batches, train
+from seer.engine.learner import Output, Step
+from seer.engine.loop import Run, Saves, gradients, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.schedule import ScheduleConfig
 from seer.errors import DivergedError, StoppedError
 from seer.methods import METHODS
-from seer.methods.base import Method, Output, Step
+from seer.methods.base import Method
 from tests.methods import tiny
 
 
@@ -70,9 +71,24 @@ def run(tmp_path):
         log = RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), steps)
         logs.append(log)
         saved: list[int] = []
-        made = Run(method, method, optimizer, LossScaler(False), Batches(poisoned), ScheduleConfig("constant", 0.1),
-                   log, Health(HealthConfig(), tmp_path, World()), World(), Saves(saved.append, 4),
-                   steps, 4, 8, 0, "fp64", **more)  # fmt: skip
+        made = Run(
+            learner=method,
+            module=method,
+            optimizer=optimizer,
+            scaler=LossScaler(False),
+            batches=Batches(poisoned),
+            schedule=ScheduleConfig("constant", 0.1),
+            log=log,
+            health=Health(HealthConfig(), tmp_path, World()),
+            world=World(),
+            saves=Saves(saved.append, 4),
+            steps=steps,
+            batch_size=4,
+            samples_per_epoch=8,
+            seed=0,
+            precision="fp64",
+            **more,
+        )
         made.saved = saved
         return made
 
@@ -86,8 +102,8 @@ def test_every_step_goes_down_the_gradient_of_its_batch(run):
     train(made)
     expected = torch.zeros(3, dtype=torch.float64)
     for step in range(6):
-        expected -= 0.1 * 2 * (expected - made.loader.views(step).crops[0].mean((0, 1, 3, 4)))
-    assert torch.allclose(made.method.weight.data, expected, atol=1e-14)
+        expected -= 0.1 * 2 * (expected - made.batches.views(step).crops[0].mean((0, 1, 3, 4)))
+    assert torch.allclose(made.learner.weight.data, expected, atol=1e-14)
     assert made.saved == [4, 6]
 
 
@@ -97,14 +113,14 @@ def test_the_order_of_calls_and_the_epochs(run):
     one = [("forward", 0), ("after_backward", 0), ("after_update", 0)]
     rest = [[(name, step) for name, _ in one] for step in (1, 2)]
     proof = [("forward", 2), ("after_backward", 2)]  # of the last update
-    assert made.method.calls == [("before_epoch", 0), *one, *rest[0], ("before_epoch", 0), *rest[1], *proof]
+    assert made.learner.calls == [("before_epoch", 0), *one, *rest[0], ("before_epoch", 0), *rest[1], *proof]
 
 
 def test_a_continued_run_does_not_begin_its_epoch_again(run):
     made = run(steps=2)
     train(made, start=1)
     step = ["forward", "after_backward", "after_update"]
-    assert [name for name, _ in made.method.calls] == [*step, *step[:2]]  # the last update is proven
+    assert [name for name, _ in made.learner.calls] == [*step, *step[:2]]  # the last update is proven
 
 
 def test_a_step_that_is_not_finite_is_not_applied(run, tmp_path):
@@ -112,9 +128,9 @@ def test_a_step_that_is_not_finite_is_not_applied(run, tmp_path):
     train(poisoned)
     weight = torch.zeros(3, dtype=torch.float64)
     for step in (0, 1, 4, 5):
-        weight -= 0.1 * 2 * (weight - clean.loader.views(step).crops[0].mean((0, 1, 3, 4)))
-    assert torch.allclose(poisoned.method.weight.data, weight, atol=1e-14)
-    assert ("after_update", 2) not in poisoned.method.calls
+        weight -= 0.1 * 2 * (weight - clean.batches.views(step).crops[0].mean((0, 1, 3, 4)))
+    assert torch.allclose(poisoned.learner.weight.data, weight, atol=1e-14)
+    assert ("after_update", 2) not in poisoned.learner.calls
     poisoned.log.close()
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [loss is None for loss in losses] == [False, False, True, True, False, False]
@@ -125,7 +141,7 @@ def test_three_such_steps_in_a_row_lead_back(run):
     with pytest.raises(RollbackError, match="3 steps in a row") as raised:
         train(made)
     assert (raised.value.first, raised.value.last) == (1, 4)  # and the one before them
-    assert torch.isfinite(made.method.weight).all()
+    assert torch.isfinite(made.learner.weight).all()
     assert made.saved == []
 
 
@@ -162,7 +178,7 @@ def test_a_save_is_confirmed_by_the_next_step_and_the_first_and_last_at_once(run
 
 def test_an_update_that_breaks_something_is_taken_back_even_if_it_is_the_last(run):
     made = run(steps=3)
-    made.method.after_update = lambda step: made.method.weight.data.fill_(1e200 if step.number == 2 else 0.0)
+    made.learner.after_update = lambda step: made.learner.weight.data.fill_(1e200 if step.number == 2 else 0.0)
     with pytest.raises(RollbackError, match="loss or gradient is not finite after this step's update") as raised:
         train(made)
     assert (raised.value.first, raised.value.last) == (3, 3)
@@ -179,11 +195,11 @@ def test_a_run_whose_last_steps_are_passed_over_is_not_done(run, tmp_path):
 
 def test_micro_batches_give_the_mean_gradient(run):
     made = run(accumulate=2)
-    views = made.loader.views(0)
-    output = forward_backward(made, views, Step(0, 6))
-    means = [part.crops[0].mean((0, 1, 3, 4)) for part in micro_batches(views, 2)]
-    assert [len(part.index) for part in micro_batches(views, 2)] == [2, 2]
-    assert torch.allclose(made.method.weight.grad, -(means[0] + means[1]))
+    views = made.batches.views(0)
+    output = gradients(made, views, Step(0, 6))
+    means = [part.crops[0].mean((0, 1, 3, 4)) for part in views.chunk(2)]
+    assert [len(part.index) for part in views.chunk(2)] == [2, 2]
+    assert torch.allclose(made.learner.weight.grad, -(means[0] + means[1]))
     assert torch.allclose(output.loss, sum(mean.square().sum() for mean in means) / 2)
 
 
@@ -192,7 +208,7 @@ def test_loss_scaling_leaves_the_update_alone(run):
     scaled.scaler = LossScaler(True, scale=2.0**10)
     train(plain)
     train(scaled)
-    assert torch.allclose(plain.method.weight, scaled.method.weight, atol=1e-14)
+    assert torch.allclose(plain.learner.weight, scaled.learner.weight, atol=1e-14)
 
 
 def test_a_scale_that_cannot_fall_further_ends_the_run(run):
@@ -208,7 +224,7 @@ def test_a_step_that_is_not_applied_leaves_everything_as_it_was(run, name):
     """BatchNorm's statistics, queue, teacher and prototypes too; and nothing of it is left for the next step."""
 
     def state(made: Run) -> dict[str, torch.Tensor]:
-        return {key: tensor.clone() for key, tensor in made.method.state_dict().items()}
+        return {key: tensor.clone() for key, tensor in made.learner.state_dict().items()}
 
     def build(poisoned) -> Run:
         options = {"queue": 4, "freeze": 0} if name == "swav" else {}
@@ -216,7 +232,7 @@ def test_a_step_that_is_not_applied_leaves_everything_as_it_was(run, name):
         loader.views = lambda step: poison(tiny.views_for(name, seed=step, dtype=torch.float64), step in poisoned)
         made = run(steps=3)
         optimizer = build_optimizer(method, OptimConfig())
-        return replace(made, method=method, module=method, optimizer=optimizer, loader=loader, samples_per_epoch=100)
+        return replace(made, learner=method, module=method, optimizer=optimizer, batches=loader, samples_per_epoch=100)
 
     disturbed, one_step = build(poisoned={1, 2}), build(poisoned=())
     with pytest.raises(RollbackError):  # at the end of the run

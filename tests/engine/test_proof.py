@@ -21,13 +21,14 @@ from seer.data.views import Views
 from seer.distributed import World
 from seer.engine.checkpoint.checkpointer import CheckpointConfig, Checkpointer
 from seer.engine.health import Health, HealthConfig, RollbackError, roll_back
+from seer.engine.learner import Output, Step
 from seer.engine.loop import Run, Saves, train
 from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.preempt import StopRequest
 from seer.engine.schedule import ScheduleConfig
 from seer.errors import DivergedError, StoppedError
-from seer.methods.base import Method, Output, Step
+from seer.methods.base import Method
 from seer.rundir.names import checkpoints, latest
 
 CASES = int(os.environ.get("SEER_PROOF_CASES", 40))
@@ -176,8 +177,25 @@ def attempt(plan, run_dir, method, asked, batches, fault):
     log = RunLog(run_dir, LogConfig(every=1000, tensorboard=False), World(), plan.steps, start)
     try:
         with log, saves:
-            train(Run(method, method, optimizer, scaler, batches, ScheduleConfig("constant", 0.1), log, health, World(),
-                      calls, plan.steps, 4, 8, 0, "fp32", asked=asked), start)  # fmt: skip
+            run = Run(
+                learner=method,
+                module=method,
+                optimizer=optimizer,
+                scaler=scaler,
+                batches=batches,
+                schedule=ScheduleConfig("constant", 0.1),
+                log=log,
+                health=health,
+                world=World(),
+                saves=calls,
+                steps=plan.steps,
+                batch_size=4,
+                samples_per_epoch=8,
+                seed=0,
+                precision="fp32",
+                asked=asked,
+            )
+            train(run, start)
     except RollbackError as error:
         return error
     except KilledError:

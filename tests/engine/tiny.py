@@ -10,9 +10,11 @@ from torch.distributed.tensor import DTensor
 from seer import distributed
 from seer.data.views import Views
 from seer.distributed import local
+from seer.engine.learner import Output, Step
 from seer.engine.optim import SGD
-from seer.engine.parallel import ParallelConfig, autocast, parallelize
-from seer.methods.base import Method, Output, Step, forward_crops, over_crops
+from seer.engine.parallel import ParallelConfig, parallelize
+from seer.engine.step import train_step
+from seer.methods.base import Method, forward_crops, over_crops
 
 WIDTH, BATCH, STEPS = 4, 8, 5
 
@@ -119,14 +121,8 @@ def steps(
     for number in range(start, stop):
         step = Step(number, STEPS)
         views = batch(number, torch.float64 if precision == "fp64" else torch.float32)
-        with autocast(precision, torch.device("cpu")):
-            output = module(views, step)
-        output.loss.backward()
-        method.after_backward(step)
-        optimizer.step()
-        method.after_update(step)
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(distributed.all_reduce_mean(output.loss.detach()).item())
+        output = train_step(method, module, optimizer, views, step, precision)
+        losses.append(distributed.all_reduce_mean(output.loss).item())
     return losses
 
 

@@ -6,8 +6,8 @@ import torch
 from lightly.loss import NegativeCosineSimilarity
 from lightly.utils.scheduler import cosine_schedule
 
+from seer.engine.learner import Step
 from seer.errors import InputError
-from seer.methods.base import Step
 from seer.methods.byol import spread, teacher_momentum
 from tests.methods.tiny import build, make_views, train_step
 

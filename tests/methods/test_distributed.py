@@ -8,8 +8,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from seer import distributed
 from seer.data.views import Views
+from seer.engine.learner import Step
+from seer.engine.step import train_step
 from seer.methods import METHODS
-from seer.methods.base import Method, Step
+from seer.methods.base import Method
 from seer.methods.sinkhorn import sinkhorn
 from seer.processes import spawn
 from tests.methods.tiny import build, views_for
@@ -52,13 +54,8 @@ def train(name: str, wrap: str) -> dict[str, list | dict]:
     for number in range(STEPS):
         step = Step(number, STEPS)
         views = my_slice(views_for(name, batch=6, seed=number, dtype=torch.float64))
-        output = module(views, step)
-        output.loss.backward()
-        method.after_backward(step)
-        optimizer.step()
-        optimizer.zero_grad()
-        method.after_update(step)
-        losses.append(distributed.all_reduce_mean(output.loss.detach()))
+        output = train_step(method, module, optimizer, views, step, "fp64")
+        losses.append(distributed.all_reduce_mean(output.loss))
         values = {key: distributed.all_reduce_mean(value.double()) for key, value in output.metrics.items()}
         metrics.append(values)
     state = {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in state_of(method)}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from seer.config import resolve
+from seer.engine.learner import Step
 from seer.methods import METHODS
-from seer.methods.base import Step
 from tests.methods.tiny import HEADS, TinyBackbone, build, train_step, views_for
 
 EVERY = pytest.mark.parametrize("name", METHODS)

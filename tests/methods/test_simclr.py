@@ -2,8 +2,8 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 
+from seer.engine.learner import Step
 from seer.errors import InputError
-from seer.methods.base import Step
 from tests.methods.tiny import build, make_views, train_step
 
 

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from lightly.loss import SwaVLoss
 
+from seer.engine.learner import Step
 from seer.errors import InputError
-from seer.methods.base import Step, forward_crops
+from seer.methods.base import forward_crops
 from seer.methods.swav import SwAV, assignment_metrics
 from tests.methods.tiny import build, make_views, train_step
 

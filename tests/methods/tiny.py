@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from seer.data.views import Views
+from seer.engine.learner import Step
+from seer.engine.step import train_step as engine_step
 from seer.methods import METHODS
-from seer.methods.base import Method, Step
+from seer.methods.base import Method
 
 HEADS = {"swav": {"prototypes": 12}, "simclr": {}, "byol": {"predictor": [16, 6]}}
 
@@ -46,13 +48,5 @@ def views_for(name: str, **options) -> Views:
 
 def train_step(method: Method, views: Views, step: Step, lr: float = 0.1) -> Tensor:
     """One SGD step as the engine takes it; returns the loss."""
-    loss = method(views, step).loss
-    loss.backward()
-    method.after_backward(step)
-    with torch.no_grad():
-        for p in method.parameters():
-            if p.grad is not None:
-                p -= lr * p.grad
-    method.zero_grad(set_to_none=True)
-    method.after_update(step)
-    return loss.detach()
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr)
+    return engine_step(method, method, optimizer, views, step).loss

@@ -8,9 +8,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from seer.data.views import Views
+from seer.engine.learner import Step
 from seer.engine.optim import build_optimizer
 from seer.engine.parallel import checkpoint_stages, find_backbones
-from seer.methods.base import Method, Step
+from seer.methods.base import Method
 from seer.planning.footprint import KINDS, NOTHING, Footprint, Ledger, measure
 from seer.pretrain.recipe import Pretrain, build_method, load_config
 
