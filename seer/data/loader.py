@@ -53,6 +53,7 @@ class Loader:
     """One rank's share of every global batch.
 
     Attributes:
+        name, identity, samples: of the data: where they lie, what they hash to, how many images they are.
         wait_seconds: how long the consumer waited for the latest batch.
         work_seconds: how long its parts took: `read`, `decode`, `crop`, `augment` in a worker, and `finish`, what was
             left for the device.
@@ -81,6 +82,8 @@ class Loader:
         if self.config.device_decode and crops.finished:
             raise InputError("loader.device_decode=true needs loader.device_augment=true; change either")
         self.reader = source if isinstance(source, Reader) else Reader(source)
+        manifest = self.reader.manifest
+        self.name, self.identity, self.samples = str(manifest.directory), manifest.hash, manifest.samples
         self.order, self.crops, self.device = order, crops, torch.device(device)
         stride = max(1, self.config.workers)
         share, encoded = batch_size // world_size, self.config.device_decode

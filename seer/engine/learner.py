@@ -60,10 +60,14 @@ class Batches(Protocol[Made]):
     """Where a run's batches come from.
 
     Attributes:
+        name: what the user calls their data. identity: what these hash to. samples: how many there are.
         seen: fingerprint of the samples that this rank has delivered.
         wait_seconds: how long the consumer waited for the latest batch; `work_seconds`: how long its parts took.
     """
 
+    name: str
+    identity: str
+    samples: int
     seen: int
     wait_seconds: float
     work_seconds: dict[str, float]

@@ -1,11 +1,32 @@
-"""Images side by side, for reports."""
+"""What a method is shown, as a picture for the report."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image
 
+from seer.data.crops.multicrop import MultiCrop
+from seer.data.decoding.decode import decode
+from seer.data.order import Order
+from seer.data.storage.reader import Reader
+from seer.pretrain.recipe import Pretrain
+
 GAP = 6  # px
+
+
+def picture_of_crops(reader: Reader, order: Order, crops: MultiCrop, config: Pretrain) -> Image.Image:
+    """One image and what the method sees of it: the image with its large crops, then a row for each smaller size."""
+    sample = order.ids(0, 1)
+    image = decode(reader.read(sample)[0])
+    views = crops.finish(crops([image], np.zeros(1, np.int64), sample), "cpu")
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
+    rows = []
+    for group in views.crops:
+        shown = ((group[:, 0] * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        rows.append([crop.permute(1, 2, 0).numpy() for crop in shown])
+    heights = [160 * group.shape[-1] // views.crops[0].shape[-1] for group in views.crops]
+    return grid([[image, *rows[0]], *rows[1:]], heights)
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], heights: Sequence[int]) -> Image.Image:

@@ -1,7 +1,9 @@
 """What a pretraining run is to be: its configuration, and whether it can be, told before anything is written."""
 
+import logging
 import os
 import re
+import sys
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +21,11 @@ from seer.data.storage.index import Manifest
 from seer.data.views import Views
 from seer.data.workers import Need, memory_needed
 from seer.distributed import World
-from seer.engine.checkpoint.checkpointer import CheckpointConfig
-from seer.engine.health import HealthConfig
 from seer.engine.learner import Step
-from seer.engine.metrics import LogConfig
-from seer.engine.optim import OptimConfig, build_optimizer
-from seer.engine.parallel import PRECISIONS, ParallelConfig, check_parallel, checkpoint_stages, find_backbones
-from seer.engine.schedule import ScheduleConfig, effective, value
+from seer.engine.optim import build_optimizer
+from seer.engine.parallel import check_parallel, checkpoint_stages, find_backbones
+from seer.engine.run import RunConfig
+from seer.engine.schedule import describe, effective, value
 from seer.errors import InputError
 from seer.hardware import Hardware, find
 from seer.inputs import read_text
@@ -33,8 +33,10 @@ from seer.interop.models import load_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method
 from seer.rundir.names import CONFIG
-from seer.schema import DEVICE, SEED, WORD, Choice, Integer, ListOf, Location, Number, option, required
+from seer.schema import WORD, ListOf, Location, Number, option, required
 from seer.steps import whole_steps
+
+logger = logging.getLogger("seer")
 
 PAGE = 4096  # bytes; each encoded image has pages of its own
 
@@ -47,18 +49,11 @@ BEFORE = {("optim", "lars"): {"lars_joint_norm": "false"}, ("method", "simclr"):
 
 
 @dataclass
-class Pretrain:
-    """A pretraining run. `batch_size` is global, `steps` are optimizer updates, `init` is a run or an exported file."""
+class Pretrain(RunConfig):
+    """A pretraining run. `init` is a run or an exported file."""
 
     name: str = option("pretrain", WORD)
     data: str = required(Location(shortest=1))
-    run_dir: str = option("runs/${name}", Location(shortest=1))
-    seed: int = option(0, SEED)
-    steps: int = required(Integer(1, 10**8))
-    batch_size: int = option(256, Integer(1, 2**24))
-    accumulate: int = option(1, Integer(1, 2**16))
-    precision: str = option("fp32", Choice(*PRECISIONS))
-    device: str = option("auto", DEVICE)
     init: str = option("", Location())
     mean: list[float] = option([0.485, 0.456, 0.406], ListOf(Number(0, 1), 3, 3))
     std: list[float] = option([0.229, 0.224, 0.225], ListOf(Number(0.001, 1000), 3, 3))
@@ -66,12 +61,6 @@ class Pretrain:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     method: Any = field(default_factory=METHODS["swav"].Config)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    health: HealthConfig = field(default_factory=HealthConfig)
-    log: LogConfig = field(default_factory=LogConfig)
 
 
 def load_config(recipe: str, overrides: list[str], allow_env: bool = False) -> Pretrain:
@@ -249,3 +238,12 @@ def build_method(config: Pretrain) -> Method:
         load_backbone(config.init, into=method.backbone)  # type: ignore[arg-type]
         method.after_load()
     return method
+
+
+def announce(config: Pretrain) -> None:
+    """Say, on stderr and in the log, what the rate becomes with this batch, and which options do nothing here."""
+    line = describe(config.schedule, config.batch_size, config.steps)
+    print(line, file=sys.stderr, flush=True)
+    logger.info("%s", line)
+    for warning in METHODS[config.method.name].warnings(config.method, config.batch_size, config.steps):
+        logger.warning("%s", warning)

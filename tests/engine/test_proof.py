@@ -141,7 +141,7 @@ class Watch:
 
 
 def process(plan: Plan, run_dir: Path, bad: set[int], end: tuple[int, bool] | None, look: Watch) -> None:
-    """One process of a run, as `pretrain.run` has it, to its end."""
+    """One process of a run, as `engine.run` has it, to its end."""
     torch.manual_seed(0)
     method = Mean(plan)
     asked = StopRequest()
@@ -154,7 +154,7 @@ def process(plan: Plan, run_dir: Path, bad: set[int], end: tuple[int, bool] | No
 
 
 def attempt(plan, run_dir, method, asked, batches, fault):
-    """As `pretrain.train_run`."""
+    """As `engine.run.attempt`."""
     optimizer = build_optimizer(method, OptimConfig(larc=False, momentum=0.5, weight_decay=0.0))
     method.optimizer = optimizer
     config = CheckpointConfig(every=plan.every, keep_last=plan.keep_last)

@@ -17,8 +17,8 @@ from seer.errors import InputError
 from seer.hardware import HARDWARE, find, recognise
 from seer.planning.footprint import Footprint, Operation, Traffic, measure
 from seer.planning.plan import GIB, Job, Options, advise, calibrate, draw, jobs_around, plan, remedies
+from seer.pretrain.planned import planned_beside
 from seer.pretrain.recipe import load_config
-from seer.pretrain.run import planned_beside
 
 V100 = HARDWARE["v100-32g"]
 

@@ -284,7 +284,7 @@ def test_rates_for_images_and_shares_train_as_rates_and_steps_do(tiny, shards, t
             super().__init__(*options)
             judged_from.append(self.judged_from)
 
-    monkeypatch.setattr("seer.pretrain.run.Health", Watched)
+    monkeypatch.setattr("seer.engine.run.Health", Watched)
     common = [f"data={shards}", "steps=2", "schedule.warmup=1", "health.grace=10"]
     absolute = run(load_config(tiny, [*common, f"run_dir={tmp_path / 'absolute'}"]))
     rates = ["schedule.per=16", "schedule.peak=0.2", "schedule.start=0.1", "schedule.final=0.02"]
