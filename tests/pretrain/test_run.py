@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import seer.pretrain.run
 from seer.errors import InputError
 from seer.pretrain.recipe import load_config
 from seer.pretrain.run import run
@@ -163,10 +162,14 @@ def test_a_batch_that_does_not_divide_among_processes(tiny, shards, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("part", "what"), [("build_method", "the model; use a smaller backbone"), ("train_run", "this step; use a smaller")]
+    ("part", "what"),
+    [
+        ("seer.pretrain.run.build_method", "the model; use a smaller backbone"),
+        ("seer.engine.run.attempt", "this step; use a smaller"),
+    ],
 )
 def test_what_does_not_fit_the_memory_is_one_line(tiny, shards, tmp_path, monkeypatch, part, what):
-    monkeypatch.setattr(seer.pretrain.run, part, lambda *_: torch.empty(2**50))
+    monkeypatch.setattr(part, lambda *_: torch.empty(2**50))
     with pytest.raises(InputError, match=f"the memory of cpu is too small for {what}"):
         pretrain(tiny, shards, tmp_path / "run")
 
