@@ -1,6 +1,7 @@
 """results.jsonl: one measured value a line. The evaluations append to it; the report and the user read it."""
 
 import json
+import re
 from pathlib import Path
 
 from seer import jsonl, outputs
@@ -52,14 +53,28 @@ def latest(rows: list[Row]) -> list[Row]:
 
 
 def describe(rows: list[Row]) -> list[str]:
-    """One line a result, aligned, for a terminal; shares between 0 and 1 as percentages."""
+    """One line a result, aligned, for a terminal."""
     names = [f"{row['task']} {row['metric']}" for row in rows]
     width = max(map(len, names), default=0)
-    return [
-        f"{name:{width}}  {percent(row['value'])}  [{percent(row['low'])}, {percent(row['high'])}]  {row['model']}"
-        for name, row in zip(names, rows, strict=True)
-    ]
+    lines = []
+    for name, row in zip(names, rows, strict=True):
+        value, low, high = (shown(row, key) for key in ("value", "low", "high"))
+        lines.append(f"{name:{width}}  {value:>7}  [{low:>7}, {high:>7}]  {row['model']}")
+    return lines
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:5.1f} %"
+def shown(row: Row, key: str = "value", with_unit: bool = True) -> str:
+    """A result's value, or an end of its interval, for people: shares as percentages."""
+    if row.get("unit", "share") == "share":
+        return f"{100 * row[key]:.1f}" + " %" * with_unit
+    return f"{row[key]:.4g}" + f" {row['unit']}" * with_unit
+
+
+def title_of(row: Row) -> str:
+    """What a result is called; of one that an older seer wrote without a title, its task and metric."""
+    if "title" in row:
+        return row["title"]
+    name, _, variant = row["metric"].partition("_")
+    name = re.sub(r"^top(\d+)$", r"top-\1", name)
+    variant = re.sub(r"^k(\d+)$", r"k = \1", variant).replace("_", " ")
+    return f"{row['task']} {name}" + (f", {variant}" if variant else "")

@@ -13,6 +13,7 @@ import typer
 
 from seer import outputs
 from seer.errors import InputError, quoted
+from seer.eval.tasks import TASKS
 from seer.terminal import (
     AllowEnv,
     Json,
@@ -160,7 +161,7 @@ def plan(
     ),
 )
 def evaluate(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="knn or linear.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(TASKS)}.")],
     model: ModelOption,
     data: Annotated[str, typer.Option("--data", help="A folder with train/ and test/ (or val/): classes or shards.")],
     overrides: Overrides = None,

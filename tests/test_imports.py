@@ -198,6 +198,7 @@ def test_the_command_line_imports_nothing_heavy_until_a_verb_runs():
         "launch.cli",
         "seer",
         "seer.errors",
+        "seer.eval.tasks",
         "seer.start",
         "seer.terminal",
         "shards.cli",

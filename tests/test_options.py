@@ -19,7 +19,7 @@ from seer.engine.schedule import SCHEDULES, ScheduleConfig
 from seer.errors import InputError
 from seer.eval.probes.features import PRECISIONS as EVAL_PRECISIONS
 from seer.eval.probes.features import FeatureConfig
-from seer.eval.task import TASKS
+from seer.eval.tasks import TASKS
 from seer.methods import METHODS
 from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, load_config
 from seer.schema import KIND, Choice, check_options, default_of, kind_of

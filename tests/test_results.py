@@ -1,6 +1,6 @@
 import pytest
 
-from seer.results import append_results, describe, latest, read_results
+from seer.results import append_results, describe, latest, read_results, shown, title_of
 from tests.report.conftest import result
 
 
@@ -40,3 +40,18 @@ def test_descriptions_are_aligned_percentages():
     assert lines[0] == "knn top1_k20   50.0 %  [ 45.0 %,  55.0 %]  net"
     assert lines[1] == "linear top1    75.0 %  [ 70.0 %,  80.0 %]  net"
     assert describe([]) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "title", "value"),
+    [
+        ({"task": "knn", "metric": "top1_k20"}, "knn top-1, k = 20", "50.0 %"),  # as an older seer wrote it
+        ({"task": "linear", "metric": "top1_augmented"}, "linear top-1, augmented", "50.0 %"),
+        ({"title": "Normals mean angle", "unit": "°", "better": "lower"}, "Normals mean angle", "0.5 °"),
+        ({"title": "kNN top-1", "unit": "share"}, "kNN top-1", "50.0 %"),
+    ],
+)
+def test_results_say_how_they_are_shown(more, title, value):
+    row = result("net", 0.5) | more
+    assert (title_of(row), shown(row)) == (title, value)
+    assert value in describe([row])[0]

@@ -11,12 +11,24 @@ Z = 1.959964  # two-sided 95 % of the normal distribution
 
 @dataclass
 class Score:
-    """One measured value with the 95 % interval [low, high]; `details` say what was chosen on the way."""
+    """One measured value with the 95 % interval [low, high].
+
+    Attributes:
+        title: what people are shown after the task's.
+        unit: `share`: from 0 to 1, shown as percentages.
+        better: `higher` or `lower`.
+        headline: whether it stands for the task where only one value is shown.
+        details: what was chosen on the way.
+    """
 
     metric: str
+    title: str
     value: float
     low: float
     high: float
+    unit: str = "share"
+    better: str = "higher"
+    headline: bool = False
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -28,7 +40,12 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))
 
 
-def accuracy(metric: str, correct: Tensor, details: dict[str, Any] | None = None) -> Score:
+def accuracy(
+    metric: str, title: str, correct: Tensor, details: dict[str, Any] | None = None, headline: bool = False
+) -> Score:
     """The share of `correct` (bool), as a number from 0 to 1, with Wilson's interval."""
-    hits, trials = int(correct.sum()), correct.numel()
-    return Score(metric, hits / trials, *wilson(hits, trials), {"images": trials, **(details or {})})
+    hits = int(correct.sum())
+    trials = correct.numel()
+    low, high = wilson(hits, trials)
+    details = {"images": trials, **(details or {})}
+    return Score(metric, title, hits / trials, low, high, headline=headline, details=details)

@@ -1,8 +1,7 @@
-"""A task is a function: model, training images, test images, its configuration → scores."""
+"""One task run on one model: options, data and model in, results out."""
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,11 @@ from seer.data.folders import readable
 from seer.data.labelled import splits
 from seer.errors import InputError, nearest
 from seer.eval import pixels
-from seer.eval.probes import knn, linear
-from seer.eval.probes.features import FeatureConfig
-from seer.eval.scores import Score
+from seer.eval.tasks import TASKS
 from seer.interop.models import Model
 from seer.interop.weights import reason
 from seer.results import append_results, check_results
 from seer.rundir.names import RESULTS
-
-
-@dataclass(frozen=True)
-class Task:
-    """`run(model, train, test, config) -> list[Score]`, and the dataclass of its options."""
-
-    config: type[FeatureConfig]
-    run: Callable[..., list[Score]]
-
-
-TASKS: dict[str, Task] = {
-    "knn": Task(knn.KnnConfig, knn.run),
-    "linear": Task(linear.LinearConfig, linear.run),
-}
-
-# Options that say where and how fast, or what else to write; they are not part of a result.
-INCIDENTAL = {field.name for field in fields(FeatureConfig)} - {"precision", "size"} | {"neighbours"}
 
 
 def evaluate(
@@ -67,10 +47,17 @@ def evaluate(
     scores = TASKS[task].run(model, train, test, config)
     seconds = round(time.perf_counter() - began, 2)
     common = {"task": task, "data": readable(str(data)), "model": model.label, "config_hash": model.config_hash}
-    options = {key: value for key, value in asdict(config).items() if key not in INCIDENTAL}
+    options = {key: value for key, value in asdict(config).items() if key not in incidental(config)}
     rows = [{**common, **asdict(score), "seconds": seconds, "options": options} for score in scores]
+    for row in rows:
+        row["title"] = f"{TASKS[task].title} {row['title']}"
     append_results(out, rows)
     return rows
+
+
+def incidental(config: Any) -> set[str]:
+    """The options that are no part of a result: where and how fast it was measured, what else was written."""
+    return {declared.name for declared in fields(config) if declared.metadata.get("incidental")}
 
 
 def sized(model: Model, size: int) -> Model:

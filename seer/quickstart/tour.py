@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from seer.errors import InputError
+from seer.eval.tasks import TASKS
 from seer.outputs import check_folder_writable
 from seer.quickstart.pictures import write_quickstart
 from seer.results import read_results
@@ -45,7 +46,7 @@ def quickstart(out: Path, minutes: float, say: Say, verb: Verb) -> dict[str, Any
     verb("pretrain", "quickstart", f"data={shards}", f"run_dir={run}", *length)
     if results.exists():
         results.unlink()  # a repeated quickstart measures again, rather than adding the same rows
-    for task in ("knn", "linear"):
+    for task in (name for name, task in TASKS.items() if task.quick):
         for model in (str(run), f"{run}:random"):
             verb("eval", task, "--model", model, "--data", str(images), "--out", str(results))
     verb("report", str(run))

@@ -16,12 +16,12 @@ from seer.jsonl import Row
 from seer.report.diagnosis import SIGNS, in_words
 from seer.report.plots import COLOURS, line_chart, number
 from seer.report.runfiles import RunFiles, at, describe_run, duration, progress, read_run, where_time_went
+from seer.results import shown, title_of
 from seer.rundir.names import CROPS, NEIGHBOURS, REPORT
 
 # Metrics that have a chart of their own, or say nothing as a curve.
 FAMILIAR = {"step", "loss", "lr", "prototypes_used", "images_per_second", "data_wait", "time_step"}
 FAMILIAR |= {"samples", "epoch", "seconds", "seen", "log_prototypes"}
-TASKS = {"knn": "kNN", "linear": "Linear"}
 MOST_CHARTS = 100  # of what a method logged besides
 MOST_SCORES = 1_000
 LONGEST_TEXT = 2_000  # characters of one value
@@ -89,16 +89,21 @@ def headlines(run: RunFiles) -> list[Headline]:
 
 
 def _score_headlines(run: RunFiles) -> list[Headline]:
-    """Of each task the last measured accuracy, not the best: nothing is chosen by looking at the test images."""
+    """Of each task the last measured value, not the best: nothing is chosen by looking at the test images."""
     found = []
-    for task in TASKS:
-        rows = [row for row in run.results if row["task"] == task and row["metric"].startswith("top1")]
+    for task in dict.fromkeys(row["task"] for row in run.results):
+        rows = [row for row in run.results if row["task"] == task and is_headline(row)]
         ours = [row for row in rows if kind(row) == "pretrained"]
         if ours:
             same = [row for row in rows if (row["metric"], row["data"]) == (ours[-1]["metric"], ours[-1]["data"])]
-            others = [f"{kind(row)} {_percent(row['value'])}" for row in same if kind(row) != "pretrained"]
-            found.append(Headline(measure(task, ours[-1]["metric"]), _percent(ours[-1]["value"]), " · ".join(others)))
+            others = [f"{kind(row)} {shown(row)}" for row in same if kind(row) != "pretrained"]
+            found.append(Headline(_cut(title_of(ours[-1]), 200), shown(ours[-1]), " · ".join(others)))
     return found
+
+
+def is_headline(row: Row) -> bool:
+    """Whether a result stands for its task; older ones do not say so."""
+    return row.get("headline", row["metric"].startswith("top1"))
 
 
 def _training_headlines(run: RunFiles) -> list[Headline]:
@@ -144,15 +149,17 @@ def score_groups(runs: Sequence[RunFiles]) -> list[tuple[str, str, list[ScoreRow
                 name = f"{run.name}: {name}"
             groups.setdefault((row["task"], row["metric"], row["data"]), []).append((i, name, row))
     table = []
-    for (task, metric, data), rows in groups.items():
-        rows.sort(key=lambda item: -item[2]["value"])
-        shown = []
+    for (_, _, data), rows in groups.items():
+        first = rows[0][2]
+        rows.sort(key=lambda item: item[2]["value"], reverse=first.get("better", "higher") == "higher")
+        largest = 1.0 if first.get("unit", "share") == "share" else max(abs(row["high"]) for _, _, row in rows)
+        lines = []
         for i, name, row in rows:
             colour = i % COLOURS if kind(row) == "pretrained" else COLOURS  # class s6: baselines, in grey
-            interval = f"{100 * row['low']:.1f} – {100 * row['high']:.1f}"
-            shares = (row["value"], row["low"], row["high"])
-            shown.append(ScoreRow(_cut(name, 200), colour, _percent(row["value"]), interval, *shares))
-        table.append((measure(task, metric), Path(data).name, shown))
+            interval = f"{shown(row, 'low', with_unit=False)} – {shown(row, 'high', with_unit=False)}"
+            bar = [min(1.0, max(0.0, row[key] / (largest or 1.0))) for key in ("value", "low", "high")]
+            lines.append(ScoreRow(_cut(name, 200), colour, shown(row), interval, *bar))
+        table.append((_cut(title_of(first), 200), Path(data).name, lines))
     return table
 
 
@@ -161,14 +168,6 @@ def kind(row: Row) -> str:
     if row["model"].startswith("pixels"):
         return "pixels"
     return "untrained" if row["model"].endswith(("untrained", ":random")) else "pretrained"
-
-
-def measure(task: str, metric: str) -> str:
-    """`knn`, `top1_k20` → `kNN top-1, k = 20`."""
-    name, _, variant = metric.partition("_")
-    name = re.sub(r"^top(\d+)$", r"top-\1", name)
-    variant = re.sub(r"^k(\d+)$", r"k = \1", variant).replace("_", " ")
-    return f"{TASKS.get(task, task)} {name}" + (f", {variant}" if variant else "")
 
 
 @dataclass

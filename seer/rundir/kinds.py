@@ -8,6 +8,8 @@ from seer.jsonl import Row
 from seer.schema import (
     DEEPEST,
     INT64,
+    Choice,
+    Flag,
     Integer,
     Kind,
     ListOf,
@@ -43,7 +45,10 @@ RESULT_FIELDS: dict[str, Kind] = {
     "config_hash": NAME,
     "seconds": Number(0),
 }
-RESULT = Record(RESULT_FIELDS)
+RESULT = Record(
+    RESULT_FIELDS,
+    {"title": NAME, "unit": NAME, "better": Choice("higher", "lower"), "headline": Flag()},  # which older ones lack
+)
 EVENT = Record({"step": Integer(0), "event": NAME})
 EVENTS = {  # what more the events have that people are told of
     "symptom": Record({"name": NAME, "why": SENTENCE, "remedy": SENTENCE}),

@@ -16,7 +16,7 @@ def test_wilson_is_scipys(trials, data):
 
 
 def test_accuracy_counts():
-    score = accuracy("top1", torch.tensor([True, False, True, True]), {"lr": 0.1})
+    score = accuracy("top1", "top-1", torch.tensor([True, False, True, True]), {"lr": 0.1})
     assert (score.metric, score.value) == ("top1", 0.75)
     assert score.low < 0.75 < score.high
     assert score.details == {"images": 4, "lr": 0.1}

@@ -7,7 +7,8 @@ from PIL import Image
 
 from seer.errors import InputError
 from seer.eval import pixels
-from seer.eval.task import TASKS, evaluate
+from seer.eval.task import evaluate
+from seer.eval.tasks import TASKS
 from seer.results import KEYS, read_results
 from tests.eval.conftest import COLOURS, small_model, write_images
 

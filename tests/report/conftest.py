@@ -44,6 +44,13 @@ def result(model: str, value: float, metric: str = "top1_k20", task: str = "knn"
     return row | {"model": model, "config_hash": "abc", "seconds": 1.0}
 
 
+def titled(row: dict) -> dict:
+    """A result as tasks write it now."""
+    titles = {"top1_k20": "kNN top-1, k = 20", "top1": "Linear top-1"}
+    about = {"title": titles[row["metric"]], "unit": "share", "better": "higher", "headline": True}
+    return row | about
+
+
 def write_run(path: Path, steps: int = 100, results: list[dict] | None = None) -> Path:
     (path / "images").mkdir(parents=True)
     (path / "config.yaml").write_text(CONFIG)
@@ -56,6 +63,7 @@ def write_run(path: Path, steps: int = 100, results: list[dict] | None = None) -
             result(f"{name} step-000000100", 0.8, "top1", "linear"),
             result(f"{name} untrained", 0.5, "top1", "linear"),
         ]
+        results = [titled(row) for row in results]
     (path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
     environment = {
         "time": "2025-03-04T05:06:07+00:00",

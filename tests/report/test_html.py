@@ -10,7 +10,7 @@ import pytest
 
 from seer import jsonl
 from seer.errors import InputError
-from seer.report.html import headlines, measure, score_groups, write_comparison, write_report
+from seer.report.html import headlines, score_groups, write_comparison, write_report
 from seer.report.runfiles import read_run, where_time_went
 from tests.report.conftest import metric, result, write_run
 
@@ -109,9 +109,25 @@ def test_the_headline_is_the_last_model_measured_and_scores_are_sorted(tmp_path)
     run = read_run(write_run(tmp_path / "small", results=results))
     assert headlines(run)[0].value == "80.0 %"
     ((name, data, rows),) = score_groups([run])
-    assert (name, data) == ("kNN top-1, k = 20", "images")
+    assert (name, data) == ("knn top-1, k = 20", "images")  # of results without a title
     assert [row.model for row in rows] == ["small, step 100", "small untrained", "small, step 50"]
     assert [row.colour for row in rows] == [0, 6, 0]
+
+
+def test_a_value_of_another_unit_for_which_lower_is_better(tmp_path):
+    about = {"title": "Normals mean angle", "unit": "°", "better": "lower", "headline": True}
+    results = [
+        result(f"small step-{step:09d}", value, "angle", "normals") | about for step, value in ((1, 30), (2, 20))
+    ]
+    run = read_run(write_run(tmp_path / "small", results=results))
+    assert headlines(run)[0].value == "20 °"
+    ((name, _, rows),) = score_groups([run])
+    assert name == "Normals mean angle"
+    assert [(row.model, row.value, row.interval) for row in rows] == [
+        ("small, step 2", "20 °", "19.95 – 20.05"),
+        ("small, step 1", "30 °", "29.95 – 30.05"),
+    ]
+    assert all(0 <= row.low <= row.share <= row.high <= 1 for row in rows)
 
 
 def test_time_is_weighed_by_the_windows_it_was_measured_in(run):
@@ -168,19 +184,6 @@ def test_runs_are_compared_in_the_same_charts(tmp_path):
     assert str(runs[0]) in text
     assert str(runs[1]) in text
     assert text.count("pixels:48") == 1  # the same value from both
-
-
-@pytest.mark.parametrize(
-    ("task", "metric", "name"),
-    [
-        ("knn", "top1_k20", "kNN top-1, k = 20"),
-        ("linear", "top5", "Linear top-5"),
-        ("linear", "top1_augmented", "Linear top-1, augmented"),
-        ("detect", "ap", "detect ap"),
-    ],
-)
-def test_measures_are_named_for_people(task, metric, name):
-    assert measure(task, metric) == name
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")

@@ -18,7 +18,7 @@ from seer.distributed import pick_device
 from seer.errors import InputError, nearest
 from seer.eval.probes import feature_cache
 from seer.interop.models import Model
-from seer.schema import DEVICE, Choice, Integer, option
+from seer.schema import DEVICE, Choice, Flag, Integer, option
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,7 +32,7 @@ PREPROCESSING = 1  # a number for `whole_or_centre` and `to_input`: another one 
 
 @dataclass
 class FeatureConfig:
-    """How features are computed; every task has these options.
+    """How features are computed; every task has these options. Incidental ones are no part of a result.
 
     Attributes:
         batch_size: images per pass through the backbone.
@@ -43,12 +43,12 @@ class FeatureConfig:
         cache: keep features under `$SEER_CACHE` (default ~/.cache/seer) and reuse them.
     """
 
-    batch_size: int = option(128, Integer(1, 2**20))
-    threads: int = option(2, Integer(1, 1024))
+    batch_size: int = option(128, Integer(1, 2**20), incidental=True)
+    threads: int = option(2, Integer(1, 1024), incidental=True)
     precision: str = option("fp32", Choice("fp32", "bf16"))
-    device: str = option("auto", DEVICE)
+    device: str = option("auto", DEVICE, incidental=True)
     size: int = option(0, Integer(0, 4096))
-    cache: bool = True
+    cache: bool = option(True, Flag(), incidental=True)
 
 
 class Images(Protocol):

@@ -33,7 +33,7 @@ class KnnConfig(FeatureConfig):
 
     k: list[int] = option([10, 20], ListOf(Integer(1, 10**6), 100, 1))
     temperature: float = option(0.07, TEMPERATURE)
-    neighbours: str = option("", Location())
+    neighbours: str = option("", Location(), incidental=True)
 
 
 def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> list[Score]:
@@ -51,11 +51,11 @@ def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> lis
     if path:
         try_to_draw(path, train, test, nearest)
 
-    def score(k: int) -> Score:
+    scores = []
+    for k in config.k:
         predicted = vote(similarity[:, :k], labels[nearest[:, :k]], len(train.classes), config.temperature)
-        return accuracy(f"top1_k{k}", predicted == truth)
-
-    return [score(k) for k in config.k]
+        scores.append(accuracy(f"top1_k{k}", f"top-1, k = {k}", predicted == truth, headline=k == config.k[-1]))
+    return scores
 
 
 def picture(model: Model, config: KnnConfig) -> Path | None:

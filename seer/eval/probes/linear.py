@@ -102,8 +102,11 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
         raise InputError(f"linear: its chosen rate {config.lrs[best]:g} diverged on all training images; {REMEDY}")
 
     ranked = outputs[:, 0].argsort(dim=1, descending=True)
-    top, protocol = [1, 5] if len(train.classes) >= 10 else [1], "_augmented" if config.augment else ""
-    return [accuracy(f"top{n}{protocol}", (ranked[:, :n] == truth[:, None]).any(1), details) for n in top]
+    scores = []
+    for n in [1, 5] if len(train.classes) >= 10 else [1]:
+        metric, title = (f"top{n}_augmented", f"top-{n}, augmented") if config.augment else (f"top{n}", f"top-{n}")
+        scores.append(accuracy(metric, title, (ranked[:, :n] == truth[:, None]).any(1), details, headline=n == 1))
+    return scores
 
 
 def choose(heads: Tensor, features: Tensor, labels: Tensor, lrs: list[float]) -> tuple[int, dict[str, Any]]:
