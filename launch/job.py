@@ -12,9 +12,6 @@ from seer.errors import TOLD, InputError, InUseError, StoppedError
 from seer.start import ENDING
 from seer.terminal import prepare, warn
 
-# Verbs that all processes of a job carry out together. Any other is one process, however many nodes were asked for.
-DISTRIBUTED = {"pretrain"}
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -36,7 +33,8 @@ class Job:
 
     Attributes:
         arguments: what follows the verb on the command line.
-        run_dir: the run that it trains; "" for verbs that train none.
+        run_dir: the run that it trains, all processes of the job together; "" for verbs that train none, which are one
+            process, however many nodes were asked for.
         folder: the launch's folder, which all hosts see; how each process ended is written there.
         name: its place in the launch, `link-index`.
         retries: how often it may end in a row without getting on.

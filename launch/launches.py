@@ -15,9 +15,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from launch.job import DISTRIBUTED, Job, Resources
+from launch.job import Job, Resources
 from seer import files, inputs
-from seer.errors import InputError, nearest, printable
+from seer.errors import InputError, printable
 from seer.inputs import UnreadableError
 from seer.schema import LONGEST_NAME, Choice, Flag, Integer, Kind, ListOf, MismatchError, Number, Record, Text, refuse
 
@@ -253,10 +253,6 @@ def _folder_name(words: list[str]) -> str:
 
 def _first_link(command: list[str], resources: Resources, combinations: list[dict[str, str]], array: int) -> Link:
     verb, *arguments = command
-    if verb not in DISTRIBUTED and resources.ranks > 1:
-        raise InputError(
-            f"{verb}: is one process; --nodes and --tasks-per-node are for {', '.join(sorted(DISTRIBUTED))}"
-        )
     if array > 1 and not any("{i}" in argument for argument in arguments):
         raise InputError(f"--array {array}: no argument has {{i}}, so all of its jobs would do the same")
     if array > 1 and len(combinations) > 1:
@@ -277,27 +273,9 @@ def _first_link(command: list[str], resources: Resources, combinations: list[dic
 
 def check(verb: str, arguments: list[str], resources: Resources) -> str:
     """Refuse now what every process would refuse later. Returns the run directory, "" for verbs that train none."""
-    import typer
+    from seer.verbs import TRAINING, preview
 
-    from seer.verbs import app
-
-    usage_error: Any = typer.BadParameter.__base__  # click's, whether that is typer's own copy or not
-    command: Any = typer.main.get_command(app)
-    words = [verb, *arguments]
-    while hasattr(command, "commands"):
-        name = words.pop(0) if words else ""
-        if name not in command.commands:
-            raise InputError(f"'{name}': not a verb to launch{nearest(name, command.commands)}")
-        command = command.commands[name]
-    try:
-        context = command.make_context(verb, words)
-    except usage_error as error:
-        raise InputError(f"{' '.join([verb, *arguments])}: {error.format_message()}") from error
-    if verb not in DISTRIBUTED:
-        return ""
-    if context.params["nproc"] != 1:
-        raise InputError("--nproc: a launched job has its processes from --nodes, --gpus-per-node and --tasks-per-node")
-    from seer.pretrain.recipe import preview
-
-    recipe, overrides, allow_env = (context.params[name] for name in ("config", "overrides", "allow_env"))
-    return str(preview(recipe, overrides or [], resources.ranks, allow_env).absolute())
+    run_dir = preview([verb, *arguments], resources.ranks)
+    if run_dir is None and resources.ranks > 1:
+        raise InputError(f"{verb}: is one process; --nodes and --tasks-per-node are for {', '.join(sorted(TRAINING))}")
+    return str(run_dir or "")

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 
 from launch import holder
-from launch.job import DISTRIBUTED, Job
+from launch.job import Job
 from launch.launches import Launch
 from seer.errors import InputError, StoppedError
 from seer.processes import forwarding
@@ -28,7 +28,7 @@ def run(launch: Launch, node_rank: int, endpoint: str) -> None:
     launch.save()
     with holder.holding(launch.folder):
         for job in launch.jobs:
-            if not node_rank or job.verb in DISTRIBUTED:  # other verbs are one process, on the first host
+            if not node_rank or job.run_dir:  # what trains nothing is one process, on the first host
                 _run(job, node_rank, endpoint)
 
 

@@ -296,7 +296,10 @@ DEVICE = Choice("auto", "cpu", "cuda")
 
 
 def option(default: Any, kind: Kind, **more: Any) -> Any:
-    """A dataclass's field with the kind of its values; a list or mapping as default is copied for each instance."""
+    """A dataclass's field with the kind of its values; a list or mapping as default is copied for each instance.
+
+    `incidental=True` says that it changes no result, as `config.incidental` has it.
+    """
     metadata = {KIND: kind, **more}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)

@@ -1,18 +1,18 @@
 """The verbs, each of which can be launched: parse, call, print. No logic lives here, and each imports what it needs
-only when it runs."""
+only when it runs. `preview` says beforehand what a verb would refuse, and what it trains."""
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from seer import outputs
-from seer.errors import InputError, quoted
+from seer.errors import InputError, nearest, quoted
 from seer.eval.tasks import TASKS
 from seer.terminal import (
     AllowEnv,
@@ -303,3 +303,40 @@ def report(
     write_page(found, out)
     warn(*(remark for run in found for remark in run.remarks))
     say(f"report  {out}")
+
+
+def preview(words: Sequence[str], ranks: int) -> Path | None:
+    """Refuse now what `ranks` processes elsewhere would refuse of a command.
+
+    Returns:
+        The run directory of a verb that trains; None of another.
+
+    Raises:
+        InputError: no such verb, or one that cannot be run so.
+    """
+    usage_error: Any = typer.BadParameter.__base__  # click's, whether that is typer's own copy or not
+    command: Any = typer.main.get_command(app)
+    verb, *rest = words
+    while hasattr(command, "commands"):
+        name = words[0] if words else ""
+        if name not in command.commands:
+            raise InputError(f"'{name}': not a verb to launch{nearest(name, command.commands)}")
+        command, words = command.commands[name], words[1:]
+    try:
+        context = command.make_context(verb, list(words))
+    except usage_error as error:
+        raise InputError(f"{' '.join([verb, *rest])}: {error.format_message()}") from error
+    return TRAINING[verb](ranks, **context.params) if verb in TRAINING else None
+
+
+def preview_pretrain(ranks: int, config: str, overrides: list[str] | None, nproc: int, allow_env: bool) -> Path:
+    """What a launched `pretrain` would refuse; its run directory."""
+    if nproc != 1:
+        raise InputError("--nproc: a launched job has its processes from --nodes, --gpus-per-node and --tasks-per-node")
+    from seer.pretrain.recipe import preview
+
+    return preview(config, overrides or [], ranks, allow_env).absolute()
+
+
+# Verbs that train, and so run as several processes: by their options and the number of these, their run directory.
+TRAINING: dict[str, Callable[..., Path]] = {"pretrain": preview_pretrain}

@@ -318,3 +318,11 @@ def _replaced(history: History, shard: str, followed: tuple[str, ...]) -> list[s
         raise UnreadableError(f"{history.data / REMOVED}: rows of {shard} that it never had")
     left = iter(rest)
     return [gone[row] if row in gone else next(left) for row in range(len(gone) + len(rest))]
+
+
+def keys_of_step(run_dir: Path, step: int) -> list[str]:
+    """The keys of the samples of a step (from 1); none where the indices of the data cannot be read now."""
+    try:
+        return [sample["key"] for sample in batch(run_dir, step)]
+    except (InputError, OSError):
+        return []

@@ -8,8 +8,8 @@ fails and names the nearest right one, and nothing is inferred afterwards.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,28 +23,6 @@ from seer.errors import InputError, nearest
 from seer.schema import shown
 
 T = TypeVar("T")
-
-# Keys (with all below them) that change where and how fast a run goes, never what it learns: two commands that differ
-# only here continue one run, and their results bear one hash.
-FREE = (
-    "run_dir",
-    "name",
-    "device",
-    "log",
-    "checkpoint",
-    "health",
-    "parallel.mode",
-    "parallel.checkpointing",
-    "parallel.shard_group",
-    "parallel.compile",
-    "parallel.channels_last",
-    "loader.workers",
-    "loader.mode",
-    "loader.prefetch",
-    "loader.fetch",
-    "loader.cache_dir",
-    "loader.cache_gb",
-)
 
 LONGEST_CHAIN = 16  # of bases
 DEEPEST_KEY = 16  # parts of a dotted key
@@ -157,16 +135,32 @@ def layer(values: dict[str, Any]) -> dict[str, Tree]:
     return tree
 
 
-def config_hash(values: dict[str, Any]) -> str:
-    """Twelve hex digits that name a configuration, given as plain values, but for what is `FREE`."""
-    named = {key: value for key, value in flatten(values).items() if not _under(key, FREE)}
+def incidental(options: type, prefix: str = "") -> frozenset[str]:
+    """The keys (with all below them) of a dataclass of options that are declared `incidental`.
+
+    They change where and how fast a run goes, never what it learns: two commands that differ only here continue one
+    run, and their results bear one hash.
+    """
+    keys = frozenset[str]()
+    for declared in fields(options):
+        key = prefix + declared.name
+        if declared.metadata.get("incidental"):
+            keys |= {key}
+        elif isinstance(declared.type, type) and is_dataclass(declared.type):
+            keys |= incidental(declared.type, f"{key}.")
+    return keys
+
+
+def config_hash(values: dict[str, Any], free: Collection[str] = ()) -> str:
+    """Twelve hex digits that name a configuration, given as plain values, but for the `free` keys."""
+    named = {key: value for key, value in flatten(values).items() if not _under(key, free)}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Where two configurations given as plain values disagree, but for what is `FREE`."""
+def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()) -> list[str]:
+    """Where two configurations given as plain values disagree, but for the `free` keys."""
     a, b = flatten(old), flatten(new)
-    keys = [key for key in sorted(a.keys() | b.keys()) if not _under(key, FREE)]
+    keys = [key for key in sorted(a.keys() | b.keys()) if not _under(key, free)]
     return [f"{key} is {a.get(key)!r} there and {b.get(key)!r} here" for key in keys if a.get(key) != b.get(key)]
 
 
@@ -221,5 +215,5 @@ def _merged(below: Mapping[str, Tree], above: Tree) -> dict[str, Tree]:
     return merged
 
 
-def _under(key: str, prefixes: tuple[str, ...]) -> bool:
+def _under(key: str, prefixes: Collection[str]) -> bool:
     return any(key == p or key.startswith(f"{p}.") for p in prefixes)

@@ -40,9 +40,9 @@ class LoaderConfig(FetchConfig):
         window: how many successive samples of a lane are mixed.
     """
 
-    workers: int = option(2, Integer(0, 1024))
-    mode: str = option("processes", Choice(*MODES))
-    prefetch: int = option(2, Integer(1, 1024))
+    workers: int = option(2, Integer(0, 1024), incidental=True)
+    mode: str = option("processes", Choice(*MODES), incidental=True)
+    prefetch: int = option(2, Integer(1, 1024), incidental=True)
     device_augment: bool = False
     device_decode: bool = False
     lanes: int = option(0, Integer(0, 2**24))

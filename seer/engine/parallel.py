@@ -20,7 +20,7 @@ from seer.backbones.base import materialize
 from seer.distributed import World
 from seer.engine.batchnorm import BatchNorm, convert, statistics_spared
 from seer.errors import InputError, first_line, nearest
-from seer.schema import Choice, Integer, ListOf, check_options, option
+from seer.schema import Choice, Flag, Integer, ListOf, check_options, option
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,12 @@ class ParallelConfig:
             for one process. The weights then depend on the number of processes.
     """
 
-    mode: str = option("none", Choice("none", "ddp", "fsdp"))
-    checkpointing: list[list[int]] = option([], ListOf(ListOf(Integer(1, 1000), 1000), 100))
-    shard_group: int = option(0, Integer(0, 2**24))
+    mode: str = option("none", Choice("none", "ddp", "fsdp"), incidental=True)
+    checkpointing: list[list[int]] = option([], ListOf(ListOf(Integer(1, 1000), 1000), 100), incidental=True)
+    shard_group: int = option(0, Integer(0, 2**24), incidental=True)
     bn_group: int = option(0, Integer(0, 2**24))
-    compile: bool = False
-    channels_last: bool = True
+    compile: bool = option(False, Flag(), incidental=True)
+    channels_last: bool = option(True, Flag(), incidental=True)
     deferred_init: bool = False
 
 

@@ -27,6 +27,7 @@ from seer.errors import DivergedError, InputError, StoppedError
 from seer.rundir.lock import locked
 from seer.schema import DEVICE, SEED, WORD, Choice, Integer, Location, option, required
 
+INCIDENTAL = {"incidental": True}
 STEP_TOO_LARGE = (
     "this step; use a smaller batch_size, accumulate=2, precision=bf16, or parallel.checkpointing; the run continues "
     "from its newest checkpoint"
@@ -37,20 +38,20 @@ STEP_TOO_LARGE = (
 class RunConfig:
     """What is to be said of every run. `batch_size` is global, `steps` are optimizer updates."""
 
-    name: str = option("run", WORD)
-    run_dir: str = option("runs/${name}", Location(shortest=1))
+    name: str = option("run", WORD, incidental=True)
+    run_dir: str = option("runs/${name}", Location(shortest=1), incidental=True)
     seed: int = option(0, SEED)
     steps: int = required(Integer(1, 10**8))
     batch_size: int = option(256, Integer(1, 2**24))
     accumulate: int = option(1, Integer(1, 2**16))
     precision: str = option("fp32", Choice(*PRECISIONS))
-    device: str = option("auto", DEVICE)
+    device: str = option("auto", DEVICE, incidental=True)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    health: HealthConfig = field(default_factory=HealthConfig)
-    log: LogConfig = field(default_factory=LogConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=INCIDENTAL)
+    health: HealthConfig = field(default_factory=HealthConfig, metadata=INCIDENTAL)
+    log: LogConfig = field(default_factory=LogConfig, metadata=INCIDENTAL)
 
 
 @dataclass(kw_only=True)

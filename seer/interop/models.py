@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from seer.backbones import Backbone, BackboneConfig, build, canonical
-from seer.config import config_hash, read
+from seer.config import config_hash, incidental, read
 from seer.data.crops.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from seer.data.folders import readable
+from seer.data.loader import LoaderConfig
 from seer.engine.checkpoint.integrity import check_file
+from seer.engine.run import RunConfig
 from seer.errors import InputError
 from seer.inputs import read_json, read_yaml
 from seer.interop.native import BACKBONE, MEAN, SIZE, STD, backbone_config, read_backbone, save_backbone
@@ -34,6 +36,8 @@ NEEDED = Record(
         "seed": Integer(),
     }
 )
+# Keys that change nothing of what is learned, of whatever is trained on images that a `Loader` delivers.
+FREE = incidental(RunConfig) | incidental(LoaderConfig, "loader.")
 STEP = r"step-([0-9]{1,18})"  # a checkpoint's folder
 SUMS = Record({}, {"files": MapOf(Record({}, {"sha256": DIGEST}))})
 
@@ -114,7 +118,7 @@ def _load_own(spec: str) -> Model:
 def _load_run(run: Path, part: str) -> Model:
     config = _run_config(run)
     expected = backbone_config(config["backbone"], f"{run}/{CONFIG}")
-    digest = config_hash(config)
+    digest = config_hash(config, FREE)
     name = readable(run.name)
     if part == "random":
         sizes = [view["size"] for view in config["views"].values() if view["count"]]

@@ -52,7 +52,7 @@ BEFORE = {("optim", "lars"): {"lars_joint_norm": "false"}, ("method", "simclr"):
 class Pretrain(RunConfig):
     """A pretraining run. `init` is a run or an exported file."""
 
-    name: str = option("pretrain", WORD)
+    name: str = option("pretrain", WORD, incidental=True)
     data: str = required(Location(shortest=1))
     init: str = option("", Location())
     mean: list[float] = option([0.485, 0.456, 0.406], ListOf(Number(0, 1), 3, 3))
@@ -186,7 +186,9 @@ def check_run_dir(config: Pretrain) -> None:
     path = Path(config.run_dir) / CONFIG
     if not path.is_file():
         return
-    differing = configuration.differences(meaning(saved_config(path)), meaning(config))
+    differing = configuration.differences(
+        meaning(saved_config(path)), meaning(config), configuration.incidental(Pretrain)
+    )
     if differing:
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
         raise InputError(

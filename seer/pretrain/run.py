@@ -15,7 +15,6 @@ from seer.distributed import World
 from seer.engine.parallel import parallelize
 from seer.engine.peers import check_peers
 from seer.engine.run import Training, enough_memory, fit
-from seer.errors import InputError
 from seer.interop.native import backbone_metadata
 from seer.pretrain.picture import picture_of_crops
 from seer.pretrain.planned import planned_beside
@@ -80,8 +79,9 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
             picture_of_crops(reader, order, crops, config).save(run_dir / IMAGES / CROPS)
 
     def weights(step: int) -> dict[str, str]:
+        free = configuration.incidental(Pretrain)
         size = max(view.size for view in config.views.values() if view.count)
-        about = {"step": step, "config_hash": configuration.config_hash(configuration.to_dict(config))}
+        about = {"step": step, "config_hash": configuration.config_hash(configuration.to_dict(config), free)}
         return backbone_metadata(config.backbone, size, config.mean, config.std, about)
 
     return Training(
@@ -92,14 +92,6 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
         prepare=prepare,
         begin=begin,
         weights=weights,
-        keys_of=partial(keys_of_step, run_dir),
+        keys_of=partial(audit.keys_of_step, run_dir),
         beside=partial(planned_beside, config, world),
     )
-
-
-def keys_of_step(run_dir: Path, step: int) -> list[str]:
-    """The keys of the samples of a step (from 1); none where the indices of the data cannot be read now."""
-    try:
-        return [sample["key"] for sample in audit.batch(run_dir, step)]
-    except (InputError, OSError):
-        return []

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from seer import config
 from seer.errors import InputError
+from seer.interop import models
+from seer.pretrain.recipe import Pretrain
 from seer.schema import AREAS, Integer, ListOf, Location, MapOf, Maybe, Number, Text, option, required
 
 
@@ -167,8 +169,21 @@ def test_differences_name_keys_and_both_values():
 def test_what_does_not_change_what_is_learned_is_neither_a_difference_nor_in_the_hash():
     old = {"seed": 1, "run_dir": "a", "parallel": {"mode": "ddp"}, "loader": {"workers": 2, "window": 8}}
     new = {"seed": 1, "run_dir": "b", "parallel": {"mode": "fsdp"}, "loader": {"workers": 9, "window": 8}}
-    assert not config.differences(old, new)
-    assert config.config_hash(old) == config.config_hash(new) != config.config_hash(old | {"seed": 2})
+    free = config.incidental(Pretrain)
+    assert not config.differences(old, new, free)
+    assert config.config_hash(old, free) == config.config_hash(new, free) != config.config_hash(old | {"seed": 2}, free)
+    assert config.differences(old, new)
+    assert config.config_hash(old) != config.config_hash(new)
+
+
+def test_what_is_incidental_to_a_pretraining_is_so_to_a_model_that_comes_from_one():
+    free = config.incidental(Pretrain)
+    assert free == models.FREE
+    assert free == {
+        *("run_dir", "name", "device", "log", "checkpoint", "health"),
+        *(f"parallel.{key}" for key in ("mode", "checkpointing", "shard_group", "compile", "channels_last")),
+        *(f"loader.{key}" for key in ("workers", "mode", "prefetch", "fetch", "cache_dir", "cache_gb")),
+    }
 
 
 def test_a_long_chain_of_bases(tmp_path):

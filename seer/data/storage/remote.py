@@ -45,9 +45,9 @@ class FetchConfig:
         cache_gb: what may lie there, in 10⁹ bytes.
     """
 
-    fetch: str = option("auto", Choice("auto", "ranges", "shards"))
-    cache_dir: str = option("", Location())
-    cache_gb: float = option(10.0, Number(0, 1e6))
+    fetch: str = option("auto", Choice("auto", "ranges", "shards"), incidental=True)
+    cache_dir: str = option("", Location(), incidental=True)
+    cache_gb: float = option(10.0, Number(0, 1e6), incidental=True)
 
 
 class RemoteShards:
