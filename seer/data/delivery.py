@@ -7,12 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from seer.data.crops.device import Encoded, encode, size_of_plain
-from seer.data.crops.multicrop import Batch, MultiCrop
+from seer.data.crops.multicrop import MultiCrop
+from seer.data.cutter import Cutter, Parcel, Samples
 from seer.data.decoding.decode import DamagedImage, decode, shape
 from seer.data.ledger import Damaged
 from seer.data.order import Order
-from seer.data.storage.reader import Reader
-from seer.errors import InputError, quoted
 
 
 class Clock:
@@ -31,7 +30,7 @@ class Clock:
 class Delivery(NamedTuple):
     """One batch as a worker gives it, its damaged samples, and the seconds that each part of making it took."""
 
-    batch: Batch | Encoded
+    batch: Parcel | Encoded
     damaged: list[Damaged]
     seconds: dict[str, float]
 
@@ -40,9 +39,9 @@ class Delivery(NamedTuple):
 class StepTask:
     """Step number → `Delivery` of this rank's batch. Picklable: it is what workers are sent."""
 
-    reader: Reader
+    reader: Samples
     order: Order
-    crops: MultiCrop
+    cutter: Cutter
     share: int
     rank: int
     world_size: int
@@ -50,6 +49,7 @@ class StepTask:
     encoded: bool = False  # JPEGs are sent as they are
 
     def positions(self, step: int) -> np.ndarray:
+        """In the stream of samples."""
         return (step * self.world_size + self.rank) * self.share + np.arange(self.share)
 
     def ids(self, step: int) -> np.ndarray:
@@ -64,7 +64,7 @@ class StepTask:
         positions, ids = self.positions(step), self.ids(step)
         found, damaged = self.reader.read_step(ids, step, self.ids, self.stride), list[Damaged]()
         clock.lap("read")
-        plan = self.crops.plan([shape(data) for data in found], self.order.epoch(positions), ids)
+        plan = self.cutter.plan([shape(data) for data in found], self.order.epoch(positions), ids)
         for i, data in enumerate(found):  # a batch of decoded photographs would be gigabytes
             image = self._decoded(int(positions[i]), int(ids[i]), data, damaged, plan.reductions[i])
             clock.lap("decode")
@@ -84,27 +84,14 @@ class StepTask:
             for position, id, data in zip(positions, ids, found, strict=True)
         ]
         clock.lap("decode")
-        return Delivery(encode(images, self.crops, self.order.epoch(positions), ids), damaged, clock.seconds)
+        assert isinstance(self.cutter, MultiCrop)
+        return Delivery(encode(images, self.cutter, self.order.epoch(positions), ids), damaged, clock.seconds)
 
     def _decoded(self, position: int, id: int, data: bytes, damaged: list[Damaged], reduction: int = 1) -> np.ndarray:
         """The image, or the one that replaces it, which is added to `damaged`."""
         try:
             return decode(data, reduction=reduction)
         except DamagedImage as damage:
-            image, replacement = self._replacement(id)
+            image, replacement = self.reader.replacement(id, damage.reason)
             damaged.append(Damaged(position, id, replacement, damage.reason))
             return image
-
-    def _replacement(self, damaged: int) -> tuple[np.ndarray, int]:
-        """The next good sample of the shard, and its id: the same one in every run, on every rank."""
-        sample = self.reader.next_in_shard(damaged)
-        while sample != damaged:
-            try:
-                return decode(self.reader.read(np.array([sample]))[0]), sample
-            except DamagedImage:
-                sample = self.reader.next_in_shard(sample)
-        shard = self.reader.manifest.shards[int(self.reader.locate(np.array([damaged]))[0][0])]
-        raise InputError(
-            f"{self.reader.manifest.directory / shard} has no readable image left; "
-            f"run: seer shards verify {quoted(self.reader.manifest.directory)}"
-        )

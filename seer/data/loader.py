@@ -1,4 +1,4 @@
-"""From stream positions to finished views: a rank's share of every batch, made ahead by workers.
+"""From stream positions to finished batches: a rank's share of every batch, made ahead by workers.
 
 The batch of a step is a pure function of the manifest, the order and the step. Workers only decide how soon it is
 there, so a run continues at any step, with any number of workers and any world size that divides the global batch.
@@ -8,19 +8,20 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic
 
 import torch
 
 from seer.data import ledger
 from seer.data.crops.device import Encoded, cut
-from seer.data.crops.multicrop import Batch, MultiCrop
+from seer.data.crops.multicrop import MultiCrop
+from seer.data.cutter import Cutter, Made, Parcel, Samples
 from seer.data.delivery import Clock, Delivery, StepTask
 from seer.data.ledger import Damaged
 from seer.data.order import Order
 from seer.data.storage.index import Manifest
 from seer.data.storage.reader import Reader
 from seer.data.storage.remote import FetchConfig
-from seer.data.views import Views
 from seer.data.workers import MODES, inline
 from seer.errors import InputError
 from seer.schema import Choice, Integer, check_options, option
@@ -49,7 +50,7 @@ class LoaderConfig(FetchConfig):
     window: int = option(256, Integer(1, 2**24))
 
 
-class Loader:
+class Loader(Generic[Made]):
     """One rank's share of every global batch.
 
     Attributes:
@@ -64,9 +65,9 @@ class Loader:
 
     def __init__(
         self,
-        source: Reader | Manifest,
+        source: Samples | Manifest,
         order: Order,
-        crops: MultiCrop,
+        cutter: Cutter[Made],
         *,
         batch_size: int,
         rank: int = 0,
@@ -79,23 +80,31 @@ class Loader:
         if batch_size % world_size:
             raise InputError(f"batch_size={batch_size} is no multiple of the {world_size} processes; change either")
         check_options(self.config, "loader")
-        if self.config.device_decode and crops.finished:
+        if self.config.device_decode and not (isinstance(cutter, MultiCrop) and not cutter.finished):
             raise InputError("loader.device_decode=true needs loader.device_augment=true; change either")
-        self.reader = source if isinstance(source, Reader) else Reader(source)
-        manifest = self.reader.manifest
-        self.name, self.identity, self.samples = str(manifest.directory), manifest.hash, manifest.samples
-        self.order, self.crops, self.device = order, crops, torch.device(device)
-        stride = max(1, self.config.workers)
-        share, encoded = batch_size // world_size, self.config.device_decode
-        self.task = StepTask(self.reader, order, crops, share, rank, world_size, stride, encoded)
+        self.reader = Reader(source) if isinstance(source, Manifest) else source
+        self.name = self.reader.name
+        self.identity = self.reader.identity
+        self.samples = len(self.reader)
+        self.order, self.cutter, self.device = order, cutter, torch.device(device)
+        self.task = StepTask(
+            self.reader,
+            order,
+            cutter,
+            share=batch_size // world_size,
+            rank=rank,
+            world_size=world_size,
+            stride=max(1, self.config.workers),
+            encoded=self.config.device_decode,
+        )
         self.rank, self.run_dir = rank, run_dir
         self.wait_seconds = 0.0
         self.work_seconds: dict[str, float] = {}
         self.replaced = 0
         self.seen = 0
 
-    def iterate(self, start_step: int, stop_step: int, skipped: Collection[int] = ()) -> Iterator[Views]:
-        """The views of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers.
+    def iterate(self, start_step: int, stop_step: int, skipped: Collection[int] = ()) -> Iterator[Made]:
+        """The batches of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers.
 
         Steps in `skipped` are passed over. Damaged samples are entered in the ledger of `run_dir`, if there is one.
         """
@@ -115,19 +124,20 @@ class Loader:
                 if damaged and self.run_dir:
                     ledger.write(self.run_dir, self.rank, damaged)
                 self.seen = (self.seen + int(ledger.fingerprint(step, batch.index.numpy()).sum())) % ledger.MODULUS
-                views = self.crops.finish(batch, self.device)
+                made = self.cutter.finish(batch, self.device)
                 clock.lap("finish")
                 self.work_seconds = delivery.seconds | clock.seconds
-                yield views
+                yield made
         finally:
             results.close()
 
-    def _decoded(self, step: int, delivery: Delivery) -> tuple[Batch, list[Damaged]]:
+    def _decoded(self, step: int, delivery: Delivery) -> tuple[Parcel, list[Damaged]]:
         """What was sent encoded is decoded on the device; if something there is damaged, all of it once more, here."""
         if isinstance(delivery.batch, Encoded):
             try:
-                return cut(delivery.batch, self.crops, self.device), delivery.damaged
+                assert isinstance(self.cutter, MultiCrop)
+                return cut(delivery.batch, self.cutter, self.device), delivery.damaged
             except RuntimeError:
                 delivery = self.task.cut(step)
-        assert isinstance(delivery.batch, Batch)
+        assert not isinstance(delivery.batch, Encoded)
         return delivery.batch, delivery.damaged

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from seer import forkserver
 from seer.data.crops.arena import Arena, Lease, Shape, arena_bytes
-from seer.data.crops.multicrop import Batch
 from seer.data.delivery import Delivery, StepTask
 from seer.errors import InputError
 
@@ -84,8 +83,8 @@ def processes(
     task: StepTask, steps: Sequence[int], workers: int, prefetch: int, device: torch.device
 ) -> Generator[Any]:
     """Make batches in processes; tensors come back through shared memory."""
-    shapes = task.crops.shapes(task.share)
-    arena = None if task.encoded else Arena(workers, prefetch + BEYOND_PREFETCH, shapes, task.crops.dtype)
+    shapes = task.cutter.shapes(task.share)
+    arena = None if task.encoded else Arena(workers, prefetch + BEYOND_PREFETCH, shapes, task.cutter.dtype)
     loader = DataLoader(
         _Steps(task, arena),
         batch_size=None,
@@ -158,8 +157,8 @@ class Leased:
 
 
 def _with_crops(delivery: Delivery, crops: tuple[torch.Tensor, ...]) -> Delivery:
-    assert isinstance(delivery.batch, Batch)
-    return delivery._replace(batch=replace(delivery.batch, crops=crops))
+    batch: Any = delivery.batch
+    return delivery._replace(batch=replace(batch, crops=crops))
 
 
 @contextmanager

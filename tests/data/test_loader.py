@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from seer.data import delivery as module
+from seer.data import delivery
 from seer.data.crops.multicrop import MultiCrop, View
 from seer.data.decoding.decode import decode
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
+from seer.data.storage import reader
 from seer.data.views import Views
 from seer.errors import InputError
 from tests.data.conftest import coloured_jpeg, write_shards
@@ -61,7 +62,7 @@ def test_every_mode_makes_the_batches_that_the_order_says(photos, config, finish
     assert torch.cat([views.index for views in batches]).tolist() == loader.order.ids(0, 15 * BATCH).tolist()
     for step, views in enumerate(batches):
         positions = np.arange(step * BATCH, (step + 1) * BATCH)
-        images = [module.decode(data) for data in loader.reader.read(views.index.numpy())]
+        images = [decode(data) for data in loader.reader.read(views.index.numpy())]
         by_hand = crops.finish(crops(images, positions // 40, views.index.numpy()), "cpu")
         assert equal(views, by_hand)
     assert [tuple(c.shape) for c in batches[0].crops] == [(2, BATCH, 3, 12, 12), (3, BATCH, 3, 6, 6)]
@@ -106,7 +107,8 @@ def test_large_pictures_are_decoded_as_small_as_their_crops_allow(tmp_path, fini
         reductions.append(reduction)
         return decode(data, reduction=reduction)
 
-    monkeypatch.setattr(module, "decode", spy)
+    for user in (delivery, reader):  # the latter decodes what replaces it
+        monkeypatch.setattr(user, "decode", spy)
     plain = {"large": View(size=12, jitter=0, grey=0), "small": View(size=6, scale=[0.1, 0.5], jitter=0, grey=0)}
     crops = MultiCrop(plain, seed=3, finish=finish, mean=(0, 0, 0), std=(1 / 255,) * 3)
     loader = make(write_shards(tmp_path, [6], image=picture), crops)

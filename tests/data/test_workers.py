@@ -40,7 +40,7 @@ def test_workers_take_the_arena_that_they_are_given(monkeypatch):
         encoded = False
         share = 3
 
-        class crops:  # noqa: N801
+        class cutter:  # noqa: N801
             dtype = np.float32
             shapes = staticmethod(lambda count: SHAPES)
 

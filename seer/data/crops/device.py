@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seer.data.crops.draws import Boxes
-from seer.data.crops.multicrop import Batch, MultiCrop
+from seer.data.crops.multicrop import CropBatch, MultiCrop
 from seer.data.decoding import limits
 from seer.data.decoding.decode import JPEG_MAGIC, MAX_PIXELS, DamagedImage, may_be_turned
 
@@ -25,7 +25,7 @@ PLAIN = ("YCbCr", "Gray")  # colours that need no marker of Adobe's to be unders
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a worker sends instead of a `Batch`; picklable.
+    """What a worker sends instead of a `CropBatch`; picklable.
 
     Attributes:
         images: B tensors, uint8: `(bytes,)` of a JPEG, or `(3, H, W)` pixels.
@@ -79,7 +79,7 @@ def size_of_plain(data: bytes) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def cut(encoded: Encoded, crops: MultiCrop, device: torch.device | str) -> Batch:
+def cut(encoded: Encoded, crops: MultiCrop, device: torch.device | str) -> CropBatch:
     """Decode on `device` and cut there. Raises `RuntimeError` where one of the images cannot be decoded."""
     images = pixels(encoded.images, device)
     groups = []
@@ -87,7 +87,7 @@ def cut(encoded: Encoded, crops: MultiCrop, device: torch.device | str) -> Batch
         rows = zip(boxes.box.tolist(), boxes.flip.tolist(), strict=True)
         made = [resized(images[n % len(images)], box, flip, resolution.size) for n, (box, flip) in enumerate(rows)]
         groups.append(torch.stack(made).unflatten(0, (-1, len(images))))
-    return Batch(tuple(groups), encoded.looks, encoded.index)
+    return CropBatch(tuple(groups), encoded.looks, encoded.index)
 
 
 def pixels(images: list[Tensor], device: torch.device | str) -> list[Tensor]:

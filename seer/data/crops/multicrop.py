@@ -34,7 +34,7 @@ from seer.data.decoding.decode import reduced
 from seer.data.views import Views
 from seer.errors import InputError
 
-__all__ = ["BOX_UNIFORMS", "DEFAULT_VIEWS", "Batch", "CropPlan", "MultiCrop", "View", "centre_crop", "train_crop"]
+__all__ = ["BOX_UNIFORMS", "DEFAULT_VIEWS", "CropBatch", "CropPlan", "MultiCrop", "View", "centre_crop", "train_crop"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -44,7 +44,7 @@ cv2.setNumThreads(0)
 
 
 @dataclass(frozen=True)
-class Batch:
+class CropBatch:
     """What a worker sends to the consumer; picklable.
 
     Attributes:
@@ -57,7 +57,7 @@ class Batch:
     looks: tuple[Appearance, ...]
     index: Tensor
 
-    def pin_memory(self, device: str | None = None) -> "Batch":
+    def pin_memory(self, device: str | None = None) -> "CropBatch":
         """The same in page-locked memory; torch's DataLoader calls this by name."""
         return replace(self, crops=tuple(crops.pin_memory() for crops in self.crops), index=self.index.pin_memory())
 
@@ -100,13 +100,14 @@ class MultiCrop:
     ):
         check_views(views)
         self.seed = seed
-        self.finished, self.dtype = finish, np.float32 if finish else np.uint8
+        self.finished = finish
+        self.dtype: type = np.float32 if finish else np.uint8
         self.normalise = Normalise(tuple(mean), tuple(std))
         flat = [view for view in views.values() for _ in range(view.count)]
         sizes = sorted({view.size for view in flat}, reverse=True)
         self.resolutions = [_Resolution(size, [(n, v) for n, v in enumerate(flat) if v.size == size]) for size in sizes]
 
-    def __call__(self, images: Sequence[np.ndarray], epochs: np.ndarray, ids: np.ndarray) -> Batch:
+    def __call__(self, images: Sequence[np.ndarray], epochs: np.ndarray, ids: np.ndarray) -> CropBatch:
         """Crops of B images, `(H, W, 3)` uint8 each, as sample `ids` `(B,)` in `epochs` `(B,)`."""
         plan = self.plan([image.shape[:2] for image in images], epochs, ids)
         for b, image in enumerate(images):
@@ -121,7 +122,7 @@ class MultiCrop:
         """Of the arrays, one per resolution, that the crops of `count` images fill."""
         return [(len(r.crops) * count, r.size, r.size, 3) for r in self.resolutions]
 
-    def finish(self, batch: Batch, device: torch.device | str) -> Views:
+    def finish(self, batch: CropBatch, device: torch.device | str) -> Views:
         """The batch on `device` as `Views`: fp32, normalised, channels last."""
         crops = [crops.to(device, non_blocking=True) for crops in batch.crops]
         if batch.looks:
@@ -185,10 +186,12 @@ class CropPlan:
         augment_crop(crop, look, self.crops.normalise, out)
         self.augment_seconds += time.perf_counter() - began
 
-    def batch(self) -> Batch:
+    def batch(self) -> CropBatch:
         """What has been cut."""
         tensors = tuple(torch.from_numpy(out).unflatten(0, (-1, len(self.shapes))) for out in self.out)
-        return Batch(tensors, () if self.crops.finished else self.looks, torch.from_numpy(np.array(self.ids, np.int64)))
+        return CropBatch(
+            tensors, () if self.crops.finished else self.looks, torch.from_numpy(np.array(self.ids, np.int64))
+        )
 
 
 def _reduced_box(box: list[int], factor: int) -> list[int]:

@@ -7,6 +7,7 @@ from threading import Lock
 import numpy as np
 
 from seer.background import in_background
+from seer.data.decoding.decode import DamagedImage, decode
 from seer.data.storage.index import Manifest
 from seer.data.storage.remote import FetchConfig, IdsOf, ReadAhead, RemoteShards
 from seer.data.storage.store import REQUESTS, Url
@@ -80,6 +81,34 @@ class Reader:
             of_shard = shards == shard
             labels[of_shard] = index.labels[rows[of_shard]]
         return labels
+
+    @property
+    def name(self) -> str:
+        """Where the samples lie."""
+        return str(self.manifest.directory)
+
+    @property
+    def identity(self) -> str:
+        """What the samples hash to."""
+        return self.manifest.hash
+
+    def replacement(self, damaged: int, reason: str) -> tuple[np.ndarray, int]:
+        """The next good sample of the shard, decoded, and its id: the same one in every run, on every rank.
+
+        Raises:
+            InputError: the shard has none.
+        """
+        sample = self.next_in_shard(damaged)
+        while sample != damaged:
+            try:
+                return decode(self.read(np.array([sample]))[0]), sample
+            except DamagedImage:
+                sample = self.next_in_shard(sample)
+        shard = self.manifest.shards[int(self.locate(np.array([damaged]))[0][0])]
+        raise InputError(
+            f"{self.manifest.directory / shard} has no readable image left; "
+            f"run: seer shards verify {quoted(self.manifest.directory)}"
+        )
 
     def next_in_shard(self, sample: int) -> int:
         """The id that follows within the same shard, the first one after the last."""

@@ -38,7 +38,7 @@ def test_manifest_tells_its_shards(shards):
     assert shards.shards == [f"shard-{i:06d}.tar" for i in range(4)]
     assert shards.sizes.tolist() == [11, 0, 17, 12]
     assert shards.sizes.dtype == np.int64
-    assert shards.sources.samples == 40
+    assert shards.samples == 40
     assert shards.classes is None
     assert Manifest.load(shards.directory / MANIFEST).hash == shards.hash
 
