@@ -158,6 +158,7 @@ def plan(
     epilog=example(
         "seer eval knn --model runs/swav_small --data cifar10 k=[20,200]",
         "seer eval linear --model timm:resnet18 --data flowers",
+        "seer eval finetune --model runs/swav_small --data flowers epochs=50 --nproc 2 parallel.mode=ddp",
     ),
 )
 def evaluate(
@@ -166,14 +167,21 @@ def evaluate(
     data: Annotated[str, typer.Option("--data", help="A folder with train/ and test/ (or val/): classes or shards.")],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="results.jsonl to append to (default: the run's own).")] = None,
+    nproc: Annotated[int, typer.Option(help="Processes on this host, for tasks that train.", min=1)] = 1,
     json_target: Json = "",
 ) -> None:
     """Measure a backbone on labelled images; values come with 95 % intervals."""
+    from seer import forkserver
+
+    if task in TASKS and TASKS[task].trained:
+        outlast_terminal()
+        forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
+
     from seer.eval.task import evaluate as run
     from seer.results import describe
 
     index_tars(data, *(f"{data}/{split}" for split in ("train", "test", "val")))
-    rows = run(task, model, data, overrides or [], out)
+    rows = run(task, model, data, overrides or [], out, nproc)
     say(*describe(rows), json_target=json_target)
     emit(rows, json_target)
 
@@ -331,12 +339,29 @@ def preview(words: Sequence[str], ranks: int) -> Path | None:
 
 def preview_pretrain(ranks: int, config: str, overrides: list[str] | None, nproc: int, allow_env: bool) -> Path:
     """What a launched `pretrain` would refuse; its run directory."""
-    if nproc != 1:
-        raise InputError("--nproc: a launched job has its processes from --nodes, --gpus-per-node and --tasks-per-node")
+    check_one(nproc)
     from seer.pretrain.recipe import preview
 
     return preview(config, overrides or [], ranks, allow_env).absolute()
 
 
+def preview_evaluate(
+    ranks: int, task: str, model: str, data: str, overrides: list[str] | None, nproc: int, **others: Any
+) -> Path | None:
+    """What a launched `eval` would refuse; the run directory of a task that trains."""
+    if task not in TASKS or not TASKS[task].trained:
+        return None
+    check_one(nproc)
+    module = TASKS[task].load()
+    config = module.configure(model, data, overrides or [])
+    module.check(config, ranks)
+    return Path(config.run_dir).absolute()
+
+
+def check_one(nproc: int) -> None:
+    if nproc != 1:
+        raise InputError("--nproc: a launched job has its processes from --nodes, --gpus-per-node and --tasks-per-node")
+
+
 # Verbs that train, and so run as several processes: by their options and the number of these, their run directory.
-TRAINING: dict[str, Callable[..., Path]] = {"pretrain": preview_pretrain}
+TRAINING: dict[str, Callable[..., Path | None]] = {"pretrain": preview_pretrain, "eval": preview_evaluate}

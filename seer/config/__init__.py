@@ -151,6 +151,15 @@ def incidental(options: type, prefix: str = "") -> frozenset[str]:
     return keys
 
 
+def significant(values: dict[str, Any], free: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Nested plain values without the `free` keys."""
+    return {
+        key: significant(value, free, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in free
+    }
+
+
 def config_hash(values: dict[str, Any], free: Collection[str] = ()) -> str:
     """Twelve hex digits that name a configuration, given as plain values, but for the `free` keys."""
     named = {key: value for key, value in flatten(values).items() if not _under(key, free)}

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -83,6 +83,35 @@ class Labelled:
             return decode(self.bytes(i))
         except DamagedImage as error:
             raise InputError(f"{self.source.name(i)} cannot be used ({error}); repair or remove it") from error
+
+
+class LabelledSamples:
+    """Labelled images as a loader reads them. None is replaced by another, whose class may differ."""
+
+    def __init__(self, images: Labelled, name: str):
+        self.images, self.name, self.identity = images, name, images.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read_step(
+        self, ids: np.ndarray, step: int, ids_of: Callable[[int], np.ndarray], stride: int = 1
+    ) -> list[bytes]:
+        """The encoded images `ids`."""
+        return [self._bytes(id) for id in ids.tolist()]
+
+    def _bytes(self, id: int) -> bytes:
+        try:
+            return self.images.bytes(id)
+        except DamagedImage as damage:
+            raise self._unusable(id, damage.reason) from damage
+
+    def replacement(self, damaged: int, reason: str) -> tuple[np.ndarray, int]:
+        """Raises `InputError` that names the file."""
+        raise self._unusable(damaged, reason)
+
+    def _unusable(self, id: int, reason: str) -> InputError:
+        return InputError(f"{self.images.source.name(id)} cannot be used ({reason}); repair or remove it")
 
 
 def load_labelled(path: Path | str, split: str | None = None) -> Labelled:

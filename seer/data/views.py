@@ -1,4 +1,4 @@
-"""What the loader hands to a method: the crops of one batch, grouped by resolution."""
+"""What a loader hands to a learner: the crops of one batch, grouped by resolution, or labelled."""
 
 from dataclasses import dataclass, replace
 
@@ -30,3 +30,28 @@ class Views:
         crops = zip(*(group.chunk(count, dim=1) for group in self.crops), strict=True)
         indices = self.index.chunk(count)
         return [replace(self, crops=own, index=index) for own, index in zip(crops, indices, strict=True)]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """One crop of each image of a batch on one rank, with its class.
+
+    Attributes:
+        pixels: `(B, 3, S, S)`, normalised, channels last in memory.
+        labels: `(B,)` int64; below 0 where there is no image, only its place.
+        index: `(B,)` int64 sample ids.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    index: Tensor
+
+    def to(self, *args, **kwargs) -> "LabelledImages":
+        """Move or convert the pixels (of labels and index not the type)."""
+        pixels = self.pixels.to(*args, **kwargs)
+        return replace(self, pixels=pixels, labels=self.labels.to(pixels.device), index=self.index.to(pixels.device))
+
+    def chunk(self, count: int) -> list["LabelledImages"]:
+        """Cut along the batch into `count` equal parts."""
+        parts = zip(self.pixels.chunk(count), self.labels.chunk(count), self.index.chunk(count), strict=True)
+        return [LabelledImages(*part) for part in parts]

@@ -99,6 +99,10 @@ class Learner(nn.Module, Generic[B]):
     def forward(self, batch: B, step: Step) -> Output:
         raise NotImplementedError
 
+    def rates(self) -> dict[str, float]:
+        """Factors on the rate, by the beginning of parameters' names; of all others it is 1."""
+        return {}
+
     def after_load(self) -> None:
         """Called when the backbone's weights have come from elsewhere, before the first step (teachers copy them)."""
 

@@ -91,7 +91,7 @@ def train(run: Run[B], start: int = 0) -> None:
         step = Step(number, run.steps, epoch, value(run.schedule, number, run.steps), measure=run.log.due(done))
         torch.manual_seed(int(mix(run.seed, number, run.world.rank) >> 1))
         for group in optimizer.param_groups:
-            group["lr"] = step.lr
+            group["lr"] = step.lr * group["factor"]
         if begins_epoch(run, number):
             learner.before_epoch(run.batches)
 

@@ -169,36 +169,60 @@ def _shard_groups(tensor: Tensor) -> tuple[dist.ProcessGroup, ...]:
     return tuple(mesh.get_group(d) for d, placement in enumerate(tensor.placements) if placement.is_shard())
 
 
-def build_optimizer(method: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimizer over the method's trainable parameters (after sharding), its rate 0 until the loop sets it."""
+def build_optimizer(learner: nn.Module, config: OptimConfig) -> Optimizer:
+    """The optimizer over the trainable parameters (after sharding), its rate 0 until the loop sets it.
+
+    Each group's rate is to be that of the schedule times its `factor`, from `Learner.rates`.
+    """
     check_options(config, "optim")
-    parameters: list[Tensor] = [p for p in method.parameters() if p.requires_grad]
-    vectors, matrices = [p for p in parameters if p.ndim <= 1], [p for p in parameters if p.ndim > 1]
-    return OPTIMIZERS[config.name](config, matrices, vectors)
+    make_groups, make = OPTIMIZERS[config.name]
+    groups = []
+    for factor, parameters in by_factor(learner).items():
+        vectors = [p for p in parameters if p.ndim <= 1]
+        matrices = [p for p in parameters if p.ndim > 1]
+        groups += [{**group, "factor": factor} for group in make_groups(config, matrices, vectors) if group["params"]]
+    return make(groups, config)
 
 
-def _sgd(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> Optimizer:
+def by_factor(learner: nn.Module) -> dict[float, list[Tensor]]:
+    """The trainable parameters by the factor on their rate."""
+    factors: dict[str, float] = learner.rates() if hasattr(learner, "rates") else {}  # type: ignore[operator]
+    found: dict[float, list[Tensor]] = defaultdict(list)
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad:
+            factor = next((factor for prefix, factor in factors.items() if name.startswith(prefix)), 1.0)
+            found[factor].append(parameter)
+    return found
+
+
+Group = dict[str, Any]
+
+
+def _decayed(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> list[Group]:
+    """Vectors are undecayed unless the configuration decays them."""
+    if config.decay_norm_and_bias:
+        return [{"params": [*matrices, *vectors], "weight_decay": config.weight_decay}]
+    return [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _adapted(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> list[Group]:
+    """LARS scales the rates of matrices alone, and decays only them."""
+    scaled = {"trust": config.larc_trust, "weight_decay": config.weight_decay, "joint": config.lars_joint_norm}
+    return [{"params": matrices, **scaled}, {"params": vectors, "trust": 0.0, "weight_decay": 0.0}]
+
+
+def _sgd(groups: list[Group], config: OptimConfig) -> Optimizer:
     trust = config.larc_trust if config.larc else 0.0
-    return SGD(_groups(config, matrices, vectors), **_momentum(config), trust=trust, clip=config.larc_clip)
+    return SGD(groups, **_momentum(config), trust=trust, clip=config.larc_clip)
 
 
-def _lars(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> Optimizer:
-    adapted = {"params": matrices, "trust": config.larc_trust, "weight_decay": config.weight_decay}
-    adapted["joint"] = config.lars_joint_norm
-    plain = {"params": vectors, "trust": 0.0, "weight_decay": 0.0}
-    return SGD([group for group in (adapted, plain) if group["params"]], **_momentum(config))
+def _lars(groups: list[Group], config: OptimConfig) -> Optimizer:
+    return SGD(groups, **_momentum(config))
 
 
-def _adamw(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> Optimizer:
+def _adamw(groups: list[Group], config: OptimConfig) -> Optimizer:
     beta1, beta2 = config.betas
-    return torch.optim.AdamW(_groups(config, matrices, vectors), lr=0.0, betas=(beta1, beta2), eps=config.eps)
-
-
-OPTIMIZERS: dict[str, Callable[[OptimConfig, list[Tensor], list[Tensor]], Optimizer]] = {
-    "sgd": _sgd,
-    "lars": _lars,
-    "adamw": _adamw,
-}
+    return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=config.eps)
 
 
 def _momentum(config: OptimConfig) -> dict[str, Any]:
@@ -206,12 +230,8 @@ def _momentum(config: OptimConfig) -> dict[str, Any]:
     return options | {"rate_in_momentum": config.rate_in_momentum}
 
 
-def _groups(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> list[dict[str, Any]]:
-    """Parameter groups, with vectors undecayed unless the configuration decays them."""
-    if config.decay_norm_and_bias:
-        return [{"params": [*matrices, *vectors], "weight_decay": config.weight_decay}]
-    groups = ({"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0})
-    return [group for group in groups if group["params"]]
+# By name: how matrices and vectors make groups, and what makes an optimizer of these.
+OPTIMIZERS = {"sgd": (_decayed, _sgd), "lars": (_adapted, _lars), "adamw": (_decayed, _adamw)}
 
 
 @torch.no_grad()

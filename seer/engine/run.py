@@ -62,6 +62,7 @@ class Training(Generic[B]):
         module: `learner` as `parallelize` wrapped it.
         prepare: write what the directory says of the run; called once the directory is this run's.
         begin: keep what is to be kept of the data; called with the number of steps that are done already.
+        end: called on all ranks after the last step, while the directory is still this run's.
         weights: the metadata of the whole backbone beside a checkpoint, by its step; None: no such file.
         keys_of: the keys of the samples of a step (from 1), for the ledger of steps that were passed over.
         beside: entered while the run trains.
@@ -73,9 +74,22 @@ class Training(Generic[B]):
     batches: Batches[B]
     prepare: Callable[[], None]
     begin: Callable[[int], None] = lambda start: None
+    end: Callable[[], None] = lambda: None
     weights: Callable[[int], dict[str, str] | None] = lambda step: None
     keys_of: Callable[[int], list[str]] = lambda step: []
     beside: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+def check_batch(config: RunConfig, ranks: int) -> None:
+    """Whether the batch divides among `ranks` processes; raises `InputError`."""
+    batch = config.batch_size
+    if batch % (ranks * config.accumulate):
+        parts = (
+            f"{ranks} processes × {config.accumulate} micro-batches" if config.accumulate > 1 else f"{ranks} processes"
+        )
+        unit = ranks * config.accumulate
+        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        raise InputError(f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}")
 
 
 def fit(training: Training[B], world: World) -> Path:
@@ -95,6 +109,7 @@ def fit(training: Training[B], world: World) -> Path:
                 fault = attempt(training, world, asked)
                 while fault is not None:
                     fault = attempt(training, world, asked, fault)
+            training.end()
         except (StoppedError, DivergedError):
             distributed.barrier()  # whoever left first would take a launcher's leave to end the others
             distributed.shutdown()

@@ -44,8 +44,13 @@ def accuracy(
     metric: str, title: str, correct: Tensor, details: dict[str, Any] | None = None, headline: bool = False
 ) -> Score:
     """The share of `correct` (bool), as a number from 0 to 1, with Wilson's interval."""
-    hits = int(correct.sum())
-    trials = correct.numel()
+    return share(metric, title, int(correct.sum()), correct.numel(), details, headline)
+
+
+def share(
+    metric: str, title: str, hits: int, trials: int, details: dict[str, Any] | None = None, headline: bool = False
+) -> Score:
+    """So many of so many, as a number from 0 to 1, with Wilson's interval."""
     low, high = wilson(hits, trials)
     details = {"images": trials, **(details or {})}
     return Score(metric, title, hits / trials, low, high, headline=headline, details=details)

@@ -1,26 +1,28 @@
 """One task run on one model: options, data and model in, results out."""
 
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seer.config import parse_overrides, resolve
+from seer.config import incidental, parse_overrides, resolve, significant
 from seer.data.folders import readable
 from seer.data.labelled import splits
 from seer.errors import InputError, nearest
 from seer.eval import pixels
+from seer.eval.scores import Score
 from seer.eval.tasks import TASKS
-from seer.interop.models import Model
+from seer.interop.models import Model, load_model
 from seer.interop.weights import reason
+from seer.processes import spawn
 from seer.results import append_results, check_results
 from seer.rundir.names import RESULTS
 
 
 def evaluate(
-    task: str, model_spec: str, data: Path | str, overrides: list[str], out: Path | str | None = None
+    task: str, model_spec: str, data: Path | str, overrides: list[str], out: Path | str | None = None, nproc: int = 1
 ) -> list[dict[str, Any]]:
     """Run one task and append its results.
 
@@ -29,35 +31,59 @@ def evaluate(
         data: a folder with `train/` and `test/` (or `val/`), each of class folders or labelled shards.
         overrides: options of the task as `key=value`.
         out: results file; by default the run's own, or ./results.jsonl for a model that has no run.
+        nproc: processes on this host, for tasks that train.
 
     Raises:
         InputError: in one line, what is wrong with any of these.
     """
     if task not in TASKS:
         raise InputError(f"task '{task}' is unknown{nearest(task, TASKS)}")
-    config = resolve(TASKS[task].config, [parse_overrides(overrides)])
+    if nproc > 1 and not TASKS[task].trained:
+        raise InputError(f"--nproc {nproc}: {task} is one process")
     if out:
         check_results(out)
-    train, test = splits(data)
-    model = pixels.load(model_spec, train)
-    out = out or (model.run_dir or Path()) / RESULTS
-    check_results(out)
-    model = sized(model, config.size)
     began = time.perf_counter()
-    scores = TASKS[task].run(model, train, test, config)
+    measure = _train if TASKS[task].trained else _probe
+    model, config, scores = measure(task, model_spec, data, overrides, out, nproc)
     seconds = round(time.perf_counter() - began, 2)
     common = {"task": task, "data": readable(str(data)), "model": model.label, "config_hash": model.config_hash}
-    options = {key: value for key, value in asdict(config).items() if key not in incidental(config)}
+    options = significant(asdict(config), incidental(type(config)))
     rows = [{**common, **asdict(score), "seconds": seconds, "options": options} for score in scores]
     for row in rows:
         row["title"] = f"{TASKS[task].title} {row['title']}"
-    append_results(out, rows)
+    if rows:  # of a training, on its main process
+        append_results(results_of(model, out), rows)
     return rows
 
 
-def incidental(config: Any) -> set[str]:
-    """The options that are no part of a result: where and how fast it was measured, what else was written."""
-    return {declared.name for declared in fields(config) if declared.metadata.get("incidental")}
+def _probe(
+    task: str, model_spec: str, data: Path | str, overrides: list[str], out: Path | str | None, nproc: int
+) -> tuple[Model, Any, list[Score]]:
+    """Measure a frozen model."""
+    config = resolve(TASKS[task].config, [parse_overrides(overrides)])
+    train, test = splits(data)
+    model = pixels.load(model_spec, train)
+    check_results(results_of(model, out))
+    model = sized(model, config.size)
+    return model, config, TASKS[task].load().run(model, train, test, config)
+
+
+def _train(
+    task: str, model_spec: str, data: Path | str, overrides: list[str], out: Path | str | None, nproc: int
+) -> tuple[Model, Any, list[Score]]:
+    """Train a model, in processes of this host or as one of a world's, and measure it."""
+    module = TASKS[task].load()
+    config = module.configure(model_spec, str(data), overrides)
+    model = load_model(model_spec)
+    check_results(results_of(model, out))
+    if nproc == 1:
+        return model, config, module.run(config)
+    return model, config, spawn(module.run, nproc, config, device=config.device)[0]
+
+
+def results_of(model: Model, out: Path | str | None) -> Path | str:
+    """Where a model's results go, unless `out` says it."""
+    return out or (model.run_dir or Path()) / RESULTS
 
 
 def sized(model: Model, size: int) -> Model:

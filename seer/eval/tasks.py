@@ -3,7 +3,6 @@
 Imports nothing that takes long: the command line's help lists them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -18,23 +17,27 @@ class Task:
         module: has `run(model, train, test, config) -> list[Score]`, and the dataclass of its options.
         options: the name of that dataclass.
         quick: whether the quickstart runs it.
+        trained: whether it trains the model, in a run of its own, on several processes if wanted. `module` then has
+            `configure(model, data, overrides)`, `check(config, ranks)` and `run(config) -> list[Score]`.
     """
 
     title: str
     module: str
     options: str
     quick: bool = False
+    trained: bool = False
 
     @property
     def config(self) -> type[Any]:
-        return getattr(import_module(self.module), self.options)
+        return getattr(self.load(), self.options)
 
-    @property
-    def run(self) -> Callable[..., list[Any]]:
-        return import_module(self.module).run
+    def load(self) -> Any:
+        """The module."""
+        return import_module(self.module)
 
 
 TASKS = {
     "knn": Task("kNN", "seer.eval.probes.knn", "KnnConfig", quick=True),
     "linear": Task("Linear", "seer.eval.probes.linear", "LinearConfig", quick=True),
+    "finetune": Task("Finetuned", "seer.eval.trained.finetune", "FinetuneConfig", trained=True),
 }

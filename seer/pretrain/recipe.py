@@ -24,7 +24,7 @@ from seer.distributed import World
 from seer.engine.learner import Step
 from seer.engine.optim import build_optimizer
 from seer.engine.parallel import check_parallel, checkpoint_stages, find_backbones
-from seer.engine.run import RunConfig
+from seer.engine.run import RunConfig, check_batch
 from seer.engine.schedule import describe, effective, value
 from seer.errors import InputError
 from seer.hardware import Hardware, find
@@ -153,18 +153,6 @@ def whole_places(config: Pretrain) -> dict[str, int]:
     """The method's places in the run, by option, in steps; raises `InputError`."""
     given = {key: getattr(config.method, key) for key in PLACES if hasattr(config.method, key)}
     return {key: whole_steps(place, config.steps, f"method.{key}") for key, place in given.items()}
-
-
-def check_batch(config: Pretrain, ranks: int) -> None:
-    """Whether the batch divides among `ranks` processes; raises `InputError`."""
-    batch = config.batch_size
-    if batch % (ranks * config.accumulate):
-        parts = (
-            f"{ranks} processes × {config.accumulate} micro-batches" if config.accumulate > 1 else f"{ranks} processes"
-        )
-        unit = ranks * config.accumulate
-        below, above = batch // unit * unit, (batch // unit + 1) * unit
-        raise InputError(f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}")
 
 
 def loader_bytes(config: Pretrain, ranks: int) -> int:

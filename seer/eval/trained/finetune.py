@@ -1,0 +1,196 @@
+"""Finetuning: a backbone and a linear classifier on it, trained together on labelled images, scored on others."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from seer import config as configuration
+from seer import distributed
+from seer.data.crops.labelled_crop import LabelledCrop
+from seer.data.labelled import Labelled, LabelledSamples, splits
+from seer.data.loader import Loader, LoaderConfig
+from seer.data.order import Order
+from seer.data.views import LabelledImages
+from seer.distributed import World, all_reduce_sum
+from seer.engine.learner import Learner, Output, Step
+from seer.engine.optim import OptimConfig
+from seer.engine.parallel import autocast, check_parallel, parallelize
+from seer.engine.peers import check_peers
+from seer.engine.run import RunConfig, Training, check_batch, enough_memory, fit
+from seer.engine.schedule import ScheduleConfig
+from seer.errors import InputError
+from seer.eval.probes.features import stack, to_input
+from seer.eval.scores import Score, share
+from seer.interop.models import Model, load_model
+from seer.rundir.names import CONFIG
+from seer.schema import AREAS, Integer, Location, Number, Text, check_options, option, required
+from seer.terminal import outlasting_terminal
+
+TOO_LARGE = "the model; use a smaller one, or parallel.mode=fsdp on more devices"
+BLANK = np.zeros((1, 1, 3), np.uint8)
+NO_IMAGE = -100  # the label of a place without an image: `cross_entropy` leaves it out
+
+
+@dataclass
+class FinetuneConfig(RunConfig):
+    """Options of `seer eval finetune`.
+
+    Attributes:
+        model, data: as on the command line.
+        run_dir: of the training; "" is `eval/finetune-HASH` below the model's own.
+        epochs: passes over the training images, which give the `steps` unless these are given.
+        head_rate: factor on the classifier's rate.
+        size: side of the images in pixels; 0 is the model's own.
+        crop_scale: range of a crop's share of the image's area.
+    """
+
+    name: str = option("finetune", Text(255, 1), incidental=True)
+    model: str = required(Text())
+    data: str = required(Location(shortest=1))
+    run_dir: str = option("", Location(), incidental=True)
+    steps: int = option(0, Integer(0, 10**8))
+    epochs: float = option(30.0, Number(above=0, high=1e6))
+    head_rate: float = option(1.0, Number(above=0, high=1e6))
+    size: int = option(0, Integer(0, 4096))
+    crop_scale: list[float] = option([0.08, 1.0], AREAS)
+    batch_size: int = option(256, Integer(1, 2**24))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(larc=False, weight_decay=1e-4))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("cosine", peak=0.01, final=0.0))
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+
+class Classifier(Learner[LabelledImages]):
+    """A linear layer on a backbone; cross entropy."""
+
+    def __init__(self, backbone: nn.Module, classes: int, head_rate: float):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.out_dim, classes)  # type: ignore[arg-type]
+        self.head_rate = head_rate
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: LabelledImages, step: Step) -> Output:
+        logits = self.head(self.backbone(batch.pixels))
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        right = logits.detach().argmax(1) == batch.labels
+        metrics = {"top1": right.float().mean()} if self.training else {"right": right.sum()}
+        return Output(F.cross_entropy(logits, batch.labels, ignore_index=NO_IMAGE), metrics)
+
+    def rates(self) -> dict[str, float]:
+        return {"head.": self.head_rate}
+
+
+def configure(model: str, data: str, overrides: list[str]) -> FinetuneConfig:
+    """The configuration of a finetuning, with its steps and its run directory. Raises `InputError`."""
+    given = configuration.layer({"model": model, "data": data})
+    config = configuration.resolve(FinetuneConfig, [given, configuration.parse_overrides(overrides)])
+    check_options(config)
+    train, _ = splits(data)
+    if len(train) < config.batch_size:
+        less = f"use batch_size={len(train)} or less"
+        raise InputError(f"{data}: {len(train)} training images are fewer than one batch; {less}")
+    steps = config.steps or math.ceil(config.epochs * len(train) / config.batch_size)
+    config = replace(config, steps=steps)
+    if not config.run_dir:
+        digest = configuration.config_hash(asdict(config), configuration.incidental(FinetuneConfig))
+        home = load_model(model).run_dir or Path()
+        config = replace(config, run_dir=str(home / "eval" / f"finetune-{digest}"))
+    check_run_dir(config)
+    return config
+
+
+def check(config: FinetuneConfig, ranks: int) -> None:
+    """Raise `InputError` for what `ranks` processes cannot do."""
+    check_batch(config, ranks)
+    check_parallel(config.parallel, ranks)
+
+
+def check_run_dir(config: FinetuneConfig) -> None:
+    """Refuse a run directory that another configuration has written; nothing in it is changed."""
+    path = Path(config.run_dir) / CONFIG
+    if not path.is_file():
+        return
+    saved = configuration.resolve(FinetuneConfig, [configuration.read_layers(path)])
+    free = configuration.incidental(FinetuneConfig)
+    if differing := configuration.differences(asdict(saved), asdict(config), free):
+        raise InputError(
+            f"{config.run_dir}: belongs to another configuration: {'; '.join(differing[:3])}; choose another run_dir, "
+            "or give the same values to continue"
+        )
+
+
+def run(config: FinetuneConfig) -> list[Score]:
+    """Train, or go on training, in this process of the world, and score. The scores are the main process's."""
+    with outlasting_terminal():
+        world = distributed.init(config.device)
+        check_peers()
+        check(config, world.size)
+        train, test = splits(config.data)
+        model = load_model(config.model)
+        model = replace(model, size=config.size or model.size)
+        scores: list[Score] = []
+        training = set_up(config, model, train, world)
+        training.end = lambda: scores.append(score(training.module, config, model, test, world))
+        distributed.barrier()  # no rank writes before every rank has looked
+        fit(training, world)
+    return scores if world.is_main else []
+
+
+def set_up(config: FinetuneConfig, model: Model, train: Labelled, world: World) -> Training[LabelledImages]:
+    """A finetuning as the engine takes it."""
+    torch.manual_seed(config.seed)
+    with enough_memory(world.device, TOO_LARGE):
+        learner = Classifier(model.backbone, len(train.classes), config.head_rate)
+        module = parallelize(learner, config.parallel, world, config.precision)
+    finish = not config.loader.device_augment
+    cutter = LabelledCrop(train.labels, model.size, config.seed, config.crop_scale, model.mean, model.std, finish)
+    each_by_itself = np.ones(len(train), np.int64)  # images, not shards, are permuted: neighbours are often of a class
+    loader = Loader(
+        LabelledSamples(train, config.data),
+        Order(each_by_itself, config.seed, config.batch_size, config.loader.window),
+        cutter,
+        batch_size=config.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        config=config.loader,
+        device=world.device,
+    )
+    return Training(
+        config=config,
+        learner=learner,
+        module=module,
+        batches=loader,
+        prepare=lambda: configuration.save(config, Path(config.run_dir) / CONFIG),
+    )
+
+
+@torch.no_grad()
+def score(module: nn.Module, config: FinetuneConfig, model: Model, test: Labelled, world: World) -> Score:
+    """Top-1 accuracy on the test images, of which each rank takes its share. A collective."""
+    module.eval()
+    right = torch.zeros((), dtype=torch.int64, device=world.device)
+    for batch in batches_of(test, model, max(1, config.batch_size // world.size), world):
+        batch = batch.to(torch.float64) if config.precision == "fp64" else batch
+        with autocast(config.precision, world.device):
+            right += module(batch, Step(config.steps, config.steps)).metrics["right"]
+    hits = int(all_reduce_sum(right))
+    return share("top1", "top-1", hits, len(test), {"steps": config.steps}, headline=True)
+
+
+def batches_of(test: Labelled, model: Model, size: int, world: World) -> Iterator[LabelledImages]:
+    """This rank's share of the test images. All ranks have equally many batches, so that they can gather parameters."""
+    share_of_rank = -(-len(test) // world.size)
+    for start in range(0, share_of_rank, size):
+        ids = np.arange(start, min(start + size, share_of_rank)) * world.size + world.rank
+        there = ids < len(test)
+        images = [test.image(i) if is_there else BLANK for i, is_there in zip(ids.tolist(), there, strict=True)]
+        labels = np.where(there, test.labels[np.minimum(ids, len(test) - 1)], NO_IMAGE)
+        pixels = to_input(model, stack(images, model.size).to(world.device))
+        yield LabelledImages(pixels, torch.from_numpy(labels).to(world.device), torch.from_numpy(ids).to(world.device))

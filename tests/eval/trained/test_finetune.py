@@ -1,0 +1,187 @@
+"""Finetuning: it learns, it is continued bit by bit, processes are one, and what cannot be is told in one line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from seer.data.crops.labelled_crop import LabelledCrop
+from seer.data.crops.multicrop import train_crop
+from seer.data.hashing import uniform
+from seer.data.labelled import LabelledSamples, load_labelled, splits
+from seer.data.loader import Loader, LoaderConfig
+from seer.data.order import Order
+from seer.engine.optim import OptimConfig, build_optimizer
+from seer.errors import InputError
+from seer.eval.task import evaluate
+from seer.eval.trained import finetune
+from seer.eval.trained.finetune import Classifier, configure, run
+from seer.processes import spawn
+from seer.results import read_results
+from seer.rundir.names import checkpoints
+from seer.verbs import preview
+from tests.eval.conftest import small_model, write_images
+
+QUICK = ["batch_size=24", "loader.workers=0", "log.every=1", "log.tensorboard=false", "device=cpu"]
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Any MODEL is the little network of the tests."""
+    for module in ("seer.eval.trained.finetune.load_model", "seer.eval.task.load_model"):
+        monkeypatch.setattr(module, lambda spec: small_model())
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_learns_and_says_so(small, data, tmp_path):
+    out = tmp_path / "results.jsonl"
+    options = [*QUICK, f"run_dir={tmp_path / 'run'}", "epochs=12", "schedule.peak=0.3", "head_rate=2"]
+    (row,) = evaluate("finetune", "net", data, options, out)
+    assert (row["task"], row["metric"], row["title"]) == ("finetune", "top1", "Finetuned top-1")
+    assert row["details"] == {"images": 60, "steps": 60}
+    assert row["low"] > 0.4  # a third by chance
+    assert (row["options"]["head_rate"], row["options"]["optim"]["momentum"]) == (2.0, 0.9)
+    assert not row["options"].keys() & {"log", "checkpoint", "health", "device", "run_dir"}
+    assert "workers" not in row["options"]["loader"]
+    assert read_results(out) == [row]
+
+
+def test_the_same_command_continues_bit_for_bit_and_scores_again(small, data, tmp_path):
+    def command(folder: Path) -> list[str]:
+        return [*QUICK, f"run_dir={folder}", "steps=8", "checkpoint.every=4"]
+
+    (whole,) = evaluate("finetune", "net", data, command(tmp_path / "whole"), tmp_path / "results.jsonl")
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    shutil.rmtree(checkpoints(tmp_path / "part")[-1])
+    (again,) = evaluate("finetune", "net", data, command(tmp_path / "part"), tmp_path / "results.jsonl")
+    assert losses(tmp_path / "part") == losses(tmp_path / "whole")
+    assert again["value"] == whole["value"]
+    (done,) = evaluate("finetune", "net", data, command(tmp_path / "part"), tmp_path / "results.jsonl")
+    assert done["value"] == whole["value"]
+
+
+def test_without_a_place_given_a_run_has_one_of_its_configuration(small, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, same, other = (configure("net", str(data), [*QUICK, *more]) for more in ([], ["log.every=9"], ["seed=1"]))
+    assert one.steps == 150  # 30 epochs of 120 images
+    assert one.run_dir == same.run_dir != other.run_dir
+    assert Path(one.run_dir).parent == Path("eval")
+
+
+def test_processes_are_one(data, tmp_path):
+    """As many as there are test images does not divide among them."""
+    (data_ := tmp_path / "data").mkdir()
+    shutil.copytree(data / "train", data_ / "train")
+    write_images(data_ / "test", 3, seed=2)
+    small = ["precision=fp64", "size=24", "steps=2", "batch_size=8", "checkpoint.every=0"]
+    scores, numbers = [], []
+    for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
+        run_dir = tmp_path / mode
+        place = [f"parallel.mode={mode}", f"run_dir={run_dir}"]
+        config = configure("regnety_002:random", str(data_), [*QUICK, *small, *place])
+        (score,) = spawn(run, nproc, config, device="cpu")[0]
+        scores.append(score.value)
+        numbers.append(losses(run_dir))
+    assert scores[0] == scores[1] == scores[2]
+    np.testing.assert_allclose(numbers[1:], [numbers[0]] * 2, rtol=1e-9)
+
+
+def test_the_classifier_learns_at_its_own_rate():
+    learner = Classifier(small_model().backbone, 5, head_rate=20.0)
+    for name in ("sgd", "lars", "adamw"):
+        optimizer = build_optimizer(learner, OptimConfig(name=name))
+        factors = {parameter: group["factor"] for group in optimizer.param_groups for parameter in group["params"]}
+        assert factors == {p: 20.0 if n.startswith("head.") else 1.0 for n, p in learner.named_parameters()}
+
+
+@pytest.mark.parametrize("device_augment", [False, True])
+def test_batches_are_random_crops_with_their_labels(data, device_augment):
+    train = load_labelled(data, "train")
+    cutter = LabelledCrop(train.labels, 16, 3, (0.2, 1.0), [0.5] * 3, [0.25] * 3, not device_augment)
+    config = LoaderConfig(workers=0, device_augment=device_augment)
+    order = Order(np.ones(len(train), np.int64), 3, 20, 256)
+    loader = Loader(LabelledSamples(train, "images"), order, cutter, batch_size=20, config=config)
+    batches = list(loader.iterate(0, 6))
+    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(120))  # an epoch, each once
+    first = batches[0]
+    assert first.labels.tolist() == train.labels[first.index.numpy()].tolist()
+    assert len(first.labels.unique()) == 3
+    numbers = uniform(3, np.zeros((20, 1), int), first.index.numpy()[:, None], np.arange(23))
+    for i, sample in enumerate(first.index.tolist()):
+        crop = train_crop(train.image(sample), 16, numbers[i], (0.2, 1.0))
+        expected = (torch.from_numpy(crop).permute(2, 0, 1) / 255 - 0.5) / 0.25
+        torch.testing.assert_close(first.pixels[i], expected, atol=1e-5, rtol=0)
+    halves = first.chunk(2)
+    assert torch.equal(torch.cat([half.pixels for half in halves]), first.pixels)
+    assert torch.equal(torch.cat([half.labels for half in halves]), first.labels)
+
+
+def test_the_loss_is_cross_entropy_and_places_without_an_image_count_nothing(data):
+    train, _ = splits(data)
+    model = small_model()
+    learner = Classifier(model.backbone, len(train.classes), 1.0).eval()
+    (batch, *_) = finetune.batches_of(train, model, 120, finetune.World(0, 1))
+    logits = learner.head(model.backbone(batch.pixels))
+    output = learner(batch, finetune.Step(0, 1))
+    torch.testing.assert_close(output.loss, F.cross_entropy(logits, batch.labels))
+    assert output.metrics["right"] == (logits.argmax(1) == batch.labels).sum()
+    parts = [list(finetune.batches_of(train, model, 40, finetune.World(rank, 7))) for rank in range(7)]
+    assert len({len(part) for part in parts}) == 1
+    there = [
+        id for part in parts for one in part for id, label in zip(one.index, one.labels, strict=True) if label >= 0
+    ]
+    assert sorted(map(int, there)) == list(range(120))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["batch_size=121"], "120 training images are fewer than one batch; use batch_size=120 or less"),
+        (["epoch=3"], "did you mean 'epochs'"),
+        (["epochs=0"], "epochs: 0.0 is not a number above 0"),
+        (["head_rate=-1"], "head_rate"),
+        (["loader.device_decode=true"], "loader.device_decode=true needs loader.device_augment=true"),
+    ],
+)
+def test_wrong_options_are_one_line(small, data, tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message) as error:
+        evaluate("finetune", "net", data, [*QUICK, f"run_dir={tmp_path / 'run'}", *overrides], tmp_path / "out.jsonl")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_directory_of_another_configuration_is_refused(small, data, tmp_path):
+    def command(*more: str) -> list[str]:
+        return [*QUICK, f"run_dir={tmp_path / 'run'}", "steps=1", *more]
+
+    evaluate("finetune", "net", data, command(), tmp_path / "out.jsonl")
+    with pytest.raises(InputError, match="belongs to another configuration: seed is 0 there and 1 here"):
+        evaluate("finetune", "net", data, command("seed=1"), tmp_path / "out.jsonl")
+
+
+def test_a_damaged_image_is_named_and_none_takes_its_place(small, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    broken = folder / "train" / "moss" / "007.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"moss/007\.png cannot be used \(.*\); repair or remove it"):
+        evaluate("finetune", "net", folder, [*QUICK, f"run_dir={tmp_path / 'run'}", "epochs=1"], tmp_path / "out.jsonl")
+
+
+def test_probes_are_one_process(data):
+    with pytest.raises(InputError, match="--nproc 2: knn is one process"):
+        evaluate("knn", "pixels", data, [], nproc=2)
+
+
+def test_a_launch_is_told_what_it_trains(small, data, tmp_path):
+    words = ["eval", "finetune", "--model", "net", "--data", str(data), "batch_size=24", f"run_dir={tmp_path / 'run'}"]
+    assert preview(words, 1) == tmp_path / "run"
+    with pytest.raises(InputError, match="batch_size=24 does not divide among 7 processes"):
+        preview([*words, "parallel.mode=ddp"], 7)
+    assert preview(["eval", "knn", "--model", "net", "--data", str(data)], 1) is None
