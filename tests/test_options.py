@@ -26,7 +26,7 @@ from seer.schema import KIND, Choice, check_options, default_of, kind_of
 from shards.build import BuildOptions
 from tests.strategies import damaged, values
 
-NEEDED = {"data": "x", "steps": 5, "partition": "x", "cpus_per_task": 1, "memory_gb_per_task": 1}
+NEEDED = {"model": "x", "data": "x", "steps": 5, "partition": "x", "cpus_per_task": 1, "memory_gb_per_task": 1}
 ROOTS = [Pretrain, *METHOD_CONFIGS.values(), *(task.config for task in TASKS.values()), Profile, BuildOptions]
 
 

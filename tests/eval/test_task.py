@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seer.config import parse_overrides, resolve
 from seer.errors import InputError
 from seer.eval import pixels
 from seer.eval.task import evaluate
@@ -124,6 +125,7 @@ def test_a_test_class_without_training_images_is_named(tmp_path):
 
 
 def test_every_task_has_defaults_that_resolve():
-    assert {"knn", "linear"} <= TASKS.keys()
+    assert {"knn", "linear", "finetune"} <= TASKS.keys()
     for task in TASKS.values():
-        assert task.config().batch_size > 0
+        needed = ["model=m", "data=d"] if task.trained else []
+        assert resolve(task.config, [parse_overrides(needed)]).batch_size > 0

@@ -89,8 +89,11 @@ class Classifier(Learner[LabelledImages]):
 
 def configure(model: str, data: str, overrides: list[str]) -> FinetuneConfig:
     """The configuration of a finetuning, with its steps and its run directory. Raises `InputError`."""
+    options = configuration.parse_overrides(overrides)
+    if twice := next((key for key in ("model", "data") if key in options), ""):
+        raise InputError(f"{twice}=: it is given by --{twice}")
     given = configuration.layer({"model": model, "data": data})
-    config = configuration.resolve(FinetuneConfig, [given, configuration.parse_overrides(overrides)])
+    config = configuration.resolve(FinetuneConfig, [given, options])
     check_options(config)
     train, _ = splits(data)
     if len(train) < config.batch_size:

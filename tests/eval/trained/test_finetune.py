@@ -145,7 +145,8 @@ def test_the_loss_is_cross_entropy_and_places_without_an_image_count_nothing(dat
     [
         (["batch_size=121"], "120 training images are fewer than one batch; use batch_size=120 or less"),
         (["epoch=3"], "did you mean 'epochs'"),
-        (["epochs=0"], "epochs: 0.0 is not a number above 0"),
+        (["data=elsewhere"], "data=: it is given by --data"),
+        (["epochs=0"], "epochs: 0.0 is not a number, above 0"),
         (["head_rate=-1"], "head_rate"),
         (["loader.device_decode=true"], "loader.device_decode=true needs loader.device_augment=true"),
     ],
