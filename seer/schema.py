@@ -306,9 +306,9 @@ def option(default: Any, kind: Kind, **more: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-def required(kind: Kind) -> Any:
+def required(kind: Kind, **more: Any) -> Any:
     """The same without a default: whoever makes the options names a value."""
-    return field(kw_only=True, metadata={KIND: kind})
+    return field(kw_only=True, metadata={KIND: kind, **more})
 
 
 def kind_of(declared: Field) -> Kind | None:

@@ -182,6 +182,8 @@ def evaluate(
 
     index_tars(data, *(f"{data}/{split}" for split in ("train", "test", "val")))
     rows = run(task, model, data, overrides or [], out, nproc)
+    if not rows:  # of several processes one measures
+        return
     say(*describe(rows), json_target=json_target)
     emit(rows, json_target)
 
@@ -349,13 +351,21 @@ def preview_evaluate(
     ranks: int, task: str, model: str, data: str, overrides: list[str] | None, nproc: int, **others: Any
 ) -> Path | None:
     """What a launched `eval` would refuse; the run directory of a task that trains."""
-    if task not in TASKS or not TASKS[task].trained:
+    if task not in TASKS or not TASKS[task].trained or is_awaited(model):
         return None
     check_one(nproc)
     module = TASKS[task].load()
     config = module.configure(model, data, overrides or [])
     module.check(config, ranks)
     return Path(config.run_dir).absolute()
+
+
+def is_awaited(model: str) -> bool:
+    """Whether a model may be a run that has no checkpoint yet, as in a chain of jobs: nothing can be told of it."""
+    from seer.rundir.names import checkpoints
+
+    path = Path(model)
+    return ":" not in model and not path.is_file() and not checkpoints(path)
 
 
 def check_one(nproc: int) -> None:

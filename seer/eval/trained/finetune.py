@@ -25,6 +25,7 @@ from seer.engine.peers import check_peers
 from seer.engine.run import RunConfig, Training, check_batch, enough_memory, fit
 from seer.engine.schedule import ScheduleConfig
 from seer.errors import InputError
+from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import stack, to_input
 from seer.eval.scores import Score, share
 from seer.interop.models import Model, load_model
@@ -43,6 +44,8 @@ class FinetuneConfig(RunConfig):
 
     Attributes:
         model, data: as on the command line.
+        weights: what the model that training starts from hashes to. So `RUN`, whose newest checkpoint may be another
+            one later, is not taken for the model that an earlier finetuning began with.
         run_dir: of the training; "" is `eval/finetune-HASH` below the model's own.
         epochs: passes over the training images, which give the `steps` unless these are given.
         head_rate: factor on the classifier's rate.
@@ -51,7 +54,8 @@ class FinetuneConfig(RunConfig):
     """
 
     name: str = option("finetune", Text(255, 1), incidental=True)
-    model: str = required(Text())
+    model: str = required(Text(), incidental=True)
+    weights: str = option("", Text(64))
     data: str = required(Location(shortest=1))
     run_dir: str = option("", Location(), incidental=True)
     steps: int = option(0, Integer(0, 10**8))
@@ -92,6 +96,8 @@ def configure(model: str, data: str, overrides: list[str]) -> FinetuneConfig:
     options = configuration.parse_overrides(overrides)
     if twice := next((key for key in ("model", "data") if key in options), ""):
         raise InputError(f"{twice}=: it is given by --{twice}")
+    if "weights" in options:
+        raise InputError("weights=: they are the model's")
     given = configuration.layer({"model": model, "data": data})
     config = configuration.resolve(FinetuneConfig, [given, options])
     check_options(config)
@@ -101,9 +107,11 @@ def configure(model: str, data: str, overrides: list[str]) -> FinetuneConfig:
         raise InputError(f"{data}: {len(train)} training images are fewer than one batch; {less}")
     steps = config.steps or math.ceil(config.epochs * len(train) / config.batch_size)
     config = replace(config, steps=steps)
+    loaded = load_model(model)
+    config = replace(config, weights=weights_hash(loaded.backbone))
     if not config.run_dir:
         digest = configuration.config_hash(asdict(config), configuration.incidental(FinetuneConfig))
-        home = load_model(model).run_dir or Path()
+        home = loaded.run_dir or Path()
         config = replace(config, run_dir=str(home / "eval" / f"finetune-{digest}"))
     check_run_dir(config)
     return config
@@ -137,6 +145,8 @@ def run(config: FinetuneConfig) -> list[Score]:
         check(config, world.size)
         train, test = splits(config.data)
         model = load_model(config.model)
+        if weights_hash(model.backbone) != config.weights:
+            raise InputError(f"{config.model}: has other weights than a moment ago; name one of its checkpoints")
         model = replace(model, size=config.size or model.size)
         scores: list[Score] = []
         training = set_up(config, model, train, world)

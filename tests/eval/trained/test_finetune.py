@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,20 @@ def test_without_a_place_given_a_run_has_one_of_its_configuration(small, data, t
     assert Path(one.run_dir).parent == Path("eval")
 
 
+def test_other_weights_are_another_finetuning(data, tmp_path, monkeypatch):
+    """As where the newest checkpoint of a run is another one by now."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("seer.eval.trained.finetune.load_model", lambda spec: small_model(seed=len(spec)))
+    first, same, other = (configure(name, str(data), QUICK) for name in ("net", "ten", "other"))
+    assert first.run_dir == same.run_dir != other.run_dir
+    place = [*QUICK, f"run_dir={tmp_path / 'run'}", "steps=1"]
+    run(configure("net", str(data), place))
+    with pytest.raises(InputError, match="belongs to another configuration: weights is "):
+        configure("other", str(data), place)
+    with pytest.raises(InputError, match="net: has other weights than a moment ago"):
+        run(replace(configure("net", str(data), place), weights="0" * 64))
+
+
 def test_processes_are_one(data, tmp_path):
     """As many as there are test images does not divide among them."""
     (data_ := tmp_path / "data").mkdir()
@@ -146,6 +161,7 @@ def test_the_loss_is_cross_entropy_and_places_without_an_image_count_nothing(dat
         (["batch_size=121"], "120 training images are fewer than one batch; use batch_size=120 or less"),
         (["epoch=3"], "did you mean 'epochs'"),
         (["data=elsewhere"], "data=: it is given by --data"),
+        (["weights=0"], "weights=: they are the model's"),
         (["epochs=0"], "epochs: 0.0 is not a number, above 0"),
         (["head_rate=-1"], "head_rate"),
         (["loader.device_decode=true"], "loader.device_decode=true needs loader.device_augment=true"),
@@ -181,8 +197,19 @@ def test_probes_are_one_process(data):
 
 
 def test_a_launch_is_told_what_it_trains(small, data, tmp_path):
-    words = ["eval", "finetune", "--model", "net", "--data", str(data), "batch_size=24", f"run_dir={tmp_path / 'run'}"]
+    words = [
+        "eval",
+        "finetune",
+        "--model",
+        "net:random",
+        "--data",
+        str(data),
+        "batch_size=24",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     assert preview(words, 1) == tmp_path / "run"
     with pytest.raises(InputError, match="batch_size=24 does not divide among 7 processes"):
         preview([*words, "parallel.mode=ddp"], 7)
     assert preview(["eval", "knn", "--model", "net", "--data", str(data)], 1) is None
+    awaited = ["eval", "finetune", "--model", str(tmp_path / "later"), "--data", str(data)]
+    assert preview(awaited, 1) is None  # in a chain, after the run that it is of
