@@ -19,12 +19,11 @@ setup(
     packages=[*find_packages(include=["seer", "seer.*", "shards", "shards.*", "launch", "launch.*"]), "seer.configs"],
     # Recipes live at the top of the repository and travel inside the package, so that a recipe's name works anywhere.
     package_dir={"seer.configs": "configs"},
-    package_data={"seer.configs": ["*.yaml", "*/*.yaml"], "seer.report": ["*.html.j2"], "shards": ["*.html.j2"]},
+    package_data={"seer.configs": ["*.yaml", "*/*.yaml"], "seer.report": ["*.html.j2"], "shards.report": ["*.html.j2"]},
     install_requires=[
         "torch>=2.13",
         "torchvision",
         "numpy",
-        "numba>=0.61",
         "simplejpeg>=1.7",
         "opencv-python-headless>=4.10",
         "pillow>=10.3",

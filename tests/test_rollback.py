@@ -16,6 +16,7 @@ from seer.pretrain.recipe import load_config
 from seer.pretrain.run import run
 from seer.processes import spawn
 from seer.report.watch import status
+from seer.rundir.names import SKIPPED
 from tests.conftest import rows
 
 SETTINGS = ["precision=fp64", "steps=8", "checkpoint.every=2", "health.patience=2", "parallel.mode=ddp"]
@@ -79,7 +80,7 @@ def test_steps_that_are_not_finite_lead_back_and_are_passed_over(poisoned, fores
     assert found == (foreseen if nproc == 1 else pytest.approx(foreseen, abs=1e-9))
     (event,) = [row for row in jsonl.read(run_dir / "health.jsonl") if row["event"] == "rollback"]
     assert (event["step"], event["to"], event["skipped"]) == (6, 2, [4, 6])
-    skipped = jsonl.read(run_dir / ledger.SKIPPED)
+    skipped = jsonl.read(run_dir / SKIPPED)
     assert [row["step"] for row in skipped] == GUILTY
     for row in skipped:
         assert row["keys"] == [sample["key"] for sample in batch(run_dir, row["step"])]
@@ -155,5 +156,5 @@ def test_a_collapse_may_lead_back(make):
         make("back", (), *overrides)
     (event,) = [row for row in jsonl.read(make.root / "back/health.jsonl") if row["event"] == "rollback"]
     assert (event["step"], event["to"], event["skipped"]) == (2, 1, [2, 2])
-    (skipped,) = jsonl.read(make.root / "back" / ledger.SKIPPED)
+    (skipped,) = jsonl.read(make.root / "back" / SKIPPED)
     assert skipped.keys() == {"step", "why"}  # no sample in particular is to blame

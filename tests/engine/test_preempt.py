@@ -56,8 +56,8 @@ def interrupt_after(run: Path, step: int, number: int) -> threading.Thread:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny, shards, tmp_path, processes):
-    def train(run: str) -> Path:
-        keys = [f"data={shards}", f"run_dir={tmp_path / run}", "steps=24", "parallel.mode=ddp"]
+    def train(place: str) -> Path:
+        keys = [f"data={shards}", f"run_dir={tmp_path / place}", "steps=24", "parallel.mode=ddp"]
         config = load_config(tiny, keys)
         return spawn(run.run, 2, config, device="cpu")[0] if processes == 2 else run.run(config)
 

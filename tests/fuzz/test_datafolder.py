@@ -19,6 +19,7 @@ from seer.data.storage import index as format
 from seer.data.storage.index import MANIFEST, MANIFEST_SCHEMA, METADATA_KEY, UNSEALED, Manifest, index_path, read_index
 from seer.data.storage.reader import Reader
 from seer.data.storage.remote import FetchConfig
+from seer.rundir.names import DAMAGED, SKIPPED
 from shards import prune, takedown
 from shards.build import BuildOptions, build
 from shards.dedup.find import DedupOptions
@@ -234,7 +235,7 @@ def test_ledgers(strangers, tmp_path, data):
     ledger.write(run, 0, [ledger.Damaged(3, 1, 2, "truncated"), ledger.Damaged(5, 1, 2, "truncated")])
     ledger.skip(run, [3, 4], "not finite", lambda step: ["a/0"])
     world = strangers(run)
-    for path in (world.folder / ledger.SKIPPED, next((world.folder / ledger.FOLDER).iterdir())):
+    for path in (world.folder / SKIPPED, next((world.folder / DAMAGED).iterdir())):
         spoil_rows(data, path, [json.loads(line) for line in path.read_text().splitlines()])
     trial(world, ledger.read, world.folder, 100)
     trial(world, ledger.skipped, world.folder)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from seer.backbones import BACKBONES, build
 from seer.backbones.regnet import RegNet, RegNetSpec
 from seer.eval.probes import feature_cache
-from seer.interop.models import CONFIG, SUMS, load_backbone, load_model
+from seer.interop.models import NEEDED, SUMS, load_backbone, load_model
 from seer.interop.native import ABOUT, backbone_metadata
 from seer.interop.weights import read_weights
 from seer.rundir.names import HEADER
@@ -126,7 +126,7 @@ def test_runs_that_nobody_trained(world, sound, data):
     folder = run / "checkpoints/step-000000100"
     folder.mkdir(parents=True, exist_ok=True)
     good = {"backbone": {"name": "resnet18"}, "views": {"large": {"size": 32, "count": 2}}}
-    config = data.draw(damaged(CONFIG)) if data.draw(st.booleans()) else good
+    config = data.draw(damaged(NEEDED)) if data.draw(st.booleans()) else good
     write_config(run, **(good if not isinstance(config, dict) else {}))
     (run / "config.yaml").write_text(json.dumps(config) if config is not good else (run / "config.yaml").read_text())
     shutil.copy(sound, folder / "backbone.safetensors")
