@@ -37,11 +37,13 @@ AFTER = """
 code=$?
 array=${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
 job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
-# Cancelled, or queued again by somebody else: nothing to decide. Out of time before all was saved: go on.
-case "$(squeue -h -j "$SLURM_JOB_ID" -o '%T %r' 2>/dev/null)" in
-COMPLETING*TimeLimit | RUNNING* | "") ;;
-*) exit $code ;;
-esac
+# Cancelled, or queued again: nothing to decide. Out of time before all was saved: go on.
+decided() {{
+    case "$(squeue -h -j "$SLURM_JOB_ID" -o '%T %r' 2>/dev/null)" in
+    COMPLETING*TimeLimit | RUNNING* | "") return 1 ;;
+    esac
+}}
+decided && exit $code
 wait=$({conclude} "$code") || exit $code
 sleep "$wait"
 {requeue}
@@ -61,7 +63,11 @@ fi
 exit 0
 """.strip()
 
-REQUEUE = 'scontrol requeue "$job$array" && exit $code'
+# What ends the job may end scontrol before it has its answer; then the job is queued again all the same.
+REQUEUE = """
+(trap "" TERM; exec scontrol requeue "$job$array") && exit $code
+decided && exit $code
+""".strip()
 
 
 class _Executor(submitit.SlurmExecutor):

@@ -1,5 +1,8 @@
 """SLURM's answers, as its commands would give them."""
 
+import os
+import subprocess
+
 import pytest
 
 from launch import queue, slurm
@@ -95,3 +98,32 @@ def test_the_batch_script_says_it_all(tmp_path):
     assert "scontrol requeue" not in slurm.script(launch, 0, settings, requeue=False)
     assert "#SBATCH --dependency='afterok:<the job before>'" in after
     assert "#SBATCH --nodes=1\n" in after
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "again"),
+    [
+        ("echo COMPLETING None > state; kill -TERM $$", False),  # what ends the job reaches scontrol as well
+        ("echo COMPLETING None > state; kill -KILL $$", False),
+        ("echo PENDING BeginTime > state; exit 1", False),
+        ("exit 0", False),
+        ("exit 1", True),  # requeueing is forbidden
+    ],
+)
+def test_a_job_that_is_queued_again_gets_no_successor(tmp_path, scontrol, again):
+    """Whatever becomes of the answer."""
+    programs = {"scontrol": scontrol, "squeue": "cat state", "sbatch": "touch submitted; echo 8"}
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\ncd {tmp_path}\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("7_submission.sh", "7_submitted.pkl"):
+        (tmp_path / name).touch()
+    (tmp_path / "state").write_text("RUNNING None\n")
+    after = slurm.AFTER.format(conclude="echo 0", slurm=tmp_path, requeue=slurm.REQUEUE)
+    environment = {**os.environ, "SLURM_JOB_ID": "7", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for name in ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_JOB_ID"):
+        environment.pop(name, None)
+    script = f"{slurm.BEFORE}\n(exit 3)\n{after}"
+    done = subprocess.run(["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (tmp_path / "submitted").exists() == again
+    assert done.returncode == (0 if again else 3), done.stderr
