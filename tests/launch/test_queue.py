@@ -104,6 +104,7 @@ def test_the_batch_script_says_it_all(tmp_path):
     ("scontrol", "again"),
     [
         ("echo COMPLETING None > state; kill -TERM $$", False),  # what ends the job reaches scontrol as well
+        ("rm state; kill -TERM $$", False),  # and nobody tells the state
         ("echo COMPLETING None > state; kill -KILL $$", False),
         ("echo PENDING BeginTime > state; exit 1", False),
         ("exit 0", False),
