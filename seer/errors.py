@@ -7,10 +7,14 @@ from typing import NoReturn
 class InputError(ValueError):
     """Bad input from the user: what is wrong, where, and what to do, in one line.
 
-    The command line prints the message without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with code 2. What a message quotes may come from a
+    stranger's file: it is escaped here, wherever it is raised.
     """
 
     exit_code = 2
+
+    def __init__(self, line: object = ""):
+        super().__init__(printable(line))
 
 
 class InUseError(InputError):

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from seer import files
-from seer.errors import InputError, first_line, printable
+from seer.errors import InputError, first_line
 
 
 def check_writable(path: Path | str, what: str, append: bool = False) -> None:
@@ -73,4 +73,4 @@ def _try_folder(folder: Path, name: str) -> None:
 def _refusal(named: str, what: str, error: Exception) -> InputError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
     line = f"{named}: {what}cannot be written ({reason}); give a path where you may write"
-    return InputError(printable(line))
+    return InputError(line)

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import pickle
 import shlex
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seer import terminal
-from seer.errors import printable
+from seer.errors import InputError, printable
 from seer.terminal import (
     emit,
     finite,
@@ -104,3 +105,10 @@ def test_no_option_is_nan(wrong):
     assert finite(None) is None
     with pytest.raises(typer.BadParameter, match="not a finite number"):
         finite(wrong)
+
+
+def test_an_input_error_is_printable_wherever_it_is_raised():
+    error = InputError("unknown backbone 'a\x1b[2J\u202e\U00018cd6'")
+    assert str(error) == "unknown backbone 'a\\x1b[2J\\u202e\\U00018cd6'"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert str(InputError(error)) == str(error)

@@ -8,7 +8,7 @@ from seer.backbones.base import Backbone, BackboneConfig, materialize
 from seer.backbones.regnet import ALIASES, REGNETS, RegNet
 from seer.backbones.resnet import RESNETS, ResNet
 from seer.errors import InputError, nearest
-from seer.schema import check_options
+from seer.schema import check_options, shown
 
 __all__ = ["ALIASES", "BACKBONES", "Backbone", "BackboneConfig", "build", "canonical", "materialize"]
 
@@ -22,7 +22,7 @@ def canonical(name: str) -> str:
     """The key of `BACKBONES` that a name or an alias means. Raises `InputError` naming the nearest."""
     name = ALIASES.get(name, name)
     if name not in BACKBONES:
-        raise InputError(f"unknown backbone '{name}'{nearest(name, [*BACKBONES, *ALIASES])}")
+        raise InputError(f"unknown backbone {shown(name)}{nearest(name, [*BACKBONES, *ALIASES])}")
     return name
 
 
