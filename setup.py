@@ -16,10 +16,18 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["seer", "seer.*", "shards", "shards.*", "launch", "launch.*"]), "seer.configs"],
-    # Recipes live at the top of the repository and travel inside the package, so that a recipe's name works anywhere.
+    packages=[
+        *find_packages(include=["seer", "seer.*", "shards", "shards.*", "launch", "launch.*"]),
+        "seer.configs",
+    ],
+    # Recipes live at the top of the repository and travel inside the package, so that a recipe's
+    # name works anywhere.
     package_dir={"seer.configs": "configs"},
-    package_data={"seer.configs": ["*.yaml", "*/*.yaml"], "seer.report": ["*.html.j2"], "shards.report": ["*.html.j2"]},
+    package_data={
+        "seer.configs": ["*.yaml", "*/*.yaml"],
+        "seer.report": ["*.html.j2"],
+        "shards.report": ["*.html.j2"],
+    },
     install_requires=[
         "torch>=2.13",
         "torchvision",

@@ -1,13 +1,15 @@
-"""Images/s of `seer shards build`: from the web against img2dataset, from a folder against `webdataset.ShardWriter`.
+"""Images/s of `seer shards build`: from the web against img2dataset, from a folder against
+`webdataset.ShardWriter`.
 
     python benchmarks/build.py [--images 6000] [--img2dataset PATH] [--rounds 2] [--json FILE]
 
-The web is `unreliable.py` on loopback: pages that are gone, stall, break or are slow, the same ones for both. Each
-contestant is a process that is timed from start to end, with as many processes, connections, tries and seconds of
-patience; all take turns, and the best round counts. Rates are of images that arrived in shards. seer decodes every
-image in full to check it; with original bytes img2dataset does not decode, and the plain `ShardWriter` loop never
-does: it is held against `--no-check`, which reads headers only, and a loop that lets Pillow decode each image against
-the rest. img2dataset's pins conflict with ours: install it into an environment of its own and say with
+The web is `unreliable.py` on loopback: pages that are gone, stall, break or are slow, the same ones
+for both. Each contestant is a process that is timed from start to end, with as many processes,
+connections, tries and seconds of patience; all take turns, and the best round counts. Rates are of
+images that arrived in shards. seer decodes every image in full to check it; with original bytes
+img2dataset does not decode, and the plain `ShardWriter` loop never does: it is held against
+`--no-check`, which reads headers only, and a loop that lets Pillow decode each image against the
+rest. img2dataset's pins conflict with ours: install it into an environment of its own and say with
 `--img2dataset` where its command is.
 """
 
@@ -54,12 +56,18 @@ def write_pictures(folder: Path, count: int) -> None:
         photo = photos[number % len(photos)]
         height, width = draw.integers(500, 1001, 2)
         top, left = (int(draw.integers(0, max(1, have // 3))) for have in photo.shape[:2])
-        crop = cv2.resize(photo[top:, left:], (int(width), int(height)), interpolation=cv2.INTER_AREA)
-        (folder / f"{number:06}.jpg").write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=90))
+        crop = cv2.resize(
+            photo[top:, left:], (int(width), int(height)), interpolation=cv2.INTER_AREA
+        )
+        (folder / f"{number:06}.jpg").write_bytes(
+            simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=90)
+        )
 
 
 def run(command: list[str], out: Path) -> tuple[float, float]:
-    """Seconds that a command took, and those of all cores; its output is hidden unless it fails; `out` is new."""
+    """Seconds that a command took, and those of all cores; its output is hidden unless it fails;
+    `out` is new.
+    """
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     quiet = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
@@ -68,24 +76,46 @@ def run(command: list[str], out: Path) -> tuple[float, float]:
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
     after = getrusage(RUSAGE_CHILDREN)
-    return time.perf_counter() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return (
+        time.perf_counter() - began,
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+    )
 
 
 def samples_in(out: Path) -> int:
     """Images in the tars of a folder."""
     tars = sorted(out.glob("*.tar"))
-    listed = (subprocess.run(["tar", "tf", tar], capture_output=True, text=True, check=True).stdout for tar in tars)
+    listed = (
+        subprocess.run(["tar", "tf", tar], capture_output=True, text=True, check=True).stdout
+        for tar in tars
+    )
     return sum(line.endswith(".jpg") for lines in listed for line in lines.splitlines())
 
 
 def seer_from_web(urls: Path, out: Path, connections: int, *more: str) -> list[str]:
-    patience = ["--connect-timeout", str(PATIENCE), "--read-timeout", str(PATIENCE), "--timeout", str(PATIENCE)]
-    limits = ["--connections", str(connections), "--per-host", str(connections), "--retries", str(RETRIES)]
+    patience = [
+        "--connect-timeout",
+        str(PATIENCE),
+        "--read-timeout",
+        str(PATIENCE),
+        "--timeout",
+        str(PATIENCE),
+    ]
+    limits = [
+        "--connections",
+        str(connections),
+        "--per-host",
+        str(connections),
+        "--retries",
+        str(RETRIES),
+    ]
     size = ["--shard-size", str(SHARD), "--allow-private"]
     return [*SEER, str(urls), "--out", str(out), *size, *limits, *patience, *more]
 
 
-def img2dataset_from_web(program: str, urls: Path, out: Path, connections: int, *more: str) -> list[str]:
+def img2dataset_from_web(
+    program: str, urls: Path, out: Path, connections: int, *more: str
+) -> list[str]:
     options = {
         "url_list": urls,
         "output_folder": out,
@@ -108,13 +138,19 @@ def compete(contestants: dict[str, tuple[list[str], Path]], rounds: int) -> dict
             made = samples_in(out)
             rates[name] = max(rates[name], made / seconds)
             cost = f"{1000 * busy / made:.1f} ms of a core each"
-            print(f"  {name:34}{made:7,} images in {seconds:6.1f} s: {made / seconds:7.1f}/s, {cost}", flush=True)
+            print(
+                f"  {name:34}{made:7,} images in {seconds:6.1f} s: {made / seconds:7.1f}/s, {cost}",
+                flush=True,
+            )
     return rates
 
 
 POLICIES: dict[str, tuple[list[str], list[str]]] = {
     "original bytes": ([], ["--resize_mode=no", "--disable_all_reencoding=True"]),
-    "shorter side 256": (["--shorter-side", "256"], ["--resize_mode=keep_ratio", "--image_size=256"]),
+    "shorter side 256": (
+        ["--shorter-side", "256"],
+        ["--resize_mode=keep_ratio", "--image_size=256"],
+    ),
 }
 
 
@@ -124,7 +160,10 @@ def web_figures(options: argparse.Namespace, pictures: Path, work: Path) -> list
     urls.write_text("".join(f"{url(number)}\n" for number in range(options.images)))
     program = shutil.which(options.img2dataset)
     if program is None:
-        print(f"img2dataset is not installed ({options.img2dataset}): seer runs without this peer", flush=True)
+        print(
+            f"img2dataset is not installed ({options.img2dataset}): seer runs without this peer",
+            flush=True,
+        )
     command = [sys.executable, str(Path(__file__).with_name("unreliable.py")), str(pictures)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout
@@ -134,10 +173,15 @@ def web_figures(options: argparse.Namespace, pictures: Path, work: Path) -> list
         for name, (ours, theirs) in POLICIES.items():
             contestants = {f"seer, {name}": (seer_from_web(urls, out, n, *ours), out)}
             if program:
-                contestants[f"img2dataset, {name}"] = (img2dataset_from_web(program, urls, out, n, *theirs), out)
+                contestants[f"img2dataset, {name}"] = (
+                    img2dataset_from_web(program, urls, out, n, *theirs),
+                    out,
+                )
             rates = list(compete(contestants, options.rounds).values())
             title = f"build from {options.images:,} URLs on an unreliable web, {name}"
-            figures.append(figure(title, "images/s", rates[0], {"img2dataset": rates[1]} if program else {}))
+            figures.append(
+                figure(title, "images/s", rates[0], {"img2dataset": rates[1]} if program else {})
+            )
         return figures
     finally:
         server.kill()
@@ -158,7 +202,9 @@ def folder_figures(options: argparse.Namespace, pictures: Path, work: Path) -> l
     seer, decoded, unchecked, copied = compete(contestants, options.rounds).values()
     title = f"build from a folder of {len(list(pictures.iterdir())):,} photographs"
     return [
-        figure(f"{title}, every image decoded", "images/s", seer, {"ShardWriter and Pillow": decoded}),
+        figure(
+            f"{title}, every image decoded", "images/s", seer, {"ShardWriter and Pillow": decoded}
+        ),
         figure(f"{title}, bytes copied", "images/s", unchecked, {"ShardWriter": copied}),
     ]
 
@@ -175,7 +221,10 @@ def main() -> None:
         pictures = work / "pictures"
         pictures.mkdir()
         write_pictures(pictures, max(1, options.images // 2))
-        report([*web_figures(options, pictures, work), *folder_figures(options, pictures, work)], options.json)
+        report(
+            [*web_figures(options, pictures, work), *folder_figures(options, pictures, work)],
+            options.json,
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""For how long a save stops the training, and how fast it is written, against torch.save and torch's own checkpoints.
+"""For how long a save stops the training, and how fast it is written, against torch.save and
+torch's own checkpoints.
 
     python benchmarks/checkpoint.py [--backbone regnety_160 --rounds 5 --dir DIR] [--json FILE]
 
-The state is that of SwAV with LARC-SGD: parameters, buffers and momentum. A save of ours is over when the files are
-hashed, on the disk, and the whole backbone lies beside the shards; those of the others are flushed as well, and are
-neither hashed nor is the backbone taken out. `unchecked` is ours without looking whether all values are finite. All
-take turns; the best round counts, the first is not counted (it is
-the one in which staging memory is first touched; it is printed).
+The state is that of SwAV with LARC-SGD: parameters, buffers and momentum. A save of ours is over
+when the files are hashed, on the disk, and the whole backbone lies beside the shards; those of the
+others are flushed as well, and are neither hashed nor is the backbone taken out. `unchecked` is
+ours without looking whether all values are finite. All take turns; the best round counts, the first
+is not counted (it is the one in which staging memory is first touched; it is printed).
 """
 
 import argparse
@@ -31,7 +32,9 @@ from seer.engine.checkpoint.tensors import named_state
 from seer.engine.optim import OptimConfig, build_optimizer
 from seer.methods.swav import SwAV, SwAVConfig
 
-Save = Callable[[Path, int], Callable[[], None] | None]  # begins a save; returns what waits for its end
+Save = Callable[
+    [Path, int], Callable[[], None] | None
+]  # begins a save; returns what waits for its end
 
 
 def training(backbone: str) -> tuple[SwAV, torch.optim.Optimizer]:
@@ -81,7 +84,9 @@ def contestants(method: SwAV, optimizer: torch.optim.Optimizer, folder: Path) ->
     return ours | {"torch.save": torch_save, "dcp.save": dcp_save, "dcp.async_save": dcp_async}
 
 
-def measure(savers: dict[str, Save], folder: Path, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+def measure(
+    savers: dict[str, Save], folder: Path, rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds until each saver comes back, and until its files are on the disk: of the best round."""
     blocked, complete = (dict.fromkeys(savers, float("inf")) for _ in range(2))
     for number in range(rounds + 1):
@@ -96,7 +101,10 @@ def measure(savers: dict[str, Save], folder: Path, rounds: int) -> tuple[dict[st
             if number == 0:
                 print(f"first, {name:16} stops for {stopped:6.3f} s of {took:6.3f} s", flush=True)
             else:
-                blocked[name], complete[name] = min(blocked[name], stopped), min(complete[name], took)
+                blocked[name], complete[name] = (
+                    min(blocked[name], stopped),
+                    min(complete[name], took),
+                )
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             os.sync()
     return blocked, complete

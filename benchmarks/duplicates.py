@@ -1,10 +1,12 @@
-"""How many planted copies `--dedup near` finds, how many different images it takes for copies, and what it costs.
+"""How many planted copies `--dedup near` finds, how many different images it takes for copies, and
+what it costs.
 
     python benchmarks/duplicates.py PHOTOS [OTHERS...] [--distance 8] [--hashes 1000000]
 
-Every photograph of PHOTOS (a folder of any depth) is copied in each way, once; a copy is found if the perceptual hashes
-are within the distance and the pixels are alike. False positives are counted over all pairs of different photographs of
-PHOTOS and OTHERS; those that turn out to be copies by eye have to be subtracted by hand, so the pairs are named.
+Every photograph of PHOTOS (a folder of any depth) is copied in each way, once; a copy is found if
+the perceptual hashes are within the distance and the pixels are alike. False positives are counted
+over all pairs of different photographs of PHOTOS and OTHERS; those that turn out to be copies by
+eye have to be subtracted by hand, so the pairs are named.
 """
 
 import argparse
@@ -27,7 +29,9 @@ DISTANCES = 4, 6, 8, 10, 12
 
 
 def jpeg(picture: np.ndarray, quality: int = 85) -> np.ndarray:
-    return simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality))
+    return simplejpeg.decode_jpeg(
+        simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality)
+    )
 
 
 def resized(picture: np.ndarray, scale: float) -> np.ndarray:
@@ -39,7 +43,10 @@ def cropped(picture: np.ndarray, kept: float, seed: int) -> np.ndarray:
     """A part that has this share of both sides, anywhere in the picture."""
     height, width = (round(kept * side) for side in picture.shape[:2])
     draw = np.random.default_rng(seed)
-    top, left = draw.integers(0, picture.shape[0] - height + 1), draw.integers(0, picture.shape[1] - width + 1)
+    top, left = (
+        draw.integers(0, picture.shape[0] - height + 1),
+        draw.integers(0, picture.shape[1] - width + 1),
+    )
     return picture[top : top + height, left : left + width]
 
 
@@ -72,12 +79,19 @@ def hashes(found: list[np.ndarray]) -> np.ndarray:
 
 def recall(photos: list[np.ndarray]) -> None:
     originals, thumbnails = hashes(photos), [thumbnail(photo) for photo in photos]
-    print(f"| {len(photos)} photographs, distance ≤ | {' | '.join(map(str, DISTANCES))} | pixels alike |")
+    print(
+        f"| {len(photos)} photographs, distance ≤ | {' | '.join(map(str, DISTANCES))} | pixels alike |"
+    )
     print("|---|" + "---:|" * (len(DISTANCES) + 1))
     for kind, copy in COPIES.items():
         copies = [np.ascontiguousarray(copy(photo, seed)) for seed, photo in enumerate(photos)]
         apart = distance(hashes(copies), originals)
-        same = np.array([alike(thumbnail(made), original) for made, original in zip(copies, thumbnails, strict=True)])
+        same = np.array(
+            [
+                alike(thumbnail(made), original)
+                for made, original in zip(copies, thumbnails, strict=True)
+            ]
+        )
         shares = [f"{100 * ((apart <= most) & same).mean():.1f}" for most in DISTANCES]
         print(f"| {kind} | {' | '.join(shares)} | {100 * same.mean():.1f} |", flush=True)
 
@@ -99,7 +113,10 @@ def false_positives(named: dict[Path, np.ndarray], most: int) -> None:
     print(f"| {pairs:,} pairs of {len(values):,} images | {' | '.join(map(str, DISTANCES))} |")
     print("|---|" + "---:|" * len(DISTANCES))
     print(f"| hashes near | {' | '.join(str(candidates[limit]) for limit in DISTANCES)} |")
-    print(f"| and pixels alike | {' | '.join(str(confirmed[limit]) for limit in DISTANCES)} |", flush=True)
+    print(
+        f"| and pixels alike | {' | '.join(str(confirmed[limit]) for limit in DISTANCES)} |",
+        flush=True,
+    )
 
 
 def cost(photos: list[np.ndarray], count: int, most: int) -> None:
@@ -110,7 +127,9 @@ def cost(photos: list[np.ndarray], count: int, most: int) -> None:
     hashes(decoded)
     marks.append(time.perf_counter())
     decoding, hashing = (later - earlier for earlier, later in pairwise(marks))
-    print(f"hashing: {1e3 * hashing / len(photos):.3f} ms an image, {100 * hashing / decoding:.1f} % of decoding")
+    print(
+        f"hashing: {1e3 * hashing / len(photos):.3f} ms an image, {100 * hashing / decoding:.1f} % of decoding"
+    )
     for size in (count // 10, count):
         random = np.random.default_rng(0).integers(1, 2**64, size, dtype=np.uint64)
         for limit in [bits for bits in DISTANCES if bits <= most]:
@@ -118,11 +137,15 @@ def cost(photos: list[np.ndarray], count: int, most: int) -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 near_duplicates(random, limit, Path(scratch))
             seconds = time.perf_counter() - start
-            print(f"look-up among {size:,}, distance {limit}: {seconds:.1f} s, {choose_blocks(2 * size, limit)} blocks")
+            print(
+                f"look-up among {size:,}, distance {limit}: {seconds:.1f} s, {choose_blocks(2 * size, limit)} blocks"
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("others", type=Path, nargs="*")
     parser.add_argument("--distance", type=int, default=8)
@@ -132,7 +155,8 @@ def main() -> None:
     photos = pictures(arguments.photos)
     recall(list(photos.values()))
     false_positives(
-        photos | {path: p for other in arguments.others for path, p in pictures(other).items()}, arguments.distance
+        photos | {path: p for other in arguments.others for path, p in pictures(other).items()},
+        arguments.distance,
     )
     cost(list(photos.values()), arguments.hashes, arguments.distance)
 

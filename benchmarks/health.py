@@ -1,11 +1,12 @@
 """What looking after a run costs, as a share of its steps: the checks of its health, and its log.
 
-    python benchmarks/health.py [--backbone regnety_016 --batch 8 --large 96 --small 48 --prototypes 3000] [--json FILE]
+    python benchmarks/health.py [--backbone regnety_016 --batch 8 --large 96 --small 48 --prototypes
+    3000] [--json FILE]
 
-Steps are SwAV's, as `seer.engine.loop` makes them. Each part is timed by itself on the state of such a step: it is too
-small to be told from the noise of whole steps. Health: what every step is checked by (statistics kept, verdict, median
-of the losses) and, over `health.every`, a measurement. Logging: every step's call and, over `log.every`, the method's
-metrics and a row with TensorBoard.
+Steps are SwAV's, as `seer.engine.loop` makes them. Each part is timed by itself on the state of
+such a step: it is too small to be told from the noise of whole steps. Health: what every step is
+checked by (statistics kept, verdict, median of the losses) and, over `health.every`, a measurement.
+Logging: every step's call and, over `log.every`, the method's metrics and a row with TensorBoard.
 """
 
 import argparse
@@ -45,11 +46,17 @@ def seconds_of(action: Callable[[int], object], repeats: int) -> float:
 def health_seconds(method: Method, output: Output, folder: Path) -> float:
     """Of the checks, per step."""
     config = HealthConfig(grace=0)
-    health, statistics = Health(config, folder, World(), symptoms=method.symptoms), Statistics(method)
+    health, statistics = (
+        Health(config, folder, World(), symptoms=method.symptoms),
+        Statistics(method),
+    )
     loss, norm = output.loss.detach(), torch.ones(())
     values = {name: float(value) for name, value in output.metrics.items()} | {"loss": float(loss)}
     assert output.embeddings is not None
-    values |= {name: float(value) for name, value in health.measure(config.every, output.embeddings).items()}
+    values |= {
+        name: float(value)
+        for name, value in health.measure(config.every, output.embeddings).items()
+    }
 
     def check(number: int) -> None:
         statistics.keep()
@@ -60,7 +67,9 @@ def health_seconds(method: Method, output: Output, folder: Path) -> float:
         health.judge(number * config.every, values, len(output.embeddings))
 
     for number in range(config.window):
-        health.fault(number, Verdict(True, False, float(loss)), excused=False)  # the window is full from now on
+        health.fault(
+            number, Verdict(True, False, float(loss)), excused=False
+        )  # the window is full from now on
     return seconds_of(check, 50) + seconds_of(measure, 5) / config.every
 
 
@@ -73,7 +82,15 @@ def logging_seconds(output: Output, prototypes: int, folder: Path) -> float:
     def log_step(number: int) -> None:
         if log.due(number):
             metrics.update(assignment_metrics(assignments))
-        log.step(number, metrics, {"samples": number, "lr": 0.1, "epoch": 0.0}, number, 0.01, 0.5, {"read": 0.1})
+        log.step(
+            number,
+            metrics,
+            {"samples": number, "lr": 0.1, "epoch": 0.0},
+            number,
+            0.01,
+            0.5,
+            {"read": 0.1},
+        )
 
     with RunLog(folder, LogConfig(), World(), total_steps=10**6) as log:
         return seconds_of(log_step, 200)
@@ -104,10 +121,18 @@ def main() -> None:
             "logging": logging_seconds(output, options.prototypes, Path(folder)),
         }
     crops = f"2x{options.large}+4x{options.small}"
-    about = f"SwAV step of {1000 * whole:.0f} ms, {options.backbone}, batch {options.batch}, {crops}"
+    about = (
+        f"SwAV step of {1000 * whole:.0f} ms, {options.backbone}, batch {options.batch}, {crops}"
+    )
     for name, seconds in parts.items():
         print(f"  {name:20}{1e6 * seconds:10.0f} µs a step", flush=True)
-    report([figure(f"{name}, {about}", "share of the step", s / whole, {}) for name, s in parts.items()], options.json)
+    report(
+        [
+            figure(f"{name}, {about}", "share of the step", s / whole, {})
+            for name, s in parts.items()
+        ],
+        options.json,
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python benchmarks/loader.py PHOTOGRAPHS [--batch 32] [--batches 10000] [--json FILE]
 
-PHOTOGRAPHS is a folder of images of usual size. The bare rate is that of one process which reads, decodes and cuts
-2×224+4×96 finished crops and does nothing else, on one core; the loader's is what a consumer gets that only waits. For
-memory the loader runs 10,000 batches of small pictures, in which a leak of a descriptor or an array would show.
+PHOTOGRAPHS is a folder of images of usual size. The bare rate is that of one process which reads,
+decodes and cuts 2×224+4×96 finished crops and does nothing else, on one core; the loader's is what
+a consumer gets that only waits. For memory the loader runs 10,000 batches of small pictures, in
+which a leak of a descriptor or an array would show.
 """
 
 import os
@@ -29,7 +30,8 @@ from shards.build import BuildOptions, build
 
 CROPS = MultiCrop(DEFAULT_VIEWS, seed=0)
 FAR = 100_000  # a step to resume at
-# As `seer pretrain` does it: the server that workers fork from has started before the trainer imports what it needs.
+# As `seer pretrain` does it: the server that workers fork from has started before the trainer
+# imports what it needs.
 RUN = """
 import sys
 from pathlib import Path
@@ -82,13 +84,21 @@ def first_batch(shards: Path, batch: int, step: int) -> float:
 
 
 def first_batch_of_a_run(shards: Path, batch: int) -> float:
-    """The same in a program of its own that starts as `seer pretrain` does, once it has imported what it needs."""
+    """The same in a program of its own that starts as `seer pretrain` does, once it has imported
+    what it needs.
+    """
     program = [sys.executable, "-c", RUN, str(shards), str(batch)]
-    return float(subprocess.run(program, capture_output=True, check=True, text=True, cwd=Path(__file__).parent).stdout)
+    return float(
+        subprocess.run(
+            program, capture_output=True, check=True, text=True, cwd=Path(__file__).parent
+        ).stdout
+    )
 
 
 def resident(batches: int, folder: Path) -> tuple[float, float]:
-    """MB of this process and its workers after a tenth of `batches` small batches, and at their end."""
+    """MB of this process and its workers after a tenth of `batches` small batches, and at their
+    end.
+    """
     write_quickstart(folder / "small", train=40, test=1)
     build([folder / "small" / "train"], folder / "small-shards", BuildOptions(shard_size=50))
     manifest = Manifest.load(folder / "small-shards")
@@ -121,7 +131,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         build([options.photographs], Path(folder, "shards"), BuildOptions(shard_size=50))
         manifest = Manifest.load(Path(folder, "shards"))
-        in_run = np.median([first_batch_of_a_run(manifest.directory, options.batch) for _ in range(3)])
+        in_run = np.median(
+            [first_batch_of_a_run(manifest.directory, options.batch) for _ in range(3)]
+        )
         begin = [first_batch(manifest.directory, options.batch, step) for step in (0, FAR)]
         rounds = [
             (
@@ -134,12 +146,34 @@ def main() -> None:
         early, late = resident(options.batches, Path(folder))
     report(
         [
-            figure("2x224+4x96 finished crops through the loader, 1 worker", "images/s", one, {"bare work": bare}),
-            figure("2x224+4x96 finished crops through the loader, 2 workers", "images/s", two, {"1 worker": one}),
-            figure("start to first batch, in a program that starts as `seer pretrain` does", "s", float(in_run), {}),
-            figure("the same with the start of the server that workers fork from", "s", begin[0], {}),
+            figure(
+                "2x224+4x96 finished crops through the loader, 1 worker",
+                "images/s",
+                one,
+                {"bare work": bare},
+            ),
+            figure(
+                "2x224+4x96 finished crops through the loader, 2 workers",
+                "images/s",
+                two,
+                {"1 worker": one},
+            ),
+            figure(
+                "start to first batch, in a program that starts as `seer pretrain` does",
+                "s",
+                float(in_run),
+                {},
+            ),
+            figure(
+                "the same with the start of the server that workers fork from", "s", begin[0], {}
+            ),
             figure(f"the same at step {FAR:,}, the server there", "s", begin[1], {}),
-            figure(f"memory after {options.batches:,} batches", "MB", late, {"after a tenth of them": early}),
+            figure(
+                f"memory after {options.batches:,} batches",
+                "MB",
+                late,
+                {"after a tenth of them": early},
+            ),
         ],
         options.json,
     )

@@ -1,11 +1,13 @@
-"""Images/s of 2×224 + 4×96 multi-crop with SwAV's augmentation on one core, from JPEG bytes, against other libraries.
+"""Images/s of 2×224 + 4×96 multi-crop with SwAV's augmentation on one core, from JPEG bytes,
+against other libraries.
 
     python benchmarks/multicrop.py PHOTOS [--images N --rounds N --core N] [--json FILE]
 
-PHOTOS is a folder of JPEG photographs, of which those of 500 to 1024 pixels (the longer side) are used. Everyone gets
-the same bytes, and all take turns: the peers, `decoding` (simplejpeg, whole pictures, nothing else), and seer in its
-two modes, finished fp32 crops, and uint8 crops whose colours are left to the accelerator. A peer that is not installed
-is left out, and said to be. Rates are per second of processor time, which other work on the machine disturbs least.
+PHOTOS is a folder of JPEG photographs, of which those of 500 to 1024 pixels (the longer side) are
+used. Everyone gets the same bytes, and all take turns: the peers, `decoding` (simplejpeg, whole
+pictures, nothing else), and seer in its two modes, finished fp32 crops, and uint8 crops whose
+colours are left to the accelerator. A peer that is not installed is left out, and said to be. Rates
+are per second of processor time, which other work on the machine disturbs least.
 """
 
 import argparse
@@ -34,7 +36,9 @@ from seer.data.decoding.decode import decode, shape
 
 JPEGS = list[bytes]
 Contestant = Callable[[], Any]
-CROPS = [(view.size, tuple(view.scale)) for view in DEFAULT_VIEWS.values() for _ in range(view.count)]
+CROPS = [
+    (view.size, tuple(view.scale)) for view in DEFAULT_VIEWS.values() for _ in range(view.count)
+]
 SIGMAS = (0.1, 2.0)
 KERNEL = 23  # pixels: SwAV's, a tenth of the large crop
 BATCH = 32
@@ -49,7 +53,9 @@ def over(jpegs: JPEGS, one: Callable[[bytes], Any]) -> Contestant:
 
 
 def seer(jpegs: JPEGS, finish: bool) -> Contestant:
-    """As a loader's worker does it; another epoch in each turn, as the peers' random numbers go on as well."""
+    """As a loader's worker does it; another epoch in each turn, as the peers' random numbers go on
+    as well.
+    """
     crops, epochs = MultiCrop(DEFAULT_VIEWS, seed=0, finish=finish), iter(range(10**6))
 
     def run() -> None:
@@ -73,7 +79,9 @@ def pillow(data: bytes) -> Image.Image:
 
 
 def blur_with_opencv(image: Image.Image) -> Image.Image:
-    return Image.fromarray(cv2.GaussianBlur(np.asarray(image), (KERNEL, KERNEL), random.uniform(*SIGMAS)))
+    return Image.fromarray(
+        cv2.GaussianBlur(np.asarray(image), (KERNEL, KERNEL), random.uniform(*SIGMAS))
+    )
 
 
 def blur_with_pillow(image: Image.Image) -> Image.Image:
@@ -81,7 +89,9 @@ def blur_with_pillow(image: Image.Image) -> Image.Image:
 
 
 def on_pillow_images(jpegs: JPEGS, blur: Callable[[Image.Image], Image.Image]) -> Contestant:
-    """torchvision's first transforms on Pillow images: SwAV's pipeline, and VISSL's, which differ in who blurs."""
+    """torchvision's first transforms on Pillow images: SwAV's pipeline, and VISSL's, which differ
+    in who blurs.
+    """
     pipelines = [
         v1.Compose(
             [
@@ -133,7 +143,9 @@ def lightly(jpegs: JPEGS) -> Contestant:
 
     sizes, counts = zip(*((view.size, view.count) for view in DEFAULT_VIEWS.values()), strict=True)
     low, high = zip(*(view.scale for view in DEFAULT_VIEWS.values()), strict=True)
-    transform = SwaVTransform(crop_sizes=sizes, crop_counts=counts, crop_min_scales=low, crop_max_scales=high)
+    transform = SwaVTransform(
+        crop_sizes=sizes, crop_counts=counts, crop_min_scales=low, crop_max_scales=high
+    )
     return over(jpegs, lambda data: transform(pillow(data)))
 
 
@@ -147,7 +159,9 @@ def albumentations(jpegs: JPEGS) -> Contestant:
             [
                 A.RandomResizedCrop(size=(size, size), scale=scale),
                 A.HorizontalFlip(p=0.5),
-                A.ColorJitter(brightness=factors, contrast=factors, saturation=factors, hue=(-0.2, 0.2), p=0.8),
+                A.ColorJitter(
+                    brightness=factors, contrast=factors, saturation=factors, hue=(-0.2, 0.2), p=0.8
+                ),
                 A.ToGray(p=0.2),
                 A.GaussianBlur(blur_limit=(KERNEL, KERNEL), sigma_limit=SIGMAS, p=0.5),
                 A.Normalize(IMAGENET_MEAN, IMAGENET_STD),
@@ -165,7 +179,9 @@ def albumentations(jpegs: JPEGS) -> Contestant:
 
 
 def dali(jpegs: JPEGS) -> Contestant:
-    """DALI fixes the order of the jitter's operations, and has no conditions: every crop is jittered and blurred."""
+    """DALI fixes the order of the jitter's operations, and has no conditions: every crop is
+    jittered and blurred.
+    """
     from nvidia.dali import fn, pipeline_def, types
 
     stream = cycle(np.frombuffer(data, np.uint8) for data in jpegs)
@@ -177,14 +193,18 @@ def dali(jpegs: JPEGS) -> Contestant:
     def crop(image, size: int, scale: tuple[float, ...]):
         image = fn.random_resized_crop(image, size=size, random_area=list(scale))
         factors = {name: between(0.2, 1.8) for name in ("brightness", "contrast", "saturation")}
-        image = fn.gaussian_blur(fn.color_twist(image, hue=between(-72, 72), **factors), sigma=between(*SIGMAS))
+        image = fn.gaussian_blur(
+            fn.color_twist(image, hue=between(-72, 72), **factors), sigma=between(*SIGMAS)
+        )
         mean, std = ([255 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD))
         flip = fn.random.coin_flip()
         return fn.crop_mirror_normalize(image, dtype=types.FLOAT, mean=mean, std=std, mirror=flip)
 
     @pipeline_def(batch_size=batch, num_threads=1, device_id=None, prefetch_queue_depth=1)
     def pipeline():
-        encoded = fn.external_source(lambda: [next(stream) for _ in range(batch)], dtype=types.UINT8)
+        encoded = fn.external_source(
+            lambda: [next(stream) for _ in range(batch)], dtype=types.UINT8
+        )
         image = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
         return tuple(crop(image, size, scale) for size, scale in CROPS)
 
@@ -210,7 +230,9 @@ def photographs(folder: Path, count: int) -> JPEGS:
     """The same `count` photographs in every run."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     random.Random(0).shuffle(paths)
-    fitting = (data for data in (path.read_bytes() for path in paths) if 500 <= max(shape(data)) <= 1024)
+    fitting = (
+        data for data in (path.read_bytes() for path in paths) if 500 <= max(shape(data)) <= 1024
+    )
     return [data for data, _ in zip(fitting, range(count), strict=False)]
 
 
@@ -235,13 +257,18 @@ def figures(options: argparse.Namespace) -> list[dict[str, Any]]:
     print(
         f"{len(jpegs)} photographs, {pixels / 1e6:.2f} megapixels and {np.mean([*map(len, jpegs)]) / 1e3:.0f} kB each"
     )
-    seconds = interleaved(contestants(jpegs, options.peers), options.rounds, warmup=1, clock=time.process_time)
+    seconds = interleaved(
+        contestants(jpegs, options.peers), options.rounds, warmup=1, clock=time.process_time
+    )
     rates = {name: len(jpegs) / value for name, value in seconds.items()}
     finished, crops_only = rates.pop("finished"), rates.pop("crops only")
     return [
         figure("2x224+4x96 multi-crop, finished, one core", "images/s", finished, rates),
         figure(
-            "2x224+4x96 multi-crop, crops only, the rest on the accelerator, one core", "images/s", crops_only, rates
+            "2x224+4x96 multi-crop, crops only, the rest on the accelerator, one core",
+            "images/s",
+            crops_only,
+            rates,
         ),
     ]
 

@@ -1,10 +1,12 @@
 """Samples/s of one SwAV training step, against lightly's modules on torchvision's RegNetY.
 
-    python benchmarks/step.py [--backbone regnety_004 --batch 16 --large 96 --small 48 --prototypes 3000] [--json FILE]
+    python benchmarks/step.py [--backbone regnety_004 --batch 16 --large 96 --small 48 --prototypes
+    3000] [--json FILE]
 
-Both train the same backbone on the same crops with the same batch and number of prototypes, and take turns step by
-step. The peer is eager PyTorch as lightly's documentation shows it, in fp32 and under bf16 autocast. The second figure
-is the share of a RegNetY-1.6GF step (2×224 + 4×96, 16,000 prototypes) that is not the backbone.
+Both train the same backbone on the same crops with the same batch and number of prototypes, and
+take turns step by step. The peer is eager PyTorch as lightly's documentation shows it, in fp32 and
+under bf16 autocast. The second figure is the share of a RegNetY-1.6GF step (2×224 + 4×96, 16,000
+prototypes) that is not the backbone.
 """
 
 import argparse
@@ -27,7 +29,11 @@ from seer.methods.base import Method
 from seer.methods.swav import SwAV, SwAVConfig
 
 STEP = Step(number=1000, total=10_000, lr=0.1)
-TORCHVISION = {"regnety_004": "regnet_y_400mf", "regnety_016": "regnet_y_1_6gf", "regnety_032": "regnet_y_3_2gf"}
+TORCHVISION = {
+    "regnety_004": "regnet_y_400mf",
+    "regnety_016": "regnet_y_1_6gf",
+    "regnety_032": "regnet_y_3_2gf",
+}
 
 
 def random_views(batch: int, sizes: dict[int, int]) -> Views:
@@ -36,7 +42,9 @@ def random_views(batch: int, sizes: dict[int, int]) -> Views:
     return Views(tuple(c.permute(0, 1, 4, 2, 3) for c in crops), torch.arange(batch))
 
 
-def seer_step(method: Method, views: Views, precision: str, compile: bool = False) -> Callable[[], None]:
+def seer_step(
+    method: Method, views: Views, precision: str, compile: bool = False
+) -> Callable[[], None]:
     """A function that makes one training step as a run does."""
     module = parallelize(method, ParallelConfig(compile=compile), World(), precision)
     optimizer = build_optimizer(method, OptimConfig(weight_decay=1e-6))
@@ -50,22 +58,32 @@ def seer_step(method: Method, views: Views, precision: str, compile: bool = Fals
 
 
 def lightly_step(backbone: str, views: Views, prototypes: int, bf16: bool) -> Callable[[], None]:
-    """The same step as a user of lightly writes it: one pass for each crop, contiguous tensors, eager."""
+    """The same step as a user of lightly writes it: one pass for each crop, contiguous tensors,
+    eager.
+    """
     import torchvision
     from lightly.loss import SwaVLoss
     from lightly.models.modules import SwaVProjectionHead, SwaVPrototypes
 
     trunk = torchvision.models.get_model(TORCHVISION[backbone])
     width, trunk.fc = trunk.fc.in_features, nn.Identity()
-    head, scorer, criterion = SwaVProjectionHead(width, width, 128), SwaVPrototypes(128, prototypes), SwaVLoss()
-    optimizer = torch.optim.SGD(nn.ModuleList([trunk, head, scorer]).parameters(), 0.1, momentum=0.9, weight_decay=1e-6)
+    head, scorer, criterion = (
+        SwaVProjectionHead(width, width, 128),
+        SwaVPrototypes(128, prototypes),
+        SwaVLoss(),
+    )
+    optimizer = torch.optim.SGD(
+        nn.ModuleList([trunk, head, scorer]).parameters(), 0.1, momentum=0.9, weight_decay=1e-6
+    )
     crops = [crop.contiguous() for group in views.crops for crop in group]
     large = len(views.crops[0])
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             scorer.normalize()
-            scores = [scorer(nn.functional.normalize(head(trunk(crop)), dim=1)).float() for crop in crops]
+            scores = [
+                scorer(nn.functional.normalize(head(trunk(crop)), dim=1)).float() for crop in crops
+            ]
             loss = criterion(scores[:large], scores[large:])
         loss.backward()
         optimizer.step()
@@ -92,17 +110,24 @@ def step_figure(options: argparse.Namespace) -> dict:
     for precision in ("fp32", "bf16"):
         peer = lightly_step(options.backbone, views, options.prototypes, bf16=precision == "bf16")
         contestants[f"lightly {precision}"] = peer
-    rates = {name: options.batch / seconds for name, seconds in interleaved(contestants, options.rounds).items()}
+    rates = {
+        name: options.batch / seconds
+        for name, seconds in interleaved(contestants, options.rounds).items()
+    }
     for name, rate in rates.items():
         print(f"  {name:24}{rate:8.2f} samples/s", flush=True)
     crops = f"2x{options.large}+4x{options.small}"
     name = f"SwAV step, {options.backbone}, batch {options.batch}, {crops}, K={options.prototypes}"
     ours = max(rate for contestant, rate in rates.items() if contestant.startswith("seer"))
-    return figure(name, "samples/s", ours, {n: r for n, r in rates.items() if n.startswith("lightly")})
+    return figure(
+        name, "samples/s", ours, {n: r for n, r in rates.items() if n.startswith("lightly")}
+    )
 
 
 class Features(nn.Module):
-    """Stands for a backbone that costs nothing: gives leaves that want a gradient, as wide as its features."""
+    """Stands for a backbone that costs nothing: gives leaves that want a gradient, as wide as its
+    features.
+    """
 
     def __init__(self, out_dim: int):
         super().__init__()
@@ -116,7 +141,9 @@ class Features(nn.Module):
 
 
 def overhead_figure(batch: int, rounds: int) -> dict:
-    """Share of the step at RegNetY-1.6GF and 16,000 prototypes that head, loss, Sinkhorn and optimizer take."""
+    """Share of the step at RegNetY-1.6GF and 16,000 prototypes that head, loss, Sinkhorn and
+    optimizer take.
+    """
     views = random_views(batch, {224: 2, 96: 4})
     backbone = build("regnety_016")
     whole = seer_step(swav(backbone, 16_000), views, "fp32")
@@ -133,7 +160,9 @@ def overhead_figure(batch: int, rounds: int) -> dict:
     seconds = interleaved({"whole": whole, "rest": rest}, rounds)
     update = min(optimizer_of_backbone() for _ in range(rounds))
     share = (seconds["rest"] + update) / seconds["whole"]
-    name = f"head + loss + Sinkhorn + optimizer at K=16000, RegNetY-1.6GF, batch {batch}, 2x224+4x96"
+    name = (
+        f"head + loss + Sinkhorn + optimizer at K=16000, RegNetY-1.6GF, batch {batch}, 2x224+4x96"
+    )
     return figure(name, "share of the step", share, {})
 
 

@@ -1,9 +1,10 @@
-"""A web server on loopback for `build.py`: pictures out of memory, and among them what the web is like.
+"""A web server on loopback for `build.py`: pictures out of memory, and among them what the web is
+like.
 
     python benchmarks/unreliable.py FOLDER
 
-It runs in a process of its own and answers at 127.0.0.1, 127.0.0.2 and so on alike, which stand for many hosts. What
-a page does follows from its number alone, so that all who ask fare the same.
+It runs in a process of its own and answers at 127.0.0.1, 127.0.0.2 and so on alike, which stand for
+many hosts. What a page does follows from its number alone, so that all who ask fare the same.
 """
 
 import asyncio
@@ -71,9 +72,13 @@ class Page(asyncio.Protocol):
 async def serve(folder: Path) -> None:
     """Serve until killed; says when it is ready."""
     Page.pictures = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
-    server = await asyncio.get_running_loop().create_server(Page, "127.0.0.1", PORT, backlog=4096, reuse_address=True)
+    server = await asyncio.get_running_loop().create_server(
+        Page, "127.0.0.1", PORT, backlog=4096, reuse_address=True
+    )
     others = [
-        await asyncio.get_running_loop().create_server(Page, f"127.0.0.{2 + i}", PORT, backlog=4096, reuse_address=True)
+        await asyncio.get_running_loop().create_server(
+            Page, f"127.0.0.{2 + i}", PORT, backlog=4096, reuse_address=True
+        )
         for i in range(HOSTS)
     ]
     print("ready", flush=True)

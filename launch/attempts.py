@@ -22,8 +22,18 @@ from seer.schema import Integer, Number, Record, Text
 from seer.start import ASKED
 
 TOLD = Text(100_000)
-ATTEMPT = Record({"id": Text(200), "when": Number(0), "code": Integer(-255, 255), "told": TOLD, "step": Integer(-1)})
-ENDING_NOTE = Record({"when": Number(0), "host": Text(255), "code": Integer(-255, 255), "told": TOLD})
+ATTEMPT = Record(
+    {
+        "id": Text(200),
+        "when": Number(0),
+        "code": Integer(-255, 255),
+        "told": TOLD,
+        "step": Integer(-1),
+    }
+)
+ENDING_NOTE = Record(
+    {"when": Number(0), "host": Text(255), "code": Integer(-255, 255), "told": TOLD}
+)
 SAME_STEP = 3  # failures at one step that are no accident
 
 
@@ -52,7 +62,9 @@ class Verdict:
 
 
 def this_attempt() -> str:
-    """What tells one attempt from another: SLURM's job and how often it was requeued, or a number the launcher gave."""
+    """What tells one attempt from another: SLURM's job and how often it was requeued, or a number
+    the launcher gave.
+    """
     env = os.environ
     job = f"{env.get('SLURM_JOB_ID', 'local')}.{env.get('SLURM_RESTART_COUNT', 0)}"
     return env.get("SEER_ATTEMPT", job)
@@ -63,7 +75,10 @@ def note(folder: str | Path, name: str, code: int, told: str) -> None:
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
     path = Path(folder) / "attempts" / name / f"{this_attempt()}-{rank}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, json.dumps({"when": time.time(), "host": socket.gethostname(), "code": code, "told": told}))
+    files.write(
+        path,
+        json.dumps({"when": time.time(), "host": socket.gethostname(), "code": code, "told": told}),
+    )
 
 
 def read(folder: str | Path, name: str) -> list[Attempt]:
@@ -91,23 +106,33 @@ def _endings(folder: Path, name: str, attempt: str) -> list[dict]:
     return sorted(found, key=lambda ending: ending["when"])
 
 
-def conclude(folder: str | Path, name: str, run_dir: str, code: int, told: str = "") -> list[Attempt]:
+def conclude(
+    folder: str | Path, name: str, run_dir: str, code: int, told: str = ""
+) -> list[Attempt]:
     """Enter the attempt that has just ended with exit code `code`; all attempts so far.
 
-    A process that failed makes its peers fail, so the earliest failure counts. A killed process noted nothing; `code`
-    (or `told`, where the caller knows more) then says so.
+    A process that failed makes its peers fail, so the earliest failure counts. A killed process
+    noted nothing; `code` (or `told`, where the caller knows more) then says so.
     """
     noted = _endings(Path(folder), name, this_attempt())
     cause = next((e for e in noted if e["code"] not in (0, StoppedError.exit_code)), None)
     if code == 0:
         cause = {"code": 0, "told": "done", "host": ""}
     elif cause is None and code - 128 in ASKED:  # before there was a handler for it
-        cause = {"code": StoppedError.exit_code, "told": f"stopped by {signal.Signals(code - 128).name}", "host": ""}
+        cause = {
+            "code": StoppedError.exit_code,
+            "told": f"stopped by {signal.Signals(code - 128).name}",
+            "host": "",
+        }
     elif cause is None and code == StoppedError.exit_code:
         cause = next((e for e in noted if e["code"] == code), None)
     if cause is None:  # whoever else was told to stop then, was so because of this
         how = f"killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
-        cause = {"code": code, "told": f"a process was {how} and told nothing" if code > 128 else how, "host": ""}
+        cause = {
+            "code": code,
+            "told": f"a process was {how} and told nothing" if code > 128 else how,
+            "host": "",
+        }
     told = told or (f"{cause['host']}: {cause['told']}" if cause["host"] else cause["told"])
     attempt = Attempt(this_attempt(), time.time(), cause["code"], told, last_step(run_dir))
     path = Path(folder) / "attempts" / f"{name}.jsonl"
@@ -122,7 +147,9 @@ def last_step(run_dir: str) -> int:
 
 
 def verdict(attempts: list[Attempt], retries: int, backoff: float) -> Verdict:
-    """What follows from a job's attempts. A request to stop is followed at once; a failure only so often, and later."""
+    """What follows from a job's attempts. A request to stop is followed at once; a failure only so
+    often, and later.
+    """
     last = attempts[-1]
     if last.code == 0:
         return Verdict(False, 0, "done")
@@ -135,5 +162,7 @@ def verdict(attempts: list[Attempt], retries: int, backoff: float) -> Verdict:
     if failures >= SAME_STEP:
         return Verdict(False, 0, f"failed {failures} times {where}, the last time: {last.told}")
     if max(len(here), in_a_row) > retries:
-        return Verdict(False, 0, f"ended {max(len(here), in_a_row)} times in a row, {where} now: {last.told}")
+        return Verdict(
+            False, 0, f"ended {max(len(here), in_a_row)} times in a row, {where} now: {last.told}"
+        )
     return Verdict(True, backoff * 2 ** (failures - 1) if last.failed else 0.0, last.told)

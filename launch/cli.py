@@ -1,4 +1,6 @@
-"""`seer launch`: parses, calls, prints. Everything else in this package is imported when a command runs."""
+"""`seer launch`: parses, calls, prints. Everything else in this package is imported when a command
+runs.
+"""
 
 import shlex
 from pathlib import Path
@@ -12,25 +14,48 @@ from seer.terminal import AllowEnv, Json, emit, example, finite, say, warn
 if TYPE_CHECKING:
     from launch.launches import Launch
 
-app = typer.Typer(help="Run any verb as a job: here, by torchrun, or on SLURM.", no_args_is_help=True)
+app = typer.Typer(
+    help="Run any verb as a job: here, by torchrun, or on SLURM.", no_args_is_help=True
+)
 
-Command = Annotated[list[str], typer.Argument(metavar="-- VERB ARGS... [--then VERB ARGS...]", show_default=False)]
-Jobs = Annotated[Path, typer.Option("--jobs", envvar="SEER_JOBS", help="Where launches are recorded, logs included.")]
+Command = Annotated[
+    list[str], typer.Argument(metavar="-- VERB ARGS... [--then VERB ARGS...]", show_default=False)
+]
+Jobs = Annotated[
+    Path,
+    typer.Option("--jobs", envvar="SEER_JOBS", help="Where launches are recorded, logs included."),
+]
 Sweep = Annotated[
-    list[str] | None, typer.Option(help="key=[a,b]: a job for each value, in a run directory of its own.")
+    list[str] | None,
+    typer.Option(help="key=[a,b]: a job for each value, in a run directory of its own."),
 ]
 Array = Annotated[
     int,
-    typer.Option(help="So many jobs; {i} and {n} in their arguments are number (from 1) and count.", min=1, max=10_000),
+    typer.Option(
+        help="So many jobs; {i} and {n} in their arguments are number (from 1) and count.",
+        min=1,
+        max=10_000,
+    ),
 ]
-Gpus = Annotated[int, typer.Option(min=0, help="GPUs per node; as many tasks, unless --tasks-per-node says otherwise.")]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        min=0, help="GPUs per node; as many tasks, unless --tasks-per-node says otherwise."
+    ),
+]
 Tasks = Annotated[int, typer.Option(min=0, help="Processes per node.")]
-Retries = Annotated[int, typer.Option(min=0, help="How often a job may fail, or not get on, in a row.")]
+Retries = Annotated[
+    int, typer.Option(min=0, help="How often a job may fail, or not get on, in a row.")
+]
 Backoff = Annotated[
     float,
-    typer.Option(min=0, callback=finite, help="Seconds to wait after a failure; doubled at the same step."),
+    typer.Option(
+        min=0, callback=finite, help="Seconds to wait after a failure; doubled at the same step."
+    ),
 ]
-What = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, an array's id, or a launch's folder.")]
+What = Annotated[
+    str, typer.Argument(metavar="JOB", help="A job's id, an array's id, or a launch's folder.")
+]
 
 
 def _plan(
@@ -68,26 +93,38 @@ def _plan(
 )
 def slurm(
     command: Command,
-    cluster: Annotated[str, typer.Option(envvar="SEER_CLUSTER", help="A profile: its name or a YAML file.")] = "",
+    cluster: Annotated[
+        str, typer.Option(envvar="SEER_CLUSTER", help="A profile: its name or a YAML file.")
+    ] = "",
     nodes: Annotated[int, typer.Option(min=1)] = 1,
     gpus_per_node: Gpus = 0,
     tasks_per_node: Tasks = 0,
-    time: Annotated[str, typer.Option(help="Time limit, as SLURM writes it; the run outlives it.")] = "24:00:00",
+    time: Annotated[
+        str, typer.Option(help="Time limit, as SLURM writes it; the run outlives it.")
+    ] = "24:00:00",
     partition: Annotated[str, typer.Option(help="As --set partition=...")] = "",
     account: Annotated[str, typer.Option(help="As --set account=...")] = "",
     qos: Annotated[str, typer.Option(help="As --set qos=...")] = "",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a field of the profile: key=value.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field of the profile: key=value.")
+    ] = None,
     sweep: Sweep = None,
     array: Array = 1,
     at_once: Annotated[int, typer.Option(help="Jobs of an array that run at a time.", min=1)] = 256,
-    requeue: Annotated[bool, typer.Option(help="Queue the same job again, or submit a new one.")] = True,
+    requeue: Annotated[
+        bool, typer.Option(help="Queue the same job again, or submit a new one.")
+    ] = True,
     retries: Retries = 10,
     backoff: Backoff = 30.0,
     jobs: Jobs = Path("jobs"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts; queue nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the batch scripts; queue nothing.")
+    ] = False,
     allow_env: AllowEnv = False,
 ) -> None:
-    """Queue a job, an array or a chain on SLURM. It saves itself before its time is over, and goes on by itself."""
+    """Queue a job, an array or a chain on SLURM. It saves itself before its time is over, and goes
+    on by itself.
+    """
     from launch import profile
     from launch import slurm as place
 
@@ -118,7 +155,9 @@ def torchrun(
     command: Command,
     nodes: Annotated[int, typer.Option(min=1)] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="Which of the nodes this host is.")] = 0,
-    endpoint: Annotated[str, typer.Option(help="HOST:PORT of the first node, for more than one.")] = "",
+    endpoint: Annotated[
+        str, typer.Option(help="HOST:PORT of the first node, for more than one.")
+    ] = "",
     gpus_per_node: Gpus = 0,
     tasks_per_node: Tasks = 0,
     jobs: Jobs = Path("jobs"),
@@ -127,17 +166,25 @@ def torchrun(
     from launch import torchrun as place
 
     if nodes > 1 and ":" not in endpoint:
-        raise InputError("--endpoint: more than one node meet at HOST:PORT of the first, for instance host0:29500")
+        raise InputError(
+            "--endpoint: more than one node meet at HOST:PORT of the first, for instance host0:29500"
+        )
     if node_rank >= nodes:
-        raise InputError(f"--node-rank {node_rank}: {nodes} nodes are numbered from 0 to {nodes - 1}")
+        raise InputError(
+            f"--node-rank {node_rank}: {nodes} nodes are numbered from 0 to {nodes - 1}"
+        )
     if nodes > 1 and not node_rank:
         place.check_endpoint(endpoint)
     _check_gpus(gpus_per_node)
-    launch = _plan("torchrun", jobs, command, nodes, tasks_per_node, gpus_per_node, "365-0", None, 1, 0, 0)
+    launch = _plan(
+        "torchrun", jobs, command, nodes, tasks_per_node, gpus_per_node, "365-0", None, 1, 0, 0
+    )
     place.run(launch, node_rank, endpoint)
 
 
-@app.command(epilog=example("seer launch local --tasks-per-node 2 -- pretrain swav_small data=shards/"))
+@app.command(
+    epilog=example("seer launch local --tasks-per-node 2 -- pretrain swav_small data=shards/")
+)
 def local(
     command: Command,
     gpus_per_node: Gpus = 0,
@@ -152,7 +199,19 @@ def local(
     from launch import local as place
 
     _check_gpus(gpus_per_node)
-    launch = _plan("local", jobs, command, 1, tasks_per_node, gpus_per_node, "365-0", sweep, array, retries, backoff)
+    launch = _plan(
+        "local",
+        jobs,
+        command,
+        1,
+        tasks_per_node,
+        gpus_per_node,
+        "365-0",
+        sweep,
+        array,
+        retries,
+        backoff,
+    )
     try:
         place.run(launch)
     except place.RankError as error:
@@ -162,7 +221,9 @@ def local(
 
 @app.command(epilog=example("seer launch status", "seer launch status 4711"))
 def status(
-    what: Annotated[str, typer.Argument(metavar="[JOB]", help="A job, an array or a launch; all by default.")] = "",
+    what: Annotated[
+        str, typer.Argument(metavar="[JOB]", help="A job, an array or a launch; all by default.")
+    ] = "",
     jobs: Jobs = Path("jobs"),
     json_target: Json = "",
 ) -> None:
@@ -200,7 +261,8 @@ def cancel(what: What, jobs: Jobs = Path("jobs")) -> None:
 
 @app.command(epilog=example("seer launch resubmit 4711"))
 def resubmit(what: What, jobs: Jobs = Path("jobs")) -> None:
-    """Queue again whatever of a launch is over and did not succeed; runs go on from their checkpoints.
+    """Queue again whatever of a launch is over and did not succeed; runs go on from their
+    checkpoints.
 
     Only launches that you recorded there are: what such a record holds is run.
     """
@@ -221,7 +283,9 @@ def _tell(launch: "Launch") -> None:
     for link in launch.links:
         for id, job in zip(link.ids, link.jobs, strict=True):
             say(f"{id:12} {shlex.join(job.command)}")
-    say(f"status  seer launch status {launch.links[0].ids[0].partition('_')[0]}    records and logs in {launch.folder}")
+    say(
+        f"status  seer launch status {launch.links[0].ids[0].partition('_')[0]}    records and logs in {launch.folder}"
+    )
 
 
 def _forget(folder: Path) -> None:
@@ -241,4 +305,6 @@ def _check_gpus(asked: int) -> None:
 
         present = torch.cuda.device_count()
         if asked > present:
-            raise InputError(f"--gpus-per-node {asked}: PyTorch sees {present or 'none'} here; see nvidia-smi")
+            raise InputError(
+                f"--gpus-per-node {asked}: PyTorch sees {present or 'none'} here; see nvidia-smi"
+            )

@@ -1,4 +1,6 @@
-"""What `seer doctor` says of the processes that launches start: how fast ranks talk, and what SLURM does with jobs."""
+"""What `seer doctor` says of the processes that launches start: how fast ranks talk, and what SLURM
+does with jobs.
+"""
 
 import re
 import time
@@ -18,7 +20,9 @@ TIMES = 10
 
 
 def ranks(nproc: int = 0) -> Finding:
-    """Bandwidth and latency of an all-reduce between the ranks that this host is for (0: one per GPU, at least 2)."""
+    """Bandwidth and latency of an all-reduce between the ranks that this host is for (0: one per
+    GPU, at least 2).
+    """
     count = torch.cuda.device_count()
     if count == 1 and not nproc:
         return Finding("ok", "bandwidth", "one GPU, so one rank; nothing to measure")
@@ -27,13 +31,20 @@ def ranks(nproc: int = 0) -> Finding:
         rate, latency = spawn(_measure, nproc)[0]
     except (InputError, RankError) as error:
         last = str(error).strip().splitlines()[-1]
-        return Finding("failure", "bandwidth", f"{nproc} ranks cannot talk: {last}", "set NCCL_DEBUG=INFO to see why")
+        return Finding(
+            "failure",
+            "bandwidth",
+            f"{nproc} ranks cannot talk: {last}",
+            "set NCCL_DEBUG=INFO to see why",
+        )
     told = f"{rate:.2f} GB/s between {nproc} ranks of this host, all-reducing 16 MiB; {latency:.2f} ms for 4 bytes"
     return Finding("ok", "bandwidth", told)
 
 
 def _measure() -> tuple[float, float]:
-    """GB/s that each rank sends in a large all-reduce (as NCCL's tests count them), milliseconds of a small one."""
+    """GB/s that each rank sends in a large all-reduce (as NCCL's tests count them), milliseconds of
+    a small one.
+    """
     world = distributed.init()
     share = 2 * (world.size - 1) / world.size
     large, small = (_seconds(torch.ones(n, device=world.device)) for n in (LARGE, 1))
@@ -66,7 +77,12 @@ def slurm() -> Iterator[Finding]:
     version = config.get("SLURM_VERSION", "")
     old = tuple(map(int, re.findall(r"\d+", version)[:2])) < (20, 11)
     remedy = "20.11 or newer is what the batch script is written for" if old else ""
-    yield Finding("warning" if old else "ok", "SLURM", f"{version}, cluster {config.get('ClusterName', '')}", remedy)
+    yield Finding(
+        "warning" if old else "ok",
+        "SLURM",
+        f"{version}, cluster {config.get('ClusterName', '')}",
+        remedy,
+    )
     yield _requeue(config)
     yield _preemption(config)
     yield _accounting(config)
@@ -93,7 +109,12 @@ def _preemption(config: dict[str, str]) -> Finding:
         return Finding("warning", "preemption", f"{told}; cancelled jobs do not come back", remedy)
     if kind == "partition_prio" and graces <= {"0"}:
         remedy = "ask for a GraceTime longer than a step and a checkpoint, or set a small checkpoint.every"
-        return Finding("warning", "preemption", f"{told}, at once (GraceTime=0): steps since a checkpoint go", remedy)
+        return Finding(
+            "warning",
+            "preemption",
+            f"{told}, at once (GraceTime=0): steps since a checkpoint go",
+            remedy,
+        )
     return Finding("ok", "preemption", told)
 
 
@@ -105,5 +126,7 @@ def _accounting(config: dict[str, str]) -> Finding:
     enforced = config.get("AccountingStorageEnforce", "none")
     if "associations" not in enforced:
         remedy = "seer checks --account and --qos by what sacctmgr lists"
-        return Finding("ok", "accounting", f"slurmdbd; accounts are not enforced ({enforced})", remedy)
+        return Finding(
+            "ok", "accounting", f"slurmdbd; accounts are not enforced ({enforced})", remedy
+        )
     return Finding("ok", "accounting", f"slurmdbd, enforcing {enforced}")

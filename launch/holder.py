@@ -1,7 +1,8 @@
 """The process that carries out a launch on this host: whether it lives, and which it is.
 
-It holds a lock on FOLDER/.running while it does, and its number, start and host stand in that file. A number alone is
-no proof: the process may have ended and another have got it, or somebody else may have written the file.
+It holds a lock on FOLDER/.running while it does, and its number, start and host stand in that file.
+A number alone is no proof: the process may have ended and another have got it, or somebody else may
+have written the file.
 """
 
 import fcntl
@@ -24,7 +25,9 @@ KIND = Record({"pid": Integer(2, 2**31), "started": Integer(0), "host": Text(255
 
 @dataclass(frozen=True)
 class Holder:
-    """A process by its number, and its start in clock ticks since this host's; no other process has both."""
+    """A process by its number, and its start in clock ticks since this host's; no other process has
+    both.
+    """
 
     pid: int
     started: int
@@ -45,7 +48,9 @@ class Holder:
 
 
 def started(pid: int) -> int:
-    """When a process started, in clock ticks since the host did; 0 if it is not there or the system does not tell."""
+    """When a process started, in clock ticks since the host did; 0 if it is not there or the system
+    does not tell.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[19])
@@ -87,5 +92,7 @@ def stop(folder: Path) -> None:
     path = inputs.inside(folder, FILE)
     holder = Holder(**KIND.check(inputs.read_json(path, Record(KIND.required, extra=None), 4096)))
     if not is_held(folder) or not holder.lives_here:
-        raise InputError(f"{path}: not a process of yours on this host; cancel it where it runs, on {holder.host!a}")
+        raise InputError(
+            f"{path}: not a process of yours on this host; cancel it where it runs, on {holder.host!a}"
+        )
     os.kill(holder.pid, signal.SIGTERM)

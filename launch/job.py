@@ -1,4 +1,6 @@
-"""A job: a verb of `seer` with its arguments, what it needs, and where its run is. The same object runs everywhere."""
+"""A job: a verb of `seer` with its arguments, what it needs, and where its run is. The same object
+runs everywhere.
+"""
 
 import os
 import signal
@@ -29,7 +31,8 @@ class Resources:
 
 @dataclass(frozen=True)
 class Job:
-    """One verb to run, again if need be: every process of the job calls it, and each call goes on where the last ended.
+    """One verb to run, again if need be: every process of the job calls it, and each call goes on
+    where the last ended.
 
     Attributes:
         arguments: what follows the verb on the command line.
@@ -55,7 +58,9 @@ class Job:
         return [self.verb, *self.arguments]
 
     def __call__(self) -> None:
-        """Run the verb in this process; what it raises is noted, for whoever decides what is next, and raised."""
+        """Run the verb in this process; what it raises is noted, for whoever decides what is next,
+        and raised.
+        """
         from seer.verbs import app
 
         prepare()
@@ -68,7 +73,8 @@ class Job:
             if code:
                 raise InputError(f"seer {self.verb}: exit code {code}")
         except BaseException as error:
-            # What another process has now, such as one on a node that was lost, it may not have at the next attempt.
+            # What another process has now, such as one on a node that was lost, it may not have at
+            # the next attempt.
             code = 1 if isinstance(error, InUseError) else getattr(error, "exit_code", 1)
             attempts.note(self.folder, self.name, code, _line(error))
             raise
@@ -84,9 +90,16 @@ class Job:
         sys.exit(0)
 
     def _leave(self, number: int, frame: FrameType | None) -> NoReturn:
-        """End at once: there is nothing to save. An exception might be caught by whatever runs now, such as imports."""
+        """End at once: there is nothing to save. An exception might be caught by whatever runs now,
+        such as imports.
+        """
         name = signal.Signals(number).name
-        attempts.note(self.folder, self.name, StoppedError.exit_code, f"stopped by {name}, with nothing to save")
+        attempts.note(
+            self.folder,
+            self.name,
+            StoppedError.exit_code,
+            f"stopped by {name}, with nothing to save",
+        )
         os._exit(StoppedError.exit_code)
 
     def _check_devices(self) -> None:

@@ -19,7 +19,19 @@ from launch.job import Job, Resources
 from seer import files, inputs
 from seer.errors import InputError, printable
 from seer.inputs import UnreadableError
-from seer.schema import LONGEST_NAME, Choice, Flag, Integer, Kind, ListOf, MismatchError, Number, Record, Text, refuse
+from seer.schema import (
+    LONGEST_NAME,
+    Choice,
+    Flag,
+    Integer,
+    Kind,
+    ListOf,
+    MismatchError,
+    Number,
+    Record,
+    Text,
+    refuse,
+)
 
 RECORD = "launch.json"
 THEN = "--then"
@@ -45,7 +57,11 @@ class Word(Text):
 
 ID = Text(40, 1, r"\d+(_\d+)?", "the number of a job")
 RESOURCES = Record(
-    {"nodes": Integer(1, 10**6), "tasks_per_node": Integer(1, 10**6), "gpus_per_node": Integer(0, 10**6)}
+    {
+        "nodes": Integer(1, 10**6),
+        "tasks_per_node": Integer(1, 10**6),
+        "gpus_per_node": Integer(0, 10**6),
+    }
     | {"minutes": Integer(1)}
 )
 JOB_FIELDS: dict[str, Kind] = {
@@ -65,7 +81,9 @@ LAUNCH = Record({"place": Choice(*PLACES), "links": ListOf(LINK, 1000, 1), "clus
 
 @dataclass
 class Link:
-    """Jobs that start together; `ids` are the cluster's, one per job. `each`: job i waits for the last link's job i."""
+    """Jobs that start together; `ids` are the cluster's, one per job. `each`: job i waits for the
+    last link's job i.
+    """
 
     jobs: list[Job]
     ids: list[str] = field(default_factory=list)
@@ -86,7 +104,9 @@ class Launch:
         return [job for link in self.links for job in link.jobs]
 
     def names(self, link: Link) -> list[str]:
-        """What names each job of a link: the cluster's id, or, where it has none, the launch and the job's place."""
+        """What names each job of a link: the cluster's id, or, where it has none, the launch and
+        the job's place.
+        """
         return link.ids or [f"{self.folder.name}.{job.name}" for job in link.jobs]
 
     def job(self, name: str) -> Job:
@@ -95,7 +115,11 @@ class Launch:
     def save(self) -> None:
         """Write the record, visible only when complete."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"place": self.place, "cluster": self.cluster, "links": [asdict(link) for link in self.links]}
+        record = {
+            "place": self.place,
+            "cluster": self.cluster,
+            "links": [asdict(link) for link in self.links],
+        }
         files.write(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
 
     @classmethod
@@ -103,7 +127,10 @@ class Launch:
         """The launch that a folder records. Raises FileNotFoundError, or `UnreadableError`."""
         path = inputs.inside(Path(folder), RECORD)
         record = inputs.read_json(path, LAUNCH, LARGEST)
-        links = [Link([_job(job) for job in link["jobs"]], link["ids"], link["each"]) for link in record["links"]]
+        links = [
+            Link([_job(job) for job in link["jobs"]], link["ids"], link["each"])
+            for link in record["links"]
+        ]
         try:
             for number, link in enumerate(links):
                 _check(link, number)
@@ -130,7 +157,9 @@ def _check(link: Link, number: int) -> None:
 
 
 def launches(jobs_dir: Path) -> tuple[list[Launch], list[str]]:
-    """Every launch recorded under `jobs_dir`, oldest first, and what could not be read, one line each."""
+    """Every launch recorded under `jobs_dir`, oldest first, and what could not be read, one line
+    each.
+    """
     found = []
     unread = []
     for folder in sorted(path.parent for path in jobs_dir.glob(f"*/{RECORD}")):
@@ -159,7 +188,15 @@ def select(jobs_dir: Path, what: str) -> tuple[list[tuple[Launch, str, Job]], li
         for launch in readable
         for link in launch.links
         for id, job in zip(launch.names(link), link.jobs, strict=True)
-        if what in ("", launch.folder.name, str(launch.folder), str(launch.folder.absolute()), id, id.partition("_")[0])
+        if what
+        in (
+            "",
+            launch.folder.name,
+            str(launch.folder),
+            str(launch.folder.absolute()),
+            id,
+            id.partition("_")[0],
+        )
     ]
     if what and not found:
         damaged = next((f"; {line}" for line in unread), "")
@@ -179,19 +216,28 @@ def new_folder(jobs_dir: Path, verb: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise InputError(f"{folder}: cannot be made: {error.strerror}; choose another --jobs") from error
+            raise InputError(
+                f"{folder}: cannot be made: {error.strerror}; choose another --jobs"
+            ) from error
         return folder
     raise InputError(f"{jobs_dir}: too many launches in one second")
 
 
 def plan(
-    command: list[str], resources: Resources, sweeps: list[str], array: int = 1, retries: int = 10, backoff: float = 30
+    command: list[str],
+    resources: Resources,
+    sweeps: list[str],
+    array: int = 1,
+    retries: int = 10,
+    backoff: float = 30,
 ) -> list[Link]:
-    """The links of `VERB ARGS... [--then VERB ARGS...]...`, all checked as far as this host can; `InputError` else.
+    """The links of `VERB ARGS... [--then VERB ARGS...]...`, all checked as far as this host can;
+    `InputError` else.
 
-    In the first link, `sweeps` (`key=[a,b]`) give a job for each combination, each with a run directory of its own, and
-    `array` gives that many, with their number (from 1) and count for `{i}` and `{n}` in the arguments. In later links
-    `{run}` stands for the run directory of the first link's job, and gives a job for each; `{runs}` for all of them.
+    In the first link, `sweeps` (`key=[a,b]`) give a job for each combination, each with a run
+    directory of its own, and `array` gives that many, with their number (from 1) and count for
+    `{i}` and `{n}` in the arguments. In later links `{run}` stands for the run directory of the
+    first link's job, and gives a job for each; `{runs}` for all of them.
     """
     first, *later = _split(command)
     links = [_first_link(first, resources, _combinations(sweeps), array)]
@@ -199,15 +245,24 @@ def plan(
     for arguments in later:
         each = any("{run}" in argument for argument in arguments)
         if (each or "{runs}" in arguments) and not runs:
-            raise InputError(f"{THEN} {' '.join(arguments)}: the first verb has no run directory to stand for {{run}}")
-        filled = [[a.replace("{run}", run) for a in arguments] for run in runs] if each else [arguments]
+            raise InputError(
+                f"{THEN} {' '.join(arguments)}: the first verb has no run directory to stand for {{run}}"
+            )
+        filled = (
+            [[a.replace("{run}", run) for a in arguments] for run in runs] if each else [arguments]
+        )
         spread = [[b for a in one for b in (runs if a == "{runs}" else [a])] for one in filled]
         # Evaluations and reports are one process each, wherever they are in the chain.
-        small = replace(resources, nodes=1, tasks_per_node=1, gpus_per_node=min(1, resources.gpus_per_node))
+        small = replace(
+            resources, nodes=1, tasks_per_node=1, gpus_per_node=min(1, resources.gpus_per_node)
+        )
         jobs = [Job(verb, tuple(rest), small, check(verb, rest, small)) for verb, *rest in spread]
         links.append(Link(jobs, each=each and len(jobs) == len(links[-1].jobs) > 1))
     for i, link in enumerate(links):
-        link.jobs = [replace(j, name=f"{i}-{k}", retries=retries, backoff=backoff) for k, j in enumerate(link.jobs)]
+        link.jobs = [
+            replace(j, name=f"{i}-{k}", retries=retries, backoff=backoff)
+            for k, j in enumerate(link.jobs)
+        ]
     return links
 
 
@@ -239,22 +294,30 @@ def _combinations(sweeps: list[str]) -> list[dict[str, str]]:
         values[key] = [flow(value) for value in listed]
     count = math.prod(map(len, values.values()))
     if count > MOST_JOBS:
-        raise InputError(f"--sweep: {count:,} combinations are more than {MOST_JOBS:,} jobs; give fewer values")
+        raise InputError(
+            f"--sweep: {count:,} combinations are more than {MOST_JOBS:,} jobs; give fewer values"
+        )
     return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
 
 
 def _folder_name(words: list[str]) -> str:
-    """One plain name for a job of a sweep by what is its own: a value may be a path, or longer than a name can be."""
+    """One plain name for a job of a sweep by what is its own: a value may be a path, or longer than
+    a name can be.
+    """
     name = ",".join(words).replace("%", "%25").replace("/", "%2F")
     if len(name.encode()) <= LONGEST_NAME:
         return name
     return f"{name[:40]}...{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
-def _first_link(command: list[str], resources: Resources, combinations: list[dict[str, str]], array: int) -> Link:
+def _first_link(
+    command: list[str], resources: Resources, combinations: list[dict[str, str]], array: int
+) -> Link:
     verb, *arguments = command
     if array > 1 and not any("{i}" in argument for argument in arguments):
-        raise InputError(f"--array {array}: no argument has {{i}}, so all of its jobs would do the same")
+        raise InputError(
+            f"--array {array}: no argument has {{i}}, so all of its jobs would do the same"
+        )
     if array > 1 and len(combinations) > 1:
         raise InputError("--array and --sweep: one of them")
     jobs, base = [], ""
@@ -272,10 +335,14 @@ def _first_link(command: list[str], resources: Resources, combinations: list[dic
 
 
 def check(verb: str, arguments: list[str], resources: Resources) -> str:
-    """Refuse now what every process would refuse later. Returns the run directory, "" for verbs that train none."""
+    """Refuse now what every process would refuse later. Returns the run directory, "" for verbs
+    that train none.
+    """
     from seer.verbs import TRAINING, preview
 
     run_dir = preview([verb, *arguments], resources.ranks)
     if run_dir is None and resources.ranks > 1:
-        raise InputError(f"{verb}: is one process; --nodes and --tasks-per-node are for {', '.join(sorted(TRAINING))}")
+        raise InputError(
+            f"{verb}: is one process; --nodes and --tasks-per-node are for {', '.join(sorted(TRAINING))}"
+        )
     return str(run_dir or "")

@@ -14,13 +14,17 @@ from seer.terminal import warn
 
 
 def run(launch: Launch) -> None:
-    """Run every job of a launch here, one after another; failures are tried again, as often as `launch.attempts` says.
+    """Run every job of a launch here, one after another; failures are tried again, as often as
+    `launch.attempts` says.
 
     Raises:
         InputError, StoppedError: as the job's verb.
         RankError: a job that is not worth another attempt.
     """
-    launch.links = [replace(k, jobs=[replace(j, folder=str(launch.folder)) for j in k.jobs]) for k in launch.links]
+    launch.links = [
+        replace(k, jobs=[replace(j, folder=str(launch.folder)) for j in k.jobs])
+        for k in launch.links
+    ]
     launch.save()
     with holder.holding(launch.folder):
         for job in launch.jobs:
@@ -28,7 +32,10 @@ def run(launch: Launch) -> None:
 
 
 def _attend(job: Job) -> None:
-    device = next((a.removeprefix("device=") for a in reversed(job.arguments) if a.startswith("device=")), "auto")
+    device = next(
+        (a.removeprefix("device=") for a in reversed(job.arguments) if a.startswith("device=")),
+        "auto",
+    )
     for number in count(1):
         os.environ["SEER_ATTEMPT"] = f"local.{number}"
         try:
@@ -38,7 +45,9 @@ def _attend(job: Job) -> None:
         except (*TOLD, RankError) as error:
             code = getattr(error, "exit_code", 1)
             last = str(error).strip().splitlines()[-1]
-            past = attempts.conclude(job.folder, job.name, job.run_dir, code, last if code == 1 else "")
+            past = attempts.conclude(
+                job.folder, job.name, job.run_dir, code, last if code == 1 else ""
+            )
             verdict = attempts.verdict(past, job.retries, job.backoff)
             if isinstance(error, StoppedError | InputError):
                 raise

@@ -11,7 +11,9 @@ from seer.schema import LINE, Integer, ListOf, Location, MapOf, Number, Text, op
 
 SHELL = Text(65_536, 0, r"[^\x00]*", "a text of up to 65,536 characters")
 VARIABLE = Text(255, 1, r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")
-SWITCH = Text(255, 1, r"[a-z][a-z0-9-]*", "the name of an option of sbatch, without dashes before it")
+SWITCH = Text(
+    255, 1, r"[a-z][a-z0-9-]*", "the name of an option of sbatch, without dashes before it"
+)
 
 
 @dataclass
@@ -49,7 +51,11 @@ class Profile:
     sbatch: dict[str, str] = option({}, MapOf(LINE, SWITCH, 1000))
 
 
-NONE = ["partition=", "cpus_per_task=0", "memory_gb_per_task=0"]  # no profile: the cluster's own defaults
+NONE = [
+    "partition=",
+    "cpus_per_task=0",
+    "memory_gb_per_task=0",
+]  # no profile: the cluster's own defaults
 
 
 def profiles() -> dict[str, Path]:
@@ -58,30 +64,39 @@ def profiles() -> dict[str, Path]:
 
 
 def load(name: str, overrides: list[str], allow_env: bool = False) -> Profile:
-    """A profile by its name or path ("" is none) under `key=value` overrides; `InputError` where a field is missing.
+    """A profile by its name or path ("" is none) under `key=value` overrides; `InputError` where a
+    field is missing.
 
     Args:
         allow_env: let `${oc.env:NAME}` in the profile stand for a variable of the environment.
     """
     if not name:
         return config.resolve(Profile, [config.parse_overrides([*NONE, *overrides])])
-    path = Path(os.path.expanduser(name)) if name.endswith((".yaml", ".yml")) else profiles().get(name)
+    path = (
+        Path(os.path.expanduser(name)) if name.endswith((".yaml", ".yml")) else profiles().get(name)
+    )
     if path is None:
-        raise InputError(f"--cluster {name}: unknown{nearest(name, profiles())}; or give the path of a .yaml file")
+        raise InputError(
+            f"--cluster {name}: unknown{nearest(name, profiles())}; or give the path of a .yaml file"
+        )
     if not path.is_file():
         raise InputError(f"--cluster {name}: no such file")
     layers = [config.read_layers(path), config.parse_overrides(overrides)]
     try:
         return config.resolve(Profile, layers, allow_env=allow_env)
     except InputError as error:
-        raise InputError(f"cluster profile {path}: {error}".replace("in the recipe", "there (--set)")) from error
+        raise InputError(
+            f"cluster profile {path}: {error}".replace("in the recipe", "there (--set)")
+        ) from error
 
 
 def recorded(values: dict[str, Any]) -> Profile:
     """The profile that a launch's record holds. Raises `InputError` where it is none."""
     known = {field.name for field in fields(Profile)}
     if unknown := sorted(values.keys() - known):
-        raise InputError(f"the launch's record: cluster.{unknown[0]!a} is not known; update seer, or launch it anew")
+        raise InputError(
+            f"the launch's record: cluster.{unknown[0]!a} is not known; update seer, or launch it anew"
+        )
     try:
         return config.resolve(Profile, [config.layer(values)])
     except InputError as error:

@@ -8,14 +8,28 @@ from dataclasses import dataclass
 
 from seer.errors import InputError
 
-HELD = {"REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}  # until somebody releases it
-PASSING = {"COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "SIGNALING", "STAGE_OUT"}  # from one state to the next
+HELD = {
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "RESV_DEL_HOLD",
+    "SPECIAL_EXIT",
+}  # until somebody releases it
+PASSING = {
+    "COMPLETING",
+    "CONFIGURING",
+    "REQUEUED",
+    "RESIZING",
+    "SIGNALING",
+    "STAGE_OUT",
+}  # from one state to the next
 ACTIVE = {"PENDING", "RUNNING", "STOPPED", "SUSPENDED"} | HELD | PASSING  # every other one is over
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One partition. `gpus` is the most that a node of it has, `cpus` the fewest, `minutes` its longest time limit."""
+    """One partition. `gpus` is the most that a node of it has, `cpus` the fewest, `minutes` its
+    longest time limit.
+    """
 
     name: str
     nodes: int
@@ -63,19 +77,33 @@ def partitions() -> dict[str, Partition]:
     for line in text.splitlines():  # one for each kind of node in a partition
         marked, nodes, gres, cpus, limit = line.split("|")
         new = Partition(
-            marked.rstrip("*"), int(nodes), _gpus(gres), int(cpus.rstrip("+")), _limit(limit), "*" in marked
+            marked.rstrip("*"),
+            int(nodes),
+            _gpus(gres),
+            int(cpus.rstrip("+")),
+            _limit(limit),
+            "*" in marked,
         )
         old = found.get(new.name, new)
         count = new.nodes if old is new else old.nodes + new.nodes
         found[new.name] = Partition(
-            new.name, count, max(old.gpus, new.gpus), min(old.cpus, new.cpus), old.minutes, old.default
+            new.name,
+            count,
+            max(old.gpus, new.gpus),
+            min(old.cpus, new.cpus),
+            old.minutes,
+            old.default,
         )
     return found
 
 
 def _gpus(gres: str) -> int:
     """`gpu:a100:8(S:0-1),nvme:1` → 8"""
-    counts = [part.partition("(")[0].rpartition(":")[2] for part in gres.split(",") if part.startswith("gpu")]
+    counts = [
+        part.partition("(")[0].rpartition(":")[2]
+        for part in gres.split(",")
+        if part.startswith("gpu")
+    ]
     return sum(int(count) if count.isdigit() else 1 for count in counts)
 
 
@@ -84,7 +112,9 @@ def _limit(text: str) -> float:
 
 
 def minutes(text: str) -> int:
-    """A time as SLURM writes it, in minutes, rounded up: `90`, `90:00`, `72:00:00`, `3-0`, `3-00:00`, `3-00:00:00`."""
+    """A time as SLURM writes it, in minutes, rounded up: `90`, `90:00`, `72:00:00`, `3-0`,
+    `3-00:00`, `3-00:00:00`.
+    """
     days, dash, rest = text.rpartition("-")
     try:
         parts = [int(part) for part in rest.split(":")]
@@ -98,7 +128,9 @@ def minutes(text: str) -> int:
             hours, mins, seconds = 0, *[*parts, 0][:2]
         total = int(days or 0) * 24 * 60 + hours * 60 + mins + -(-seconds // 60)
     except ValueError as error:
-        raise InputError(f"--time {text}: expected minutes, hours:minutes:seconds or days-hours:minutes") from error
+        raise InputError(
+            f"--time {text}: expected minutes, hours:minutes:seconds or days-hours:minutes"
+        ) from error
     if total < 1:
         raise InputError(f"--time {text}: must be at least a minute")
     return total
@@ -116,7 +148,9 @@ def qualities() -> set[str]:
 
 
 def states(ids: list[str]) -> dict[str, State]:
-    """The state of each job that SLURM still knows: from the queue, and from the accounting where there is one."""
+    """The state of each job that SLURM still knows: from the queue, and from the accounting where
+    there is one.
+    """
     found: dict[str, State] = {}
     account = "JobID,State,Elapsed,NodeList"
     if numbers := sorted({id.partition("_")[0] for id in ids}):
@@ -130,7 +164,9 @@ def states(ids: list[str]) -> dict[str, State]:
 def _states(text: str) -> dict[str, State]:
     rows = (line.split("|", 3) for line in text.splitlines())
     # "CANCELLED by 0", says the accounting.
-    return {id: State(state.split()[0], elapsed, place) for id, state, elapsed, place in rows if state}
+    return {
+        id: State(state.split()[0], elapsed, place) for id, state, elapsed, place in rows if state
+    }
 
 
 def cancel(ids: list[str]) -> None:

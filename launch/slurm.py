@@ -1,9 +1,11 @@
-"""Jobs on SLURM, by submitit: the batch script, the checks before it, and what it does when its step is over.
+"""Jobs on SLURM, by submitit: the batch script, the checks before it, and what it does when its
+step is over.
 
-Within the job, every task is a rank (`seer.distributed` reads SLURM's variables). submitit ships the `Job`, writes the
-script and keeps the logs. Its own requeueing interrupts a task in the middle of a step. Ours is the script's end, which
-sees how tasks ended, killed ones included: stopped as asked (exit code 75) → queued again at once; failed →
-again after a while, so often (`launch.attempts`); done, or wrong input → over.
+Within the job, every task is a rank (`seer.distributed` reads SLURM's variables). submitit ships
+the `Job`, writes the script and keeps the logs. Its own requeueing interrupts a task in the middle
+of a step. Ours is the script's end, which sees how tasks ended, killed ones included: stopped as
+asked (exit code 75) → queued again at once; failed → again after a while, so often
+(`launch.attempts`); done, or wrong input → over.
 """
 
 import fcntl
@@ -64,7 +66,8 @@ fi
 exit 0
 """.strip()
 
-# What ends the job may end scontrol before it has its answer; then the job is queued again all the same.
+# What ends the job may end scontrol before it has its answer; then the job is queued again all the
+# same.
 REQUEUE = """
 (trap "" TERM; exec scontrol requeue "$job$array") && exit $code
 decided && exit $code
@@ -87,9 +90,14 @@ def submit(launch: Launch, profile: Profile, requeue: bool = True, at_once: int 
     """
     found = queue.partitions()
     profile = check(profile, launch.links[0].jobs[0].resources, found)
-    check_shared([launch.folder, *(Path(job.run_dir) for job in launch.jobs if job.run_dir)], profile, found)
+    check_shared(
+        [launch.folder, *(Path(job.run_dir) for job in launch.jobs if job.run_dir)], profile, found
+    )
     launch.cluster = asdict(profile)
-    launch.links = [Link([replace(j, folder=str(launch.folder)) for j in k.jobs], [], k.each) for k in launch.links]
+    launch.links = [
+        Link([replace(j, folder=str(launch.folder)) for j in k.jobs], [], k.each)
+        for k in launch.links
+    ]
     _test(launch, profile, requeue)
     with ExitStack() as stack:
         for run_dir in sorted({job.run_dir for job in launch.jobs if job.run_dir}):
@@ -106,7 +114,9 @@ def submit(launch: Launch, profile: Profile, requeue: bool = True, at_once: int 
                     files.write(Path(job.run_dir) / OWNER, json.dumps(owner) + "\n")
             if number and not link.each:
                 before = _array_id(launch.links[number - 1].ids[0])
-                (launch.folder / "slurm" / f"after-{before}").write_text(_array_id(link.ids[0]) + "\n")
+                (launch.folder / "slurm" / f"after-{before}").write_text(
+                    _array_id(link.ids[0]) + "\n"
+                )
 
 
 def _queue(executor: submitit.SlurmExecutor, jobs: list[Job]) -> list[str]:
@@ -135,7 +145,11 @@ def _executor(
     link, folder = launch.links[number], launch.folder
     needs, python = link.jobs[0].resources, profile.python or shlex.quote(sys.executable)
     executor = _Executor(folder / "slurm", python=python)
-    more = {"kill-on-invalid-dep": "yes"} | profile.sbatch | ({"requeue": True} if requeue else {"no-requeue": True})
+    more = (
+        {"kill-on-invalid-dep": "yes"}
+        | profile.sbatch
+        | ({"requeue": True} if requeue else {"no-requeue": True})
+    )
     optional = {
         "partition": profile.partition,
         "account": profile.account,
@@ -179,10 +193,18 @@ def _step(profile: Profile) -> list[str]:
 
 
 def _after(folder: Path, number: int, profile: Profile, python: str, requeue: bool) -> str:
-    inside = shlex.join(["srun", "--nodes=1", "--ntasks=1", *_step(profile)]) + " " if profile.container else ""
+    inside = (
+        shlex.join(["srun", "--nodes=1", "--ntasks=1", *_step(profile)]) + " "
+        if profile.container
+        else ""
+    )
     name = f"{number}-${{SLURM_ARRAY_TASK_ID:-0}}"
     conclude = f"{inside}{python} -m launch conclude {shlex.quote(str(folder))} {name}"
-    return AFTER.format(conclude=conclude, slurm=shlex.quote(str(folder / "slurm")), requeue=REQUEUE if requeue else "")
+    return AFTER.format(
+        conclude=conclude,
+        slurm=shlex.quote(str(folder / "slurm")),
+        requeue=REQUEUE if requeue else "",
+    )
 
 
 def _dependency(launch: Launch, number: int) -> str:
@@ -198,10 +220,14 @@ def _array_id(id: str) -> str:
 
 
 def check(profile: Profile, needs: Resources, found: dict[str, queue.Partition]) -> Profile:
-    """The profile with what the cluster decides filled in; `InputError` for what the cluster can never run."""
+    """The profile with what the cluster decides filled in; `InputError` for what the cluster can
+    never run.
+    """
     name = profile.partition or next((p.name for p in found.values() if p.default), "")
     if name not in found:
-        raise InputError(f"partition '{name}': the cluster has none of that name{nearest(name, found)}")
+        raise InputError(
+            f"partition '{name}': the cluster has none of that name{nearest(name, found)}"
+        )
     partition = found[name]
     if needs.nodes > partition.nodes:
         raise InputError(
@@ -209,7 +235,9 @@ def check(profile: Profile, needs: Resources, found: dict[str, queue.Partition])
         )
     if needs.gpus_per_node > partition.gpus:
         has = f"have {partition.gpus}" if partition.gpus else "have none"
-        raise InputError(f"--gpus-per-node {needs.gpus_per_node}: the nodes of partition {name} {has}")
+        raise InputError(
+            f"--gpus-per-node {needs.gpus_per_node}: the nodes of partition {name} {has}"
+        )
     if needs.minutes > partition.minutes:
         raise InputError(
             f"--time: {needs.minutes} minutes; partition {name} allows {partition.minutes:g}, requeue goes on"
@@ -219,11 +247,19 @@ def check(profile: Profile, needs: Resources, found: dict[str, queue.Partition])
             f"--time: {60 * needs.minutes} s leave nothing before the signal, which comes {profile.signal_seconds} s "
             "before the end; use a longer time, or --set signal_seconds=..."
         )
-    for what, value, known in (("account", profile.account, queue.accounts()), ("qos", profile.qos, queue.qualities())):
+    for what, value, known in (
+        ("account", profile.account, queue.accounts()),
+        ("qos", profile.qos, queue.qualities()),
+    ):
         if value and not known:
-            print(f"seer: --{what} {value}: not checked, this cluster does not tell which there are", file=sys.stderr)
+            print(
+                f"seer: --{what} {value}: not checked, this cluster does not tell which there are",
+                file=sys.stderr,
+            )
         elif value and value not in known:
-            raise InputError(f"--{what} {value}: not one of yours on this cluster{nearest(value, known)}")
+            raise InputError(
+                f"--{what} {value}: not one of yours on this cluster{nearest(value, known)}"
+            )
     cores = profile.cpus_per_task or max(1, partition.cpus // needs.tasks_per_node)
     return replace(profile, partition=name, cpus_per_task=cores)
 
@@ -238,7 +274,9 @@ def check_shared(folders: list[Path], profile: Profile, found: dict[str, queue.P
         return
     for folder in folders:
         kind = file_system(folder)
-        if kind in LOCAL and not any(folder.absolute().is_relative_to(top) for top in profile.shared):
+        if kind in LOCAL and not any(
+            folder.absolute().is_relative_to(top) for top in profile.shared
+        ):
             raise InputError(
                 f"{folder}: on a file system of this host alone ({kind}); choose one that all nodes see, or name it "
                 f"in the profile, --set 'shared=[{folder.absolute().parent}]', if they do"
@@ -246,7 +284,9 @@ def check_shared(folders: list[Path], profile: Profile, found: dict[str, queue.P
 
 
 def file_system(folder: Path, mounts: str = "/proc/mounts") -> str:
-    """The type of the file system that `folder`, which need not exist yet, is or will be on; "" where unknown."""
+    """The type of the file system that `folder`, which need not exist yet, is or will be on; ""
+    where unknown.
+    """
     try:
         lines = Path(mounts).read_text().splitlines()
     except OSError:
@@ -260,29 +300,41 @@ def _test(launch: Launch, profile: Profile, requeue: bool) -> None:
     """Have SLURM itself look at every link, without queueing it."""
     for number, _ in enumerate(launch.links):
         text = script(launch, number, profile, requeue)
-        text = "\n".join(line for line in text.splitlines() if not line.startswith("#SBATCH --dependency"))
+        text = "\n".join(
+            line for line in text.splitlines() if not line.startswith("#SBATCH --dependency")
+        )
         with NamedTemporaryFile("w", suffix=".sh") as file:
             file.write(text)
             file.flush()
             with clean_env():
-                done = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True)
+                done = subprocess.run(
+                    ["sbatch", "--test-only", file.name], capture_output=True, text=True
+                )
         if done.returncode:
-            raise InputError(f"sbatch: {' '.join(done.stderr.split()).removeprefix('allocation failure: ')}")
+            raise InputError(
+                f"sbatch: {' '.join(done.stderr.split()).removeprefix('allocation failure: ')}"
+            )
 
 
 @contextmanager
 def unclaimed(run_dir: str) -> Iterator[None]:
-    """While entered, no other launch can take this run; `InputError` if one in the queue already has."""
+    """While entered, no other launch can take this run; `InputError` if one in the queue already
+    has.
+    """
     try:
         Path(run_dir).mkdir(parents=True, exist_ok=True)
         lock = files.open_own(Path(run_dir) / SUBMIT, "a+b")
     except OSError as error:
-        raise InputError(f"{run_dir}: cannot be written: {error.strerror}; choose another run_dir") from error
+        raise InputError(
+            f"{run_dir}: cannot be written: {error.strerror}; choose another run_dir"
+        ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         job = ""
         with suppress(FileNotFoundError):
-            job = inputs.read_json(inputs.inside(Path(run_dir), OWNER), OWNER_KIND, inputs.MEGABYTE)["job"]
+            job = inputs.read_json(
+                inputs.inside(Path(run_dir), OWNER), OWNER_KIND, inputs.MEGABYTE
+            )["job"]
         state = queue.states([job]).get(job) if job else None
         if state and state.active:
             raise InputError(

@@ -1,4 +1,6 @@
-"""What became of launches: from the queue, the accounting where there is one, and the jobs' own notes."""
+"""What became of launches: from the queue, the accounting where there is one, and the jobs' own
+notes.
+"""
 
 import os
 import re
@@ -36,12 +38,16 @@ def rows(jobs_dir: Path, what: str = "") -> tuple[list[dict[str, Any]], list[str
     """One row per job and array task, and what could not be read."""
     selected, unread = select(jobs_dir, what)
     found = [(launch, successor(launch, id), job) for launch, id, job in selected]
-    known = queue.states([id for launch, id, _ in found if launch.place == "slurm" and ID_PATTERN.fullmatch(id)])
+    known = queue.states(
+        [id for launch, id, _ in found if launch.place == "slurm" and ID_PATTERN.fullmatch(id)]
+    )
     here = {launch.folder: states_here(launch) for launch, _, _ in found if launch.place != "slurm"}
     table = []
     for launch, id, job in found:
         past = attempts.read(launch.folder, job.name)
-        state = known.get(id) or queue.State(here.get(launch.folder, {}).get(job.name) or _outcome(past, id))
+        state = known.get(id) or queue.State(
+            here.get(launch.folder, {}).get(job.name) or _outcome(past, id)
+        )
         table.append({
             "job": id,
             "launch": launch.folder.name,
@@ -125,7 +131,9 @@ def log_files(jobs_dir: Path, what: str, rank: int) -> list[Path]:
 
 
 def log_end(path: Path, lines: int) -> list[str]:
-    """The last lines of a log as a terminal may have them: without colours, what else a terminal obeys escaped."""
+    """The last lines of a log as a terminal may have them: without colours, what else a terminal
+    obeys escaped.
+    """
     with inputs.open_file(path) as file:
         file.seek(max(0, file.seek(0, 2) - LARGEST_LOG))
         text = file.read(LARGEST_LOG).decode(errors="replace")
@@ -135,7 +143,9 @@ def log_end(path: Path, lines: int) -> list[str]:
 
 
 def cancel(jobs_dir: Path, what: str) -> list[str]:
-    """Cancel the jobs that `what` names, and later links of their launches; the ids that were still active."""
+    """Cancel the jobs that `what` names, and later links of their launches; the ids that were still
+    active.
+    """
     ids: list[str] = []
     stopped = []
     for launch, id, job in select(jobs_dir, what)[0]:
@@ -164,7 +174,8 @@ def _with_later(launch: Launch, id: str, job: Job) -> list[str]:
 def check_ours(launch: Launch) -> None:
     """Raise `InputError` unless a record is this user's own: resubmitting runs what it holds.
 
-    A launch writes where it stands into each of its jobs, so one that was unpacked or copied from elsewhere is told.
+    A launch writes where it stands into each of its jobs, so one that was unpacked or copied from
+    elsewhere is told.
     """
     path = launch.folder / RECORD
     recorded = {job.folder for job in launch.jobs}
@@ -192,7 +203,11 @@ def unfinished(jobs_dir: Path, what: str) -> Launch:
     for link in launch.links:
         names = launch.names(link)
         states = [done[successor(launch, id)] for id in names]
-        if any(queue.State(state).active for id, state in zip(names, states, strict=True) if id in named):
+        if any(
+            queue.State(state).active
+            for id, state in zip(names, states, strict=True)
+            if id in named
+        ):
             raise InputError(f"{what}: still in the queue; `seer launch cancel {what}` first")
         left = [job for job, state in zip(link.jobs, states, strict=True) if state != "COMPLETED"]
         links += [Link(left, each=link.each)] if left else []

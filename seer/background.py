@@ -7,7 +7,9 @@ from typing import Any
 
 
 def in_background(function: Callable, *args: Any) -> Future:
-    """`function(*args)` in a thread that, unlike an executor's, does not keep the process from ending."""
+    """`function(*args)` in a thread that, unlike an executor's, does not keep the process from
+    ending.
+    """
     future: Future = Future()
 
     def run() -> None:

@@ -31,12 +31,16 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None: ...
 
 
 def main() -> None:
-    """The `seer` command. Exit codes: 0 done, 2 the user's input is wrong (one line), 75 stopped as asked, 1 ours."""
+    """The `seer` command. Exit codes: 0 done, 2 the user's input is wrong (one line), 75 stopped as
+    asked, 1 ours.
+    """
     prepare()
     answer_interrupts()
     try:

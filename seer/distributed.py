@@ -47,7 +47,8 @@ _world: World | None = None
 
 
 def init(device: str = "auto") -> World:
-    """Join the processes that torchrun, SLURM or `spawn` started; alone when none did. A second call changes nothing.
+    """Join the processes that torchrun, SLURM or `spawn` started; alone when none did. A second
+    call changes nothing.
 
     Args:
         device: `auto` (CUDA where there is any), `cpu` or `cuda`.
@@ -70,7 +71,9 @@ def init(device: str = "auto") -> World:
         # Gloo beside NCCL: checkpoints and error messages travel between CPUs.
         backend, bound = ("cpu:gloo,cuda:nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
         own = dist.PrefixStore("default_pg", store)
-        dist.init_process_group(backend, store=own, rank=place.rank, world_size=place.size, device_id=bound)
+        dist.init_process_group(
+            backend, store=own, rank=place.rank, world_size=place.size, device_id=bound
+        )
     _world = World(place.rank, place.size, place.local_rank, place.local_size, chosen)
     return _world
 
@@ -84,31 +87,41 @@ def shutdown() -> None:
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device of this process, the `local_rank`th on its host. Raises `InputError` as `init` does."""
+    """The device of this process, the `local_rank`th on its host. Raises `InputError` as `init`
+    does.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in DEVICES:
-        raise InputError(f"device={name} is unknown{nearest(name, DEVICES)}; use {', '.join(DEVICES)}")
+        raise InputError(
+            f"device={name} is unknown{nearest(name, DEVICES)}; use {', '.join(DEVICES)}"
+        )
     if name == "cpu":
         return CPU
     if not torch.cuda.is_available():
-        raise InputError("device=cuda, but PyTorch sees no CUDA device here; use device=cpu or device=auto")
+        raise InputError(
+            "device=cuda, but PyTorch sees no CUDA device here; use device=cpu or device=auto"
+        )
     # A launcher that gives each task one device of its own shows it as number 0 to every task.
     devices = torch.cuda.device_count()
     if local_rank >= devices > 1:
-        raise InputError(f"{local_rank + 1} or more processes on a host with {devices} CUDA devices; start {devices}")
+        raise InputError(
+            f"{local_rank + 1} or more processes on a host with {devices} CUDA devices; start {devices}"
+        )
     return torch.device("cuda", local_rank if devices > 1 else 0)
 
 
 def _export_slurm() -> str:
-    """Translate the environment of an `srun` step to torchrun's, unless torchrun runs inside the step.
+    """Translate the environment of an `srun` step to torchrun's, unless torchrun runs inside the
+    step.
 
     Returns:
         The variables that say how many processes there are, separated by blanks.
     """
     env = os.environ
     alone = "unset SLURM_STEP_NUM_TASKS to run alone"
-    # SLURM_STEP_NUM_TASKS exists in a step only: a plain process in an allocation of many tasks is alone.
+    # SLURM_STEP_NUM_TASKS exists in a step only: a plain process in an allocation of many tasks is
+    # alone.
     if "RANK" in env or whole_number("SLURM_STEP_NUM_TASKS", 1, alone) <= 1:
         return "RANK WORLD_SIZE"
     missing = [name for name in STEP_VARIABLES if name not in env]
@@ -117,13 +130,19 @@ def _export_slurm() -> str:
     step = whole_number("SLURM_JOB_ID", 0, alone) + whole_number("SLURM_STEP_ID", 0, alone)
     # Another port each time: the last one may not be free yet.
     step += 997 * whole_number("SLURM_RESTART_COUNT", 0, alone)
-    runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"])  # "8(x2),4" is 8, 8, 4
+    runs = re.findall(
+        r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"]
+    )  # "8(x2),4" is 8, 8, 4
     tasks_per_node = [tasks for tasks, nodes in runs for _ in range(int(nodes or 1))]
     node = whole_number("SLURM_NODEID", 0, alone)
     if node >= len(tasks_per_node):
         told = f"SLURM_STEP_TASKS_PER_NODE='{env['SLURM_STEP_TASKS_PER_NODE']}' has no node {node}"
         raise InputError(f"{told}, which SLURM_NODEID says; {alone}")
-    env.update(RANK=env["SLURM_PROCID"], WORLD_SIZE=env["SLURM_STEP_NUM_TASKS"], LOCAL_RANK=env["SLURM_LOCALID"])
+    env.update(
+        RANK=env["SLURM_PROCID"],
+        WORLD_SIZE=env["SLURM_STEP_NUM_TASKS"],
+        LOCAL_RANK=env["SLURM_LOCALID"],
+    )
     env.setdefault("LOCAL_WORLD_SIZE", tasks_per_node[node])
     env.setdefault("MASTER_ADDR", first_host(env["SLURM_STEP_NODELIST"]))
     env.setdefault("MASTER_PORT", str(20_000 + step % 10_000))
@@ -179,7 +198,9 @@ class _Gather(torch.autograd.Function):
 
 
 def all_reduce_sum(tensor: Tensor, group: Group = None) -> Tensor:
-    """The sum over ranks, as a new tensor (alone: the tensor itself). The gradient is summed over ranks likewise."""
+    """The sum over ranks, as a new tensor (alone: the tensor itself). The gradient is summed over
+    ranks likewise.
+    """
     return tensor if size(group) == 1 else _Sum.apply(tensor, group)
 
 
@@ -189,7 +210,9 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
 
 
 def all_reduce_max(tensor: Tensor) -> Tensor:
-    """The elementwise maximum over ranks, as a new tensor without gradient (alone: the tensor itself)."""
+    """The elementwise maximum over ranks, as a new tensor without gradient (alone: the tensor
+    itself).
+    """
     if size() == 1:
         return tensor
     highest = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -198,10 +221,12 @@ def all_reduce_max(tensor: Tensor) -> Tensor:
 
 
 def gather(tensor: Tensor, group: Group = None) -> Tensor:
-    """Concatenate `(n, ...)` of all ranks to `(size * n, ...)` in rank order; every rank must hold the same shape.
+    """Concatenate `(n, ...)` of all ranks to `(size * n, ...)` in rank order; every rank must hold
+    the same shape.
 
-    Gradients flow to all ranks: what comes back to a rank is the sum over ranks of the gradient for its rows. A mean of
-    gradients over ranks (DDP, FSDP) then equals the gradient of the mean of the ranks' losses.
+    Gradients flow to all ranks: what comes back to a rank is the sum over ranks of the gradient for
+    its rows. A mean of gradients over ranks (DDP, FSDP) then equals the gradient of the mean of the
+    ranks' losses.
     """
     return tensor if size(group) == 1 else _Gather.apply(tensor, group)
 
@@ -228,7 +253,9 @@ def on_main(action: Callable[[], T], group: Group = None) -> T:
 
 
 def on_all(action: Callable[[], T], group: Group = None) -> list[T]:
-    """What `action` returns on each rank, in rank order, on every rank; what it raises on one, raised on every rank."""
+    """What `action` returns on each rank, in rank order, on every rank; what it raises on one,
+    raised on every rank.
+    """
     outcomes = [_outcome(action)] * size(group)
     if size() > 1:
         dist.all_gather_object(outcomes, outcomes[0], group)

@@ -7,8 +7,8 @@ from typing import NoReturn
 class InputError(ValueError):
     """Bad input from the user: what is wrong, where, and what to do, in one line.
 
-    The command line prints the message without a traceback and exits with code 2. What a message quotes may come from a
-    stranger's file: it is escaped here, wherever it is raised.
+    The command line prints the message without a traceback and exits with code 2. What a message
+    quotes may come from a stranger's file: it is escaped here, wherever it is raised.
     """
 
     exit_code = 2
@@ -18,25 +18,32 @@ class InputError(ValueError):
 
 
 class InUseError(InputError):
-    """A port or a run directory that another process has, perhaps one about to end: a later attempt may succeed."""
+    """A port or a run directory that another process has, perhaps one about to end: a later attempt
+    may succeed.
+    """
 
 
 class UnsavedError(InUseError):
-    """A checkpoint that could not be written: the disk may have room again when a later attempt comes."""
+    """A checkpoint that could not be written: the disk may have room again when a later attempt
+    comes.
+    """
 
 
 class DivergedError(RuntimeError):
-    """A run that rollbacks cannot save, or whose last steps diverged; nothing of these steps was kept.
+    """A run that rollbacks cannot save, or whose last steps diverged; nothing of these steps was
+    kept.
 
-    One line, which names the newest good checkpoint; the exit code is that of input to be changed: the same run would
-    end alike.
+    One line, which names the newest good checkpoint; the exit code is that of input to be changed:
+    the same run would end alike.
     """
 
     exit_code = 2
 
 
 class LostWorkerError(RuntimeError):
-    """A process of ours that something else killed. What it had finished is kept. One line, exit code 1."""
+    """A process of ours that something else killed. What it had finished is kept. One line, exit
+    code 1.
+    """
 
     exit_code = 1
 
@@ -54,9 +61,11 @@ class StoppedError(RuntimeError):
 
 
 class PausedError(StoppedError):
-    """A run that stopped itself because its health asks for a look at it: saved, but not to be continued unseen.
+    """A run that stopped itself because its health asks for a look at it: saved, but not to be
+    continued unseen.
 
-    One line; the exit code is that of input to be changed, so that no launcher starts the run again.
+    One line; the exit code is that of input to be changed, so that no launcher starts the run
+    again.
     """
 
     exit_code = 2
@@ -67,7 +76,9 @@ TOLD = (InputError, DivergedError, LostWorkerError, StoppedError)  # one line ea
 
 def unreadable(error: OSError) -> NoReturn:
     """Tell of a file or folder that cannot be read; also for `os.walk` to call."""
-    raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
+    raise InputError(
+        f"{error.filename} cannot be read ({error.strerror}); check its permissions"
+    ) from error
 
 
 def first_line(error: BaseException) -> str:
@@ -84,8 +95,12 @@ def quoted(path: object) -> str:
 
 
 def printable(text: object) -> str:
-    """A text as a terminal may have it: control characters and bytes that are not UTF-8 are escaped."""
-    return "".join(character if character.isprintable() else escaped(character) for character in str(text))
+    """A text as a terminal may have it: control characters and bytes that are not UTF-8 are
+    escaped.
+    """
+    return "".join(
+        character if character.isprintable() else escaped(character) for character in str(text)
+    )
 
 
 def escaped(character: str) -> str:
@@ -93,11 +108,19 @@ def escaped(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
         code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
 
 
 def nearest(word: str, choices) -> str:
-    """A hint naming the choice closest to `word`: `" (did you mean 'x'?)"`, or the choices when none is close."""
+    """A hint naming the choice closest to `word`: `" (did you mean 'x'?)"`, or the choices when
+    none is close.
+    """
     from difflib import get_close_matches
 
     names = sorted(map(str, choices))

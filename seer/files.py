@@ -1,4 +1,6 @@
-"""Files that several processes see: there as a whole or not at all, whenever their writer is killed."""
+"""Files that several processes see: there as a whole or not at all, whenever their writer is
+killed.
+"""
 
 import errno
 import os
@@ -12,9 +14,11 @@ from typing import IO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a hidden path beside `path`; what is written there becomes `path`, on the disk, unless the block fails."""
-    # A number of its own: on a shared disk, processes of two hosts may have the same, and in a stranger's folder a link
-    # may wait where we would write.
+    """Yields a hidden path beside `path`; what is written there becomes `path`, on the disk, unless
+    the block fails.
+    """
+    # A number of its own: on a shared disk, processes of two hosts may have the same, and in a
+    # stranger's folder a link may wait where we would write.
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
     try:
         yield beside
@@ -31,7 +35,9 @@ def write(path: Path, text: str | Iterable[str]) -> None:
 
 
 def open_own(path: Path, mode: str) -> IO:
-    """Open a file to be written, which is made if need be. Raises OSError where a link or a pipe is in its place."""
+    """Open a file to be written, which is made if need be. Raises OSError where a link or a pipe is
+    in its place.
+    """
     return open(path, mode, opener=_open_regular)
 
 
@@ -44,7 +50,9 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def is_still(path: Path, descriptor: int) -> bool:
-    """Whether an open file is the one at this path: neither removed nor replaced since it was opened."""
+    """Whether an open file is the one at this path: neither removed nor replaced since it was
+    opened.
+    """
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

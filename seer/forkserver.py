@@ -1,7 +1,9 @@
-"""The server that processes fork from: a clean interpreter, once for all, that has imported what they need.
+"""The server that processes fork from: a clean interpreter, once for all, that has imported what
+they need.
 
-Forking a process with threads and a process group is unsafe, and a fresh interpreter takes seconds to import torch.
-This module imports nothing of that itself, so that a verb can start the server first, and both import at the same time.
+Forking a process with threads and a process group is unsafe, and a fresh interpreter takes seconds
+to import torch. This module imports nothing of that itself, so that a verb can start the server
+first, and both import at the same time.
 """
 
 import signal
@@ -10,11 +12,15 @@ from collections.abc import Sequence
 from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import ForkServerContext
 
-# Schedulers and terminals send these to every process of a job. The trainer alone answers; what helps it must live to
-# the checkpoint.
+# Schedulers and terminals send these to every process of a job. The trainer alone answers; what
+# helps it must live to the checkpoint.
 SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP}
 QUIET = "ignore:resource_tracker:UserWarning"  # what a process that is ended at once leaves, the tracker removes
-LOADING = ["seer.data.workers", "seer.data.crops.resize", "seer.data.crops.kernel"]  # what a loader's workers import
+LOADING = [
+    "seer.data.workers",
+    "seer.data.crops.resize",
+    "seer.data.crops.kernel",
+]  # what a loader's workers import
 TRAINING = [
     "seer.pretrain.run",
     "seer.processes",
@@ -25,7 +31,8 @@ TRAINING = [
 
 
 def start(modules: Sequence[str]) -> ForkServerContext:
-    """The context of processes that fork from the server, which is started with `modules` if it is not there yet.
+    """The context of processes that fork from the server, which is started with `modules` if it is
+    not there yet.
 
     They begin with the signals of `SHIELDED` blocked, as the server has them.
     """
@@ -36,7 +43,9 @@ def start(modules: Sequence[str]) -> ForkServerContext:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         for ensure_running in (resource_tracker.ensure_running, forkserver.ensure_running):
-            signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)  # inherited; the first of the two unblocks some
+            signal.pthread_sigmask(
+                signal.SIG_BLOCK, SHIELDED
+            )  # inherited; the first of the two unblocks some
             ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

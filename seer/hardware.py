@@ -49,16 +49,19 @@ class Hardware:
         return getattr(self, precision, self.fp32) > 0
 
     def peak(self, dtype: torch.dtype) -> float:
-        """FLOP/s in a format. For fp32, and what it lacks, TF32's where it has that, as torch's convolutions."""
+        """FLOP/s in a format. For fp32, and what it lacks, TF32's where it has that, as torch's
+        convolutions.
+        """
         rates = {torch.float16: self.fp16, torch.bfloat16: self.bf16, torch.float64: self.fp32 / 2}
         return 1e12 * (rates.get(dtype) or self.tf32 or self.fp32)
 
 
 PER_NODE = 8
 
-# Networks: DGX-1 4 × 100 Gb/s, DGX A100 8 × 200, DGX H100, H200, B200 8 × 400. L40S servers differ: 4 × 100 assumed.
-# CPU: a core of an Intel Xeon Platinum 8480+ at its base clock of 2 GHz, 2 × 16 fused multiply-adds a cycle; a 56th of
-# the socket's bandwidth and power; 10 Gb/s Ethernet. Cores differ more than GPUs do: calibrate.
+# Networks: DGX-1 4 × 100 Gb/s, DGX A100 8 × 200, DGX H100, H200, B200 8 × 400. L40S servers differ:
+# 4 × 100 assumed. CPU: a core of an Intel Xeon Platinum 8480+ at its base clock of 2 GHz, 2 × 16
+# fused multiply-adds a cycle; a 56th of the socket's bandwidth and power; 10 Gb/s Ethernet. Cores
+# differ more than GPUs do: calibrate.
 HARDWARE = {
     hardware.name: hardware
     for hardware in (  # memory, fp32, tf32, fp16, bf16, bandwidth, watts, link, network
@@ -79,11 +82,22 @@ def find(name: str, asked_by: str = "--gpu") -> Hardware:
     """A processor by name, however it is written: `V100-32GB` is `v100-32g`."""
     plain = re.sub("gb$", "g", name.lower().replace("_", "-"))
     if plain not in HARDWARE:
-        raise InputError(f"{asked_by}: '{name}' is unknown{nearest(plain, HARDWARE)}; there are {', '.join(HARDWARE)}")
+        raise InputError(
+            f"{asked_by}: '{name}' is unknown{nearest(plain, HARDWARE)}; there are {', '.join(HARDWARE)}"
+        )
     return HARDWARE[plain]
 
 
 def recognise(device_name: str) -> str:
-    """The name here of what a driver calls `Tesla V100-SXM2-32GB` or `NVIDIA A100 80GB PCIe`; empty if unknown."""
+    """The name here of what a driver calls `Tesla V100-SXM2-32GB` or `NVIDIA A100 80GB PCIe`; empty
+    if unknown.
+    """
     parts = {name: name.removesuffix("g").split("-") for name in HARDWARE}
-    return next((name for name, all_of in parts.items() if all(part in device_name.lower() for part in all_of)), "")
+    return next(
+        (
+            name
+            for name, all_of in parts.items()
+            if all(part in device_name.lower() for part in all_of)
+        ),
+        "",
+    )

@@ -1,8 +1,10 @@
-"""Files that somebody else may have written, read within limits and checked against what their owner declared.
+"""Files that somebody else may have written, read within limits and checked against what their
+owner declared.
 
-Every reader of a small file of a data folder, a run directory, a recipe or a model goes through here; `docs/trust.md`
-lists them. A file is read only if it is a regular one of bounded size, so neither a pipe nor a device nor a bomb holds
-a command up; what it holds is checked by a kind of `seer.schema`; what is wrong is one line.
+Every reader of a small file of a data folder, a run directory, a recipe or a model goes through
+here; `docs/trust.md` lists them. A file is read only if it is a regular one of bounded size, so
+neither a pipe nor a device nor a bomb holds a command up; what it holds is checked by a kind of
+`seer.schema`; what is wrong is one line.
 """
 
 import errno
@@ -24,7 +26,9 @@ MEGABYTE = 2**20
 LARGEST_JSON = 64 * MEGABYTE
 LARGEST_YAML = MEGABYTE // 4
 LONGEST_LINE = MEGABYTE
-YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it is there: 20 times as fast
+YAML_LOADER: Any = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # libyaml's, where it is there: 20 times as fast
 IRREGULAR = "not a regular file"
 NODES, DEEPEST = 100_000, 50  # of a YAML file, its aliases written out
 
@@ -34,12 +38,16 @@ class UnreadableError(InputError):
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes. Raises FileNotFoundError, or `UnreadableError`."""
+    """The content of a regular file of at most `limit` bytes. Raises FileNotFoundError, or
+    `UnreadableError`.
+    """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = file.read(min(size, limit) + 1)  # for which room is made at once
     if size > limit:
-        raise UnreadableError(f"{path}: larger than {limit:,} bytes, which no such file is; remove or replace it")
+        raise UnreadableError(
+            f"{path}: larger than {limit:,} bytes, which no such file is; remove or replace it"
+        )
     return content
 
 
@@ -52,7 +60,9 @@ def read_text(path: Path, limit: int = LARGEST_JSON) -> str:
 
 
 def read_json(path: Path, kind: Kind, limit: int = LARGEST_JSON) -> Any:
-    """The value of a JSON file, as `kind` declares it. Raises FileNotFoundError, or `UnreadableError`."""
+    """The value of a JSON file, as `kind` declares it. Raises FileNotFoundError, or
+    `UnreadableError`.
+    """
     return parse_json(read_text(path, limit), kind, str(path))
 
 
@@ -69,10 +79,11 @@ def parse_json(text: str | bytes, kind: Kind, where: str) -> Any:
 
 
 def read_rows(path: Path, kind: Kind, torn: bool = False) -> Iterator[Any]:
-    """The rows of a file of one JSON value a line, as `kind` declares them, the first first; none of a missing file.
+    """The rows of a file of one JSON value a line, as `kind` declares them, the first first; none
+    of a missing file.
 
-    What a killed writer left at the end is passed over. With `torn` so is any line that is no JSON: where others write
-    on after a killed one, its half line stands in the middle.
+    What a killed writer left at the end is passed over. With `torn` so is any line that is no JSON:
+    where others write on after a killed one, its half line stands in the middle.
 
     Raises:
         UnreadableError: names the first line that is something else.
@@ -108,7 +119,9 @@ def _is_json(text: bytes) -> bool:
 
 
 def read_yaml(path: Path, kind: Kind, limit: int = LARGEST_YAML) -> Any:
-    """The value of a YAML file, as `kind` declares it. Raises FileNotFoundError, or `UnreadableError`."""
+    """The value of a YAML file, as `kind` declares it. Raises FileNotFoundError, or
+    `UnreadableError`.
+    """
     return parse_yaml(read_text(path, limit), kind, str(path))
 
 
@@ -120,32 +133,46 @@ def parse_yaml(text: str, kind: Kind, where: str) -> Any:
     except MismatchError as error:
         raise UnreadableError(f"{where}: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UnreadableError(f"{where}: not readable as YAML ({yaml_problem(error, text)})") from None
+        raise UnreadableError(
+            f"{where}: not readable as YAML ({yaml_problem(error, text)})"
+        ) from None
 
 
 def yaml_problem(error: Exception, text: str) -> str:
-    """What is wrong with a YAML text, and in which line; nothing of the text itself, which may be anybody's secret."""
+    """What is wrong with a YAML text, and in which line; nothing of the text itself, which may be
+    anybody's secret.
+    """
     if isinstance(error, yaml.reader.ReaderError):
-        character = error.character if isinstance(error.character, int) else ord(error.character[:1] or " ")
+        character = (
+            error.character if isinstance(error.character, int) else ord(error.character[:1] or " ")
+        )
         return f"it holds the character #x{character:x}, which YAML does not take"
     if not isinstance(error, yaml.MarkedYAMLError):
         return "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
     mark = error.problem_mark or error.context_mark
     # What it quotes is of the text, unless it is a mere sign (',') or a sort of token ('<scalar>').
     problem = re.sub(r"'([^']*)'", _if_harmless, error.problem or "")
-    line = min(mark.line, text.count("\n")) + 1 if mark else 1  # the mark of what is missing is after the last line
+    line = (
+        min(mark.line, text.count("\n")) + 1 if mark else 1
+    )  # the mark of what is missing is after the last line
     return f"line {line}: {' '.join(problem.split())}"
 
 
 def check_yaml(text: str) -> None:
-    """Raise `MismatchError` for a text that is small and means something huge, deep or endless: aliases of aliases."""
+    """Raise `MismatchError` for a text that is small and means something huge, deep or endless:
+    aliases of aliases.
+    """
     sizes: dict[str, int] = {}  # of the values that have an anchor and are complete, in nodes
-    begun: list[tuple[str | None, int]] = []  # collections that are open: anchor, and nodes before it
+    begun: list[
+        tuple[str | None, int]
+    ] = []  # collections that are open: anchor, and nodes before it
     count = 0
     for event in yaml.parse(text, Loader=YAML_LOADER):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise MismatchError(_line(event), "an alias (*) stands within what it means, or means nothing")
+                raise MismatchError(
+                    _line(event), "an alias (*) stands within what it means, or means nothing"
+                )
             count += sizes[event.anchor]
         elif isinstance(event, yaml.CollectionStartEvent):
             begun.append((event.anchor, count))
@@ -159,7 +186,9 @@ def check_yaml(text: str) -> None:
             if anchor:
                 sizes[anchor] = count - before
         if count > NODES or len(begun) > DEEPEST:
-            raise MismatchError("", f"it has more than {NODES:,} values, aliases written out, or {DEEPEST} levels")
+            raise MismatchError(
+                "", f"it has more than {NODES:,} values, aliases written out, or {DEEPEST} levels"
+            )
 
 
 def _if_harmless(quoted: re.Match) -> str:
@@ -171,7 +200,9 @@ def _line(event: yaml.Event) -> str:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file of that name in a folder, of which no link leads out of it. Raises `UnreadableError`."""
+    """The file of that name in a folder, of which no link leads out of it. Raises
+    `UnreadableError`.
+    """
     path = folder / name
     try:
         within = path.resolve().is_relative_to(folder.resolve())
@@ -205,7 +236,9 @@ def open_regular(path: Path) -> int:
 
 
 def open_data(path: Path | str) -> BufferedReader:
-    """The same for readers to whom a file that they cannot read is damage. Raises OSError, for a pipe as well."""
+    """The same for readers to whom a file that they cannot read is damage. Raises OSError, for a
+    pipe as well.
+    """
     return open(_descriptor(path), "rb")
 
 

@@ -1,7 +1,7 @@
 """Files of one JSON object per line: how a run's metrics and results are kept.
 
-What is read here is for going on with what there is: rows that cannot be read are passed over, and counted for whoever
-asks. `seer.inputs.read_rows` is for readers to whom every row counts.
+What is read here is for going on with what there is: rows that cannot be read are passed over, and
+counted for whoever asks. `seer.inputs.read_rows` is for readers to whom every row counts.
 """
 
 import json
@@ -19,7 +19,9 @@ Check = Callable[[Any], Row]  # returns a row, or raises ValueError: a kind's `c
 
 @dataclass
 class Unread:
-    """What could not be read of a file: so many of its `lines`, and of the first of these the number and the reason."""
+    """What could not be read of a file: so many of its `lines`, and of the first of these the
+    number and the reason.
+    """
 
     name: str
     lines: int = 0
@@ -66,7 +68,8 @@ def is_object(value: Any) -> Row:
 
 
 def read(path: Path, check: Check = is_object, unread: Unread | None = None) -> list[Row]:
-    """All rows that `check` takes; what a killed writer left at the end is passed, and a missing file has none.
+    """All rows that `check` takes; what a killed writer left at the end is passed, and a missing
+    file has none.
 
     Raises:
         UnreadableError: a pipe, a folder, or a file that may not be read.
@@ -74,7 +77,9 @@ def read(path: Path, check: Check = is_object, unread: Unread | None = None) -> 
     return list(scan(path, check, unread))
 
 
-def scan(path: Path, check: Check = is_object, unread: Unread | None = None, every: int = 1) -> Iterator[Row]:
+def scan(
+    path: Path, check: Check = is_object, unread: Unread | None = None, every: int = 1
+) -> Iterator[Row]:
     """The same row by row, or only each `every`th of them and the last."""
     try:
         file = inputs.open_file(path)
@@ -84,7 +89,9 @@ def scan(path: Path, check: Check = is_object, unread: Unread | None = None, eve
         yield from _rows(file, check, unread or Unread(path.name), every)
 
 
-def tail(path: Path, size: int, check: Check = is_object, unread: Unread | None = None) -> list[Row]:
+def tail(
+    path: Path, size: int, check: Check = is_object, unread: Unread | None = None
+) -> list[Row]:
     """The rows that begin within the last `size` bytes."""
     try:
         file = inputs.open_file(path)
@@ -126,7 +133,12 @@ def _row(line: bytes, number: int, check: Check, unread: Unread) -> Row | None:
     except ValueError as error:
         if not line.endswith(b"\n") and len(line) <= inputs.LONGEST_LINE:
             return None  # half a line of a killed writer
-        unread.enter(number, f"no JSON: {error.msg}" if isinstance(error, json.JSONDecodeError) else first_line(error))
+        unread.enter(
+            number,
+            f"no JSON: {error.msg}"
+            if isinstance(error, json.JSONDecodeError)
+            else first_line(error),
+        )
     else:
         unread.lines += 1
         return row

@@ -1,4 +1,6 @@
-"""Files that were asked for, as by `--json FILE`: tried before the work that they are for, and written whole."""
+"""Files that were asked for, as by `--json FILE`: tried before the work that they are for, and
+written whole.
+"""
 
 import os
 import stat
@@ -10,7 +12,8 @@ from seer.errors import InputError, first_line
 
 
 def check_writable(path: Path | str, what: str, append: bool = False) -> None:
-    """Raise `InputError` unless a file can be put there; nothing changes. Folders on the way are made with the file.
+    """Raise `InputError` unless a file can be put there; nothing changes. Folders on the way are
+    made with the file.
 
     Args:
         what: the option that named it, for the message.
@@ -23,7 +26,9 @@ def check_writable(path: Path | str, what: str, append: bool = False) -> None:
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(0, "it is there, and not yours to write")
         if append and is_stream(target):
-            os.close(os.open(target, os.O_WRONLY | os.O_NONBLOCK))  # a pipe that nobody reads would hold us up
+            os.close(
+                os.open(target, os.O_WRONLY | os.O_NONBLOCK)
+            )  # a pipe that nobody reads would hold us up
         if not is_stream(target):
             _try_folder(target.parent, f".{target.name}")
     except (OSError, RuntimeError, ValueError) as error:
@@ -61,7 +66,9 @@ def is_stream(path: Path) -> bool:
 
 
 def _try_folder(folder: Path, name: str) -> None:
-    """Make a file in the nearest folder on the way that is there, with a name as long as the one to come."""
+    """Make a file in the nearest folder on the way that is there, with a name as long as the one to
+    come.
+    """
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(0, f"{nearest} is a file, not a folder")

@@ -30,8 +30,9 @@ class RankError(RuntimeError):
 def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[Any]:
     """Run `function(*args)` in `nproc` processes of this host, joined in a process group.
 
-    The first failure ends all of them; they end, too, when this process dies, however it dies. SIGTERM, SIGUSR1,
-    SIGUSR2 and SIGHUP are theirs: what reaches this process is passed on. Ctrl-C asks them to stop; a second ends them.
+    The first failure ends all of them; they end, too, when this process dies, however it dies.
+    SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP are theirs: what reaches this process is passed on. Ctrl-C
+    asks them to stop; a second ends them.
 
     Returns:
         What each rank returned (by pickle), in rank order.
@@ -42,17 +43,26 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
     """
     # Where forks are unsafe (CUDA, macOS) each rank imports torch itself, which takes many seconds.
     forks = sys.platform == "linux" and pick_device(device, 0).type == "cpu"
-    context: Any = forkserver.start(forkserver.TRAINING) if forks else multiprocessing.get_context("spawn")
-    # The store lives here, on a port that the system picks, so no two runs ever ask for the same one.
+    context: Any = (
+        forkserver.start(forkserver.TRAINING) if forks else multiprocessing.get_context("spawn")
+    )
+    # The store lives here, on a port that the system picks, so no two runs ever ask for the same
+    # one.
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     env = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
-    env |= {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    env |= {
+        "WORLD_SIZE": str(nproc),
+        "LOCAL_WORLD_SIZE": str(nproc),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     processes, pipes = [], []
     try:
         for r in range(nproc):
             ours, theirs = context.Pipe(duplex=False)
             place = {**env, "RANK": str(r), "LOCAL_RANK": str(r)}
-            process = context.Process(target=_run_rank, args=(theirs, place, device, function, args))
+            process = context.Process(
+                target=_run_rank, args=(theirs, place, device, function, args)
+            )
             process.start()
             theirs.close()
             processes.append(process)
@@ -74,9 +84,11 @@ class Process(Protocol):
 
 @contextmanager
 def forwarding(processes: list[Process]) -> Iterator[None]:
-    """While entered, pass on to `processes` the signals by which a scheduler, or a terminal, asks for the end.
+    """While entered, pass on to `processes` the signals by which a scheduler, or a terminal, asks
+    for the end.
 
-    Ctrl-C and a closed terminal are passed on as SIGTERM: a terminal may tell them as well, and two are not meant.
+    Ctrl-C and a closed terminal are passed on as SIGTERM: a terminal may tell them as well, and two
+    are not meant.
 
     Raises:
         KeyboardInterrupt: at the second Ctrl-C.
@@ -97,7 +109,10 @@ def forwarding(processes: list[Process]) -> Iterator[None]:
         tell(STOPPING)
         forward(number, frame)
 
-    handlers: dict[signal.Signals, Any] = {**dict.fromkeys(ENDING, forward), signal.SIGINT: interrupt}
+    handlers: dict[signal.Signals, Any] = {
+        **dict.fromkeys(ENDING, forward),
+        signal.SIGINT: interrupt,
+    }
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         heeded = []
@@ -109,9 +124,13 @@ def forwarding(processes: list[Process]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Callable, args: tuple) -> None:
+def _run_rank(
+    pipe: Connection, env: dict[str, str], device: str, function: Callable, args: tuple
+) -> None:
     """The body of a rank: sends `(time, succeeded, value or exception)` once."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's; what follows from it is told by the parent
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal's; what follows from it is told by the parent
     for number in ENDING:  # until training handles them
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
@@ -127,17 +146,25 @@ def _run_rank(pipe: Connection, env: dict[str, str], device: str, function: Call
         shutdown()
         pipe.send_bytes(pickle.dumps((time.time(), True, value)))
     except BaseException as error:
-        told = error if isinstance(error, TOLD) else RankError(f"rank {env['RANK']}: {traceback.format_exc()}")
+        told = (
+            error
+            if isinstance(error, TOLD)
+            else RankError(f"rank {env['RANK']}: {traceback.format_exc()}")
+        )
         pipe.send_bytes(pickle.dumps((time.time(), False, told)))
 
 
 def _leave(number: int, frame: object) -> NoReturn:
-    """End at once: there is nothing to save. An exception might be caught by whatever runs now, such as imports."""
+    """End at once: there is nothing to save. An exception might be caught by whatever runs now,
+    such as imports.
+    """
     os._exit(StoppedError.exit_code)
 
 
 def _die_with_parent() -> None:
-    """End this process when its parent does, SIGKILL included: the pipe that the parent holds then closes."""
+    """End this process when its parent does, SIGKILL included: the pipe that the parent holds then
+    closes.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -151,8 +178,9 @@ def _die_with_parent() -> None:
 def _collect(processes: list, pipes: list[Connection], grace: float = 2.0) -> list[Any]:
     """Wait for every rank's report; raise what went wrong first.
 
-    One rank's failure makes its peers fail in their next collective, so later errors, which may arrive sooner, are
-    consequences: after the first, wait `grace` seconds for the others and choose by time of failure.
+    One rank's failure makes its peers fail in their next collective, so later errors, which may
+    arrive sooner, are consequences: after the first, wait `grace` seconds for the others and choose
+    by time of failure.
     """
     reports: dict[int, tuple[float, bool, Any]] = {}
     deadline = None
@@ -180,4 +208,8 @@ def _report(r: int, process, pipe: Connection) -> tuple[float, bool, Any]:
     if code == StoppedError.exit_code:
         return time.time(), False, StoppedError("stopped as asked, with nothing to save")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-    return 0.0, False, RankError(f"rank {r} {how}")  # it told nothing, so it is the cause of all else
+    return (
+        0.0,
+        False,
+        RankError(f"rank {r} {how}"),
+    )  # it told nothing, so it is the cause of all else

@@ -1,8 +1,9 @@
-"""How the ranks of a run find each other: what the environment says of this process, and waiting until all are there.
+"""How the ranks of a run find each other: what the environment says of this process, and waiting
+until all are there.
 
-A rank that never comes (`srun -n4 --pty bash` starts one process of four) would have PyTorch wait half an hour and end
-in a traceback. So each rank leaves its mark in the store where the ranks meet; before long rank 0 says whose is
-missing, everyone says so in the end, in one line.
+A rank that never comes (`srun -n4 --pty bash` starts one process of four) would have PyTorch wait
+half an hour and end in a traceback. So each rank leaves its mark in the store where the ranks meet;
+before long rank 0 says whose is missing, everyone says so in the end, in one line.
 """
 
 import os
@@ -30,7 +31,9 @@ NAMED = 4  # missing ranks that are named
 
 
 class Place(NamedTuple):
-    """Where the environment puts this process; `source` are the variables that say there are several."""
+    """Where the environment puts this process; `source` are the variables that say there are
+    several.
+    """
 
     rank: int
     size: int
@@ -40,16 +43,22 @@ class Place(NamedTuple):
 
 
 def read_place(source: str) -> Place:
-    """From torchrun's variables. Raises `InputError` for numbers that are none, or that do not fit together."""
+    """From torchrun's variables. Raises `InputError` for numbers that are none, or that do not fit
+    together.
+    """
     remedy = f"unset {' and '.join(source.split())} to run alone"
     size = whole_number("WORLD_SIZE", 1, remedy)
     rank = whole_number("RANK", 0, remedy)
     local_size = whole_number("LOCAL_WORLD_SIZE", size, remedy)
     local_rank = whole_number("LOCAL_RANK", 0, remedy)
     if rank >= size:
-        raise InputError(f"RANK={rank} in the environment: must be below WORLD_SIZE={size}; {remedy}")
+        raise InputError(
+            f"RANK={rank} in the environment: must be below WORLD_SIZE={size}; {remedy}"
+        )
     if local_rank >= local_size and size > 1:
-        raise InputError(f"LOCAL_RANK={local_rank} in the environment: must be below LOCAL_WORLD_SIZE={local_size}")
+        raise InputError(
+            f"LOCAL_RANK={local_rank} in the environment: must be below LOCAL_WORLD_SIZE={local_size}"
+        )
     return Place(rank, size, local_rank, local_size, source)
 
 
@@ -57,7 +66,9 @@ def whole_number(name: str, default: int, remedy: str) -> int:
     """An environment variable as a number from 0. Raises `InputError`."""
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
-        raise InputError(f"{name}='{text}' in the environment: must be a whole number from 0; {remedy}")
+        raise InputError(
+            f"{name}='{text}' in the environment: must be a whole number from 0; {remedy}"
+        )
     return int(text)
 
 
@@ -71,10 +82,14 @@ def meet(place: Place) -> dist.TCPStore:
     remedy = f"give rank 0's host and a free port, or unset {' and '.join(place.source.split())} to run alone"
     address = os.environ.get("MASTER_ADDR", "")
     if not address:
-        raise InputError(f"MASTER_ADDR is not in the environment, and there are {place.size} processes; {remedy}")
+        raise InputError(
+            f"MASTER_ADDR is not in the environment, and there are {place.size} processes; {remedy}"
+        )
     port = whole_number("MASTER_PORT", 0, remedy)
     if not 0 < port < 2**16:
-        raise InputError(f"MASTER_PORT={port} in the environment: must be from 1 to 65535; {remedy}")
+        raise InputError(
+            f"MASTER_PORT={port} in the environment: must be from 1 to 65535; {remedy}"
+        )
     waiting = Waiting(place, f"{address}:{port}")
     store = _open_store(place, address, port, waiting)
     try:
@@ -86,7 +101,9 @@ def meet(place: Place) -> dist.TCPStore:
 
 
 class Waiting:
-    """The clock of one wait: says a line after `NOTICE_SECONDS`, and ends the wait after `LIMIT_SECONDS`."""
+    """The clock of one wait: says a line after `NOTICE_SECONDS`, and ends the wait after
+    `LIMIT_SECONDS`.
+    """
 
     def __init__(self, place: Place, where: str):
         self.place = place
@@ -114,7 +131,11 @@ class Waiting:
             raise InUseError(f"{missing} after {passed:.0f} s; {self.remedy()}")
         if passed >= self.notice:
             rest = f"waiting for {self.limit - passed:.0f} s more"
-            print(f"seer: {missing} after {passed:.0f} s, {rest}; {self.remedy()}", file=sys.stderr, flush=True)
+            print(
+                f"seer: {missing} after {passed:.0f} s, {rest}; {self.remedy()}",
+                file=sys.stderr,
+                flush=True,
+            )
             self.notice = self.limit
 
 
@@ -130,20 +151,32 @@ def _seconds(name: str, default: float) -> float:
 
 
 def _open_store(place: Place, address: str, port: int, waiting: Waiting) -> dist.TCPStore:
-    """Rank 0 listens, unless torchrun or `launch` does so for it; the others knock until somebody answers."""
+    """Rank 0 listens, unless torchrun or `launch` does so for it; the others knock until somebody
+    answers.
+    """
     listens = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     while not listens and not _somebody_answers(address, port):
         waiting.check(f"{address}:{port}: nobody answers {waiting.who()} there: rank 0 is missing")
         time.sleep(LONGEST_PAUSE)
     store = partial(
-        dist.TCPStore, address, port, place.size, listens, timeout=ANSWER, wait_for_workers=False, multi_tenant=listens
+        dist.TCPStore,
+        address,
+        port,
+        place.size,
+        listens,
+        timeout=ANSWER,
+        wait_for_workers=False,
+        multi_tenant=listens,
     )
     try:
-        # It waits without end for a program that takes connections and says nothing; else its own word comes first.
+        # It waits without end for a program that takes connections and says nothing; else its own
+        # word comes first.
         return in_background(store).result(1.5 * ANSWER.total_seconds())
     except (dist.DistNetworkError, TimeoutError) as error:
         if "EADDRINUSE" in str(error):
-            told = f"{address}:{port}: the port is in use there; set another MASTER_PORT for all ranks"
+            told = (
+                f"{address}:{port}: the port is in use there; set another MASTER_PORT for all ranks"
+            )
         elif listens:
             told = f"{address}:{port}: rank 0 cannot be reached there; MASTER_ADDR must be an address of its host"
         else:
@@ -165,7 +198,8 @@ def _wait_for_all(store: dist.TCPStore, place: Place, waiting: Waiting) -> None:
     if store.add(ARRIVED, 1) >= place.size:  # more than that, where the same store serves again
         store.set(ALL_HERE, "")
     pause = 0.01
-    # Asked again and again: a wait in the store would keep signals from this process, and warn of its own end.
+    # Asked again and again: a wait in the store would keep signals from this process, and warn of
+    # its own end.
     while not store.check([ALL_HERE]):
         if waiting.is_due():
             missing = [rank for rank in range(place.size) if not store.check([_mark(rank)])]

@@ -1,4 +1,6 @@
-"""results.jsonl: one measured value a line. The evaluations append to it; the report and the user read it."""
+"""results.jsonl: one measured value a line. The evaluations append to it; the report and the user
+read it.
+"""
 
 import json
 import re
@@ -18,7 +20,8 @@ def check_results(path: Path | str) -> None:
 
 
 def append_results(path: Path | str, rows: list[Row]) -> None:
-    """Add result rows, each with at least `KEYS` and finite numbers, to a file that may not exist yet.
+    """Add result rows, each with at least `KEYS` and finite numbers, to a file that may not exist
+    yet.
 
     Raises:
         InputError: the file cannot be written; the message holds what was measured.
@@ -31,7 +34,9 @@ def append_results(path: Path | str, rows: list[Row]) -> None:
         jsonl.append(Path(path), rows, anywhere=True)
     except OSError as error:
         measured = "; ".join(" ".join(line.split()) for line in describe(rows))
-        raise InputError(f"{path}: results cannot be written ({error.strerror}); they are: {measured}") from None
+        raise InputError(
+            f"{path}: results cannot be written ({error.strerror}); they are: {measured}"
+        ) from None
 
 
 def read_results(path: Path | str) -> list[Row]:
@@ -43,7 +48,9 @@ def read_results(path: Path | str) -> list[Row]:
 
 
 def latest(rows: list[Row]) -> list[Row]:
-    """Of repeated measurements (same task, data, metric and model) the last, in the order of measurement."""
+    """Of repeated measurements (same task, data, metric and model) the last, in the order of
+    measurement.
+    """
     newest: dict[tuple[str, ...], Row] = {}
     for row in rows:
         key = (row["task"], row["data"], row["metric"], row["model"])
@@ -71,7 +78,9 @@ def shown(row: Row, key: str = "value", with_unit: bool = True) -> str:
 
 
 def title_of(row: Row) -> str:
-    """What a result is called; of one that an older seer wrote without a title, its task and metric."""
+    """What a result is called; of one that an older seer wrote without a title, its task and
+    metric.
+    """
     if "title" in row:
         return row["title"]
     name, _, variant = row["metric"].partition("_")

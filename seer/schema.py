@@ -1,10 +1,13 @@
-"""What a value may be: kinds that are declared beside a file's format or an option's default, and checked here.
+"""What a value may be: kinds that are declared beside a file's format or an option's default, and
+checked here.
 
-Whatever stands in a data folder, a run directory, a recipe or a model file is input: somebody else may have written it.
-Its reader declares what it may hold by these kinds, and `seer.inputs` reads it. An option's range stands beside its
-default (`peak: float = option(0.1, Number(0))`) and is checked by `check_options`, for every dataclass of options.
+Whatever stands in a data folder, a run directory, a recipe or a model file is input: somebody else
+may have written it. Its reader declares what it may hold by these kinds, and `seer.inputs` reads
+it. An option's range stands beside its default (`peak: float = option(0.1, Number(0))`) and is
+checked by `check_options`, for every dataclass of options.
 
-A kind has `check(value, where)`, which returns the value or raises `MismatchError`, and `says()`, what it asks for.
+A kind has `check(value, where)`, which returns the value or raises `MismatchError`, and `says()`,
+what it asks for.
 """
 
 import math
@@ -23,7 +26,9 @@ KIND = "kind"  # the metadata's key, of a dataclass's field
 
 
 class MismatchError(ValueError):
-    """A value that is not what was declared: where it stands in its file, and what is wrong with it."""
+    """A value that is not what was declared: where it stands in its file, and what is wrong with
+    it.
+    """
 
     def __init__(self, where: str, problem: str):
         super().__init__(f"{where}: {problem}" if where else problem)
@@ -63,7 +68,11 @@ class Integer:
     high: int = INT64
 
     def check(self, value: Any, where: str = "") -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int)
+            or not self.low <= value <= self.high
+        ):
             raise refuse(self, value, where)
         return value
 
@@ -75,7 +84,8 @@ class Integer:
 class Number:
     """A finite number from `low` to `high`; `above` and `below` are bounds that it must not reach.
 
-    With `finite=False`, infinities and NaN may stand there as well: in a record of what happened, not in an option.
+    With `finite=False`, infinities and NaN may stand there as well: in a record of what happened,
+    not in an option.
     """
 
     low: float = -math.inf
@@ -90,7 +100,9 @@ class Number:
         if not self.finite and not math.isfinite(value):
             return value
         within = self.low <= value <= self.high and math.isfinite(value)
-        strictly = (value > self.above or math.isinf(self.above)) and (value < self.below or math.isinf(self.below))
+        strictly = (value > self.above or math.isinf(self.above)) and (
+            value < self.below or math.isinf(self.below)
+        )
         if not (within and strictly):
             raise refuse(self, value, where)
         return value
@@ -98,14 +110,24 @@ class Number:
     def says(self) -> str:
         if self.above == -math.inf and self.below == math.inf:
             return f"a number{_range(self.low, self.high)}"
-        lower = f"above {self.above:g}" if self.above > -math.inf else f"{self.low:g} or more" * (self.low > -math.inf)
-        upper = f"below {self.below:g}" if self.below < math.inf else f"{self.high:g} or less" * (self.high < math.inf)
+        lower = (
+            f"above {self.above:g}"
+            if self.above > -math.inf
+            else f"{self.low:g} or more" * (self.low > -math.inf)
+        )
+        upper = (
+            f"below {self.below:g}"
+            if self.below < math.inf
+            else f"{self.high:g} or less" * (self.high < math.inf)
+        )
         return f"a number, {' and '.join(filter(None, (lower, upper)))}"
 
 
 @dataclass(frozen=True)
 class Text:
-    """Characters that UTF-8 can hold, `shortest` to `longest` of them; `pattern` must match all of it."""
+    """Characters that UTF-8 can hold, `shortest` to `longest` of them; `pattern` must match all of
+    it.
+    """
 
     longest: int = 4096
     shortest: int = 0
@@ -113,7 +135,11 @@ class Text:
     asked: str = ""  # what `says` says of a pattern
 
     def check(self, value: Any, where: str = "") -> str:
-        if not isinstance(value, str) or not self.shortest <= len(value) <= self.longest or not _is_unicode(value):
+        if (
+            not isinstance(value, str)
+            or not self.shortest <= len(value) <= self.longest
+            or not _is_unicode(value)
+        ):
             raise refuse(self, value, where)
         if self.pattern and not re.fullmatch(self.pattern, value, re.DOTALL):
             raise refuse(self, value, where)
@@ -127,7 +153,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Location(Text):
-    """A path or an address. `~` at its start is the user's home: no shell replaces it after `data=` or in a recipe."""
+    """A path or an address. `~` at its start is the user's home: no shell replaces it after `data=`
+    or in a recipe.
+    """
 
     pattern: str = r"[^\x00]*"
 
@@ -137,7 +165,8 @@ class Location(Text):
 
 @dataclass(frozen=True)
 class FileName:
-    """The plain name of a file beside the file that names it: never a path, so that it leads nowhere else.
+    """The plain name of a file beside the file that names it: never a path, so that it leads
+    nowhere else.
 
     `suffix` is in lower case; names may have it in any.
     """
@@ -145,7 +174,11 @@ class FileName:
     suffix: str = ""
 
     def check(self, value: Any, where: str = "") -> str:
-        if not isinstance(value, str) or not _is_unicode(value) or not value.lower().endswith(self.suffix):
+        if (
+            not isinstance(value, str)
+            or not _is_unicode(value)
+            or not value.lower().endswith(self.suffix)
+        ):
             raise refuse(self, value, where)
         plain = value not in ("", ".", "..") and not re.search(r"[/\\\x00-\x1f\x7f]", value)
         if not plain or value.lower() == self.suffix or len(value.encode()) > LONGEST_NAME:
@@ -164,9 +197,13 @@ class Choice:
         self.values = values
 
     def check(self, value: Any, where: str = "") -> Any:
-        if not isinstance(value, Hashable) or not any(value == v and type(value) is type(v) for v in self.values):
+        if not isinstance(value, Hashable) or not any(
+            value == v and type(value) is type(v) for v in self.values
+        ):
             if isinstance(value, str) and 0 < len(value) < LONGEST_NAME:
-                raise MismatchError(where, f"{shown(value)} is unknown{nearest(value, self.values)}")
+                raise MismatchError(
+                    where, f"{shown(value)} is unknown{nearest(value, self.values)}"
+                )
             raise refuse(self, value, where)
         return value
 
@@ -189,7 +226,9 @@ class Maybe:
 
 @dataclass(frozen=True)
 class ListOf:
-    """`shortest` to `longest` values of one kind; no two alike if `distinct`, none below the last if `rising`."""
+    """`shortest` to `longest` values of one kind; no two alike if `distinct`, none below the last
+    if `rising`.
+    """
 
     kind: Kind
     longest: int = 1_000_000
@@ -224,7 +263,9 @@ class MapOf:
     def check(self, value: Any, where: str = "") -> dict[str, Any]:
         if not isinstance(value, Mapping) or len(value) > self.longest:
             raise refuse(self, value, where)
-        return {self.key.check(k, where): self.kind.check(v, join(where, k)) for k, v in value.items()}
+        return {
+            self.key.check(k, where): self.kind.check(v, join(where, k)) for k, v in value.items()
+        }
 
     def says(self) -> str:
         return f"names with values, each {self.kind.says()}"
@@ -232,7 +273,9 @@ class MapOf:
 
 @dataclass(frozen=True)
 class Plain:
-    """Anything that JSON can say, `deepest` levels deep: what is kept or shown, and never acted upon."""
+    """Anything that JSON can say, `deepest` levels deep: what is kept or shown, and never acted
+    upon.
+    """
 
     deepest: int = DEEPEST
 
@@ -241,7 +284,9 @@ class Plain:
             raise MismatchError(where, "it is nested too deeply")
         below = Plain(self.deepest - 1)
         if isinstance(value, Mapping):
-            return {Text().check(k, where): below.check(v, join(where, k)) for k, v in value.items()}
+            return {
+                Text().check(k, where): below.check(v, join(where, k)) for k, v in value.items()
+            }
         if isinstance(value, list | tuple):
             return [below.check(item, f"{where}[{i}]") for i, item in enumerate(value)]
         if isinstance(value, str):
@@ -256,7 +301,9 @@ class Plain:
 
 @dataclass(frozen=True)
 class Record:
-    """Names with values of their own kinds. What is not declared is of kind `extra`: a newer seer may have added it."""
+    """Names with values of their own kinds. What is not declared is of kind `extra`: a newer seer
+    may have added it.
+    """
 
     required: Mapping[str, Kind]
     optional: Mapping[str, Kind] = field(default_factory=dict)
@@ -267,7 +314,9 @@ class Record:
             raise refuse(self, value, where)
         if missing := sorted(self.required.keys() - value.keys()):
             raise MismatchError(where, f"'{missing[0]}' is missing")
-        return {key: self._kind(key, where).check(item, join(where, key)) for key, item in value.items()}
+        return {
+            key: self._kind(key, where).check(item, join(where, key)) for key, item in value.items()
+        }
 
     def _kind(self, key: Any, where: str) -> Kind:
         Text().check(key, where)
@@ -283,7 +332,9 @@ class Record:
 # Kinds that many share.
 DIGEST = Text(64, 64, "[0-9a-f]{64}", "64 hex digits (a SHA-256)")
 # What stands in one line of a table, a log or a batch script.
-LINE = Text(1024, 0, r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*", "a text of one line, up to 1,024 characters")
+LINE = Text(
+    1024, 0, r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*", "a text of one line, up to 1,024 characters"
+)
 WORD = Text(255, 1, LINE.pattern, "a text of one line, 1 to 255 characters")
 POSITIVE = Integer(1, 2**40)
 COUNT = Integer(0, 10**9)  # of steps, images, things to keep: nobody has more of them
@@ -296,7 +347,8 @@ DEVICE = Choice("auto", "cpu", "cuda")
 
 
 def option(default: Any, kind: Kind, **more: Any) -> Any:
-    """A dataclass's field with the kind of its values; a list or mapping as default is copied for each instance.
+    """A dataclass's field with the kind of its values; a list or mapping as default is copied for
+    each instance.
 
     `incidental=True` says that it changes no result, as `config.incidental` has it.
     """
@@ -312,7 +364,9 @@ def required(kind: Kind, **more: Any) -> Any:
 
 
 def kind_of(declared: Field) -> Kind | None:
-    """The kind of an option, as declared or told by a type that says it all; None of one that has options itself."""
+    """The kind of an option, as declared or told by a type that says it all; None of one that has
+    options itself.
+    """
     if KIND in declared.metadata:
         return declared.metadata[KIND]
     return Flag() if declared.type in (bool, "bool") else None
@@ -347,14 +401,18 @@ def flag_of(declared: Field) -> str:
 
 
 def join(where: str, key: Any) -> str:
-    """The dotted name of what stands under `key`; shown short and escaped where a stranger chose it."""
+    """The dotted name of what stands under `key`; shown short and escaped where a stranger chose
+    it.
+    """
     name = key if isinstance(key, str) and key.isprintable() and len(key) <= 60 else shown(key)
     return f"{where}.{name}" if where else name
 
 
 def default_of(declared: Field) -> Any:
     """A field's default; `dataclasses.MISSING` where it has none."""
-    return declared.default_factory() if declared.default_factory is not MISSING else declared.default
+    return (
+        declared.default_factory() if declared.default_factory is not MISSING else declared.default
+    )
 
 
 def _range(low: float, high: float, lowest: float = -math.inf, highest: float = math.inf) -> str:

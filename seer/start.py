@@ -1,11 +1,15 @@
-"""The beginning of the `seer` command: Ctrl-C is one line from the first import on. Imports nothing that takes long."""
+"""The beginning of the `seer` command: Ctrl-C is one line from the first import on. Imports nothing
+that takes long.
+"""
 
 import os
 import signal
 from contextlib import suppress
 from types import FrameType
 
-INTERRUPTED = 130  # the exit code of what Ctrl-C ended: 128 and the signal's number, as shells have it
+INTERRUPTED = (
+    130  # the exit code of what Ctrl-C ended: 128 and the signal's number, as shells have it
+)
 LINE = "interrupted; the same command continues where it stopped"
 ASKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # by which schedulers ask for the end
 ENDING = (*ASKED, signal.SIGHUP)  # with what a terminal sends when it is closed
@@ -13,19 +17,24 @@ STOPPING = "stopping at the end of this step, with a checkpoint; Ctrl-C again en
 
 
 def answer_interrupts() -> None:
-    """Have Ctrl-C raise `KeyboardInterrupt`, or end the process while something is imported, unless it is ignored."""
+    """Have Ctrl-C raise `KeyboardInterrupt`, or end the process while something is imported, unless
+    it is ignored.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
 
 
 def tell(line: str) -> None:
-    """A line on stderr, if that is still there; for signal handlers, too, which must not use Python's streams."""
+    """A line on stderr, if that is still there; for signal handlers, too, which must not use
+    Python's streams.
+    """
     with suppress(OSError):
         os.write(2, f"seer: {line}\n".encode())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    # Extension modules swallow exceptions or turn them into others while they are imported. Nothing is half done then.
+    # Extension modules swallow exceptions or turn them into others while they are imported. Nothing
+    # is half done then.
     if _is_importing(frame):
         tell(LINE)
         os._exit(INTERRUPTED)

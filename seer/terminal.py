@@ -1,7 +1,8 @@
-"""What the verbs print with: lines for people, results as JSON, files that were asked for, progress.
+"""What the verbs print with: lines for people, results as JSON, files that were asked for,
+progress.
 
-Texts from files may hold anything, names that are not UTF-8 and what a terminal would obey included; and a terminal or
-log may not take every character. `prepare` and `printable` see to both.
+Texts from files may hold anything, names that are not UTF-8 and what a terminal would obey
+included; and a terminal or log may not take every character. `prepare` and `printable` see to both.
 """
 
 import codecs
@@ -21,10 +22,25 @@ import typer
 from seer import outputs
 from seer.errors import escaped, printable
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what writing a file or stdout may come to
+FULL = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+)  # what writing a file or stdout may come to
 
 # What the verbs print besides ASCII, for streams that take no more than that.
-SPELLED = {"×": "x", "→": "->", "–": "-", "·": "-", "…": "...", "≥": ">=", "≤": "<=", "µ": "u", "√": "sqrt"}
+SPELLED = {
+    "×": "x",
+    "→": "->",
+    "–": "-",
+    "·": "-",
+    "…": "...",
+    "≥": ">=",
+    "≤": "<=",
+    "µ": "u",
+    "√": "sqrt",
+}
 SPELLED |= dict(zip("▁▂▃▄▅▆▇█", "_.-:=+*#", strict=True))
 
 
@@ -46,14 +62,18 @@ def prepare() -> None:
 
 
 def discard(stream: Any) -> None:
-    """Let what a stream has not written yet go nowhere: at its end, Python would fail to write it once more."""
+    """Let what a stream has not written yet go nowhere: at its end, Python would fail to write it
+    once more.
+    """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 HOME = re.compile(r"(--[a-z][a-z-]*=|)(~[\w.-]*(?:/.*|))", re.DOTALL)
-AllowEnv = Annotated[bool, typer.Option("--allow-env", help="Let ${oc.env:NAME} in YAML files read the environment.")]
+AllowEnv = Annotated[
+    bool, typer.Option("--allow-env", help="Let ${oc.env:NAME} in YAML files read the environment.")
+]
 
 
 def finite(value: float | None) -> float | None:
@@ -64,7 +84,8 @@ def finite(value: float | None) -> float | None:
 
 
 def homes_written_out(words: list[str]) -> list[str]:
-    """The words of a command line with `~/x` and `--option=~/x` written out, where no shell has done so.
+    """The words of a command line with `~/x` and `--option=~/x` written out, where no shell has
+    done so.
 
     `key=~/x` is left to the option's kind: in a text, `~` is a character.
     """
@@ -78,7 +99,9 @@ def example(*lines: str) -> str:
 
 
 def output_option(value: Any, param: typer.CallbackParam) -> Any:
-    """The callback of an option that names a file to write: whatever is wrong with it is told before the work."""
+    """The callback of an option that names a file to write: whatever is wrong with it is told
+    before the work.
+    """
     if value is not None and str(value) not in ("", "-"):
         outputs.check_writable(value, max(param.opts, key=len))
     return value
@@ -87,7 +110,10 @@ def output_option(value: Any, param: typer.CallbackParam) -> Any:
 Json = Annotated[
     str,
     typer.Option(
-        "--json", metavar="FILE", callback=output_option, help="Also write the results as JSON; '-' prints them."
+        "--json",
+        metavar="FILE",
+        callback=output_option,
+        help="Also write the results as JSON; '-' prints them.",
     ),
 ]
 
@@ -127,7 +153,9 @@ def warn(*lines: str) -> None:
 
 
 class Outlasting:
-    """A text stream whose reader may vanish, as a closed terminal does: what is written from then on is dropped."""
+    """A text stream whose reader may vanish, as a closed terminal does: what is written from then
+    on is dropped.
+    """
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -153,7 +181,9 @@ class Outlasting:
 
 
 def outlast_terminal() -> None:
-    """Let this process print on when nobody can read it any more; without this, it would end in the middle of work."""
+    """Let this process print on when nobody can read it any more; without this, it would end in the
+    middle of work.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, Outlasting):
@@ -173,7 +203,9 @@ def outlasting_terminal() -> Iterator[None]:
 
 @contextmanager
 def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, a line every five seconds in a log, on stderr; yields what to call with (done, total)."""
+    """A bar on a terminal, a line every five seconds in a log, on stderr; yields what to call with
+    (done, total).
+    """
     from rich.console import Console
     from rich.progress import Progress
 

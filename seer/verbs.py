@@ -1,5 +1,6 @@
-"""The verbs, each of which can be launched: parse, call, print. No logic lives here, and each imports what it needs
-only when it runs. `preview` says beforehand what a verb would refuse, and what it trains."""
+"""The verbs, each of which can be launched: parse, call, print. No logic lives here, and each
+imports what it needs only when it runs. `preview` says beforehand what a verb would refuse, and
+what it trains."""
 
 import shlex
 import sys
@@ -37,7 +38,9 @@ app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards")
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)
+]
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -50,11 +53,17 @@ ModelOption = Annotated[
 
 @app.command(epilog=example("seer quickstart --out quickstart"))
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Where images, shards, run and report go.")] = Path("quickstart"),
-    minutes: Annotated[float, typer.Option(help="Time to spend on pretraining.", min=0.1, callback=finite)] = 4.0,
+    out: Annotated[Path, typer.Option(help="Where images, shards, run and report go.")] = Path(
+        "quickstart"
+    ),
+    minutes: Annotated[
+        float, typer.Option(help="Time to spend on pretraining.", min=0.1, callback=finite)
+    ] = 4.0,
     json_target: Json = "",
 ) -> None:
-    """Photographs that come with the package → shards → SwAV → kNN and linear against untrained → report."""
+    """Photographs that come with the package → shards → SwAV → kNN and linear against untrained →
+    report.
+    """
     from seer.quickstart.tour import quickstart as run
 
     # The verbs that it runs print, too; stdout is for the JSON alone.
@@ -89,7 +98,9 @@ def index_tars(*folders: str, nested: bool = False) -> None:
     )
 )
 def pretrain(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")],
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
+    ],
     overrides: Overrides = None,
     nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
     allow_env: AllowEnv = False,
@@ -98,7 +109,9 @@ def pretrain(
     from seer import forkserver
 
     outlast_terminal()  # also what is said at the end
-    forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)  # imports while this process does
+    forkserver.start(
+        forkserver.LOADING if nproc == 1 else forkserver.TRAINING
+    )  # imports while this process does
 
     from seer.pretrain.recipe import load_config
     from seer.pretrain.run import run
@@ -118,35 +131,56 @@ def pretrain(
     ),
 )
 def plan(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")],
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
+    ],
     overrides: Overrides = None,
     *,
     gpus: Annotated[int, typer.Option(help="Processes, each with a GPU.", min=1)],
-    gpu: Annotated[str, typer.Option(help="v100-16g, v100-32g, a100-40g, a100-80g, h100, h200, b200, l40s, cpu.")],
+    gpu: Annotated[
+        str,
+        typer.Option(help="v100-16g, v100-32g, a100-40g, a100-80g, h100, h200, b200, l40s, cpu."),
+    ],
     price: Annotated[
-        float | None, typer.Option(help="Of one GPU-hour, in your currency.", min=0, callback=finite)
+        float | None,
+        typer.Option(help="Of one GPU-hour, in your currency.", min=0, callback=finite),
     ] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Take the efficiency from this run on the same kind of GPU.")
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Take the efficiency from this run on the same kind of GPU."
+        ),
     ] = None,
     images_per_core: Annotated[
         float,
         typer.Option(
-            help="Images that one core makes ready per second; seer doctor measures it.", min=1, callback=finite
+            help="Images that one core makes ready per second; seer doctor measures it.",
+            min=1,
+            callback=finite,
         ),
     ] = 100,
-    sweep: Annotated[bool, typer.Option("--sweep", help="Also an eighth to eight times as many GPUs.")] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Also an eighth to eight times as many GPUs.")
+    ] = False,
     plot: Annotated[Path, typer.Option(help="Where the chart of --sweep goes.")] = Path("plan.svg"),
     allow_env: AllowEnv = False,
     json_target: Json = "",
 ) -> None:
-    """What a run needs and costs: memory, hours, energy; whether it fits, and what would make it fit."""
+    """What a run needs and costs: memory, hours, energy; whether it fits, and what would make it
+    fit.
+    """
     if sweep:
         outputs.check_writable(plot, "--plot")
     from seer.planning.plan import Options, draw
     from seer.planning.plan import plan as run
 
-    found = run(config, overrides or [], gpus, gpu, Options(price, calibrate, images_per_core, sweep, allow_env))
+    found = run(
+        config,
+        overrides or [],
+        gpus,
+        gpu,
+        Options(price, calibrate, images_per_core, sweep, allow_env),
+    )
     if sweep:
         draw(found.sweep, plot)
     say(*found.lines(), json_target=json_target)
@@ -164,10 +198,17 @@ def plan(
 def evaluate(
     task: Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(TASKS)}.")],
     model: ModelOption,
-    data: Annotated[str, typer.Option("--data", help="A folder with train/ and test/ (or val/): classes or shards.")],
+    data: Annotated[
+        str,
+        typer.Option("--data", help="A folder with train/ and test/ (or val/): classes or shards."),
+    ],
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="results.jsonl to append to (default: the run's own).")] = None,
-    nproc: Annotated[int, typer.Option(help="Processes on this host, for tasks that train.", min=1)] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="results.jsonl to append to (default: the run's own).")
+    ] = None,
+    nproc: Annotated[
+        int, typer.Option(help="Processes on this host, for tasks that train.", min=1)
+    ] = 1,
     json_target: Json = "",
 ) -> None:
     """Measure a backbone on labelled images; values come with 95 % intervals."""
@@ -188,11 +229,17 @@ def evaluate(
     emit(rows, json_target)
 
 
-@app.command(epilog=example("seer embed --model runs/swav_small --data photos/ --out features.parquet"))
+@app.command(
+    epilog=example("seer embed --model runs/swav_small --data photos/ --out features.parquet")
+)
 def embed(
     model: ModelOption,
-    data: Annotated[str, typer.Option("--data", help="A folder of images of any depth, or shards.")],
-    out: Annotated[Path, typer.Option(callback=output_option, help="features.parquet or features.npz")],
+    data: Annotated[
+        str, typer.Option("--data", help="A folder of images of any depth, or shards.")
+    ],
+    out: Annotated[
+        Path, typer.Option(callback=output_option, help="features.parquet or features.npz")
+    ],
     json_target: Json = "",
 ) -> None:
     """Write a backbone's features of every image."""
@@ -200,13 +247,18 @@ def embed(
 
     index_tars(data)
     summary = run(model, data, out)
-    say(f"{summary['samples']} × {summary['dimensions']} features in {summary['out']}", json_target=json_target)
+    say(
+        f"{summary['samples']} × {summary['dimensions']} features in {summary['out']}",
+        json_target=json_target,
+    )
     emit(summary, json_target)
 
 
 @app.command(epilog=example("seer export runs/swav_small --to timm --out backbone.safetensors"))
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run directory or an exported file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run directory or an exported file.")
+    ],
     to: Annotated[str, typer.Option("--to", help="safetensors, torchvision or timm.")],
     out: Annotated[Path, typer.Option(callback=output_option, help="The file to write.")],
     json_target: Json = "",
@@ -219,23 +271,36 @@ def export(
     emit(summary, json_target)
 
 
-@app.command(epilog=example("seer doctor --dir /scratch/runs", "seer doctor --data s3://bucket/shards"))
+@app.command(
+    epilog=example("seer doctor --dir /scratch/runs", "seer doctor --data s3://bucket/shards")
+)
 def doctor(
-    data: Annotated[str, typer.Option("--data", help="Shards: also what limits reading, decoding, cropping.")] = "",
+    data: Annotated[
+        str, typer.Option("--data", help="Shards: also what limits reading, decoding, cropping.")
+    ] = "",
     images_per_second: Annotated[
         float, typer.Option(help="What one accelerator consumes.", min=1, callback=finite)
     ] = 1000,
     folder: Annotated[Path, typer.Option("--dir", help="Where run directories will be.")] = Path(),
     json_target: Json = "",
 ) -> None:
-    """What this machine or cluster can and cannot run, line by line. Exit code 1 if a line says failure."""
+    """What this machine or cluster can and cannot run, line by line. Exit code 1 if a line says
+    failure.
+    """
     if not folder.is_dir():
-        raise InputError(f"--dir {folder}: no such folder; give the one where run directories are to be")
+        raise InputError(
+            f"--dir {folder}: no such folder; give the one where run directories are to be"
+        )
     from launch import doctor as launching
     from seer.checks import machine
     from seer.checks.feeding import lines, measure
 
-    findings = [*machine.software(), launching.ranks(), *launching.slurm(), *machine.file_system(folder)]
+    findings = [
+        *machine.software(),
+        launching.ranks(),
+        *launching.slurm(),
+        *machine.file_system(folder),
+    ]
     findings += [machine.data(data)] if data else []
     say(*map(str, findings), json_target=json_target)
     failed = any(finding.level == "failure" for finding in findings)
@@ -251,8 +316,12 @@ def doctor(
 @app.command(epilog=example("seer audit runs/swav_small", "seer audit runs/swav_small --step 5000"))
 def audit(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
-    key: Annotated[list[str] | None, typer.Option(help="Say which steps took the sample of this key.")] = None,
-    step: Annotated[int | None, typer.Option(help="Name the samples of this step (from 1) instead.")] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="Say which steps took the sample of this key.")
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="Name the samples of this step (from 1) instead.")
+    ] = None,
     json_target: Json = "",
 ) -> None:
     """Prove what a run saw and how often. Exit code 2 when it is not what the order prescribes."""
@@ -270,14 +339,22 @@ def audit(
     raise typer.Exit(0 if all(one.exact for one in found) else 2)
 
 
-@app.command(epilog=example("seer watch runs/swav_small runs/other", "seer watch runs/swav_small --once"))
+@app.command(
+    epilog=example("seer watch runs/swav_small runs/other", "seer watch runs/swav_small --once")
+)
 def watch(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
-    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1, callback=finite)] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, print one table and end.")] = False,
+    every: Annotated[
+        float, typer.Option(help="Seconds between two looks.", min=0.1, callback=finite)
+    ] = 2.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look once, print one table and end.")
+    ] = False,
     json_target: Json = "",
 ) -> None:
-    """Follow runs while they train: progress, time left, losses, health. Exit code 2 where there is no run."""
+    """Follow runs while they train: progress, time left, losses, health. Exit code 2 where there is
+    no run.
+    """
     from seer.report.watch import NOWHERE, status
     from seer.report.watch import watch as follow
 
@@ -289,7 +366,9 @@ def watch(
     raise typer.Exit(2 if any(one.state in (*NOWHERE, "unreadable") for one in found) else 0)
 
 
-@app.command(epilog=example("seer report runs/swav_small", "seer report runs/a runs/b --out comparison.html"))
+@app.command(
+    epilog=example("seer report runs/swav_small", "seer report runs/a runs/b --out comparison.html")
+)
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     out: Annotated[
@@ -301,7 +380,9 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write RUN/report.html, one self-contained page; over several runs, one page with their curves together."""
+    """Write RUN/report.html, one self-contained page; over several runs, one page with their curves
+    together.
+    """
     from seer.inputs import inside
     from seer.report.html import write_page
     from seer.report.runfiles import read_run
@@ -324,7 +405,9 @@ def preview(words: Sequence[str], ranks: int) -> Path | None:
     Raises:
         InputError: no such verb, or one that cannot be run so.
     """
-    usage_error: Any = typer.BadParameter.__base__  # click's, whether that is typer's own copy or not
+    usage_error: Any = (
+        typer.BadParameter.__base__
+    )  # click's, whether that is typer's own copy or not
     command: Any = typer.main.get_command(app)
     verb, *rest = words
     while hasattr(command, "commands"):
@@ -339,7 +422,9 @@ def preview(words: Sequence[str], ranks: int) -> Path | None:
     return TRAINING[verb](ranks, **context.params) if verb in TRAINING else None
 
 
-def preview_pretrain(ranks: int, config: str, overrides: list[str] | None, nproc: int, allow_env: bool) -> Path:
+def preview_pretrain(
+    ranks: int, config: str, overrides: list[str] | None, nproc: int, allow_env: bool
+) -> Path:
     """What a launched `pretrain` would refuse; its run directory."""
     check_one(nproc)
     from seer.pretrain.recipe import preview
@@ -348,7 +433,13 @@ def preview_pretrain(ranks: int, config: str, overrides: list[str] | None, nproc
 
 
 def preview_evaluate(
-    ranks: int, task: str, model: str, data: str, overrides: list[str] | None, nproc: int, **others: Any
+    ranks: int,
+    task: str,
+    model: str,
+    data: str,
+    overrides: list[str] | None,
+    nproc: int,
+    **others: Any,
 ) -> Path | None:
     """What a launched `eval` would refuse; the run directory of a task that trains."""
     if task not in TASKS or not TASKS[task].trained or is_awaited(model):
@@ -361,7 +452,9 @@ def preview_evaluate(
 
 
 def is_awaited(model: str) -> bool:
-    """Whether a model may be a run that has no checkpoint yet, as in a chain of jobs: nothing can be told of it."""
+    """Whether a model may be a run that has no checkpoint yet, as in a chain of jobs: nothing can
+    be told of it.
+    """
     from seer.rundir.names import checkpoints
 
     path = Path(model)
@@ -370,8 +463,14 @@ def is_awaited(model: str) -> bool:
 
 def check_one(nproc: int) -> None:
     if nproc != 1:
-        raise InputError("--nproc: a launched job has its processes from --nodes, --gpus-per-node and --tasks-per-node")
+        raise InputError(
+            "--nproc: a launched job has its processes from --nodes, --gpus-per-node and --tasks-per-node"
+        )
 
 
-# Verbs that train, and so run as several processes: by their options and the number of these, their run directory.
-TRAINING: dict[str, Callable[..., Path | None]] = {"pretrain": preview_pretrain, "eval": preview_evaluate}
+# Verbs that train, and so run as several processes: by their options and the number of these, their
+# run directory.
+TRAINING: dict[str, Callable[..., Path | None]] = {
+    "pretrain": preview_pretrain,
+    "eval": preview_evaluate,
+}

@@ -1,9 +1,10 @@
-"""Folders, archives and lists of URLs into shards: in parallel, restartable at any moment, the same bytes
-whatever happened.
+"""Folders, archives and lists of URLs into shards: in parallel, restartable at any moment, the same
+bytes whatever happened.
 
-The listed samples are put in a fixed random order and cut into blocks of `shard_size`. One block makes one shard, less
-what is quarantined, so that a shard depends on nothing but its block: any number of processes may write them in any
-order, and a shard that a killed build had not finished is simply written again.
+The listed samples are put in a fixed random order and cut into blocks of `shard_size`. One block
+makes one shard, less what is quarantined, so that a shard depends on nothing but its block: any
+number of processes may write them in any order, and a shard that a killed build had not finished is
+simply written again.
 """
 
 import math
@@ -36,7 +37,8 @@ from shards.writing.writer import ShardTask, write_shard
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build. Everything but `workers`, `part` and the means of downloading is part of a build's identity.
+    """How to build. Everything but `workers`, `part` and the means of downloading is part of a
+    build's identity.
 
     Attributes:
         shard_size: samples per shard, before quarantine.
@@ -72,7 +74,9 @@ class BuildOptions:
         check_options(self, flags=True)
         self.unwanted.check()
         if (self.unwanted.level == "near" or self.unwanted.exclude) and not self.check:
-            raise InputError("--no-check: near duplicates, and what --exclude names, are found by decoding every image")
+            raise InputError(
+                "--no-check: near duplicates, and what --exclude names, are found by decoding every image"
+            )
         parts.parse(self.part)
         parse_columns(self.columns)
 
@@ -84,9 +88,15 @@ class BuildOptions:
     def identity(self) -> dict[str, Any]:
         """The options that a build's result depends on."""
         means = "workers", "download", "part", "unwanted", "check"
-        own = {name: value for name, value in asdict(self).items() if name not in means} | {"no_check": not self.check}
+        own = {name: value for name, value in asdict(self).items() if name not in means} | {
+            "no_check": not self.check
+        }
         downloaded = "max_bytes", "ignore_robots_tag", "allow_private"
-        return own | {name: getattr(self.download, name) for name in downloaded} | self.unwanted.identity()
+        return (
+            own
+            | {name: getattr(self.download, name) for name in downloaded}
+            | self.unwanted.identity()
+        )
 
 
 @dataclass(frozen=True)
@@ -112,9 +122,13 @@ class BuildReport:
     def lines(self) -> list[str]:
         """The report for a terminal."""
         done = "already complete, nothing to do: " if self.already_complete else ""
-        lines = [f"{done}{self.samples:,} images in {self.shards:,} shards, {self.bytes / 1e6:,.1f} MB, in {self.out}"]
+        lines = [
+            f"{done}{self.samples:,} images in {self.shards:,} shards, {self.bytes / 1e6:,.1f} MB, in {self.out}"
+        ]
         if not self.complete:
-            lines.append("other parts of the build are not finished; the one that ends last writes the manifest")
+            lines.append(
+                "other parts of the build are not finished; the one that ends last writes the manifest"
+            )
         if self.continued:
             lines.append(f"continued an interrupted build: {self.continued:,} shards were there")
         if self.classes:
@@ -122,12 +136,18 @@ class BuildReport:
         if self.quarantined:
             where: object = Path(self.out, quarantine.QUARANTINE)
             where = f": see {where}" if self.complete else ""
-            lines.append(f"{sum(self.quarantined.values()):,} quarantined ({counts(self.quarantined)}){where}")
+            lines.append(
+                f"{sum(self.quarantined.values()):,} quarantined ({counts(self.quarantined)}){where}"
+            )
         if found := self.quarantined.get(IN_EVALUATION):
             where = f": see {Path(self.out, prune.CONTAMINATION)}" if self.complete else ""
-            lines.append(f"contamination: {found:,} images are in an evaluation set and were left out{where}")
+            lines.append(
+                f"contamination: {found:,} images are in an evaluation set and were left out{where}"
+            )
         if self.ignored:
-            lines.append(f"{sum(self.ignored.values()):,} files ignored that are no images ({counts(self.ignored)})")
+            lines.append(
+                f"{sum(self.ignored.values()):,} files ignored that are no images ({counts(self.ignored)})"
+            )
         lines += self.notes
         if not self.already_complete and self.seconds:
             lines.append(f"{self.seconds:.1f} s, {self.samples / self.seconds:,.0f} images/s")
@@ -140,7 +160,8 @@ def build(
     options: BuildOptions = BuildOptions(),
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Make shards in `out` from folders of images, archives and lists, or continue the build that `out` holds.
+    """Make shards in `out` from folders of images, archives and lists, or continue the build that
+    `out` holds.
 
     Args:
         sources: folders (any depth), tars, zips and lists.
@@ -169,7 +190,9 @@ def build(
     complete, continued = state.is_complete(out), 0
     if not complete or (out / state.STATE).exists():
         with state.locked(out):
-            state.refuse_another(out, plan)  # another process may have begun, or even ended, meanwhile
+            state.refuse_another(
+                out, plan
+            )  # another process may have begun, or even ended, meanwhile
             complete = state.is_complete(out)
             if not complete:
                 with state.writing(out):
@@ -181,18 +204,26 @@ def build(
                     prune.prune(out, names, options.unwanted, options.workers)
                     _finish(out, plan, listing)
             state.end(out)
-    return replace(_report(out, complete, continued, time.monotonic() - started), notes=listing.notes.lines())
+    return replace(
+        _report(out, complete, continued, time.monotonic() - started), notes=listing.notes.lines()
+    )
 
 
 def _refuse_unwritable(out: Path) -> None:
-    """Raise InputError when what is still to be built could not be written, as far as permissions can tell."""
+    """Raise InputError when what is still to be built could not be written, as far as permissions
+    can tell.
+    """
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if not state.is_complete(out) and not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{out} cannot be written (no permission in {place}); mend that or give another --out")
+        raise InputError(
+            f"{out} cannot be written (no permission in {place}); mend that or give another --out"
+        )
 
 
 def _refuse_private(listing: Listing) -> None:
-    """Raise InputError for a list of which no URL may be followed, rather than after all of them have failed."""
+    """Raise InputError for a list of which no URL may be followed, rather than after all of them
+    have failed.
+    """
     for each in listing.lists:
         container = listing.containers[each.container]
         if container.kind == "urls" and (scheme := each.only_scheme()) in PRIVATE_SCHEMES:
@@ -203,7 +234,13 @@ def _refuse_private(listing: Listing) -> None:
 
 
 def _build_part(
-    part: Part, listing: Listing, out: Path, plan: dict[str, Any], options: BuildOptions, tick: Progress, started: float
+    part: Part,
+    listing: Listing,
+    out: Path,
+    plan: dict[str, Any],
+    options: BuildOptions,
+    tick: Progress,
+    started: float,
 ) -> BuildReport:
     """Write this part's shards, and finish the build if all others are there."""
     names, continued = _shard_names(len(listing), options.shard_size), 0
@@ -245,7 +282,12 @@ def _build_part(
 
 
 def _write_shards(
-    listing: Listing, out: Path, names: list[str], missing: list[str], options: BuildOptions, progress: Progress
+    listing: Listing,
+    out: Path,
+    names: list[str],
+    missing: list[str],
+    options: BuildOptions,
+    progress: Progress,
 ) -> int:
     """Write those of `names` that are `missing`; returns the number of shards that were there."""
     total, size = len(listing), options.shard_size
@@ -254,7 +296,9 @@ def _write_shards(
     done = mine - sum(samples[name] for name in missing)
     workers = options.workers or pool.cores()
     processes = min(workers, len(missing))
-    threads = math.ceil(workers / max(processes, 1))  # fewer shards than cores: threads share a shard
+    threads = math.ceil(
+        workers / max(processes, 1)
+    )  # fewer shards than cores: threads share a shard
 
     def tick(count: int) -> None:
         nonlocal done
@@ -266,7 +310,9 @@ def _write_shards(
     blocks = ((name, order[_number(name) * size :][:size]) for name in missing)
     tasks = (_task(listing, out, name, block, options, threads) for name, block in blocks)
     if any(container.kind == "urls" for container in listing.containers):
-        from shards.writing.pipeline import write_shards  # whose client takes a fifth of a second to load
+        from shards.writing.pipeline import (
+            write_shards,
+        )  # whose client takes a fifth of a second to load
 
         pool.share(write_shards, tasks, processes, tick)
     else:
@@ -283,45 +329,72 @@ def _number(name: str) -> int:
     return int(name.removeprefix("shard-").removesuffix(".tar"))
 
 
-def _task(listing: Listing, out: Path, shard: str, block: np.ndarray, options: BuildOptions, threads: int) -> ShardTask:
+def _task(
+    listing: Listing, out: Path, shard: str, block: np.ndarray, options: BuildOptions, threads: int
+) -> ShardTask:
     rows = listing.rows(block)
     labels = {name: label for label, name in enumerate(listing.classes or [])}
     for row in rows:
         row["label"] = labels.get(row.pop("class"))
-    containers = {number: listing.containers[number] for number in {row["container"] for row in rows}}
+    containers = {
+        number: listing.containers[number] for number in {row["container"] for row in rows}
+    }
     return ShardTask(out, shard, rows, containers, options.policy, threads, options.download)
 
 
 def _finish(out: Path, plan: dict[str, Any], listing: Listing) -> None:
-    """Gather the shards' records: quarantine first, and last the manifest, which makes the build complete."""
+    """Gather the shards' records: quarantine first, and last the manifest, which makes the build
+    complete.
+    """
     names = _shard_names(len(listing), plan["options"]["shard_size"])
 
-    def entries() -> Iterator[Entry]:  # twice read, since there may be more of them than fit in memory
+    def entries() -> Iterator[
+        Entry
+    ]:  # twice read, since there may be more of them than fit in memory
         yield from listing.quarantine
         for name in names:
             yield from state.finished(out, name)["quarantine"]
 
     reasons = quarantine.tally(entries())
     facts = ("shard", "samples", "bytes", "sha256", "labels")
-    shards = [{key: record[key] for key in facts} for name in names if (record := state.finished(out, name))["samples"]]
+    shards = [
+        {key: record[key] for key in facts}
+        for name in names
+        if (record := state.finished(out, name))["samples"]
+    ]
     if not shards:
         first = next(entries())
         state.end(out)
         example = f"{first['source']}: {first['reason']}"
-        raise InputError(f"none of {len(listing):,} images is usable: {counts(reasons)}; for example {example}")
+        raise InputError(
+            f"none of {len(listing):,} images is usable: {counts(reasons)}; for example {example}"
+        )
     quarantine.write(out, entries())
     prune.write_contamination(out, (state.finished(out, name) for name in names))
     ignored = dict(sorted(listing.ignored.items()))
-    classes = listing.classes or _classes_of_tars(listing, max(shard.pop("labels") for shard in shards))
-    write_manifest(out, shards, {"classes": classes, "build": {**plan, "quarantined": reasons, "ignored": ignored}})
+    classes = listing.classes or _classes_of_tars(
+        listing, max(shard.pop("labels") for shard in shards)
+    )
+    write_manifest(
+        out,
+        shards,
+        {"classes": classes, "build": {**plan, "quarantined": reasons, "ignored": ignored}},
+    )
 
 
 def _classes_of_tars(listing: Listing, labels: int) -> list[str] | None:
-    """Names for labels below `labels` found in `.cls` members: those that all the tars' manifests give, or digits."""
+    """Names for labels below `labels` found in `.cls` members: those that all the tars' manifests
+    give, or digits.
+    """
     if not 0 < labels <= MAX_CLASSES:
         return None
-    folders = sorted({os.path.dirname(container.path) for container in listing.containers if container.is_tar})
-    named = [Manifest.load(folder).classes if Path(folder, MANIFEST).exists() else None for folder in folders]
+    folders = sorted(
+        {os.path.dirname(container.path) for container in listing.containers if container.is_tar}
+    )
+    named = [
+        Manifest.load(folder).classes if Path(folder, MANIFEST).exists() else None
+        for folder in folders
+    ]
     first = named[0] if named else None
     if first is not None and len(first) >= labels and all(classes == first for classes in named):
         return first
@@ -331,7 +404,9 @@ def _classes_of_tars(listing: Listing, labels: int) -> list[str] | None:
 def _report(out: Path, complete: bool, continued: int, seconds: float) -> BuildReport:
     manifest = Manifest.load(out)
     if gone := [shard for shard in manifest.shards if not (out / shard).exists()]:
-        raise InputError(f"{out} lacks {gone[0]}, which its manifest names; put it back, or delete {out} and rebuild")
+        raise InputError(
+            f"{out} lacks {gone[0]}, which its manifest names; put it back, or delete {out} and rebuild"
+        )
     made = manifest.build
     return BuildReport(
         out=str(out),

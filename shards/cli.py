@@ -1,4 +1,6 @@
-"""`seer shards`: parses, calls, prints. Everything else in this package is imported when a command runs."""
+"""`seer shards`: parses, calls, prints. Everything else in this package is imported when a command
+runs.
+"""
 
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -34,43 +36,91 @@ def _tell(report: Any, json_target: str) -> None:
 def shards_build(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Folders of any depth, tars, zips, lists (parquet, csv, jsonl, txt)."),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders of any depth, tars, zips, lists (parquet, csv, jsonl, txt).",
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Where the shards go; an interrupted build there is continued.")],
-    labels: Annotated[bool, typer.Option("--labels", help="The folder below each SOURCE is the class.")] = False,
-    columns: Annotated[str, typer.Option(help="Columns of lists: url=URL,caption=TEXT,label=…,key=…,ANY=COLUMN.")] = "",
-    max_side: Annotated[int | None, typer.Option(help="Shrink images whose longer side exceeds this (px).")] = None,
-    shorter_side: Annotated[int | None, typer.Option(help="Shrink images whose shorter side exceeds this.")] = None,
-    reencode: Annotated[int | None, typer.Option(help="Encode every image as JPEG of this quality.")] = None,
-    min_side: Annotated[int | None, typer.Option(help="Leave out images whose shorter side is below this.")] = None,
-    max_aspect: Annotated[float | None, typer.Option(help="Leave out images longer than so many times wide.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Where the shards go; an interrupted build there is continued.")
+    ],
+    labels: Annotated[
+        bool, typer.Option("--labels", help="The folder below each SOURCE is the class.")
+    ] = False,
+    columns: Annotated[
+        str, typer.Option(help="Columns of lists: url=URL,caption=TEXT,label=…,key=…,ANY=COLUMN.")
+    ] = "",
+    max_side: Annotated[
+        int | None, typer.Option(help="Shrink images whose longer side exceeds this (px).")
+    ] = None,
+    shorter_side: Annotated[
+        int | None, typer.Option(help="Shrink images whose shorter side exceeds this.")
+    ] = None,
+    reencode: Annotated[
+        int | None, typer.Option(help="Encode every image as JPEG of this quality.")
+    ] = None,
+    min_side: Annotated[
+        int | None, typer.Option(help="Leave out images whose shorter side is below this.")
+    ] = None,
+    max_aspect: Annotated[
+        float | None, typer.Option(help="Leave out images longer than so many times wide.")
+    ] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Leave out images of more pixels.")] = None,
-    check: Annotated[bool, typer.Option(help="Decode every image, or look at headers only.")] = True,
+    check: Annotated[
+        bool, typer.Option(help="Decode every image, or look at headers only.")
+    ] = True,
     shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 10_000,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
-    shuffle: Annotated[bool, typer.Option(help="Mix the images over the shards, always in the same way.")] = True,
-    part: Annotated[str, typer.Option(help="I/N: the I-th of N processes that share the build; or slurm.")] = "",
+    shuffle: Annotated[
+        bool, typer.Option(help="Mix the images over the shards, always in the same way.")
+    ] = True,
+    part: Annotated[
+        str, typer.Option(help="I/N: the I-th of N processes that share the build; or slurm.")
+    ] = "",
     connections: Annotated[int, typer.Option(help="Downloads at a time, per process.")] = 256,
-    per_host: Annotated[int, typer.Option(help="Downloads at a time from one host, per process.")] = 8,
-    retries: Annotated[int, typer.Option(help="Further tries of what may pass (timeouts, resets, 429, 5xx).")] = 2,
+    per_host: Annotated[
+        int, typer.Option(help="Downloads at a time from one host, per process.")
+    ] = 8,
+    retries: Annotated[
+        int, typer.Option(help="Further tries of what may pass (timeouts, resets, 429, 5xx).")
+    ] = 2,
     connect_timeout: Annotated[float, typer.Option(help="Seconds to connect.")] = 10,
-    read_timeout: Annotated[float, typer.Option(help="Seconds between two pieces of a response.")] = 10,
+    read_timeout: Annotated[
+        float, typer.Option(help="Seconds between two pieces of a response.")
+    ] = 10,
     timeout: Annotated[float, typer.Option(help="Seconds of one try in all.")] = 60,
-    max_bytes: Annotated[int, typer.Option(help="Leave out responses larger than this.")] = 32 << 20,
-    min_success: Annotated[float, typer.Option(help="Stop when fewer of 1,000 downloads succeed; 0: never.")] = 0.05,
-    agent: Annotated[str, typer.Option(help="The user agent that servers see.")] = "Mozilla/5.0 (compatible; seer)",
-    ignore_robots_tag: Annotated[bool, typer.Option("--ignore-robots-tag", help="Also take noai and noindex.")] = False,
+    max_bytes: Annotated[int, typer.Option(help="Leave out responses larger than this.")] = 32
+    << 20,
+    min_success: Annotated[
+        float, typer.Option(help="Stop when fewer of 1,000 downloads succeed; 0: never.")
+    ] = 0.05,
+    agent: Annotated[
+        str, typer.Option(help="The user agent that servers see.")
+    ] = "Mozilla/5.0 (compatible; seer)",
+    ignore_robots_tag: Annotated[
+        bool, typer.Option("--ignore-robots-tag", help="Also take noai and noindex.")
+    ] = False,
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Also file://, s3://, private addresses.")
     ] = False,
     dedup: Annotated[str, typer.Option(help="Leave out duplicates: none, exact or near.")] = "none",
-    distance: Annotated[int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")] = 8,
-    against: Annotated[list[str] | None, typer.Option(help="Also what these earlier shards have.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Leave out what this evaluation set has.")] = None,
-    refuse: Annotated[list[str] | None, typer.Option(help="Leave out the SHA-256 (removed.jsonl) listed here.")] = None,
+    distance: Annotated[
+        int, typer.Option(help="Bits of 64 in which near duplicates' hashes may differ.")
+    ] = 8,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Also what these earlier shards have.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out what this evaluation set has.")
+    ] = None,
+    refuse: Annotated[
+        list[str] | None, typer.Option(help="Leave out the SHA-256 (removed.jsonl) listed here.")
+    ] = None,
     json_target: Json = "",
 ) -> None:
-    """Make shards. Originals are kept byte for byte, and what cannot be had or decoded is listed with its reason."""
+    """Make shards. Originals are kept byte for byte, and what cannot be had or decoded is listed
+    with its reason.
+    """
     given = locals()
     from shards.build import BuildOptions, DedupOptions, build
     from shards.sources.policy import DownloadOptions
@@ -85,15 +135,25 @@ def shards_build(
 
 @app.command(
     "index",
-    epilog=example("seer shards index /data/laion/*.tar", "seer shards index /read/only/laion --index-dir laion"),
+    epilog=example(
+        "seer shards index /data/laion/*.tar",
+        "seer shards index /read/only/laion --index-dir laion",
+    ),
 )
 def shards_index(
-    tars: Annotated[list[str], typer.Argument(metavar="TAR...", help="Tars, or folders that hold them.")],
+    tars: Annotated[
+        list[str], typer.Argument(metavar="TAR...", help="Tars, or folders that hold them.")
+    ],
     index_dir: Annotated[
-        Path | None, typer.Option(help="Where indices and manifest go, with links to the tars; else beside them.")
+        Path | None,
+        typer.Option(
+            help="Where indices and manifest go, with links to the tars; else beside them."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
-    check: Annotated[bool, typer.Option(help="Decode every image, or look at headers only.")] = True,
+    check: Annotated[
+        bool, typer.Option(help="Decode every image, or look at headers only.")
+    ] = True,
     json_target: Json = "",
 ) -> None:
     """Make tars that someone else wrote addressable; the tars are not touched."""
@@ -107,7 +167,9 @@ def shards_index(
 @app.command("verify", epilog=example("seer shards verify shards"))
 def shards_verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
-    repair: Annotated[bool, typer.Option("--repair", help="Index anew what can be; tars are never touched.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Index anew what can be; tars are never touched.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     json_target: Json = "",
 ) -> None:
@@ -124,8 +186,12 @@ def shards_verify(
 def shards_remove(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of shards.")],
     keys: Annotated[Path | None, typer.Option(help="File of keys, one per line.")] = None,
-    urls: Annotated[Path | None, typer.Option(help="File of sources (URLs or paths) as the index has them.")] = None,
-    hashes: Annotated[Path | None, typer.Option(help="File of SHA-256 in hex, or a removed.jsonl.")] = None,
+    urls: Annotated[
+        Path | None, typer.Option(help="File of sources (URLs or paths) as the index has them.")
+    ] = None,
+    hashes: Annotated[
+        Path | None, typer.Option(help="File of SHA-256 in hex, or a removed.jsonl.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     json_target: Json = "",
 ) -> None:
@@ -133,7 +199,9 @@ def shards_remove(
     from shards.sources.places import linked_shards
     from shards.takedown import remove
 
-    lists = {by: path for by, path in {"keys": keys, "urls": urls, "hashes": hashes}.items() if path}
+    lists = {
+        by: path for by, path in {"keys": keys, "urls": urls, "hashes": hashes}.items() if path
+    }
     if len(lists) != 1:
         raise InputError("give one of --keys FILE, --urls FILE and --hashes FILE")
     ((by, path),) = lists.items()
@@ -155,7 +223,9 @@ def shards_stats(
     near: Annotated[bool, typer.Option("--near", help="Look for near duplicates, too.")] = False,
     page: Annotated[
         Path | None,
-        typer.Option(callback=output_option, help="Also write a page of plots and random images (.html)."),
+        typer.Option(
+            callback=output_option, help="Also write a page of plots and random images (.html)."
+        ),
     ] = None,
     json_target: Json = "",
 ) -> None:

@@ -12,7 +12,14 @@ from typing import Any
 
 from seer import files, inputs
 from seer.data.decoding.decode import DamagedImage
-from seer.data.storage.index import MANIFEST, Manifest, index_path, read_index, write_index, write_manifest
+from seer.data.storage.index import (
+    MANIFEST,
+    Manifest,
+    index_path,
+    read_index,
+    write_index,
+    write_manifest,
+)
 from seer.errors import InputError, quoted
 from shards import pool, takedown
 from shards.archives.tars import sha256_file
@@ -35,17 +42,29 @@ class IndexReport:
     current: int = 0  # tars whose index was right already
     samples: int = 0  # in all tars of the manifests
     quarantined: dict[str, int] = field(default_factory=dict)  # by kind of reason, in all tars
-    ignored: dict[str, int] = field(default_factory=dict)  # members of samples without an image, by suffix
+    ignored: dict[str, int] = field(
+        default_factory=dict
+    )  # members of samples without an image, by suffix
     notes: list[str] = field(default_factory=list)  # what else was not taken as an image of its own
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
-        lines = [f"{self.indexed:,} tars indexed, {self.current:,} up to date; {self.samples:,} images in all"]
+        lines = [
+            f"{self.indexed:,} tars indexed, {self.current:,} up to date; {self.samples:,} images in all"
+        ]
         if self.quarantined:
-            lines.append(f"{sum(self.quarantined.values()):,} quarantined ({counts(self.quarantined)})")
+            lines.append(
+                f"{sum(self.quarantined.values()):,} quarantined ({counts(self.quarantined)})"
+            )
         if self.ignored:
-            lines.append(f"{sum(self.ignored.values()):,} members ignored, without an image ({counts(self.ignored)})")
-        return [*lines, *self.notes, *(f"manifest: {Path(folder, MANIFEST)}" for folder in self.folders)]
+            lines.append(
+                f"{sum(self.ignored.values()):,} members ignored, without an image ({counts(self.ignored)})"
+            )
+        return [
+            *lines,
+            *self.notes,
+            *(f"manifest: {Path(folder, MANIFEST)}" for folder in self.folders),
+        ]
 
 
 def index(
@@ -56,7 +75,8 @@ def index(
     anew: bool = False,
     index_dir: Path | None = None,
 ) -> IndexReport:
-    """Index tars, and write or extend the manifest of the folder that each lies in. Current indices are kept.
+    """Index tars, and write or extend the manifest of the folder that each lies in. Current indices
+    are kept.
 
     Args:
         urls: tars, or folders of tars; see `shards.sources.places.homes`.
@@ -77,11 +97,15 @@ def index(
             takedown.settle(Path(url) if Path(url).is_dir() else Path(url).parent)
     found = homes(urls, index_dir)
     if not found:
-        raise InputError(f"no .tar in {', '.join(map(str, urls))}; give tars, or the folder that holds them")
+        raise InputError(
+            f"no .tar in {', '.join(map(str, urls))}; give tars, or the folder that holds them"
+        )
     total = sum(map(len, found.values()))
     for folder, paths in found.items():
         known = _manifest_of(folder)
-        stale = [path for path in paths if anew or not is_current(path, known.rows.get(path.name), check)]
+        stale = [
+            path for path in paths if anew or not is_current(path, known.rows.get(path.name), check)
+        ]
         report.current += len(paths) - len(stale)
         results = []
         with state.writing(folder):
@@ -113,7 +137,9 @@ class _Known:
         return [] if classes == [str(number) for number in range(len(classes))] else classes
 
     def add_names(self, names: set[str], numbered: str) -> None:
-        """Number further classes. Raises InputError where others have numbers alone; `numbered` is an example."""
+        """Number further classes. Raises InputError where others have numbers alone; `numbered` is
+        an example.
+        """
         numbered = numbered or ("the manifest" if self.classes else "")
         if numbered and not self.names:
             raise InputError(
@@ -122,7 +148,9 @@ class _Known:
             )
         self.classes = [*self.names, *sorted(names)]
         if len(self.classes) > MAX_CLASSES:
-            raise InputError(f"{len(self.classes):,} different labels are no classes; there can be {MAX_CLASSES:,}")
+            raise InputError(
+                f"{len(self.classes):,} different labels are no classes; there can be {MAX_CLASSES:,}"
+            )
 
 
 def _manifest_of(folder: Path) -> _Known:
@@ -131,18 +159,30 @@ def _manifest_of(folder: Path) -> _Known:
     try:
         manifest = Manifest.load(folder)
     except InputError as error:
-        raise InputError(f"{error}; but delete {folder / MANIFEST} first: names of classes are lost with it") from error
+        raise InputError(
+            f"{error}; but delete {folder / MANIFEST} first: names of classes are lost with it"
+        ) from error
     if gone := [shard for shard in manifest.shards if not (folder / shard).exists()]:
-        raise InputError(f"{folder / MANIFEST} names {gone[0]}, which is missing; put it back or delete the manifest")
-    return _Known({row["shard"]: row for row in manifest.table.to_pylist()}, manifest.classes, manifest.build)
+        raise InputError(
+            f"{folder / MANIFEST} names {gone[0]}, which is missing; put it back or delete the manifest"
+        )
+    return _Known(
+        {row["shard"]: row for row in manifest.table.to_pylist()}, manifest.classes, manifest.build
+    )
 
 
-def _index_all(tars: list[Path], known: _Known, check: bool, workers: int) -> Iterator[dict[str, Any]]:
-    """What `index_tar` gives for each tar. Tars with classes that have no number yet are taken up a second time."""
+def _index_all(
+    tars: list[Path], known: _Known, check: bool, workers: int
+) -> Iterator[dict[str, Any]]:
+    """What `index_tar` gives for each tar. Tars with classes that have no number yet are taken up a
+    second time.
+    """
     workers = workers or pool.cores()
     numbered = ""
     unknown: dict[Path, list[str]] = {}
-    for result in pool.run(index_tar, ((tar, check, known.names) for tar in tars), min(workers, len(tars))):
+    for result in pool.run(
+        index_tar, ((tar, check, known.names) for tar in tars), min(workers, len(tars))
+    ):
         numbered = numbered or result["numbered"]
         if "unknown" in result:
             unknown[result["tar"]] = result["unknown"]
@@ -154,21 +194,32 @@ def _index_all(tars: list[Path], known: _Known, check: bool, workers: int) -> It
         yield from pool.run(index_tar, tasks, min(workers, len(unknown)))
 
 
-def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: IndexReport) -> None:
-    """Bring quarantine and manifest up to date with what was indexed now, and add that to the report."""
+def _extend(
+    folder: Path, known: _Known, results: list[dict[str, Any]], report: IndexReport
+) -> None:
+    """Bring quarantine and manifest up to date with what was indexed now, and add that to the
+    report.
+    """
     known.rows |= {result["row"]["shard"]: result["row"] for result in results}
     again = {result["row"]["shard"] for result in results}
     entries = [entry for entry in quarantine.read(folder) if entry.get("shard") not in again]
-    entries += sorted((entry for result in results for entry in result["quarantine"]), key=lambda item: item["source"])
+    entries += sorted(
+        (entry for result in results for entry in result["quarantine"]),
+        key=lambda item: item["source"],
+    )
     reasons = quarantine.tally(entries)
     rows = [row for _, row in sorted(known.rows.items()) if row["samples"]]
     if not rows:
-        raise InputError(f"no usable image in the tars of {folder} ({counts(reasons) or 'no images'}); give other tars")
+        raise InputError(
+            f"no usable image in the tars of {folder} ({counts(reasons) or 'no images'}); give other tars"
+        )
     labels = max((result["labels"] for result in results), default=0)
     classes = known.classes or []
     known.classes = [*classes, *map(str, range(len(classes), labels))] or None
     quarantine.write(folder, entries)
-    write_manifest(folder, rows, {"classes": known.classes, "build": {**known.build, "quarantined": reasons}})
+    write_manifest(
+        folder, rows, {"classes": known.classes, "build": {**known.build, "quarantined": reasons}}
+    )
     report.folders.append(str(folder))
     report.samples += sum(row["samples"] for row in rows)
     report.quarantined = dict(Counter(report.quarantined) + Counter(reasons))
@@ -177,7 +228,8 @@ def _extend(folder: Path, known: _Known, results: list[dict[str, Any]], report: 
 
 
 def is_current(tar: Path, row: dict[str, Any] | None, hashed: bool = False) -> bool:
-    """Whether the tar has an index made from these very bytes, going by size and time, and in doubt by SHA-256.
+    """Whether the tar has an index made from these very bytes, going by size and time, and in doubt
+    by SHA-256.
 
     `hashed` asks for perceptual hashes as well.
     """
@@ -195,10 +247,11 @@ def is_current(tar: Path, row: dict[str, Any] | None, hashed: bool = False) -> b
 
 
 def index_tar(task: tuple[Path, bool, list[str]], tick: pool.Tick) -> dict[str, Any]:
-    """Write the index of one tar, if it has a usable image; returns its manifest row and what is to be reported.
+    """Write the index of one tar, if it has a usable image; returns its manifest row and what is to
+    be reported.
 
-    `task` is the tar, whether to decode, and the names of classes by number. Where the tar names others nothing is
-    written, and what is returned has them under `unknown`.
+    `task` is the tar, whether to decode, and the names of classes by number. Where the tar names
+    others nothing is written, and what is returned has them under `unknown`.
     """
     path, check, names = task
     try:
@@ -212,13 +265,22 @@ def index_tar(task: tuple[Path, bool, list[str]], tick: pool.Tick) -> dict[str, 
     for row in labelled_rows(listing, names):
         try:
             made = load(row, listing.containers[0], fit if check else look).index_row(row["offset"])
-            rows.append({**made, "source": sources.get((made["key"], made["sha256"]), made["source"])})
+            rows.append(
+                {**made, "source": sources.get((made["key"], made["sha256"]), made["source"])}
+            )
         except DamagedImage as damage:
-            entries.append({"source": listing.containers[0].source_of(row["name"]), "reason": damage.reason})
+            entries.append(
+                {"source": listing.containers[0].source_of(row["name"]), "reason": damage.reason}
+            )
     if rows:
         write_index(index_path(path), rows)
     return {
-        "row": {"shard": path.name, "samples": len(rows), "bytes": path.stat().st_size, "sha256": sha256_file(path)},
+        "row": {
+            "shard": path.name,
+            "samples": len(rows),
+            "bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        },
         "labels": max((row["label"] + 1 for row in rows if row["label"] is not None), default=0),
         "quarantine": [{**entry, "shard": path.name} for entry in entries],
         "ignored": listing.ignored,
@@ -228,7 +290,9 @@ def index_tar(task: tuple[Path, bool, list[str]], tick: pool.Tick) -> dict[str, 
 
 
 def _sources(tar: Path) -> dict[tuple[str, bytes], str]:
-    """Where the images of a tar came from, by key and SHA-256, as far as an earlier index can still tell."""
+    """Where the images of a tar came from, by key and SHA-256, as far as an earlier index can still
+    tell.
+    """
     try:
         rows = read_index(index_path(tar), ["key", "sha256", "source"])
     except InputError:
@@ -237,7 +301,9 @@ def _sources(tar: Path) -> dict[tuple[str, bytes], str]:
 
 
 def index_on_first_use(
-    folders: Iterable[str], shown: Callable[[Path], AbstractContextManager[Progress]], nested: bool = False
+    folders: Iterable[str],
+    shown: Callable[[Path], AbstractContextManager[Progress]],
+    nested: bool = False,
 ) -> None:
     """Index the tars of folders that have no manifest; anything else is left as it is.
 

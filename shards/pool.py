@@ -20,9 +20,11 @@ Tick = Callable[[int], Any]  # called with the number of samples just finished
 
 
 class _Shared:
-    """What the processes share: how many samples are finished, whether to stop, and a queue of tasks.
+    """What the processes share: how many samples are finished, whether to stop, and a queue of
+    tasks.
 
-    The parent reads and writes without the lock of the counter, which a worker that was killed may hold for ever.
+    The parent reads and writes without the lock of the counter, which a worker that was killed may
+    hold for ever.
     """
 
     def __init__(self, context: Any, workers: int):
@@ -51,11 +53,16 @@ def cores() -> int:
 
 
 def run(
-    function: Callable[[Task, Tick], Result], tasks: Iterable[Task], workers: int, tick: Tick = lambda count: None
+    function: Callable[[Task, Tick], Result],
+    tasks: Iterable[Task],
+    workers: int,
+    tick: Tick = lambda count: None,
 ) -> Iterator[Result]:
-    """Results of `function(task, tick)` as they come, from `workers` processes, or from this one when `workers` is 1.
+    """Results of `function(task, tick)` as they come, from `workers` processes, or from this one
+    when `workers` is 1.
 
-    Tasks are drawn as they are needed, so that a long list of them need not exist. The first exception ends the run.
+    Tasks are drawn as they are needed, so that a long list of them need not exist. The first
+    exception ends the run.
     """
     if workers <= 1:
         yield from (function(task, tick) for task in tasks)
@@ -74,12 +81,16 @@ def run(
 
 
 def share(
-    function: Callable[[Iterator[Task | None], Tick], Any], tasks: Iterable[Task], workers: int, tick: Tick
+    function: Callable[[Iterator[Task | None], Tick], Any],
+    tasks: Iterable[Task],
+    workers: int,
+    tick: Tick,
 ) -> None:
-    """Run `function(tasks, tick)` in each of `workers` processes, or here when that is 1; they share the tasks.
+    """Run `function(tasks, tick)` in each of `workers` processes, or here when that is 1; they
+    share the tasks.
 
-    So a process may have several tasks under way. Where the iterator gives None there is no task just now. Tasks are
-    drawn as they are needed; the first exception ends the run.
+    So a process may have several tasks under way. Where the iterator gives None there is no task
+    just now. Tasks are drawn as they are needed; the first exception ends the run.
     """
     if workers <= 1:
         function(iter(tasks), tick)
@@ -93,7 +104,9 @@ def share(
                 while item is not None:
                     shared.tasks.put(item, timeout=0.2)
                     item = next(feed, None)
-            done, pending = wait(pending, timeout=0.2 if item is None else 0, return_when=FIRST_COMPLETED)
+            done, pending = wait(
+                pending, timeout=0.2 if item is None else 0, return_when=FIRST_COMPLETED
+            )
             now = shared.count
             tick(now - seen)
             seen = now
@@ -103,8 +116,11 @@ def share(
 
 @contextmanager
 def _processes(workers: int) -> Iterator[tuple[ProcessPoolExecutor, _Shared]]:
-    """The pool, and what is shared with its processes. Raises LostWorkerError when one of them is killed."""
-    # Spawned, not forked: threads and locks of the parent stay out, and so do its open files (the build's lock).
+    """The pool, and what is shared with its processes. Raises LostWorkerError when one of them is
+    killed.
+    """
+    # Spawned, not forked: threads and locks of the parent stay out, and so do its open files (the
+    # build's lock).
     context = get_context("spawn")
     shared = _Shared(context, workers)
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(shared,)) as pool:
@@ -122,7 +138,9 @@ def _processes(workers: int) -> Iterator[tuple[ProcessPoolExecutor, _Shared]]:
             raise
 
 
-def ahead(pool: Executor, function: Callable[[Task], Result], items: Iterable[Task], depth: int) -> Iterator[Result]:
+def ahead(
+    pool: Executor, function: Callable[[Task], Result], items: Iterable[Task], depth: int
+) -> Iterator[Result]:
     """Results of `function(item)` in order, with at most `depth` of them under way or waiting."""
     queue: deque = deque()
     for item in items:

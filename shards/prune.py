@@ -1,8 +1,10 @@
-"""The last step of a build before its manifest: what is not wanted is taken out of shards that are finished.
+"""The last step of a build before its manifest: what is not wanted is taken out of shards that are
+finished.
 
-What goes is decided once, from the indices of all shards, and written down. Each shard concerned is then written anew
-beside itself; its record is what makes the new one count. So a build that is killed here, too, is continued by the same
-command and ends with the same bytes, without reading its sources again.
+What goes is decided once, from the indices of all shards, and written down. Each shard concerned is
+then written anew beside itself; its record is what makes the new one count. So a build that is
+killed here, too, is continued by the same command and ends with the same bytes, without reading its
+sources again.
 """
 
 import os
@@ -69,7 +71,10 @@ def _decided(out: Path, shards: list[str], options: DedupOptions, workers: int) 
     path = state.file_of(out, state.STATE, REMOVALS)
     if not path.exists():
         filled = [record for shard in shards if (record := state.finished(out, shard))["samples"]]
-        names, sizes = [record["shard"] for record in filled], [record["samples"] for record in filled]
+        names, sizes = (
+            [record["shard"] for record in filled],
+            [record["samples"] for record in filled],
+        )
         own = of_shards(out, names, sizes)
         table = find(own, options, out / state.STATE, workers)
         ends = np.cumsum([0, *sizes])
@@ -83,7 +88,9 @@ def _decided(out: Path, shards: list[str], options: DedupOptions, workers: int) 
         table = REMOVALS_FORMAT.parse(read_bytes(path, LARGEST_REMOVALS))
         _check_rows(table, {shard: state.finished(out, shard) for shard in shards})
     except MismatchError as error:
-        raise InputError(f"{path} is not what a build wrote ({error}); remove it, and run the same command") from None
+        raise InputError(
+            f"{path} is not what a build wrote ({error}); remove it, and run the same command"
+        ) from None
     return table
 
 
@@ -105,7 +112,9 @@ def prune_shard(task: tuple[Path, dict[str, Any], pa.Table], tick: pool.Tick) ->
     index = read_index(index_path(out / record["shard"]))
     rows = removals["row"].to_numpy()
     if len(index) != record["samples"] or rows[-1] >= len(index):
-        raise InputError(f"{out / record['shard']}: its index differs from its record; remove {out}, and build anew")
+        raise InputError(
+            f"{out / record['shard']}: its index differs from its record; remove {out}, and build anew"
+        )
     with state.writing(out):
         if len(rows) < len(index):
             tar, new_index = _staged(out, record["shard"])
@@ -130,13 +139,17 @@ def _contamination(image: dict[str, Any], removal: dict[str, Any]) -> dict[str, 
 
 
 def write_contamination(out: Path, records: Iterable[dict[str, Any]]) -> None:
-    """List what was left out because an evaluation set has it; no file is left where there is nothing to list."""
+    """List what was left out because an evaluation set has it; no file is left where there is
+    nothing to list.
+    """
     found = (entry for record in records for entry in record.get("contamination", []))
     quarantine.write(out, found, CONTAMINATION)
 
 
 def settle(out: Path) -> None:
-    """Put shards in place whose record says that they are written, where a killed build had not come to it."""
+    """Put shards in place whose record says that they are written, where a killed build had not
+    come to it.
+    """
     for path in sorted((out / state.STATE).glob("shard-*.tar.json")):  # and nobody else's
         record = state.read_record(out, path.name.removesuffix(".json"))
         if record and record.pop("staged", False):

@@ -1,9 +1,11 @@
-"""Removing images from finished shards: what is asked for goes, and at every moment there is one whole data set.
+"""Removing images from finished shards: what is asked for goes, and at every moment there is one
+whole data set.
 
-Shards are never changed: one without some of its samples is written under a new name, `shard-000003.r1.tar` for
-`shard-000003.tar`, in the same place of the manifest. Replacing the manifest is what makes the removal happen, for all
-shards at once; before it everything is as it was, and afterwards only deleting the old files is left to do. Copies of a
-shard elsewhere (caches, buckets, a training run's open files) can therefore never mix old bytes with a new index.
+Shards are never changed: one without some of its samples is written under a new name,
+`shard-000003.r1.tar` for `shard-000003.tar`, in the same place of the manifest. Replacing the
+manifest is what makes the removal happen, for all shards at once; before it everything is as it
+was, and afterwards only deleting the old files is left to do. Copies of a shard elsewhere (caches,
+buckets, a training run's open files) can therefore never mix old bytes with a new index.
 """
 
 import glob
@@ -22,7 +24,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seer import files
-from seer.data.storage.index import MANIFEST, SHARD, Manifest, index_path, read_index, write_index, write_manifest
+from seer.data.storage.index import (
+    MANIFEST,
+    SHARD,
+    Manifest,
+    index_path,
+    read_index,
+    write_index,
+    write_manifest,
+)
 from seer.errors import InputError, quoted
 from seer.inputs import UnreadableError, read_json, read_rows
 from seer.schema import DIGEST, Integer, MapOf, Maybe, Record, Text
@@ -38,9 +48,17 @@ STATE = ".removal"  # beside the shards while some are replaced
 JOURNAL, ENTRIES = "journal.json", "entries.jsonl"
 REVISION = re.compile(r"(.*?)(?:\.r(\d{1,9}))?\.tar", re.IGNORECASE)
 HASH = Text(16, 16, "[0-9a-f]{16}", "a manifest's hash of 16 hex digits")
-JOURNAL_KIND = Record({"before": HASH, "log": Integer(0), "shards": MapOf(Maybe(SHARD), SHARD, 2**20)}, extra=None)
+JOURNAL_KIND = Record(
+    {"before": HASH, "log": Integer(0), "shards": MapOf(Maybe(SHARD), SHARD, 2**20)}, extra=None
+)
 ENTRY = Record(
-    {"key": Text(2**20), "source": Text(2**20), "sha256": DIGEST, "shard": SHARD, "row": Integer(0)},
+    {
+        "key": Text(2**20),
+        "source": Text(2**20),
+        "sha256": DIGEST,
+        "shard": SHARD,
+        "row": Integer(0),
+    },
     {"becomes": Maybe(SHARD), "manifest_before": HASH, "manifest_after": HASH},
 )
 
@@ -54,7 +72,9 @@ BY: dict[str, tuple[Callable[[Path], list], str]] = {
 
 @dataclass(frozen=True)
 class RemovalReport:
-    """What a removal did. `already` were removed before, `unknown` are not in the data set: entries of the list."""
+    """What a removal did. `already` were removed before, `unknown` are not in the data set: entries
+    of the list.
+    """
 
     directory: str
     removed: int  # images
@@ -71,16 +91,26 @@ class RemovalReport:
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
-        lines = [f"{self.removed:,} images removed from {self.shards:,} shards; {self.samples:,} left"]
+        lines = [
+            f"{self.removed:,} images removed from {self.shards:,} shards; {self.samples:,} left"
+        ]
         if self.already:
-            lines.append(f"{self.already:,} had been removed before: see {Path(self.directory, REMOVED)}")
+            lines.append(
+                f"{self.already:,} had been removed before: see {Path(self.directory, REMOVED)}"
+            )
         if self.unknown:
-            lines.append(f"{self.unknown:,} are not in {self.directory}, for example {self.first_unknown}")
+            lines.append(
+                f"{self.unknown:,} are not in {self.directory}, for example {self.first_unknown}"
+            )
         return lines
 
 
 def remove(
-    directory: str | Path, list_file: str | Path, by: str, workers: int = 0, progress: Progress | None = None
+    directory: str | Path,
+    list_file: str | Path,
+    by: str,
+    workers: int = 0,
+    progress: Progress | None = None,
 ) -> RemovalReport:
     """Remove the images that a file names, and note in `removed.jsonl` which they were.
 
@@ -94,15 +124,25 @@ def remove(
     """
     directory, list_file = Path(directory), Path(list_file)
     read, column = BY[by]
-    wanted = pa.array(list(dict.fromkeys(read(list_file))), pa.binary(32) if column == "sha256" else pa.string())
+    wanted = pa.array(
+        list(dict.fromkeys(read(list_file))), pa.binary(32) if column == "sha256" else pa.string()
+    )
     Manifest.load(directory)
     with _held(directory):
         manifest = Manifest.load(directory)
         concerned, unmatched = _match(manifest, wanted, column)
         if sum(map(len, concerned.values())) == manifest.samples:
-            raise InputError(f"{list_file} names every image of {directory}; delete the folder instead")
+            raise InputError(
+                f"{list_file} names every image of {directory}; delete the folder instead"
+            )
         if concerned:
-            _replace(manifest, concerned, {"by": by, "list": str(list_file.absolute())}, workers, progress)
+            _replace(
+                manifest,
+                concerned,
+                {"by": by, "list": str(list_file.absolute())},
+                workers,
+                progress,
+            )
     already, unknown = _known_before(directory, column, unmatched)
     return RemovalReport(
         directory=str(directory),
@@ -115,7 +155,9 @@ def remove(
     )
 
 
-def _match(manifest: Manifest, wanted: pa.Array, column: str) -> tuple[dict[str, np.ndarray], pa.Array]:
+def _match(
+    manifest: Manifest, wanted: pa.Array, column: str
+) -> tuple[dict[str, np.ndarray], pa.Array]:
     """Rows by shard, of the shards that have any, and what was named in vain."""
     concerned, found = dict[str, np.ndarray](), pa.array(np.zeros(len(wanted), bool))
     for number, shard in enumerate(manifest.shards):
@@ -137,11 +179,20 @@ def _replace(
     """Write the shards concerned without these rows, and make the manifest name the new ones."""
     directory, new_names = manifest.directory, _new_names(manifest, concerned)
     log = directory / REMOVED
-    journal = {"before": manifest.hash, "log": log.stat().st_size if log.exists() else 0, "shards": new_names}
+    journal = {
+        "before": manifest.hash,
+        "log": log.stat().st_size if log.exists() else 0,
+        "shards": new_names,
+    }
     files.write(directory / STATE / JOURNAL, json.dumps(journal))
     rows, entries = {row["shard"]: row for row in manifest.table.to_pylist()}, dict[str, list]()
-    tasks = [(directory, shard, rows[shard]["sha256"], new_names[shard], gone) for shard, gone in concerned.items()]
-    for shard, row, gone in pool.run(replace_shard, tasks, min(workers or pool.cores(), len(concerned))):
+    tasks = [
+        (directory, shard, rows[shard]["sha256"], new_names[shard], gone)
+        for shard, gone in concerned.items()
+    ]
+    for shard, row, gone in pool.run(
+        replace_shard, tasks, min(workers or pool.cores(), len(concerned))
+    ):
         rows[shard], entries[shard] = row, gone
         if progress:
             progress(len(entries), len(concerned))
@@ -153,7 +204,9 @@ def _replace(
     write_manifest(staged, left, note)
     facts = {**order, "time": datetime.now(UTC).isoformat(timespec="seconds")}
     facts |= {"manifest_before": manifest.hash, "manifest_after": Manifest.load(staged).hash}
-    lines = (json.dumps({**facts, **entry}) + "\n" for shard in concerned for entry in entries[shard])
+    lines = (
+        json.dumps({**facts, **entry}) + "\n" for shard in concerned for entry in entries[shard]
+    )
     files.write(directory / STATE / ENTRIES, "".join(lines))
     os.replace(staged / MANIFEST, directory / MANIFEST)
 
@@ -176,11 +229,15 @@ def _new_names(manifest: Manifest, concerned: dict[str, np.ndarray]) -> dict[str
 def replace_shard(
     task: tuple[Path, str, str, str | None, np.ndarray], tick: pool.Tick
 ) -> tuple[str, dict[str, Any] | None, list[dict[str, Any]]]:
-    """Write a shard anew without some rows; returns its old name, its row of the manifest and what is to be logged."""
+    """Write a shard anew without some rows; returns its old name, its row of the manifest and what
+    is to be logged.
+    """
     directory, shard, digest, new_name, rows = task
     index, row = read_index(index_path(directory / shard)), None
     if new_name:
-        if not (directory / shard).is_file() or sha256_file(directory / shard) != digest:  # damage must not be hidden
+        if (
+            not (directory / shard).is_file() or sha256_file(directory / shard) != digest
+        ):  # damage must not be hidden
             raise InputError(
                 f"{directory / shard} is not as its manifest says; run: seer shards verify {quoted(directory)}"
             )
@@ -189,7 +246,12 @@ def replace_shard(
             new = cut(directory / shard, index, rows, path)
             write_index(index_path(path), new.table)
             files.sync(path)
-        row = {"shard": new_name, "samples": len(new.table), "bytes": new.bytes, "sha256": new.sha256}
+        row = {
+            "shard": new_name,
+            "samples": len(new.table),
+            "bytes": new.bytes,
+            "sha256": new.sha256,
+        }
     gone = [
         {
             **{name: image[name] for name in ("key", "source")},
@@ -205,7 +267,9 @@ def replace_shard(
 
 
 def settle(directory: Path) -> None:
-    """Complete or undo what a killed removal left; nothing where there is none. Raises InputError if one is running."""
+    """Complete or undo what a killed removal left; nothing where there is none. Raises InputError
+    if one is running.
+    """
     if (directory / STATE).exists():
         with _held(directory):
             pass
@@ -213,7 +277,9 @@ def settle(directory: Path) -> None:
 
 @contextmanager
 def _held(directory: Path) -> Iterator[None]:
-    """Hold a data set for changing it; what is unfinished, of an earlier process or of this one, is settled."""
+    """Hold a data set for changing it; what is unfinished, of an earlier process or of this one, is
+    settled.
+    """
     with state.writing(directory), state.held(directory, STATE):
         _settle(directory)
         state.clear(directory / STATE)
@@ -225,7 +291,9 @@ def _held(directory: Path) -> Iterator[None]:
 
 
 def _settle(directory: Path) -> None:
-    """Whichever shards the manifest does not name go, and if these are the old ones, what was removed is logged."""
+    """Whichever shards the manifest does not name go, and if these are the old ones, what was
+    removed is logged.
+    """
     path = state.file_of(directory, STATE, JOURNAL)
     if not path.exists():
         return
@@ -233,11 +301,17 @@ def _settle(directory: Path) -> None:
     try:
         journal = read_json(path, JOURNAL_KIND)
         done = manifest.hash != journal["before"]
-        problem = _problem_of_log(directory, journal, manifest) if done else _problem_of_names(journal, manifest)
+        problem = (
+            _problem_of_log(directory, journal, manifest)
+            if done
+            else _problem_of_names(journal, manifest)
+        )
     except UnreadableError as error:
         raise InputError(f"{error}; nothing was changed; remove {path.parent}") from None
     if problem:
-        raise InputError(f"{path} is not of this data set ({problem}); nothing was changed; remove {path.parent}")
+        raise InputError(
+            f"{path} is not of this data set ({problem}); nothing was changed; remove {path.parent}"
+        )
     if done:
         _log(directory, journal["log"])
         _rename_in_quarantine(directory, journal["shards"])
@@ -251,7 +325,9 @@ def _settle(directory: Path) -> None:
 
 
 def _problem_of_names(journal: dict[str, Any], manifest: Manifest) -> str:
-    """Why it cannot be that a removal began to write these shards: they are not what it would name them."""
+    """Why it cannot be that a removal began to write these shards: they are not what it would name
+    them.
+    """
     shards = set(manifest.shards)
     for old, new in journal["shards"].items():
         if old not in shards:
@@ -262,13 +338,20 @@ def _problem_of_names(journal: dict[str, Any], manifest: Manifest) -> str:
 
 
 def _problem_of_log(directory: Path, journal: dict[str, Any], manifest: Manifest) -> str:
-    """Why it cannot be that a removal of these shards led to this manifest: what it meant to log says otherwise."""
+    """Why it cannot be that a removal of these shards led to this manifest: what it meant to log
+    says otherwise.
+    """
     changed = set(journal["shards"])
-    if changed & set(manifest.shards) or not {new for new in journal["shards"].values() if new} <= set(manifest.shards):
+    if changed & set(manifest.shards) or not {
+        new for new in journal["shards"].values() if new
+    } <= set(manifest.shards):
         return "the manifest names what was replaced, or not what replaced it"
     logged = set[str]()
     for entry in read_rows(state.file_of(directory, STATE, ENTRIES), ENTRY):
-        if (entry.get("manifest_before"), entry.get("manifest_after")) != (journal["before"], manifest.hash):
+        if (entry.get("manifest_before"), entry.get("manifest_after")) != (
+            journal["before"],
+            manifest.hash,
+        ):
             return f"{ENTRIES} is of other manifests"
         logged.add(entry["shard"])
     if logged != changed:
@@ -307,7 +390,9 @@ def _rename_in_quarantine(directory: Path, new_names: dict[str, str | None]) -> 
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
-    """What was removed from a data set, the first first; empty if nothing was. Raises InputError for a wrong line."""
+    """What was removed from a data set, the first first; empty if nothing was. Raises InputError
+    for a wrong line.
+    """
     return list(read_rows(directory / REMOVED, ENTRY))
 
 

@@ -1,4 +1,6 @@
-"""Whether shards are what their manifest and indices say: every byte, every member, nothing missing, nothing extra."""
+"""Whether shards are what their manifest and indices say: every byte, every member, nothing
+missing, nothing extra.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,14 +22,27 @@ from shards.sources.places import is_tar
 from shards.sources.samples import load, look
 from shards.sources.scan import labelled_rows, scan_tar
 
-COMPARED = "key", "offset", "size", "width", "height", "format", "sha256", "label"  # what a tar can tell about a sample
+COMPARED = (
+    "key",
+    "offset",
+    "size",
+    "width",
+    "height",
+    "format",
+    "sha256",
+    "label",
+)  # what a tar can tell about a sample
 MOST_MEMBERS = 5  # named per shard
-INTERRUPTED = "a removal was interrupted or is under way; if none is, run: seer shards verify --repair"
+INTERRUPTED = (
+    "a removal was interrupted or is under way; if none is, run: seer shards verify --repair"
+)
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """`problems` has one line each; there are none in a sound data set. `repaired` are shards indexed anew."""
+    """`problems` has one line each; there are none in a sound data set. `repaired` are shards
+    indexed anew.
+    """
 
     directory: str
     shards: int
@@ -43,7 +58,11 @@ class VerifyReport:
     def lines(self) -> list[str]:
         """The report for a terminal."""
         extent = f"{self.shards:,} shards, {self.samples:,} images in {self.directory}"
-        result = [f"ok: {extent}"] if self.ok else [*self.problems, f"{len(self.problems):,} problems: {extent}"]
+        result = (
+            [f"ok: {extent}"]
+            if self.ok
+            else [*self.problems, f"{len(self.problems):,} problems: {extent}"]
+        )
         return [*(f"repaired: {shard} was indexed anew" for shard in self.repaired), *result]
 
 
@@ -66,7 +85,11 @@ def verify(
     takedown.settle(Path(directory))
     wrong = {line.split(":")[0] for line in report.problems}
     rows = [row for row in Manifest.load(directory).table.to_pylist() if row["shard"] in wrong]
-    tars = [tar for row in rows if (tar := Path(directory, row["shard"])).is_file() and _may_be_indexed(tar, row)]
+    tars = [
+        tar
+        for row in rows
+        if (tar := Path(directory, row["shard"])).is_file() and _may_be_indexed(tar, row)
+    ]
     if tars:
         index(tars, workers, anew=True)
     return replace(_verify(directory, workers, None), repaired=[tar.name for tar in tars])
@@ -101,18 +124,25 @@ def _strangers(manifest: Manifest, known: set[str]) -> list[Path]:
     """Tars that the manifest lacks, unless indexing them found nothing that can be used."""
     shards = {manifest.directory / shard for shard in manifest.shards}
     others = set(filter(is_tar, manifest.directory.iterdir())) - shards
-    return sorted(path for path in others if path.is_file() and not _sources(scan_tar(path)) <= known)
+    return sorted(
+        path for path in others if path.is_file() and not _sources(scan_tar(path)) <= known
+    )
 
 
 def _sources(listing: Listing) -> set[str]:
     names = listing.table["name"].to_pylist()
-    return {listing.containers[0].source_of(name) for name in names} | {e["source"] for e in listing.quarantine}
+    return {listing.containers[0].source_of(name) for name in names} | {
+        e["source"] for e in listing.quarantine
+    }
 
 
-def verify_shard(task: tuple[Path, dict[str, Any], set[str], list[str]], tick: pool.Tick) -> tuple[str, list[str]]:
+def verify_shard(
+    task: tuple[Path, dict[str, Any], set[str], list[str]], tick: pool.Tick
+) -> tuple[str, list[str]]:
     """The shard's name and what is wrong with it.
 
-    `known` are the members quarantined when it was indexed, `classes` the names of classes by number.
+    `known` are the members quarantined when it was indexed, `classes` the names of classes by
+    number.
     """
     directory, row, known, classes = task
     tar = directory / row["shard"]
@@ -142,14 +172,22 @@ def _wrong_index(tar: Path, row: dict[str, Any], known: set[str], classes: list[
     try:
         table = parse_index(read_bytes(path, LARGEST_TABLE))
     except (OSError, MismatchError, InputError) as error:
-        return [f"its index cannot be read ({first_line(error)}); run: seer shards index {quoted(tar)}"]
+        return [
+            f"its index cannot be read ({first_line(error)}); run: seer shards index {quoted(tar)}"
+        ]
     indexed = {item["key"]: item for item in table.select(COMPARED).to_pylist()}
     listing = scan_tar(tar)
     problems = [entry["reason"] for entry in listing.quarantine if entry["source"] not in known]
     if len(table) != row["samples"]:
-        problems.append(f"its index has {len(table):,} samples, the manifest says {row['samples']:,}")
+        problems.append(
+            f"its index has {len(table):,} samples, the manifest says {row['samples']:,}"
+        )
     members = list(_wrong_members(listing, indexed, known, classes))
-    more = [f"… and {len(members) - MOST_MEMBERS:,} members more"] if len(members) > MOST_MEMBERS else []
+    more = (
+        [f"… and {len(members) - MOST_MEMBERS:,} members more"]
+        if len(members) > MOST_MEMBERS
+        else []
+    )
     return [*problems, *members[:MOST_MEMBERS], *more]
 
 
@@ -158,7 +196,9 @@ def _wrong_members(
 ) -> Iterator[str]:
     """The rows of the index that the tar has not, and then each sample of the tar against its row."""
     container, present = listing.containers[0], set(listing.table["key"].to_pylist())
-    yield from (f"{key} is in the index but not in the tar" for key in indexed if key not in present)
+    yield from (
+        f"{key} is in the index but not in the tar" for key in indexed if key not in present
+    )
     for row in labelled_rows(listing, classes):
         expected = indexed.get(row["key"])
         source = container.source_of(row["name"])

@@ -32,17 +32,22 @@ log: {every: 1, tensorboard: false}
 
 
 def pytest_configure() -> None:
-    # Tests start processes of their own; each of them with all cores would only get in the others' way.
+    # Tests start processes of their own; each of them with all cores would only get in the others'
+    # way.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
 
 def photograph(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
-    """`(H, W, 3)` uint8: smooth colour with an edge, different for every seed; JPEG keeps most of it."""
+    """`(H, W, 3)` uint8: smooth colour with an edge, different for every seed; JPEG keeps most of
+    it.
+    """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     phase, frequency = rng.uniform(0, 6, (2, 3)), rng.uniform(2, 12, (2, 3))
-    waves = np.sin(frequency[0] * x[..., None] + phase[0]) + np.sin(frequency[1] * y[..., None] + phase[1])
+    waves = np.sin(frequency[0] * x[..., None] + phase[0]) + np.sin(
+        frequency[1] * y[..., None] + phase[1]
+    )
     waves += (x[..., None] > rng.uniform(0.2, 0.8)) * rng.uniform(-1, 1, 3)
     return (127 + 40 * waves).clip(0, 255).astype(np.uint8)
 

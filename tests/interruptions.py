@@ -1,9 +1,10 @@
-"""Runs at a terminal that are interrupted at random moments and continued, against one that was left alone.
+"""Runs at a terminal that are interrupted at random moments and continued, against one that was
+left alone.
 
     python -m tests.interruptions RECIPE SHARDS OUT [--moments 20 --seed 1] [KEY=VALUE...]
 
-Prints how each way of interrupting ended, as JSON, and fails at the first difference. Runs are forked from this
-process, which has imported what they need: a run takes two seconds instead of ten.
+Prints how each way of interrupting ended, as JSON, and fails at the first difference. Runs are
+forked from this process, which has imported what they need: a run takes two seconds instead of ten.
 """
 
 import argparse
@@ -29,7 +30,13 @@ from seer.rundir.names import latest
 from tests.conftest import rows
 
 STEPS = 8
-SETTINGS = [f"steps={STEPS}", "batch_size=4", "checkpoint.every=3", "views.large.size=16", "views.small.count=0"]
+SETTINGS = [
+    f"steps={STEPS}",
+    "batch_size=4",
+    "checkpoint.every=3",
+    "views.large.size=16",
+    "views.small.count=0",
+]
 # What ended a process that was asked before it trained; the same command starts it then.
 TOO_EARLY = {130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP}
 DEADLINE = 120.0  # seconds
@@ -58,7 +65,9 @@ class Terminal:
         self.screen = -1
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code, or minus the signal's number, once the process has ended; None after so many seconds."""
+        """The exit code, or minus the signal's number, once the process has ended; None after so
+        many seconds.
+        """
         until = time.monotonic() + seconds
         while True:
             self._drain()
@@ -120,7 +129,9 @@ WAYS: dict[str, Callable[[Terminal], None]] = {
 
 
 def course(run_dir: Path) -> tuple[list[tuple], dict[str, str]]:
-    """What must be equal bit for bit: losses and samples of every step, and the digests of all tensors at the end."""
+    """What must be equal bit for bit: losses and samples of every step, and the digests of all
+    tensors at the end.
+    """
     steps = [(row["step"], row["loss"], row["grad_norm"], row["seen"]) for row in rows(run_dir)]
     header = read_header(latest(run_dir))
     return steps, {name: about["sha256"] for name, about in header["files"].items()}
@@ -137,11 +148,17 @@ def finish(words: list[str]) -> float:
 
 
 def interrupt(words: list[str], run_dir: Path, way: str, step: int, pause: float) -> str:
-    """Interrupt a run so many seconds after it has logged a step (0: after its start); how it ended."""
+    """Interrupt a run so many seconds after it has logged a step (0: after its start); how it
+    ended.
+    """
     terminal = Terminal([*words, f"run_dir={run_dir}"])
     metrics = run_dir / "metrics.jsonl"
     code = None
-    while code is None and step and not (metrics.is_file() and metrics.read_bytes().count(b"\n") >= step):
+    while (
+        code is None
+        and step
+        and not (metrics.is_file() and metrics.read_bytes().count(b"\n") >= step)
+    ):
         code = terminal.wait(0)
     if code is None:
         code = terminal.wait(pause)
@@ -152,14 +169,18 @@ def interrupt(words: list[str], run_dir: Path, way: str, step: int, pause: float
     if terminal.screen >= 0:
         terminal.close()
     assert "Traceback" not in text, text
-    assert code in {0, 75, *TOO_EARLY}, f"{way} {pause:.2f} s after step {step}: ended with {code}:\n{text}"
+    assert code in {0, 75, *TOO_EARLY}, (
+        f"{way} {pause:.2f} s after step {step}: ended with {code}:\n{text}"
+    )
     if code == 75 and way != "closed terminal":
         assert "the same command continues it" in text, text
     return {0: "was over", 75: "saved"}.get(code, "had not begun")
 
 
 def try_all(words: list[str], out: Path, moments: int, draw: random.Random) -> dict[str, Counter]:
-    """Interrupt runs, in each way until so many were training at that moment, and continue all; how they had ended."""
+    """Interrupt runs, in each way until so many were training at that moment, and continue all; how
+    they had ended.
+    """
     seconds = finish([*words, f"run_dir={out / 'undisturbed'}"])
     expected = course(out / "undisturbed")
     outcomes: dict[str, Counter] = {}
@@ -178,14 +199,21 @@ def try_all(words: list[str], out: Path, moments: int, draw: random.Random) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe")
     parser.add_argument("shards")
     parser.add_argument("out", type=Path)
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     options, overrides = parser.parse_known_args()
-    for module in (*forkserver.TRAINING, *forkserver.LOADING, "torch._refs", "torch._meta_registrations"):
+    for module in (
+        *forkserver.TRAINING,
+        *forkserver.LOADING,
+        "torch._refs",
+        "torch._meta_registrations",
+    ):
         importlib.import_module(module)
     forkserver.start = lambda modules: None  # type: ignore[assignment, return-value] # without workers it is not needed
     words = ["pretrain", options.recipe, f"data={options.shards}", *SETTINGS, *overrides]

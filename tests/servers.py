@@ -1,4 +1,6 @@
-"""Servers on the loopback that fail as servers do, at a seeded rate: HTTP with ranges, and S3 (moto) behind it."""
+"""Servers on the loopback that fail as servers do, at a seeded rate: HTTP with ranges, and S3
+(moto) behind it.
+"""
 
 import http.client
 import logging
@@ -62,7 +64,11 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.server.fault(self.command, self.path)
         status, headers, body = self.server.answer(self.command, self.path, dict(self.headers))
         if fault in ("503", "429"):
-            status, headers, body = int(fault), {}, b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
+            status, headers, body = (
+                int(fault),
+                {},
+                b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>",
+            )
         if fault == "stall":
             time.sleep(self.server.stall)
         if fault in ("reset", "stall"):
@@ -83,7 +89,9 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def handle(self) -> None:
-        with suppress(OSError, ValueError):  # the client gave up, or we closed the connection on purpose
+        with suppress(
+            OSError, ValueError
+        ):  # the client gave up, or we closed the connection on purpose
             super().handle()
 
     def finish(self) -> None:
@@ -132,7 +140,11 @@ def proxy(port: int) -> Callable[[str, str, dict], Answer]:
         try:
             upstream.request(method, path, headers=headers)
             response = upstream.getresponse()
-            kept = {k: v for k, v in response.getheaders() if k.lower() not in ("connection", "transfer-encoding")}
+            kept = {
+                k: v
+                for k, v in response.getheaders()
+                if k.lower() not in ("connection", "transfer-encoding")
+            }
             return response.status, kept, response.read()
         finally:
             upstream.close()
@@ -142,7 +154,9 @@ def proxy(port: int) -> Callable[[str, str, dict], Answer]:
 
 @contextmanager
 def moto_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any]]:
-    """The address of an S3 server (moto) and a client of boto3 for it; the environment has credentials for it."""
+    """The address of an S3 server (moto) and a client of boto3 for it; the environment has
+    credentials for it.
+    """
     moto = pytest.importorskip("moto.server", reason="needs pip install 'moto[s3,server]'")
     pytest.importorskip("s3fs", reason="needs pip install s3fs")
     boto3 = pytest.importorskip("boto3")
@@ -151,8 +165,14 @@ def moto_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any]]:
     behind.start()
     try:
         address = f"http://127.0.0.1:{behind.get_host_and_port()[1]}"
-        environment = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}
-        for name, value in (environment | {"ENDPOINT_URL": address, "EC2_METADATA_DISABLED": "true"}).items():
+        environment = {
+            "ACCESS_KEY_ID": "key",
+            "SECRET_ACCESS_KEY": "secret",
+            "DEFAULT_REGION": "us-east-1",
+        }
+        for name, value in (
+            environment | {"ENDPOINT_URL": address, "EC2_METADATA_DISABLED": "true"}
+        ).items():
             monkeypatch.setenv(f"AWS_{name}", value)
         store._server.cache_clear()
         yield address, boto3.client("s3", endpoint_url=address)
@@ -170,9 +190,16 @@ def bucket_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @contextmanager
-def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Callable[[Path, str], str]]]:
-    """A server in front of S3 (moto), and a function that uploads a folder to a bucket and tells its address."""
-    with moto_server(monkeypatch) as (address, client), serve(proxy(int(address.rpartition(":")[2]))) as server:
+def s3_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[Server, Callable[[Path, str], str]]]:
+    """A server in front of S3 (moto), and a function that uploads a folder to a bucket and tells
+    its address.
+    """
+    with (
+        moto_server(monkeypatch) as (address, client),
+        serve(proxy(int(address.rpartition(":")[2]))) as server,
+    ):
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
 
         def upload(folder: Path, bucket: str) -> str:

@@ -1,4 +1,6 @@
-"""Values for property tests, made from what `seer.schema` declares: good ones, and good ones with one thing wrong."""
+"""Values for property tests, made from what `seer.schema` declares: good ones, and good ones with
+one thing wrong.
+"""
 
 import math
 from typing import Any
@@ -21,7 +23,8 @@ from seer.schema import (
 )
 from seer.steps import Place
 
-# What no declared kind but `Plain` takes in every place: other types, traps of their own, and what a terminal obeys.
+# What no declared kind but `Plain` takes in every place: other types, traps of their own, and what
+# a terminal obeys.
 HOSTILE: list[Any] = [
     None, True, "", "x", "../../x", "/etc/passwd", "a/b", "a\\b", ".", "..", "\x00", "\x1b[2J", "x\ny", "\ud800",
     "9" * 300, 0, -1, 2**31, 2**63, 2**64, 10**400, -(10**400), 0.5, -0.0, 1e308, math.nan, math.inf, -math.inf,
@@ -41,15 +44,24 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
         case Text(longest, shortest, pattern):
             alphabet = st.characters(exclude_categories=["Cs"])
             plain = st.text(alphabet, min_size=shortest, max_size=min(longest, shortest + 20))
-            fitting = st.from_regex(pattern, fullmatch=True, alphabet=alphabet) if pattern else plain
+            fitting = (
+                st.from_regex(pattern, fullmatch=True, alphabet=alphabet) if pattern else plain
+            )
             return fitting.filter(lambda text: shortest <= len(text) <= longest)
         case FileName(suffix):
-            return st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True).map(lambda name: name + suffix)
+            return st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True).map(
+                lambda name: name + suffix
+            )
         case Maybe(below):
             return st.none() | values(below)
         case ListOf(below, longest, shortest, distinct, rising):
             unique = (lambda item: item) if distinct else None
-            items = st.lists(values(below), min_size=shortest, max_size=min(longest, shortest + 3), unique_by=unique)
+            items = st.lists(
+                values(below),
+                min_size=shortest,
+                max_size=min(longest, shortest + 3),
+                unique_by=unique,
+            )
             return items.map(sorted) if rising else items
         case MapOf(below, key, longest):
             return st.dictionaries(values(key), values(below), max_size=min(longest, 3))
@@ -59,9 +71,16 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
                 optional={name: values(k) for name, k in optional.items()},
             )
         case Plain():
-            leaves = st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"]))
+            leaves = (
+                st.none()
+                | st.booleans()
+                | st.integers()
+                | st.text(st.characters(exclude_categories=["Cs"]))
+            )
             return st.recursive(
-                leaves, lambda below: st.lists(below) | st.dictionaries(st.text("ab"), below), max_leaves=5
+                leaves,
+                lambda below: st.lists(below) | st.dictionaries(st.text("ab"), below),
+                max_leaves=5,
             )
         case Place():
             return st.integers(0, 10**9) | st.floats(0, 1, exclude_max=True)
@@ -85,7 +104,8 @@ def _numbers(kind: Number) -> st.SearchStrategy[float]:
 
 @st.composite
 def damaged(draw: st.DrawFn, kind: Kind) -> Any:
-    """A value of `kind` in which one thing, at any depth, was replaced by something hostile, taken out or doubled.
+    """A value of `kind` in which one thing, at any depth, was replaced by something hostile, taken
+    out or doubled.
 
     It may by chance be a good value still: what reads it must take it or refuse it in one line.
     """
@@ -94,7 +114,9 @@ def damaged(draw: st.DrawFn, kind: Kind) -> Any:
 
 @st.composite
 def spoiled(draw: st.DrawFn, value: Any) -> Any:
-    """A good value of some file in which one thing was damaged as `damaged` does: the rest still fits its folder."""
+    """A good value of some file in which one thing was damaged as `damaged` does: the rest still
+    fits its folder.
+    """
     return _damage(draw, value)
 
 

@@ -46,18 +46,22 @@ def test_every_verb_shows_an_example(verb):
 
 
 def test_help_imports_nothing_heavy():
-    code = (
-        "import sys; from seer.cli import main; sys.argv = ['seer', '--help']\ntry: main()\nexcept SystemExit: pass\n"
-    )
+    code = "import sys; from seer.cli import main; sys.argv = ['seer', '--help']\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
     code += "print({'torch', 'numpy', 'pyarrow', 'yaml', 'PIL'} & set(sys.modules))"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert output.splitlines()[-1] == "set()"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["pretrain", "swav_smal", "data=x"], "recipe 'swav_smal' is unknown (did you mean 'swav_small'?)"),
+        (
+            ["pretrain", "swav_smal", "data=x"],
+            "recipe 'swav_smal' is unknown (did you mean 'swav_small'?)",
+        ),
         (["pretrain", "swav_small", "data=/nowhere"], "/nowhere does not exist"),
         (["pretrain", "swav_small"], "data: not set"),
         (["shards", "build", "/nowhere", "--out", "/tmp/never"], "/nowhere"),
@@ -76,7 +80,17 @@ def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(words, message):
 def test_from_images_to_a_report(folder, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("SEER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    built = invoke("shards", "build", str(folder / "train"), "--out", "shards", "--shard-size", "16", "--workers", "1")
+    built = invoke(
+        "shards",
+        "build",
+        str(folder / "train"),
+        "--out",
+        "shards",
+        "--shard-size",
+        "16",
+        "--workers",
+        "1",
+    )
     assert "40 images in 3 shards" in built.output
     assert json.loads(invoke("shards", "stats", "shards", "--json", "-").stdout)["samples"] == 40
     assert invoke("shards", "verify", "shards").exit_code == 0
@@ -84,7 +98,17 @@ def test_from_images_to_a_report(folder, tiny, tmp_path, monkeypatch):
     assert "seer report runs/tiny" in invoke("pretrain", tiny, "data=shards").output
     assert len(losses(Path("runs/tiny"))) == 5
     for model in ("runs/tiny", "runs/tiny:random", "pixels"):
-        words = ["eval", "knn", "--model", model, "--data", str(folder), "k=[3]", "--out", "runs/tiny/results.jsonl"]
+        words = [
+            "eval",
+            "knn",
+            "--model",
+            model,
+            "--data",
+            str(folder),
+            "k=[3]",
+            "--out",
+            "runs/tiny/results.jsonl",
+        ]
         rows = json.loads(invoke(*words, "--json", "-").stdout)
         assert [row["metric"] for row in rows] == ["top1_k3"]
         assert 0 <= rows[0]["low"] <= rows[0]["value"] <= rows[0]["high"] <= 1
@@ -93,9 +117,13 @@ def test_from_images_to_a_report(folder, tiny, tmp_path, monkeypatch):
     assert "top1_k3" in page or "kNN" in page
     assert "http" not in page.replace("http://www.w3.org", "")  # nothing is fetched
 
-    exported = invoke("export", "runs/tiny", "--to", "safetensors", "--out", "backbone.safetensors", "--json", "-")
+    exported = invoke(
+        "export", "runs/tiny", "--to", "safetensors", "--out", "backbone.safetensors", "--json", "-"
+    )
     assert json.loads(exported.stdout)["max_abs_diff"] < 1e-4
-    embedded = invoke("embed", "--model", "backbone.safetensors", "--data", str(folder / "test"), "--out", "f.npz")
+    embedded = invoke(
+        "embed", "--model", "backbone.safetensors", "--data", str(folder / "test"), "--out", "f.npz"
+    )
     assert "16 × 368 features" in embedded.output
 
 
@@ -118,18 +146,35 @@ def test_the_defaults_of_a_build_are_those_of_its_options():
     from shards.sources.policy import DownloadOptions
 
     verb = inspect.signature(shards_cli.shards_build).parameters
-    known = {each.name: each.default for kind in (BuildOptions, DownloadOptions) for each in fields(kind)}
+    known = {
+        each.name: each.default for kind in (BuildOptions, DownloadOptions) for each in fields(kind)
+    }
     offered = {name: parameter.default for name, parameter in verb.items() if name in known}
     assert offered == {name: known[name] for name in offered}
-    assert set(known) - set(offered) == {"download", "unwanted", "window"}  # `unwanted` has options of its own
+    assert set(known) - set(offered) == {
+        "download",
+        "unwanted",
+        "window",
+    }  # `unwanted` has options of its own
 
 
 def test_parts_of_a_list(tmp_path):
     (tmp_path / "urls.txt").write_text("".join(f"file://{tmp_path}/{i}.jpg\n" for i in range(4)))
     for i in range(4):
         Image.new("RGB", (20, 20), (i, i, i)).save(tmp_path / f"{i}.jpg")
-    command = ["shards", "build", str(tmp_path / "urls.txt"), "--out", str(tmp_path / "out"), "--shard-size", "2"]
+    command = [
+        "shards",
+        "build",
+        str(tmp_path / "urls.txt"),
+        "--out",
+        str(tmp_path / "out"),
+        "--shard-size",
+        "2",
+    ]
     assert "--allow-private" in str(invoke(*command).exception)
     command.append("--allow-private")
-    assert "other parts of the build are not finished" in invoke(*command, "--workers", "1", "--part", "2/2").output
+    assert (
+        "other parts of the build are not finished"
+        in invoke(*command, "--workers", "1", "--part", "2/2").output
+    )
     assert "4 images in 2 shards" in invoke(*command, "--workers", "1", "--part", "1/2").output

@@ -15,7 +15,14 @@ from seer.processes import spawn
 def test_alone_everything_is_the_identity():
     t = torch.randn(3, 2, requires_grad=True)
     assert (distributed.rank(), distributed.size()) == (0, 1)
-    for name in ("gather", "all_reduce_sum", "all_reduce_mean", "all_reduce_max", "broadcast", "local"):
+    for name in (
+        "gather",
+        "all_reduce_sum",
+        "all_reduce_mean",
+        "all_reduce_max",
+        "broadcast",
+        "local",
+    ):
         assert torch.equal(getattr(distributed, name)(t), t)
     assert distributed.broadcast_object("x") == "x"
     distributed.barrier()
@@ -120,7 +127,9 @@ def _collectives(factor):
 
 
 def test_collectives_and_their_gradients():
-    """Rank r's loss has weight r + 1, so gradients that forget other ranks' losses are off by a factor."""
+    """Rank r's loss has weight r + 1, so gradients that forget other ranks' losses are off by a
+    factor.
+    """
     results = spawn(_collectives, 2, 7, device="cpu")
     for r, result in enumerate(results):
         assert result == {

@@ -1,4 +1,5 @@
-"""Twenty seeded faults in one run: it comes to what it would have come to without them, and takes every sample once.
+"""Twenty seeded faults in one run: it comes to what it would have come to without them, and takes
+every sample once.
 
 `SEER_FAULT_SEED` draws other faults.
 """
@@ -32,13 +33,21 @@ from tests.servers import bucket_server
 
 SEED = int(os.environ.get("SEER_FAULT_SEED", 1))
 STEPS, SPOILED_STEP = 40, 7  # more than nineteen attempts come to, each two or three steps
-SETTINGS = [f"steps={STEPS}", "precision=fp64", "checkpoint.every=2", "views.large.size=16", "views.small.count=0"]
+SETTINGS = [
+    f"steps={STEPS}",
+    "precision=fp64",
+    "checkpoint.every=2",
+    "views.large.size=16",
+    "views.small.count=0",
+]
 LINES_OF_A_SAVE = 4000  # no fewer are run
 
 
 @dataclass
 class Fault:
-    """What befalls an attempt: `name`, on one rank, after so many of its steps (or lines of code of its saves)."""
+    """What befalls an attempt: `name`, on one rank, after so many of its steps (or lines of code of
+    its saves).
+    """
 
     name: str
     rank: int
@@ -47,7 +56,9 @@ class Fault:
 
 
 def fill_the_disk() -> None:
-    """From now on this process can make no file longer than 100 kB, and does not wait for that to change."""
+    """From now on this process can make no file longer than 100 kB, and does not wait for that to
+    change.
+    """
     checkpointer.PAUSES = ()
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
@@ -63,7 +74,10 @@ AT_A_STEP = {
     "SIGUSR1": send(signal.SIGUSR1),
     "SIGUSR2": send(signal.SIGUSR2),
 }
-EXPECTED = {"the disk is full": UnsavedError, **dict.fromkeys(("SIGTERM", "SIGUSR1", "SIGUSR2"), StoppedError)}
+EXPECTED = {
+    "the disk is full": UnsavedError,
+    **dict.fromkeys(("SIGTERM", "SIGUSR1", "SIGUSR2"), StoppedError),
+}
 
 
 def flip_a_bit(path: Path, draw: random.Random) -> None:
@@ -83,18 +97,34 @@ def lose_a_shard(path: Path, draw: random.Random) -> None:
 
 
 # What happens to the newest checkpoint after the job was killed.
-AFTERWARDS = {"a bit flips": flip_a_bit, "a file is truncated": truncate, "a shard is lost": lose_a_shard}
+AFTERWARDS = {
+    "a bit flips": flip_a_bit,
+    "a file is truncated": truncate,
+    "a shard is lost": lose_a_shard,
+}
 
 
 def faults(draw: random.Random) -> tuple[list[Fault], list[Fault]]:
-    """Fifteen with two processes, in any order; then four while their number goes to 1 and back to 2."""
-    others = [*AFTERWARDS, "SIGUSR2", *2 * ["a rank is killed", "the job is killed", "the disk is full"]]
+    """Fifteen with two processes, in any order; then four while their number goes to 1 and back to
+    2.
+    """
+    others = [
+        *AFTERWARDS,
+        "SIGUSR2",
+        *2 * ["a rank is killed", "the job is killed", "the disk is full"],
+    ]
     others += 3 * ["killed in a save"]
     draw.shuffle(others)
-    names = ["SIGTERM", "SIGUSR1", *others]  # these two leave a checkpoint each, so that no other hits the only one
+    names = [
+        "SIGTERM",
+        "SIGUSR1",
+        *others,
+    ]  # these two leave a checkpoint each, so that no other hits the only one
     later = {"killed in a save": 1, "the job is killed": 1, "SIGTERM": 2, "a rank is killed": 2}
     places = [*((name, 2) for name in names), *later.items()]
-    drawn = [Fault(name, draw.randrange(count), draw.randint(2, 3), count) for name, count in places]
+    drawn = [
+        Fault(name, draw.randrange(count), draw.randint(2, 3), count) for name, count in places
+    ]
     for fault in drawn:
         if fault.name == "killed in a save":
             fault.rank, fault.after = 0, draw.randint(1, LINES_OF_A_SAVE)
@@ -104,7 +134,9 @@ def faults(draw: random.Random) -> tuple[list[Fault], list[Fault]]:
 def attempt(config: Pretrain, fault: Fault | None) -> None:
     """In each rank: go on with the run until the fault."""
     spoil_a_batch()
-    if fault is not None and (fault.rank == distributed.rank() or fault.name == "the job is killed"):
+    if fault is not None and (
+        fault.rank == distributed.rank() or fault.name == "the job is killed"
+    ):
         if fault.name == "killed in a save":
             die_in_a_save(fault.after)
         else:
@@ -158,14 +190,18 @@ def die_in_a_save(line: int) -> None:
 def train(tiny, shards):
     def train(run_dir: Path, processes: int, fault: Fault | None = None) -> None:
         mode = "fsdp" if processes > 1 else "none"
-        config = load_config(tiny, [f"data={shards}", f"run_dir={run_dir}", f"parallel.mode={mode}", *SETTINGS])
+        config = load_config(
+            tiny, [f"data={shards}", f"run_dir={run_dir}", f"parallel.mode={mode}", *SETTINGS]
+        )
         spawn(attempt, processes, config, fault, device="cpu")
 
     return train
 
 
 def test_a_run_survives_twenty_faults(train, tmp_path):
-    """Nineteen that end the run, and a batch that is not finite, which the undisturbed run has as well."""
+    """Nineteen that end the run, and a batch that is not finite, which the undisturbed run has as
+    well.
+    """
     train(tmp_path / "undisturbed", 2)
     undisturbed = losses(tmp_path / "undisturbed")
     assert [step for step, loss in enumerate(undisturbed, 1) if loss is None] == [SPOILED_STEP]
@@ -185,7 +221,11 @@ def test_a_run_survives_twenty_faults(train, tmp_path):
     found = audit(run_dir)
     assert found.exact
     assert (found.steps, found.fingerprints) == (STEPS, STEPS)
-    warnings = [line for line in (run_dir / "seer.log").read_text().splitlines() if "; going on from step-" in line]
+    warnings = [
+        line
+        for line in (run_dir / "seer.log").read_text().splitlines()
+        if "; going on from step-" in line
+    ]
     assert len(warnings) >= 3
 
 
@@ -196,11 +236,20 @@ def suffer(train, run_dir: Path, fault: Fault, draw: random.Random) -> None:
         AFTERWARDS[fault.name](checkpoints(run_dir)[-1], draw)
 
 
-def test_a_run_goes_on_from_a_store_where_its_directory_is_lost(tiny, shards, tmp_path, monkeypatch):
+def test_a_run_goes_on_from_a_store_where_its_directory_is_lost(
+    tiny, shards, tmp_path, monkeypatch
+):
     with bucket_server(monkeypatch) as bucket:
-        settings = [f"data={shards}", "steps=4", "checkpoint.every=2", f"checkpoint.store={bucket}/lost"]
+        settings = [
+            f"data={shards}",
+            "steps=4",
+            "checkpoint.every=2",
+            f"checkpoint.store={bucket}/lost",
+        ]
         run(load_config(tiny, [*settings, f"run_dir={tmp_path / 'a'}"]))
-        Mirror(f"{bucket}/lost", World()).remove("step-000000004")  # as if it had been killed before
+        Mirror(f"{bucket}/lost", World()).remove(
+            "step-000000004"
+        )  # as if it had been killed before
         run(load_config(tiny, [*settings, f"run_dir={tmp_path / 'b'}"]))
     assert [(row["step"], row["loss"]) for row in rows(tmp_path / "b")] == [
         (row["step"], row["loss"]) for row in rows(tmp_path / "a")[2:]

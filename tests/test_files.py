@@ -50,7 +50,9 @@ def test_the_content_is_on_the_disk_before_the_name_is(path, monkeypatch):
     order = []
     for function in ("fsync", "replace"):
         real = getattr(os, function)
-        monkeypatch.setattr(os, function, lambda *a, f=function, real=real: (order.append(f), real(*a)))
+        monkeypatch.setattr(
+            os, function, lambda *a, f=function, real=real: (order.append(f), real(*a))
+        )
     files.write(path, "new")
     assert order == ["fsync", "replace"]
     assert path.read_text() == "new"

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("seer", "shards", "launch")
 
-# All rooms, the ground floor first: folders, and the files of folders that have several floors. A file imports from
-# floors below its own, and from its own room.
+# All rooms, the ground floor first: folders, and the files of folders that have several floors. A
+# file imports from floors below its own, and from its own room.
 FLOORS = """
     seer seer.data shards launch
     seer.background seer.errors seer.files seer.forkserver seer.start
@@ -80,7 +80,10 @@ REACHING = {"seer.cli", "seer.verbs"}
 def modules() -> dict[str, Path]:
     """Every module by its dotted name."""
     paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-    return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
+    return {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in paths
+    }
 
 
 def imported(path: Path, known: set[str]) -> Iterator[str]:
@@ -104,7 +107,9 @@ def graph() -> dict[str, frozenset[str]]:
 
 
 def room_of(name: str) -> str:
-    """The room in which a module stands: itself or the nearest folder around it that is one, "" if there is none."""
+    """The room in which a module stands: itself or the nearest folder around it that is one, "" if
+    there is none.
+    """
     parts = name.split(".")
     around = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     room = next(filter(FLOOR.__contains__, around), "")
@@ -132,7 +137,9 @@ def unseen(graph: dict[str, frozenset[str]]) -> list[str]:
         for room, text in UNSEEN.items():
             hidden, _, but = text.partition(":")
             if under(name, room) and name not in REACHING:
-                found = (o for o in others if under(o, *hidden.split()) and not under(o, *but.split()))
+                found = (
+                    o for o in others if under(o, *hidden.split()) and not under(o, *but.split())
+                )
                 wrong += [f"{name} imports {other}" for other in found]
     return wrong
 
@@ -212,7 +219,14 @@ def unpickles(call: ast.Call) -> bool:
     said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
     if name == "torch.load":
         return said.get("weights_only") != "True"
-    forbidden = {"pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "yaml.load", "yaml.unsafe_load"}
+    forbidden = {
+        "pickle.load",
+        "pickle.loads",
+        "pickle.Unpickler",
+        "joblib.load",
+        "yaml.load",
+        "yaml.unsafe_load",
+    }
     return name in forbidden or said.get("allow_pickle", "False") != "False"
 
 

@@ -24,7 +24,15 @@ def test_json_and_its_damage(tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(b'\xef\xbb\xbf{"step": 3, "more": [1.5, null]}')
     assert read_json(path, ROW) == {"step": 3, "more": [1.5, None]}
-    for content in (b"", b"{", b"[]", b'{"step": 0}', b"\xff", b"[" * 100_000, b'{"step": 1' + b"0" * 5000 + b"}"):
+    for content in (
+        b"",
+        b"{",
+        b"[]",
+        b'{"step": 0}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"step": 1' + b"0" * 5000 + b"}",
+    ):
         path.write_bytes(content)
         with pytest.raises(UnreadableError) as error:
             read_json(path, ROW)
@@ -51,7 +59,11 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path):
     pipe, large = tmp_path / "pipe", tmp_path / "large"
     os.mkfifo(pipe)
     large.write_bytes(bytes(101))
-    for path, why in ((pipe, "not a regular file"), (tmp_path, "not a regular file"), (large, "larger than 100 bytes")):
+    for path, why in (
+        (pipe, "not a regular file"),
+        (tmp_path, "not a regular file"),
+        (large, "larger than 100 bytes"),
+    ):
         with pytest.raises(UnreadableError, match=why):
             read_bytes(path, 100)
 
@@ -60,7 +72,17 @@ def test_yaml_aliases_are_counted_as_what_they_mean(tmp_path):
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     for i in range(1, 12):
         bomb += f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n"
-    for text in (bomb, "a: &a [*a]", "a: &a {b: *a}", "[" * 1000, "a: *missing", "- " * 1000, ": : :", "a: b: c", "\t"):
+    for text in (
+        bomb,
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "[" * 1000,
+        "a: *missing",
+        "- " * 1000,
+        ": : :",
+        "a: b: c",
+        "\t",
+    ):
         with pytest.raises(UnreadableError) as error:
             parse_yaml(text, Plain(), "x.yaml")
         assert "\n" not in str(error.value)
@@ -69,7 +91,12 @@ def test_yaml_aliases_are_counted_as_what_they_mean(tmp_path):
     assert read_yaml(path, Plain())["other"] == {"step": 1, "more": 2}
 
 
-@given(st.recursive(st.integers(), lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text("ab"), below)))
+@given(
+    st.recursive(
+        st.integers(),
+        lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text("ab"), below),
+    )
+)
 def test_yaml_counts_the_values_that_it_has(value):
     check_yaml(yaml.safe_dump(value))
     shared = [value] * 3  # the dumper writes an alias for what is the same object

@@ -22,7 +22,9 @@ MOMENTS = int(os.environ.get("SEER_MOMENTS", 1))
 
 def test_a_run_is_interrupted_in_each_way_and_comes_to_the_same(tiny, shards, tmp_path):
     command = [sys.executable, "-m", "tests.interruptions", tiny, str(shards), str(tmp_path)]
-    done = subprocess.run([*command, "--moments", str(MOMENTS)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--moments", str(MOMENTS)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout.splitlines()[-1])
     assert outcomes.keys() == WAYS.keys()
@@ -49,7 +51,9 @@ def at_terminal(program: str) -> Terminal:
 
 def test_the_first_interrupt_asks_and_the_second_ends():
     # A wait that Python does not come back from, as that for a peer which is gone.
-    terminal = at_terminal(STOPPING.format(then="import ctypes; c = ctypes.CDLL(None); c.pause(); c.sleep(60)"))
+    terminal = at_terminal(
+        STOPPING.format(then="import ctypes; c = ctypes.CDLL(None); c.pause(); c.sleep(60)")
+    )
     os.write(terminal.screen, b"\x03")
     assert terminal.shows(b"asked by SIGINT")
     assert terminal.shows(b"Ctrl-C again ends at once")

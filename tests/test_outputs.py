@@ -1,4 +1,6 @@
-"""Files that were asked for: whatever is wrong with them is one line before the work, and the old one stays."""
+"""Files that were asked for: whatever is wrong with them is one line before the work, and the old
+one stays.
+"""
 
 import errno
 import os
@@ -79,7 +81,9 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "sync", full)
-    with pytest.raises(InputError, match=r"the results cannot be written \(No space left on device\)"):
+    with pytest.raises(
+        InputError, match=r"the results cannot be written \(No space left on device\)"
+    ):
         emit({"a": 1}, str(path))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,7 +1,9 @@
-"""Who opens what: every call that opens or parses a file, by module, against the list of those that may.
+"""Who opens what: every call that opens or parses a file, by module, against the list of those that
+may.
 
-Whatever stands in a data folder, a run directory, a recipe or a model file is input, and is read through `seer.inputs`
-and `storage.tables`. A module that opens files in another way stands in `OPENERS`, with what it opens and why.
+Whatever stands in a data folder, a run directory, a recipe or a model file is input, and is read
+through `seer.inputs` and `storage.tables`. A module that opens files in another way stands in
+`OPENERS`, with what it opens and why.
 """
 
 import ast
@@ -80,7 +82,9 @@ def _only_writes(call: ast.Call) -> bool:
     """Whether some argument is the mode of a file that is written and not read."""
     modes = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
     flags = {ast.unparse(flag) for argument in call.args[1:] for flag in ast.walk(argument)}
-    return "os.O_WRONLY" in flags or any(mode in ("w", "wb", "x", "xb", "a", "ab") for mode in modes)
+    return "os.O_WRONLY" in flags or any(
+        mode in ("w", "wb", "x", "xb", "a", "ab") for mode in modes
+    )
 
 
 @cache
@@ -99,8 +103,14 @@ def _openers() -> Iterator[tuple[str, int, str]]:
 
 
 def test_whoever_opens_a_file_is_listed():
-    unlisted = [f"{module}, line {line}: {call}" for module, line, call in openers() if module not in OPENERS]
-    assert not unlisted, "read it by seer.inputs (or storage.tables), or list the module in OPENERS with what it opens"
+    unlisted = [
+        f"{module}, line {line}: {call}"
+        for module, line, call in openers()
+        if module not in OPENERS
+    ]
+    assert not unlisted, (
+        "read it by seer.inputs (or storage.tables), or list the module in OPENERS with what it opens"
+    )
 
 
 def test_who_is_listed_opens_something():
@@ -108,8 +118,21 @@ def test_who_is_listed_opens_something():
 
 
 def test_calls_that_open_are_seen():
-    seen = "open(x)", "path.open('rb')", "json.loads(t)", "pq.ParquetFile(f)", "yaml.compose(t)", "p.read_bytes()"
+    seen = (
+        "open(x)",
+        "path.open('rb')",
+        "json.loads(t)",
+        "pq.ParquetFile(f)",
+        "yaml.compose(t)",
+        "p.read_bytes()",
+    )
     for text in seen:
         assert opens(ast.parse(text).body[0].value), text  # type: ignore[attr-defined]
-    for text in ("reopen(x)", "open(x, 'w')", "json.dumps(x)", "pq.write_table(t, f)", "read_json(path, KIND)"):
+    for text in (
+        "reopen(x)",
+        "open(x, 'w')",
+        "json.dumps(x)",
+        "pq.write_table(t, f)",
+        "read_json(path, KIND)",
+    ):
         assert not opens(ast.parse(text).body[0].value), text  # type: ignore[attr-defined]

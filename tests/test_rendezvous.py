@@ -1,4 +1,6 @@
-"""Ranks that do not come, ports where others listen, environments that make no sense: one line each, in time."""
+"""Ranks that do not come, ports where others listen, environments that make no sense: one line
+each, in time.
+"""
 
 import os
 import socket
@@ -20,13 +22,19 @@ NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", 
 @pytest.fixture
 def environment(monkeypatch):
     """Free of launchers, with a free port, impatient; what is set in it is gone afterwards."""
-    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "TORCH"))})
+    monkeypatch.setattr(
+        os,
+        "environ",
+        {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "TORCH"))},
+    )
     for name in NAMES:
         os.environ.pop(name, None)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, SEER_JOIN_NOTICE="0.2", SEER_JOIN_LIMIT="1")
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=port, SEER_JOIN_NOTICE="0.2", SEER_JOIN_LIMIT="1"
+    )
     return os.environ
 
 
@@ -49,7 +57,9 @@ def test_rank_zero_says_who_is_missing_and_gives_up(environment, capfd):
     waiting.start()
     while not rendezvous._somebody_answers("127.0.0.1", int(environment["MASTER_PORT"])):
         pass
-    store = dist.TCPStore("127.0.0.1", int(environment["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=30))
+    store = dist.TCPStore(
+        "127.0.0.1", int(environment["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=30)
+    )
     store.set("seer/rank/2", "elsewhere")
     store.add("seer/arrived", 1)
     waiting.join()
@@ -65,7 +75,9 @@ def test_rank_zero_says_who_is_missing_and_gives_up(environment, capfd):
 
 def test_without_rank_zero_the_others_say_so(environment, capfd):
     environment.update(RANK="1", WORLD_SIZE="2")
-    with pytest.raises(InUseError, match=r"nobody answers rank 1 of 2 on .*: rank 0 is missing after 1 s; RANK=1"):
+    with pytest.raises(
+        InUseError, match=r"nobody answers rank 1 of 2 on .*: rank 0 is missing after 1 s; RANK=1"
+    ):
         meet(place(1, 2))
     errors = capfd.readouterr().err.splitlines()
     assert len(errors) == 1  # nothing of PyTorch's
@@ -76,7 +88,10 @@ def test_all_meet_and_none_waits(environment, capfd):
     environment["SEER_JOIN_LIMIT"] = "60"
     environment["SEER_JOIN_NOTICE"] = "50"
     stores = {}
-    ranks = [Thread(target=lambda rank=rank: stores.update({rank: meet(place(rank, 3))})) for rank in (2, 0, 1)]
+    ranks = [
+        Thread(target=lambda rank=rank: stores.update({rank: meet(place(rank, 3))}))
+        for rank in (2, 0, 1)
+    ]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -135,7 +150,10 @@ def test_another_program_on_the_port(environment, monkeypatch):
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "gpu0"}, "LOCAL_RANK='gpu0'"),
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "2"}, "LOCAL_RANK=2 in the environment"),
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "x"}, "LOCAL_WORLD_SIZE='x'"),
-        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": ""}, "MASTER_ADDR is not in the environment"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": ""},
+            "MASTER_ADDR is not in the environment",
+        ),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "http"}, "MASTER_PORT='http'"),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "70000"},
@@ -144,7 +162,10 @@ def test_another_program_on_the_port(environment, monkeypatch):
         ({"RANK": "0", "WORLD_SIZE": "2", "SEER_JOIN_LIMIT": "soon"}, "SEER_JOIN_LIMIT='soon'"),
         ({"RANK": "0", "WORLD_SIZE": "2", "SEER_JOIN_NOTICE": "-3"}, "SEER_JOIN_NOTICE='-3'"),
         ({"SLURM_STEP_NUM_TASKS": "four"}, "SLURM_STEP_NUM_TASKS='four'"),
-        ({"SLURM_STEP_NUM_TASKS": "4"}, "SLURM_JOB_ID is not in the environment of this SLURM step; unset SLURM_STEP"),
+        (
+            {"SLURM_STEP_NUM_TASKS": "4"},
+            "SLURM_JOB_ID is not in the environment of this SLURM step; unset SLURM_STEP",
+        ),
     ],
 )
 def test_an_environment_that_makes_no_sense(environment, values, message):

@@ -45,9 +45,17 @@ def test_descriptions_are_aligned_percentages():
 @pytest.mark.parametrize(
     ("more", "title", "value"),
     [
-        ({"task": "knn", "metric": "top1_k20"}, "knn top-1, k = 20", "50.0 %"),  # as an older seer wrote it
+        (
+            {"task": "knn", "metric": "top1_k20"},
+            "knn top-1, k = 20",
+            "50.0 %",
+        ),  # as an older seer wrote it
         ({"task": "linear", "metric": "top1_augmented"}, "linear top-1, augmented", "50.0 %"),
-        ({"title": "Normals mean angle", "unit": "°", "better": "lower"}, "Normals mean angle", "0.5 °"),
+        (
+            {"title": "Normals mean angle", "unit": "°", "better": "lower"},
+            "Normals mean angle",
+            "0.5 °",
+        ),
         ({"title": "kNN top-1", "unit": "share"}, "kNN top-1", "50.0 %"),
     ],
 )

@@ -19,7 +19,13 @@ from seer.report.watch import status
 from seer.rundir.names import SKIPPED
 from tests.conftest import rows
 
-SETTINGS = ["precision=fp64", "steps=8", "checkpoint.every=2", "health.patience=2", "parallel.mode=ddp"]
+SETTINGS = [
+    "precision=fp64",
+    "steps=8",
+    "checkpoint.every=2",
+    "health.patience=2",
+    "parallel.mode=ddp",
+]
 GUILTY = [4, 5, 6]  # steps 5 and 6 are not finite, and step 4 was applied before them
 
 
@@ -45,8 +51,16 @@ def poisoned_run(config, steps: tuple[int, ...]) -> None:
 def make(tiny, shards, tmp_path_factory):
     root = tmp_path_factory.mktemp("rollback")
 
-    def make(name: str, poisoned: tuple[int, ...], *overrides: str, nproc: int = 1, told: tuple[int, ...] = ()) -> Path:
-        config = load_config(tiny, [f"data={shards}", f"run_dir={root / name}", *SETTINGS, *overrides])
+    def make(
+        name: str,
+        poisoned: tuple[int, ...],
+        *overrides: str,
+        nproc: int = 1,
+        told: tuple[int, ...] = (),
+    ) -> Path:
+        config = load_config(
+            tiny, [f"data={shards}", f"run_dir={root / name}", *SETTINGS, *overrides]
+        )
         if told:
             (root / name).mkdir()
             ledger.skip(root / name, told, "told beforehand")
@@ -110,7 +124,9 @@ def test_steps_that_were_taken_after_all_are_noticed(poisoned, tmp_path):
 
 
 def test_without_a_checkpoint_there_is_no_way_back(make):
-    with pytest.raises(DivergedError, match=r"step 2: 2 steps in a row .* no checkpoint to go back to; lower"):
+    with pytest.raises(
+        DivergedError, match=r"step 2: 2 steps in a row .* no checkpoint to go back to; lower"
+    ):
         make("hopeless", (1, 2))
 
 
@@ -129,15 +145,27 @@ def test_one_bad_step_is_left_out_and_nothing_else(make):
     assert audit(run_dir).exact
 
 
-LOOK = ["health.every=1", "health.grace=0", "health.patience=2", "schedule.warmup=0", "steps=4", "checkpoint.every=100"]
+LOOK = [
+    "health.every=1",
+    "health.grace=0",
+    "health.patience=2",
+    "schedule.warmup=0",
+    "steps=4",
+    "checkpoint.every=100",
+]
 
 
 def test_a_collapsed_run_pauses_and_goes_on_when_told_again(make):
     flat = [*LOOK, "method.epsilon=100", "health.act=pause"]
-    with pytest.raises(PausedError, match=r"paused after step 2: images are assigned to all .*; lower"):
+    with pytest.raises(
+        PausedError, match=r"paused after step 2: images are assigned to all .*; lower"
+    ):
         make("collapsed", (), *flat)
     run_dir = make("collapsed", (), *flat)
-    assert [path.name for path in sorted((run_dir / "checkpoints").iterdir())] == ["step-000000002", "step-000000004"]
+    assert [path.name for path in sorted((run_dir / "checkpoints").iterdir())] == [
+        "step-000000002",
+        "step-000000004",
+    ]
     assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4]
     assert [a.name for a in status(run_dir).ailments] == ["flat_assignments"]
     assert status(run_dir).state == "done"
@@ -151,10 +179,18 @@ def test_a_healthy_run_shows_no_symptom(make):
 
 
 def test_a_collapse_may_lead_back(make):
-    overrides = [*LOOK, "method.epsilon=100", "health.act=rollback", "checkpoint.every=1", "health.rollbacks=1"]
+    overrides = [
+        *LOOK,
+        "method.epsilon=100",
+        "health.act=rollback",
+        "checkpoint.every=1",
+        "health.rollbacks=1",
+    ]
     with pytest.raises(DivergedError, match="after 1 rollbacks"):
         make("back", (), *overrides)
-    (event,) = [row for row in jsonl.read(make.root / "back/health.jsonl") if row["event"] == "rollback"]
+    (event,) = [
+        row for row in jsonl.read(make.root / "back/health.jsonl") if row["event"] == "rollback"
+    ]
     assert (event["step"], event["to"], event["skipped"]) == (2, 1, [2, 2])
     (skipped,) = jsonl.read(make.root / "back" / SKIPPED)
     assert skipped.keys() == {"step", "why"}  # no sample in particular is to blame

@@ -152,7 +152,10 @@ def test_options_are_checked_at_every_depth_by_their_dotted_keys():
         (Outer(sizes=[1, 0]), "sizes[1]: 0 is not a whole number, 1 or more"),
         (Outer(inner=Inner(rate=2)), "inner.rate: 2 is not a number from 0 to 1"),
         (Outer(inner=Inner(on=1)), "inner.on: 1 is not true or false"),
-        (Outer(views={"large": Inner(math.nan)}), "views.large.rate: nan is not a number from 0 to 1"),
+        (
+            Outer(views={"large": Inner(math.nan)}),
+            "views.large.rate: nan is not a number from 0 to 1",
+        ),
     ]:
         with pytest.raises(InputError) as error:
             check_options(wrong)

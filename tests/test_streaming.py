@@ -28,7 +28,9 @@ def from_disk(tiny, shards, tmp_path) -> list[float]:
     return losses(tmp_path / "disk")
 
 
-def test_a_run_from_a_failing_s3_has_the_losses_of_one_from_disk(tiny, shards, from_disk, tmp_path, monkeypatch):
+def test_a_run_from_a_failing_s3_has_the_losses_of_one_from_disk(
+    tiny, shards, from_disk, tmp_path, monkeypatch
+):
     be_impatient(monkeypatch)
     with s3_server(monkeypatch) as (server, upload):
         url = upload(shards, "bucket")
@@ -44,7 +46,13 @@ def test_a_run_from_a_failing_s3_has_the_losses_of_one_from_disk(tiny, shards, f
 
 def test_a_run_from_a_store_can_be_audited(tiny, shards, tmp_path):
     with serve(files(shards.parent)) as server:
-        seer("pretrain", tiny, f"data={server.url}/{shards.name}", f"run_dir={tmp_path / 'run'}", "steps=2")
+        seer(
+            "pretrain",
+            tiny,
+            f"data={server.url}/{shards.name}",
+            f"run_dir={tmp_path / 'run'}",
+            "steps=2",
+        )
         keys = seer("audit", tmp_path / "run", "--step", "1").stdout.splitlines()
         assert len(keys) == 8
         told = seer("audit", tmp_path / "run", "--key", keys[0].split()[0]).stdout
@@ -55,8 +63,14 @@ def test_what_a_store_holds_is_checked_before_the_run(tiny, shards, tmp_path, mo
     with serve(files(shards.parent)) as server:
         url = f"{server.url}/{shards.name}"
         for words, message in (
-            ([f"data={url}", "batch_size=48"], "40 images are fewer than one batch; use batch_size=40 or less"),
-            ([f"data={server.url}/nothing"], r"/nothing/manifest.parquet does not exist .*run seer shards index"),
+            (
+                [f"data={url}", "batch_size=48"],
+                "40 images are fewer than one batch; use batch_size=40 or less",
+            ),
+            (
+                [f"data={server.url}/nothing"],
+                r"/nothing/manifest.parquet does not exist .*run seer shards index",
+            ),
             ([f"data={url}", "loader.fetch=shard"], r"loader.fetch: 'shard' is unknown"),
             ([f"data=s5{url}"], "no kind of store"),
         ):
@@ -91,8 +105,18 @@ def test_evaluation_indexes_both_splits(tmp_path, shards, folder, monkeypatch):
 
     monkeypatch.setenv("SEER_CACHE", str(tmp_path / "cache"))
     for split in ("train", "test"):
-        build([str(folder / split)], tmp_path / "data" / split, BuildOptions(labels=True, workers=1))
+        build(
+            [str(folder / split)], tmp_path / "data" / split, BuildOptions(labels=True, workers=1)
+        )
         for path in (tmp_path / "data" / split).glob("*.parquet"):
             path.unlink()
-    words = ["--model", "pixels", "--data", tmp_path / "data", "k=[1]", "--out", tmp_path / "results.jsonl"]
+    words = [
+        "--model",
+        "pixels",
+        "--data",
+        tmp_path / "data",
+        "k=[1]",
+        "--out",
+        tmp_path / "results.jsonl",
+    ]
     assert seer("eval", "knn", *words).stderr.count("indexing them") == 2

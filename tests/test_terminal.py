@@ -1,4 +1,6 @@
-"""What the verbs print with: on any terminal, into any file that was asked for, or one line before the work."""
+"""What the verbs print with: on any terminal, into any file that was asked for, or one line before
+the work.
+"""
 
 import io
 import json
@@ -56,7 +58,12 @@ def test_signs_of_ours_are_spelt_in_ascii(monkeypatch):
 
 def test_json_knows_no_nan(capsys):
     emit({"a": math.nan, "b": [math.inf, 1.5], "c": Path("x"), "d": {1: True}}, "-")
-    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": "x", "d": {"1": True}}
+    assert json.loads(capsys.readouterr().out) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": "x",
+        "d": {"1": True},
+    }
 
 
 def seer(*words: str, stdout=subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess:
@@ -86,7 +93,9 @@ def test_a_terminal_of_ascii_a_full_disk_and_a_closed_pipe(tmp_path):
 
 def test_homes_are_written_out_where_no_shell_did(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    words = shlex.split("eval knn --model=~/run '~/x' ~ --out '~/a b' data=~/x x~ --key=a~/b --x=~ -- --dir=~/y")
+    words = shlex.split(
+        "eval knn --model=~/run '~/x' ~ --out '~/a b' data=~/x x~ --key=a~/b --x=~ -- --dir=~/y"
+    )
     assert homes_written_out(words) == shlex.split(
         "eval knn --model=/home/me/run /home/me/x /home/me --out '/home/me/a b' data=~/x x~ --key=a~/b --x=/home/me "
         "-- --dir=/home/me/y"

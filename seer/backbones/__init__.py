@@ -10,7 +10,15 @@ from seer.backbones.resnet import RESNETS, ResNet
 from seer.errors import InputError, nearest
 from seer.schema import check_options, shown
 
-__all__ = ["ALIASES", "BACKBONES", "Backbone", "BackboneConfig", "build", "canonical", "materialize"]
+__all__ = [
+    "ALIASES",
+    "BACKBONES",
+    "Backbone",
+    "BackboneConfig",
+    "build",
+    "canonical",
+    "materialize",
+]
 
 BACKBONES: dict[str, Callable[[BackboneConfig], Backbone]] = {
     **{name: partial(RegNet, spec) for name, spec in REGNETS.items()},
@@ -27,9 +35,11 @@ def canonical(name: str) -> str:
 
 
 def build(name: str | BackboneConfig, **options) -> Backbone:
-    """Build a backbone, initialised, from its config or from its name or alias and the config's other fields.
+    """Build a backbone, initialised, from its config or from its name or alias and the config's
+    other fields.
 
-    It lands on torch's current default device, `meta` included. Raises `InputError` for an unknown name or a bad value.
+    It lands on torch's current default device, `meta` included. Raises `InputError` for an unknown
+    name or a bad value.
     """
     config = name if isinstance(name, BackboneConfig) else BackboneConfig(name, **options)
     check_options(config, "backbone")

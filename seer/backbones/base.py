@@ -1,4 +1,6 @@
-"""What every backbone is: a stem, four stages of residual blocks, a global average pool; and how it is initialised."""
+"""What every backbone is: a stem, four stages of residual blocks, a global average pool; and how it
+is initialised.
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -40,7 +42,11 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, config: BackboneConfig, stem: nn.Module, stages: Iterable[nn.Sequential], channels: Sequence[int]
+        self,
+        config: BackboneConfig,
+        stem: nn.Module,
+        stages: Iterable[nn.Sequential],
+        channels: Sequence[int],
     ) -> None:
         super().__init__()
         self.config = config
@@ -51,7 +57,8 @@ class Backbone(nn.Module):
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        # Not by way of forward_features: a list of C2..C5 would keep the early ones alive for nothing.
+        # Not by way of forward_features: a list of C2..C5 would keep the early ones alive for
+        # nothing.
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
@@ -60,7 +67,8 @@ class Backbone(nn.Module):
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The stages' outputs [C2, C3, C4, C5], each `(B, channels[i], H / s, W / s)`.
 
-        s is 4, 8, 16, 32; with `stem_stride=1` it is half of that for a RegNet and a quarter for a ResNet.
+        s is 4, 8, 16, 32; with `stem_stride=1` it is half of that for a RegNet and a quarter for a
+        ResNet.
         """
         x = self.stem(x)
         features = []
@@ -70,8 +78,8 @@ class Backbone(nn.Module):
         return features
 
     def reset_parameters(self) -> None:
-        """Initialise every parameter and buffer: convolutions normal with variance 2 / fan-out (He et al. 2015,
-        arXiv:1502.01852), their biases 0, BatchNorm 1 and 0."""
+        """Initialise every parameter and buffer: convolutions normal with variance 2 / fan-out (He
+        et al. 2015, arXiv:1502.01852), their biases 0, BatchNorm 1 and 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -88,7 +96,8 @@ class Backbone(nn.Module):
 class ResidualBlock(nn.Module):
     """`relu(branch(x) + shortcut(x))`; the shortcut is a 1x1 projection where the shape changes.
 
-    ReLU works in place on tensors that nothing else saved for backward: BatchNorm's outputs and the sum.
+    ReLU works in place on tensors that nothing else saved for backward: BatchNorm's outputs and the
+    sum.
     """
 
     final_norm: ClassVar[str]  # the name of the branch's last BatchNorm
@@ -111,7 +120,13 @@ class Bottleneck(ResidualBlock):
     final_norm = "bn3"
 
     def __init__(
-        self, in_width: int, mid_width: int, out_width: int, stride: int = 1, groups: int = 1, se_width: int = 0
+        self,
+        in_width: int,
+        mid_width: int,
+        out_width: int,
+        stride: int = 1,
+        groups: int = 1,
+        se_width: int = 0,
     ) -> None:
         super().__init__(in_width, out_width, stride)
         self.conv1 = conv(in_width, mid_width, 1)
@@ -143,13 +158,22 @@ class SqueezeExcitation(nn.Module):
 
 def conv(in_width: int, out_width: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A padded convolution without bias (a BatchNorm follows)."""
-    return nn.Conv2d(in_width, out_width, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    return nn.Conv2d(
+        in_width, out_width, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+    )
 
 
-def conv_norm(in_width: int, out_width: int, kernel: int, stride: int, *more: nn.Module) -> nn.Sequential:
+def conv_norm(
+    in_width: int, out_width: int, kernel: int, stride: int, *more: nn.Module
+) -> nn.Sequential:
     """Convolution and BatchNorm, named `conv` and `bn`, then `more`."""
-    layers: dict[str, nn.Module] = {"conv": conv(in_width, out_width, kernel, stride), "bn": nn.BatchNorm2d(out_width)}
-    return nn.Sequential(OrderedDict(layers | {type(layer).__name__.lower(): layer for layer in more}))
+    layers: dict[str, nn.Module] = {
+        "conv": conv(in_width, out_width, kernel, stride),
+        "bn": nn.BatchNorm2d(out_width),
+    }
+    return nn.Sequential(
+        OrderedDict(layers | {type(layer).__name__.lower(): layer for layer in more})
+    )
 
 
 @torch.no_grad()

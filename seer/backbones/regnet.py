@@ -35,11 +35,16 @@ class RegNetSpec:
 
     @property
     def stages(self) -> list["Stage"]:
-        runs = [(width, len(list(run))) for width, run in groupby(map(self._block_width, range(self.depth)))]
+        runs = [
+            (width, len(list(run)))
+            for width, run in groupby(map(self._block_width, range(self.depth)))
+        ]
         return [self._whole_groups(width, depth) for width, depth in runs]
 
     def _block_width(self, i: int) -> int:
-        """Width of block i: u_i = w_0 + w_a i, moved to the nearest w_0 w_m^k, then to a multiple of 8."""
+        """Width of block i: u_i = w_0 + w_a i, moved to the nearest w_0 w_m^k, then to a multiple
+        of 8.
+        """
         k = round(log((self.w_0 + self.w_a * i) / self.w_0) / log(self.w_m))
         return round(self.w_0 * self.w_m**k / 8) * 8
 
@@ -53,7 +58,9 @@ class RegNetSpec:
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks of one width: `depth` of them, their 3x3 convolutions in groups of `group_width` channels."""
+    """Blocks of one width: `depth` of them, their 3x3 convolutions in groups of `group_width`
+    channels.
+    """
 
     width: int
     depth: int
@@ -68,7 +75,9 @@ class RegNet(Backbone):
         stages = spec.stages
         widths = [STEM_WIDTH, *(stage.width for stage in stages)]
         stem = conv_norm(3, STEM_WIDTH, 3, config.stem_stride, nn.ReLU(inplace=True))
-        layers = [_stage(width, stage, spec.se) for width, stage in zip(widths, stages, strict=False)]
+        layers = [
+            _stage(width, stage, spec.se) for width, stage in zip(widths, stages, strict=False)
+        ]
         super().__init__(config, stem, layers, widths[1:])
 
 
@@ -122,7 +131,8 @@ _Y = {
 REGNETS = {f"regnetx_{size}": RegNetSpec(*row, se=False) for size, row in _X.items()}
 REGNETS |= {f"regnety_{size}": RegNetSpec(*row, se=True) for size, row in _Y.items()}
 
-# Three networks come out wider in torchvision: stage 1 of the 8 GF RegNetY has 224 channels there and 168 elsewhere.
+# Three networks come out wider in torchvision: stage 1 of the 8 GF RegNetY has 224 channels there
+# and 168 elsewhere.
 for _name in ("regnetx_004", "regnety_008", "regnety_080"):
     REGNETS[f"{_name}_tv"] = replace(REGNETS[_name], round_up=True)
 

@@ -1,5 +1,5 @@
-"""ResNet (He et al. 2016, arXiv:1512.03385), the stride on the 3x3 convolution, with all widths multiplied by 1, 2 or 4
-as in SwAV's wide networks (Caron et al. 2020, arXiv:2006.09882)."""
+"""ResNet (He et al. 2016, arXiv:1512.03385), the stride on the 3x3 convolution, with all widths
+multiplied by 1, 2 or 4 as in SwAV's wide networks (Caron et al. 2020, arXiv:2006.09882)."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,9 @@ EXPANSION = 4  # of a bottleneck's output over its middle
 
 @dataclass(frozen=True)
 class ResNetSpec:
-    """Blocks per stage, whether they are bottlenecks or pairs of 3x3 convolutions, and the width multiplier."""
+    """Blocks per stage, whether they are bottlenecks or pairs of 3x3 convolutions, and the width
+    multiplier.
+    """
 
     depths: tuple[int, int, int, int]
     bottleneck: bool
@@ -49,7 +51,9 @@ class BasicBlock(ResidualBlock):
 
 
 class ResNet(Backbone):
-    """The trunk: a 7x7 stem with max-pool (3x3 without for `stem_stride=1`), then four stages of strides 1, 2, 2, 2."""
+    """The trunk: a 7x7 stem with max-pool (3x3 without for `stem_stride=1`), then four stages of
+    strides 1, 2, 2, 2.
+    """
 
     def __init__(self, spec: ResNetSpec, config: BackboneConfig) -> None:
         self.spec = spec
@@ -67,7 +71,9 @@ def _stage(spec: ResNetSpec, i: int) -> nn.Sequential:
     inner, out_width, stride = spec.inner_widths[i], spec.widths[i], 2 if i else 1
     block = partial(Bottleneck, mid_width=inner) if spec.bottleneck else BasicBlock
     first = block(in_width, out_width=out_width, stride=stride)
-    return nn.Sequential(first, *(block(out_width, out_width=out_width) for _ in range(1, spec.depths[i])))
+    return nn.Sequential(
+        first, *(block(out_width, out_width=out_width) for _ in range(1, spec.depths[i]))
+    )
 
 
 _DEPTHS: dict[int, tuple[int, int, int, int]] = {

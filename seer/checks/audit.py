@@ -1,9 +1,11 @@
-"""What a run saw, told from its run directory: which samples, how often, and that it was what the order prescribes.
+"""What a run saw, told from its run directory: which samples, how often, and that it was what the
+order prescribes.
 
-The order is a pure function, so the samples of any step can be named at any time. That the run took those and no others
-is shown by fingerprints: while training, every rank adds up a hash of each (step, sample) that it delivers, and the sum
-over ranks stands in the log and in the checkpoints. The audit adds up what the order prescribes and compares. Steps
-that the run passed over after a rollback stand in its ledger; they count as accounted for, not as seen.
+The order is a pure function, so the samples of any step can be named at any time. That the run took
+those and no others is shown by fingerprints: while training, every rank adds up a hash of each
+(step, sample) that it delivers, and the sum over ranks stands in the log and in the checkpoints.
+The audit adds up what the order prescribes and compares. Steps that the run passed over after a
+rollback stand in its ledger; they count as accounted for, not as seen.
 
 What cannot be read is named, and the rest is compared; such an audit is not exact.
 """
@@ -34,10 +36,23 @@ from seer.schema import FileName, Integer, Maybe, MismatchError, Record, Text
 
 CHUNK = 1 << 20  # samples looked at together
 REMOVED = "removed.jsonl"  # beside shards that images were taken out of; see shards/README.md
-REMOVAL = Record({"shard": FileName(".tar"), "becomes": Maybe(FileName(".tar")), "row": Integer(0), "key": Text(1024)})
+REMOVAL = Record(
+    {
+        "shard": FileName(".tar"),
+        "becomes": Maybe(FileName(".tar")),
+        "row": Integer(0),
+        "key": Text(1024),
+    }
+)
 LOADER = Record({"lanes": Integer(0, 2**31), "window": Integer(1, 2**31)})
 AUDITED = Record(
-    {"batch_size": Integer(1, 2**24), "data": Text(4096, 1), "seed": Integer(), "steps": Integer(1), "loader": LOADER}
+    {
+        "batch_size": Integer(1, 2**24),
+        "data": Text(4096, 1),
+        "seed": Integer(),
+        "steps": Integer(1),
+        "loader": LOADER,
+    }
 )
 Progress = Callable[[int, int], Any]  # called with the steps done and in all
 
@@ -74,7 +89,8 @@ class Audit:
 
     @property
     def exact(self) -> bool:
-        """Whether the run took what the order prescribes: no fingerprint differs, and every image is accounted for.
+        """Whether the run took what the order prescribes: no fingerprint differs, and every image
+        is accounted for.
 
         Only of a run that could be read wholly is that known.
         """
@@ -88,18 +104,34 @@ class Audit:
             f"{self.run}: {taken:,} steps took {self.samples:,} samples of {self.images:,} images; "
             f"each was seen {times} times, {self.epochs} epochs are complete",
             f"{self.fingerprints:,} fingerprints compared: "
-            + (f"they differ first at step {self.wrong[0]}" if self.wrong else "what was taken is what the order says"),
+            + (
+                f"they differ first at step {self.wrong[0]}"
+                if self.wrong
+                else "what was taken is what the order says"
+            ),
         ]
         if self.skipped:
             where = Path(self.run, SKIPPED)
-            lines.append(f"steps {ranges(self.skipped)}: skipped after a rollback, entered in the ledger {where}")
+            lines.append(
+                f"steps {ranges(self.skipped)}: skipped after a rollback, entered in the ledger {where}"
+            )
         lines += [f"not compared: {remark}" for remark in self.unread]
         if self.damaged:
-            lines.append(f"{self.damaged:,} damaged samples were replaced: see {Path(self.run, DAMAGED)}")
+            lines.append(
+                f"{self.damaged:,} damaged samples were replaced: see {Path(self.run, DAMAGED)}"
+            )
         for key, steps in self.found.items():
-            seen, skipped = ([s for s in steps if (s in self.skipped) is out] for out in (False, True))
-            lines.append(f"{key}: " + (f"seen at steps {', '.join(map(str, seen))}" if seen else "not seen"))
-            lines[-1] += f"; skipped at {', '.join(map(str, skipped))}, entered in the ledger" if skipped else ""
+            seen, skipped = (
+                [s for s in steps if (s in self.skipped) is out] for out in (False, True)
+            )
+            lines.append(
+                f"{key}: " + (f"seen at steps {', '.join(map(str, seen))}" if seen else "not seen")
+            )
+            lines[-1] += (
+                f"; skipped at {', '.join(map(str, skipped))}, entered in the ledger"
+                if skipped
+                else ""
+            )
         return lines
 
 
@@ -150,7 +182,9 @@ class History:
 
     @cached_property
     def removals(self) -> dict[str, tuple[str | None, dict[int, str]]]:
-        """For each shard that was written anew by a takedown: what it became, and the keys of the rows that went."""
+        """For each shard that was written anew by a takedown: what it became, and the keys of the
+        rows that went.
+        """
         found: dict[str, tuple[str | None, dict[int, str]]] = {}
         for row in _removed(self.data / REMOVED):
             found.setdefault(row["shard"], (row["becomes"], {}))[1][row["row"]] = row["key"]
@@ -161,7 +195,9 @@ class History:
         return shard in self.removals and not index_path(self.data / shard).is_file()
 
     def stream(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """In chunks of whole steps: `(steps,)` numbers from 0, `(steps, batch)` ids, `(steps,)` whether taken."""
+        """In chunks of whole steps: `(steps,)` numbers from 0, `(steps, batch)` ids, `(steps,)`
+        whether taken.
+        """
         together = max(1, CHUNK // self.batch)
         for first in range(0, self.steps, together):
             count = min(together, self.steps - first)
@@ -201,7 +237,9 @@ def _within(steps: int, row: Any) -> Row:
 
 def _header(checkpoint: Path, steps: int) -> dict[str, Any]:
     """The step and the fingerprint of a checkpoint."""
-    inputs.read_json(inputs.inside(checkpoint, HEADER), Record({}))  # a regular file, of plain values
+    inputs.read_json(
+        inputs.inside(checkpoint, HEADER), Record({})
+    )  # a regular file, of plain values
     try:
         header = HEADER_KIND.check(read_header(checkpoint))
         Integer(1, steps).check(header["step"], "step")
@@ -210,7 +248,9 @@ def _header(checkpoint: Path, steps: int) -> dict[str, Any]:
     return header
 
 
-def audit(run_dir: Path | str, keys: Sequence[str] = (), progress: Progress = lambda done, total: None) -> Audit:
+def audit(
+    run_dir: Path | str, keys: Sequence[str] = (), progress: Progress = lambda done, total: None
+) -> Audit:
     """Go through all that a run has taken. Memory: two bytes per image of the data.
 
     Args:
@@ -220,7 +260,9 @@ def audit(run_dir: Path | str, keys: Sequence[str] = (), progress: Progress = la
         InputError: no run directory, or a key that is nowhere in the data.
     """
     history = History(run_dir)
-    found = Audit(str(run_dir), history.steps, images=history.manifest.samples, unread=history.unread)
+    found = Audit(
+        str(run_dir), history.steps, images=history.manifest.samples, unread=history.unread
+    )
     found.skipped = [step + 1 for step in history.skipped]
     found.samples = (history.steps - len(found.skipped)) * history.batch
     found.epochs = history.steps * history.batch // found.images
@@ -254,13 +296,17 @@ def _counts(images: int) -> np.ndarray:
     try:
         return np.zeros(images, np.uint16)
     except (MemoryError, ValueError):
-        raise InputError(f"{images:,} images need {2 * images:,} bytes of memory, which is not to be had") from None
+        raise InputError(
+            f"{images:,} images need {2 * images:,} bytes of memory, which is not to be had"
+        ) from None
 
 
 def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
-    """The samples of the global batch of `step` (from 1): `{"id", "shard", "row", "key", "replacement"}` in order.
+    """The samples of the global batch of `step` (from 1): `{"id", "shard", "row", "key",
+    "replacement"}` in order.
 
-    `replacement` is the id of the sample that was shown for a damaged one, else None. Steps to come are told, too.
+    `replacement` is the id of the sample that was shown for a damaged one, else None. Steps to come
+    are told, too.
     """
     history = History(run_dir)
     if step < 1:
@@ -268,11 +314,16 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
     first = (step - 1) * history.batch
     ids = history.order.ids(first, history.batch)
     shards, rows = Reader(history.manifest).locate(ids)
-    present = np.unique(shards).tolist()  # a large batch is of thousands of shards, perhaps in a store
+    present = np.unique(
+        shards
+    ).tolist()  # a large batch is of thousands of shards, perhaps in a store
     with ThreadPoolExecutor(16) as pool:
         found = pool.map(partial(_keys, history), present)
         names = dict(zip(present, found, strict=True))
-    stand_ins = {entry.position: entry.replacement for entry in ledger.read(history.path, first + history.batch)}
+    stand_ins = {
+        entry.position: entry.replacement
+        for entry in ledger.read(history.path, first + history.batch)
+    }
     return [
         {
             "id": id,
@@ -281,7 +332,9 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
             "key": names[shard][row],
             "replacement": stand_ins.get(first + i),
         }
-        for i, (id, shard, row) in enumerate(zip(ids.tolist(), shards.tolist(), rows.tolist(), strict=True))
+        for i, (id, shard, row) in enumerate(
+            zip(ids.tolist(), shards.tolist(), rows.tolist(), strict=True)
+        )
     ]
 
 
@@ -289,10 +342,14 @@ def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
     """The global id of each key, as the run knew it."""
     found, wanted, first = dict[str, int](), set(keys), 0
     for shard, size in enumerate(history.manifest.sizes.tolist()):
-        found |= {name: first + row for row, name in enumerate(_keys(history, shard)) if name in wanted}
+        found |= {
+            name: first + row for row, name in enumerate(_keys(history, shard)) if name in wanted
+        }
         first += size
     if missing := [key for key in keys if key not in found]:
-        raise InputError(f"--key {missing[0]}: no such sample in {history.data}; keys are in its *.index.parquet")
+        raise InputError(
+            f"--key {missing[0]}: no such sample in {history.data}; keys are in its *.index.parquet"
+        )
     return found
 
 
@@ -304,7 +361,9 @@ def _keys(history: History, shard: int) -> list[str]:
 
 
 def _replaced(history: History, shard: str, followed: tuple[str, ...]) -> list[str]:
-    """The keys of a shard out of those of the one that took its place, and of those that were taken out."""
+    """The keys of a shard out of those of the one that took its place, and of those that were taken
+    out.
+    """
     becomes, gone = history.removals[shard]
     if becomes in followed:
         raise UnreadableError(f"{history.data / REMOVED}: {becomes} becomes itself")
@@ -321,7 +380,9 @@ def _replaced(history: History, shard: str, followed: tuple[str, ...]) -> list[s
 
 
 def keys_of_step(run_dir: Path, step: int) -> list[str]:
-    """The keys of the samples of a step (from 1); none where the indices of the data cannot be read now."""
+    """The keys of the samples of a step (from 1); none where the indices of the data cannot be read
+    now.
+    """
     try:
         return [sample["key"] for sample in batch(run_dir, step)]
     except (InputError, OSError):

@@ -1,4 +1,6 @@
-"""What this machine can and cannot do for a run: so far, whether its cores can feed an accelerator from given data."""
+"""What this machine can and cannot do for a run: so far, whether its cores can feed an accelerator
+from given data.
+"""
 
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +25,8 @@ SAMPLES = 128
 
 @dataclass(frozen=True)
 class DataPath:
-    """Milliseconds per image that one core spends on each part of 2×224+4×96 multi-crop, measured on real samples.
+    """Milliseconds per image that one core spends on each part of 2×224+4×96 multi-crop, measured
+    on real samples.
 
     Attributes:
         read: from the store, one reader, files perhaps cached by the system. decode: to pixels. crop: the six crops.
@@ -66,7 +69,9 @@ def measure(data: str) -> DataPath:
     encoded, read = timed(lambda: reader.read(ids))
     images, decoding = timed(lambda: list(decoded(encoded)))
     if not images:
-        raise InputError(f"{data}: none of {count} samples can be decoded; run: seer shards verify {quoted(data)}")
+        raise InputError(
+            f"{data}: none of {count} samples can be decoded; run: seer shards verify {quoted(data)}"
+        )
     numbers = np.zeros(len(images), np.int64), ids[: len(images)]
     cut, finished = (MultiCrop(DEFAULT_VIEWS, 0, finish) for finish in (False, True))
     cut(images, *numbers), finished(images, *numbers)  # the first time pays for warming up

@@ -1,4 +1,6 @@
-"""What this machine offers to a run: each finding is ok, a warning or a failure, and says what to do about it."""
+"""What this machine offers to a run: each finding is ok, a warning or a failure, and says what to
+do about it.
+"""
 
 import os
 import shutil
@@ -39,17 +41,26 @@ class Finding:
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level:8}{self.subject:12}{self.told}{'; ' if self.remedy else ''}{self.remedy}"
+        return (
+            f"{self.level:8}{self.subject:12}{self.told}{'; ' if self.remedy else ''}{self.remedy}"
+        )
 
 
 def software() -> Iterator[Finding]:
     """Python, PyTorch, CUDA, shared memory, and what ranks talk by."""
     here = ".".join(map(str, sys.version_info[:3]))
     old = sys.version_info < PYTHON
-    yield Finding("failure" if old else "ok", "Python", here, "install 3.11 or newer" if old else "")
+    yield Finding(
+        "failure" if old else "ok", "Python", here, "install 3.11 or newer" if old else ""
+    )
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     old = version < TORCH
-    yield Finding("failure" if old else "ok", "PyTorch", torch.__version__, "pip install -U torch" if old else "")
+    yield Finding(
+        "failure" if old else "ok",
+        "PyTorch",
+        torch.__version__,
+        "pip install -U torch" if old else "",
+    )
     yield _cuda()
     yield shared_memory()
     backends = {
@@ -61,7 +72,12 @@ def software() -> Iterator[Finding]:
     if backends[needed]:
         yield Finding("ok", "ranks", told)
     else:
-        yield Finding("failure", "ranks", f"{told}, without {needed}", "install a PyTorch that is built with it")
+        yield Finding(
+            "failure",
+            "ranks",
+            f"{told}, without {needed}",
+            "install a PyTorch that is built with it",
+        )
 
 
 def _cuda() -> Finding:
@@ -70,20 +86,31 @@ def _cuda() -> Finding:
         kinds = ", ".join(sorted({torch.cuda.get_device_name(i) for i in range(count)}))
         return Finding("ok", "CUDA", f"{torch.version.cuda}, {count} × {kinds}")
     if torch.version.cuda is None:
-        return Finding("warning", "CUDA", "this PyTorch is built without it", "runs are for the CPU")
+        return Finding(
+            "warning", "CUDA", "this PyTorch is built without it", "runs are for the CPU"
+        )
     if shutil.which("nvidia-smi"):
         remedy = "look at nvidia-smi and CUDA_VISIBLE_DEVICES; the driver may be too old"
-        return Finding("failure", "CUDA", f"PyTorch is built for {torch.version.cuda} and sees no device", remedy)
+        return Finding(
+            "failure",
+            "CUDA",
+            f"PyTorch is built for {torch.version.cuda} and sees no device",
+            remedy,
+        )
     return Finding("warning", "CUDA", "no GPU here", "runs are for the CPU")
 
 
 def shared_memory() -> Finding:
-    """Whether the loaders of a usual run, one rank per GPU, have room for their batches under /dev/shm."""
+    """Whether the loaders of a usual run, one rank per GPU, have room for their batches under
+    /dev/shm.
+    """
     free = arena.shared_free()
     if free is None:
         return Finding("ok", "shm", f"no {arena.SHARED} here")
     loader, crops = LoaderConfig(), MultiCrop(DEFAULT_VIEWS, 0)
-    need = memory_needed(loader.mode, loader.workers, loader.prefetch, crops.shapes(USUAL_SHARE), crops.dtype)
+    need = memory_needed(
+        loader.mode, loader.workers, loader.prefetch, crops.shapes(USUAL_SHARE), crops.dtype
+    )
     needed = need.shared * max(1, torch.cuda.device_count())
     told = f"{free / 2**20:.0f} MiB free in {arena.SHARED}"
     if needed <= free:
@@ -111,7 +138,9 @@ def file_system(folder: Path) -> Iterator[Finding]:
             yield _speed(Path(name))
     except OSError as error:
         told = f"{folder} cannot be written: {error.strerror}"
-        yield Finding("failure", subject, told, "give another --dir, where run directories are to be")
+        yield Finding(
+            "failure", subject, told, "give another --dir, where run directories are to be"
+        )
         return
     free = shutil.disk_usage(folder).free
     level: Literal["ok", "warning"] = "warning" if free < LITTLE else "ok"
@@ -128,7 +157,9 @@ def _rename(folder: Path) -> Finding:
     (folder / "shown" / "file").replace(folder / "old")
     if (folder / "old").read_text() == "new" and not (folder / "hidden").exists():
         return Finding("ok", "rename", "whole folders and files at once")
-    return Finding("failure", "rename", "a renamed file kept its old content", "put run directories elsewhere")
+    return Finding(
+        "failure", "rename", "a renamed file kept its old content", "put run directories elsewhere"
+    )
 
 
 def _lock(folder: Path) -> Finding:
@@ -140,8 +171,15 @@ def _lock(folder: Path) -> Finding:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            return Finding("failure", "locks", f"none here ({error.strerror})", "mount with locks (Lustre: -o flock)")
-        code = subprocess.run([sys.executable, "-c", HOLD, str(path)], capture_output=True).returncode
+            return Finding(
+                "failure",
+                "locks",
+                f"none here ({error.strerror})",
+                "mount with locks (Lustre: -o flock)",
+            )
+        code = subprocess.run(
+            [sys.executable, "-c", HOLD, str(path)], capture_output=True
+        ).returncode
     if code == 3:
         return Finding("ok", "locks", "a second process is kept out")
     remedy = "two runs in one directory go unnoticed; mount with locks (Lustre: -o flock)"
@@ -158,7 +196,9 @@ def _speed(folder: Path) -> Finding:
     rate = WRITTEN / (time.perf_counter() - began) / 1e6
     slow = rate < SLOW
     remedy = "checkpoints will take long; seer plan tells their size" if slow else ""
-    return Finding("warning" if slow else "ok", "speed", f"{rate:.0f} MB/s written and synchronised", remedy)
+    return Finding(
+        "warning" if slow else "ok", "speed", f"{rate:.0f} MB/s written and synchronised", remedy
+    )
 
 
 def data(where: str) -> Finding:
@@ -171,4 +211,8 @@ def data(where: str) -> Finding:
         return Finding("failure", "data", str(error))
     seconds = time.perf_counter() - began
     kind = f"the {found.scheme} store answers" if isinstance(found, Url) else "here"
-    return Finding("ok", "data", f"{manifest.samples:,} samples in {where}: {kind}, manifest read in {seconds:.2f} s")
+    return Finding(
+        "ok",
+        "data",
+        f"{manifest.samples:,} samples in {where}: {kind}, manifest read in {seconds:.2f} s",
+    )

@@ -1,8 +1,9 @@
 """Configurations: a YAML recipe and dotted overrides → one typed dataclass, and back.
 
-A recipe may start from another (`base: swav_regnety_128.yaml`); later layers win. A value is read as what its option is
-declared to be, so a text stays as it was written; its range stands beside the option (`seer.schema`). An unknown key
-fails and names the nearest right one, and nothing is inferred afterwards.
+A recipe may start from another (`base: swav_regnety_128.yaml`); later layers win. A value is read
+as what its option is declared to be, so a text stays as it was written; its range stands beside the
+option (`seer.schema`). An unknown key fails and names the nearest right one, and nothing is
+inferred afterwards.
 """
 
 import hashlib
@@ -29,12 +30,19 @@ DEEPEST_KEY = 16  # parts of a dotted key
 
 _PACKAGE = Path(__file__).parent.parent
 # An installed package carries the recipes inside; a checkout has them at its top.
-RECIPES = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()), _PACKAGE / "configs")
+RECIPES = next(
+    (p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()),
+    _PACKAGE / "configs",
+)
 
 
 def recipes() -> dict[str, Path]:
     """Every recipe that comes with seer, by name."""
-    return {path.stem: path for path in sorted(RECIPES.rglob("*.yaml")) if path.parent.name != "clusters"}
+    return {
+        path.stem: path
+        for path in sorted(RECIPES.rglob("*.yaml"))
+        if path.parent.name != "clusters"
+    }
 
 
 def find_recipe(name: str) -> Path:
@@ -43,9 +51,13 @@ def find_recipe(name: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         return path
     known = recipes()
-    name = name.removesuffix("gf") if name not in known else name  # swav_regnety_256gf, as the network is called
+    name = (
+        name.removesuffix("gf") if name not in known else name
+    )  # swav_regnety_256gf, as the network is called
     if name not in known:
-        raise InputError(f"recipe {shown(name)} is unknown{nearest(name, known)}; or give the path of a .yaml file")
+        raise InputError(
+            f"recipe {shown(name)} is unknown{nearest(name, known)}; or give the path of a .yaml file"
+        )
     return known[name]
 
 
@@ -66,12 +78,16 @@ def read_layers(path: Path) -> dict[str, Tree]:
         if base is None:
             return merged
         if not isinstance(base, Scalar) or base.is_null:
-            raise InputError(f"{path}: base: expected the name of a recipe or the path of a .yaml file")
+            raise InputError(
+                f"{path}: base: expected the name of a recipe or the path of a .yaml file"
+            )
         path = _base_path(path, base.text)
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, Tree]:
-    """`["optim.lr=0.1", "views.small.count=0"]` as a layer; the values stay the texts that they are."""
+    """`["optim.lr=0.1", "views.small.count=0"]` as a layer; the values stay the texts that they
+    are.
+    """
     layer: dict[str, Tree] = {}
     for item in overrides:
         key, equals, text = item.partition("=")
@@ -88,9 +104,13 @@ def parse_overrides(overrides: list[str]) -> dict[str, Tree]:
 
 
 def resolve(
-    schema: type[T], layers: list[dict[str, Tree]], variants: Variants | None = None, allow_env: bool = False
+    schema: type[T],
+    layers: list[dict[str, Tree]],
+    variants: Variants | None = None,
+    allow_env: bool = False,
 ) -> T:
-    """Merge `layers` over the dataclass `schema`, check every key, type and range, and return an instance.
+    """Merge `layers` over the dataclass `schema`, check every key, type and range, and return an
+    instance.
 
     Args:
         variants: for a key whose shape depends on its `name` (`method`): the dataclass of each name.
@@ -103,7 +123,11 @@ def resolve(
 
 
 def load(
-    schema: type[T], recipe: str, overrides: list[str], variants: Variants | None = None, allow_env: bool = False
+    schema: type[T],
+    recipe: str,
+    overrides: list[str],
+    variants: Variants | None = None,
+    allow_env: bool = False,
 ) -> T:
     """The typed configuration of a recipe (name or path) under `key=value` overrides."""
     layer = read_layers(find_recipe(recipe))
@@ -138,8 +162,8 @@ def layer(values: dict[str, Any]) -> dict[str, Tree]:
 def incidental(options: type, prefix: str = "") -> frozenset[str]:
     """The keys (with all below them) of a dataclass of options that are declared `incidental`.
 
-    They change where and how fast a run goes, never what it learns: two commands that differ only here continue one
-    run, and their results bear one hash.
+    They change where and how fast a run goes, never what it learns: two commands that differ only
+    here continue one run, and their results bear one hash.
     """
     keys = frozenset[str]()
     for declared in fields(options):
@@ -170,23 +194,35 @@ def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str] 
     """Where two configurations given as plain values disagree, but for the `free` keys."""
     a, b = flatten(old), flatten(new)
     keys = [key for key in sorted(a.keys() | b.keys()) if not _under(key, free)]
-    return [f"{key} is {a.get(key)!r} there and {b.get(key)!r} here" for key in keys if a.get(key) != b.get(key)]
+    return [
+        f"{key} is {a.get(key)!r} there and {b.get(key)!r} here"
+        for key in keys
+        if a.get(key) != b.get(key)
+    ]
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one dict with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= (
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
 def _written(values: dict[str, Any]) -> str:
-    return yaml.dump(escaped(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1)
+    return yaml.dump(
+        escaped(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1
+    )
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that `seer.config.layers`, or an older reader, would take for something else."""
+    """Quotes every text that `seer.config.layers`, or an older reader, would take for something
+    else.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -195,7 +231,9 @@ class _Dumper(yaml.SafeDumper):
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = "'" if plain(Scalar(text)) != text else None
     # In double quotes, line breaks and what a terminal obeys are escaped.
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style if text.isprintable() else '"')
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=style if text.isprintable() else '"'
+    )
 
 
 _Dumper.add_representer(str, _represent_text)

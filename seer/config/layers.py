@@ -1,8 +1,9 @@
 """A layer of a configuration: what a YAML file or the command line says, as it was written.
 
-A layer is a tree of mappings, lists and scalars whose text nobody has interpreted yet: whether `0123`, `on` or `12:30`
-is a text, a number or a flag is for the option that it is given to (`seer.config`). Files go through `seer.inputs`, so
-aliases, depth and size are bounded, and no tag makes an object.
+A layer is a tree of mappings, lists and scalars whose text nobody has interpreted yet: whether
+`0123`, `on` or `12:30` is a text, a number or a flag is for the option that it is given to
+(`seer.config`). Files go through `seer.inputs`, so aliases, depth and size are bounded, and no tag
+makes an object.
 """
 
 import json
@@ -14,18 +15,30 @@ from typing import Any, TypeGuard
 
 import yaml
 
-from seer.inputs import LARGEST_YAML, YAML_LOADER, UnreadableError, check_yaml, read_text, yaml_problem
+from seer.inputs import (
+    LARGEST_YAML,
+    YAML_LOADER,
+    UnreadableError,
+    check_yaml,
+    read_text,
+    yaml_problem,
+)
 from seer.schema import MismatchError, join
 
 CORE = "tag:yaml.org,2002:"
 # What a scalar may look like without an explicit tag; only `<<` means anything to us.
-TAGS = {CORE + name for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
+TAGS = {
+    CORE + name
+    for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
+}
 
 NULLS = {"", "~", "null", "Null", "NULL"}
 FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 WHOLE = re.compile(r"[+-]?(0|[1-9](_?[0-9])*)")
 DIGITS = r"[0-9](_?[0-9])*"
-DECIMAL = re.compile(rf"[+-]?({DIGITS}\.?({DIGITS})?|\.{DIGITS})([eE][+-]?[0-9]+)?|[+-]?\.?inf|\.?nan", re.IGNORECASE)
+DECIMAL = re.compile(
+    rf"[+-]?({DIGITS}\.?({DIGITS})?|\.{DIGITS})([eE][+-]?[0-9]+)?|[+-]?\.?inf|\.?nan", re.IGNORECASE
+)
 LONGEST_NUMBER = 400  # characters
 
 
@@ -65,7 +78,9 @@ def read_layer(path: Path) -> dict[str, Tree]:
 
 
 def parse(text: str, where: str, given: bool = False) -> Tree:
-    """The tree that a YAML text means. `UnreadableError` names `where` and the line, and quotes nothing but keys."""
+    """The tree that a YAML text means. `UnreadableError` names `where` and the line, and quotes
+    nothing but keys.
+    """
     try:
         check_yaml(text)
         node = yaml.compose(text, Loader=YAML_LOADER)
@@ -73,7 +88,9 @@ def parse(text: str, where: str, given: bool = False) -> Tree:
     except MismatchError as error:
         raise UnreadableError(f"{where}: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UnreadableError(f"{where}: not readable as YAML ({yaml_problem(error, text)})") from None
+        raise UnreadableError(
+            f"{where}: not readable as YAML ({yaml_problem(error, text)})"
+        ) from None
 
 
 def merge(below: Tree, above: Tree, key: str = "") -> Tree:
@@ -100,7 +117,12 @@ def opened_list(tree: Tree, key: str) -> Tree:
 
 
 def _is_flow(tree: Tree, bracket: str) -> TypeGuard[Scalar]:
-    return isinstance(tree, Scalar) and tree.given and not tree.quoted and tree.text.lstrip().startswith(bracket)
+    return (
+        isinstance(tree, Scalar)
+        and tree.given
+        and not tree.quoted
+        and tree.text.lstrip().startswith(bracket)
+    )
 
 
 def flow(tree: Tree) -> str:
@@ -113,12 +135,15 @@ def _flow(tree: Tree) -> str:
         return json.dumps(tree.text, ensure_ascii=False) if tree.quoted else tree.text
     if isinstance(tree, list):
         return f"[{', '.join(map(_flow, tree))}]"
-    entries = [f"{json.dumps(name, ensure_ascii=False)}: {_flow(below)}" for name, below in tree.items()]
+    entries = [
+        f"{json.dumps(name, ensure_ascii=False)}: {_flow(below)}" for name, below in tree.items()
+    ]
     return f"{{{', '.join(entries)}}}"
 
 
 def plain(tree: Tree, text_of: Any = lambda scalar, key: scalar.text, key: str = "") -> Any:
-    """The values that a tree without declared types means: what looks like a number or a flag and is unquoted is one.
+    """The values that a tree without declared types means: what looks like a number or a flag and
+    is unquoted is one.
 
     `text_of(scalar, key)` gives the text that a scalar stands for, its references replaced.
     """
@@ -152,7 +177,9 @@ def read_flag(text: str) -> bool:
 
 
 def read_whole(text: str) -> int:
-    """A whole number in decimal digits, perhaps with `_` between them; no leading zeros, which YAML takes for octal."""
+    """A whole number in decimal digits, perhaps with `_` between them; no leading zeros, which YAML
+    takes for octal.
+    """
     text = text.strip()
     if len(text) > LONGEST_NUMBER or not WHOLE.fullmatch(text):
         raise ValueError(text)
@@ -194,7 +221,9 @@ def _mapping(node: yaml.Node, given: bool) -> dict[str, Tree]:
 
 
 def _merged(node: yaml.Node, given: bool) -> dict[str, Tree]:
-    """What `<<` brings into a mapping: another one's entries, or several ones', of which the first wins."""
+    """What `<<` brings into a mapping: another one's entries, or several ones', of which the first
+    wins.
+    """
     tree = _tree(node, given)
     mappings = tree if isinstance(tree, list) else [tree]
     merged: dict[str, Tree] = {}

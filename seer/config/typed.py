@@ -37,7 +37,8 @@ KINDS: dict[type, Kind] = {bool: Flag(), int: Integer(), float: Number(), str: T
 def instance(schema: type[T], tree: dict[str, Tree], variants: Variants, allow_env: bool) -> T:
     """The options that a tree describes, checked; those that it does not name keep their defaults."""
     chosen = _chosen(schema, tree, variants)
-    defaults = {f.name: chosen[f.name]() if f.name in chosen else default_of(f) for f in fields(schema)}  # type: ignore[arg-type]
+    declared = fields(schema)  # type: ignore[arg-type]
+    defaults = {f.name: chosen[f.name]() if f.name in chosen else default_of(f) for f in declared}
     reader = _Reader(References(tree, defaults, allow_env), chosen)
     options = reader.options(schema, tree, defaults, "")
     check_options(options)
@@ -45,7 +46,9 @@ def instance(schema: type[T], tree: dict[str, Tree], variants: Variants, allow_e
 
 
 def check_entries(schema: type, recipe: dict[str, Tree], given: dict[str, Tree]) -> None:
-    """An override may change the entries of a recipe's free-form options (`views.large`), not misspell a new one."""
+    """An override may change the entries of a recipe's free-form options (`views.large`), not
+    misspell a new one.
+    """
     hints = get_type_hints(schema)
     for declared in fields(schema):
         if not _is_entries(hints[declared.name]) or declared.name not in given:
@@ -53,8 +56,12 @@ def check_entries(schema: type, recipe: dict[str, Tree], given: dict[str, Tree])
         entries = opened(given[declared.name], declared.name)
         own = recipe.get(declared.name)
         names = {*default_of(declared), *(own if isinstance(own, dict) else {})}
-        for unknown in [name for name in entries if name not in names] if isinstance(entries, dict) else []:
-            raise InputError(f"{join(declared.name, unknown)}: unknown key{nearest(unknown, names)}")
+        for unknown in (
+            [name for name in entries if name not in names] if isinstance(entries, dict) else []
+        ):
+            raise InputError(
+                f"{join(declared.name, unknown)}: unknown key{nearest(unknown, names)}"
+            )
 
 
 def _is_entries(hint: Any) -> bool:
@@ -89,14 +96,17 @@ class _Reader:
         entries = self._entries(tree, where)
         declared = {f.name: f for f in fields(schema)}
         for unknown in [name for name in entries if name not in declared]:
-            # A base may be any file that a stranger's recipe names: what is no name of an option may be its secret.
+            # A base may be any file that a stranger's recipe names: what is no name of an option
+            # may be its secret.
             name = unknown if re.fullmatch(r"[A-Za-z_][\w-]{0,39}", unknown) else "..."
             raise InputError(f"{join(where, name)}: unknown key{nearest(name, declared)}")
         hints = get_type_hints(schema)
         values = {}
         for name, field in declared.items():
             hint = self.chosen.get(name, hints[name]) if not where else hints[name]
-            values[name] = self._field(field, hint, entries.get(name), _default(default, field), join(where, name))
+            values[name] = self._field(
+                field, hint, entries.get(name), _default(default, field), join(where, name)
+            )
         # Last, so that whoever misspelt a key reads which, rather than that it is not set.
         if missing := [join(where, name) for name, value in values.items() if value is MISSING]:
             example = f"give {missing[0]}=... on the command line or in the recipe"
@@ -124,9 +134,16 @@ class _Reader:
             return self._list(get_args(hint)[0], tree, key, kind)
         return self._scalar(hint, tree, key, kind or KINDS[hint])
 
-    def _first(self, hints: tuple[Any, ...], tree: Tree, default: Any, key: str, kind: Kind | None) -> Any:
+    def _first(
+        self, hints: tuple[Any, ...], tree: Tree, default: Any, key: str, kind: Kind | None
+    ) -> Any:
         """A value of the first of several types that takes it; `None` for null."""
-        if isinstance(tree, Scalar) and NoneType in hints and not tree.quoted and tree.text in ("null", "~", ""):
+        if (
+            isinstance(tree, Scalar)
+            and NoneType in hints
+            and not tree.quoted
+            and tree.text in ("null", "~", "")
+        ):
             return None
         problem: Exception | None = None
         for hint in [hint for hint in hints if hint is not NoneType]:
@@ -172,7 +189,11 @@ class _Reader:
 
 
 def _default(default: Any, field: Field) -> Any:
-    """What an option is where nothing is said of it: as in `default`, or else as its dataclass declares."""
+    """What an option is where nothing is said of it: as in `default`, or else as its dataclass
+    declares.
+    """
     if isinstance(default, Mapping):
         return default[field.name]
-    return default_of(field) if default is None or default is MISSING else getattr(default, field.name)
+    return (
+        default_of(field) if default is None or default is MISSING else getattr(default, field.name)
+    )

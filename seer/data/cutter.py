@@ -1,7 +1,8 @@
-"""The seam where batches are made: what is planned of images before they are decoded, and what cuts them.
+"""The seam where batches are made: what is planned of images before they are decoded, and what cuts
+them.
 
-`MultiCrop` is one cutter, `LabelledCrop` another. Whoever makes batches (`delivery`, `workers`, `loader`) knows no more
-of them than this.
+`MultiCrop` is one cutter, `LabelledCrop` another. Whoever makes batches (`delivery`, `workers`,
+`loader`) knows no more of them than this.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,7 +64,9 @@ class Cutter(Protocol[Made]):
         """Of the arrays that `count` images fill."""
 
     def plan(self, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray) -> Plan:
-        """What to cut of B images of these heights and widths, as sample `ids` `(B,)` in `epochs` `(B,)`."""
+        """What to cut of B images of these heights and widths, as sample `ids` `(B,)` in `epochs`
+        `(B,)`.
+        """
 
     def finish(self, batch: Any, device: torch.device | str) -> Made:
         """What `Plan.batch` gave, on the device, as a learner takes it."""
@@ -87,7 +90,9 @@ class Samples(Protocol):
     def read_step(
         self, ids: np.ndarray, step: int, ids_of: Callable[[int], np.ndarray], stride: int = 1
     ) -> list[bytes]:
-        """The images `ids`, which are `ids_of(step)`, for a worker whose next steps are `stride` apart."""
+        """The images `ids`, which are `ids_of(step)`, for a worker whose next steps are `stride`
+        apart.
+        """
 
     def replacement(self, damaged: int, reason: str) -> tuple[np.ndarray, int]:
         """What is shown in the place of an image that cannot be decoded, and its id.

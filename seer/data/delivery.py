@@ -1,4 +1,6 @@
-"""One step's batch of one rank: read, decode, crop. It is a pure function of the manifest, the order and the step."""
+"""One step's batch of one rank: read, decode, crop. It is a pure function of the manifest, the
+order and the step.
+"""
 
 import time
 from dataclasses import dataclass
@@ -28,7 +30,9 @@ class Clock:
 
 
 class Delivery(NamedTuple):
-    """One batch as a worker gives it, its damaged samples, and the seconds that each part of making it took."""
+    """One batch as a worker gives it, its damaged samples, and the seconds that each part of making
+    it took.
+    """
 
     batch: Parcel | Encoded
     damaged: list[Damaged]
@@ -70,7 +74,10 @@ class StepTask:
             clock.lap("decode")
             plan.cut(i, image)
             clock.lap("crop")
-        augmenting = {"augment": plan.augment_seconds, "crop": clock.seconds["crop"] - plan.augment_seconds}
+        augmenting = {
+            "augment": plan.augment_seconds,
+            "crop": clock.seconds["crop"] - plan.augment_seconds,
+        }
         return Delivery(plan.batch(), damaged, clock.seconds | augmenting)
 
     def send(self, step: int) -> Delivery:
@@ -85,9 +92,13 @@ class StepTask:
         ]
         clock.lap("decode")
         assert isinstance(self.cutter, MultiCrop)
-        return Delivery(encode(images, self.cutter, self.order.epoch(positions), ids), damaged, clock.seconds)
+        return Delivery(
+            encode(images, self.cutter, self.order.epoch(positions), ids), damaged, clock.seconds
+        )
 
-    def _decoded(self, position: int, id: int, data: bytes, damaged: list[Damaged], reduction: int = 1) -> np.ndarray:
+    def _decoded(
+        self, position: int, id: int, data: bytes, damaged: list[Damaged], reduction: int = 1
+    ) -> np.ndarray:
         """The image, or the one that replaces it, which is added to `damaged`."""
         try:
             return decode(data, reduction=reduction)

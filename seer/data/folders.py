@@ -1,4 +1,6 @@
-"""Folders of images as people have them: with links, pipes, what nobody may read, and names that are not UTF-8."""
+"""Folders of images as people have them: with links, pipes, what nobody may read, and names that
+are not UTF-8.
+"""
 
 import hashlib
 import logging
@@ -22,7 +24,8 @@ OnError = Callable[[OSError], object]
 
 
 def readable(name: str) -> str:
-    r"""A file's name as valid Unicode. Bytes that are no UTF-8 become `\xe9`; different names stay different.
+    r"""A file's name as valid Unicode. Bytes that are no UTF-8 become `\xe9`; different names stay
+    different.
 
     So that they do, backslashes are doubled in a name that has such bytes, or looks as if it had.
     """
@@ -35,9 +38,11 @@ def readable(name: str) -> str:
 
 
 def images_under(folder: Path, on_error: OnError = unreadable) -> list[str]:
-    """Paths relative to `folder`, sorted, of the image files at any depth. Hidden ones are passed over.
+    """Paths relative to `folder`, sorted, of the image files at any depth. Hidden ones are passed
+    over.
 
-    Links are followed, to each folder once and never in circles: links across each other have no end of paths.
+    Links are followed, to each folder once and never in circles: links across each other have no
+    end of paths.
 
     Args:
         on_error: told of each folder that cannot be read; raises, or returns if the others shall do.
@@ -55,7 +60,11 @@ def images_under(folder: Path, on_error: OnError = unreadable) -> list[str]:
         images = [name for name in names if is_image(name) and not name.startswith(".")]
         paths += [os.path.join(parent, name).removeprefix(above) for name in images]
     if passed:
-        logger.warning("passed over %d links to folders that are read already: %s", len(passed), readable(passed[0]))
+        logger.warning(
+            "passed over %d links to folders that are read already: %s",
+            len(passed),
+            readable(passed[0]),
+        )
     return sorted(paths)
 
 
@@ -65,7 +74,9 @@ def is_image(name: str) -> bool:
 
 
 def read_image(path: Path) -> bytes:
-    """The content of a regular file. Raises `DamagedImage` for anything else: opening a pipe waits for its writer."""
+    """The content of a regular file. Raises `DamagedImage` for anything else: opening a pipe waits
+    for its writer.
+    """
     try:
         with inputs.open_data(path) as file:
             _check_regular(os.fstat(file.fileno()))
@@ -82,9 +93,11 @@ class Files:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes whenever a file is changed, added or touched. `InputError` for what is no file, as a link to nothing.
+        """Changes whenever a file is changed, added or touched. `InputError` for what is no file,
+        as a link to nothing.
 
-        Other bytes of the same length can be given the old time of modification; that of the inode's change cannot.
+        Other bytes of the same length can be given the old time of modification; that of the
+        inode's change cannot.
         """
         digest = hashlib.sha256()
         for i, path in enumerate(self.paths):
@@ -93,7 +106,9 @@ class Files:
                 _check_regular(status)
             except (OSError, DamagedImage) as error:
                 reason = error.strerror if isinstance(error, OSError) else error.reason
-                raise InputError(f"{self.name(i)} cannot be read ({reason}); repair or remove it") from None
+                raise InputError(
+                    f"{self.name(i)} cannot be read ({reason}); repair or remove it"
+                ) from None
             times = f"{status.st_mtime_ns}\0{status.st_ctime_ns}"
             digest.update(os.fsencode(path) + f"\0{status.st_size}\0{times}\n".encode())
         return digest.hexdigest()
@@ -119,7 +134,9 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _leads_back(path: str, seen: set[tuple[int, int]]) -> bool:
-    """Whether it is a link to a folder that was walked before; if not, then that counts as walked now."""
+    """Whether it is a link to a folder that was walked before; if not, then that counts as walked
+    now.
+    """
     if not os.path.islink(path):
         return False
     identity = _identity(path)

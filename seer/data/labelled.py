@@ -1,4 +1,6 @@
-"""Labelled images for the evaluations: class folders, or labelled shards, behind one small interface."""
+"""Labelled images for the evaluations: class folders, or labelled shards, behind one small
+interface.
+"""
 
 import hashlib
 import os
@@ -16,7 +18,10 @@ from seer.data.storage.store import Url, place
 from seer.errors import InputError, unreadable
 
 MOST_SAMPLES = 2**27  # of labelled shards, whose labels are all held in memory
-SPLITS = {"train": ("train",), "test": ("test", "val")}  # a split's name → the folders that may hold it
+SPLITS = {
+    "train": ("train",),
+    "test": ("test", "val"),
+}  # a split's name → the folders that may hold it
 SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
 
 
@@ -46,7 +51,8 @@ class Samples:
 
 
 class Labelled:
-    """Images with class labels. Picklable; decodes, and leaves all further transforms to the evaluation.
+    """Images with class labels. Picklable; decodes, and leaves all further transforms to the
+    evaluation.
 
     Attributes:
         labels: `(N,)` int64 into `classes`. classes: names, sorted where they come from folders.
@@ -78,11 +84,15 @@ class Labelled:
         return self.source.bytes(i)
 
     def image(self, i: int) -> np.ndarray:
-        """`(H, W, 3)` uint8 RGB. Raises `InputError` naming the file if it is damaged: a score skips no image."""
+        """`(H, W, 3)` uint8 RGB. Raises `InputError` naming the file if it is damaged: a score
+        skips no image.
+        """
         try:
             return decode(self.bytes(i))
         except DamagedImage as error:
-            raise InputError(f"{self.source.name(i)} cannot be used ({error}); repair or remove it") from error
+            raise InputError(
+                f"{self.source.name(i)} cannot be used ({error}); repair or remove it"
+            ) from error
 
 
 class LabelledSamples:
@@ -111,11 +121,14 @@ class LabelledSamples:
         raise self._unusable(damaged, reason)
 
     def _unusable(self, id: int, reason: str) -> InputError:
-        return InputError(f"{self.images.source.name(id)} cannot be used ({reason}); repair or remove it")
+        return InputError(
+            f"{self.images.source.name(id)} cannot be used ({reason}); repair or remove it"
+        )
 
 
 def load_labelled(path: Path | str, split: str | None = None) -> Labelled:
-    """Labelled images of `path`, or of its folder for `split` (`train`; `test`, which may be named `val`).
+    """Labelled images of `path`, or of its folder for `split` (`train`; `test`, which may be named
+    `val`).
 
     Raises:
         InputError: there are neither class folders nor labelled shards.
@@ -123,16 +136,21 @@ def load_labelled(path: Path | str, split: str | None = None) -> Labelled:
     root = place(path)
     if isinstance(root, Url):
         folders = [root] if split is None else [root / name for name in SPLITS.get(split, (split,))]
-        return _from_shards(next((folder for folder in folders if (folder / MANIFEST).is_file()), folders[0]))
+        return _from_shards(
+            next((folder for folder in folders if (folder / MANIFEST).is_file()), folders[0])
+        )
     if split is not None:
         root = _split_folder(root, split)
-    if os.path.isfile(root / MANIFEST):  # os.path raises nothing: names may be too long, folders closed
+    if os.path.isfile(
+        root / MANIFEST
+    ):  # os.path raises nothing: names may be too long, folders closed
         return _from_shards(root)
     return _from_folders(root)
 
 
 def splits(data: Path | str) -> tuple[Labelled, Labelled]:
-    """Training and test images under `data`, labelled by the same classes: those of which there are training images.
+    """Training and test images under `data`, labelled by the same classes: those of which there are
+    training images.
 
     Raises:
         InputError: as `load_labelled`; a test image's class has no training images; all are of one class.
@@ -143,9 +161,13 @@ def splits(data: Path | str) -> tuple[Labelled, Labelled]:
     classes = [train.classes[number] for number in occurring]
     tested = {test.classes[number] for number in np.unique(test.labels)}
     if unknown := sorted(tested - set(classes)):
-        raise InputError(f"{data}: test class '{unknown[0]}' has no training images; give both splits the same classes")
+        raise InputError(
+            f"{data}: test class '{unknown[0]}' has no training images; give both splits the same classes"
+        )
     if len(classes) < 2:
-        raise InputError(f"{data}: all training images are of class '{classes[0]}'; a score needs two classes or more")
+        raise InputError(
+            f"{data}: all training images are of class '{classes[0]}'; a score needs two classes or more"
+        )
     return _relabelled(train, classes), _relabelled(test, classes)
 
 
@@ -162,7 +184,9 @@ def _split_folder(root: Path, split: str) -> Path:
         if os.path.isdir(root / name):
             return root / name
     if not os.path.isdir(root):
-        raise InputError(f"{root} does not exist; give a folder that holds train/ and test/ (or val/)")
+        raise InputError(
+            f"{root} does not exist; give a folder that holds train/ and test/ (or val/)"
+        )
     wanted = " or ".join(f"{name}/" for name in names)
     raise InputError(f"{root} has no folder {wanted}; put class folders or labelled shards there")
 
@@ -170,14 +194,19 @@ def _split_folder(root: Path, split: str) -> Path:
 def _from_shards(root: Path | Url) -> Labelled:
     reader = Reader(Manifest.load(root))
     if len(reader) > MOST_SAMPLES:
-        raise InputError(f"{root} holds {len(reader):,} samples; at most {MOST_SAMPLES:,} are evaluated, give fewer")
+        raise InputError(
+            f"{root} holds {len(reader):,} samples; at most {MOST_SAMPLES:,} are evaluated, give fewer"
+        )
     labels = reader.labels(np.arange(len(reader)))
     ids = np.flatnonzero(labels != UNLABELLED)
     if len(ids) == 0:
-        raise InputError(f"{root} holds shards without labels; build them with labels: seer shards build --help")
+        raise InputError(
+            f"{root} holds shards without labels; build them with labels: seer shards build --help"
+        )
     if reader.manifest.classes:
         return Labelled(Samples(reader, ids), labels[ids], reader.manifest.classes)
-    # Numbers without names may be any, and are classes as far as they occur: there are no more of them than images.
+    # Numbers without names may be any, and are classes as far as they occur: there are no more of
+    # them than images.
     numbers, positions = np.unique(labels[ids], return_inverse=True)
     return Labelled(Samples(reader, ids), positions, [str(number) for number in numbers])
 
@@ -185,12 +214,20 @@ def _from_shards(root: Path | Url) -> Labelled:
 def _from_folders(root: Path) -> Labelled:
     """Every folder directly under `root` that holds images, at any depth, is a class."""
     if not os.path.isdir(root):
-        raise InputError(f"{root} does not exist; give a folder of class folders, or labelled shards")
-    folders = sorted(name for name in next(os.walk(root, onerror=unreadable))[1] if not name.startswith("."))
-    images = {folder: [f"{folder}/{path}" for path in images_under(root / folder)] for folder in folders}
+        raise InputError(
+            f"{root} does not exist; give a folder of class folders, or labelled shards"
+        )
+    folders = sorted(
+        name for name in next(os.walk(root, onerror=unreadable))[1] if not name.startswith(".")
+    )
+    images = {
+        folder: [f"{folder}/{path}" for path in images_under(root / folder)] for folder in folders
+    }
     classes = [folder for folder in folders if images[folder]]
     if not classes:
-        raise InputError(f"{root} holds no class folders with images; lay them out as {root}/CLASS/image.jpg")
+        raise InputError(
+            f"{root} holds no class folders with images; lay them out as {root}/CLASS/image.jpg"
+        )
     if set(classes) <= SPLIT_FOLDERS:
         raise InputError(f"{root} holds splits, not classes; give {root / classes[0]}")
     paths = [path for name in classes for path in images[name]]

@@ -1,5 +1,5 @@
-"""What a run really took from its data: a fingerprint of every sample delivered, a line for every damaged one, and for
-every step whose samples were passed over."""
+"""What a run really took from its data: a fingerprint of every sample delivered, a line for every
+damaged one, and for every step whose samples were passed over."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,9 +15,13 @@ from seer.inputs import read_rows
 from seer.rundir.names import DAMAGED, SKIPPED
 from seer.schema import Integer, ListOf, Record, Text
 
-MODULUS = 1 << 48  # sums over any number of ranks stay in an int64, and JSON's doubles hold it exactly
+MODULUS = (
+    1 << 48
+)  # sums over any number of ranks stay in an int64, and JSON's doubles hold it exactly
 
-DAMAGED_ROW = Record({"position": Integer(0), "id": Integer(0), "replacement": Integer(0), "reason": Text(2**16)})
+DAMAGED_ROW = Record(
+    {"position": Integer(0), "id": Integer(0), "replacement": Integer(0), "reason": Text(2**16)}
+)
 SKIPPED_ROW = Record({"step": Integer(1), "why": Text(2**16)}, {"keys": ListOf(Text(2**20))})
 
 
@@ -36,7 +40,9 @@ class Damaged(NamedTuple):
 
 
 def fingerprint(steps: int | np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Int64 below `MODULUS` for each sample; their sum names a set of (step, sample) pairs, whoever took which."""
+    """Int64 below `MODULUS` for each sample; their sum names a set of (step, sample) pairs, whoever
+    took which.
+    """
     return (mix(steps, ids) % np.uint64(MODULUS)).astype(np.int64)
 
 
@@ -53,7 +59,8 @@ def write(run_dir: Path, rank: int, entries: list[Damaged]) -> None:
 
 
 def read(run_dir: Path, samples: int) -> list[Damaged]:
-    """The damaged ones among the first `samples` of the stream, each occurrence once, in the order of the stream.
+    """The damaged ones among the first `samples` of the stream, each occurrence once, in the order
+    of the stream.
 
     Raises InputError that names a row which no run wrote.
     """
@@ -65,12 +72,22 @@ def read(run_dir: Path, samples: int) -> list[Damaged]:
     return sorted(entries)
 
 
-def skip(run_dir: Path, steps: Iterable[int], why: str, keys_of: Callable[[int], list[str]] | None = None) -> None:
-    """Enter steps (from 1) that the run passes over from now on; `keys_of` gives the keys of a step's samples."""
-    rows = [{"step": step, "why": why} | ({"keys": keys_of(step)} if keys_of else {}) for step in steps]
+def skip(
+    run_dir: Path, steps: Iterable[int], why: str, keys_of: Callable[[int], list[str]] | None = None
+) -> None:
+    """Enter steps (from 1) that the run passes over from now on; `keys_of` gives the keys of a
+    step's samples.
+    """
+    rows = [
+        {"step": step, "why": why} | ({"keys": keys_of(step)} if keys_of else {}) for step in steps
+    ]
     jsonl.append(Path(run_dir) / SKIPPED, rows)
 
 
 def skipped(run_dir: Path) -> frozenset[int]:
-    """The steps (from 0, as the loader counts) that the run passes over. Raises InputError as `read`."""
-    return frozenset(row["step"] - 1 for row in read_rows(Path(run_dir) / SKIPPED, SKIPPED_ROW, torn=True))
+    """The steps (from 0, as the loader counts) that the run passes over. Raises InputError as
+    `read`.
+    """
+    return frozenset(
+        row["step"] - 1 for row in read_rows(Path(run_dir) / SKIPPED, SKIPPED_ROW, torn=True)
+    )

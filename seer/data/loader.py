@@ -1,7 +1,8 @@
 """From stream positions to finished batches: a rank's share of every batch, made ahead by workers.
 
-The batch of a step is a pure function of the manifest, the order and the step. Workers only decide how soon it is
-there, so a run continues at any step, with any number of workers and any world size that divides the global batch.
+The batch of a step is a pure function of the manifest, the order and the step. Workers only decide
+how soon it is there, so a run continues at any step, with any number of workers and any world size
+that divides the global batch.
 """
 
 import time
@@ -78,10 +79,16 @@ class Loader(Generic[Made]):
     ):
         self.config = config or LoaderConfig()
         if batch_size % world_size:
-            raise InputError(f"batch_size={batch_size} is no multiple of the {world_size} processes; change either")
+            raise InputError(
+                f"batch_size={batch_size} is no multiple of the {world_size} processes; change either"
+            )
         check_options(self.config, "loader")
-        if self.config.device_decode and not (isinstance(cutter, MultiCrop) and not cutter.finished):
-            raise InputError("loader.device_decode=true needs loader.device_augment=true; change either")
+        if self.config.device_decode and not (
+            isinstance(cutter, MultiCrop) and not cutter.finished
+        ):
+            raise InputError(
+                "loader.device_decode=true needs loader.device_augment=true; change either"
+            )
         self.reader = Reader(source) if isinstance(source, Manifest) else source
         self.name = self.reader.name
         self.identity = self.reader.identity
@@ -103,13 +110,19 @@ class Loader(Generic[Made]):
         self.replaced = 0
         self.seen = 0
 
-    def iterate(self, start_step: int, stop_step: int, skipped: Collection[int] = ()) -> Iterator[Made]:
-        """The batches of steps start_step … stop_step - 1, on the device. Closing the iterator ends the workers.
+    def iterate(
+        self, start_step: int, stop_step: int, skipped: Collection[int] = ()
+    ) -> Iterator[Made]:
+        """The batches of steps start_step … stop_step - 1, on the device. Closing the iterator ends
+        the workers.
 
-        Steps in `skipped` are passed over. Damaged samples are entered in the ledger of `run_dir`, if there is one.
+        Steps in `skipped` are passed over. Damaged samples are entered in the ledger of `run_dir`,
+        if there is one.
         """
         make = MODES[self.config.mode] if self.config.workers else inline
-        steps: Sequence[int] = range(start_step, stop_step)  # no list of them: there may be a hundred million
+        steps: Sequence[int] = range(
+            start_step, stop_step
+        )  # no list of them: there may be a hundred million
         if skipped:
             steps = [step for step in steps if step not in skipped]
         results = make(self.task, steps, self.config.workers, self.config.prefetch, self.device)
@@ -123,7 +136,9 @@ class Loader(Generic[Made]):
                 self.replaced += len(damaged)
                 if damaged and self.run_dir:
                     ledger.write(self.run_dir, self.rank, damaged)
-                self.seen = (self.seen + int(ledger.fingerprint(step, batch.index.numpy()).sum())) % ledger.MODULUS
+                self.seen = (
+                    self.seen + int(ledger.fingerprint(step, batch.index.numpy()).sum())
+                ) % ledger.MODULUS
                 made = self.cutter.finish(batch, self.device)
                 clock.lap("finish")
                 self.work_seconds = delivery.seconds | clock.seconds
@@ -132,7 +147,9 @@ class Loader(Generic[Made]):
             results.close()
 
     def _decoded(self, step: int, delivery: Delivery) -> tuple[Parcel, list[Damaged]]:
-        """What was sent encoded is decoded on the device; if something there is damaged, all of it once more, here."""
+        """What was sent encoded is decoded on the device; if something there is damaged, all of it
+        once more, here.
+        """
         if isinstance(delivery.batch, Encoded):
             try:
                 assert isinstance(self.cutter, MultiCrop)

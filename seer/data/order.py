@@ -1,9 +1,11 @@
-"""Which sample comes at which position of the stream: a pure function, so that the loader's whole state is one integer.
+"""Which sample comes at which position of the stream: a pure function, so that the loader's whole
+state is one integer.
 
-The shards of an epoch are permuted and laid end to end; the line of their N samples is cut into L equal runs, the
-lanes. Stream position p = epoch·N + i is sample i div L of lane i mod L, mixed within a window inside its lane. Each
-sample comes once per epoch; a lane is read forward, window by window; neighbours in a batch come from distant shards;
-and nobody needs to know how many ranks or workers there are.
+The shards of an epoch are permuted and laid end to end; the line of their N samples is cut into L
+equal runs, the lanes. Stream position p = epoch·N + i is sample i div L of lane i mod L, mixed
+within a window inside its lane. Each sample comes once per epoch; a lane is read forward, window by
+window; neighbours in a batch come from distant shards; and nobody needs to know how many ranks or
+workers there are.
 """
 
 from functools import lru_cache
@@ -17,7 +19,8 @@ SHARDS, WINDOWS = 1, 2  # one domain of the hash per use, so that no two uses se
 
 
 class Order:
-    """The order of samples for all epochs. Memory is O(shards); any position is found in milliseconds.
+    """The order of samples for all epochs. Memory is O(shards); any position is found in
+    milliseconds.
 
     Args:
         sizes: `(shards,)` samples in each shard, in the manifest's order.
@@ -63,12 +66,16 @@ class Order:
 
     def _lay_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The shards in this epoch's order, and the place on the line where each ends."""
-        shards = np.argsort(mix(self.seed, SHARDS, epoch, np.arange(len(self.sizes))), kind="stable")
+        shards = np.argsort(
+            mix(self.seed, SHARDS, epoch, np.arange(len(self.sizes))), kind="stable"
+        )
         return shards, np.cumsum(self.sizes[shards])
 
     def _mix_in_window(self, epoch: int, lane: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Place on the line of the j-th sample of each lane, after mixing."""
-        short, longer = divmod(self.samples, self.lanes)  # the first `longer` lanes have one sample more
+        short, longer = divmod(
+            self.samples, self.lanes
+        )  # the first `longer` lanes have one sample more
         lane_start = lane * short + np.minimum(lane, longer)
         lane_length = short + (lane < longer)
         window = j // self.window
@@ -79,11 +86,12 @@ class Order:
 
 
 def permute(index: np.ndarray, length: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Where `index` goes in the pseudorandom permutation of range(length) that `key` names; all elementwise.
+    """Where `index` goes in the pseudorandom permutation of range(length) that `key` names; all
+    elementwise.
 
-    Swap-or-not (Hoang, Morris, Rogaway: An Enciphering Scheme Based on a Card Shuffle, CRYPTO 2012): a round pairs
-    every x with (pivot - x) mod length, and a coin of the pair decides whether the two swap. That works for any
-    length and needs no table.
+    Swap-or-not (Hoang, Morris, Rogaway: An Enciphering Scheme Based on a Card Shuffle, CRYPTO
+    2012): a round pairs every x with (pivot - x) mod length, and a coin of the pair decides whether
+    the two swap. That works for any length and needs no table.
     """
     for round_ in range(ROUNDS):
         pivot = (mix(key, 2 * round_) % length.astype(np.uint64)).astype(np.int64)

@@ -29,7 +29,9 @@ class Views:
             return [self]
         crops = zip(*(group.chunk(count, dim=1) for group in self.crops), strict=True)
         indices = self.index.chunk(count)
-        return [replace(self, crops=own, index=index) for own, index in zip(crops, indices, strict=True)]
+        return [
+            replace(self, crops=own, index=index) for own, index in zip(crops, indices, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,16 @@ class LabelledImages:
     def to(self, *args, **kwargs) -> "LabelledImages":
         """Move or convert the pixels (of labels and index not the type)."""
         pixels = self.pixels.to(*args, **kwargs)
-        return replace(self, pixels=pixels, labels=self.labels.to(pixels.device), index=self.index.to(pixels.device))
+        return replace(
+            self,
+            pixels=pixels,
+            labels=self.labels.to(pixels.device),
+            index=self.index.to(pixels.device),
+        )
 
     def chunk(self, count: int) -> list["LabelledImages"]:
         """Cut along the batch into `count` equal parts."""
-        parts = zip(self.pixels.chunk(count), self.labels.chunk(count), self.index.chunk(count), strict=True)
+        parts = zip(
+            self.pixels.chunk(count), self.labels.chunk(count), self.index.chunk(count), strict=True
+        )
         return [LabelledImages(*part) for part in parts]

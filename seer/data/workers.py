@@ -1,4 +1,6 @@
-"""Who makes the batches: the trainer itself, threads, or processes. None of them changes what is in a batch."""
+"""Who makes the batches: the trainer itself, threads, or processes. None of them changes what is in
+a batch.
+"""
 
 import atexit
 import os
@@ -21,13 +23,16 @@ from seer.data.crops.arena import Arena, Lease, Shape, arena_bytes
 from seer.data.delivery import Delivery, StepTask
 from seer.errors import InputError
 
-# Of a worker's batches as many may be under way as it is given tasks, one in the trainer's hands and one before it.
+# Of a worker's batches as many may be under way as it is given tasks, one in the trainer's hands
+# and one before it.
 BEYOND_PREFETCH = 2
 SMALL_TENSORS = 2**20  # bytes of shared memory for numbers that travel with a rank's batches
 
 
 class Need(NamedTuple):
-    """Bytes of memory for one rank's batches, from their making to their use: `shared` lies under /dev/shm."""
+    """Bytes of memory for one rank's batches, from their making to their use: `shared` lies under
+    /dev/shm.
+    """
 
     shared: int
     private: int
@@ -38,7 +43,12 @@ class Need(NamedTuple):
 
 
 def memory_needed(
-    mode: str, workers: int, prefetch: int, shapes: Sequence[Shape], dtype: type, encoded_bytes: int = 0
+    mode: str,
+    workers: int,
+    prefetch: int,
+    shapes: Sequence[Shape],
+    dtype: type,
+    encoded_bytes: int = 0,
 ) -> Need:
     """What the batches of `inline`, `threads` or `processes` take at most.
 
@@ -57,13 +67,17 @@ def memory_needed(
     return Need(arena_bytes(workers, prefetch + BEYOND_PREFETCH, shapes, dtype) + SMALL_TENSORS, 0)
 
 
-def inline(task: StepTask, steps: Sequence[int], workers: int, prefetch: int, device: torch.device) -> Generator[Any]:
+def inline(
+    task: StepTask, steps: Sequence[int], workers: int, prefetch: int, device: torch.device
+) -> Generator[Any]:
     """Make each batch when it is asked for."""
     for step in steps:
         yield task(step)
 
 
-def threads(task: StepTask, steps: Sequence[int], workers: int, prefetch: int, device: torch.device) -> Generator[Any]:
+def threads(
+    task: StepTask, steps: Sequence[int], workers: int, prefetch: int, device: torch.device
+) -> Generator[Any]:
     """Make batches in threads of this process, `prefetch` per thread ahead."""
     with ThreadPoolExecutor(workers, thread_name_prefix="seer-loader") as pool:
         pending: deque[Future] = deque()
@@ -84,7 +98,11 @@ def processes(
 ) -> Generator[Any]:
     """Make batches in processes; tensors come back through shared memory."""
     shapes = task.cutter.shapes(task.share)
-    arena = None if task.encoded else Arena(workers, prefetch + BEYOND_PREFETCH, shapes, task.cutter.dtype)
+    arena = (
+        None
+        if task.encoded
+        else Arena(workers, prefetch + BEYOND_PREFETCH, shapes, task.cutter.dtype)
+    )
     loader = DataLoader(
         _Steps(task, arena),
         batch_size=None,
@@ -114,17 +132,23 @@ def processes(
         except (ConnectionError, EOFError, FileNotFoundError, RuntimeError) as error:
             told = str(error)
             raised_by_task = "in DataLoader worker" in told
-            if raised_by_task or (isinstance(error, RuntimeError) and "exited unexpectedly" not in told):
+            if raised_by_task or (
+                isinstance(error, RuntimeError) and "exited unexpectedly" not in told
+            ):
                 raise
             hint = "most often memory or /dev/shm ran out: use fewer loader.workers or less loader.prefetch"
-            raise RuntimeError(f"a loader worker died ({told or type(error).__name__}); {hint}") from error
+            raise RuntimeError(
+                f"a loader worker died ({told or type(error).__name__}); {hint}"
+            ) from error
 
 
 MODES = {"processes": processes, "threads": threads}
 
 
 class _Steps(Dataset):
-    """The steps as a map-style data set. The user's errors travel as values, and so arrive as they were raised."""
+    """The steps as a map-style data set. The user's errors travel as values, and so arrive as they
+    were raised.
+    """
 
     def __init__(self, task: StepTask, arena: Arena | None):
         self.task, self.arena = task, arena
@@ -148,10 +172,14 @@ class Leased:
     def open(self) -> Delivery:
         arrays = (torch.from_numpy(array) for array in self.lease.open())
         count = len(self.delivery.batch.index)
-        return _with_crops(self.delivery, tuple(array.unflatten(0, (-1, count)) for array in arrays))
+        return _with_crops(
+            self.delivery, tuple(array.unflatten(0, (-1, count)) for array in arrays)
+        )
 
     def pin_memory(self, device: str | None = None) -> Delivery:
-        """What the trainer gets instead where memory is pinned; torch's DataLoader calls this by name."""
+        """What the trainer gets instead where memory is pinned; torch's DataLoader calls this by
+        name.
+        """
         opened = self.open()
         return opened._replace(batch=opened.batch.pin_memory(device))
 
@@ -165,9 +193,10 @@ def _with_crops(delivery: Delivery, crops: tuple[torch.Tensor, ...]) -> Delivery
 def _end_of(shut_down: Callable[[], None]) -> Iterator[None]:
     """Shut the workers down after the block, or at exit from within it.
 
-    Garbage collection would do so, but late where a traceback is kept. At exit, multiprocessing would send a signal
-    that workers are shielded from, and wait for ever. A trainer that is itself a child process has no `atexit` but
-    finalizers, and this one must precede those of queues (priority 10).
+    Garbage collection would do so, but late where a traceback is kept. At exit, multiprocessing
+    would send a signal that workers are shielded from, and wait for ever. A trainer that is itself
+    a child process has no `atexit` but finalizers, and this one must precede those of queues
+    (priority 10).
     """
     atexit.register(shut_down)
     finalizer = Finalize(None, shut_down, exitpriority=20)
@@ -180,7 +209,9 @@ def _end_of(shut_down: Callable[[], None]) -> Iterator[None]:
 
 
 def _start_worker(worker: int) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, forkserver.SHIELDED)  # again, where another has started the server
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, forkserver.SHIELDED
+    )  # again, where another has started the server
     torch.set_num_threads(1)
     info = get_worker_info()
     assert info is not None
@@ -190,7 +221,9 @@ def _start_worker(worker: int) -> None:
 
 
 def _end_with_trainer() -> None:
-    """However the trainer ends. Torch's own watch looks at the parent process, which here is the server."""
+    """However the trainer ends. Torch's own watch looks at the parent process, which here is the
+    server.
+    """
     trainer = parent_process()
     assert trainer is not None
     trainer.join()

@@ -1,7 +1,9 @@
-"""Batch normalisation over the batches of several ranks, on CPU and GPU alike, with statistics in fp32.
+"""Batch normalisation over the batches of several ranks, on CPU and GPU alike, with statistics in
+fp32.
 
-`torch.nn.SyncBatchNorm` refuses CPU tensors, waits for the GPU in every forward pass, and counts a batch twice when
-activation checkpointing recomputes it. This one does none of that and otherwise keeps `nn.BatchNorm`'s definition.
+`torch.nn.SyncBatchNorm` refuses CPU tensors, waits for the GPU in every forward pass, and counts a
+batch twice when activation checkpointing recomputes it. This one does none of that and otherwise
+keeps `nn.BatchNorm`'s definition.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,10 +20,11 @@ from seer.distributed import all_reduce_sum, gather, size
 
 
 class BatchNorm(_BatchNorm):
-    """`nn.BatchNorm1d` and `2d` for inputs `(N, C)`, `(N, C, L)` or `(N, C, H, W)`; made by `convert`.
+    """`nn.BatchNorm1d` and `2d` for inputs `(N, C)`, `(N, C, L)` or `(N, C, H, W)`; made by
+    `convert`.
 
-    The output has the input's dtype; statistics are at least fp32. `group` holds the ranks whose batches count as one;
-    without a group it costs what `F.batch_norm` costs.
+    The output has the input's dtype; statistics are at least fp32. `group` holds the ranks whose
+    batches count as one; without a group it costs what `F.batch_norm` costs.
     """
 
     group: ProcessGroup | None
@@ -32,22 +35,30 @@ class BatchNorm(_BatchNorm):
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
         if self.training and self.group is not None:
-            y, mean, variance, count = _Synchronised.apply(x, self.weight, self.bias, self.eps, self.group)
+            y, mean, variance, count = _Synchronised.apply(
+                x, self.weight, self.bias, self.eps, self.group
+            )
             if tracking:
                 assert self.running_mean is not None
                 assert self.running_var is not None
                 self.running_mean.lerp_(mean, self._rate())
                 self.running_var.lerp_(variance * (count / (count - 1)), self._rate())
             return y
-        running = (self.running_mean, self.running_var) if tracking or not self.training else (None, None)
+        running = (
+            (self.running_mean, self.running_var) if tracking or not self.training else (None, None)
+        )
         by_batch = self.training or self.running_mean is None
         return F.batch_norm(x, *running, self.weight, self.bias, by_batch, self._rate(), self.eps)
 
     def _rate(self) -> float:
-        """How far a batch moves the running statistics; without a momentum they are the plain mean over batches."""
+        """How far a batch moves the running statistics; without a momentum they are the plain mean
+        over batches.
+        """
         if self.momentum is not None:
             return self.momentum
-        return 0.0 if self.num_batches_tracked is None else 1 / max(1, int(self.num_batches_tracked))
+        return (
+            0.0 if self.num_batches_tracked is None else 1 / max(1, int(self.num_batches_tracked))
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ranks={1 if self.group is None else size(self.group)}"
@@ -59,7 +70,8 @@ class BatchNorm(_BatchNorm):
 def convert(module: nn.Module, group: ProcessGroup | None) -> nn.Module:
     """Turn every BatchNorm in `module` into ours over `group`, in place. None: each rank by itself.
 
-    The class changes and the object stays, and with it all names, parameters, buffers, hooks and shared references.
+    The class changes and the object stays, and with it all names, parameters, buffers, hooks and
+    shared references.
     """
     several = group if group is not None and size(group) > 1 else None
     for child in module.modules():
@@ -71,14 +83,20 @@ def convert(module: nn.Module, group: ProcessGroup | None) -> nn.Module:
 
 @contextmanager
 def statistics_spared(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within this context, batches leave no trace in the running statistics of `modules`: copies take the updates.
+    """Within this context, batches leave no trace in the running statistics of `modules`: copies
+    take the updates.
 
-    For the recomputation of activation checkpointing, which must run the very same operations as the forward pass did.
+    For the recomputation of activation checkpointing, which must run the very same operations as
+    the forward pass did.
     """
-    norms = [child for module in modules for child in module.modules() if isinstance(child, _BatchNorm)]
+    norms = [
+        child for module in modules for child in module.modules() if isinstance(child, _BatchNorm)
+    ]
     originals = [dict(norm._buffers) for norm in norms]
     for norm, buffers in zip(norms, originals, strict=True):
-        norm._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
+        norm._buffers.update(
+            {name: None if b is None else b.clone() for name, b in buffers.items()}
+        )
     try:
         yield
     finally:
@@ -87,9 +105,11 @@ def statistics_spared(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 class Statistics:
-    """The running statistics of all BatchNorms in `module`: kept before a step, restored if it is not applied.
+    """The running statistics of all BatchNorms in `module`: kept before a step, restored if it is
+    not applied.
 
-    They move in the forward pass, when nobody knows yet whether the step is finite, and once NaN they stay NaN.
+    They move in the forward pass, when nobody knows yet whether the step is finite, and once NaN
+    they stay NaN.
     """
 
     def __init__(self, module: nn.Module):
@@ -97,7 +117,9 @@ class Statistics:
         buffers = [buffer for norm in norms for buffer in norm.buffers()]
         floats = [buffer for buffer in buffers if buffer.is_floating_point()]
         counts = [buffer for buffer in buffers if not buffer.is_floating_point()]
-        self._pairs = [(live, [torch.empty_like(b) for b in live]) for live in (floats, counts) if live]
+        self._pairs = [
+            (live, [torch.empty_like(b) for b in live]) for live in (floats, counts) if live
+        ]
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -112,16 +134,25 @@ class Statistics:
 
 
 class _Synchronised(torch.autograd.Function):
-    """Normalises by the statistics of all ranks' batches together; returns them and their count beside the output."""
+    """Normalises by the statistics of all ranks' batches together; returns them and their count
+    beside the output.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: ProcessGroup):
+    def forward(
+        ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: ProcessGroup
+    ):
         x = _dense(x)
         mean, variance, count = _combine(gather(_moments(x)[None], group))
         ctx.save_for_backward(x, weight, mean, variance, count)
         ctx.eps, ctx.group = eps, group
         ctx.mark_non_differentiable(mean, variance, count)
-        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps), mean, variance, count
+        return (
+            F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps),
+            mean,
+            variance,
+            count,
+        )
 
     @staticmethod
     @once_differentiable
@@ -135,14 +166,25 @@ class _Synchronised(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             both = all_reduce_sum(sums, ctx.group)
             gamma = torch.ones_like(mean) if weight is None else weight
-            dx = (_dx_cuda if by_kernel else _dx)(dy, x, gamma, mean, variance, count, both, ctx.eps)
+            dx = (_dx_cuda if by_kernel else _dx)(
+                dy, x, gamma, mean, variance, count, both, ctx.eps
+            )
         # Of parameters each rank returns its own part: DDP and FSDP reduce them with all others.
-        return dx, None if weight is None else sums[1] * scale, None if weight is None else sums[0], None, None
+        return (
+            dx,
+            None if weight is None else sums[1] * scale,
+            None if weight is None else sums[0],
+            None,
+            None,
+        )
 
 
 def _moments(x: Tensor) -> Tensor:
-    """`(2C + 1,)`: mean and biased variance per channel and the number of values of each; at least fp32."""
-    # The scratch tensors choose the precision of the result; with zero momentum they stay as they are.
+    """`(2C + 1,)`: mean and biased variance per channel and the number of values of each; at least
+    fp32.
+    """
+    # The scratch tensors choose the precision of the result; with zero momentum they stay as they
+    # are.
     dtype = torch.promote_types(x.dtype, torch.float32)
     scratch = [torch.zeros(x.shape[1], dtype=dtype, device=x.device) for _ in range(2)]
     mean, variance = torch.ops.aten.batch_norm_update_stats(x, *scratch, 0.0)
@@ -150,7 +192,9 @@ def _moments(x: Tensor) -> Tensor:
 
 
 def _combine(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased variance and count of the union of R parts from `(R, 2C + 1)` (Chan, Golub & LeVeque 1979)."""
+    """Mean, biased variance and count of the union of R parts from `(R, 2C + 1)` (Chan, Golub &
+    LeVeque 1979).
+    """
     channels = moments.shape[1] // 2
     means, variances, counts = moments.split([channels, channels, 1], dim=1)
     count = counts.sum()
@@ -162,7 +206,8 @@ def _combine(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _sums(dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
     """`(2, C)`: Σ dy and Σ dy·(x − mean) over this rank's values."""
-    # With training=False the kernel's parameter gradients are these sums about the statistics it is given.
+    # With training=False the kernel's parameter gradients are these sums about the statistics it is
+    # given.
     _, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
         dy, x, torch.ones_like(mean), mean, variance, None, None, False, eps, [False, True, True]
     )
@@ -172,14 +217,18 @@ def _sums(dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> 
 def _dx(dy, x, gamma, mean, variance, count, sums, eps: float) -> Tensor:
     """γ/σ · (dy − Σdy/n − (x − mean)/σ² · Σdy(x − mean)/n), the sums being over all ranks."""
     slope = gamma * (variance + eps) ** -1.5 * sums[1] / count
-    dx = F.batch_norm(dy.to(mean.dtype), sums[0] / count, variance, gamma, slope * mean, training=False, eps=eps)
+    dx = F.batch_norm(
+        dy.to(mean.dtype), sums[0] / count, variance, gamma, slope * mean, training=False, eps=eps
+    )
     slope = slope.view(-1, *[1] * (x.dim() - 2))
     return dx.addcmul_(x.to(mean.dtype), slope, value=-1).to(x.dtype)
 
 
 def _sums_cuda(dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
     invstd = torch.rsqrt(variance + eps)
-    dy_sum, dy_xmu_sum, _, _ = torch.batch_norm_backward_reduce(dy, x, mean, invstd, None, True, False, False)
+    dy_sum, dy_xmu_sum, _, _ = torch.batch_norm_backward_reduce(
+        dy, x, mean, invstd, None, True, False, False
+    )
     return torch.stack([dy_sum, dy_xmu_sum])
 
 

@@ -3,8 +3,8 @@
     RUN/health.jsonl    what befell the run, a row an event: not_applied, rollback, diverged, symptom, recovered, paused
     RUN/skipped.jsonl   the steps that were passed over after a rollback, with their samples (`seer.data.ledger`)
 
-All decisions are made from numbers that are the same on all ranks, so they need no words between them. The loop asks
-`fault` before it applies a step, and `judge` after it has logged one.
+All decisions are made from numbers that are the same on all ranks, so they need no words between
+them. The loop asks `fault` before it applies a step, and `judge` after it has logged one.
 """
 
 import logging
@@ -62,7 +62,8 @@ class HealthConfig:
 
 
 class RollbackError(Exception):
-    """The run has to go back to a checkpoint, and to pass over the steps `first` … `last` (from 1) when it comes by.
+    """The run has to go back to a checkpoint, and to pass over the steps `first` … `last` (from 1)
+    when it comes by.
 
     `named`: whether samples of these steps may be at fault, so that their keys are to be recorded.
     """
@@ -73,7 +74,8 @@ class RollbackError(Exception):
 
 
 class Health:
-    """One run's state of health, the same on all ranks. `skipped` are the steps (from 0) that are passed over.
+    """One run's state of health, the same on all ranks. `skipped` are the steps (from 0) that are
+    passed over.
 
     `symptoms` are the learner's own.
     """
@@ -98,17 +100,29 @@ class Health:
 
     def state_dict(self) -> dict[str, Any]:
         """Small enough for a checkpoint's header."""
-        return {"losses": [*self._losses], "bad": self._bad, "ill": dict(self._ill), "well": self._well}
+        return {
+            "losses": [*self._losses],
+            "bad": self._bad,
+            "ill": dict(self._ill),
+            "well": self._well,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Of a checkpoint that was saved without, `{}`."""
         self._losses.extend(state.get("losses", []))
-        self._bad, self._ill, self._well = state.get("bad", 0), Counter(state.get("ill", {})), state.get("well", 0)
+        self._bad, self._ill, self._well = (
+            state.get("bad", 0),
+            Counter(state.get("ill", {})),
+            state.get("well", 0),
+        )
 
-    def fault(self, done: int, verdict: Verdict, excused: bool, last: bool = False) -> RollbackError | None:
+    def fault(
+        self, done: int, verdict: Verdict, excused: bool, last: bool = False
+    ) -> RollbackError | None:
         """What follows from the verdict on a step (from 1) that is not applied yet.
 
-        The step before the first bad one is held guilty as well: its update may be what broke the parameters.
+        The step before the first bad one is held guilty as well: its update may be what broke the
+        parameters.
 
         Args:
             excused: that the step is not finite may be the loss scale's doing.
@@ -130,7 +144,9 @@ class Health:
         return RollbackError(done - 1, done, why) if why else None
 
     def proof(self, done: int, verdict: Verdict) -> RollbackError | None:
-        """What follows from a loss and gradient that were computed anew after the update of step `done`."""
+        """What follows from a loss and gradient that were computed anew after the update of step
+        `done`.
+        """
         why = self._spike(verdict.loss) if verdict.finite else "loss or gradient is not finite"
         return RollbackError(done, done, f"{why} after this step's update") if why else None
 
@@ -147,27 +163,51 @@ class Health:
             return ""
         centre, deviation = robust(self._losses)
         distance = (loss - centre) / deviation
-        return f"loss {loss:.4g}, {distance:.0f} robust deviations above {centre:.4g}" * (distance > self.config.spike)
+        return f"loss {loss:.4g}, {distance:.0f} robust deviations above {centre:.4g}" * (
+            distance > self.config.spike
+        )
 
     def due(self, done: int) -> bool:
-        """Whether a row logged after step `done` holds a measurement: told by the step alone, as resuming needs."""
+        """Whether a row logged after step `done` holds a measurement: told by the step alone, as
+        resuming needs.
+        """
         return self.config.every > 0 and done % self.config.every < self.log_every
 
     def measure(self, done: int, embeddings: Tensor | None) -> dict[str, Tensor]:
-        """Before a row is logged: the signs of collapse that no method is needed for, as metrics; {} if not due."""
+        """Before a row is logged: the signs of collapse that no method is needed for, as metrics;
+        {} if not due.
+        """
         return embedding_metrics(embeddings) if embeddings is not None and self.due(done) else {}
 
-    def judge(self, done: int, values: Mapping[str, float], batch: int) -> RollbackError | PausedError | None:
-        """What follows from the values of a row that was logged (means over ranks); {} where none was."""
-        if not values or not self.due(done) or done < self.judged_from or not math.isfinite(values["loss"]):
+    def judge(
+        self, done: int, values: Mapping[str, float], batch: int
+    ) -> RollbackError | PausedError | None:
+        """What follows from the values of a row that was logged (means over ranks); {} where none
+        was.
+        """
+        if (
+            not values
+            or not self.due(done)
+            or done < self.judged_from
+            or not math.isfinite(values["loss"])
+        ):
             return None
         known, new = {**values, "batch": batch}, []
         for symptom in self.symptoms:
             shown = symptom.shown(known)
-            before, self._ill[symptom.name] = self._ill[symptom.name], self._ill[symptom.name] + 1 if shown else 0
+            before, self._ill[symptom.name] = (
+                self._ill[symptom.name],
+                self._ill[symptom.name] + 1 if shown else 0,
+            )
             if self._ill[symptom.name] == self.config.patience:
                 new.append(symptom)
-                self._note(done, "symptom", name=symptom.name, why=symptom.why(known), remedy=symptom.remedy)
+                self._note(
+                    done,
+                    "symptom",
+                    name=symptom.name,
+                    why=symptom.why(known),
+                    remedy=symptom.remedy,
+                )
                 self._warn(f"step {done}: {symptom.why(known)}; {symptom.remedy}")
             elif before >= self.config.patience and not shown:
                 self._note(done, "recovered", name=symptom.name)
@@ -190,9 +230,11 @@ class Health:
 
 
 def robust(values: Iterable[float]) -> tuple[float, float]:
-    """Median, and the standard deviation that the median absolute deviation tells of a normal distribution.
+    """Median, and the standard deviation that the median absolute deviation tells of a normal
+    distribution.
 
-    The deviation is at least a hundredth of the median: losses that hardly differ say nothing of the next ones.
+    The deviation is at least a hundredth of the median: losses that hardly differ say nothing of
+    the next ones.
     """
     values = list(values)
     centre = median(values)
@@ -201,20 +243,25 @@ def robust(values: Iterable[float]) -> tuple[float, float]:
 
 @torch.no_grad()
 def embedding_metrics(embeddings: Tensor) -> dict[str, Tensor]:
-    """How the directions of all ranks' `(B, D)` embeddings spread, told from their moments: one `(D + 1, D)` reduction.
+    """How the directions of all ranks' `(B, D)` embeddings spread, told from their moments: one `(D
+    + 1, D)` reduction.
 
-    `effective_rank` is RankMe (Garrido et al. 2023, arXiv:2210.02885): exp of the entropy of the singular values over
-    their sum, of the embeddings scaled to length 1; at most the smaller of D and the number of images.
-    `embedding_std` is the root mean square over dimensions of their standard deviations, times √D: 1 all round, 0
-    collapse.
+    `effective_rank` is RankMe (Garrido et al. 2023, arXiv:2210.02885): exp of the entropy of the
+    singular values over their sum, of the embeddings scaled to length 1; at most the smaller of D
+    and the number of images. `embedding_std` is the root mean square over dimensions of their
+    standard deviations, times √D: 1 all round, 0 collapse.
     """
     z = F.normalize(embeddings.double(), dim=1)[:, :WIDEST]
     moments = all_reduce_sum(torch.cat([z.T @ z, z.sum(dim=0, keepdim=True)])) / (len(z) * size())
     second, mean = moments[:-1], moments[-1]
     singular = torch.linalg.eigvalsh(second).clamp_(min=0).sqrt()
     return {
-        "effective_rank": torch.special.entr(singular / singular.sum().clamp_(min=1e-300)).sum().exp(),
-        "embedding_std": ((second.trace() - mean.square().sum()).clamp(min=0) / second.trace()).sqrt(),
+        "effective_rank": torch.special.entr(singular / singular.sum().clamp_(min=1e-300))
+        .sum()
+        .exp(),
+        "embedding_std": (
+            (second.trace() - mean.square().sum()).clamp(min=0) / second.trace()
+        ).sqrt(),
     }
 
 
@@ -226,7 +273,8 @@ def roll_back(
     world: World,
     keys_of: Callable[[int], list[str]],
 ) -> dict[str, Any]:
-    """Load the newest checkpoint before the steps at fault, and enter these in the ledger. Every rank calls it.
+    """Load the newest checkpoint before the steps at fault, and enter these in the ledger. Every
+    rank calls it.
 
     If there is none, one may hold the first of them, which is only suspected.
 
@@ -246,21 +294,35 @@ def roll_back(
     header = load(fault.first - 1) or load(fault.last - 1) if rollbacks < limit else None
     if header is None:
         good = on_main(lambda: newest_good(Path(run_dir), fault.last - 1))
-        hindrance = f"after {rollbacks} rollbacks (health.rollbacks={limit})" if rollbacks >= limit else NO_CHECKPOINT
+        hindrance = (
+            f"after {rollbacks} rollbacks (health.rollbacks={limit})"
+            if rollbacks >= limit
+            else NO_CHECKPOINT
+        )
         if world.is_main:
-            jsonl.append(path, [{"step": fault.last, "event": "diverged", "why": f"{fault.why}, {hindrance}"}])
+            jsonl.append(
+                path,
+                [{"step": fault.last, "event": "diverged", "why": f"{fault.why}, {hindrance}"}],
+            )
         raise DivergedError(f"{told}, {hindrance}{good}; {ADVICE}")
     if world.is_main:
-        # Only now: a process that is killed before this line repeats the steps and finds the same fault.
+        # Only now: a process that is killed before this line repeats the steps and finds the same
+        # fault.
         first = max(fault.first, header["step"] + 1)
-        ledger.skip(run_dir, range(first, fault.last + 1), fault.why, keys_of if fault.named else None)
+        ledger.skip(
+            run_dir, range(first, fault.last + 1), fault.why, keys_of if fault.named else None
+        )
         row = {"step": fault.last, "event": "rollback", "why": fault.why, "to": header["step"]}
         jsonl.append(path, [row | {"skipped": [first, fault.last]}])
-        logger.warning("%s; back to step %d, skipping steps %d to %d", told, header["step"], first, fault.last)
+        logger.warning(
+            "%s; back to step %d, skipping steps %d to %d", told, header["step"], first, fault.last
+        )
     return header
 
 
 def newest_good(run_dir: Path, until: int) -> str:
-    """Which checkpoint of a run that diverged is to be used, the newest up to step `until`; "" where there is none."""
+    """Which checkpoint of a run that diverged is to be used, the newest up to step `until`; ""
+    where there is none.
+    """
     names = [path.name for path in checkpoints(run_dir) if step_of(path.name) <= until]
     return f"; the newest good checkpoint is {run_dir}:{names[-1]}" if names else ""

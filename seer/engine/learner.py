@@ -1,6 +1,7 @@
 """The contract between what is trained and the engine: batches in, loss and metrics out.
 
-A pretraining method, a finetuned classifier, a detector and a segmenter are the same thing to the engine.
+A pretraining method, a finetuned classifier, a detector and a segmenter are the same thing to the
+engine.
 """
 
 from collections.abc import Collection, Iterator
@@ -14,9 +15,11 @@ from seer.engine.symptoms import Symptom
 
 @dataclass(frozen=True)
 class Step:
-    """Where the run stands. `number` counts optimizer steps from 0; `epoch` is a float; `lr` is this step's rate.
+    """Where the run stands. `number` counts optimizer steps from 0; `epoch` is a float; `lr` is
+    this step's rate.
 
-    `measure` says whether anyone will look at the step's metrics: what is costly may be left out of the others.
+    `measure` says whether anyone will look at the step's metrics: what is costly may be left out of
+    the others.
     """
 
     number: int
@@ -28,7 +31,9 @@ class Step:
 
 @dataclass
 class Output:
-    """What one forward pass gives: a scalar loss to minimise, detached scalars to log, `(B, D)` detached embeddings."""
+    """What one forward pass gives: a scalar loss to minimise, detached scalars to log, `(B, D)`
+    detached embeddings.
+    """
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
@@ -79,11 +84,11 @@ class Batches(Protocol[Made]):
 class Learner(nn.Module, Generic[B]):
     """What is trained. Knows neither the engine nor how its parameters are sharded.
 
-    It must be buildable on the `meta` device: `reset_parameters()` (re)initialises everything that is its own, backbone
-    included. State that survives a checkpoint is parameters and buffers.
+    It must be buildable on the `meta` device: `reset_parameters()` (re)initialises everything that
+    is its own, backbone included. State that survives a checkpoint is parameters and buffers.
 
-    A step that is not finite is not applied. So `forward` changes no buffer but BatchNorm's running statistics, which
-    the engine restores; queues, banks and teachers move in `after_update`.
+    A step that is not finite is not applied. So `forward` changes no buffer but BatchNorm's running
+    statistics, which the engine restores; queues, banks and teachers move in `after_update`.
 
     Attributes:
         symptoms: of a collapse, besides those of its embeddings that the engine knows.
@@ -104,7 +109,9 @@ class Learner(nn.Module, Generic[B]):
         return {}
 
     def after_load(self) -> None:
-        """Called when the backbone's weights have come from elsewhere, before the first step (teachers copy them)."""
+        """Called when the backbone's weights have come from elsewhere, before the first step
+        (teachers copy them).
+        """
 
     def before_epoch(self, batches: Batches[B]) -> None:
         """Called before the first step of each epoch (DeepCluster's k-means)."""

@@ -1,4 +1,6 @@
-"""The training loop, on one page: schedules → data → forward/backward → clip → well? → update → log → save → stop?"""
+"""The training loop, on one page: schedules → data → forward/backward → clip → well? → update → log
+→ save → stop?
+"""
 
 import time
 from collections.abc import Callable
@@ -24,7 +26,8 @@ from seer.errors import StoppedError
 
 @dataclass
 class Saves:
-    """What the loop calls to save; all ranks do so together. A save is visible once it is written and confirmed.
+    """What the loop calls to save; all ranks do so together. A save is visible once it is written
+    and confirmed.
 
     Attributes:
         save: begin to save the state after so many steps.
@@ -43,7 +46,9 @@ class Saves:
 
 @dataclass(kw_only=True)
 class Run(Generic[B]):
-    """One run's parts. `module` is `learner` as `parallelize` wrapped it; both share their parameters."""
+    """One run's parts. `module` is `learner` as `parallelize` wrapped it; both share their
+    parameters.
+    """
 
     learner: Learner[B]
     module: nn.Module
@@ -83,12 +88,21 @@ def train(run: Run[B], start: int = 0) -> None:
     done = start
     optimizer.zero_grad(set_to_none=True)
     run.module.train()
-    for number, batch in zip(numbers, run.batches.iterate(start, run.steps, run.health.skipped), strict=True):
+    for number, batch in zip(
+        numbers, run.batches.iterate(start, run.steps, run.health.skipped), strict=True
+    ):
         began, done = time.perf_counter(), number + 1
 
-        # Where we are. Random numbers are a function of the step, so a continued run draws the ones it would have.
+        # Where we are. Random numbers are a function of the step, so a continued run draws the ones
+        # it would have.
         epoch = number * run.batch_size / run.samples_per_epoch
-        step = Step(number, run.steps, epoch, value(run.schedule, number, run.steps), measure=run.log.due(done))
+        step = Step(
+            number,
+            run.steps,
+            epoch,
+            value(run.schedule, number, run.steps),
+            measure=run.log.due(done),
+        )
         torch.manual_seed(int(mix(run.seed, number, run.world.rank) >> 1))
         for group in optimizer.param_groups:
             group["lr"] = step.lr * group["factor"]
@@ -113,11 +127,17 @@ def train(run: Run[B], start: int = 0) -> None:
             statistics.restore()
         optimizer.zero_grad(set_to_none=True)
 
-        signs = run.health.measure(done, output.embeddings) if step.measure and verdict.finite else {}
+        signs = (
+            run.health.measure(done, output.embeddings) if step.measure and verdict.finite else {}
+        )
         values = run.log.step(
             done,
             {"loss": output.loss, "grad_norm": norm, **output.metrics, **signs},
-            {"samples": done * run.batch_size, "lr": step.lr, "epoch": done * run.batch_size / run.samples_per_epoch},
+            {
+                "samples": done * run.batch_size,
+                "lr": step.lr,
+                "epoch": done * run.batch_size / run.samples_per_epoch,
+            },
             seen=run.batches.seen,
             waited=run.batches.wait_seconds,
             work=run.batches.work_seconds,
@@ -131,7 +151,8 @@ def train(run: Run[B], start: int = 0) -> None:
         if isinstance(fault, RollbackError):
             raise fault
 
-        # Only what a step was applied to is saved; a save, or a stop, that falls on another step waits for the next.
+        # Only what a step was applied to is saved; a save, or a stop, that falls on another step
+        # waits for the next.
         due = due or verdict.late or (run.saves.every > 0 and done % run.saves.every == 0)
         ends = last or fault is not None
         if (applied and due) or ends:
@@ -150,7 +171,8 @@ def train(run: Run[B], start: int = 0) -> None:
 
 
 def prove(run: Run[B], batch: B, step: Step) -> None:
-    """Confirm the state that was saved after `step`: its batch gives a finite loss and gradient once more, unapplied.
+    """Confirm the state that was saved after `step`: its batch gives a finite loss and gradient
+    once more, unapplied.
 
     Raises:
         RollbackError: it does not; the update broke something.
@@ -174,11 +196,21 @@ def begins_epoch(run: Run, number: int) -> bool:
     before = number - 1
     while before in run.health.skipped:
         before -= 1
-    return number * run.batch_size // run.samples_per_epoch > before * run.batch_size // run.samples_per_epoch
+    return (
+        number * run.batch_size // run.samples_per_epoch
+        > before * run.batch_size // run.samples_per_epoch
+    )
 
 
 def gradients(run: Run[B], batch: B, step: Step) -> Output:
     """A step's loss and gradients, not applied."""
     return forward_backward(
-        run.learner, run.module, batch, step, run.precision, run.world.device, run.accumulate, run.scaler
+        run.learner,
+        run.module,
+        batch,
+        step,
+        run.precision,
+        run.world.device,
+        run.accumulate,
+        run.scaler,
     )

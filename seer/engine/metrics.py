@@ -1,4 +1,6 @@
-"""What a run tells: metrics.jsonl, TensorBoard, seer.log, the console, and what it ran on (environment.json)."""
+"""What a run tells: metrics.jsonl, TensorBoard, seer.log, the console, and what it ran on
+(environment.json).
+"""
 
 import json
 import logging
@@ -35,7 +37,16 @@ from seer.schema import WORD, Integer, option
 
 logger = logging.getLogger("seer")
 
-PACKAGES = ("torch", "torchvision", "numpy", "webdataset", "simplejpeg", "opencv-python-headless", "pillow", "pyarrow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "webdataset",
+    "simplejpeg",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+)
 
 
 @dataclass
@@ -77,11 +88,13 @@ def log_file(run_dir: Path) -> Iterator[None]:
 class RunLog:
     """The log of one run: call `step` after every step on every rank; rank 0 writes.
 
-    A continued run (`start` > 0 finished steps) drops the rows after `start` that a killed process had still written,
-    so that each step appears once.
+    A continued run (`start` > 0 finished steps) drops the rows after `start` that a killed process
+    had still written, so that each step appears once.
     """
 
-    def __init__(self, run_dir: Path, config: LogConfig, world: World, total_steps: int, start: int = 0):
+    def __init__(
+        self, run_dir: Path, config: LogConfig, world: World, total_steps: int, start: int = 0
+    ):
         self.config, self.world, self.total = config, world, total_steps
         self.path = Path(run_dir) / METRICS
         self._waited = self._busy = 0.0
@@ -101,11 +114,15 @@ class RunLog:
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(run_dir / TENSORBOARD), purge_step=start + 1 if start else None)
+            self._writer = SummaryWriter(
+                str(run_dir / TENSORBOARD), purge_step=start + 1 if start else None
+            )
         logger.info("continued after step %d" if start else "started (%d steps done)", start)
 
     def due(self, step: int) -> bool:
-        """Whether the row of `step` (1-based, finished) is logged: a function of the step alone, as resuming needs."""
+        """Whether the row of `step` (1-based, finished) is logged: a function of the step alone, as
+        resuming needs.
+        """
         return step == 1 or step == self.total or step % self.config.every == 0
 
     def step(
@@ -118,7 +135,8 @@ class RunLog:
         seconds: float,
         work: Mapping[str, float] = MappingProxyType({}),
     ) -> dict[str, float]:
-        """Record a finished step; between logged steps this costs two additions, and no rank waits for another.
+        """Record a finished step; between logged steps this costs two additions, and no rank waits
+        for another.
 
         Returns:
             What was logged of `metrics` and of the timers, the same on all ranks; {} for a step that is not logged.
@@ -137,7 +155,9 @@ class RunLog:
         self._busy += seconds
         for part, taken in work.items():
             self._work[part] = self._work.get(part, 0.0) + taken
-        if self._samples < 0:  # a continued run's first window starts here, not at its last logged row
+        if (
+            self._samples < 0
+        ):  # a continued run's first window starts here, not at its last logged row
             self._samples = place.get("samples", 0) * (step - 1) / step
         values: dict[str, float] = {}
         if self.due(step):
@@ -152,7 +172,9 @@ class RunLog:
         return values
 
     def close(self) -> None:
-        """Flush and release everything; the log may not be used afterwards. A second call does nothing."""
+        """Flush and release everything; the log may not be used afterwards. A second call does
+        nothing.
+        """
         if self._console is None:
             return
         self._console.close()
@@ -167,7 +189,9 @@ class RunLog:
         self.close()
 
     def _reduce(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
-        """Means over ranks of the metrics and of all timers, in one collective and one copy to the host."""
+        """Means over ranks of the metrics and of all timers, in one collective and one copy to the
+        host.
+        """
         names = sorted(metrics)
         now = time.perf_counter()
         elapsed, self._window = max(now - self._window, 1e-9), now
@@ -178,10 +202,22 @@ class RunLog:
             elapsed,
             *(self._work[p] / elapsed for p in parts_of_work),
         ]
-        device = next((v.device for v in metrics.values() if isinstance(v, Tensor)), torch.device("cpu"))
-        parts = [torch.as_tensor(metrics[n], device=device).detach().double().reshape(()) for n in names]
-        vector = torch.cat([torch.stack(parts), torch.tensor(timers, dtype=torch.float64, device=device)])
-        keys = [*names, "data_wait", "time_step", "elapsed", *(f"time_{part}" for part in parts_of_work)]
+        device = next(
+            (v.device for v in metrics.values() if isinstance(v, Tensor)), torch.device("cpu")
+        )
+        parts = [
+            torch.as_tensor(metrics[n], device=device).detach().double().reshape(()) for n in names
+        ]
+        vector = torch.cat(
+            [torch.stack(parts), torch.tensor(timers, dtype=torch.float64, device=device)]
+        )
+        keys = [
+            *names,
+            "data_wait",
+            "time_step",
+            "elapsed",
+            *(f"time_{part}" for part in parts_of_work),
+        ]
         return dict(zip(keys, all_reduce_mean(vector).tolist(), strict=True))
 
     def _write(self, step: int, values: dict[str, float], place: Mapping[str, float]) -> None:
@@ -213,12 +249,15 @@ class RunLog:
         except InputError as error:
             if not self._unplanned:
                 self._unplanned = str(error)
-                logger.warning("%s; until it is mended, the metrics go without what was planned", error)
+                logger.warning(
+                    "%s; until it is mended, the metrics go without what was planned", error
+                )
             return {}
 
 
 def continue_metrics(run_dir: Path, start: int) -> jsonl.Row:
-    """Leave in metrics.jsonl the rows until step `start`, and return the last; {} where there is none.
+    """Leave in metrics.jsonl the rows until step `start`, and return the last; {} where there is
+    none.
 
     A file with rows that are not readable is kept beside.
     """
@@ -234,27 +273,45 @@ def continue_metrics(run_dir: Path, start: int) -> jsonl.Row:
 
 
 def planned(run_dir: Path) -> dict[str, float]:
-    """What RUN/plan.json, which `seer plan --json` writes, predicts of a run's metrics. Raises as `read_plan` does."""
+    """What RUN/plan.json, which `seer plan --json` writes, predicts of a run's metrics. Raises as
+    `read_plan` does.
+    """
     plan = read_plan(run_dir)
     memory_gib = sum(plan["memory_gib"].values())
-    return {"planned_images_per_second": plan["chosen"]["images_per_second"], "planned_memory_gib": memory_gib}
+    return {
+        "planned_images_per_second": plan["chosen"]["images_per_second"],
+        "planned_memory_gib": memory_gib,
+    }
 
 
 def memory(device: torch.device) -> int:
-    """The most bytes that this process has had on `device` at once: on a GPU tensors, on CPUs all that is resident."""
+    """The most bytes that this process has had on `device` at once: on a GPU tensors, on CPUs all
+    that is resident.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class _Console:
-    """A progress bar on a terminal; in a log, a plain line for every logged step, at most one a second."""
+    """A progress bar on a terminal; in a log, a plain line for every logged step, at most one a
+    second.
+    """
 
     def __init__(self, total: int, start: int):
         self.total, self.start, self.began, self.last_line = total, start, time.perf_counter(), 0.0
         console = Console(stderr=True)
-        columns = (BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TextColumn("{task.fields[row]}"))
-        self.bar = Progress(TextColumn("pretraining"), *columns, console=console) if console.is_terminal else None
+        columns = (
+            BarColumn(),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[row]}"),
+        )
+        self.bar = (
+            Progress(TextColumn("pretraining"), *columns, console=console)
+            if console.is_terminal
+            else None
+        )
         if self.bar:
             self.bar.start()
             self.task = self.bar.add_task("", total=total, completed=start, row="")
@@ -286,7 +343,9 @@ class _Console:
 
 
 def write_environment(run_dir: Path) -> None:
-    """Write environment.json: versions, machine and command. Credentials cannot get in: only SLURM_* is copied."""
+    """Write environment.json: versions, machine and command. Credentials cannot get in: only
+    SLURM_* is copied.
+    """
     files.write(Path(run_dir) / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
 
 
@@ -307,12 +366,16 @@ def environment() -> dict[str, Any]:
         "host": platform.node(),
         "system": platform.platform(),
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": gpus,
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
-        "slurm": {k: os.environ[k] for k in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST") if k in os.environ},
+        "slurm": {
+            k: os.environ[k] for k in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST") if k in os.environ
+        },
     }
 
 

@@ -1,4 +1,5 @@
-"""Optimizers whose norms are those of whole parameters however these are sharded, and what guards their step.
+"""Optimizers whose norms are those of whole parameters however these are sharded, and what guards
+their step.
 
 Nothing here waits for the device: norms, scales and verdicts stay tensors until the loop asks.
 """
@@ -53,21 +54,23 @@ class OptimConfig:
 
 
 class SGD(Optimizer):
-    """SGD with momentum; with `trust` > 0, the rate of each parameter p with gradient g is scaled by
+    """SGD with momentum; with `trust` > 0, the rate of each parameter p with gradient g is scaled
+    by
 
         trust · ‖p‖ / (‖g‖ + weight_decay · ‖p‖ + eps)          (You et al. 2017, arXiv:1708.03888, eq. 6)
         trust · ‖p‖ / ‖g + weight_decay · p‖                    with `joint` (SimCLR's, BYOL's and MoCo v3's code)
 
-    and decay is folded into the gradient before scaling. With all parameters treated in the first way this is LARC as
-    NVIDIA's apex had it; with vectors in a group of trust 0 and decay 0, it is LARS. Where either norm is 0, nothing is
-    scaled; in the first form the plain gradient counts then, undecayed. `clip` keeps the first form's scaled rate at or
-    below `lr`. With trust 0: torch's SGD.
+    and decay is folded into the gradient before scaling. With all parameters treated in the first
+    way this is LARC as NVIDIA's apex had it; with vectors in a group of trust 0 and decay 0, it is
+    LARS. Where either norm is 0, nothing is scaled; in the first form the plain gradient counts
+    then, undecayed. `clip` keeps the first form's scaled rate at or below `lr`. With trust 0:
+    torch's SGD.
 
-    With m for `momentum`, u for the scaled, decayed gradient, the step is v ← m·v + u, p ← p - lr·v; with
-    `rate_in_momentum`, v ← m·v + lr·u, p ← p - v. They differ where the rate changes.
+    With m for `momentum`, u for the scaled, decayed gradient, the step is v ← m·v + u, p ← p -
+    lr·v; with `rate_in_momentum`, v ← m·v + lr·u, p ← p - v. They differ where the rate changes.
 
-    A parameter without a gradient is left alone: neither decayed nor moved by its momentum. `step` consumes the
-    gradients (it scales them in place, to spare a copy), so clear them afterwards.
+    A parameter without a gradient is left alone: neither decayed nor moved by its momentum. `step`
+    consumes the gradients (it scales them in place, to spare a copy), so clear them afterwards.
     """
 
     def __init__(
@@ -83,8 +86,19 @@ class SGD(Optimizer):
         joint: bool = False,
         rate_in_momentum: bool = False,
     ):
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-        defaults |= {"trust": trust, "clip": clip, "eps": eps, "joint": joint, "rate_in_momentum": rate_in_momentum}
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        }
+        defaults |= {
+            "trust": trust,
+            "clip": clip,
+            "eps": eps,
+            "joint": joint,
+            "rate_in_momentum": rate_in_momentum,
+        }
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -108,7 +122,9 @@ class SGD(Optimizer):
         if group["weight_decay"]:
             torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         if group["trust"] and group["joint"]:
-            scales = _joint_scales(group, parameters, gradients)  # these are decayed by now, in place
+            scales = _joint_scales(
+                group, parameters, gradients
+            )  # these are decayed by now, in place
         if scales is not None:
             torch._foreach_mul_(updates, scales)
         if group["rate_in_momentum"]:
@@ -121,17 +137,25 @@ class SGD(Optimizer):
                 torch._foreach_add_(updates, buffers, alpha=group["momentum"])
             else:
                 updates = buffers
-        torch._foreach_add_(weights, updates, alpha=-1.0 if group["rate_in_momentum"] else -group["lr"])
+        torch._foreach_add_(
+            weights, updates, alpha=-1.0 if group["rate_in_momentum"] else -group["lr"]
+        )
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)  # a DTensor's is a DTensor, and so saved in shards
+            state["momentum_buffer"] = torch.zeros_like(
+                parameter
+            )  # a DTensor's is a DTensor, and so saved in shards
         return state["momentum_buffer"]
 
 
-def _separate_scales(group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-    """One scalar tensor per parameter, by which its decayed gradient is multiplied: LARC's, from the gradient as is."""
+def _separate_scales(
+    group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]
+) -> list[Tensor]:
+    """One scalar tensor per parameter, by which its decayed gradient is multiplied: LARC's, from
+    the gradient as is.
+    """
     p, g = squared_norms([*parameters, *gradients]).sqrt().chunk(2)
     scale = group["trust"] * p / (g + group["weight_decay"] * p + group["eps"])
     if group["clip"]:
@@ -141,14 +165,20 @@ def _separate_scales(group: dict[str, Any], parameters: list[Tensor], gradients:
     return list(torch.where(p > 0, scale, 1.0).unbind())
 
 
-def _joint_scales(group: dict[str, Any], parameters: list[Tensor], decayed: list[Tensor]) -> list[Tensor]:
-    """One scalar tensor per parameter, by which its decayed gradient is multiplied: SimCLR's and BYOL's LARS."""
+def _joint_scales(
+    group: dict[str, Any], parameters: list[Tensor], decayed: list[Tensor]
+) -> list[Tensor]:
+    """One scalar tensor per parameter, by which its decayed gradient is multiplied: SimCLR's and
+    BYOL's LARS.
+    """
     p, u = squared_norms([*parameters, *decayed]).sqrt().chunk(2)
     return list(torch.where((p > 0) & (u > 0), group["trust"] * p / u, 1.0).unbind())
 
 
 def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Squared 2-norms of n whole tensors, `(n,)`; shards (DTensors) are summed in one all-reduce for all of a mesh."""
+    """Squared 2-norms of n whole tensors, `(n,)`; shards (DTensors) are summed in one all-reduce
+    for all of a mesh.
+    """
     members: dict[tuple[dist.ProcessGroup, ...], list[int]] = defaultdict(list)
     for i, tensor in enumerate(tensors):
         members[_shard_groups(tensor)].append(i)
@@ -166,11 +196,14 @@ def _shard_groups(tensor: Tensor) -> tuple[dist.ProcessGroup, ...]:
     if not isinstance(tensor, DTensor):
         return ()
     mesh = tensor.device_mesh
-    return tuple(mesh.get_group(d) for d, placement in enumerate(tensor.placements) if placement.is_shard())
+    return tuple(
+        mesh.get_group(d) for d, placement in enumerate(tensor.placements) if placement.is_shard()
+    )
 
 
 def build_optimizer(learner: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimizer over the trainable parameters (after sharding), its rate 0 until the loop sets it.
+    """The optimizer over the trainable parameters (after sharding), its rate 0 until the loop sets
+    it.
 
     Each group's rate is to be that of the schedule times its `factor`, from `Learner.rates`.
     """
@@ -180,7 +213,11 @@ def build_optimizer(learner: nn.Module, config: OptimConfig) -> Optimizer:
     for factor, parameters in by_factor(learner).items():
         vectors = [p for p in parameters if p.ndim <= 1]
         matrices = [p for p in parameters if p.ndim > 1]
-        groups += [{**group, "factor": factor} for group in make_groups(config, matrices, vectors) if group["params"]]
+        groups += [
+            {**group, "factor": factor}
+            for group in make_groups(config, matrices, vectors)
+            if group["params"]
+        ]
     return make(groups, config)
 
 
@@ -190,7 +227,9 @@ def by_factor(learner: nn.Module) -> dict[float, list[Tensor]]:
     found: dict[float, list[Tensor]] = defaultdict(list)
     for name, parameter in learner.named_parameters():
         if parameter.requires_grad:
-            factor = next((factor for prefix, factor in factors.items() if name.startswith(prefix)), 1.0)
+            factor = next(
+                (factor for prefix, factor in factors.items() if name.startswith(prefix)), 1.0
+            )
             found[factor].append(parameter)
     return found
 
@@ -202,12 +241,19 @@ def _decayed(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor])
     """Vectors are undecayed unless the configuration decays them."""
     if config.decay_norm_and_bias:
         return [{"params": [*matrices, *vectors], "weight_decay": config.weight_decay}]
-    return [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
 
 
 def _adapted(config: OptimConfig, matrices: list[Tensor], vectors: list[Tensor]) -> list[Group]:
     """LARS scales the rates of matrices alone, and decays only them."""
-    scaled = {"trust": config.larc_trust, "weight_decay": config.weight_decay, "joint": config.lars_joint_norm}
+    scaled = {
+        "trust": config.larc_trust,
+        "weight_decay": config.weight_decay,
+        "joint": config.lars_joint_norm,
+    }
     return [{"params": matrices, **scaled}, {"params": vectors, "trust": 0.0, "weight_decay": 0.0}]
 
 
@@ -246,15 +292,17 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
         return torch.zeros(())
     norm = squared_norms(gradients).sum().sqrt()
     if max_norm > 0:
-        torch._foreach_mul_([local(g) for g in gradients], (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        torch._foreach_mul_(
+            [local(g) for g in gradients], (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        )
     return norm
 
 
 class LossScaler:
     """Loss scaling for fp16: as large a power of two as gradients bear (Micikevicius et al. 2018).
 
-    The scale is halved when a step was not finite, and doubled after `interval` finite ones. As the verdict is the same
-    on all ranks (`preempt.agree`), so is the scale.
+    The scale is halved when a step was not finite, and doubled after `interval` finite ones. As the
+    verdict is the same on all ranks (`preempt.agree`), so is the scale.
     """
 
     def __init__(self, enabled: bool, scale: float = 2.0**16, interval: int = 2000):

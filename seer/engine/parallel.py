@@ -1,6 +1,8 @@
-"""How a method is laid out over processes. Nothing else knows it: BatchNorm → compile → checkpointing → FSDP or DDP.
+"""How a method is laid out over processes. Nothing else knows it: BatchNorm → compile →
+checkpointing → FSDP or DDP.
 
-Backbones are recognised by their `stages`, a `ModuleList` of `Sequential`s of blocks; a method may hold two of them.
+Backbones are recognised by their `stages`, a `ModuleList` of `Sequential`s of blocks; a method may
+hold two of them.
 """
 
 import logging
@@ -27,7 +29,9 @@ log = logging.getLogger(__name__)
 # What autocast computes in; None: no autocast. Parameters are fp32, or float64 for fp64.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": None}
 
-LARGE = 10**8  # parameters of a layer that is gathered by itself: of the 10B's last block each convolution but one
+LARGE = (
+    10**8
+)  # parameters of a layer that is gathered by itself: of the 10B's last block each convolution but one
 
 
 @dataclass
@@ -50,7 +54,9 @@ class ParallelConfig:
     """
 
     mode: str = option("none", Choice("none", "ddp", "fsdp"), incidental=True)
-    checkpointing: list[list[int]] = option([], ListOf(ListOf(Integer(1, 1000), 1000), 100), incidental=True)
+    checkpointing: list[list[int]] = option(
+        [], ListOf(ListOf(Integer(1, 1000), 1000), 100), incidental=True
+    )
     shard_group: int = option(0, Integer(0, 2**24), incidental=True)
     bn_group: int = option(0, Integer(0, 2**24))
     compile: bool = option(False, Flag(), incidental=True)
@@ -58,8 +64,11 @@ class ParallelConfig:
     deferred_init: bool = False
 
 
-def parallelize(method: nn.Module, config: ParallelConfig, world: World, precision: str = "fp32") -> nn.Module:
-    """Lay `method` out over the processes of `world`, in place; a method on `meta` gets its memory and weights here.
+def parallelize(
+    method: nn.Module, config: ParallelConfig, world: World, precision: str = "fp32"
+) -> nn.Module:
+    """Lay `method` out over the processes of `world`, in place; a method on `meta` gets its memory
+    and weights here.
 
     Build the optimizer afterwards, from `method`, whose parameter names stay as they were.
 
@@ -75,12 +84,18 @@ def parallelize(method: nn.Module, config: ParallelConfig, world: World, precisi
         _materialize(method, world, config.shard_group)
     if config.mode == "ddp" and world.size > 1:
         # BatchNorm keeps its buffers equal by itself; to broadcast them would undo its groups.
-        return DistributedDataParallel(method, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            method, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
     return method
 
 
-def arrange(method: nn.Module, config: ParallelConfig, world: World, precision: str = "fp32") -> None:
-    """All of `parallelize` but DDP and giving memory: a method on `meta` stays there, whole or in shards."""
+def arrange(
+    method: nn.Module, config: ParallelConfig, world: World, precision: str = "fp32"
+) -> None:
+    """All of `parallelize` but DDP and giving memory: a method on `meta` stays there, whole or in
+    shards.
+    """
     check_parallel(config, world.size)
     backbones = find_backbones(method)
     sharded = config.mode == "fsdp" and world.size > 1
@@ -96,11 +111,18 @@ def arrange(method: nn.Module, config: ParallelConfig, world: World, precision: 
         checkpoint_stages(backbone, config.checkpointing)
     if sharded:
         # Compiled blocks would be cut in pieces by the hooks on their BatchNorms.
-        shard(method, backbones, _mesh(config.shard_group, world), None if config.compile else PRECISIONS[precision])
+        shard(
+            method,
+            backbones,
+            _mesh(config.shard_group, world),
+            None if config.compile else PRECISIONS[precision],
+        )
 
 
 def to_precision(method: nn.Module, precision: str) -> nn.Module:
-    """Parameters and buffers in the precision that the optimizer updates: float64 for `fp64`, else as they are."""
+    """Parameters and buffers in the precision that the optimizer updates: float64 for `fp64`, else
+    as they are.
+    """
     if precision not in PRECISIONS:
         raise InputError(f"precision: '{precision}' is unknown{nearest(precision, PRECISIONS)}")
     return method.double() if precision == "fp64" else method
@@ -120,15 +142,21 @@ def check_parallel(config: ParallelConfig, ranks: int) -> None:
     """Raise `InputError` for what `ranks` processes cannot do."""
     check_options(config, "parallel")
     if config.mode == "none" and ranks > 1:
-        raise InputError(f"parallel.mode=none is for one process and there are {ranks}; use ddp or fsdp")
+        raise InputError(
+            f"parallel.mode=none is for one process and there are {ranks}; use ddp or fsdp"
+        )
     for key in ("bn_group", "shard_group"):
         count = getattr(config, key)
         if 0 < count < ranks and ranks % count:
-            raise InputError(f"parallel.{key}={count} does not divide {ranks} processes; 0 is all of them")
+            raise InputError(
+                f"parallel.{key}={count} does not divide {ranks} processes; 0 is all of them"
+            )
 
 
 def _batchnorm_group(count: int, world: World) -> dist.ProcessGroup | None:
-    """The group of this process among groups of `count` consecutive ones (0, or as many as there are: all)."""
+    """The group of this process among groups of `count` consecutive ones (0, or as many as there
+    are: all).
+    """
     if world.size == 1 or count == 1:
         return None
     if count == 0 or count >= world.size:
@@ -137,7 +165,8 @@ def _batchnorm_group(count: int, world: World) -> dist.ProcessGroup | None:
 
 
 class CheckpointedStage(nn.Sequential):
-    """A stage that keeps only the inputs of groups of blocks, and computes the groups again in the backward pass.
+    """A stage that keeps only the inputs of groups of blocks, and computes the groups again in the
+    backward pass.
 
     `ends` are the groups' ends; blocks after the last one run as usual.
     """
@@ -161,14 +190,20 @@ def _checkpointed(blocks: list[nn.Module], x: Tensor) -> Tensor:
             x = block(x)
         return x
 
-    return checkpoint(run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_spared(blocks)))
+    return checkpoint(
+        run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_spared(blocks))
+    )
 
 
 def checkpoint_stages(backbone: nn.Module, groups: list[list[int]]) -> None:
-    """Checkpoint the activations of the backbone's stages, each in the groups that `ParallelConfig` describes."""
+    """Checkpoint the activations of the backbone's stages, each in the groups that `ParallelConfig`
+    describes.
+    """
     stages = list(backbone.stages)  # type: ignore[arg-type]
     if groups and len(groups) != len(stages):
-        raise InputError(f"parallel.checkpointing has {len(groups)} lists; the backbone has {len(stages)} stages")
+        raise InputError(
+            f"parallel.checkpointing has {len(groups)} lists; the backbone has {len(stages)} stages"
+        )
     for number, (stage, ends) in enumerate(zip(stages, groups, strict=False), 1):
         if any(b <= a for a, b in pairwise([0, *ends])) or max(ends, default=0) > len(stage):
             raise InputError(
@@ -184,7 +219,8 @@ def compile_blocks(backbones: list[nn.Module]) -> None:
 
     Hooks (FSDP's) and recomputation stay outside the graphs.
     """
-    # One entry per shape of block, resolution, and with or without gradient: more than the default of 8.
+    # One entry per shape of block, resolution, and with or without gradient: more than the default
+    # of 8.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for backbone in backbones:
         for stage in backbone.stages:  # type: ignore[union-attr]
@@ -193,18 +229,27 @@ def compile_blocks(backbones: list[nn.Module]) -> None:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether `torch.compile` works here; logs why not. It needs a C++ compiler, and Triton on a GPU."""
+    """Whether `torch.compile` works here; logs why not. It needs a C++ compiler, and Triton on a
+    GPU.
+    """
     try:
         torch.compile(torch.sin)(torch.ones(2, device=device))
-    except Exception as error:  # whatever the toolchain raises: without it, training goes on more slowly
+    except (
+        Exception
+    ) as error:  # whatever the toolchain raises: without it, training goes on more slowly
         reason = first_line(error)
-        log.warning("parallel.compile: continuing without compilation, which does not work here: %s", reason)
+        log.warning(
+            "parallel.compile: continuing without compilation, which does not work here: %s", reason
+        )
         return False
     return True
 
 
-def shard(method: nn.Module, backbones: list[nn.Module], mesh: DeviceMesh, half: torch.dtype | None = None) -> None:
-    """FSDP: a block of a backbone, or a `LARGE` layer of it, is gathered while it runs; a head until its backward pass.
+def shard(
+    method: nn.Module, backbones: list[nn.Module], mesh: DeviceMesh, half: torch.dtype | None = None
+) -> None:
+    """FSDP: a block of a backbone, or a `LARGE` layer of it, is gathered while it runs; a head
+    until its backward pass.
 
     Args:
         mesh: the ranks among which parameters are cut; of two dimensions the first counts copies.
@@ -213,7 +258,9 @@ def shard(method: nn.Module, backbones: list[nn.Module], mesh: DeviceMesh, half:
     """
     policy = MixedPrecisionPolicy(half, torch.float32 if half else None, cast_forward_inputs=False)
     for block in (block for backbone in backbones for stage in backbone.stages for block in stage):  # type: ignore[union-attr]
-        norms: list[nn.Module] = [module for module in block.modules() if isinstance(module, BatchNorm)]
+        norms: list[nn.Module] = [
+            module for module in block.modules() if isinstance(module, BatchNorm)
+        ]
         if half and norms:
             fully_shard(norms, mesh=mesh, reshard_after_forward=False)
         for layer in block.modules():
@@ -231,12 +278,15 @@ def _mesh(count: int, world: World) -> DeviceMesh:
     """All ranks in a row, or copies of groups of `count` ranks."""
     if count == 0 or count >= world.size:
         return init_device_mesh(world.device.type, (world.size,))
-    return init_device_mesh(world.device.type, (world.size // count, count), mesh_dim_names=("copy", "shard"))
+    return init_device_mesh(
+        world.device.type, (world.size // count, count), mesh_dim_names=("copy", "shard")
+    )
 
 
 def _materialize(method: nn.Module, world: World, shard_group: int) -> None:
     """Memory and initial weights for a method on `meta`, sharded or not."""
     if world.device.type == "cpu":
-        # On GPUs DTensors are drawn as if whole; on CPU each rank draws its own shards. These must differ, copies not.
+        # On GPUs DTensors are drawn as if whole; on CPU each rank draws its own shards. These must
+        # differ, copies not.
         torch.manual_seed(torch.initial_seed() + world.rank % (shard_group or world.size))
     materialize(method, world.device)

@@ -12,12 +12,16 @@ SKEW = 60.0  # seconds; signed requests to object stores and munge allow for min
 
 
 def check_peers() -> None:
-    """Raise the same `InputError` on every rank where a rank's code, packages or clock are not rank 0's."""
+    """Raise the same `InputError` on every rank where a rank's code, packages or clock are not rank
+    0's.
+    """
     if size() == 1:
         return
     barrier()  # all then read their clocks at once
     found = on_all(lambda: (time.time(), describe()))
-    if told := next(filter(None, (differs(rank, found[0], found[rank]) for rank in range(1, size()))), ""):
+    if told := next(
+        filter(None, (differs(rank, found[0], found[rank]) for rank in range(1, size()))), ""
+    ):
         raise InputError(told)
 
 
@@ -26,10 +30,16 @@ def describe() -> dict[str, str]:
     here, files = environment(), sorted(Path(__file__).parents[1].rglob("*.py"))
     code = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
     versions = {"python": here["python"], "seer": here["seer"], **here["packages"]}
-    return {"host": here["host"], **versions, "the code of seer": f"{code} in {Path(__file__).parents[1]}"}
+    return {
+        "host": here["host"],
+        **versions,
+        "the code of seer": f"{code} in {Path(__file__).parents[1]}",
+    }
 
 
-def differs(rank: int, first: tuple[float, dict[str, str]], other: tuple[float, dict[str, str]]) -> str:
+def differs(
+    rank: int, first: tuple[float, dict[str, str]], other: tuple[float, dict[str, str]]
+) -> str:
     """How this rank is unlike rank 0, in one line; "" where it is not."""
     ours, theirs = first[1], other[1]
     where = f"rank {rank} on {theirs['host']}"

@@ -1,8 +1,9 @@
-"""Stopping on request: a signal asks, all ranks agree at the end of a step, and a checkpoint is saved there.
+"""Stopping on request: a signal asks, all ranks agree at the end of a step, and a checkpoint is
+saved there.
 
-Schedulers announce the end: SLURM sends the signal that `seer launch` chose some minutes before the time limit and on
-preemption, and SIGTERM when it ends a job; Kubernetes and torchrun send SIGTERM. At a terminal Ctrl-C sends SIGINT, and
-closing it SIGHUP.
+Schedulers announce the end: SLURM sends the signal that `seer launch` chose some minutes before the
+time limit and on preemption, and SIGTERM when it ends a job; Kubernetes and torchrun send SIGTERM.
+At a terminal Ctrl-C sends SIGINT, and closing it SIGHUP.
 """
 
 import faulthandler
@@ -23,7 +24,8 @@ ENDED = "ended at once; the same command continues from the newest checkpoint"
 
 
 class StopRequest:
-    """While entered, `SIGNALS` do not end this process but set `by`, the name of the last one; a second Ctrl-C ends it.
+    """While entered, `SIGNALS` do not end this process but set `by`, the name of the last one; a
+    second Ctrl-C ends it.
 
     What is ignored stays so: SIGHUP under `nohup`, Ctrl-C where a launcher answers to it.
     """
@@ -32,8 +34,12 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         self._before: dict[Any, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # elsewhere Python allows no handlers
+            heeded = [
+                number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+            ]
             self._before = {number: signal.signal(number, self._note) for number in heeded}
             self._watch()
         return self
@@ -49,7 +55,9 @@ class StopRequest:
         self.by = signal.Signals(number).name
 
     def _watch(self) -> None:
-        """Have signals answered in a thread as well: handlers run only when the main thread comes back from a wait."""
+        """Have signals answered in a thread as well: handlers run only when the main thread comes
+        back from a wait.
+        """
         reading, self._arrivals = os.pipe()
         os.set_blocking(self._arrivals, False)
         self._wakeup_before = signal.set_wakeup_fd(self._arrivals, warn_on_full_buffer=False)
@@ -70,8 +78,8 @@ def _answer_interrupts(arrivals: int) -> None:
 
 
 class Verdict(NamedTuple):
-    """Of all ranks on a step: whether loss and gradient are finite on every one, whether any was asked to stop, the
-    mean of their losses, and whether any finds a checkpoint late."""
+    """Of all ranks on a step: whether loss and gradient are finite on every one, whether any was
+    asked to stop, the mean of their losses, and whether any finds a checkpoint late."""
 
     finite: bool
     stop: bool
@@ -82,7 +90,8 @@ class Verdict(NamedTuple):
 def agree(loss: Tensor, grad_norm: Tensor, asked: bool = False, late: bool = False) -> Verdict:
     """The verdict on a step, the same on all ranks.
 
-    The request to stop, and what the clock says, travel with what every step needs to know anyhow: they cost nothing.
+    The request to stop, and what the clock says, travel with what every step needs to know anyhow:
+    they cost nothing.
     """
     finite = torch.isfinite(loss.detach()) & torch.isfinite(grad_norm.to(loss.device))
     requests = [torch.full_like(finite, request).double() for request in (asked, late)]
@@ -92,10 +101,12 @@ def agree(loss: Tensor, grad_norm: Tensor, asked: bool = False, late: bool = Fal
 
 
 class Watchdog:
-    """Ends this process, with the stack of each of its threads on stderr, when `beat` is not called for too long.
+    """Ends this process, with the stack of each of its threads on stderr, when `beat` is not called
+    for too long.
 
-    A collective whose peer is gone or elsewhere may wait for ever: every rank then tells where it stands, and whoever
-    started the run can start it again. `SEER_HANG_SECONDS` sets the time; without it there is no watch.
+    A collective whose peer is gone or elsewhere may wait for ever: every rank then tells where it
+    stands, and whoever started the run can start it again. `SEER_HANG_SECONDS` sets the time;
+    without it there is no watch.
     """
 
     def __init__(self) -> None:

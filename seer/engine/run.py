@@ -1,4 +1,6 @@
-"""The life of a run: lock → log → resume → train → roll back → save → stop. Everything that is trained lives it."""
+"""The life of a run: lock → log → resume → train → roll back → save → stop. Everything that is
+trained lives it.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -85,11 +87,15 @@ def check_batch(config: RunConfig, ranks: int) -> None:
     batch = config.batch_size
     if batch % (ranks * config.accumulate):
         parts = (
-            f"{ranks} processes × {config.accumulate} micro-batches" if config.accumulate > 1 else f"{ranks} processes"
+            f"{ranks} processes × {config.accumulate} micro-batches"
+            if config.accumulate > 1
+            else f"{ranks} processes"
         )
         unit = ranks * config.accumulate
         below, above = batch // unit * unit, (batch // unit + 1) * unit
-        raise InputError(f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}")
+        raise InputError(
+            f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}"
+        )
 
 
 def fit(training: Training[B], world: World) -> Path:
@@ -100,12 +106,19 @@ def fit(training: Training[B], world: World) -> Path:
         StoppedError, DivergedError: as `loop.train` raises them.
     """
     run_dir = Path(training.config.run_dir)
-    with locked(run_dir) if world.is_main else nullcontext(), log_file(run_dir) if world.is_main else nullcontext():
+    with (
+        locked(run_dir) if world.is_main else nullcontext(),
+        log_file(run_dir) if world.is_main else nullcontext(),
+    ):
         if world.is_main:
             training.prepare()
             write_environment(run_dir)
         try:
-            with enough_memory(world.device, STEP_TOO_LARGE), training.beside(), StopRequest() as asked:
+            with (
+                enough_memory(world.device, STEP_TOO_LARGE),
+                training.beside(),
+                StopRequest() as asked,
+            ):
                 fault = attempt(training, world, asked)
                 while fault is not None:
                     fault = attempt(training, world, asked, fault)
@@ -124,7 +137,9 @@ def enough_memory(device: torch.device, remedy: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+        if isinstance(error, RuntimeError) and not re.search(
+            "out of memory|allocate memory", str(error)
+        ):
             raise
         raise InputError(f"the memory of {device} is too small for {remedy}") from error
 
@@ -151,12 +166,16 @@ def attempt(
     else:
         header = roll_back(fault, load, run_dir, config.health.rollbacks, world, training.keys_of)
     schedule = effective(config.schedule, config.batch_size, config.steps)
-    health = Health(config.health, run_dir, world, config.log.every, int(schedule.warmup), learner.symptoms)
+    health = Health(
+        config.health, run_dir, world, config.log.every, int(schedule.warmup), learner.symptoms
+    )
     start = 0
     batches.seen = 0
     if header is not None:
         if header["data"] != batches.identity:
-            raise InputError(f"{batches.name}: the images have changed since {run_dir} began; give another run_dir")
+            raise InputError(
+                f"{batches.name}: the images have changed since {run_dir} began; give another run_dir"
+            )
         scaler.load_state_dict(header["scaler"])
         health.load_state_dict(header.get("health", {}))
         start = header["step"]
@@ -165,7 +184,9 @@ def attempt(
         training.begin(start)
 
     def save(done: int) -> None:
-        """Begin to save the state after `done` finished steps, the whole backbone beside the shards."""
+        """Begin to save the state after `done` finished steps, the whole backbone beside the
+        shards.
+        """
         header = {
             "samples": done * config.batch_size,
             "seen": over_ranks(batches.seen, world.device),
@@ -175,9 +196,15 @@ def attempt(
         }
         checkpointer.save(done, learner, optimizer, header, training.weights(done), proven=False)
 
-    saves = Saves(save, config.checkpoint.every, checkpointer.late, checkpointer.confirm, checkpointer.finish)
+    saves = Saves(
+        save, config.checkpoint.every, checkpointer.late, checkpointer.confirm, checkpointer.finish
+    )
     try:
-        with RunLog(run_dir, config.log, world, config.steps, start) as log, Watchdog() as watchdog, checkpointer:
+        with (
+            RunLog(run_dir, config.log, world, config.steps, start) as log,
+            Watchdog() as watchdog,
+            checkpointer,
+        ):
             run = Run(
                 learner=learner,
                 module=training.module,

@@ -1,10 +1,12 @@
 """Schedules as pure functions: configuration, step, number of steps → value.
 
-What a run follows is `effective`, once: rates for its own batch, and a warm-up in steps. Nothing is inferred elsewhere.
+What a run follows is `effective`, once: rates for its own batch, and a warm-up in steps. Nothing is
+inferred elsewhere.
 
-Steps count from 0, so a run of `total` steps asks for 0 … total − 1, and `value(config, total, total)` is where the
-schedule would arrive: `final`. After a linear warm-up of `warmup` steps (from `start`, reaching `peak` at step
-`warmup`), each schedule sees only how far the rest of the run has come, `where` in [0, 1].
+Steps count from 0, so a run of `total` steps asks for 0 … total − 1, and `value(config, total,
+total)` is where the schedule would arrive: `final`. After a linear warm-up of `warmup` steps (from
+`start`, reaching `peak` at step `warmup`), each schedule sees only how far the rest of the run has
+come, `where` in [0, 1].
 """
 
 import itertools
@@ -46,15 +48,19 @@ class ScheduleConfig:
 
 
 def effective(config: ScheduleConfig, batch_size: int, steps: int) -> ScheduleConfig:
-    """The schedule that a run of `steps` steps follows with `batch_size` images a step, over all processes.
+    """The schedule that a run of `steps` steps follows with `batch_size` images a step, over all
+    processes.
 
-    Its rates stand as they are (`per` is 0) and its warm-up is in steps, so it is its own effective schedule.
+    Its rates stand as they are (`per` is 0) and its warm-up is in steps, so it is its own effective
+    schedule.
 
     Raises:
         InputError: the warm-up is neither steps nor a share.
     """
     warmup = whole_steps(config.warmup, steps, "schedule.warmup")
-    peak, start, final = (_scaled(rate, config.per, batch_size) for rate in (config.peak, config.start, config.final))
+    peak, start, final = (
+        _scaled(rate, config.per, batch_size) for rate in (config.peak, config.start, config.final)
+    )
     return replace(config, peak=peak, start=start, final=final, per=0, warmup=warmup)
 
 
@@ -62,7 +68,9 @@ def describe(config: ScheduleConfig, batch_size: int, steps: int) -> str:
     """What the rate and its warm-up become in a run, in one line."""
     followed = effective(config, batch_size, steps)
     if config.per:
-        rate = f"rate {config.peak:g} for {config.per:,} images → {followed.peak:g} for {batch_size:,}"
+        rate = (
+            f"rate {config.peak:g} for {config.per:,} images → {followed.peak:g} for {batch_size:,}"
+        )
     else:
         rate = f"rate {followed.peak:g}, whatever the batch ({batch_size:,} images)"
     return f"{rate}; warm-up {followed.warmup:,} of {steps:,} steps"
@@ -73,7 +81,8 @@ def _scaled(rate: float, per: int, batch_size: int) -> float:
 
 
 def value(config: ScheduleConfig, step: int, total: int) -> float:
-    """The value at `step` of `total` steps, of a schedule whose rates are for the run's own batch (`effective`).
+    """The value at `step` of `total` steps, of a schedule whose rates are for the run's own batch
+    (`effective`).
 
     Raises:
         InputError: the schedule is unknown, its milestones do not increase, or its warm-up is longer than the run.
@@ -106,10 +115,11 @@ def _step(config: ScheduleConfig, where: float, warm: float) -> float:
 
 
 def _restarts(config: ScheduleConfig, where: float, warm: float) -> float:
-    """Loshchilov & Hutter's warm restarts (SGDR, 2016), each climbing over `rewarm` to a peak `gamma` times the last.
+    """Loshchilov & Hutter's warm restarts (SGDR, 2016), each climbing over `rewarm` to a peak
+    `gamma` times the last.
 
-    SEER's half-warm-up variant (4.8 → 0.0048, → 2.114, → 0.0048 over .1, .45, .1, .35 of the run) is
-    `milestones=[0.55] rewarm=0.1 gamma=0.44` with a warm-up of a tenth of the steps.
+    SEER's half-warm-up variant (4.8 → 0.0048, → 2.114, → 0.0048 over .1, .45, .1, .35 of the run)
+    is `milestones=[0.55] rewarm=0.1 gamma=0.44` with a warm-up of a tenth of the steps.
     """
     cycle, begin, end = _cycle(config, where, warm)
     peak = config.peak * config.gamma**cycle
@@ -120,7 +130,9 @@ def _restarts(config: ScheduleConfig, where: float, warm: float) -> float:
 
 
 def _waves(config: ScheduleConfig, where: float, warm: float) -> float:
-    """Whole cosine waves: down to `final` in the middle of each cycle and back up to its peak, without a jump."""
+    """Whole cosine waves: down to `final` in the middle of each cycle and back up to its peak,
+    without a jump.
+    """
     cycle, begin, end = _cycle(config, where, warm)
     peak = config.peak * config.gamma**cycle
     return cosine(peak, config.final, 1 - abs(1 - 2 * _part(where, begin, end)))
@@ -149,12 +161,16 @@ def _cycle(config: ScheduleConfig, where: float, warm: float) -> tuple[int, floa
 
 def _check(config: ScheduleConfig, warmup: int, total: int) -> None:
     if config.name not in SCHEDULES:
-        raise InputError(f"schedule.name: '{config.name}' is unknown{nearest(config.name, SCHEDULES)}")
+        raise InputError(
+            f"schedule.name: '{config.name}' is unknown{nearest(config.name, SCHEDULES)}"
+        )
     if warmup > total:
         raise InputError(
             f"schedule.warmup: {warmup} steps, but the run has {total}; give fewer, or a share such as 0.05"
         )
-    exponent = math.log10(max(config.peak, 1e-300)) + len(config.milestones) * math.log10(max(config.gamma, 1.0))
+    exponent = math.log10(max(config.peak, 1e-300)) + len(config.milestones) * math.log10(
+        max(config.gamma, 1.0)
+    )
     if exponent > math.log10(RATE.high):
         raise InputError(
             f"schedule.gamma={config.gamma:g}: the rate would rise to 1e{exponent:.0f}; lower it or the peak"

@@ -1,4 +1,6 @@
-"""One training step in two halves: forward and backward, then the update. Whatever trains calls these."""
+"""One training step in two halves: forward and backward, then the update. Whatever trains calls
+these.
+"""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,9 +17,16 @@ from seer.engine.parallel import autocast
 
 
 def train_step(
-    learner: Learner[B], module: nn.Module, optimizer: Optimizer, batch: B, step: Step, precision: str = "fp32"
+    learner: Learner[B],
+    module: nn.Module,
+    optimizer: Optimizer,
+    batch: B,
+    step: Step,
+    precision: str = "fp32",
 ) -> Output:
-    """A whole step at the optimizer's own rates, without what guards it in a run. `module`: see `forward_backward`."""
+    """A whole step at the optimizer's own rates, without what guards it in a run. `module`: see
+    `forward_backward`.
+    """
     output = forward_backward(learner, module, batch, step, precision, batch.index.device)
     update(learner, optimizer, step)
     optimizer.zero_grad(set_to_none=True)
@@ -34,10 +43,11 @@ def forward_backward(
     accumulate: int = 1,
     scaler: LossScaler | None = None,
 ) -> Output:
-    """The batch in `accumulate` micro-batches, gradients averaged over them and over the ranks, scaled by `scaler`.
+    """The batch in `accumulate` micro-batches, gradients averaged over them and over the ranks,
+    scaled by `scaler`.
 
-    Each micro-batch is a batch of its own for BatchNorm, Sinkhorn and negatives: accumulation saves memory, but what a
-    loss compares is the micro-batch (over all ranks), not the global batch.
+    Each micro-batch is a batch of its own for BatchNorm, Sinkhorn and negatives: accumulation saves
+    memory, but what a loss compares is the micro-batch (over all ranks), not the global batch.
 
     Args:
         module: `learner` as `parallelize` wrapped it.
@@ -66,5 +76,11 @@ def update(learner: Learner, optimizer: Optimizer, step: Step) -> None:
 
 
 def no_sync(module: nn.Module) -> Any:
-    """Leave gradients unreduced inside (DDP); FSDP reduces every micro-batch, which costs time but no memory."""
-    return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
+    """Leave gradients unreduced inside (DDP); FSDP reduces every micro-batch, which costs time but
+    no memory.
+    """
+    return (
+        module.no_sync()
+        if isinstance(module, nn.parallel.DistributedDataParallel)
+        else nullcontext()
+    )

@@ -1,8 +1,9 @@
-"""The symptoms of a collapse: by which numbers each is known, what it means, what helps. `docs/health.md` has them all.
+"""The symptoms of a collapse: by which numbers each is known, what it means, what helps.
+`docs/health.md` has them all.
 
-`COLLAPSE` is what the embeddings of every learner may suffer from; `Learner.symptoms` are a learner's own. The
-thresholds are far from what healthy runs show; where a number depends on the batch or on the number of prototypes K,
-so does its threshold.
+`COLLAPSE` is what the embeddings of every learner may suffer from; `Learner.symptoms` are a
+learner's own. The thresholds are far from what healthy runs show; where a number depends on the
+batch or on the number of prototypes K, so does its threshold.
 """
 
 import math

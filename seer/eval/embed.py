@@ -55,7 +55,9 @@ class Pile:
 
 
 def open_pile(data: Path | str) -> Pile:
-    """The images of shards (a folder with a manifest) or of a folder of any depth; `InputError` if there are none."""
+    """The images of shards (a folder with a manifest) or of a folder of any depth; `InputError` if
+    there are none.
+    """
     root = place(data)
     if isinstance(root, Url) or os.path.isfile(root / MANIFEST):
         return _from_shards(Manifest.load(root))
@@ -66,7 +68,9 @@ def open_pile(data: Path | str) -> Pile:
     for error in unread[:SHOWN]:
         logger.warning("left out the folder %s: %s", readable(str(error.filename)), error.strerror)
     if not paths:
-        raise InputError(f"{data}: holds no images that can be read; give a folder of images or of shards")
+        raise InputError(
+            f"{data}: holds no images that can be read; give a folder of images or of shards"
+        )
     names = [readable(path) for path in paths]
     labels = [readable(path.partition(os.sep)[0]) if os.sep in path else "" for path in paths]
     return Pile(Files(root, paths), names, names, labels, len(unread))
@@ -86,10 +90,13 @@ def _from_shards(manifest: Manifest) -> Pile:
     return Pile(Samples(reader, ids), keys, sources, labels)
 
 
-def embed(model_spec: str, data: Path | str, out: Path | str, config: FeatureConfig | None = None) -> dict[str, Any]:
+def embed(
+    model_spec: str, data: Path | str, out: Path | str, config: FeatureConfig | None = None
+) -> dict[str, Any]:
     """Write key, source, label and features of each image to `out`, `.parquet` or `.npz`.
 
-    Images that cannot be read or decoded are left out, counted, and the first of them named in warnings.
+    Images that cannot be read or decoded are left out, counted, and the first of them named in
+    warnings.
 
     Returns:
         `{"out", "samples", "dimensions", "damaged", "unread_folders", "model"}`.
@@ -152,7 +159,9 @@ def _write(out: Path, pile: Pile, rows: list[int], values: np.ndarray) -> None:
             WRITERS[out.suffix](file, texts, values)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        raise InputError(f"--out {out}: cannot be written ({reason}); make room there, or give another path") from None
+        raise InputError(
+            f"--out {out}: cannot be written ({reason}); make room there, or give another path"
+        ) from None
 
 
 def _write_parquet(file: BinaryIO, texts: dict[str, list[str]], values: np.ndarray) -> None:

@@ -33,7 +33,9 @@ class Score:
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion (1927); it stays inside [0, 1], and honest near its ends."""
+    """Wilson's 95 % score interval of a proportion (1927); it stays inside [0, 1], and honest near
+    its ends.
+    """
     p, shrink = successes / trials, 1 + Z**2 / trials
     centre = (p + Z**2 / (2 * trials)) / shrink
     half = Z / shrink * math.sqrt(p * (1 - p) / trials + Z**2 / (4 * trials**2))
@@ -41,14 +43,23 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def accuracy(
-    metric: str, title: str, correct: Tensor, details: dict[str, Any] | None = None, headline: bool = False
+    metric: str,
+    title: str,
+    correct: Tensor,
+    details: dict[str, Any] | None = None,
+    headline: bool = False,
 ) -> Score:
     """The share of `correct` (bool), as a number from 0 to 1, with Wilson's interval."""
     return share(metric, title, int(correct.sum()), correct.numel(), details, headline)
 
 
 def share(
-    metric: str, title: str, hits: int, trials: int, details: dict[str, Any] | None = None, headline: bool = False
+    metric: str,
+    title: str,
+    hits: int,
+    trials: int,
+    details: dict[str, Any] | None = None,
+    headline: bool = False,
 ) -> Score:
     """So many of so many, as a number from 0 to 1, with Wilson's interval."""
     low, high = wilson(hits, trials)

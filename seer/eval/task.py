@@ -22,7 +22,12 @@ from seer.rundir.names import RESULTS
 
 
 def evaluate(
-    task: str, model_spec: str, data: Path | str, overrides: list[str], out: Path | str | None = None, nproc: int = 1
+    task: str,
+    model_spec: str,
+    data: Path | str,
+    overrides: list[str],
+    out: Path | str | None = None,
+    nproc: int = 1,
 ) -> list[dict[str, Any]]:
     """Run one task and append its results.
 
@@ -46,7 +51,12 @@ def evaluate(
     measure = _train if TASKS[task].trained else _probe
     model, config, scores = measure(task, model_spec, data, overrides, out, nproc)
     seconds = round(time.perf_counter() - began, 2)
-    common = {"task": task, "data": readable(str(data)), "model": model.label, "config_hash": model.config_hash}
+    common = {
+        "task": task,
+        "data": readable(str(data)),
+        "model": model.label,
+        "config_hash": model.config_hash,
+    }
     options = significant(asdict(config), incidental(type(config)))
     rows = [{**common, **asdict(score), "seconds": seconds, "options": options} for score in scores]
     for row in rows:
@@ -57,7 +67,12 @@ def evaluate(
 
 
 def _probe(
-    task: str, model_spec: str, data: Path | str, overrides: list[str], out: Path | str | None, nproc: int
+    task: str,
+    model_spec: str,
+    data: Path | str,
+    overrides: list[str],
+    out: Path | str | None,
+    nproc: int,
 ) -> tuple[Model, Any, list[Score]]:
     """Measure a frozen model."""
     config = resolve(TASKS[task].config, [parse_overrides(overrides)])
@@ -69,7 +84,12 @@ def _probe(
 
 
 def _train(
-    task: str, model_spec: str, data: Path | str, overrides: list[str], out: Path | str | None, nproc: int
+    task: str,
+    model_spec: str,
+    data: Path | str,
+    overrides: list[str],
+    out: Path | str | None,
+    nproc: int,
 ) -> tuple[Model, Any, list[Score]]:
     """Train a model, in processes of this host or as one of a world's, and measure it."""
     module = TASKS[task].load()
@@ -87,7 +107,9 @@ def results_of(model: Model, out: Path | str | None) -> Path | str:
 
 
 def sized(model: Model, size: int) -> Model:
-    """The model with another side of its images in pixels, if that is not 0. Raises `InputError` if it takes none."""
+    """The model with another side of its images in pixels, if that is not 0. Raises `InputError` if
+    it takes none.
+    """
     if size < 0:
         raise InputError(f"size={size}: give pixels, or 0 for the model's own {model.size}")
     if size in (0, model.size):
@@ -95,6 +117,11 @@ def sized(model: Model, size: int) -> Model:
     try:
         with torch.inference_mode():
             model.backbone(torch.zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError) as error:  # what networks raise that are made for one size
-        raise InputError(f"size={size}: {model.label} takes no images of that size ({reason(error)})") from None
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # what networks raise that are made for one size
+        raise InputError(
+            f"size={size}: {model.label} takes no images of that size ({reason(error)})"
+        ) from None
     return replace(model, size=size)

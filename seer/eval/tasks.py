@@ -1,4 +1,5 @@
-"""The tasks by name. Adding one is one file and one line here; help, report and quickstart take it from there.
+"""The tasks by name. Adding one is one file and one line here; help, report and quickstart take it
+from there.
 
 Imports nothing that takes long: the command line's help lists them.
 """

@@ -1,4 +1,6 @@
-"""Writing a backbone for another library, and proving on the written file that it computes the same there."""
+"""Writing a backbone for another library, and proving on the written file that it computes the same
+there.
+"""
 
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +20,9 @@ from seer.interop.models import load_model
 from seer.interop.native import save_backbone
 
 HOW_TO_LOAD = {
-    "safetensors": lambda backbone: "from seer.interop.models import load_model; model = load_model(PATH).backbone",
+    "safetensors": lambda backbone: (
+        "from seer.interop.models import load_model; model = load_model(PATH).backbone"
+    ),
     "torchvision": torchvision.how_to_load,
     "timm": timm.how_to_load,
 }
@@ -26,9 +30,11 @@ TOLERANCE = 1e-4
 
 
 def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
-    """Write the backbone of `model_spec` to the safetensors file `out` in the names of the library `to`.
+    """Write the backbone of `model_spec` to the safetensors file `out` in the names of the library
+    `to`.
 
-    The file appears only after it has been loaded by that library and has given the same features as ours.
+    The file appears only after it has been loaded by that library and has given the same features
+    as ours.
 
     Returns:
         `out`, `to`, `model`, `architecture`, `parameters`, `max_abs_diff` (of features of random images), and
@@ -47,7 +53,9 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
     model = load_model(model_spec)
     backbone = model.backbone
     if not isinstance(backbone, Backbone):
-        raise InputError(f"{model_spec}: is {to}'s or another library's own already; seer exports seer's backbones")
+        raise InputError(
+            f"{model_spec}: is {to}'s or another library's own already; seer exports seer's backbones"
+        )
     state, about = backbone.state_dict(), {"config_hash": model.config_hash, "label": model.label}
     if to != "safetensors":
         _check_expressible(backbone, to)
@@ -61,7 +69,9 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
         difference = _compare(backbone, _run(_at(recipe, beside)), to)
         beside.replace(out)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"--out {out}: cannot be written: {' '.join(str(error).split())}") from error
+        raise InputError(
+            f"--out {out}: cannot be written: {' '.join(str(error).split())}"
+        ) from error
     finally:
         with suppress(OSError):
             beside.unlink()
@@ -80,9 +90,13 @@ def _check_expressible(backbone: Backbone, library: str) -> None:
     """timm and torchvision fix the stride of every stem, and the width of a ResNet's."""
     name, instead = backbone.config.name, "export --to safetensors, which seer itself reads"
     if backbone.config.stem_stride != 2:
-        raise InputError(f"--to {library}: it has no {name} with stem_stride={backbone.config.stem_stride}; {instead}")
+        raise InputError(
+            f"--to {library}: it has no {name} with stem_stride={backbone.config.stem_stride}; {instead}"
+        )
     if isinstance(backbone, ResNet) and backbone.spec.width != 1:
-        raise InputError(f"--to {library}: it has no {name}, with every layer {backbone.spec.width}x wide; {instead}")
+        raise InputError(
+            f"--to {library}: it has no {name}, with every layer {backbone.spec.width}x wide; {instead}"
+        )
 
 
 def _at(recipe: str, path: Path) -> str:
@@ -90,7 +104,9 @@ def _at(recipe: str, path: Path) -> str:
 
 
 def _run(recipe: str) -> nn.Module:
-    """Follow the instructions that the user will be given, to the letter: what we print is what we have checked."""
+    """Follow the instructions that the user will be given, to the letter: what we print is what we
+    have checked.
+    """
     scope: dict[str, Any] = {}
     exec(recipe, scope)
     return scope["model"].eval()
@@ -102,7 +118,10 @@ def _compare(ours: nn.Module, theirs: nn.Module, library: str) -> float:
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     expected, got = ours.eval()(images), theirs(images)
     difference = (expected - got).abs().max().item()
-    # Untrained networks have features of any size, so the tolerance is relative once they are large.
+    # Untrained networks have features of any size, so the tolerance is relative once they are
+    # large.
     if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
-        raise RuntimeError(f"{library} computes other features from the exported file: they differ by {difference:.3g}")
+        raise RuntimeError(
+            f"{library} computes other features from the exported file: they differ by {difference:.3g}"
+        )
     return difference

@@ -1,4 +1,6 @@
-"""What loading from any other library needs: a network without its classifier, and weights from a file or the web."""
+"""What loading from any other library needs: a network without its classifier, and weights from a
+file or the web.
+"""
 
 import os
 from collections.abc import Callable, Sequence
@@ -28,14 +30,20 @@ def weights_file(model: str, weights: str) -> Path | None:
         return None
     path = Path(weights)
     if not os.path.isfile(path):
-        raise InputError(f"{model}:{weights}: the weights are neither 'pretrained', 'random', nor a file that exists")
+        raise InputError(
+            f"{model}:{weights}: the weights are neither 'pretrained', 'random', nor a file that exists"
+        )
     return path
 
 
 def load_trunk(network: nn.Module, path: Path, classifier: Sequence[str]) -> None:
-    """Load a file into a network that has no classifier; the file may have one, in the modules named."""
+    """Load a file into a network that has no classifier; the file may have one, in the modules
+    named.
+    """
     prefixes = tuple(f"{name}." for name in classifier)
-    tensors = {key: tensor for key, tensor in read_weights(path).items() if not key.startswith(prefixes)}
+    tensors = {
+        key: tensor for key, tensor in read_weights(path).items() if not key.startswith(prefixes)
+    }
     load_strictly(network, tensors, path)
 
 
@@ -43,7 +51,10 @@ def fetch(model: str, create: Callable[[], nn.Module]) -> nn.Module:
     """Build a network whose weights are downloaded; a failure is the user's to mend."""
     try:
         return create()
-    except (RuntimeError, OSError) as error:  # what the libraries raise for: no such weights; no network, disk full
+    except (
+        RuntimeError,
+        OSError,
+    ) as error:  # what the libraries raise for: no such weights; no network, disk full
         reason = " ".join(str(error).split())
         raise InputError(
             f"{model}: no pretrained weights could be had ({reason[:120]}); "

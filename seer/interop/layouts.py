@@ -1,4 +1,6 @@
-"""How other libraries name the tensors of the same networks. Shapes and order of channels agree; only names differ."""
+"""How other libraries name the tensors of the same networks. Shapes and order of channels agree;
+only names differ.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -41,7 +43,9 @@ class Layout:
         return {self.rename(key): tensor for key, tensor in state.items()}
 
     def to_ours(self, state: Mapping[str, T], keys: Iterable[str]) -> dict[str, T]:
-        """What goes by their names under ours, of which `keys` are all; a name without counterpart stays as it is."""
+        """What goes by their names under ours, of which `keys` are all; a name without counterpart
+        stays as it is.
+        """
         ours = {self.rename(key): key for key in keys}
         return {ours.get(key, key): tensor for key, tensor in state.items()}
 

@@ -18,7 +18,15 @@ from seer.engine.checkpoint.integrity import check_file
 from seer.engine.run import RunConfig
 from seer.errors import InputError
 from seer.inputs import read_json, read_yaml
-from seer.interop.native import BACKBONE, MEAN, SIZE, STD, backbone_config, read_backbone, save_backbone
+from seer.interop.native import (
+    BACKBONE,
+    MEAN,
+    SIZE,
+    STD,
+    backbone_config,
+    read_backbone,
+    save_backbone,
+)
 from seer.interop.weights import check_finite, load_strictly
 from seer.rundir.names import BACKBONE as WEIGHTS
 from seer.rundir.names import CHECKPOINTS, CONFIG, HEADER
@@ -36,7 +44,8 @@ NEEDED = Record(
         "seed": Integer(),
     }
 )
-# Keys that change nothing of what is learned, of whatever is trained on images that a `Loader` delivers.
+# Keys that change nothing of what is learned, of whatever is trained on images that a `Loader`
+# delivers.
 FREE = incidental(RunConfig) | incidental(LoaderConfig, "loader.")
 STEP = r"step-([0-9]{1,18})"  # a checkpoint's folder
 SUMS = Record({}, {"files": MapOf(Record({}, {"sha256": DIGEST}))})
@@ -87,8 +96,11 @@ def load_model(spec: str) -> Model:
     return model
 
 
-def load_backbone(source: Path | str, into: Backbone | None = None) -> tuple[Backbone, dict[str, Any]]:
-    """A trained backbone and its file's metadata, from a run (`RUN`, `RUN:step-100`) or an exported file.
+def load_backbone(
+    source: Path | str, into: Backbone | None = None
+) -> tuple[Backbone, dict[str, Any]]:
+    """A trained backbone and its file's metadata, from a run (`RUN`, `RUN:step-100`) or an exported
+    file.
 
     With `into`, the weights are copied there; `InputError` when it has another architecture.
     """
@@ -123,16 +135,28 @@ def _load_run(run: Path, part: str) -> Model:
     if part == "random":
         sizes = [view["size"] for view in config["views"].values() if view["count"]]
         backbone = _untrained(expected, config["seed"])
-        return Model(backbone, f"{name} untrained", max(sizes), config["mean"], config["std"], digest, run)
+        return Model(
+            backbone, f"{name} untrained", max(sizes), config["mean"], config["std"], digest, run
+        )
     file = _checkpoint(run, part)
     backbone, about = read_backbone(file)
     _check_architecture(file, backbone, expected)
-    return Model(backbone, f"{name} {file.parent.name}", about["size"], about["mean"], about["std"], digest, run)
+    return Model(
+        backbone,
+        f"{name} {file.parent.name}",
+        about["size"],
+        about["mean"],
+        about["std"],
+        digest,
+        run,
+    )
 
 
 def _load_file(path: Path) -> Model:
     if path.suffix.lower() in (".pth", ".pt", ".bin"):
-        raise InputError(f"{path}: give its architecture, too: timm:NAME:{path} or torchvision:NAME:{path}")
+        raise InputError(
+            f"{path}: give its architecture, too: timm:NAME:{path} or torchvision:NAME:{path}"
+        )
     backbone, about = read_backbone(path)
     digest = about.get("config_hash") or config_hash(about)
     label = about.get("label") or readable(str(path))
@@ -143,7 +167,9 @@ def _load_untrained(name: str) -> Model:
     config = BackboneConfig(canonical(name))
     about = {"backbone": config.name, "weights": "random"}
     mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
-    return Model(_untrained(config, 0), f"{config.name} untrained", 224, mean, std, config_hash(about))
+    return Model(
+        _untrained(config, 0), f"{config.name} untrained", 224, mean, std, config_hash(about)
+    )
 
 
 def _load_foreign(library: str, name: str, weights: str) -> Model:
@@ -152,7 +178,9 @@ def _load_foreign(library: str, name: str, weights: str) -> Model:
     weights = weights or "pretrained"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        backbone, images = {"timm": timm.load, "torchvision": torchvision.load}[library](name, weights)
+        backbone, images = {"timm": timm.load, "torchvision": torchvision.load}[library](
+            name, weights
+        )
     label = f"{library}:{name}:{weights}"
     return Model(backbone, label, config_hash=config_hash({"model": label}), **images)
 
@@ -163,7 +191,9 @@ def _untrained(config: BackboneConfig, seed: int) -> Backbone:
     needed = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
-        raise InputError(f"{config.name}: {needed:,} bytes of weights do not fit into this machine's {memory:,}")
+        raise InputError(
+            f"{config.name}: {needed:,} bytes of weights do not fit into this machine's {memory:,}"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(config)
@@ -182,7 +212,9 @@ def _checkpoint(run: Path, part: str) -> Path:
     matches = {file: re.fullmatch(STEP, file.parent.name) for file in found}
     files = {int(match[1]): file for file, match in matches.items() if match}
     if not files:
-        raise InputError(f"{run}: has no finished checkpoint; wait for the first, or use {run}:random")
+        raise InputError(
+            f"{run}: has no finished checkpoint; wait for the first, or use {run}:random"
+        )
     match = re.fullmatch(STEP, part or f"step-{max(files)}")
     file = files.get(int(match[1])) if match else None
     if file is None:
@@ -198,18 +230,24 @@ def _run_config(run: Path) -> dict[str, Any]:
     path = run / CONFIG
     if not path.is_file():
         raise InputError(f"{run}: not a run directory, it has no {CONFIG}; expected {FORMS}")
-    read_yaml(path, Record({}))  # a bounded file of keys and values, before anything interprets them
+    read_yaml(
+        path, Record({})
+    )  # a bounded file of keys and values, before anything interprets them
     config = read(path)
     try:
         NEEDED.check(config)
         if not any(view["count"] for view in config["views"].values()):
             raise MismatchError("views", "none has a count above 0")
     except MismatchError as error:
-        raise InputError(f"{path}: its backbone, views, mean, std and seed are not all there: {error}") from None
+        raise InputError(
+            f"{path}: its backbone, views, mean, std and seed are not all there: {error}"
+        ) from None
     return config
 
 
 def _check_architecture(file: Path, backbone: Backbone, expected: BackboneConfig) -> None:
-    found, wanted = (f"{canonical(c.name)} with stem_stride={c.stem_stride}" for c in (backbone.config, expected))
+    found, wanted = (
+        f"{canonical(c.name)} with stem_stride={c.stem_stride}" for c in (backbone.config, expected)
+    )
     if found != wanted:
         raise InputError(f"{file}: holds {found}, and {wanted} is wanted")

@@ -1,4 +1,6 @@
-"""Files of backbones: safetensors that say in their metadata what they hold, and what it takes to use it again."""
+"""Files of backbones: safetensors that say in their metadata what they hold, and what it takes to
+use it again.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,9 @@ LABEL = Text(5000, 0, r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*", "a text of one line
 
 # What a file's metadata, or a run's configuration, say of a backbone and its images.
 BACKBONE = Record(
-    {}, {field.name: kind_of(field) or Plain() for field in fields(BackboneConfig)} | {"name": LABEL}, None
+    {},
+    {field.name: kind_of(field) or Plain() for field in fields(BackboneConfig)} | {"name": LABEL},
+    None,
 )
 SIZE = Integer(1, LARGEST_SIDE)
 MEAN = ListOf(Number(-1e6, 1e6), 3, 3)
@@ -60,19 +64,28 @@ def backbone_metadata(
     std: Sequence[float],
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """The metadata of a backbone's file; JSON under the key `seer` holds what it takes to use it again.
+    """The metadata of a backbone's file; JSON under the key `seer` holds what it takes to use it
+    again.
 
-    That is `format`, `backbone` (the config), `size` (pixels of the largest training crop), `mean`, `std` (of the
-    input's channels), and `extra`.
+    That is `format`, `backbone` (the config), `size` (pixels of the largest training crop), `mean`,
+    `std` (of the input's channels), and `extra`.
     """
-    about = {"format": FORMAT, "backbone": asdict(config), "size": size, "mean": list(mean), "std": list(std)}
+    about = {
+        "format": FORMAT,
+        "backbone": asdict(config),
+        "size": size,
+        "mean": list(mean),
+        "std": list(std),
+    }
     return {"format": "pt", "seer": json.dumps({**about, **(extra or {})})}
 
 
 def read_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
-    """The backbone in a file of `save_backbone`, or of `export` to any library, and the file's metadata.
+    """The backbone in a file of `save_backbone`, or of `export` to any library, and the file's
+    metadata.
 
-    Raises `InputError` when the file is damaged, someone else's, or does not hold what it says, all of it finite.
+    Raises `InputError` when the file is damaged, someone else's, or does not hold what it says, all
+    of it finite.
     """
     with open_safetensors(path) as file:
         about = _about(path, file.metadata)
@@ -82,7 +95,9 @@ def read_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
         if library := about.get("library"):
             names = layout(library, backbone).to_ours(names, backbone.state_dict())
         if len(names) < len(file.forms):
-            raise InputError(f"{path}: holds tensors under seer's names and {library}'s; export the backbone anew")
+            raise InputError(
+                f"{path}: holds tensors under seer's names and {library}'s; export the backbone anew"
+            )
         check_forms(backbone, {name: file.forms[theirs] for name, theirs in names.items()}, path)
         tensors = {name: file.tensor(theirs) for name, theirs in names.items()}
         load_strictly(backbone, tensors, path, assign=True)
@@ -90,7 +105,9 @@ def read_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
 
 
 def backbone_config(values: Mapping[str, Any], where: str) -> BackboneConfig:
-    """A backbone's options out of a file, where `BACKBONE` has checked their kinds. Raises `InputError`."""
+    """A backbone's options out of a file, where `BACKBONE` has checked their kinds. Raises
+    `InputError`.
+    """
     try:
         config = BackboneConfig(**values)
         canonical(config.name)
@@ -111,7 +128,11 @@ def _about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             raise UnreadableError(f"more than {LONGEST_METADATA:,} characters")
         written = parse_json(metadata["seer"], Record({"format": LABEL}), "seer")
         if written["format"] != FORMAT:
-            raise InputError(f"{path}: its format is {written['format']} and this version of seer reads {FORMAT}")
+            raise InputError(
+                f"{path}: its format is {written['format']} and this version of seer reads {FORMAT}"
+            )
         return parse_json(metadata["seer"], ABOUT, "seer")
     except UnreadableError as error:
-        raise InputError(f"{path}: its metadata are damaged or of another version of seer ({error})") from None
+        raise InputError(
+            f"{path}: its metadata are damaged or of another version of seer ({error})"
+        ) from None

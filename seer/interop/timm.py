@@ -18,13 +18,17 @@ def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
     if not timm.is_model(name.partition(".")[0]):
         raise InputError(f"timm:{name}: timm has no such model{nearest(name, timm.list_models())}")
     if weights == "pretrained":
-        network = fetch(f"timm:{name}", lambda: timm.create_model(name, pretrained=True, num_classes=0))
+        network = fetch(
+            f"timm:{name}", lambda: timm.create_model(name, pretrained=True, num_classes=0)
+        )
     else:
         path = weights_file(f"timm:{name}", weights)
         network = timm.create_model(name, num_classes=0)
         if path is not None:
             classifier = network.pretrained_cfg.get("classifier") or ()
-            load_trunk(network, path, (classifier,) if isinstance(classifier, str) else tuple(classifier))
+            load_trunk(
+                network, path, (classifier,) if isinstance(classifier, str) else tuple(classifier)
+            )
     data = timm.data.resolve_model_data_config(network)
     width: Any = getattr(network, "head_hidden_size", None) or network.num_features
     images = {"size": data["input_size"][-1], "mean": list(data["mean"]), "std": list(data["std"])}
@@ -35,7 +39,9 @@ def how_to_load(backbone: Backbone) -> str:
     """Python that builds this backbone in timm as `model` from the exported file PATH."""
     name = backbone.config.name
     if _timm().is_model(name):
-        return f"import timm; model = timm.create_model({name!r}, num_classes=0, checkpoint_path=PATH)"
+        return (
+            f"import timm; model = timm.create_model({name!r}, num_classes=0, checkpoint_path=PATH)"
+        )
     assert isinstance(backbone, RegNet), name
     spec = backbone.spec
     return (
@@ -50,5 +56,7 @@ def _timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise InputError("timm is not installed; run: pip install 'seer-pretrain[interop]'") from error
+        raise InputError(
+            "timm is not installed; run: pip install 'seer-pretrain[interop]'"
+        ) from error
     return timm

@@ -13,13 +13,17 @@ from seer.interop.foreign import Pooled, fetch, load_trunk, weights_file
 
 
 def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
-    """torchvision's model `name` without its last linear layer, and the `size`, `mean` and `std` of its images.
+    """torchvision's model `name` without its last linear layer, and the `size`, `mean` and `std` of
+    its images.
 
-    `weights` is `pretrained`, `random`, a file, or the name of torchvision's own such as `IMAGENET1K_V2`.
+    `weights` is `pretrained`, `random`, a file, or the name of torchvision's own such as
+    `IMAGENET1K_V2`.
     """
     known = models.list_models(module=models)
     if name not in known:
-        raise InputError(f"torchvision:{name}: torchvision has no such classifier{nearest(name, known)}")
+        raise InputError(
+            f"torchvision:{name}: torchvision has no such classifier{nearest(name, known)}"
+        )
     published = models.get_model_weights(name)
     chosen = published.__members__.get(weights, published.DEFAULT)
     if weights == "pretrained" or weights in published.__members__:
@@ -38,9 +42,13 @@ def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
 
 def _behead(name: str, network: nn.Module) -> tuple[str, int]:
     """Take the last linear layer away. Returns its name and the width of what it saw."""
-    linears = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    linears = [
+        (path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)
+    ]
     if not linears:
-        raise InputError(f"torchvision:{name}: has no linear classifier to take away; choose another model")
+        raise InputError(
+            f"torchvision:{name}: has no linear classifier to take away; choose another model"
+        )
     path, last = linears[-1]
     network.set_submodule(path, nn.Identity())
     return path, last.in_features
@@ -62,7 +70,8 @@ def how_to_load(backbone: Backbone) -> str:
 
 
 def _regnet(spec: RegNetSpec) -> str:
-    # By its widths, since torchvision's own names come with torchvision's rounding and end at 128 GF.
+    # By its widths, since torchvision's own names come with torchvision's rounding and end at 128
+    # GF.
     arguments = {
         "depths": [stage.depth for stage in spec.stages],
         "widths": [stage.width for stage in spec.stages],

@@ -1,6 +1,8 @@
-"""Tensors out of anybody's weight file. No code in it runs, none of it is half-loaded, and no claim of it costs memory.
+"""Tensors out of anybody's weight file. No code in it runs, none of it is half-loaded, and no claim
+of it costs memory.
 
-What a file claims (names, shapes, types) is compared with the network that is wanted before a tensor is read.
+What a file claims (names, shapes, types) is compared with the network that is wanted before a
+tensor is read.
 """
 
 import io
@@ -25,12 +27,16 @@ LARGEST_HEADER = 2**24  # bytes; a network of ten thousand tensors has a header 
 FLOATING, WHOLE, ELSE = "floating", "whole", "else"
 NESTED = ("state_dict", "model")  # where training scripts keep a state dict among other things
 DEEPEST = 4
-LARGEST_PICKLE = 2**21  # bytes, or instructions; the names and shapes of ten thousand tensors take less
+LARGEST_PICKLE = (
+    2**21
+)  # bytes, or instructions; the names and shapes of ten thousand tensors take less
 UNREADABLE = "not readable as tensors only"
 
 
 class Form(NamedTuple):
-    """What a tensor claims to be: its shape, and whether its values are `floating`, `whole` or something else."""
+    """What a tensor claims to be: its shape, and whether its values are `floating`, `whole` or
+    something else.
+    """
 
     shape: tuple[int, ...]
     values: str
@@ -51,28 +57,40 @@ class Safetensors:
 
 @contextmanager
 def open_safetensors(path: Path) -> Iterator[Safetensors]:
-    """Open a safetensors file; it is read while entered. Raises `InputError` if it is none, or truncated."""
+    """Open a safetensors file; it is read while entered. Raises `InputError` if it is none, or
+    truncated.
+    """
     check_header(path)
     try:
         with safe_open(path, "pt") as file:
             yield Safetensors(file)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise InputError(f"{path}: not readable as safetensors, perhaps truncated ({reason(error)})") from error
+        raise InputError(
+            f"{path}: not readable as safetensors, perhaps truncated ({reason(error)})"
+        ) from error
 
 
 def check_header(path: Path) -> None:
-    """Raise `InputError` for what is no file, and for a header too long to be one: it would be read as a whole."""
+    """Raise `InputError` for what is no file, and for a header too long to be one: it would be read
+    as a whole.
+    """
     try:
         with inputs.open_data(path) as file:
             length = int.from_bytes(file.read(8), "little")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a file of weights") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a file of weights"
+        ) from None
     if path.suffix.lower() == ".safetensors" and length > LARGEST_HEADER:
-        raise InputError(f"{path}: not readable as safetensors (it begins with no header of a usual length)")
+        raise InputError(
+            f"{path}: not readable as safetensors (it begins with no header of a usual length)"
+        )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of anyone's `.safetensors`, or of a `.pth` that holds a state dict and nothing executable."""
+    """The tensors of anyone's `.safetensors`, or of a `.pth` that holds a state dict and nothing
+    executable.
+    """
     if path.suffix.lower() == ".safetensors":
         with open_safetensors(path) as file:
             return {name: file.tensor(name) for name in file.forms}
@@ -82,11 +100,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: does not hold a state dict, a mapping from names to tensors")
     tensors = {name.removeprefix("module."): tensor.detach() for name, tensor in state.items()}
     if len(tensors) < len(state):
-        raise InputError(f"{path}: holds tensors of the same name with and without 'module.'; save its state_dict anew")
+        raise InputError(
+            f"{path}: holds tensors of the same name with and without 'module.'; save its state_dict anew"
+        )
     return tensors
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: object, assign: bool = False) -> None:
+def load_strictly(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: object, assign: bool = False
+) -> None:
     """Load exactly the module's tensors, in the types that they have there.
 
     Raises:
@@ -105,10 +127,18 @@ def check_forms(module: nn.Module, forms: Mapping[str, Form], source: object) ->
     missing = [name for name in expected if name not in forms]
     unexpected = [join("", name) for name in forms if name not in expected]
     both = [name for name in expected if name in forms]
-    shapes = [_difference(name, forms[name], expected[name]) for name in both if forms[name] != expected[name]]
+    shapes = [
+        _difference(name, forms[name], expected[name])
+        for name in both
+        if forms[name] != expected[name]
+    ]
     problems = [
         f"{len(names):,} {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
-        for names, what in ((missing, "tensors missing"), (unexpected, "unexpected"), (shapes, "of another shape"))
+        for names, what in (
+            (missing, "tensors missing"),
+            (unexpected, "unexpected"),
+            (shapes, "of another shape"),
+        )
         if names
     ]
     if problems:
@@ -117,7 +147,9 @@ def check_forms(module: nn.Module, forms: Mapping[str, Form], source: object) ->
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: object) -> None:
-    """Raise `InputError` naming the first tensor that has a NaN or an infinity: no score of it would mean anything."""
+    """Raise `InputError` naming the first tensor that has a NaN or an infinity: no score of it
+    would mean anything.
+    """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or torch.isfinite(tensor).all():
             continue
@@ -136,9 +168,11 @@ def reason(error: BaseException) -> str:
 
 
 class _Bounded(io.BufferedReader):
-    """A file that may be read in so many pieces: torch's unpickler takes a piece for each instruction of a pickle.
+    """A file that may be read in so many pieces: torch's unpickler takes a piece for each
+    instruction of a pickle.
 
-    Tensors' values are read in one piece each. Without a bound, a pickle of a gigabyte would take hours.
+    Tensors' values are read in one piece each. Without a bound, a pickle of a gigabyte would take
+    hours.
     """
 
     pieces = 0
@@ -172,22 +206,32 @@ def _unpickle(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise `InputError` for a zip with a huge pickle, or whose members, unpacked, would be larger than the file."""
+    """Raise `InputError` for a zip with a huge pickle, or whose members, unpacked, would be larger
+    than the file.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except Exception as error:  # as above
         raise InputError(f"{path}: {UNREADABLE} ({reason(error)}), perhaps truncated") from None
     if any(m.file_size > LARGEST_PICKLE for m in members if m.filename.endswith(".pkl")):
-        raise InputError(f"{path}: {UNREADABLE} (its pickle has more than {LARGEST_PICKLE:,} bytes)")
+        raise InputError(
+            f"{path}: {UNREADABLE} (its pickle has more than {LARGEST_PICKLE:,} bytes)"
+        )
     if sum(member.file_size for member in members) > path.stat().st_size:
-        raise InputError(f"{path}: {UNREADABLE} (its members are packed, which torch.save never does)")
+        raise InputError(
+            f"{path}: {UNREADABLE} (its members are packed, which torch.save never does)"
+        )
 
 
 def _state_dict(state: Any) -> dict[str, Tensor] | None:
     """The mapping from names to plain tensors that was saved, or stands within what was."""
     for _ in range(DEEPEST):
-        within = [state[key] for key in NESTED if isinstance(state, dict) and isinstance(state.get(key), dict)]
+        within = [
+            state[key]
+            for key in NESTED
+            if isinstance(state, dict) and isinstance(state.get(key), dict)
+        ]
         state = within[0] if within else state
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return None
@@ -198,18 +242,29 @@ def _is_plain(tensor: Any) -> bool:
     """Whether it is a tensor with its values in memory, one for each place."""
     if not isinstance(tensor, Tensor) or tensor.is_nested:
         return False
-    return tensor.device.type == "cpu" and tensor.layout == torch.strided and not tensor.is_quantized
+    return (
+        tensor.device.type == "cpu" and tensor.layout == torch.strided and not tensor.is_quantized
+    )
 
 
 def _form(tensor: Tensor) -> Form:
     if tensor.dtype.is_floating_point:
         return Form(tuple(tensor.shape), FLOATING)
-    return Form(tuple(tensor.shape), ELSE if tensor.dtype.is_complex or tensor.dtype == torch.bool else WHOLE)
+    return Form(
+        tuple(tensor.shape),
+        ELSE if tensor.dtype.is_complex or tensor.dtype == torch.bool else WHOLE,
+    )
 
 
 def _form_of_slice(part: Any) -> Form:
     code = part.get_dtype()
-    values = FLOATING if re.match("B?F[0-9]", code) else WHOLE if re.fullmatch("[IU][0-9]+", code) else ELSE
+    values = (
+        FLOATING
+        if re.match("B?F[0-9]", code)
+        else WHOLE
+        if re.fullmatch("[IU][0-9]+", code)
+        else ELSE
+    )
     return Form(tuple(part.get_shape()), values)
 
 

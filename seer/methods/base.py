@@ -10,18 +10,24 @@ from seer.engine.learner import Learner
 
 
 class Method(Learner[Views]):
-    """A self-supervised method: has a dataclass `Config`, and is built as `Method(backbone, config)`."""
+    """A self-supervised method: has a dataclass `Config`, and is built as `Method(backbone,
+    config)`.
+    """
 
     Config: ClassVar[type]
 
     @classmethod
     def warnings(cls, config: Any, batch_size: int, steps: int) -> list[str]:
-        """What of `config`, a `Config`, has no effect or another one than meant in a run of `steps`; a line each."""
+        """What of `config`, a `Config`, has no effect or another one than meant in a run of
+        `steps`; a line each.
+        """
         return []
 
 
 def forward_crops(network: nn.Module, views: Views, resolutions: slice = slice(None)) -> Tensor:
-    """Run `network` once per resolution on all its crops. Returns `(V, B, D)`, the largest crops first."""
+    """Run `network` once per resolution on all its crops. Returns `(V, B, D)`, the largest crops
+    first.
+    """
     outputs = []
     for crops in views.crops[resolutions]:
         v, b = crops.shape[:2]

@@ -1,4 +1,6 @@
-"""BYOL: predict a slowly following teacher's embedding of another view (Grill et al. 2020, arXiv:2006.07733)."""
+"""BYOL: predict a slowly following teacher's embedding of another view (Grill et al. 2020,
+arXiv:2006.07733).
+"""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ from seer.schema import SHARE, Choice, check_options, option
 
 @dataclass
 class BYOLConfig:
-    """The defaults are the paper's for ResNet-50 and 1000 epochs (0.99 is its `momentum` for 100 and 300).
+    """The defaults are the paper's for ResNet-50 and 1000 epochs (0.99 is its `momentum` for 100
+    and 300).
 
     Attributes:
         head: hidden and output widths of the projection head; `predictor`'s likewise, ending in the same output width.
@@ -35,7 +38,9 @@ class BYOLConfig:
 
 
 class BYOL(Method):
-    """Views: two or more large crops, which student and teacher see; any small ones go to the student alone."""
+    """Views: two or more large crops, which student and teacher see; any small ones go to the
+    student alone.
+    """
 
     Config = BYOLConfig
 
@@ -46,7 +51,9 @@ class BYOL(Method):
         self.backbone = backbone
         self.head = MLP(backbone.out_dim, config.head, bias_out=False)  # type: ignore[arg-type]
         if config.predictor[-1:] != config.head[-1:]:
-            raise InputError(f"method.predictor={config.predictor}: must end in {config.head[-1]}, as method.head")
+            raise InputError(
+                f"method.predictor={config.predictor}: must end in {config.head[-1]}, as method.head"
+            )
         self.predictor = MLP(config.head[-1], config.predictor, bias_out=False)
         self.teacher = Teacher(self.backbone, self.head)
 
@@ -60,7 +67,9 @@ class BYOL(Method):
 
     def forward(self, views: Views, step: Step) -> Output:
         if len(views.crops[0]) < 2:
-            raise InputError("views: byol predicts one large crop from another; set views.large.count=2")
+            raise InputError(
+                "views: byol predicts one large crop from another; set views.large.count=2"
+            )
         embeddings = over_crops(self.head, forward_crops(self.backbone, views))
         predictions = over_crops(self.predictor, embeddings)
         targets = self.teacher(views)
@@ -81,6 +90,8 @@ def teacher_momentum(base: float, step: Step) -> float:
 
 @torch.no_grad()
 def spread(embeddings: Tensor) -> Tensor:
-    """Root mean square distance of all ranks' `(B, D)` directions from their mean: 0 is collapse, 1 all round."""
+    """Root mean square distance of all ranks' `(B, D)` directions from their mean: 0 is collapse, 1
+    all round.
+    """
     mean = all_reduce_mean(F.normalize(at_least_fp32(embeddings), dim=1).mean(dim=0))
     return (1 - mean.square().sum()).clamp_(min=0).sqrt()

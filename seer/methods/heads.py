@@ -14,7 +14,8 @@ WIDTHS = ListOf(Integer(1, 2**17), 16, 1)  # of an MLP: hidden layers and output
 
 
 class MLP(nn.Sequential):
-    """Linear layers of the given widths with ReLU between them, and BatchNorm before each ReLU if wanted.
+    """Linear layers of the given widths with ReLU between them, and BatchNorm before each ReLU if
+    wanted.
 
     Args:
         width: features coming in.
@@ -37,12 +38,18 @@ class MLP(nn.Sequential):
         *hidden, out = widths
         layers: list[nn.Module] = []
         for size in hidden:
-            layers += [nn.Linear(width, size), *([nn.BatchNorm1d(size)] if batchnorm else []), nn.ReLU(inplace=True)]
+            layers += [
+                nn.Linear(width, size),
+                *([nn.BatchNorm1d(size)] if batchnorm else []),
+                nn.ReLU(inplace=True),
+            ]
             width = size
         layers.append(nn.Linear(width, out, bias=bias_out and not batchnorm_out))
         if batchnorm_out:
             norm = nn.BatchNorm1d(out)
-            norm.bias.requires_grad_(shift_out)  # kept, so that a state dict has the same names either way
+            norm.bias.requires_grad_(
+                shift_out
+            )  # kept, so that a state dict has the same names either way
             layers.append(norm)
         super().__init__(*layers)
 

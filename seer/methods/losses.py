@@ -11,8 +11,11 @@ from seer.methods.precision import full_precision
 
 
 @full_precision
-def swapped_prediction(scores: Tensor, assignments: Tensor, assign: Sequence[int], temperature: float) -> Tensor:
-    """Predict the assignment of one crop from every other crop of the same image (SwAV; Caron et al. 2020, eq. 2).
+def swapped_prediction(
+    scores: Tensor, assignments: Tensor, assign: Sequence[int], temperature: float
+) -> Tensor:
+    """Predict the assignment of one crop from every other crop of the same image (SwAV; Caron et
+    al. 2020, eq. 2).
 
     Args:
         scores: `(V, B, K)` of all crops.
@@ -34,7 +37,8 @@ def swapped_prediction(scores: Tensor, assignments: Tensor, assign: Sequence[int
 
 @full_precision
 def nt_xent(embeddings: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Find the other view of an image among both views of all images on all ranks (SimCLR; Chen et al. 2020, eq. 1).
+    """Find the other view of an image among both views of all images on all ranks (SimCLR; Chen et
+    al. 2020, eq. 1).
 
     Args:
         embeddings: `(2, B, D)`, of any length.
@@ -56,7 +60,8 @@ def nt_xent(embeddings: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 @full_precision
 def regression(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Distance on the unit sphere between prediction and target of different crops (BYOL; Grill et al. 2020, eq. 2–3).
+    """Distance on the unit sphere between prediction and target of different crops (BYOL; Grill et
+    al. 2020, eq. 2–3).
 
     Args:
         predictions: `(V, B, D)`, the first T of them from the crops of `targets`.

@@ -12,7 +12,8 @@ from seer.methods.base import forward_crops, over_crops
 
 
 class Queue(nn.Module):
-    """The last `length` rows pushed by any rank, oldest overwritten first. Every rank holds all of it.
+    """The last `length` rows pushed by any rank, oldest overwritten first. Every rank holds all of
+    it.
 
     A ring: `pushed` counts the rows that ever came, so row number n lies at n modulo `length`.
     """
@@ -56,9 +57,10 @@ class Queue(nn.Module):
 class Teacher(nn.Module):
     """A copy of backbone and head whose parameters follow theirs as an exponential moving average.
 
-    Only parameters are averaged. Like its student, the teacher runs in training mode: its BatchNorm uses the batch's
-    statistics, and its running statistics come from its own forward passes. So does DeepMind's BYOL (deepmind-research,
-    byol_experiment.py: `target_state`); they are neither copied nor averaged.
+    Only parameters are averaged. Like its student, the teacher runs in training mode: its BatchNorm
+    uses the batch's statistics, and its running statistics come from its own forward passes. So
+    does DeepMind's BYOL (deepmind-research, byol_experiment.py: `target_state`); they are neither
+    copied nor averaged.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module):

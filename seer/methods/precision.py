@@ -21,7 +21,9 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def wrapped(*args, **kwargs):
-        args = tuple(at_least_fp32(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+        args = tuple(
+            at_least_fp32(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args
+        )
         device = next(a.device.type for a in args if isinstance(a, Tensor))
         # Autocast has no notion of the meta device, on which shapes and costs are worked out.
         with torch.autocast(device if device != "meta" else "cpu", enabled=False):

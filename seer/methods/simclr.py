@@ -1,4 +1,6 @@
-"""SimCLR: tell the other view of an image from all other images (Chen et al. 2020, arXiv:2002.05709)."""
+"""SimCLR: tell the other view of an image from all other images (Chen et al. 2020,
+arXiv:2002.05709).
+"""
 
 from dataclasses import dataclass
 
@@ -42,11 +44,15 @@ class SimCLR(Method):
         self.config = config
         self.backbone = backbone
         width: int = backbone.out_dim  # type: ignore[assignment]
-        self.head = MLP(width, config.head, config.head_bn, config.head_bn_out, shift_out=config.head_bn_shift)
+        self.head = MLP(
+            width, config.head, config.head_bn, config.head_bn_out, shift_out=config.head_bn_shift
+        )
 
     def forward(self, views: Views, step: Step) -> Output:
         if [len(crops) for crops in views.crops] != [2]:
-            raise InputError("views: simclr compares two crops of a size; set views.large.count=2, views.small.count=0")
+            raise InputError(
+                "views: simclr compares two crops of a size; set views.large.count=2, views.small.count=0"
+            )
         embeddings = over_crops(self.head, forward_crops(self.backbone, views))
         loss, accuracy = nt_xent(embeddings, self.config.temperature)
         return Output(loss, {"contrastive_accuracy": accuracy}, embeddings[0].detach())

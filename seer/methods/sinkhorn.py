@@ -12,13 +12,15 @@ from seer.methods.precision import full_precision
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> tuple[Tensor, Tensor]:
     """Assign samples to prototypes, every prototype getting the same share of all ranks' samples.
 
-    The solution has the form Q = Diag(u) exp(scores / ε) Diag(v) (Caron et al. 2020, eq. 5). Only the vectors u, over
-    prototypes, and v, over samples, are iterated on, so each half iteration is one matrix–vector product; and as each
-    sample's assignment is made to sum to 1 at the end, the sizes of the shares cancel out.
+    The solution has the form Q = Diag(u) exp(scores / ε) Diag(v) (Caron et al. 2020, eq. 5). Only
+    the vectors u, over prototypes, and v, over samples, are iterated on, so each half iteration is
+    one matrix–vector product; and as each sample's assignment is made to sum to 1 at the end, the
+    sizes of the shares cancel out.
 
-    exp cannot overflow, and no row or column of finite scores can vanish: each prototype's highest score among the
-    samples of all ranks and then each sample's highest remaining score are subtracted first. Both are exact, the one
-    because prototypes are scaled first, the other because v starts with what it took away.
+    exp cannot overflow, and no row or column of finite scores can vanish: each prototype's highest
+    score among the samples of all ranks and then each sample's highest remaining score are
+    subtracted first. Both are exact, the one because prototypes are scaled first, the other because
+    v starts with what it took away.
 
     Args:
         scores: `(A, N, K)`: A independent problems of this rank's N samples and K prototypes. N may differ among ranks.
@@ -47,7 +49,9 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> tuple[Tensor, T
 
 
 def _floor(tensor: Tensor) -> float:
-    """What counts as nothing: its inverse, summed over a million samples or prototypes, is still finite."""
+    """What counts as nothing: its inverse, summed over a million samples or prototypes, is still
+    finite.
+    """
     return torch.finfo(tensor.dtype).tiny * 1e8
 
 
@@ -56,5 +60,7 @@ def _inverse(sums: Tensor) -> Tensor:
 
 
 def _products(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """`(A, n, m)` times `(A, m)`. One at a time: a batched product may go through TF32, which has 10 bits."""
+    """`(A, n, m)` times `(A, m)`. One at a time: a batched product may go through TF32, which has
+    10 bits.
+    """
     return torch.stack([torch.mv(m, v) for m, v in zip(matrices, vectors, strict=True)])

@@ -1,7 +1,8 @@
-"""SwAV: predict a crop's prototype assignment from the image's other crops (Caron et al. 2020, arXiv:2006.09882).
+"""SwAV: predict a crop's prototype assignment from the image's other crops (Caron et al. 2020,
+arXiv:2006.09882).
 
-SEER (Goyal et al. 2021, arXiv:2103.01988) is this method with a 3-layer head without BatchNorm, 16,000 prototypes and
-10 Sinkhorn iterations.
+SEER (Goyal et al. 2021, arXiv:2103.01988) is this method with a 3-layer head without BatchNorm,
+16,000 prototypes and 10 Sinkhorn iterations.
 """
 
 import math
@@ -72,8 +73,13 @@ class SwAV(Method):
         self.backbone = backbone
         self.head = MLP(backbone.out_dim, config.head, config.head_bn, config.head_bn_out)  # type: ignore[arg-type]
         self.prototypes = Prototypes(config.head[-1], config.prototypes)
-        self.queue = Queue(config.queue, len(config.assign), config.head[-1]) if config.queue else None
-        self._fresh: tuple[int, list[Tensor]] = -1, []  # a step's number and its embeddings, for the queue
+        self.queue = (
+            Queue(config.queue, len(config.assign), config.head[-1]) if config.queue else None
+        )
+        self._fresh: tuple[int, list[Tensor]] = (
+            -1,
+            [],
+        )  # a step's number and its embeddings, for the queue
 
     def forward(self, views: Views, step: Step) -> Output:
         config = self.config
@@ -90,10 +96,16 @@ class SwAV(Method):
     def warnings(cls, config: SwAVConfig, batch_size: int, steps: int) -> list[str]:
         lines = []
         if steps <= whole_steps(config.freeze, steps, "method.freeze"):
-            lines.append(f"method.freeze={config.freeze}: the prototypes stay as initialised in all {steps:,} steps")
-        first = whole_steps(config.queue_from, steps, "method.queue_from") + math.ceil(config.queue / batch_size)
+            lines.append(
+                f"method.freeze={config.freeze}: the prototypes stay as initialised in all {steps:,} steps"
+            )
+        first = whole_steps(config.queue_from, steps, "method.queue_from") + math.ceil(
+            config.queue / batch_size
+        )
         if config.queue and steps <= first:
-            lines.append(f"method.queue={config.queue}: no step uses it; it would be full after {first:,} of {steps:,}")
+            lines.append(
+                f"method.queue={config.queue}: no step uses it; it would be full after {first:,} of {steps:,}"
+            )
         return lines
 
     def after_backward(self, step: Step) -> None:
@@ -116,7 +128,9 @@ class SwAV(Method):
         """`(A, B, K)` assignments of the assigning crops, and how many prototypes went empty."""
         batch, scores = scores.shape[1], scores[self.config.assign]
         if self.queue is not None:
-            began = step.number >= whole_steps(self.config.queue_from, step.total, "method.queue_from")
+            began = step.number >= whole_steps(
+                self.config.queue_from, step.total, "method.queue_from"
+            )
             if began and self.queue.full:
                 remembered = over_crops(self.prototypes, self.queue.share().transpose(0, 1))
                 scores = torch.cat([scores, remembered], dim=1)
@@ -125,26 +139,36 @@ class SwAV(Method):
         return targets[:, :batch], empty
 
     def _remember(self, embeddings: Tensor, step: Step) -> None:
-        """Keep a micro-batch for the queue, which takes it after the update: those of a step that fails are dropped."""
+        """Keep a micro-batch for the queue, which takes it after the update: those of a step that
+        fails are dropped.
+        """
         number, fresh = self._fresh
-        self._fresh = step.number, [*(fresh if number == step.number else []), embeddings.transpose(0, 1)]
+        self._fresh = (
+            step.number,
+            [*(fresh if number == step.number else []), embeddings.transpose(0, 1)],
+        )
 
     def _check(self, views: Views) -> None:
         large, total = len(views.crops[0]), sum(map(len, views.crops))
         if max(self.config.assign) >= large:
-            raise InputError(f"method.assign={self.config.assign}: the views have {large} large crops, counted from 0")
+            raise InputError(
+                f"method.assign={self.config.assign}: the views have {large} large crops, counted from 0"
+            )
         if total < 2:
-            raise InputError("views: swav predicts one crop from another; set views.large.count=2 or more")
+            raise InputError(
+                "views: swav predicts one crop from another; set views.large.count=2 or more"
+            )
 
 
 @torch.no_grad()
 def assignment_metrics(assignments: Tensor) -> dict[str, Tensor]:
     """How `(A, B, K)` assignments use the prototypes, over all ranks.
 
-    `prototypes_used` counts the prototypes that are some sample's favourite; `perplexity` is the number of equally
-    popular ones that would be as diverse. `assignment_entropy` (nats) and `assignment_confidence` (highest probability)
-    are means over samples. `sinkhorn_imbalance` is how far Sinkhorn's marginals are from equal: the share of samples
-    that would have to change prototypes. `log_prototypes`, ln K, is the loss of what tells no image from another.
+    `prototypes_used` counts the prototypes that are some sample's favourite; `perplexity` is the
+    number of equally popular ones that would be as diverse. `assignment_entropy` (nats) and
+    `assignment_confidence` (highest probability) are means over samples. `sinkhorn_imbalance` is
+    how far Sinkhorn's marginals are from equal: the share of samples that would have to change
+    prototypes. `log_prototypes`, ln K, is the loss of what tells no image from another.
     """
     prototypes = assignments.shape[-1]
     confidence, favourite = assignments.flatten(0, 1).max(dim=1)

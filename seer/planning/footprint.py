@@ -1,8 +1,10 @@
-"""What a training step costs one rank: memory at its worst moment, arithmetic, memory traffic, messages.
+"""What a training step costs one rank: memory at its worst moment, arithmetic, memory traffic,
+messages.
 
-The step is the real one: the method as the engine lays it out, forward, backward and update, on tensors that have
-shapes and no contents, among ranks that a process group of one pretends. So whatever changes in a method or in the
-engine changes here too, and a network of any size is measured on a laptop.
+The step is the real one: the method as the engine lays it out, forward, backward and update, on
+tensors that have shapes and no contents, among ranks that a process group of one pretends. So
+whatever changes in a method or in the engine changes here too, and a network of any size is
+measured on a laptop.
 """
 
 import sys
@@ -95,7 +97,9 @@ class Footprint:
         return sum(count * operation.flops for operation, count in self.operations.items())
 
 
-def measure(config: Pretrain, ranks: int, sync_batchnorm: bool = True, forward_only: bool = False) -> Footprint:
+def measure(
+    config: Pretrain, ranks: int, sync_batchnorm: bool = True, forward_only: bool = False
+) -> Footprint:
     """The cost of a step of `config` on one of `ranks` ranks.
 
     Args:
@@ -106,7 +110,9 @@ def measure(config: Pretrain, ranks: int, sync_batchnorm: bool = True, forward_o
     Raises:
         InputError: the configuration suits neither its parts nor this number of ranks.
     """
-    layout = replace(config.parallel, compile=False, bn_group=config.parallel.bn_group if sync_batchnorm else 1)
+    layout = replace(
+        config.parallel, compile=False, bn_group=config.parallel.bn_group if sync_batchnorm else 1
+    )
     with _pretended(ranks):
         with torch.device("meta"):
             method = METHODS[config.method.name](build(config.backbone), config.method)
@@ -140,9 +146,16 @@ def _pretended(ranks: int) -> Iterator[None]:
         sys.excepthook = hook
 
 
-def _step(method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forward_only: bool) -> int:
-    """One step as a run makes it, far into the run: queues full, optimizer state there. Returns `kept`."""
-    step, trainable = Step(config.steps - 1, config.steps), [p for p in method.parameters() if p.requires_grad]
+def _step(
+    method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forward_only: bool
+) -> int:
+    """One step as a run makes it, far into the run: queues full, optimizer state there. Returns
+    `kept`.
+    """
+    step, trainable = (
+        Step(config.steps - 1, config.steps),
+        [p for p in method.parameters() if p.requires_grad],
+    )
     _name_parts(method, ledger)
     for backbone in find_backbones(method):
         backbone.register_forward_pre_hook(lambda *_: ledger.enter("activations"))
@@ -153,7 +166,9 @@ def _step(method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forwar
         if not forward_only:
             optimizer = build_optimizer(method, config.optim)
             _update(method, optimizer, trainable, ledger, step)
-            stay = (config.parallel.mode == "ddp" and ranks > 1) or config.accumulate > 1  # buckets, or partial sums
+            stay = (
+                config.parallel.mode == "ddp" and ranks > 1
+            ) or config.accumulate > 1  # buckets, or partial sums
             optimizer.zero_grad(set_to_none=not stay)
         ledger.enter("head and scores")
         with autocast(config.precision, CPU):
@@ -171,10 +186,14 @@ def _name_parts(method: Method, ledger: "Ledger") -> None:
     for module in method.modules():
         kinds = (Prototypes, "prototypes"), (Queue, "queue"), (nn.Module, "parameters")
         kind = next(kind for of, kind in kinds if isinstance(module, of))  # FSDP makes subclasses
-        own: Iterable[Tensor] = chain(module.parameters(recurse=False), module.buffers(recurse=False))
+        own: Iterable[Tensor] = chain(
+            module.parameters(recurse=False), module.buffers(recurse=False)
+        )
         ledger.name(map(local, own), kind)
         if isinstance(module, Queue):
-            module.pushed = torch.tensor(len(module.rows))  # a constant, which fake tensors may be compared with
+            module.pushed = torch.tensor(
+                len(module.rows)
+            )  # a constant, which fake tensors may be compared with
 
 
 def _views(config: Pretrain, batch: int) -> Views:
@@ -182,11 +201,19 @@ def _views(config: Pretrain, batch: int) -> Views:
     for view in config.views.values():
         sizes[view.size] += view.count
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
-    crops = (torch.zeros(sizes[s], batch, s, s, 3, dtype=dtype) for s in sorted(sizes, reverse=True) if sizes[s])
-    return Views(tuple(c.permute(0, 1, 4, 2, 3) for c in crops), torch.zeros(batch, dtype=torch.int64))
+    crops = (
+        torch.zeros(sizes[s], batch, s, s, 3, dtype=dtype)
+        for s in sorted(sizes, reverse=True)
+        if sizes[s]
+    )
+    return Views(
+        tuple(c.permute(0, 1, 4, 2, 3) for c in crops), torch.zeros(batch, dtype=torch.int64)
+    )
 
 
-def _update(method: Method, optimizer: Optimizer, trainable: list, ledger: "Ledger", step: Step) -> None:
+def _update(
+    method: Method, optimizer: Optimizer, trainable: list, ledger: "Ledger", step: Step
+) -> None:
     """The first update, which makes the optimizer's state."""
     ledger.enter("gradients")
     for parameter in trainable:
@@ -197,7 +224,9 @@ def _update(method: Method, optimizer: Optimizer, trainable: list, ledger: "Ledg
 
 
 class Ledger(TorchDispatchMode):
-    """Follows every storage from the operation that makes it to its end, and counts what operations do."""
+    """Follows every storage from the operation that makes it to its end, and counts what operations
+    do.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,11 +234,18 @@ class Ledger(TorchDispatchMode):
         self.worst: dict[int, int] = {}  # the same, when the sum was highest
         self.kinds: list[str] = []  # by serial number
         self.operations: Counter[Operation] = Counter()
-        self.statistics: list[int] = []  # bytes that synchronising each BatchNorm, forward or backward, would send
-        self.traffic = {False: [0, 0], True: [0, 0]}  # bytes and collectives, by whether they leave the node
+        self.statistics: list[
+            int
+        ] = []  # bytes that synchronising each BatchNorm, forward or backward, would send
+        self.traffic = {
+            False: [0, 0],
+            True: [0, 0],
+        }  # bytes and collectives, by whether they leave the node
         self._total = self._peak = 0
         self._kind, self._records = "parameters", list[str]()
-        self._known: dict[int, tuple[int, weakref.ref]] = {}  # serial numbers of live storages, by address
+        self._known: dict[
+            int, tuple[int, weakref.ref]
+        ] = {}  # serial numbers of live storages, by address
         self._resize: Any = torch.UntypedStorage.resize_
 
     def __enter__(self) -> "Ledger":
@@ -261,8 +297,15 @@ class Ledger(TorchDispatchMode):
         """Note the size of a storage, new or known. Returns its serial number."""
         address, size = storage._cdata, storage.nbytes()
         if address not in self._known:
-            self._known[address] = len(self.kinds), weakref.ref(storage, lambda _: self._forget(address))
-            self.kinds.append("communication" if any(r.startswith("FSDP::") for r in self._records) else self._kind)
+            self._known[address] = (
+                len(self.kinds),
+                weakref.ref(storage, lambda _: self._forget(address)),
+            )
+            self.kinds.append(
+                "communication"
+                if any(r.startswith("FSDP::") for r in self._records)
+                else self._kind
+            )
         serial = self._known[address][0]
         if size < self.live.get(serial, 0):
             self._before_less()
@@ -289,8 +332,11 @@ class Ledger(TorchDispatchMode):
     def _message(self, func, args) -> None:
         out, given = (sum(map(_size, tree_leaves(a))) for a in args[:2])
         group = dist.ProcessGroup.unbox(next(a for a in args if isinstance(a, torch.ScriptObject)))
-        # Of n ranks in a ring each sends (n - 1) / n of the whole, here taken for all of it; twice in an all-reduce.
-        self.exchange(2 * out if func._opname == "allreduce_" else abs(out - given), _leaves_node(group))
+        # Of n ranks in a ring each sends (n - 1) / n of the whole, here taken for all of it; twice
+        # in an all-reduce.
+        self.exchange(
+            2 * out if func._opname == "allreduce_" else abs(out - given), _leaves_node(group)
+        )
 
     def exchange(self, size: int, far: bool) -> None:
         """Count a collective in which this rank sends `size` bytes, beyond its node or within."""
@@ -300,7 +346,9 @@ class Ledger(TorchDispatchMode):
     def _count(self, func, args, kwargs, out, made: list[Tensor]) -> None:
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         dtype = next((t.dtype for t in chain(given, made) if t.is_floating_point()), torch.float32)
-        self.operations[Operation(dtype, _flops(func, args, kwargs, out), sum(map(_size, chain(given, made))))] += 1
+        self.operations[
+            Operation(dtype, _flops(func, args, kwargs, out), sum(map(_size, chain(given, made))))
+        ] += 1
         if func in (aten.native_batch_norm.default, aten.native_batch_norm_backward.default):
             self.statistics.append(4 * _size(made[-1]))
 
@@ -316,7 +364,8 @@ def _size(tensor: Any) -> int:
 
 def _flops(func, args, kwargs, out) -> int:
     if func is aten.convolution_backward.default:
-        # As many for each gradient as forward. Torch's own formula takes grouped convolutions for dense ones.
+        # As many for each gradient as forward. Torch's own formula takes grouped convolutions for
+        # dense ones.
         return sum(args[-1][:2]) * 2 * args[0].numel() * args[2][0].numel()
     formula: Any = flop_registry.get(func._overloadpacket)
     return formula(*args, **kwargs, out_val=out) if formula else 0

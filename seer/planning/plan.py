@@ -1,9 +1,10 @@
 """What a run will need, how long it will take and what it will cost, before it is submitted.
 
-Memory, arithmetic and messages are those of the real step (`footprint.py`). Time is a model with one free number: no
-operation can be faster than its arithmetic at the processor's peak or its traffic at the memory's full speed, whichever
-takes longer; the sum over a step's operations, divided by an efficiency, is the time of the step. The efficiency comes
-from a published run, or from a run of one's own (`--calibrate`).
+Memory, arithmetic and messages are those of the real step (`footprint.py`). Time is a model with
+one free number: no operation can be faster than its arithmetic at the processor's peak or its
+traffic at the memory's full speed, whichever takes longer; the sum over a step's operations,
+divided by an efficiency, is the time of the step. The efficiency comes from a published run, or
+from a run of one's own (`--calibrate`).
 """
 
 import os
@@ -33,20 +34,22 @@ from seer.schema import Record
 
 GIB = 2**30
 
-# Assumed, not measured: what CUDA, its libraries and NCCL take for themselves, and the share lost between the
-# allocator's blocks; the share of a link's rate that collectives reach; the seconds that a short one takes.
+# Assumed, not measured: what CUDA, its libraries and NCCL take for themselves, and the share lost
+# between the allocator's blocks; the share of a link's rate that collectives reach; the seconds
+# that a short one takes.
 RESERVED, FRAGMENTED = 1.5 * GIB, 0.05
 BUS, SHORT_IN_NODE, SHORT_BEYOND = 0.8, 20e-6, 60e-6
 
-# Of the roofline: what SwAV's ResNet-50 with batch 256 reached. benchmarks/plan.py fits it anew, and shows what the
-# efficiency of each published run says of the others.
+# Of the roofline: what SwAV's ResNet-50 with batch 256 reached. benchmarks/plan.py fits it anew,
+# and shows what the efficiency of each published run says of the others.
 EFFICIENCY = 0.178
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says beyond the recipe: the price of a GPU-hour, a run to calibrate by, images that one core makes
-    ready per second, whether to go over GPU counts, and whether the recipe may read the environment."""
+    """What the user says beyond the recipe: the price of a GPU-hour, a run to calibrate by, images
+    that one core makes ready per second, whether to go over GPU counts, and whether the recipe may
+    read the environment."""
 
     price: float | None = None
     calibrate: Path | None = None
@@ -57,9 +60,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run on so many GPUs of one kind; memory is per GPU, in GiB, and `why_not` empty where it fits.
+    """A run on so many GPUs of one kind; memory is per GPU, in GiB, and `why_not` empty where it
+    fits.
 
-    `kwh` takes every GPU at its thermal design power, and nothing but GPUs. `cost` is None without a price.
+    `kwh` takes every GPU at its thermal design power, and nothing but GPUs. `cost` is None without
+    a price.
     """
 
     gpu: str
@@ -89,7 +94,9 @@ class Job:
 
     @classmethod
     def of(cls, config: Pretrain, gpus: int, hardware: Hardware) -> "Job":
-        """Raises `InputError` where the configuration suits neither its parts nor the number of GPUs."""
+        """Raises `InputError` where the configuration suits neither its parts nor the number of
+        GPUs.
+        """
         check_batch(config, gpus)
         return cls(config, gpus, hardware, measure(config, gpus, not hardware.syncs_batchnorm))
 
@@ -97,7 +104,10 @@ class Job:
     def roofline(self) -> float:
         """The least seconds in which a step's operations can run, one after the other."""
         peak, bandwidth = self.hardware.peak, 1e9 * self.hardware.bandwidth
-        spent = (n * max(o.flops / peak(o.dtype), o.bytes / bandwidth) for o, n in self.footprint.operations.items())
+        spent = (
+            n * max(o.flops / peak(o.dtype), o.bytes / bandwidth)
+            for o, n in self.footprint.operations.items()
+        )
         return self.config.accumulate * sum(spent)
 
     @property
@@ -108,15 +118,19 @@ class Job:
 
     @property
     def exchange(self) -> tuple[float, float]:
-        """Seconds per step of transfers, which overlap with computing, and of waiting for short collectives.
+        """Seconds per step of transfers, which overlap with computing, and of waiting for short
+        collectives.
 
-        A node's GPUs pass on to each other what has come in, so the whole network of a node serves each of them.
+        A node's GPUs pass on to each other what has come in, so the whole network of a node serves
+        each of them.
         """
         near, far, reduced = self.footprint.near, self.footprint.far, self.footprint.reduced
         times, inside, hardware = self.config.accumulate, self.gpus <= PER_NODE, self.hardware
         bulk = (near.bytes * times + reduced * inside) / hardware.link
         bulk += (far.bytes * times + reduced * (not inside)) / min(hardware.link, hardware.network)
-        return bulk / (1e9 * BUS), times * (near.messages * SHORT_IN_NODE + far.messages * SHORT_BEYOND)
+        return bulk / (1e9 * BUS), times * (
+            near.messages * SHORT_IN_NODE + far.messages * SHORT_BEYOND
+        )
 
     def efficiency(self, seconds: float) -> float:
         """The share of the roofline at which a step takes so many seconds."""
@@ -124,7 +138,10 @@ class Job:
 
     def estimate(self, efficiency: float = EFFICIENCY, options: Options | None = None) -> Estimate:
         options, (bulk, short) = options or Options(), self.exchange
-        compute, memory = self.roofline / efficiency, self.footprint.peak * (1 + FRAGMENTED) + RESERVED
+        compute, memory = (
+            self.roofline / efficiency,
+            self.footprint.peak * (1 + FRAGMENTED) + RESERVED,
+        )
         step = max(compute, bulk) + short
         rate, gpu_hours = self.config.batch_size / step, self.gpus * step * self.config.steps / 3600
         fits = "" if memory <= self.hardware.memory * GIB else "memory"
@@ -138,10 +155,11 @@ class Job:
 
 @dataclass
 class Plan:
-    """The answer to `seer plan`: the run as asked for, the same on other hardware, and what would make it fit.
+    """The answer to `seer plan`: the run as asked for, the same on other hardware, and what would
+    make it fit.
 
-    `kept_gib` is what the forward pass keeps of the backbone's activations, without and with checkpointing: as the
-    recipe has it, or else of every block.
+    `kept_gib` is what the forward pass keeps of the backbone's activations, without and with
+    checkpointing: as the recipe has it, or else of every block.
     """
 
     recipe: str
@@ -194,19 +212,29 @@ def table(estimates: list[Estimate]) -> list[str]:
     ]
 
 
-def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Options | None = None) -> Plan:
+def plan(
+    recipe: str, overrides: list[str], gpus: int, gpu: str, options: Options | None = None
+) -> Plan:
     """Plan a run of a recipe under overrides. Raises `InputError` as the run itself would."""
     options, hardware, overrides = options or Options(), find(gpu), ["data=.", *overrides]
     if hardware.name == "cpu":  # processes of this host, rather than of a server somewhere
-        hardware = replace(hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus)
+        hardware = replace(
+            hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus
+        )
     job = Job.of(load_config(recipe, overrides, options.allow_env), gpus, hardware)
     efficiency = calibrate(options.calibrate, hardware) if options.calibrate else EFFICIENCY
     chosen, config, footprint = job.estimate(efficiency, options), job.config, job.footprint
     checkpointed = any(config.parallel.checkpointing)
     layout = replace(config.parallel, checkpointing=[] if checkpointed else every_block(config))
-    otherwise = measure(replace(config, parallel=layout), gpus, not hardware.syncs_batchnorm, forward_only=True).kept
+    otherwise = measure(
+        replace(config, parallel=layout), gpus, not hardware.syncs_batchnorm, forward_only=True
+    ).kept
     kept = (otherwise, footprint.kept) if checkpointed else (footprint.kept, otherwise)
-    others = [other for other in HARDWARE.values() if "cpu" not in (other.name, hardware.name) and other != hardware]
+    others = [
+        other
+        for other in HARDWARE.values()
+        if "cpu" not in (other.name, hardware.name) and other != hardware
+    ]
     return Plan(
         recipe=config.name, precision=config.precision, mode=config.parallel.mode,
         batch_per_gpu=config.batch_size // gpus, parameters=footprint.parameters,
@@ -221,13 +249,17 @@ def plan(recipe: str, overrides: list[str], gpus: int, gpu: str, options: Option
 
 
 def calibrate(run_dir: Path, hardware: Hardware) -> float:
-    """The efficiency that a run on `hardware` reached, by its metrics. Raises `InputError` if they do not tell."""
+    """The efficiency that a run on `hardware` reached, by its metrics. Raises `InputError` if they
+    do not tell.
+    """
     run = RunDir(run_dir).check("--calibrate")
     path = run.file(CONFIG)
     if not path.exists():
         raise InputError(f"--calibrate {run_dir}: it has no {CONFIG}")
     inputs.read_yaml(path, Record({}))  # a regular file, of plain values
-    config = configuration.resolve(Pretrain, [configuration.read_layers(path)], {"method": METHOD_CONFIGS})
+    config = configuration.resolve(
+        Pretrain, [configuration.read_layers(path)], {"method": METHOD_CONFIGS}
+    )
     rows = [row for row in run.metrics() if _is_timed(row)]
     processes = run.environment().get("processes", 1)
     if len(rows) < 4:
@@ -235,7 +267,8 @@ def calibrate(run_dir: Path, hardware: Hardware) -> float:
         raise InputError(
             f"--calibrate {run_dir}: {len(rows)} logged rows are too few; log.every=1 steps=10 give enough{remark}"
         )
-    # `time_step` is the share of the time not spent waiting for data; the first row pays for starting up.
+    # `time_step` is the share of the time not spent waiting for data; the first row pays for
+    # starting up.
     seconds = [config.batch_size / row["images_per_second"] * row["time_step"] for row in rows[1:]]
     return Job.of(config, processes, hardware).efficiency(statistics.median(seconds))
 
@@ -245,7 +278,9 @@ def _is_timed(row: Row) -> bool:
     return all(0 < (row.get(key) or 0) < 1e15 for key in ("images_per_second", "time_step"))
 
 
-def advise(recipe: str, overrides: list[str], gpus: int, hardware: Hardware, allow_env: bool = False) -> list[str]:
+def advise(
+    recipe: str, overrides: list[str], gpus: int, hardware: Hardware, allow_env: bool = False
+) -> list[str]:
     """The first of the `remedies` under which the run fits; none if nothing helps."""
     for changes in remedies(load_config(recipe, overrides, allow_env), gpus, hardware):
         changed = load_config(recipe, [*overrides, *changes], allow_env)
@@ -255,13 +290,19 @@ def advise(recipe: str, overrides: list[str], gpus: int, hardware: Hardware, all
 
 
 def remedies(config: Pretrain, gpus: int, hardware: Hardware) -> Iterator[list[str]]:
-    """Changes that make a run fit, the smallest first; those without `accumulate` alter nothing that is learned."""
+    """Changes that make a run fit, the smallest first; those without `accumulate` alter nothing
+    that is learned.
+    """
     half = "precision=bf16" if hardware.has("bf16") else "precision=fp16"
     needed = [] if hardware.has(config.precision) else [half]
     if needed:
         yield needed
     stages = every_block(config)
-    partly = [] if any(config.parallel.checkpointing) else [stages[:n] + [[]] * (4 - n) for n in (1, 2, 3)]
+    partly = (
+        []
+        if any(config.parallel.checkpointing)
+        else [stages[:n] + [[]] * (4 - n) for n in (1, 2, 3)]
+    )
     for ends in partly:  # the first stages keep most, and cost no more to recompute than others
         yield [*needed, _checkpointing(ends)]
     single = [] if config.parallel.checkpointing == stages else [_checkpointing(stages)]
@@ -302,14 +343,20 @@ def jobs_around(job: Job) -> Iterator[Job]:
 
 
 def draw(estimates: list[Estimate], path: Path) -> None:
-    """Images per second over GPU counts as SVG, where the run fits, beside a rate in proportion to the fewest GPUs'."""
+    """Images per second over GPU counts as SVG, where the run fits, beside a rate in proportion to
+    the fewest GPUs'.
+    """
     gpus, first = [e.gpus for e in estimates], estimates[0]
     rates = [None if e.why_not else e.images_per_second for e in estimates]
     proportional = [first.images_per_second * n / first.gpus for n in gpus]
     series = [Series("planned", gpus, rates), Series("in proportion", gpus, proportional)]
     chart = line_chart(series, f"images/s over {first.gpu}", from_zero=True, x_label="GPUs")
     opening = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="472" '
-    outputs.write(path, chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1), "the chart")
+    outputs.write(
+        path,
+        chart.replace("<svg ", opening, 1).replace(">", f"><style>{STYLE}</style>", 1),
+        "the chart",
+    )
 
 
 STYLE = """text { font: 10px sans-serif; fill: #555 } .grid { stroke: #ddd } polyline { fill: none; stroke-width: 2 }

@@ -15,8 +15,12 @@ from seer.pretrain.recipe import Pretrain
 GAP = 6  # px
 
 
-def picture_of_crops(reader: Reader, order: Order, crops: MultiCrop, config: Pretrain) -> Image.Image:
-    """One image and what the method sees of it: the image with its large crops, then a row for each smaller size."""
+def picture_of_crops(
+    reader: Reader, order: Order, crops: MultiCrop, config: Pretrain
+) -> Image.Image:
+    """One image and what the method sees of it: the image with its large crops, then a row for each
+    smaller size.
+    """
     sample = order.ids(0, 1)
     image = decode(reader.read(sample)[0])
     views = crops.finish(crops([image], np.zeros(1, np.int64), sample), "cpu")
@@ -30,8 +34,12 @@ def picture_of_crops(reader: Reader, order: Order, crops: MultiCrop, config: Pre
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], heights: Sequence[int]) -> Image.Image:
-    """Rows of `(H, W, 3)` uint8 images, each row scaled to its height in pixels, on a transparent ground."""
-    tiles = [[_scaled(image, height) for image in row] for row, height in zip(rows, heights, strict=True)]
+    """Rows of `(H, W, 3)` uint8 images, each row scaled to its height in pixels, on a transparent
+    ground.
+    """
+    tiles = [
+        [_scaled(image, height) for image in row] for row, height in zip(rows, heights, strict=True)
+    ]
     width = max(sum(tile.width + GAP for tile in row) for row in tiles) - GAP
     sheet = Image.new("RGBA", (width, sum(height + GAP for height in heights) - GAP), (0, 0, 0, 0))
     y = 0
@@ -47,4 +55,6 @@ def grid(rows: Sequence[Sequence[np.ndarray]], heights: Sequence[int]) -> Image.
 def _scaled(image: np.ndarray, height: int) -> Image.Image:
     enlarged = height > 2 * image.shape[0]  # then show the pixels as they are
     size = max(1, round(image.shape[1] * height / image.shape[0])), height
-    return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
+    return Image.fromarray(image).resize(
+        size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+    )

@@ -17,7 +17,8 @@ from seer.rundir.names import CONFIG, PLAN
 
 @contextmanager
 def planned_beside(config: Pretrain, world: World) -> Iterator[Popen | None]:
-    """Unless it is there, have `RUN/plan.json` made by a process that takes only what time is left, as `log.plan` says.
+    """Unless it is there, have `RUN/plan.json` made by a process that takes only what time is left,
+    as `log.plan` says.
 
     Yields that process; it does not outlive the context.
     """
@@ -30,7 +31,11 @@ def planned_beside(config: Pretrain, world: World) -> Iterator[Popen | None]:
     what = [str(run_dir / CONFIG), f"name={config.name}", "--gpus", str(world.size), "--gpu", gpu]
     command = [sys.executable, "-m", "seer", "plan", *what, "--json", str(run_dir / PLAN)]
     with Popen(
-        command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stdin=DEVNULL,
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as child:
         os.setpriority(os.PRIO_PROCESS, child.pid, 19)
         try:

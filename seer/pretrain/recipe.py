@@ -1,4 +1,6 @@
-"""What a pretraining run is to be: its configuration, and whether it can be, told before anything is written."""
+"""What a pretraining run is to be: its configuration, and whether it can be, told before anything
+is written.
+"""
 
 import logging
 import os
@@ -42,10 +44,17 @@ PAGE = 4096  # bytes; each encoded image has pages of its own
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
-PLACES = ("freeze", "queue_from")  # options of methods that are given in steps or as a share of the run
+PLACES = (
+    "freeze",
+    "queue_from",
+)  # options of methods that are given in steps or as a share of the run
 
-# What younger options were before they existed, by section and its `name`: an older run goes on as it began, or not.
-BEFORE = {("optim", "lars"): {"lars_joint_norm": "false"}, ("method", "simclr"): {"head_bn_shift": "true"}}
+# What younger options were before they existed, by section and its `name`: an older run goes on as
+# it began, or not.
+BEFORE = {
+    ("optim", "lars"): {"lars_joint_norm": "false"},
+    ("method", "simclr"): {"head_bn_shift": "true"},
+}
 
 
 @dataclass
@@ -87,7 +96,9 @@ def published_hardware(recipe: str) -> tuple[int, Hardware]:
 
 
 def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = False) -> Path:
-    """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's directory."""
+    """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's
+    directory.
+    """
     config = load_config(recipe, overrides, allow_env)
     check_settings(config, ranks)
     check_run_dir(config)
@@ -98,7 +109,9 @@ def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = Fal
 
 
 def rehearse(config: Pretrain) -> None:
-    """One step on the `meta` device, in no time and without memory: what a part would refuse, it refuses here."""
+    """One step on the `meta` device, in no time and without memory: what a part would refuse, it
+    refuses here.
+    """
     resolutions = MultiCrop(config.views, config.seed).resolutions
     with torch.device("meta"):
         method = METHODS[config.method.name](build(config.backbone), config.method)
@@ -114,7 +127,9 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     check_settings(config, world.size)
     if manifest.samples < config.batch_size:
         less = f"use batch_size={manifest.samples} or less"
-        raise InputError(f"{config.data}: {manifest.samples} images are fewer than one batch; {less}")
+        raise InputError(
+            f"{config.data}: {manifest.samples} images are fewer than one batch; {less}"
+        )
     check_memory(config, manifest, world)
 
 
@@ -140,7 +155,9 @@ def check_memory(config: Pretrain, manifest: Manifest, world: World) -> None:
 
 
 def check_settings(config: Pretrain, ranks: int) -> None:
-    """What can be told of a configuration on `ranks` processes without data or machine; raises `InputError`."""
+    """What can be told of a configuration on `ranks` processes without data or machine; raises
+    `InputError`.
+    """
     check_batch(config, ranks)
     check_parallel(config.parallel, ranks)
     if config.log.plan not in ("auto", "none"):
@@ -156,17 +173,28 @@ def whole_places(config: Pretrain) -> dict[str, int]:
 
 
 def loader_bytes(config: Pretrain, ranks: int) -> int:
-    """Bytes of the batches that one rank's loader holds at once; of images sent encoded their size is not known."""
+    """Bytes of the batches that one rank's loader holds at once; of images sent encoded their size
+    is not known.
+    """
     return loader_memory(config, ranks).total
 
 
 def loader_memory(config: Pretrain, ranks: int, image_bytes: int = 0) -> Need:
-    """The memory of one rank's loader; `image_bytes` of an encoded image, which `loader.device_decode` sends."""
+    """The memory of one rank's loader; `image_bytes` of an encoded image, which
+    `loader.device_decode` sends.
+    """
     loader = config.loader
     crops = MultiCrop(config.views, config.seed, finish=not loader.device_augment)
     share = config.batch_size // ranks
     encoded_bytes = share * (image_bytes + PAGE) if loader.device_decode else 0
-    return memory_needed(loader.mode, loader.workers, loader.prefetch, crops.shapes(share), crops.dtype, encoded_bytes)
+    return memory_needed(
+        loader.mode,
+        loader.workers,
+        loader.prefetch,
+        crops.shapes(share),
+        crops.dtype,
+        encoded_bytes,
+    )
 
 
 def check_run_dir(config: Pretrain) -> None:
@@ -186,7 +214,8 @@ def check_run_dir(config: Pretrain) -> None:
 
 
 def saved_config(path: Path) -> Pretrain:
-    """The configuration that a run was written with; what it does not say, as it was before there was such an option.
+    """The configuration that a run was written with; what it does not say, as it was before there
+    was such an option.
 
     Raises:
         InputError: not readable, or not a pretraining run's.
@@ -199,7 +228,9 @@ def saved_config(path: Path) -> Pretrain:
 
 
 def _before(saved: dict[str, Tree]) -> dict[str, Tree]:
-    """A layer of what younger options were, for the optimizer and the method that a saved configuration names."""
+    """A layer of what younger options were, for the optimizer and the method that a saved
+    configuration names.
+    """
     layer: dict[str, Tree] = {}
     for (section, name), options in BEFORE.items():
         given = saved.get(section)
@@ -209,18 +240,27 @@ def _before(saved: dict[str, Tree]) -> dict[str, Tree]:
 
 
 def meaning(config: Pretrain) -> dict[str, Any]:
-    """A configuration as plain values, in which what can be given in two ways has one: rates, steps."""
+    """A configuration as plain values, in which what can be given in two ways has one: rates,
+    steps.
+    """
     values = configuration.to_dict(config)
     schedule = configuration.to_dict(effective(config.schedule, config.batch_size, config.steps))
     rates = {key: float(f"{schedule[key]:.12g}") for key in ("peak", "start", "final")}
-    return values | {"schedule": schedule | rates, "method": values["method"] | whole_places(config)}
+    return values | {
+        "schedule": schedule | rates,
+        "method": values["method"] | whole_places(config),
+    }
 
 
 def build_method(config: Pretrain) -> Method:
-    """The method with its initial weights, the same in every process; without memory if `parallel.deferred_init`."""
+    """The method with its initial weights, the same in every process; without memory if
+    `parallel.deferred_init`.
+    """
     deferred = config.parallel.deferred_init
     if deferred and config.init:
-        raise InputError("init: needs the whole backbone in every process; set parallel.deferred_init=false")
+        raise InputError(
+            "init: needs the whole backbone in every process; set parallel.deferred_init=false"
+        )
     torch.manual_seed(config.seed)
     with torch.device("meta" if deferred else "cpu"):
         method = METHODS[config.method.name](build(config.backbone), config.method)
@@ -231,9 +271,13 @@ def build_method(config: Pretrain) -> Method:
 
 
 def announce(config: Pretrain) -> None:
-    """Say, on stderr and in the log, what the rate becomes with this batch, and which options do nothing here."""
+    """Say, on stderr and in the log, what the rate becomes with this batch, and which options do
+    nothing here.
+    """
     line = describe(config.schedule, config.batch_size, config.steps)
     print(line, file=sys.stderr, flush=True)
     logger.info("%s", line)
-    for warning in METHODS[config.method.name].warnings(config.method, config.batch_size, config.steps):
+    for warning in METHODS[config.method.name].warnings(
+        config.method, config.batch_size, config.steps
+    ):
         logger.warning("%s", warning)

@@ -1,7 +1,9 @@
-"""Real photographs that come inside scikit-image and scikit-learn, cut into the quickstart's small labelled data set.
+"""Real photographs that come inside scikit-image and scikit-learn, cut into the quickstart's small
+labelled data set.
 
-Fourteen photographs are not a data set: they show that the path works and support no claim about quality. Left out are
-drawings and micrographs, and photographs whose licence scikit-image does not state (`moon`, `motorcycle`).
+Fourteen photographs are not a data set: they show that the path works and support no claim about
+quality. Left out are drawings and micrographs, and photographs whose licence scikit-image does not
+state (`moon`, `motorcycle`).
 
 Sources, as the two packages give them:
     astronaut: NASA Great Images, public domain. brick, gravel: CC0Textures, CC0. grass: DeviantArt (linolafett), CC0.
@@ -39,17 +41,26 @@ SKIMAGE = {
 }
 SKLEARN = {"china": "china.jpg", "flower": "flower.jpg"}
 
-TEST_STRIP = (0.55, 0.8)  # the columns of each photograph, as shares of its width, that test patches come from
+TEST_STRIP = (
+    0.55,
+    0.8,
+)  # the columns of each photograph, as shares of its width, that test patches come from
 GAP = 8  # pixels between that strip and the training patches on both sides of it
 
 
 def photographs(max_side: int = 640) -> dict[str, np.ndarray]:
-    """The photographs by name, `(H, W, 3)` uint8, reduced to `max_side` pixels. Raises `InputError` if one is gone."""
+    """The photographs by name, `(H, W, 3)` uint8, reduced to `max_side` pixels. Raises `InputError`
+    if one is gone.
+    """
     paths = {name: files("skimage") / "data" / file for name, file in SKIMAGE.items()}
-    paths |= {name: files("sklearn") / "datasets" / "images" / file for name, file in SKLEARN.items()}
+    paths |= {
+        name: files("sklearn") / "datasets" / "images" / file for name, file in SKLEARN.items()
+    }
     missing = [str(path) for path in paths.values() if not path.is_file()]
     if missing:
-        raise InputError(f"{missing[0]} is missing; pip install 'scikit-image>=0.24' 'scikit-learn>=1.4'")
+        raise InputError(
+            f"{missing[0]} is missing; pip install 'scikit-image>=0.24' 'scikit-learn>=1.4'"
+        )
     return {name: _reduce(decode(path.read_bytes()), max_side) for name, path in paths.items()}
 
 
@@ -80,7 +91,9 @@ def write_quickstart(
     return counts
 
 
-def _places(photo: np.ndarray, split: str, size: int, most: int, key: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+def _places(
+    photo: np.ndarray, split: str, size: int, most: int, key: tuple[int, ...]
+) -> Iterator[tuple[int, int]]:
     """`(top, left)` of up to `most` patches of a split, all different, spread by a hash."""
     height, width = photo.shape[:2]
     start, end = (round(share * width) for share in TEST_STRIP)
@@ -89,11 +102,17 @@ def _places(photo: np.ndarray, split: str, size: int, most: int, key: tuple[int,
         left = left[(left >= start) & (left + size <= end)]
     else:
         left = left[(left + size <= start - GAP) | (left >= end + GAP)]
-    tops, lefts = (grid.ravel() for grid in np.meshgrid(np.arange(height - size + 1), left, indexing="ij"))
+    tops, lefts = (
+        grid.ravel() for grid in np.meshgrid(np.arange(height - size + 1), left, indexing="ij")
+    )
     chosen = np.argsort(mix(*key, tops, lefts), kind="stable")[:most]
     yield from zip(tops[chosen].tolist(), lefts[chosen].tolist(), strict=True)
 
 
 def _reduce(photo: np.ndarray, max_side: int) -> np.ndarray:
     scale = max_side / max(photo.shape[:2])
-    return photo if scale >= 1 else cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return (
+        photo
+        if scale >= 1
+        else cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    )

@@ -1,4 +1,6 @@
-"""`seer quickstart`: from a bare install to a report, by running only the commands that a user would run."""
+"""`seer quickstart`: from a bare install to a report, by running only the commands that a user
+would run.
+"""
 
 import time
 from collections.abc import Callable
@@ -33,10 +35,19 @@ def quickstart(out: Path, minutes: float, say: Say, verb: Verb) -> dict[str, Any
     began = time.perf_counter()
     check_folder_writable(out, "--out")
     if out.exists() and any(out.iterdir()) and not (out / "images").is_dir():
-        raise InputError(f"{out}: not empty and not an earlier quickstart; choose another folder with --out")
-    images, shards, run, results = out / "images", out / "shards", out / "run", out / "run" / RESULTS
+        raise InputError(
+            f"{out}: not empty and not an earlier quickstart; choose another folder with --out"
+        )
+    images, shards, run, results = (
+        out / "images",
+        out / "shards",
+        out / "run",
+        out / "run" / RESULTS,
+    )
 
-    say("Photographs from scikit-image and scikit-learn, cut into patches (test patches from other parts of each):")
+    say(
+        "Photographs from scikit-image and scikit-learn, cut into patches (test patches from other parts of each):"
+    )
     counts = write_quickstart(images)
     say("  " + ", ".join(f"{count} {split}" for split, count in counts.items()))
 
@@ -53,7 +64,12 @@ def quickstart(out: Path, minutes: float, say: Say, verb: Verb) -> dict[str, Any
 
     scores = compare(results)
     say("", f"{'':24}{'pretrained':>12}{'untrained':>12}")
-    say(*(f"{name:24}{s['pretrained']:>11.1f}%{s['untrained']:>11.1f}%" for name, s in scores.items()))
+    say(
+        *(
+            f"{name:24}{s['pretrained']:>11.1f}%{s['untrained']:>11.1f}%"
+            for name, s in scores.items()
+        )
+    )
     seconds = time.perf_counter() - began
     say("", f"{seconds / 60:.1f} minutes. Report: {(run / REPORT).resolve()}")
     return {"report": str((run / REPORT).resolve()), "scores": scores, "seconds": seconds}

@@ -30,11 +30,15 @@ class Ailment:
 
 
 def ailments(events: list[Row]) -> list[Ailment]:
-    """The symptoms that have not gone again. A rollback takes back those of the steps that it takes back."""
+    """The symptoms that have not gone again. A rollback takes back those of the steps that it takes
+    back.
+    """
     present: dict[str, Ailment] = {}
     for row in events:
         if row["event"] == "symptom":
-            present.setdefault(row["name"], Ailment(row["name"], row["step"], row["why"], row["remedy"]))
+            present.setdefault(
+                row["name"], Ailment(row["name"], row["step"], row["why"], row["remedy"])
+            )
         elif row["event"] == "recovered":
             present.pop(row["name"], None)
         elif row["event"] == "rollback":
@@ -49,7 +53,10 @@ def not_applied(events: list[Row]) -> list[int]:
 
 def in_words(events: list[Row]) -> list[tuple[str, str]]:
     """What befell a run: (what, what it means and what helps)."""
-    told = [(a.title, f"since step {a.step:,}: {a.why}. What helps: {a.remedy}.") for a in ailments(events)]
+    told = [
+        (a.title, f"since step {a.step:,}: {a.why}. What helps: {a.remedy}.")
+        for a in ailments(events)
+    ]
     if steps := not_applied(events):
         why = f"loss or gradient was not finite, first at step {steps[0]:,}."
         told.append((f"{len(steps)} step{'s' if len(steps) > 1 else ''} not applied", why))

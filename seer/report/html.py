@@ -15,7 +15,15 @@ from seer import __version__, inputs, outputs
 from seer.jsonl import Row
 from seer.report.diagnosis import SIGNS, in_words
 from seer.report.plots import COLOURS, line_chart, number
-from seer.report.runfiles import RunFiles, at, describe_run, duration, progress, read_run, where_time_went
+from seer.report.runfiles import (
+    RunFiles,
+    at,
+    describe_run,
+    duration,
+    progress,
+    read_run,
+    where_time_went,
+)
 from seer.results import shown, title_of
 from seer.rundir.names import CROPS, NEIGHBOURS, REPORT
 
@@ -53,18 +61,26 @@ def write_page(runs: Sequence[RunFiles], out: Path) -> Path:
 def render(runs: Sequence[RunFiles]) -> str:
     """The page as a text."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     single = runs[0] if len(runs) == 1 else None
     return environment.get_template("page.html.j2").render(
-        title=_cut(single.config.get("name") or single.name, 200) if single else f"{len(runs)} runs compared",
+        title=_cut(single.config.get("name") or single.name, 200)
+        if single
+        else f"{len(runs)} runs compared",
         subtitle=describe_run(single) if single else "",
         progress=progress(single) if single else "",
         remarks=[_cut(remark) for run in runs for remark in run.remarks],
-        legend=[(run.name, i % COLOURS, describe_run(run)) for i, run in enumerate(runs)] if not single else [],
+        legend=[(run.name, i % COLOURS, describe_run(run)) for i, run in enumerate(runs)]
+        if not single
+        else [],
         headlines=headlines(single) if single else [],
         scores=score_groups(runs),
         charts=charts(runs),
-        health=[(run.name if not single else "", in_words(run.events)) for run in runs if measured(run)],
+        health=[
+            (run.name if not single else "", in_words(run.events)) for run in runs if measured(run)
+        ],
         signs=signs(runs),
         more=further_charts(runs),
         times=[(run.name, where_time_went(run)) for run in runs if run.metrics],
@@ -89,15 +105,23 @@ def headlines(run: RunFiles) -> list[Headline]:
 
 
 def _score_headlines(run: RunFiles) -> list[Headline]:
-    """Of each task the last measured value, not the best: nothing is chosen by looking at the test images."""
+    """Of each task the last measured value, not the best: nothing is chosen by looking at the test
+    images.
+    """
     found = []
     for task in dict.fromkeys(row["task"] for row in run.results):
         rows = [row for row in run.results if row["task"] == task and is_headline(row)]
         ours = [row for row in rows if kind(row) == "pretrained"]
         if ours:
-            same = [row for row in rows if (row["metric"], row["data"]) == (ours[-1]["metric"], ours[-1]["data"])]
+            same = [
+                row
+                for row in rows
+                if (row["metric"], row["data"]) == (ours[-1]["metric"], ours[-1]["data"])
+            ]
             others = [f"{kind(row)} {shown(row)}" for row in same if kind(row) != "pretrained"]
-            found.append(Headline(_cut(title_of(ours[-1]), 200), shown(ours[-1]), " · ".join(others)))
+            found.append(
+                Headline(_cut(title_of(ours[-1]), 200), shown(ours[-1]), " · ".join(others))
+            )
     return found
 
 
@@ -111,12 +135,21 @@ def _training_headlines(run: RunFiles) -> list[Headline]:
     waiting = dict(where_time_went(run)).get("waiting for data", 0.0)
     epochs = run.last("epoch")
     found = [
-        Headline("Images seen", number(run.last("samples") or 0.0), f"{epochs:.3g} epochs" if epochs else ""),
+        Headline(
+            "Images seen",
+            number(run.last("samples") or 0.0),
+            f"{epochs:.3g} epochs" if epochs else "",
+        ),
         Headline("Time", duration(run.last("seconds") or 0.0), _machine(run.environment)),
     ]
     if rates:
         rate = number(statistics.median(rate for rate in rates if rate is not None))
-        found.insert(0, Headline("Images per second", rate, f"{_percent(waiting)} of the time waiting for data"))
+        found.insert(
+            0,
+            Headline(
+                "Images per second", rate, f"{_percent(waiting)} of the time waiting for data"
+            ),
+        )
     if losses:
         found.insert(0, Headline("Loss", f"{losses[-1]:.3f}", f"from {losses[0]:.3f}"))
     return found
@@ -144,20 +177,34 @@ def score_groups(runs: Sequence[RunFiles]) -> list[tuple[str, str, list[ScoreRow
                 if same in pixels:
                     continue
                 pixels.add(same)
-            name = re.sub(r" step-0*(\d+)$", lambda match: f", step {int(match[1]):,}", row["model"])
+            name = re.sub(
+                r" step-0*(\d+)$", lambda match: f", step {int(match[1]):,}", row["model"]
+            )
             if len(runs) > 1 and kind(row) != "pixels" and run.name not in name:
                 name = f"{run.name}: {name}"
             groups.setdefault((row["task"], row["metric"], row["data"]), []).append((i, name, row))
     table = []
     for (_, _, data), rows in groups.items():
         first = rows[0][2]
-        rows.sort(key=lambda item: item[2]["value"], reverse=first.get("better", "higher") == "higher")
-        largest = 1.0 if first.get("unit", "share") == "share" else max(abs(row["high"]) for _, _, row in rows)
+        rows.sort(
+            key=lambda item: item[2]["value"], reverse=first.get("better", "higher") == "higher"
+        )
+        largest = (
+            1.0
+            if first.get("unit", "share") == "share"
+            else max(abs(row["high"]) for _, _, row in rows)
+        )
         lines = []
         for i, name, row in rows:
-            colour = i % COLOURS if kind(row) == "pretrained" else COLOURS  # class s6: baselines, in grey
-            interval = f"{shown(row, 'low', with_unit=False)} – {shown(row, 'high', with_unit=False)}"
-            bar = [min(1.0, max(0.0, row[key] / (largest or 1.0))) for key in ("value", "low", "high")]
+            colour = (
+                i % COLOURS if kind(row) == "pretrained" else COLOURS
+            )  # class s6: baselines, in grey
+            interval = (
+                f"{shown(row, 'low', with_unit=False)} – {shown(row, 'high', with_unit=False)}"
+            )
+            bar = [
+                min(1.0, max(0.0, row[key] / (largest or 1.0))) for key in ("value", "low", "high")
+            ]
             lines.append(ScoreRow(_cut(name, 200), colour, shown(row), interval, *bar))
         table.append((_cut(title_of(first), 200), Path(data).name, lines))
     return table
@@ -198,7 +245,14 @@ def signs(runs: Sequence[RunFiles]) -> list[Chart]:
     chance = _common([run.last("log_prototypes") for run in runs])
     flat = (chance, "ln K: all prototypes alike") if chance else None
     found = [
-        _chart(runs, key, title, unit, from_zero=True, reference=flat if key == "assignment_entropy" else None)
+        _chart(
+            runs,
+            key,
+            title,
+            unit,
+            from_zero=True,
+            reference=flat if key == "assignment_entropy" else None,
+        )
         for key, (title, unit) in SIGNS.items()
     ]
     return [chart for chart in found if chart]
@@ -215,21 +269,37 @@ def _title(name: str) -> str:
 
 def further_charts(runs: Sequence[RunFiles]) -> list[Chart]:
     """Whatever else the method logged."""
-    keys = {key: None for run in runs for row in run.metrics for key in row if key not in FAMILIAR | SIGNS.keys()}
-    found = [_chart(runs, key, _title(_cut(key, 60)), "", smooth=True) for key in list(keys)[:MOST_CHARTS]]
+    keys = {
+        key: None
+        for run in runs
+        for row in run.metrics
+        for key in row
+        if key not in FAMILIAR | SIGNS.keys()
+    }
+    found = [
+        _chart(runs, key, _title(_cut(key, 60)), "", smooth=True)
+        for key in list(keys)[:MOST_CHARTS]
+    ]
     return [chart for chart in found if chart]
 
 
-def _chart(runs: Sequence[RunFiles], key: str, title: str, unit: str, **options: Any) -> Chart | None:
+def _chart(
+    runs: Sequence[RunFiles], key: str, title: str, unit: str, **options: Any
+) -> Chart | None:
     svg = line_chart([run.series(key) for run in runs], title, **options)
     last = runs[0].last(key) if len(runs) == 1 else None
-    return Chart(title, unit, number(last) if last is not None else "", Markup(svg)) if svg else None
+    return (
+        Chart(title, unit, number(last) if last is not None else "", Markup(svg)) if svg else None
+    )
 
 
 def pictures(run: RunFiles) -> list[tuple[str, str, str]]:
     """(title, caption, data URI) of the pictures that the run has."""
     captions = {
-        CROPS: ("Crops", "What the method is shown: one image and random crops of it, altered as configured."),
+        CROPS: (
+            "Crops",
+            "What the method is shown: one image and random crops of it, altered as configured.",
+        ),
         NEIGHBOURS: (
             "Nearest neighbours",
             "Left: images not seen in training. Right of each: the five training images whose features are nearest; "
@@ -245,14 +315,20 @@ def pictures(run: RunFiles) -> list[tuple[str, str, str]]:
 def sections(values: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """A nested dict as titled lists: its own scalars first, then each inner dict with dotted keys."""
     plain = [(key, _text(value)) for key, value in values.items() if not isinstance(value, dict)]
-    inner = [(key, _flat(value)) for key, value in values.items() if isinstance(value, dict) and value]
+    inner = [
+        (key, _flat(value)) for key, value in values.items() if isinstance(value, dict) and value
+    ]
     return [("", plain), *inner] if values else []
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     pairs = []
     for key, value in values.items():
-        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", _text(value))]
+        pairs += (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else [(f"{prefix}{key}", _text(value))]
+        )
     return pairs
 
 

@@ -22,7 +22,11 @@ class Series:
     y: Sequence[float | None]
 
     def finite(self) -> "Series":
-        pairs = [(x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None and -LARGEST <= y <= LARGEST]
+        pairs = [
+            (x, y)
+            for x, y in zip(self.x, self.y, strict=True)
+            if y is not None and -LARGEST <= y <= LARGEST
+        ]
         return Series(self.name, [x for x, _ in pairs], [y for _, y in pairs if y is not None])
 
 
@@ -55,7 +59,9 @@ def line_chart(
     if not curves:
         return ""
     values = [y for _, s in curves for y in s.y if y is not None]
-    low, high = _bounds([*values, *([reference[0]] if reference else []), *([0.0] if from_zero else [])])
+    low, high = _bounds(
+        [*values, *([reference[0]] if reference else []), *([0.0] if from_zero else [])]
+    )
     last = max(max(s.x) for _, s in curves)
     ticks = nice_ticks(low, high, 5)
     x, y = (
@@ -78,7 +84,11 @@ def line_chart(
         parts += [_path(s, x, y, f"curve s{colour}"), _dot(x(s.x[-1]), y(s.y[-1] or 0.0), colour)]
     if reference:
         parts.append(_reference(y(reference[0]), reference[1]))
-    scales = {"x": [x.low, x.high, x.begin, x.end], "y": [y.low, y.high, y.begin, y.end], "series": drawn}
+    scales = {
+        "x": [x.low, x.high, x.begin, x.end],
+        "y": [y.low, y.high, y.begin, y.end],
+        "series": drawn,
+    }
     data = html.escape(json.dumps(scales, separators=(",", ":")), quote=True)
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}" '
@@ -87,9 +97,11 @@ def line_chart(
 
 
 def running_mean(series: Series, most: int | None = None) -> Series:
-    """Means over a centred window of about a fortieth of the curve; at its ends the window shrinks evenly.
+    """Means over a centred window of about a fortieth of the curve; at its ends the window shrinks
+    evenly.
 
-    Each is summed by itself: in differences of running sums, everything after one huge value would vanish.
+    Each is summed by itself: in differences of running sums, everything after one huge value would
+    vanish.
 
     Args:
         most: how many means, evenly spread over a longer curve; None is one for every point.
@@ -107,14 +119,19 @@ def running_mean(series: Series, most: int | None = None) -> Series:
 
 
 def thin(series: Series) -> Series:
-    """At most about `POINTS` points: of every bucket the lowest and the highest, in their order, and both ends."""
+    """At most about `POINTS` points: of every bucket the lowest and the highest, in their order,
+    and both ends.
+    """
     n = len(series.x)
     if n <= POINTS:
         return series
     keep, size = {0, n - 1}, 2 * n / POINTS
     for b in range(POINTS // 2):
         bucket = range(int(b * size), min(n, int((b + 1) * size)))
-        keep |= {min(bucket, key=lambda i: series.y[i] or 0.0), max(bucket, key=lambda i: series.y[i] or 0.0)}
+        keep |= {
+            min(bucket, key=lambda i: series.y[i] or 0.0),
+            max(bucket, key=lambda i: series.y[i] or 0.0),
+        }
     chosen = sorted(keep)
     return Series(series.name, [series.x[i] for i in chosen], [series.y[i] for i in chosen])
 
@@ -166,7 +183,9 @@ def _grid(x: Axis, y: Axis, ticks: Sequence[float], x_label: str) -> str:
         name = f"{x_label} " if t == steps[-1] and near_end else ""
         lines.append(f'<text class="tick" {place} text-anchor="{anchor}">{name}{number(t)}</text>')
     if not steps or x(steps[-1]) <= WIDTH - RIGHT - 40:
-        lines.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">{x_label}</text>')
+        lines.append(
+            f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">{x_label}</text>'
+        )
     return "".join(lines)
 
 
@@ -179,7 +198,9 @@ def _reference(at: float, name: str) -> str:
 
 
 def _path(series: Series, x: Axis, y: Axis, kind: str) -> str:
-    points = " ".join(f"{x(a):.1f},{y(b or 0.0):.1f}" for a, b in zip(series.x, series.y, strict=True))
+    points = " ".join(
+        f"{x(a):.1f},{y(b or 0.0):.1f}" for a, b in zip(series.x, series.y, strict=True)
+    )
     return f'<polyline class="{kind}" points="{points}"/>'
 
 

@@ -18,7 +18,9 @@ YEAR = 365 * 86_400
 
 @dataclass
 class RunFiles:
-    """A run directory as the report sees it. What is missing is empty; `remarks` say what could not be read."""
+    """A run directory as the report sees it. What is missing is empty; `remarks` say what could not
+    be read.
+    """
 
     path: Path
     name: str
@@ -44,7 +46,9 @@ PICTURES = (CROPS, NEIGHBOURS)
 
 
 def read_run(path: Path | str) -> RunFiles:
-    """Read what there is. Raises `InputError` if `path` is no run directory, or nothing of it can be read."""
+    """Read what there is. Raises `InputError` if `path` is no run directory, or nothing of it can
+    be read.
+    """
     run = RunDir(path).check()
     files = RunFiles(
         run.path,
@@ -79,12 +83,16 @@ def duration(seconds: float) -> str:
 def describe_run(run: RunFiles) -> str:
     """Method, backbone, batch and crops in one line."""
     config = run.config
-    views = [view for view in config.get("views", {}).values() if view.get("count") and view.get("size")]
+    views = [
+        view for view in config.get("views", {}).values() if view.get("count") and view.get("size")
+    ]
     method = at(config, "method", "name")
     parts = [
         {"swav": "SwAV", "simclr": "SimCLR", "byol": "BYOL"}.get(method, method),
         at(config, "backbone", "name"),
-        " + ".join(f"{view['count']}×{view['size']}" for view in views) + " px crops" if views else "",
+        " + ".join(f"{view['count']}×{view['size']}" for view in views) + " px crops"
+        if views
+        else "",
         f"batch {config['batch_size']}" if "batch_size" in config else "",
     ]
     return " · ".join(part for part in parts if part)
@@ -106,7 +114,11 @@ def at(values: dict[str, Any], *keys: str) -> Any:
 
 def where_time_went(run: RunFiles) -> list[tuple[str, float]]:
     """Shares of the logged time, adding up to 1."""
-    spent = {"training steps": 0.0, "waiting for data": 0.0, "augmenting, checkpoints, the rest": 0.0}
+    spent = {
+        "training steps": 0.0,
+        "waiting for data": 0.0,
+        "augmenting, checkpoints, the rest": 0.0,
+    }
     before = 0.0
     for row in run.metrics:
         seconds = finite(row.get("seconds"))
@@ -120,4 +132,6 @@ def where_time_went(run: RunFiles) -> list[tuple[str, float]]:
         spent["waiting for data"] += window * waited
         spent["augmenting, checkpoints, the rest"] += window * max(0.0, 1 - busy - waited)
     total = sum(spent.values())
-    return [(name, seconds / total) for name, seconds in spent.items()] if 0 < total < math.inf else []
+    return (
+        [(name, seconds / total) for name, seconds in spent.items()] if 0 < total < math.inf else []
+    )

@@ -33,7 +33,18 @@ NOWHERE = ("missing", "foreign")  # states of what is no run, and will not becom
 NO_RUN = (*NOWHERE, "empty", "unreadable")
 WIDE = 110  # characters that a table with the course of the loss wants
 BARS = "▁▂▃▄▅▆▇█"
-COLUMNS = ("run", "state", "step", "left", "loss", "course", "images/s", "wait", "health", "of plan")
+COLUMNS = (
+    "run",
+    "state",
+    "step",
+    "left",
+    "loss",
+    "course",
+    "images/s",
+    "wait",
+    "health",
+    "of plan",
+)
 NUMBERS = ("step", "left", "loss", "images/s", "wait")
 COLOURS = {"training": "green", "done": "blue", "silent": "red", "paused": "red", "diverged": "red"}
 
@@ -75,7 +86,11 @@ class Status:
 
     def health(self) -> str:
         """Health in a few words."""
-        counts = [(self.not_applied, "not applied"), (self.rollbacks, "rolled back"), (self.skipped, "skipped")]
+        counts = [
+            (self.not_applied, "not applied"),
+            (self.rollbacks, "rolled back"),
+            (self.skipped, "skipped"),
+        ]
         words = [ailment.title.lower() for ailment in self.ailments]
         words += [f"{count} {what}" for count, what in counts if count]
         return ", ".join(words) or ("well" if self.signs else "")
@@ -166,11 +181,16 @@ def _is_finite(value: float | None) -> bool:
 def table(found: Sequence[Status], width: int) -> Table:
     """One row a run; a column that is empty for all, or does not fit, is left out."""
     rows = [_cells(one) for one in found]
-    shown = [any(row[i] for row in rows) and (name != "course" or width >= WIDE) for i, name in enumerate(COLUMNS)]
+    shown = [
+        any(row[i] for row in rows) and (name != "course" or width >= WIDE)
+        for i, name in enumerate(COLUMNS)
+    ]
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in compress(COLUMNS, shown):
         words = name in ("run", "health", "of plan")
-        grid.add_column(name, no_wrap=not words, overflow="fold", justify="right" if name in NUMBERS else "left")
+        grid.add_column(
+            name, no_wrap=not words, overflow="fold", justify="right" if name in NUMBERS else "left"
+        )
     for row in rows:
         grid.add_row(*compress(row, shown))
     return grid
@@ -195,7 +215,9 @@ def _cells(one: Status) -> list[Text]:
 
 
 def _of_plan(one: Status) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_share(share)}" for name, share in one.of_plan.items())
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_share(share)}" for name, share in one.of_plan.items()
+    )
 
 
 def remarks(found: Sequence[Status]) -> list[str]:
@@ -203,13 +225,23 @@ def remarks(found: Sequence[Status]) -> list[str]:
     lines = []
     for one in found:
         if one.state == "missing":
-            lines.append(f"{one.run}: no such directory; a job that waits for its turn has none yet")
+            lines.append(
+                f"{one.run}: no such directory; a job that waits for its turn has none yet"
+            )
         if one.state == "foreign":
-            lines.append(f"{one.run}: not a run directory: it has other files, and neither {CONFIG} nor {METRICS}")
+            lines.append(
+                f"{one.run}: not a run directory: it has other files, and neither {CONFIG} nor {METRICS}"
+            )
         if one.state == "empty":
-            lines.append(f"{one.run}: not a run directory, or not yet: it has neither {CONFIG} nor {METRICS}")
+            lines.append(
+                f"{one.run}: not a run directory, or not yet: it has neither {CONFIG} nor {METRICS}"
+            )
         if one.state == "silent" and one.silent is not None:
-            start = f"after step {one.checkpoint:,}, its newest checkpoint" if one.checkpoint else "from the beginning"
+            start = (
+                f"after step {one.checkpoint:,}, its newest checkpoint"
+                if one.checkpoint
+                else "from the beginning"
+            )
             silent = f"no news for {duration(one.silent)}: stopped or died"
             lines.append(f"{one.run}: {silent}; the same command continues it {start}")
         for ailment in one.ailments:
@@ -247,9 +279,13 @@ def _share(value: float) -> str:
 
 
 def watch(
-    runs: Sequence[Path | str], every: float = 2.0, once: bool = False, console: Console | None = None
+    runs: Sequence[Path | str],
+    every: float = 2.0,
+    once: bool = False,
+    console: Console | None = None,
 ) -> list[Status]:
-    """Show runs until all are done: a table that follows them on a terminal, in a log a line for every change.
+    """Show runs until all are done: a table that follows them on a terminal, in a log a line for
+    every change.
 
     Returns:
         What was shown last.

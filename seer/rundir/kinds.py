@@ -31,8 +31,20 @@ SENTENCE = Text(4096)
 FINGERPRINT = Integer(0, 2**48 - 1)  # seer.data.ledger's
 SCORE = Number(-1e9, 1e9)
 
-KNOWN = "loss", "lr", "samples", "epoch", "seconds", "images_per_second", "data_wait", "time_step", "memory_gib"
-MEASUREMENTS: dict[str, Kind] = dict.fromkeys((*KNOWN, "log_prototypes", "prototypes_used"), MEASURED)
+KNOWN = (
+    "loss",
+    "lr",
+    "samples",
+    "epoch",
+    "seconds",
+    "images_per_second",
+    "data_wait",
+    "time_step",
+    "memory_gib",
+)
+MEASUREMENTS: dict[str, Kind] = dict.fromkeys(
+    (*KNOWN, "log_prototypes", "prototypes_used"), MEASURED
+)
 METRIC = Record({"step": STEP}, {"seen": FINGERPRINT, **MEASUREMENTS})
 RESULT_FIELDS: dict[str, Kind] = {
     "task": NAME,
@@ -47,7 +59,12 @@ RESULT_FIELDS: dict[str, Kind] = {
 }
 RESULT = Record(
     RESULT_FIELDS,
-    {"title": NAME, "unit": NAME, "better": Choice("higher", "lower"), "headline": Flag()},  # which older ones lack
+    {
+        "title": NAME,
+        "unit": NAME,
+        "better": Choice("higher", "lower"),
+        "headline": Flag(),
+    },  # which older ones lack
 )
 EVENT = Record({"step": Integer(0), "event": NAME})
 EVENTS = {  # what more the events have that people are told of
@@ -69,7 +86,9 @@ ENVIRONMENT_KIND = Record(
         "packages": MapOf(Maybe(NAME)),
     },
 )
-PLAN_KIND = Record({"chosen": Record({"images_per_second": Number(above=0)}), "memory_gib": MapOf(Number(0))})
+PLAN_KIND = Record(
+    {"chosen": Record({"images_per_second": Number(above=0)}), "memory_gib": MapOf(Number(0))}
+)
 CONFIG_KIND = Record(
     {},
     {
@@ -86,7 +105,9 @@ OWNER_KIND = Record({"job": Text(64, 1, r"\d+(_\d+)?", "the number of a job"), "
 
 
 class Named:
-    """Names with whatever values: each is checked by itself, so that one that is wrong leaves others to be shown."""
+    """Names with whatever values: each is checked by itself, so that one that is wrong leaves
+    others to be shown.
+    """
 
     def check(self, value: Any, where: str = "") -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -116,15 +137,24 @@ def metric_row(row: Any) -> Row:
 
 
 def numbers(row: Any) -> Row:
-    """The numbers of a row of metrics.jsonl, by name. What else a newer seer may have written there is left out."""
+    """The numbers of a row of metrics.jsonl, by name. What else a newer seer may have written there
+    is left out.
+    """
     if _is_plain(row):
         return row
-    return {key: value for key, value in metric_row(row).items() if value is None or _is_number(value)}
+    return {
+        key: value for key, value in metric_row(row).items() if value is None or _is_number(value)
+    }
 
 
 def _is_plain(row: Any) -> bool:
     """Whether a row holds nothing but a step, numbers within bounds, and nulls, under short names."""
-    if type(row) is not dict or len(row) > WIDEST or type(row.get("step")) is not int or row["step"] < 1:
+    if (
+        type(row) is not dict
+        or len(row) > WIDEST
+        or type(row.get("step")) is not int
+        or row["step"] < 1
+    ):
         return False
     seen = row.get("seen", 0)
     if type(seen) is not int or not 0 <= seen <= FINGERPRINT.high:

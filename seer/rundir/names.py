@@ -28,7 +28,20 @@ LOG, REPORT, TENSORBOARD = "seer.log", "report.html", "tensorboard"
 IMAGES, CROPS, NEIGHBOURS = "images", "crops.png", "neighbours.png"
 CHECKPOINTS, HEADER, STATE, BACKBONE = "checkpoints", "header.json", "state", "backbone.safetensors"
 LOCK, OWNER, SUBMIT = ".lock", ".job.json", ".submit"
-NAMES = {CONFIG, METRICS, RESULTS, HEALTH, SKIPPED, DAMAGED, ENVIRONMENT, PLAN, MANIFEST, LOG, REPORT, IMAGES}
+NAMES = {
+    CONFIG,
+    METRICS,
+    RESULTS,
+    HEALTH,
+    SKIPPED,
+    DAMAGED,
+    ENVIRONMENT,
+    PLAN,
+    MANIFEST,
+    LOG,
+    REPORT,
+    IMAGES,
+}
 NAMES |= {CHECKPOINTS, TENSORBOARD}
 
 CHECKPOINT = re.compile(r"step-(\d{9})")
@@ -52,7 +65,9 @@ def checkpoints(run_dir: Path) -> list[Path]:
 def complete(folder: Path) -> list[Path]:
     """The complete checkpoints in a folder, oldest first; nothing of them is read."""
     found = folder.glob("step-*")
-    return sorted(path for path in found if CHECKPOINT.fullmatch(path.name) and (path / HEADER).is_file())
+    return sorted(
+        path for path in found if CHECKPOINT.fullmatch(path.name) and (path / HEADER).is_file()
+    )
 
 
 def latest(run_dir: Path) -> Path | None:
@@ -61,11 +76,15 @@ def latest(run_dir: Path) -> Path | None:
 
 
 def check_written(run_dir: Path) -> None:
-    """Raise `InputError` where a link would lead what a run writes out of its directory, onto another's file."""
+    """Raise `InputError` where a link would lead what a run writes out of its directory, onto
+    another's file.
+    """
     for name in (*sorted(NAMES), LOCK, OWNER, SUBMIT):
         try:
             inputs.inside(run_dir, name)
         except UnreadableError:
             path = run_dir / name
             remedy = "remove the link, or choose another run_dir"
-            raise InputError(f"{path}: leads out of {run_dir}, where nothing is written; {remedy}") from None
+            raise InputError(
+                f"{path}: leads out of {run_dir}, where nothing is written; {remedy}"
+            ) from None

@@ -1,7 +1,8 @@
 """A run directory as people are shown it.
 
-Somebody else may have written any of it: another seer, another tool, or a stranger. `RunDir` gives what can be read and
-says in `notes` what cannot. Nothing that a link leads out of the directory for is read.
+Somebody else may have written any of it: another seer, another tool, or a stranger. `RunDir` gives
+what can be read and says in `notes` what cannot. Nothing that a link leads out of the directory for
+is read.
 """
 
 import io
@@ -43,7 +44,10 @@ from seer.rundir.names import (
 )
 from seer.schema import MismatchError, Record
 
-MOST_ROWS, MOST_BYTES = 100_000, 64 * MEGABYTE  # of a file's rows; of a longer one every second, third, ... is read
+MOST_ROWS, MOST_BYTES = (
+    100_000,
+    64 * MEGABYTE,
+)  # of a file's rows; of a longer one every second, third, ... is read
 SMALL = MEGABYTE  # environment.json and plan.json have thousands of bytes
 LARGEST_PICTURE, MOST_PIXELS = 32 * MEGABYTE, 2**26
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -65,7 +69,9 @@ class RunDir:
 
     @property
     def state(self) -> str:
-        """`missing`; `empty`: no run, or not yet; `foreign`: other files; `run`: a configuration or metrics."""
+        """`missing`; `empty`: no run, or not yet; `foreign`: other files; `run`: a configuration or
+        metrics.
+        """
         if not self.path.is_dir():
             return "missing"
         names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
@@ -79,16 +85,22 @@ class RunDir:
         try:
             state = self.state
         except OSError as error:
-            raise InputError(f"{named}: cannot be read ({error.strerror}); check its permissions") from None
+            raise InputError(
+                f"{named}: cannot be read ({error.strerror}); check its permissions"
+            ) from None
         if state == "missing":
             what = "it is no folder" if self.path.exists() else "there is no such folder"
             raise InputError(f"{named}: not a run directory, {what}; name a run directory")
         if state != "run":
-            raise InputError(f"{named}: not a run directory, it has neither {CONFIG} nor {METRICS}; name another")
+            raise InputError(
+                f"{named}: not a run directory, it has neither {CONFIG} nor {METRICS}; name another"
+            )
         return self
 
     def file(self, name: str) -> Path:
-        """The path of a file of the run. Raises `UnreadableError` where a link leads out of the directory."""
+        """The path of a file of the run. Raises `UnreadableError` where a link leads out of the
+        directory.
+        """
         return inputs.inside(self.path, name)
 
     def remarks(self) -> list[str]:
@@ -96,20 +108,28 @@ class RunDir:
         return self.notes + [str(unread) for unread in self._counted if unread.rows]
 
     def config(self) -> dict[str, Any]:
-        """The configuration, untyped; what seer looks at is of the right kind, or left out and noted."""
+        """The configuration, untyped; what seer looks at is of the right kind, or left out and
+        noted.
+        """
         values: Row = self._noting(lambda: inputs.read_yaml(self.file(CONFIG), Named()), {})
         return self._fitting(CONFIG, values, CONFIG_KIND)
 
     def environment(self) -> dict[str, Any]:
         """What the run ran on, likewise."""
-        values: Row = self._noting(lambda: inputs.read_json(self.file(ENVIRONMENT), Named(), SMALL), {})
+        values: Row = self._noting(
+            lambda: inputs.read_json(self.file(ENVIRONMENT), Named(), SMALL), {}
+        )
         environment = self._fitting(ENVIRONMENT, values, ENVIRONMENT_KIND)
         if is_newer(version := environment.get("seer", "")):
-            self.notes.append(f"{self.path}: written by seer {version}, this is {__version__}; update seer to see all")
+            self.notes.append(
+                f"{self.path}: written by seer {version}, this is {__version__}; update seer to see all"
+            )
         return environment
 
     def metrics(self) -> list[Row]:
-        """The rows of numbers by rising step, the last of each; of a very long file, some evenly spread."""
+        """The rows of numbers by rising step, the last of each; of a very long file, some evenly
+        spread.
+        """
         return self._noting(self._metrics, [])
 
     def _metrics(self) -> list[Row]:
@@ -142,7 +162,9 @@ class RunDir:
         return [step_of(checkpoint.name) for checkpoint in found]
 
     def picture(self, name: str) -> bytes:
-        """The content of a picture in `images/`: a whole PNG of bounded size; b"" where there is none."""
+        """The content of a picture in `images/`: a whole PNG of bounded size; b"" where there is
+        none.
+        """
         return self._noting(lambda: read_png(self.file(f"{IMAGES}/{name}")), b"")
 
     def written(self, name: str) -> float:
@@ -176,7 +198,9 @@ class RunDir:
         return self._counted[-1]
 
     def _noting(self, read: Callable[[], T], instead: T) -> T:
-        """What `read` returns; where there is nothing to read, `instead`, and a note where it is not readable."""
+        """What `read` returns; where there is nothing to read, `instead`, and a note where it is
+        not readable.
+        """
         try:
             return read()
         except FileNotFoundError:
@@ -208,7 +232,13 @@ def read_png(path: Path) -> bytes:
                 if image.width * image.height > MOST_PIXELS:
                     raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
                 image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombWarning,
+        Image.DecompressionBombError,
+    ) as error:
         reason = str(error) if type(error) is ValueError else "it is damaged, or too large"
         raise UnreadableError(f"{path}: {reason}; not shown") from None
     return content

@@ -29,7 +29,8 @@ def group_starts(path: str | Path) -> np.ndarray:
 def read_image(path: str, column: str, row: int) -> bytes | None:
     """The image in a row; None for a row without one. Raises OSError.
 
-    Parquet is read by row groups, the last two of which are kept; so ask for rows that lie together one after another.
+    Parquet is read by row groups, the last two of which are kept; so ask for rows that lie together
+    one after another.
     """
     modified = os.path.getmtime(path)
     try:
@@ -50,4 +51,6 @@ def _starts(path: str, modified: float) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _images(path: str, column: str, group: int, modified: float) -> pa.ChunkedArray:
-    return parquet(path).read_row_group(group, columns=[column], use_threads=False).column(0)  # of that name, the first
+    return (
+        parquet(path).read_row_group(group, columns=[column], use_threads=False).column(0)
+    )  # of that name, the first

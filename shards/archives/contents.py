@@ -1,4 +1,6 @@
-"""What a tar holds: samples, each an image with its companions, whether or not these stand beside it."""
+"""What a tar holds: samples, each an image with its companions, whether or not these stand beside
+it.
+"""
 
 import io
 from collections.abc import Iterator
@@ -18,8 +20,12 @@ MAX_COMPANIONS = 1 << 29  # bytes that go along with one image; they are in memo
 COMPANIONS = "companions of images in tars, kept with them"
 IMAGES = "images in tars that are companions of another image of their sample"
 UNJOINED = "members of tars passed over, whose key has no image"
-AMBIGUOUS = "members of tars passed over, which might belong to several images, or are several for one"
-TOO_LARGE = f"companions in tars passed over, with more than {MAX_COMPANIONS >> 20} MB for one image"
+AMBIGUOUS = (
+    "members of tars passed over, which might belong to several images, or are several for one"
+)
+TOO_LARGE = (
+    f"companions in tars passed over, with more than {MAX_COMPANIONS >> 20} MB for one image"
+)
 PASSED_OVER = "entries of tars passed over ({kind})"
 TOLD_KINDS = "link", "sparse", "special", "hidden"
 
@@ -52,8 +58,9 @@ class TarContents:
 def read_contents(path: str | Path) -> TarContents:
     """The samples of a tar, up to where it is damaged. Raises nothing.
 
-    Members that follow each other and share a key are one sample, as WebDataset has it. What stands alone elsewhere
-    in the tar joins the sample that has its key, if there is exactly one that lacks a member of that suffix.
+    Members that follow each other and share a key are one sample, as WebDataset has it. What stands
+    alone elsewhere in the tar joins the sample that has its key, if there is exactly one that lacks
+    a member of that suffix.
     """
     contents = TarContents()
     alone: list[tuple[str, Companions]] = []
@@ -101,14 +108,18 @@ def _join(contents: TarContents, alone: list[tuple[str, Companions]]) -> None:
 def _places(
     alone: list[tuple[str, Companions]], samples: dict[str, list[TarSample]]
 ) -> dict[tuple[str, str], list[TarSample]]:
-    """The samples that each member alone might belong to, by key and suffix; none where several are alone."""
+    """The samples that each member alone might belong to, by key and suffix; none where several are
+    alone.
+    """
     places: dict[tuple[str, str], list[TarSample]] = {}
     for key, group in alone:
         for suffix in group:
             if (key, suffix) in places:
                 places[key, suffix] = []
             else:
-                lacking = (sample for sample in samples.get(key, ()) if suffix not in sample.companions)
+                lacking = (
+                    sample for sample in samples.get(key, ()) if suffix not in sample.companions
+                )
                 places[key, suffix] = list(islice(lacking, 2))  # of two neither will get it
     return places
 
@@ -135,7 +146,9 @@ def _names_image(suffix: str) -> bool:
 
 
 def _image_of(tar: str, group: Companions) -> str | None:
-    """The suffix of a sample's image: by name, the shortest such suffix first, else by content. Raises OSError."""
+    """The suffix of a sample's image: by name, the shortest such suffix first, else by content.
+    Raises OSError.
+    """
     named = [suffix for suffix in group if _names_image(suffix)]
     if named:
         return min(named, key=lambda suffix: suffix.count("."))

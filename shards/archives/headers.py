@@ -1,8 +1,10 @@
-"""The headers of a tar: where each entry and its data lie. Whatever the file says, memory and time are bounded.
+"""The headers of a tar: where each entry and its data lie. Whatever the file says, memory and time
+are bounded.
 
-Ustar, with GNU's and PAX's long names, numbers and sparse files (POSIX.1-2017, `pax`; GNU tar manual, "Basic Tar
-Format"). Not by `tarfile`: that reads extended headers of any length into memory, calls itself for each of a chain of
-them, goes backwards at negative sizes, raises whatever `int` raises, and stops at the first end of an archive.
+Ustar, with GNU's and PAX's long names, numbers and sparse files (POSIX.1-2017, `pax`; GNU tar
+manual, "Basic Tar Format"). Not by `tarfile`: that reads extended headers of any length into
+memory, calls itself for each of a chain of them, goes backwards at negative sizes, raises whatever
+`int` raises, and stops at the first end of an archive.
 """
 
 import os
@@ -20,7 +22,14 @@ MAX_SIZE_DIGITS = 19  # of a 64-bit number
 ZEROS_READ = 1 << 20  # bytes at a time, between the archives of a file
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
-FILE, FOLDER, LINK, SPARSE, SPECIAL, GLOBAL = "file", "folder", "link", "sparse", "special", "global"
+FILE, FOLDER, LINK, SPARSE, SPECIAL, GLOBAL = (
+    "file",
+    "folder",
+    "link",
+    "sparse",
+    "special",
+    "global",
+)
 KINDS = {
     b"0": FILE,
     b"\0": FILE,  # of tars from before 1988
@@ -45,8 +54,9 @@ class DamagedTar(ValueError):  # noqa: N818  # as DamagedImage: what was found, 
 class Entry(NamedTuple):
     """One entry of a tar. Places are in bytes from the start of the file.
 
-    `kind` is `file`, `folder`, `link` (to `link`), `sparse`, `special` or `global`. `start` is where its first header
-    begins, `offset` and `size` say where its data lie, and `end` is where the next entry may begin.
+    `kind` is `file`, `folder`, `link` (to `link`), `sparse`, `special` or `global`. `start` is
+    where its first header begins, `offset` and `size` say where its data lie, and `end` is where
+    the next entry may begin.
     """
 
     name: str
@@ -112,7 +122,9 @@ def _block_at(file: BinaryIO, position: int) -> bytes:
 def _refuse_dangling(extended: _Extended | None) -> None:
     """Raise DamagedTar when the archive ends where the entry of extended headers should be."""
     if extended:
-        raise DamagedTar(f"truncated tar (no entry behind the extended header at byte {extended.start})")
+        raise DamagedTar(
+            f"truncated tar (no entry behind the extended header at byte {extended.start})"
+        )
 
 
 def _behind_zeros(file: BinaryIO, position: int) -> int:
@@ -141,7 +153,9 @@ def _parsed(file: BinaryIO, block: bytes, position: int) -> tuple[bytes, int, En
     name = _text(block[:100])
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
         name = f"{prefix}/{name}"
-    entry = Entry(name, KINDS.get(kind, SPECIAL), _text(block[157:257]), position, position + BLOCK, size, 0)
+    entry = Entry(
+        name, KINDS.get(kind, SPECIAL), _text(block[157:257]), position, position + BLOCK, size, 0
+    )
     return kind, size, entry
 
 
@@ -155,7 +169,9 @@ def _no_header(file: BinaryIO, position: int, damage: str) -> str:
 
 
 def _check_sum(block: bytes) -> None:
-    """Raise ValueError unless the sum of a header's bytes, its own field as blanks, is what it says."""
+    """Raise ValueError unless the sum of a header's bytes, its own field as blanks, is what it
+    says.
+    """
     others = block[:148] + block[156:]
     claimed = _number(block[148:156])
     unsigned = sum(others) + 8 * ord(" ")
@@ -229,7 +245,9 @@ def _enter(extended: _Extended, key: bytes, value: bytes) -> None:
         extended.link = value.decode("utf-8", "surrogateescape")
     elif key == b"size":
         if not value.isdigit() or len(value) > MAX_SIZE_DIGITS:
-            raise DamagedTar(f"damaged tar (a bad size in the extended header at byte {extended.start})")
+            raise DamagedTar(
+                f"damaged tar (a bad size in the extended header at byte {extended.start})"
+            )
         extended.size = int(value)
     extended.sparse = extended.sparse or key.startswith(b"GNU.sparse.")
 
@@ -254,7 +272,9 @@ def _completed(file: BinaryIO, entry: Entry, kind: bytes, extended: _Extended | 
 
 
 def _behind_sparse_map(file: BinaryIO, offset: int) -> int:
-    """Where the data of GNU's sparse format begin: blocks with more of the map follow while each says so."""
+    """Where the data of GNU's sparse format begin: blocks with more of the map follow while each
+    says so.
+    """
     more = _block_at(file, offset - BLOCK)[482:483]
     while more not in (b"\0", b""):
         more = _block_at(file, offset)[504:505]

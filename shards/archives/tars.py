@@ -1,4 +1,6 @@
-"""Plain WebDataset tars: members found with their place in the file, and written as the same bytes every time."""
+"""Plain WebDataset tars: members found with their place in the file, and written as the same bytes
+every time.
+"""
 
 import hashlib
 import os
@@ -12,9 +14,11 @@ from typing import BinaryIO, NamedTuple
 from seer.inputs import open_file, open_regular
 from shards.archives.headers import FILE, DamagedTar, Entry, entries
 
-SKIPPED = re.compile(r"__[^/]*__(/|$)|(.*/)?\.[^/]*$")  # WebDataset's own metadata, and hidden files
-# What can be a suffix of a member: it begins with a letter and has no blanks. Letters beyond ASCII, and bytes that are
-# no text, count as letters.
+SKIPPED = re.compile(
+    r"__[^/]*__(/|$)|(.*/)?\.[^/]*$"
+)  # WebDataset's own metadata, and hidden files
+# What can be a suffix of a member: it begins with a letter and has no blanks. Letters beyond ASCII,
+# and bytes that are no text, count as letters.
 SUFFIX = re.compile(r"[A-Za-z\x80-\U0010ffff][\w+\-\x80-\U0010ffff]*")
 COPIED = 1 << 22  # bytes at a time
 
@@ -30,9 +34,10 @@ class Member(NamedTuple):
 def split_name(name: str) -> tuple[str, str]:
     """`(key, suffix)`. Suffixes are lower case.
 
-    By WebDataset's rule the key runs to the first dot of the base name, and all behind it is the suffix. So it is
-    here where every part behind the first dot can be one (`1.seg.png`). Else, as in `2021.05.01 12.00.jpg`, the parts
-    that cannot and all before them belong to the key: images of one year are not members of one sample.
+    By WebDataset's rule the key runs to the first dot of the base name, and all behind it is the
+    suffix. So it is here where every part behind the first dot can be one (`1.seg.png`). Else, as
+    in `2021.05.01 12.00.jpg`, the parts that cannot and all before them belong to the key: images
+    of one year are not members of one sample.
     """
     folder, slash, base = name.rpartition("/")
     stem, *parts = base.split(".")
@@ -49,7 +54,9 @@ def raw(name: str) -> bytes:
 
 
 def members(path: str | Path) -> Iterator[Member]:
-    """The regular files of a tar in order; links, sparse and hidden files are passed over. Raises as `entries`."""
+    """The regular files of a tar in order; links, sparse and hidden files are passed over. Raises
+    as `entries`.
+    """
     return (member for entry in entries(path) if (member := member_of(entry)))
 
 
@@ -66,7 +73,8 @@ def passed_over(entry: Entry) -> str:
 
 
 def runs(members: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
-    """`(key, members by suffix)` of each run of members with one key; a suffix that repeats begins another run.
+    """`(key, members by suffix)` of each run of members with one key; a suffix that repeats begins
+    another run.
 
     DamagedTar is passed on after the runs before the damage.
     """
@@ -89,7 +97,9 @@ def runs(members: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
 def read_range(path: str, offset: int, size: int) -> bytes:
     """`size` bytes at `offset`. Raises OSError, also when the file ends before."""
     state = os.stat(path)
-    file = _descriptor(path, state.st_ino, state.st_mtime_ns)  # held, lest another thread's read evict and close it
+    file = _descriptor(
+        path, state.st_ino, state.st_mtime_ns
+    )  # held, lest another thread's read evict and close it
     data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
         raise OSError("the file is shorter than when it was listed")
@@ -98,7 +108,9 @@ def read_range(path: str, offset: int, size: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def _descriptor(path: str, *version: int) -> BinaryIO:
-    return open(open_regular(Path(path)), "rb")  # closed by reference counting when it leaves the cache
+    return open(
+        open_regular(Path(path)), "rb"
+    )  # closed by reference counting when it leaves the cache
 
 
 class TarWriter:

@@ -20,21 +20,37 @@ LOCAL_HEADER = struct.Struct("<26xHH")  # the lengths of name and extra field (A
 PACKED_READ, UNPACKED_AT_ONCE = 1 << 16, 1 << 20  # bytes
 MAX_DICTIONARY = 1 << 26  # bytes; LZMA allocates it before it reads anything
 
-# What `zipfile` raises for what it cannot read: damage, encryption (RuntimeError), unknown methods of compression.
+# What `zipfile` raises for what it cannot read: damage, encryption (RuntimeError), unknown methods
+# of compression.
 DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError, NotImplementedError),
+    *(
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+    ),
     *(ValueError, OverflowError, struct.error, UnicodeError),
 )
 
 
 def members(path: str) -> list[tuple[int, zipfile.ZipInfo]]:
-    """`(number, member)` of what is no folder and not hidden, in the order of their names. Raises DAMAGE."""
+    """`(number, member)` of what is no folder and not hidden, in the order of their names. Raises
+    DAMAGE.
+    """
     found = enumerate(_opened(path, getmtime(path)).infolist())
-    return sorted(((n, m) for n, m in found if _is_visible(m)), key=lambda member: (member[1].filename, member[0]))
+    return sorted(
+        ((n, m) for n, m in found if _is_visible(m)),
+        key=lambda member: (member[1].filename, member[0]),
+    )
 
 
 def read(path: str, number: int, most: int) -> bytes:
-    """Up to `most` bytes of a member, with no more memory than that and what it is packed in. Raises DAMAGE."""
+    """Up to `most` bytes of a member, with no more memory than that and what it is packed in.
+    Raises DAMAGE.
+    """
     archive = _opened(path, getmtime(path))
     member = archive.infolist()[number]
     if member.compress_type in UNPACKERS:
@@ -44,7 +60,9 @@ def read(path: str, number: int, most: int) -> bytes:
 
 
 def _read_bounded(path: str, member: zipfile.ZipInfo, most: int) -> bytes:
-    """As `ZipFile.open`, which for these methods unpacks all that it reads at once: gigabytes from a kilobyte."""
+    """As `ZipFile.open`, which for these methods unpacks all that it reads at once: gigabytes from
+    a kilobyte.
+    """
     if member.flag_bits & ENCRYPTED:
         raise RuntimeError("it is encrypted")
     with open_data(path) as file:
@@ -80,14 +98,21 @@ def _unpacked(file: BinaryIO, packed: int, unpacker: Unpacker, most: int) -> byt
 
 
 def _lzma(file: BinaryIO) -> Unpacker:
-    """The stream that begins here: APPNOTE 5.8.8, version and size of properties, then LZMA's own five bytes."""
+    """The stream that begins here: APPNOTE 5.8.8, version and size of properties, then LZMA's own
+    five bytes.
+    """
     head = file.read(9)
     if len(head) < 9 or head[2:4] != b"\5\0":
         raise zipfile.BadZipFile("no properties of LZMA")
     literal, dictionary = head[4], int.from_bytes(head[5:], "little")
     if literal >= 9 * 5 * 5 or dictionary > MAX_DICTIONARY:
         raise zipfile.BadZipFile("properties of LZMA that are out of range")
-    properties = {"lc": literal % 9, "lp": literal // 9 % 5, "pb": literal // 45, "dict_size": max(dictionary, 4096)}
+    properties = {
+        "lc": literal % 9,
+        "lp": literal // 9 % 5,
+        "pb": literal // 45,
+        "dict_size": max(dictionary, 4096),
+    }
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, **properties}])
 
 
@@ -101,7 +126,11 @@ UNPACKERS: dict[int, Callable[[BinaryIO], Unpacker]] = {
 def _is_visible(member: zipfile.ZipInfo) -> bool:
     """`__MACOSX` holds what macOS adds, under the names of the images."""
     parts = [part for part in member.filename.split("/") if part not in ("", ".", "..")]
-    return not member.is_dir() and "__MACOSX" not in parts[:1] and not any(part.startswith(".") for part in parts)
+    return (
+        not member.is_dir()
+        and "__MACOSX" not in parts[:1]
+        and not any(part.startswith(".") for part in parts)
+    )
 
 
 @lru_cache(maxsize=16)

@@ -1,7 +1,9 @@
-"""Whether two pictures are one: laid over each other as well as a crop allows, their edges must be the same.
+"""Whether two pictures are one: laid over each other as well as a crop allows, their edges must be
+the same.
 
-Perceptual hashes find candidates, but pictures that have a small thing on a plain ground, such as logos, often share
-one, and so do variants of a drawing in other colours. Edges tell them apart: see the figures in `shards/README.md`.
+Perceptual hashes find candidates, but pictures that have a small thing on a plain ground, such as
+logos, often share one, and so do variants of a drawing in other colours. Edges tell them apart: see
+the figures in `shards/README.md`.
 """
 
 import cv2
@@ -18,11 +20,15 @@ EVERYWHERE = np.full((SIDE, SIDE), 255, np.uint8)
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
     """`(H, W, 3)` uint8 RGB to `(SIDE, SIDE)` uint8 grey, whatever the shape was."""
-    return cv2.cvtColor(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(
+        cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
+    )
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two thumbnails show one picture: recompressed, resized, grey, mirrored, brightened, slightly cropped."""
+    """Whether two thumbnails show one picture: recompressed, resized, grey, mirrored, brightened,
+    slightly cropped.
+    """
     one, other = one.astype(np.float32), other.astype(np.float32)
     mirrored = np.ascontiguousarray(other[:, ::-1])
     direct, reflected = _correlation(one, other), _correlation(one, mirrored)
@@ -40,7 +46,8 @@ def alike(one: np.ndarray, other: np.ndarray) -> bool:
 def _aligned(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
     """`other` laid over `one`; None if that takes more than a slight crop does.
 
-    Evangelidis, Psarakis: Parametric Image Alignment Using Enhanced Correlation Coefficient Maximization, 2008.
+    Evangelidis, Psarakis: Parametric Image Alignment Using Enhanced Correlation Coefficient
+    Maximization, 2008.
     """
     warp: np.ndarray = np.eye(2, 3, dtype=np.float32)
     try:
@@ -49,7 +56,10 @@ def _aligned(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
         return None
     middle = np.full(2, (SIDE - 1) / 2)
     moved = warp[:, :2] @ middle + warp[:, 2] - middle
-    if np.abs(warp[:, :2] - np.eye(2)).max() > MOST_SCALED or np.abs(moved).max() > MOST_MOVED * SIDE:
+    if (
+        np.abs(warp[:, :2] - np.eye(2)).max() > MOST_SCALED
+        or np.abs(moved).max() > MOST_MOVED * SIDE
+    ):
         return None
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(other, warp, (SIDE, SIDE), flags=how, borderMode=cv2.BORDER_REPLICATE)

@@ -1,7 +1,9 @@
-"""Which images of a data set are not wanted in it: duplicates, images of an evaluation set, and refused ones.
+"""Which images of a data set are not wanted in it: duplicates, images of an evaluation set, and
+refused ones.
 
-An image goes because of one that stays: the first in the data set's order, or one of a data set named for comparison.
-Memory: 64 bytes per image at most, whether of this data set or of those it is compared with.
+An image goes because of one that stays: the first in the data set's order, or one of a data set
+named for comparison. Memory: 64 bytes per image at most, whether of this data set or of those it is
+compared with.
 """
 
 import os
@@ -33,7 +35,9 @@ REMOVALS = pa.schema(
         ("reason", pa.string()),  # for the quarantine
         pa.field("dataset", pa.string(), nullable=True),  # the evaluation set that has it
         pa.field("like", pa.string(), nullable=True),  # the image there
-        pa.field("distance", pa.int32(), nullable=True),  # bits between the perceptual hashes; null for equal bytes
+        pa.field(
+            "distance", pa.int32(), nullable=True
+        ),  # bits between the perceptual hashes; null for equal bytes
     ]
 )
 
@@ -60,14 +64,23 @@ class DedupOptions:
         """Raise InputError for values that make no sense."""
         check_options(self, flags=True)
         if self.against and self.level == "none":
-            raise InputError("--against needs to know what a duplicate is; give --dedup exact or --dedup near")
+            raise InputError(
+                "--against needs to know what a duplicate is; give --dedup exact or --dedup near"
+            )
         for path in (*self.against, *self.exclude, *self.refuse):
-            if not Path(path).exists():  # before the long work whose result is to be compared with it
-                raise InputError(f"{path} does not exist; give shards or a folder of images, to --refuse a list")
+            if not Path(
+                path
+            ).exists():  # before the long work whose result is to be compared with it
+                raise InputError(
+                    f"{path} does not exist; give shards or a folder of images, to --refuse a list"
+                )
 
     def identity(self) -> dict[str, Any]:
         """What a build's result depends on, ready for JSON."""
-        paths = {name: [os.path.abspath(p) for p in getattr(self, name)] for name in ("against", "exclude", "refuse")}
+        paths = {
+            name: [os.path.abspath(p) for p in getattr(self, name)]
+            for name in ("against", "exclude", "refuse")
+        }
         near = self.level == "near" or bool(self.exclude)
         return {"dedup": self.level, "distance": self.distance if near else None, **paths}
 
@@ -113,8 +126,12 @@ def find(own: Known, options: DedupOptions, scratch: Path, workers: int = 0) -> 
     return _describe(parts, found, same, hashes)
 
 
-def _confirm(parts: Sequence[Known], scratch: Path, workers: int, places: np.ndarray) -> Callable[[int, int], bool]:
-    """Makes thumbnails of the images at these places, on disk, and returns what compares two of them."""
+def _confirm(
+    parts: Sequence[Known], scratch: Path, workers: int, places: np.ndarray
+) -> Callable[[int, int], bool]:
+    """Makes thumbnails of the images at these places, on disk, and returns what compares two of
+    them.
+    """
     ends = np.cumsum([0, *map(len, parts)])
     bounds = np.searchsorted(places, ends)
     tasks = [
@@ -125,7 +142,9 @@ def _confirm(parts: Sequence[Known], scratch: Path, workers: int, places: np.nda
     starts = np.cumsum([0, *(len(task.rows) for task in tasks)])
     with tempfile.TemporaryFile(dir=scratch) as file:
         pictures = np.memmap(file, np.uint8, "w+", shape=(len(places), SIDE, SIDE))
-    for number, made in pool.run(thumbnails_of, enumerate(tasks), min(workers or pool.cores(), len(tasks))):
+    for number, made in pool.run(
+        thumbnails_of, enumerate(tasks), min(workers or pool.cores(), len(tasks))
+    ):
         pictures[starts[number] : starts[number + 1]] = made
     return lambda one, other: alike(*pictures[np.searchsorted(places, [one, other])])
 
@@ -140,9 +159,11 @@ def _concatenated(parts: list[tuple[str, Known]]) -> tuple[np.ndarray, np.ndarra
 
 
 def exact_duplicates(digests: np.ndarray, fixed: int = 0, among_others: bool = True) -> np.ndarray:
-    """For each of `(N, 2)` uint64 digests the place of the first equal one; `NONE` for that itself and for the `fixed`.
+    """For each of `(N, 2)` uint64 digests the place of the first equal one; `NONE` for that itself
+    and for the `fixed`.
 
-    128 of SHA-256's bits are compared: of 10⁹ different images, two agree in them with a chance of 10⁻²¹.
+    128 of SHA-256's bits are compared: of 10⁹ different images, two agree in them with a chance of
+    10⁻²¹.
     """
     order = np.lexsort(digests.T)  # stable
     found = np.full(len(order), NONE, np.int64)
@@ -151,7 +172,9 @@ def exact_duplicates(digests: np.ndarray, fixed: int = 0, among_others: bool = T
         places = order[start : start + CHUNK]
         before = order[np.maximum(np.arange(start, start + len(places)) - 1, 0)]
         new = (digests[places] != digests[before]).any(axis=1)
-        leaders = np.maximum.accumulate(np.where(new, np.arange(start, start + len(places)), leader))
+        leaders = np.maximum.accumulate(
+            np.where(new, np.arange(start, start + len(places)), leader)
+        )
         leader = leaders[-1]
         leaders = order[leaders]
         goes = ~new & (leaders != places) & (places >= fixed) & ((leaders < fixed) | among_others)
@@ -159,7 +182,9 @@ def exact_duplicates(digests: np.ndarray, fixed: int = 0, among_others: bool = T
     return found
 
 
-def _describe(parts: list[tuple[str, Known]], found: np.ndarray, same: np.ndarray, hashes: np.ndarray) -> pa.Table:
+def _describe(
+    parts: list[tuple[str, Known]], found: np.ndarray, same: np.ndarray, hashes: np.ndarray
+) -> pa.Table:
     """The removals, with the names of the images that they go because of."""
     ends = np.cumsum([0, *(len(known) for _, known in parts)])
     goes = np.flatnonzero(found != NONE)
@@ -175,13 +200,21 @@ def _describe(parts: list[tuple[str, Known]], found: np.ndarray, same: np.ndarra
     names = pa.concat_arrays(names).take(pa.array(back))
     numbers = (np.searchsorted(ends, because, side="right") - 1).tolist()
     apart = distances(hashes, found, goes).tolist()
-    bits = [None if equal else number for equal, number in zip(same[goes].tolist(), apart, strict=True)]
+    bits = [
+        None if equal else number for equal, number in zip(same[goes].tolist(), apart, strict=True)
+    ]
     reasons, datasets = [], []
     for number, name, distance in zip(numbers, names.to_pylist(), bits, strict=True):
         kind, known = parts[number]
         reasons.append(_reason(kind, known.name, name, distance))
         datasets.append(known.name if kind == "evaluation" else None)
-    columns = {"place": goes - ends[-2], "reason": reasons, "dataset": datasets, "like": names, "distance": bits}
+    columns = {
+        "place": goes - ends[-2],
+        "reason": reasons,
+        "dataset": datasets,
+        "like": names,
+        "distance": bits,
+    }
     return pa.table(columns, REMOVALS)
 
 

@@ -25,18 +25,25 @@ from shards.sources.scan import scan
 
 IMAGES_PER_TASK = 256
 LARGEST_LIST = 2**32  # bytes
-REFUSED = Record({"sha256": Text(64, 64, "[0-9a-fA-F]{64}", "64 hex digits (a SHA-256)")}, {"key": Maybe(Text(2**20))})
+REFUSED = Record(
+    {"sha256": Text(64, 64, "[0-9a-fA-F]{64}", "64 hex digits (a SHA-256)")},
+    {"key": Maybe(Text(2**20))},
+)
 
 
 class Task(NamedTuple):
-    """Rows of `shards.sources.scan.LISTING`, as far as reading needs them, and the containers that they are in."""
+    """Rows of `shards.sources.scan.LISTING`, as far as reading needs them, and the containers that
+    they are in.
+    """
 
     rows: list[dict[str, Any]]
     containers: dict[int, Container]
 
 
 class Hashes(NamedTuple):
-    """One image: a name, the SHA-256 of its bytes, and its perceptual hash, `FEATURELESS` if not known."""
+    """One image: a name, the SHA-256 of its bytes, and its perceptual hash, `FEATURELESS` if not
+    known.
+    """
 
     name: str
     sha256: bytes
@@ -65,17 +72,25 @@ class Known:
         return len(self.hashes)
 
 
-def of_shards(directory: Path, shards: Sequence[str], sizes: Sequence[int], need_phash: bool = True) -> Known:
-    """The images of some shards. Raises InputError if an index is unreadable or lacks the perceptual hashes needed."""
+def of_shards(
+    directory: Path, shards: Sequence[str], sizes: Sequence[int], need_phash: bool = True
+) -> Known:
+    """The images of some shards. Raises InputError if an index is unreadable or lacks the
+    perceptual hashes needed.
+    """
     ends = np.cumsum([0, *sizes])
     try:
         digests, hashes = np.empty((ends[-1], 2), np.uint64), np.empty(ends[-1], np.uint64)
     except MemoryError:
-        raise InputError(f"{directory} has {ends[-1]:,} images, whose hashes do not fit in memory") from None
+        raise InputError(
+            f"{directory} has {ends[-1]:,} images, whose hashes do not fit in memory"
+        ) from None
     for shard, start, end in zip(shards, ends, ends[1:], strict=False):
         table = read_index(index_path(directory / shard), ["sha256", "phash"])
         if len(table) != end - start:
-            raise InputError(f"{directory / shard} and its index differ; run: seer shards verify {quoted(directory)}")
+            raise InputError(
+                f"{directory / shard} and its index differ; run: seer shards verify {quoted(directory)}"
+            )
         if need_phash and table["phash"].null_count:
             raise InputError(
                 f"{directory / shard} has no perceptual hashes; run: seer shards index {quoted(directory)}"
@@ -83,22 +98,39 @@ def of_shards(directory: Path, shards: Sequence[str], sizes: Sequence[int], need
         digests[start:end] = halves(table["sha256"])
         hashes[start:end] = table["phash"].fill_null(FEATURELESS).to_numpy()
     where = directory, shards, ends
-    return Known(str(directory), digests, hashes, partial(keys_at, *where), partial(tasks_at, *where))
+    return Known(
+        str(directory), digests, hashes, partial(keys_at, *where), partial(tasks_at, *where)
+    )
 
 
-def keys_at(directory: Path, shards: Sequence[str], ends: np.ndarray, places: np.ndarray) -> pa.Array:
-    """Keys of the samples at increasing places, when the shards are laid end to end; `ends` begins with 0."""
-    tables = [table["key"].combine_chunks() for _, table in _rows_at(directory, shards, ends, places, ["key"])]
+def keys_at(
+    directory: Path, shards: Sequence[str], ends: np.ndarray, places: np.ndarray
+) -> pa.Array:
+    """Keys of the samples at increasing places, when the shards are laid end to end; `ends` begins
+    with 0.
+    """
+    tables = [
+        table["key"].combine_chunks()
+        for _, table in _rows_at(directory, shards, ends, places, ["key"])
+    ]
     return pa.concat_arrays([pa.array([], pa.string()), *tables])
 
 
-def tasks_at(directory: Path, shards: Sequence[str], ends: np.ndarray, places: np.ndarray) -> Iterator[Task]:
+def tasks_at(
+    directory: Path, shards: Sequence[str], ends: np.ndarray, places: np.ndarray
+) -> Iterator[Task]:
     """How to read these samples."""
     for shard, table in _rows_at(directory, shards, ends, places, ["key", "offset", "size"]):
         containers = {0: Container(str(directory / shard), f"{shard}/", "tar")}
         for start in range(0, len(table), IMAGES_PER_TASK):
             rows = table.slice(start, IMAGES_PER_TASK).to_pylist()
-            yield Task([{**row, "container": 0, "name": row["key"].encode(), "extras": []} for row in rows], containers)
+            yield Task(
+                [
+                    {**row, "container": 0, "name": row["key"].encode(), "extras": []}
+                    for row in rows
+                ],
+                containers,
+            )
 
 
 def _rows_at(
@@ -106,14 +138,19 @@ def _rows_at(
 ) -> Iterator[tuple[str, pa.Table]]:
     """Shard by shard, the rows of the index for samples at increasing places."""
     numbers = np.searchsorted(ends, places, side="right") - 1
-    for rows in np.split(np.arange(len(places)), np.flatnonzero(np.diff(numbers)) + 1) if len(places) else []:
+    for rows in (
+        np.split(np.arange(len(places)), np.flatnonzero(np.diff(numbers)) + 1)
+        if len(places)
+        else []
+    ):
         number = numbers[rows[0]]
         table = read_index(index_path(directory / shards[number]), columns)
         yield shards[number], table.take(pa.array(places[rows] - ends[number]))
 
 
 def of_dataset(path: Path, need_phash: bool = True, workers: int = 0) -> Known:
-    """The images of a data set: shards with a manifest, or else a folder of images (any depth) or a tar.
+    """The images of a data set: shards with a manifest, or else a folder of images (any depth) or a
+    tar.
 
     Raises InputError when there is nothing of the kind. Images that cannot be decoded are left out.
     """
@@ -128,7 +165,9 @@ def of_dataset(path: Path, need_phash: bool = True, workers: int = 0) -> Known:
     found = dict(pool.run(_hash_images, enumerate(tasks), min(workers or pool.cores(), len(tasks))))
     images = [image for number in range(len(tasks)) for image in found[number]]
     usable = [
-        (row, image) for row, image in zip((row for task in tasks for row in task.rows), images, strict=True) if image
+        (row, image)
+        for row, image in zip((row for task in tasks for row in task.rows), images, strict=True)
+        if image
     ]
     rows = [row for row, _ in usable]
     known = _of_hashes(path, [image for _, image in usable])
@@ -155,12 +194,16 @@ def _hash_images(task: tuple[int, Task], tick: pool.Tick) -> tuple[int, list[Has
 
 
 def thumbnails_of(task: tuple[int, Task], tick: pool.Tick) -> tuple[int, np.ndarray]:
-    """The task's number and `(n, SIDE, SIDE)` thumbnails of its images, black where one cannot be decoded."""
+    """The task's number and `(n, SIDE, SIDE)` thumbnails of its images, black where one cannot be
+    decoded.
+    """
     number, (rows, containers) = task
     pictures = np.zeros((len(rows), SIDE, SIDE), np.uint8)
     for picture, row in zip(pictures, rows, strict=True):
         with suppress(DamagedImage):
-            picture[:] = thumbnail(decode(load(row, containers[row["container"]], look).members[0][1]))
+            picture[:] = thumbnail(
+                decode(load(row, containers[row["container"]], look).members[0][1])
+            )
     return number, pictures
 
 
@@ -170,7 +213,8 @@ def of_list(path: Path) -> Known:
 
 
 def read_hashes(path: Path) -> list[Hashes]:
-    """SHA-256 in hex, one per line, or JSON objects with `sha256`, as in `removed.jsonl`; empty lines are passed over.
+    """SHA-256 in hex, one per line, or JSON objects with `sha256`, as in `removed.jsonl`; empty
+    lines are passed over.
 
     Raises:
         InputError: the file cannot be read, or a line is neither.
@@ -181,13 +225,19 @@ def read_hashes(path: Path) -> list[Hashes]:
             text = line if line.startswith("{") else json.dumps({"sha256": line})
             entry = parse_json(text, REFUSED, "")
         except UnreadableError:
-            raise InputError(f"{path}, entry {number}: {line[:40]!r} is no SHA-256 of 64 hex digits") from None
-        images.append(Hashes(entry.get("key") or line[:12], bytes.fromhex(entry["sha256"]), FEATURELESS))
+            raise InputError(
+                f"{path}, entry {number}: {line[:40]!r} is no SHA-256 of 64 hex digits"
+            ) from None
+        images.append(
+            Hashes(entry.get("key") or line[:12], bytes.fromhex(entry["sha256"]), FEATURELESS)
+        )
     return images
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without the empty ones. Raises InputError if it cannot be read or has none."""
+    """The lines of a text file without the empty ones. Raises InputError if it cannot be read or
+    has none.
+    """
     try:
         lines = [line.strip() for line in read_text(path, LARGEST_LIST).splitlines()]
     except FileNotFoundError as error:

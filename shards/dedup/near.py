@@ -1,10 +1,13 @@
-"""Which of many hashes are near to an earlier one: every pair within a Hamming distance, without comparing all pairs.
+"""Which of many hashes are near to an earlier one: every pair within a Hamming distance, without
+comparing all pairs.
 
-Two hashes that differ in at most d bits agree in at least m − d of m blocks of bits (Manku, Jain, Das Sarma: Detecting
-Near-Duplicates for Web Crawling, 2007). So the hashes are sorted once for each choice of m − d blocks, with these
-blocks in front, and only hashes that agree in front are compared: no pair within d is missed. `m` is chosen by cost.
+Two hashes that differ in at most d bits agree in at least m − d of m blocks of bits (Manku, Jain,
+Das Sarma: Detecting Near-Duplicates for Web Crawling, 2007). So the hashes are sorted once for each
+choice of m − d blocks, with these blocks in front, and only hashes that agree in front are
+compared: no pair within d is missed. `m` is chosen by cost.
 
-Memory: at most 40 bytes per hash. Pairs go to a file. Time grows as n · C(m, d), with m slowly growing in n.
+Memory: at most 40 bytes per hash. Pairs go to a file. Time grows as n · C(m, d), with m slowly
+growing in n.
 """
 
 import tempfile
@@ -34,10 +37,12 @@ def near_duplicates(
     among_others: bool = True,
     confirm: Callable[[np.ndarray], Callable[[int, int], bool]] | None = None,
 ) -> np.ndarray:
-    """For each hash the place of an earlier one that it is near to and that stays itself; `NONE` for those that stay.
+    """For each hash the place of an earlier one that it is near to and that stays itself; `NONE`
+    for those that stay.
 
-    Hashes are taken in order, and one that is near to none that stayed stays. So whatever goes is near to something
-    that stays, which groups by transitive nearness would not ensure: a chain of small differences can join any two.
+    Hashes are taken in order, and one that is near to none that stayed stays. So whatever goes is
+    near to something that stays, which groups by transitive nearness would not ensure: a chain of
+    small differences can join any two.
 
     Args:
         hashes: `(N,)` uint64 of `shards.sources.phash`; `FEATURELESS` ones are near to none. N below 2³².
@@ -58,14 +63,20 @@ def near_duplicates(
         for one, other in pairs(groups.keys, furthest):
             for group, beside in ((one, other), (other, one)):
                 matters = groups.useful(group, beside, fixed, among_others)
-                (group[matters].astype(np.uint64) << HALF | beside[matters].astype(np.uint64)).tofile(file)
-        beside = np.memmap(file, np.uint64).view(np.ndarray) if file.tell() else np.empty(0, np.uint64)
+                (
+                    group[matters].astype(np.uint64) << HALF | beside[matters].astype(np.uint64)
+                ).tofile(file)
+        beside = (
+            np.memmap(file, np.uint64).view(np.ndarray) if file.tell() else np.empty(0, np.uint64)
+        )
         beside.sort()
         return _choose(groups, beside, fixed, among_others, confirm)
 
 
 class _Groups:
-    """Places by canonical hash: group g has those of `keys[g]`, `order[starts[g] : starts[g + 1]]`, in order."""
+    """Places by canonical hash: group g has those of `keys[g]`, `order[starts[g] : starts[g + 1]]`,
+    in order.
+    """
 
     def __init__(self, hashes: np.ndarray):
         keys = canonical(hashes)
@@ -85,21 +96,27 @@ class _Groups:
     def last(self, groups: np.ndarray) -> np.ndarray:
         return self.order[self.starts[groups + 1] - 1]
 
-    def useful(self, groups: np.ndarray, beside: np.ndarray, fixed: int, among_others: bool) -> np.ndarray:
+    def useful(
+        self, groups: np.ndarray, beside: np.ndarray, fixed: int, among_others: bool
+    ) -> np.ndarray:
         """Whether something of `groups` may go because of something of the groups `beside`."""
         return (self.last(groups) >= fixed) & ((self.first(beside) < fixed) | among_others)
 
     def of_places(self) -> np.ndarray:
         """The group of each place; that of featureless hashes is one too many."""
         groups = np.full(self.count, len(self.keys), np.uint32)
-        groups[self.order] = np.repeat(np.arange(len(self.keys), dtype=np.uint32), np.diff(self.starts))
+        groups[self.order] = np.repeat(
+            np.arange(len(self.keys), dtype=np.uint32), np.diff(self.starts)
+        )
         return groups
 
 
 def _choose(
     groups: _Groups, beside: np.ndarray, fixed: int, among_others: bool, confirm: Callable | None
 ) -> np.ndarray:
-    """What goes because of what. `beside` has sorted pairs of groups that are near, packed, each both ways."""
+    """What goes because of what. `beside` has sorted pairs of groups that are near, packed, each
+    both ways.
+    """
     group_of, found = groups.of_places(), np.full(groups.count, NONE, np.int64)
     concerned = np.zeros(len(groups.keys) + 1, bool)
     for start in range(0, len(groups.keys), CHUNK):
@@ -110,15 +127,22 @@ def _choose(
         pairs = beside[start : start + CHUNK]
         concerned[pairs >> HALF] = concerned[pairs & LOWER] = True
     concerned = concerned[group_of]
-    same = confirm(np.flatnonzero(concerned)) if confirm and concerned.any() else lambda later, earlier: True
-    # Those of a group that stay gather at its start: members come in order, so none is overwritten before its turn.
+    same = (
+        confirm(np.flatnonzero(concerned))
+        if confirm and concerned.any()
+        else lambda later, earlier: True
+    )
+    # Those of a group that stay gather at its start: members come in order, so none is overwritten
+    # before its turn.
     stay = np.zeros(len(groups.keys), np.uint32)
     for start in range(0, len(concerned), CHUNK):
         for place in (start + np.flatnonzero(concerned[start : start + CHUNK])).tolist():
             group = int(group_of[place])
             if place >= fixed:
                 candidates = _candidates(groups, stay, beside, group)
-                found[place] = next((earlier for earlier in candidates if same(place, earlier)), NONE)
+                found[place] = next(
+                    (earlier for earlier in candidates if same(place, earlier)), NONE
+                )
             if found[place] == NONE and (place < fixed or among_others):
                 groups.order[groups.starts[group] + stay[group]] = place
                 stay[group] += 1
@@ -126,7 +150,9 @@ def _choose(
 
 
 def _candidates(groups: _Groups, stay: np.ndarray, beside: np.ndarray, group: int) -> list[int]:
-    """Up to `TRIES` places near to a group that stay, the nearest first, the earlier ones of equal distance first."""
+    """Up to `TRIES` places near to a group that stay, the nearest first, the earlier ones of equal
+    distance first.
+    """
     low, high = np.searchsorted(beside, np.array([group << 32, (group + 1) << 32], np.uint64))
     own = groups.order[groups.starts[group] :][: min(stay[group], TRIES)].tolist()
     if low == high or len(own) == TRIES:
@@ -138,14 +164,18 @@ def _candidates(groups: _Groups, stay: np.ndarray, beside: np.ndarray, group: in
     for bits, group in sorted(zip(apart.tolist(), near.tolist(), strict=True)):
         if len(found) >= TRIES and bits > found[-1][0]:
             break
-        found += [(bits, place) for place in groups.order[groups.starts[group] :][: stay[group]].tolist()]
+        found += [
+            (bits, place) for place in groups.order[groups.starts[group] :][: stay[group]].tolist()
+        ]
     return [place for _, place in sorted(set(found))[:TRIES]]
 
 
 def pairs(hashes: np.ndarray, furthest: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Places of all pairs of `hashes` within `furthest` bits of each other or of the other's mirror image.
+    """Places of all pairs of `hashes` within `furthest` bits of each other or of the other's mirror
+    image.
 
-    `hashes` are canonical, sorted and different. A pair comes twice if it is near both as it is and mirrored.
+    `hashes` are canonical, sorted and different. A pair comes twice if it is near both as it is and
+    mirrored.
     """
     blocks = choose_blocks(2 * len(hashes), furthest)
     table = np.empty(2 * len(hashes), np.uint64)
@@ -158,7 +188,8 @@ def pairs(hashes: np.ndarray, furthest: int) -> Iterator[tuple[np.ndarray, np.nd
         table.sort()
         for one, other in _neighbours(table, layout.front_bits, furthest):
             one, other = layout.undo(one), layout.undo(other)
-            # Each pair comes with that of both mirror images: of the two, that with the smaller hash as it is counts.
+            # Each pair comes with that of both mirror images: of the two, that with the smaller
+            # hash as it is counts.
             first, second = canonical(one), canonical(other)
             new = np.where(first < second, one == first, other == second) & (first != second)
             new &= layout.is_first_for(one ^ other)
@@ -166,7 +197,9 @@ def pairs(hashes: np.ndarray, furthest: int) -> Iterator[tuple[np.ndarray, np.nd
 
 
 def choose_blocks(count: int, furthest: int) -> int:
-    """m, the number of blocks for which sorting and comparing `count` hashes within `furthest` bits costs least."""
+    """m, the number of blocks for which sorting and comparing `count` hashes within `furthest` bits
+    costs least.
+    """
 
     def cost(blocks: int) -> float:
         bits = _Layout(blocks, range(blocks - furthest)).front_bits
@@ -175,8 +208,12 @@ def choose_blocks(count: int, furthest: int) -> int:
     return min(range(furthest + 1, furthest + 13), key=cost)
 
 
-def _neighbours(table: np.ndarray, front_bits: int, furthest: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of a sorted table that agree in the front and differ by at most `furthest` bits behind it."""
+def _neighbours(
+    table: np.ndarray, front_bits: int, furthest: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of a sorted table that agree in the front and differ by at most `furthest` bits behind
+    it.
+    """
     behind = np.uint64(BITS - front_bits)
     for start in range(0, len(table), CHUNK):
         places, step = np.arange(start, min(start + CHUNK, len(table))), 1
@@ -216,7 +253,9 @@ class _Layout:
         return hashes
 
     def is_first_for(self, differences: np.ndarray) -> np.ndarray:
-        """Whether `front` is the first of the choices that these pairs agree in, so that one table reports each."""
+        """Whether `front` is the first of the choices that these pairs agree in, so that one table
+        reports each.
+        """
         first = np.full(len(differences), True)
         for block in set(range(self.front[-1] if self.front else 0)) - set(self.front):
             first &= (differences & self.masks[block]) != 0

@@ -5,7 +5,9 @@ import ipaddress
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
-NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: its last 32 bits are the IPv4 address behind the gateway
+NAT64 = IPv6Network(
+    "64:ff9b::/96"
+)  # RFC 6052: its last 32 bits are the IPv4 address behind the gateway
 
 
 class PrivateAddress(OSError):  # noqa: N818  # as DamagedImage: what was found
@@ -13,7 +15,9 @@ class PrivateAddress(OSError):  # noqa: N818  # as DamagedImage: what was found
 
 
 def is_public(address: str) -> bool:
-    """Whether an IPv4 or IPv6 address is one of the Internet's own, also where it carries another one inside."""
+    """Whether an IPv4 or IPv6 address is one of the Internet's own, also where it carries another
+    one inside.
+    """
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -23,12 +27,18 @@ def is_public(address: str) -> bool:
 
 
 def _inner(address: IPv4Address | IPv6Address) -> list[IPv4Address]:
-    """The IPv4 addresses that an IPv6 address leads to: mapped, 6to4, Teredo (server and client), NAT64."""
+    """The IPv4 addresses that an IPv6 address leads to: mapped, 6to4, Teredo (server and client),
+    NAT64.
+    """
     if isinstance(address, IPv4Address):
         return []
     if address in NAT64:
         return [IPv4Address(address.packed[-4:])]
-    inner: list[IPv4Address | None] = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    inner: list[IPv4Address | None] = [
+        address.ipv4_mapped,
+        address.sixtofour,
+        *(address.teredo or ()),
+    ]
     return [each for each in inner if each is not None]
 
 
@@ -40,8 +50,8 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
 def public_socket(info: tuple) -> socket.socket:
     """A socket for one result of `getaddrinfo`. Raises PrivateAddress.
 
-    It is asked for right before connecting, after names were resolved and redirects followed, so there is nothing
-    left that could lead elsewhere.
+    It is asked for right before connecting, after names were resolved and redirects followed, so
+    there is nothing left that could lead elsewhere.
     """
     family, kind, protocol, _, address = info
     if not is_public(address[0]):

@@ -1,6 +1,7 @@
 """Images by their URLs: many at once, politely, and never from where a list must not lead.
 
-The client is `aiohttp`; ours is what surrounds it: limits, retries, and reasons that fit in a ledger.
+The client is `aiohttp`; ours is what surrounds it: limits, retries, and reasons that fit in a
+ledger.
 """
 
 import asyncio
@@ -24,10 +25,22 @@ from shards.sources.policy import PRIVATE_SCHEMES, DownloadOptions
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries; the first doubles each time
 REDIRECTS = 5
 TRANSIENT = {408, 425, 429}  # and 5xx
-FORBIDDING = {"noai", "noimageai", "noindex", "noimageindex", "none"}  # `none` is noindex and nofollow
+FORBIDDING = {
+    "noai",
+    "noimageai",
+    "noindex",
+    "noimageindex",
+    "none",
+}  # `none` is noindex and nofollow
 CHUNK = 1 << 16
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}  # scheme → the extra of our package that reads it
-NO_SUCH_NAME = "not found", "not known", "no data", "no address", "nodename"  # of resolvers; all else may pass
+NO_SUCH_NAME = (
+    "not found",
+    "not known",
+    "no data",
+    "no address",
+    "nodename",
+)  # of resolvers; all else may pass
 
 
 class Unavailable(Exception):  # noqa: N818  # what was found, not what went wrong here
@@ -40,11 +53,19 @@ class Unavailable(Exception):  # noqa: N818  # what was found, not what went wro
 
     def __init__(self, reason: str, transient: bool = False, dead: bool = False, wait: float = 0.0):
         super().__init__(reason)
-        self.reason, self.transient, self.dead, self.wait, self.attempts = reason, transient, dead, wait, 1
+        self.reason, self.transient, self.dead, self.wait, self.attempts = (
+            reason,
+            transient,
+            dead,
+            wait,
+            1,
+        )
 
 
 class Downloader:
-    """An asynchronous context that gives bytes for URLs. `slots` are its connections: each request needs one."""
+    """An asynchronous context that gives bytes for URLs. `slots` are its connections: each request
+    needs one.
+    """
 
     def __init__(self, options: DownloadOptions, resolver: Any = None):
         self.options, self.resolver = options, resolver
@@ -68,9 +89,15 @@ class Downloader:
         self.session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(
-                total=options.timeout, connect=options.connect_timeout, sock_read=options.read_timeout
+                total=options.timeout,
+                connect=options.connect_timeout,
+                sock_read=options.read_timeout,
             ),
-            headers={"User-Agent": options.agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            headers={
+                "User-Agent": options.agent,
+                "Accept": "image/*,*/*;q=0.5",
+                "Accept-Encoding": "identity",
+            },
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # bytes are judged as they come, so that nothing can unfold beyond `max_bytes`
         )
@@ -83,8 +110,8 @@ class Downloader:
     async def fetched(self, url: str) -> AsyncIterator[tuple[bytes, int]]:
         """The bytes and the number of attempts, which keep their slot until the end of the context.
 
-        So where decoding is slower than the network it sets the pace, and what has come does not pile up in memory.
-        Raises Unavailable, and InputError when a scheme needs a missing package.
+        So where decoding is slower than the network it sets the pace, and what has come does not
+        pile up in memory. Raises Unavailable, and InputError when a scheme needs a missing package.
         """
         data, attempts = await self._retried(url)
         try:
@@ -99,9 +126,15 @@ class Downloader:
                 return await self._try(url), attempt
             except Unavailable as failure:
                 failure.attempts = attempt
-                if not failure.transient or attempt > self.options.retries or failure.wait > LONGEST_WAIT:
+                if (
+                    not failure.transient
+                    or attempt > self.options.retries
+                    or failure.wait > LONGEST_WAIT
+                ):
                     raise
-                pause = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+                pause = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(
+                    0.5, 1.5
+                )
                 pause = max(pause, failure.wait)
             await asyncio.sleep(pause)
             attempt += 1
@@ -150,7 +183,11 @@ class Downloader:
             async with self.session.get(url, max_redirects=REDIRECTS + 1) as response:
                 self._refuse(response)
                 return await self._body(response)
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # of which asyncio.TimeoutError is an OSError
+        except (
+            aiohttp.ClientError,
+            OSError,
+            ValueError,
+        ) as error:  # of which asyncio.TimeoutError is an OSError
             raise explained(error) from error
 
     def _refuse(self, response: aiohttp.ClientResponse) -> None:
@@ -159,7 +196,9 @@ class Downloader:
         if status != 200:
             wait = headers.get("Retry-After", "")
             seconds = float(wait) if wait.isdigit() else 0.0
-            raise Unavailable(f"HTTP {status}", transient=status in TRANSIENT or status >= 500, wait=seconds)
+            raise Unavailable(
+                f"HTTP {status}", transient=status in TRANSIENT or status >= 500, wait=seconds
+            )
         if not self.options.ignore_robots_tag:
             for each in (*response.history, response):
                 if found := forbidden(each.headers.getall("X-Robots-Tag", [])):
@@ -211,7 +250,9 @@ class Downloader:
         except ImportError as error:
             scheme = url.partition("://")[0].lower()
             name = f"seer-pretrain[{EXTRAS[scheme]}]"
-            raise InputError(f"{scheme}:// URLs need another package ({error}); run: pip install '{name}'") from None
+            raise InputError(
+                f"{scheme}:// URLs need another package ({error}); run: pip install '{name}'"
+            ) from None
         try:
             return store.cat_file(path, start=0, end=self.options.max_bytes + 1)
         except FileNotFoundError as error:
@@ -223,7 +264,9 @@ class Downloader:
 
 
 def forbidden(values: list[str], agent: str = "seer") -> str:
-    """The first directive of `X-Robots-Tag` headers that forbids use to everybody or to `agent`; "" for none."""
+    """The first directive of `X-Robots-Tag` headers that forbids use to everybody or to `agent`; ""
+    for none.
+    """
     for value in values:
         concerned = True
         for part in value.lower().split(","):

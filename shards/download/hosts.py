@@ -14,7 +14,9 @@ REMEMBERED = 100_000  # hosts that have failed and are not being asked just now
 
 @dataclass
 class Host:
-    """One host's turns. `faults` counts failures since its last answer, `reason` is the latest of them."""
+    """One host's turns. `faults` counts failures since its last answer, `reason` is the latest of
+    them.
+    """
 
     turns: asyncio.Semaphore
     using: int = 0  # requests that have or await a turn

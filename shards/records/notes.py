@@ -16,7 +16,9 @@ def display(name: str) -> str:
 
 @dataclass
 class Notes:
-    """Counts and first examples by kind; a kind is a phrase that follows a number: `"links in tars, passed over"`."""
+    """Counts and first examples by kind; a kind is a phrase that follows a number: `"links in tars,
+    passed over"`.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
@@ -34,7 +36,10 @@ class Notes:
     def lines(self) -> list[str]:
         """One line for each kind, the most frequent first."""
         ranked = sorted(self.counts, key=lambda kind: (-self.counts[kind], kind))
-        lines = [f"{self.counts[kind]:,} {kind}, for example {self.examples[kind]}" for kind in ranked[:MOST_KINDS]]
+        lines = [
+            f"{self.counts[kind]:,} {kind}, for example {self.examples[kind]}"
+            for kind in ranked[:MOST_KINDS]
+        ]
         if len(ranked) > MOST_KINDS:
             lines.append(f"… and {len(ranked) - MOST_KINDS:,} other kinds")
         return lines

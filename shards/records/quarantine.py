@@ -1,5 +1,5 @@
-"""What could not be used, and why: one JSON object per line, `{"source", "reason"}`, where known `"shard"`, and for
-what was downloaded `"attempts"`."""
+"""What could not be used, and why: one JSON object per line, `{"source", "reason"}`, where known
+`"shard"`, and for what was downloaded `"attempts"`."""
 
 import json
 import os
@@ -15,7 +15,10 @@ from seer.schema import FileName, Integer, Record, Text
 
 QUARANTINE = "quarantine.jsonl"
 Entry = dict[str, Any]
-ENTRY = Record({"source": Text(2**20), "reason": Text(2**20)}, {"shard": FileName(".tar"), "attempts": Integer(0)})
+ENTRY = Record(
+    {"source": Text(2**20), "reason": Text(2**20)},
+    {"shard": FileName(".tar"), "attempts": Integer(0)},
+)
 
 
 def text(name: bytes) -> str:
@@ -29,7 +32,9 @@ def entry(source: str, reason: str) -> Entry:
 
 
 def read(folder: Path) -> list[Entry]:
-    """The entries of a folder of shards; none when it has no such file. Raises InputError that names a wrong line."""
+    """The entries of a folder of shards; none when it has no such file. Raises InputError that
+    names a wrong line.
+    """
     return list(read_rows(folder / QUARANTINE, ENTRY))
 
 
@@ -43,11 +48,15 @@ def write(folder: Path, entries: Iterable[Mapping], name: str = QUARANTINE) -> N
 
 
 def tally(entries: Iterable[Entry]) -> dict[str, int]:
-    """How often each kind of reason occurs; `"too many pixels (60000x60000)"` is of the kind `"too many pixels"`."""
+    """How often each kind of reason occurs; `"too many pixels (60000x60000)"` is of the kind `"too
+    many pixels"`.
+    """
     return dict(sorted(Counter(entry["reason"].split(" (")[0] for entry in entries).items()))
 
 
 def counts(counter: Mapping[str, int], most: int = 3) -> str:
     """`"5 truncated, 2 empty file"`, the most frequent first."""
     ranked = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count:,} {name}" for name, count in ranked[:most]) + (", …" if len(ranked) > most else "")
+    return ", ".join(f"{count:,} {name}" for name, count in ranked[:most]) + (
+        ", …" if len(ranked) > most else ""
+    )

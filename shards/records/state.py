@@ -1,4 +1,6 @@
-"""What a build leaves in its directory: its plan and its finished shards, so that it can be continued or refused."""
+"""What a build leaves in its directory: its plan and its finished shards, so that it can be
+continued or refused.
+"""
 
 import errno
 import fcntl
@@ -21,9 +23,19 @@ STATE = ".build"  # beside the shards while they are built
 PLAN = "plan.json"
 LOCK = "lock"
 TRIES = 1000  # to open a lock that others remove
-LEFTOVERS = ".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*"  # of writers that were killed
+LEFTOVERS = (
+    ".shard-*",
+    ".manifest.*",
+    ".quarantine.*",
+    ".contamination.*",
+)  # of writers that were killed
 NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}  # a folder, link or pipe where our file should be
+IN_THE_WAY = {
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+}  # a folder, link or pipe where our file should be
 Progress = Callable[[int, int], Any]  # called with what is done and what there is in all
 LARGEST_RECORD = 2**30  # bytes: most of it are the entries of its quarantine
 PLAN_KIND = Record(
@@ -50,7 +62,8 @@ RECORD = Record(
 def file_of(out: Path, state: str, name: str) -> Path:
     """A file of the state that stands in `out`.
 
-    Raises InputError where it, or its folder, is a link: what is written and deleted there is ours, and nothing else.
+    Raises InputError where it, or its folder, is a link: what is written and deleted there is ours,
+    and nothing else.
     """
     for path in (out / state, out / state / name):
         if path.is_symlink():
@@ -63,7 +76,8 @@ def recorded_plan(out: Path) -> dict[str, Any] | None:
 
     Raises InputError when `out` holds something else, which a build would mix with its shards.
     """
-    # In this order, since parts may be at it: a plan comes before the shards and goes after the manifest has come.
+    # In this order, since parts may be at it: a plan comes before the shards and goes after the
+    # manifest has come.
     filled = out.is_dir() and any(not entry.name.startswith(".") for entry in os.scandir(out))
     begun = None
     with suppress(FileNotFoundError):
@@ -79,12 +93,16 @@ def recorded_plan(out: Path) -> dict[str, Any] | None:
     if out.is_file():
         raise InputError(f"{out} is a file; give a folder as --out")
     if filled:
-        raise InputError(f"{out} is not empty and holds no build; give a new or empty folder as --out")
+        raise InputError(
+            f"{out} is not empty and holds no build; give a new or empty folder as --out"
+        )
     return None
 
 
 def refuse_another(out: Path, plan: dict[str, Any]) -> None:
-    """Raise InputError that says how the build in `out` differs from `plan` (which may still lack its last items)."""
+    """Raise InputError that says how the build in `out` differs from `plan` (which may still lack
+    its last items).
+    """
     recorded = recorded_plan(out)
     if recorded is None:
         return
@@ -92,9 +110,15 @@ def refuse_another(out: Path, plan: dict[str, Any]) -> None:
     # What an earlier version did not know is as if it had not been asked for.
     changed = [key for key in now if (then.get(key) or None) != (now[key] or None)]
     if changed:
-        facts = [f"{key} was {_show(then.get(key))}, now {_show(now[key])}" for key in changed if key != "listing"]
+        facts = [
+            f"{key} was {_show(then.get(key))}, now {_show(now[key])}"
+            for key in changed
+            if key != "listing"
+        ]
         facts = facts or ["names or sizes of its source files have changed"]
-        raise InputError(f"{out} holds another build: {'; '.join(facts)}; give another --out, or delete it first")
+        raise InputError(
+            f"{out} holds another build: {'; '.join(facts)}; give another --out, or delete it first"
+        )
 
 
 def is_complete(out: Path) -> bool:
@@ -108,7 +132,9 @@ def record_path(out: Path, shard: str) -> Path:
 
 
 def record_of(out: Path, shard: str) -> dict[str, Any] | None:
-    """What was recorded when `shard` was finished; None if it was not, or if its files have gone since."""
+    """What was recorded when `shard` was finished; None if it was not, or if its files have gone
+    since.
+    """
     record = read_record(out, shard)
     if record is None or not record["samples"]:
         return record
@@ -119,7 +145,9 @@ def record_of(out: Path, shard: str) -> dict[str, Any] | None:
 def read_record(out: Path, shard: str) -> dict[str, Any] | None:
     """What was recorded of `shard`; None where there is nothing that a build wrote."""
     try:
-        record = read_json(file_of(out, STATE, record_path(out, shard).name), RECORD, LARGEST_RECORD)
+        record = read_json(
+            file_of(out, STATE, record_path(out, shard).name), RECORD, LARGEST_RECORD
+        )
     except (OSError, InputError):
         return None
     return record if record["shard"] == shard else None
@@ -152,24 +180,32 @@ def writing(where: Path) -> Iterator[None]:
             raise
         cause = os.strerror(error.errno).lower()
         where = Path(error.filename) if error.errno in IN_THE_WAY and error.filename else where
-        raise InputError(f"{where} cannot be written ({cause}); mend that and run the same command again") from None
+        raise InputError(
+            f"{where} cannot be written ({cause}); mend that and run the same command again"
+        ) from None
 
 
 @contextmanager
 def locked(out: Path, part: str = "") -> Iterator[None]:
     """Hold `out` for this process. Raises InputError when another one builds there.
 
-    With `part` it is held together with the processes of other parts; each part has a lock of its own.
+    With `part` it is held together with the processes of other parts; each part has a lock of its
+    own.
     """
     kind = fcntl.LOCK_SH if part else fcntl.LOCK_EX
     locks = out / STATE
-    with _lock(locks / LOCK, kind), _lock(locks / f"{LOCK}.{part}", fcntl.LOCK_EX) if part else nullcontext():
+    with (
+        _lock(locks / LOCK, kind),
+        _lock(locks / f"{LOCK}.{part}", fcntl.LOCK_EX) if part else nullcontext(),
+    ):
         yield
 
 
 @contextmanager
 def held(out: Path, state: str) -> Iterator[None]:
-    """Hold `out` for changing it, by a lock in its folder `state`. Raises InputError when another process does."""
+    """Hold `out` for changing it, by a lock in its folder `state`. Raises InputError when another
+    process does.
+    """
     with _lock(out / state / LOCK, fcntl.LOCK_EX, "changed"):
         yield
 
@@ -185,7 +221,9 @@ def _lock(path: Path, kind: int, doing: str = "built") -> Iterator[None]:
 
 
 def _acquire(path: Path, kind: int, doing: str) -> IO:
-    """The locked file of that path, whose folder may be removed at any moment by whoever ends what it is for."""
+    """The locked file of that path, whose folder may be removed at any moment by whoever ends what
+    it is for.
+    """
     out = path.parent.parent
     file_of(out, path.parent.name, path.name)
     for _ in range(TRIES):
@@ -195,7 +233,9 @@ def _acquire(path: Path, kind: int, doing: str) -> IO:
                 file = files.open_own(path, "a+")
             except (FileNotFoundError, FileExistsError):  # removed since it was there
                 if path.parent.is_file():
-                    raise InputError(f"{path.parent} is a file, and no folder for a build's state; remove it") from None
+                    raise InputError(
+                        f"{path.parent} is a file, and no folder for a build's state; remove it"
+                    ) from None
                 continue
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
@@ -204,13 +244,17 @@ def _acquire(path: Path, kind: int, doing: str) -> IO:
                 file.seek(0)
                 number = file.read(20)
                 holder = f"process {number}" if number.isdigit() else "other processes"
-            raise InputError(f"{out} is being {doing} by {holder}; wait for it, or stop it first") from None
+            raise InputError(
+                f"{out} is being {doing} by {holder}; wait for it, or stop it first"
+            ) from None
         except OSError:
             return file  # a file system without locks: better an unguarded build than none
         if files.is_still(path, file.fileno()):
             return file
         file.close()
-    raise InputError(f"{path} does not stay when it is made; give a folder on a file system that keeps files")
+    raise InputError(
+        f"{path} does not stay when it is made; give a folder on a file system that keeps files"
+    )
 
 
 @contextmanager
@@ -230,7 +274,8 @@ def alone(out: Path) -> Iterator[None]:
 def begin(out: Path, plan: dict[str, Any], shards: Sequence[str] | None = None) -> None:
     """Record the plan, and clear what a killed build had half written. Call it with the lock held.
 
-    `shards` are those that this process will write, when others write theirs at the same time; None: it is alone.
+    `shards` are those that this process will write, when others write theirs at the same time;
+    None: it is alone.
     """
     leftovers = [path for pattern in (f"{STATE}/.*", *LEFTOVERS) for path in _files(out, pattern)]
     if shards is not None:
@@ -245,8 +290,8 @@ def begin(out: Path, plan: dict[str, Any], shards: Sequence[str] | None = None) 
 def end(out: Path) -> None:
     """Remove the state; and `out` as well if nothing came of the build.
 
-    Every process that was in the state calls it when it finds the build complete, and once it writes nothing more
-    there: whichever comes last then leaves nothing behind.
+    Every process that was in the state calls it when it finds the build complete, and once it
+    writes nothing more there: whichever comes last then leaves nothing behind.
     """
     for leftover in [path for pattern in LEFTOVERS for path in _files(out, pattern)]:
         leftover.unlink(missing_ok=True)
@@ -261,7 +306,9 @@ def _files(out: Path, pattern: str) -> list[Path]:
 
 
 def drop(folder: Path) -> None:
-    """Remove the folder of a lock that is held: the lock last, since from then on the folder may be another's."""
+    """Remove the folder of a lock that is held: the lock last, since from then on the folder may be
+    another's.
+    """
     with suppress(FileNotFoundError):  # other parts may be at it, too
         clear(folder)
     (folder / LOCK).unlink(missing_ok=True)
@@ -270,7 +317,9 @@ def drop(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what is in the folder of a lock that is held, but the lock; a link goes, and not what it leads to."""
+    """Remove what is in the folder of a lock that is held, but the lock; a link goes, and not what
+    it leads to.
+    """
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -279,8 +328,13 @@ def clear(folder: Path) -> None:
 
 
 def _facts(plan: dict[str, Any]) -> dict[str, Any]:
-    return {**plan["options"], **{key: plan[key] for key in ("sources", "samples", "listing") if key in plan}}
+    return {
+        **plan["options"],
+        **{key: plan[key] for key in ("sources", "samples", "listing") if key in plan},
+    }
 
 
 def _show(value: Any) -> str:
-    return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value)) or "none"
+    return (
+        printable(", ".join(map(str, value)) if isinstance(value, list) else str(value)) or "none"
+    )

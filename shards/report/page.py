@@ -13,7 +13,10 @@ from shards.records import state
 from shards.report import sampled
 
 TITLES = {"width": ("Width", "px"), "height": ("Height", "px")}
-TITLES |= {"aspect_ratio": ("Aspect ratio", "width / height"), "image_bytes": ("Image size", "bytes")}
+TITLES |= {
+    "aspect_ratio": ("Aspect ratio", "width / height"),
+    "image_bytes": ("Image size", "bytes"),
+}
 THUMBNAILS, SIDE = 60, 96
 MOST_BARS = 15
 
@@ -28,19 +31,27 @@ class Picture:
 
 
 def write_page(figures: dict[str, Any], out: Path) -> None:
-    """Write `figures`, as `shards.report.stats.stats` gives them, and a random contact sheet to the file `out`."""
+    """Write `figures`, as `shards.report.stats.stats` gives them, and a random contact sheet to the
+    file `out`.
+    """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     page = environment.get_template("page.html.j2").render(
         figures=figures,
         headlines=_headlines(figures),
-        histograms=[(*TITLES[name], _columns(data)) for name, data in figures["histograms"].items()],
+        histograms=[
+            (*TITLES[name], _columns(data)) for name, data in figures["histograms"].items()
+        ],
         bars=[(title, _bars(counts)) for title, counts in _tables(figures).items() if counts],
         pictures=_pictures(Manifest.load(figures["directory"])),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with state.writing(out):
-        files.write(out, page.encode("utf-8", "backslashreplace").decode())  # names need not be UTF-8
+        files.write(
+            out, page.encode("utf-8", "backslashreplace").decode()
+        )  # names need not be UTF-8
 
 
 def _headlines(figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -53,7 +64,9 @@ def _headlines(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ("Near duplicates", "–" if near is None else f"{near:,}"),
         ("Quarantined", f"{sum(figures['quarantined'].values()):,}"),
     ]
-    return lines + ([("Removed on request", f"{figures['removed']:,}")] if figures["removed"] else [])
+    return lines + (
+        [("Removed on request", f"{figures['removed']:,}")] if figures["removed"] else []
+    )
 
 
 def _tables(figures: dict[str, Any]) -> dict[str, dict[str, int]]:
@@ -79,12 +92,17 @@ def _columns(histogram: dict[str, list]) -> list[tuple[str, int, float]]:
     """`(range, count, height in %)`."""
     edges, most = histogram["edges"], max(histogram["counts"])
     spans = zip(edges, edges[1:], histogram["counts"], strict=False)
-    return [(f"{low:,.4g} – {high:,.4g}", count, round(100 * count / most, 2)) for low, high, count in spans]
+    return [
+        (f"{low:,.4g} – {high:,.4g}", count, round(100 * count / most, 2))
+        for low, high, count in spans
+    ]
 
 
 def _pictures(manifest: Manifest) -> list[Picture]:
     pictures = []
     for key, pixels in sampled.draw(manifest, THUMBNAILS):
         data = base64.b64encode(sampled.thumbnail(pixels, SIDE)).decode()
-        pictures.append(Picture(key, f"{pixels.shape[1]} × {pixels.shape[0]}", f"data:image/jpeg;base64,{data}"))
+        pictures.append(
+            Picture(key, f"{pixels.shape[1]} × {pixels.shape[0]}", f"data:image/jpeg;base64,{data}")
+        )
     return pictures

@@ -14,7 +14,9 @@ from shards.archives import tars
 
 
 def draw(manifest: Manifest, count: int) -> Iterator[tuple[str, np.ndarray]]:
-    """`(key, pixels)` of up to `count` different images; those that cannot be read or decoded are left out."""
+    """`(key, pixels)` of up to `count` different images; those that cannot be read or decoded are
+    left out.
+    """
     candidates = mix(np.arange(2 * count + 16)) % np.uint64(manifest.samples)
     chosen = np.array(sorted(list(dict.fromkeys(candidates.tolist()))[:count]))
     ends = np.cumsum(manifest.sizes)
@@ -31,7 +33,9 @@ def draw(manifest: Manifest, count: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def colour(manifest: Manifest, count: int) -> dict[str, Any]:
-    """Mean and standard deviation of red, green and blue over the pixels of a sample, each image weighing the same."""
+    """Mean and standard deviation of red, green and blue over the pixels of a sample, each image
+    weighing the same.
+    """
     moments = []
     for _, pixels in draw(manifest, count):
         mean, deviation = (value[:3, 0] for value in cv2.meanStdDev(pixels))
@@ -40,7 +44,11 @@ def colour(manifest: Manifest, count: int) -> dict[str, Any]:
         return {"images": 0, "mean": None, "std": None}
     mean, square = np.mean(moments, axis=0)
     std = np.sqrt(np.maximum(square - mean**2, 0))
-    return {"images": len(moments), "mean": np.round(mean, 2).tolist(), "std": np.round(std, 2).tolist()}
+    return {
+        "images": len(moments),
+        "mean": np.round(mean, 2).tolist(),
+        "std": np.round(std, 2).tolist(),
+    }
 
 
 def thumbnail(pixels: np.ndarray, side: int) -> bytes:
@@ -48,5 +56,7 @@ def thumbnail(pixels: np.ndarray, side: int) -> bytes:
     height, width = pixels.shape[:2]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
-    square = cv2.resize(pixels[top : top + edge, left : left + edge], (side, side), interpolation=cv2.INTER_AREA)
+    square = cv2.resize(
+        pixels[top : top + edge, left : left + edge], (side, side), interpolation=cv2.INTER_AREA
+    )
     return simplejpeg.encode_jpeg(np.ascontiguousarray(square), quality=80)

@@ -1,4 +1,6 @@
-"""What is in a data set of shards, read from its manifest, indices and quarantine, and from a few of its images."""
+"""What is in a data set of shards, read from its manifest, indices and quarantine, and from a few
+of its images.
+"""
 
 import re
 import tempfile
@@ -31,14 +33,16 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
         near: look for near duplicates, which opens those images that may be some.
         pictures: images that are opened for the mean colour.
 
-    Keys: directory, shards, samples, bytes (of the tars), samples_per_shard, width, height, aspect_ratio (width /
-    height), image_bytes (quantiles each), histograms (of width, height, aspect_ratio and image_bytes: `edges` and
-    `counts`, in equal steps of the logarithm), formats, classes (samples by class, None without labels), unlabelled,
-    duplicates (images whose bytes occur earlier), near_duplicates (further ones, as `--dedup near` finds them; None if
-    they were not looked for), sources (images by host, archive or first folder; the rarest summed
-    up as `…`), colour (`mean` and `std` of red, green and blue, 0 to 255, over the pixels of `images` pictures drawn at
-    random, all pictures weighing the same), quarantined (by kind of reason), quarantine (the first entries), ignored
-    (files that were no images, by suffix), removed (images taken out later).
+    Keys: directory, shards, samples, bytes (of the tars), samples_per_shard, width, height,
+    aspect_ratio (width / height), image_bytes (quantiles each), histograms (of width, height,
+    aspect_ratio and image_bytes: `edges` and `counts`, in equal steps of the logarithm), formats,
+    classes (samples by class, None without labels), unlabelled, duplicates (images whose bytes
+    occur earlier), near_duplicates (further ones, as `--dedup near` finds them; None if they were
+    not looked for), sources (images by host, archive or first folder; the rarest summed up as `…`),
+    colour (`mean` and `std` of red, green and blue, 0 to 255, over the pixels of `images` pictures
+    drawn at random, all pictures weighing the same), quarantined (by kind of reason), quarantine
+    (the first entries), ignored (files that were no images, by suffix), removed (images taken out
+    later).
 
     Raises:
         InputError: no manifest, a missing index, or no perceptual hashes to look for near duplicates by.
@@ -62,7 +66,9 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
         **{name: _quantiles(values) for name, values in measures.items()},
         "histograms": {name: _histogram(values) for name, values in measures.items()},
         "formats": dict(counted["format"].most_common()),
-        "classes": None if classes is None else {name: labels[label] for label, name in enumerate(classes)},
+        "classes": None
+        if classes is None
+        else {name: labels[label] for label, name in enumerate(classes)},
         "unlabelled": labels[None],
         "duplicates": int((exact_duplicates(columns["digest"]) != NONE).sum()),
         "near_duplicates": _near(manifest) if near else None,
@@ -77,7 +83,9 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
 
 def _gather(manifest: Manifest) -> tuple[dict[str, np.ndarray], dict[str, Counter]]:
     """Numeric columns over all shards, and counts by format, label and source."""
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("width", "height", "size", "digest")}
+    parts: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("width", "height", "size", "digest")
+    }
     counted = {name: Counter[Any]() for name in ("format", "label", "source")}
     for number in range(len(manifest.shards)):
         table = manifest.index(number, COLUMNS)
@@ -91,7 +99,9 @@ def _gather(manifest: Manifest) -> tuple[dict[str, np.ndarray], dict[str, Counte
 
 
 def _origin(source: str) -> str:
-    """The host of a URL, the archive of a member, the first folder of a path; `.` for a file beside it."""
+    """The host of a URL, the archive of a member, the first folder of a path; `.` for a file beside
+    it.
+    """
     found = SOURCE.match(source)
     return next(filter(None, found.groups())) if found else "."
 
@@ -140,8 +150,12 @@ def lines(found: dict[str, Any]) -> list[str]:
         result.append(f"{found['near_duplicates']:,} near duplicates besides")
     result.append(f"sources: {counts(found['sources'], most=5)}")
     if found["colour"]["images"]:
-        mean, std = (", ".join(f"{value:.1f}" for value in found["colour"][name]) for name in ("mean", "std"))
-        result.append(f"mean colour of {found['colour']['images']:,} images: {mean}; standard deviation {std}")
+        mean, std = (
+            ", ".join(f"{value:.1f}" for value in found["colour"][name]) for name in ("mean", "std")
+        )
+        result.append(
+            f"mean colour of {found['colour']['images']:,} images: {mean}; standard deviation {std}"
+        )
     if found["removed"]:
         result.append(f"{found['removed']:,} removed on request")
     if found["quarantined"]:

@@ -35,7 +35,9 @@ class Table(Protocol):
         """Why a column can not be what it shall be: "holds …"; "" if it can."""
 
     def batches(self, chosen: Columns, notes: Notes) -> Iterator[Arrays]:
-        """Batches of the chosen columns, under the names of what they say. Raises InputError, `pa.ArrowException`."""
+        """Batches of the chosen columns, under the names of what they say. Raises InputError,
+        `pa.ArrowException`.
+        """
 
 
 class ParquetTable:
@@ -67,8 +69,13 @@ class ParquetTable:
             arrays = {role: batch.column(places.index(column)) for role, column in chosen.items()}
             if names is not None:
                 numbers = arrays["label"]
-                arrays["label"] = names.take(pc.if_else(pc.less(numbers, 0), pa.scalar(None, numbers.type), numbers))
-            yield {role: _as_strings(array) if role in TEXT_ROLES else array for role, array in arrays.items()}
+                arrays["label"] = names.take(
+                    pc.if_else(pc.less(numbers, 0), pa.scalar(None, numbers.type), numbers)
+                )
+            yield {
+                role: _as_strings(array) if role in TEXT_ROLES else array
+                for role, array in arrays.items()
+            }
 
 
 class DelimitedTable:
@@ -79,7 +86,9 @@ class DelimitedTable:
         self.names = next((fields for _, fields in rows(path)), [])
 
     def unfit(self, role: str, column: str) -> str:
-        """As `Table` has it: text formats hold no images; what others call so may be what is a URL there."""
+        """As `Table` has it: text formats hold no images; what others call so may be what is a URL
+        there.
+        """
         return NO_IMAGES if role == "image" else ""
 
     def batches(self, chosen: Columns, notes: Notes) -> Iterator[Arrays]:
@@ -119,22 +128,35 @@ class JsonTable:
         kept = {name: column for name, column in chosen.items() if name not in TEXT_ROLES}
         while chunk := list(islice(rows, ROWS_PER_BATCH)):
             arrays = {
-                role: pa.array([self._text(line, row, role, chosen[role], notes) for line, row in chunk], pa.string())
+                role: pa.array(
+                    [self._text(line, row, role, chosen[role], notes) for line, row in chunk],
+                    pa.string(),
+                )
                 for role in TEXT_ROLES
                 if role in chosen
             }
             if kept:
-                metadata = [{name: row.get(column) for name, column in kept.items()} for _, row in chunk]
-                arrays[AS_JSON] = pa.array([json.dumps(each, allow_nan=False) for each in metadata], pa.string())
+                metadata = [
+                    {name: row.get(column) for name, column in kept.items()} for _, row in chunk
+                ]
+                arrays[AS_JSON] = pa.array(
+                    [json.dumps(each, allow_nan=False) for each in metadata], pa.string()
+                )
             yield arrays
 
-    def _text(self, line: int, row: dict[str, Any], role: str, column: str, notes: Notes) -> str | None:
+    def _text(
+        self, line: int, row: dict[str, Any], role: str, column: str, notes: Notes
+    ) -> str | None:
         value = row.get(column)
         if role in SINGLE_ROLES and isinstance(value, list | dict):
             kind = f"rows of {self.path.name} whose {column!r} is no single value, so their images have no {role}"
             notes.add(kind, f"line {line}")
             return None
-        return value if value is None else printable(value if isinstance(value, str) else json.dumps(value))
+        return (
+            value
+            if value is None
+            else printable(value if isinstance(value, str) else json.dumps(value))
+        )
 
 
 class UrlTable:
@@ -178,17 +200,23 @@ def arranged(arrays: Arrays, name: str, notes: Notes) -> pa.RecordBatch:
     if "key" in columns:  # as `key_of` does, and a column at a time
         for pattern, by in ((r"[.\x00-\x1f\x7f]", "_"), ("/+", "/")):
             columns["key"] = pc.replace_substring_regex(columns["key"], pattern, by)
-        columns["key"] = pc.utf8_rtrim(pc.utf8_ltrim(columns["key"], characters="_/"), characters="/")
+        columns["key"] = pc.utf8_rtrim(
+            pc.utf8_ltrim(columns["key"], characters="_/"), characters="/"
+        )
     metadata = {role: array for role, array in arrays.items() if role not in TEXT_ROLES}
     if AS_JSON in metadata:
         columns["metadata"] = metadata[AS_JSON]
     elif metadata:
-        columns["metadata"] = pa.StructArray.from_arrays(list(metadata.values()), names=list(metadata))
+        columns["metadata"] = pa.StructArray.from_arrays(
+            list(metadata.values()), names=list(metadata)
+        )
     return pa.RecordBatch.from_pydict(columns or {"url": pa.array([], pa.binary())})
 
 
 def _is_image(kind: pa.DataType) -> bool:
-    """Whether a column of this type may hold images: bytes, or a struct with `bytes`, as Hugging Face has it."""
+    """Whether a column of this type may hold images: bytes, or a struct with `bytes`, as Hugging
+    Face has it.
+    """
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and _is_bytes(kind.field(place).type)
@@ -196,13 +224,20 @@ def _is_image(kind: pa.DataType) -> bool:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
 
 
 def _as_strings(array: pa.Array) -> pa.Array:
     """The values as text; bytes that are no UTF-8 become escapes."""
     if _is_bytes(array.type):
-        texts = [None if value is None else value.decode("utf-8", "backslashreplace") for value in array.to_pylist()]
+        texts = [
+            None if value is None else value.decode("utf-8", "backslashreplace")
+            for value in array.to_pylist()
+        ]
         return pa.array(texts, pa.string())
     return array.cast(pa.string())
 

@@ -1,15 +1,25 @@
-"""What a label says, whether a `.cls` member or a list's column holds it: a class by number or by name, or none."""
+"""What a label says, whether a `.cls` member or a list's column holds it: a class by number or by
+name, or none.
+"""
 
 import re
 from typing import NamedTuple
 
 import pyarrow as pa
 
-MAX_CLASSES = 1 << 20  # every class has an entry in the manifest; larger numbers are identifiers of something else
+MAX_CLASSES = (
+    1 << 20
+)  # every class has an entry in the manifest; larger numbers are identifiers of something else
 MAX_NAME = 256  # characters
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?|nan|[+-]?inf", re.IGNORECASE)
-SEVERAL = re.compile(r"[\[{]|.*[\r\n]|[0-9]+[\s,;]+[0-9]", re.DOTALL)  # JSON, lines, numbers side by side
-LEFT_OUT = f"labels left out that are no class (a number from 0 to {MAX_CLASSES - 1:,}, or one name)"
+NUMBER = re.compile(
+    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?|nan|[+-]?inf", re.IGNORECASE
+)
+SEVERAL = re.compile(
+    r"[\[{]|.*[\r\n]|[0-9]+[\s,;]+[0-9]", re.DOTALL
+)  # JSON, lines, numbers side by side
+LEFT_OUT = (
+    f"labels left out that are no class (a number from 0 to {MAX_CLASSES - 1:,}, or one name)"
+)
 
 
 class Label(NamedTuple):
@@ -53,11 +63,17 @@ def _numbered(text: str) -> Label:
 
 
 def cleaned(column: pa.Array) -> tuple[pa.Array, list[tuple[str, int]]]:
-    """A column of texts as digits, names and nulls; and which texts were left out as no class, and how often."""
+    """A column of texts as digits, names and nulls; and which texts were left out as no class, and
+    how often.
+    """
     encoded = column.dictionary_encode()
     texts = encoded.dictionary.to_pylist()
     labels = [parse(text) for text in texts]
     clean = pa.array([label.text for label in labels], pa.string())
     counts = encoded.indices.value_counts().to_pylist()
-    bad = [(texts[c["values"]], c["counts"]) for c in counts if c["values"] is not None and labels[c["values"]].bad]
+    bad = [
+        (texts[c["values"]], c["counts"])
+        for c in counts
+        if c["values"] is not None and labels[c["values"]].bad
+    ]
     return clean.take(encoded.indices), bad

@@ -1,4 +1,6 @@
-"""Text files by line, in UTF-8 with or without a byte order mark; what goes wrong is told with its line's number."""
+"""Text files by line, in UTF-8 with or without a byte order mark; what goes wrong is told with its
+line's number.
+"""
 
 import csv
 import json
@@ -18,7 +20,8 @@ UTF16 = b"\xff\xfe", b"\xfe\xff"
 
 
 def lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
-    """`(number, line)` from 1, without what ends the line. `errors` says what becomes of bytes that are no UTF-8.
+    """`(number, line)` from 1, without what ends the line. `errors` says what becomes of bytes that
+    are no UTF-8.
 
     Raises InputError: a line is no UTF-8 or too long. OSError: the file cannot be read.
     """
@@ -30,7 +33,9 @@ def lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
                 _refuse_utf16(path, line)
                 line = line.removeprefix(BOM)
             if len(line) == MAX_LINE:
-                raise InputError(f"{path} line {number} is longer than {MAX_LINE:,} bytes; {REMEDY}")
+                raise InputError(
+                    f"{path} line {number} is longer than {MAX_LINE:,} bytes; {REMEDY}"
+                )
             try:
                 text = line.decode("utf-8", errors)
             except UnicodeDecodeError as error:
@@ -41,7 +46,9 @@ def lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
 
 def _refuse_utf16(path: Path, line: bytes) -> None:
     if line.startswith(UTF16) or b"\0" in line:
-        raise InputError(f"{path} is not UTF-8 but perhaps UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
+        raise InputError(
+            f"{path} is not UTF-8 but perhaps UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path.name}"
+        )
 
 
 def tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -54,7 +61,8 @@ def tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """`(line, fields)` of comma-separated values (RFC 4180); `line` is where the row begins.
 
-    Raises InputError, also for a quote that is not closed or closed within a field: rows would be swallowed by it.
+    Raises InputError, also for a quote that is not closed or closed within a field: rows would be
+    swallowed by it.
     """
     start = 1
     reader = csv.reader((f"{line}\n" for _, line in lines(path)), strict=True)
@@ -64,12 +72,15 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield start, row
             start = reader.line_num + 1
     except csv.Error as error:
-        extent = f"line {start}" if reader.line_num == start else f"lines {start} to {reader.line_num}"
+        extent = (
+            f"line {start}" if reader.line_num == start else f"lines {start} to {reader.line_num}"
+        )
         raise InputError(f"{path} {extent}: {error} (a quote out of place?); {REMEDY}") from None
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`(line, object)` of a JSON object per line; numbers that JSON has not (NaN, infinite) are None.
+    """`(line, object)` of a JSON object per line; numbers that JSON has not (NaN, infinite) are
+    None.
 
     Raises InputError.
     """
@@ -101,11 +112,15 @@ def _depth(value: Any) -> int:
     level = [value]
     while level:
         inner = [each for each in level if isinstance(each, list | dict)]
-        level = [item for each in inner for item in (each.values() if isinstance(each, dict) else each)]
+        level = [
+            item for each in inner for item in (each.values() if isinstance(each, dict) else each)
+        ]
         depth += bool(inner)
     return depth
 
 
 def printable(text: str) -> str:
-    """A text that can be written as UTF-8: halves of surrogate pairs, which JSON may name, become escapes."""
+    """A text that can be written as UTF-8: halves of surrogate pairs, which JSON may name, become
+    escapes.
+    """
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,6 @@
-"""What there is to put into shards, in a fixed order, before any image is read: files, members and rows of lists."""
+"""What there is to put into shards, in a fixed order, before any image is read: files, members and
+rows of lists.
+"""
 
 import hashlib
 import json
@@ -20,7 +22,8 @@ from shards.records.quarantine import Entry, text
 
 ROWS_PER_BATCH = 1 << 16
 
-# One row per sample. Names are bytes because a file name need not be text. `offset` is -1 for a file of its own.
+# One row per sample. Names are bytes because a file name need not be text. `offset` is -1 for a
+# file of its own.
 LISTING = pa.schema(
     [
         ("container", pa.int32()),  # what holds it: a place in `Listing.containers`
@@ -29,7 +32,12 @@ LISTING = pa.schema(
         ("size", pa.int64()),
         ("key", pa.string()),
         ("class", pa.string()),
-        ("extras", pa.list_(pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]))),
+        (
+            "extras",
+            pa.list_(
+                pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+            ),
+        ),
     ]
 )
 
@@ -38,7 +46,8 @@ LISTING = pa.schema(
 class Container:
     """What holds images. `path` opens it; `prefix` begins the recorded source of what it holds.
 
-    `kind` is `folder`, `tar`, `zip`, `urls` (a list of them) or `column` (a Parquet file whose `column` has images).
+    `kind` is `folder`, `tar`, `zip`, `urls` (a list of them) or `column` (a Parquet file whose
+    `column` has images).
     """
 
     path: str
@@ -61,7 +70,8 @@ class Container:
 
 @dataclass
 class RowList:
-    """The rows of one list, which may be too many to exist as Python objects: a memory-mapped table.
+    """The rows of one list, which may be too many to exist as Python objects: a memory-mapped
+    table.
 
     Attributes:
         container: a place in `Listing.containers`.
@@ -80,7 +90,9 @@ class RowList:
     def __post_init__(self) -> None:
         self.batches = self.table.to_batches()
         self.starts = np.cumsum([0, *(len(batch) for batch in self.batches)])
-        labels = [batch["label"] for batch in self.batches] if "label" in self.table.column_names else []
+        labels = (
+            [batch["label"] for batch in self.batches] if "label" in self.table.column_names else []
+        )
         self.labelled = any(len(each) > each.null_count for each in labels)
         self.numbered = self.labelled and all(
             pc.all(pc.match_substring_regex(each, r"^\d+$"), min_count=0).as_py() for each in labels
@@ -102,7 +114,9 @@ class RowList:
         return schemes.pop() if len(schemes) == 1 else ""
 
     def rows(self, numbers: np.ndarray) -> Iterator[dict[str, Any]]:
-        """Rows like those of `LISTING`, and under `members` what the list says: `(suffix, data)` pairs."""
+        """Rows like those of `LISTING`, and under `members` what the list says: `(suffix, data)`
+        pairs.
+        """
         places = np.searchsorted(self.starts, numbers, side="right") - 1
         found: dict[int, dict[str, Any]] = {}
         for place in np.unique(places):  # batch by batch: `Table.take` would copy whole columns
@@ -139,7 +153,9 @@ def _as_json(metadata: dict[str, Any]) -> bytes:
 
 
 def _finite(value: Any) -> Any:
-    """The value with None for numbers that JSON has not; as deep as a column's type, or as `lines.py` lets."""
+    """The value with None for numbers that JSON has not; as deep as a column's type, or as
+    `lines.py` lets.
+    """
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -177,10 +193,14 @@ class Listing:
 
     @property
     def fingerprint(self) -> str:
-        """64 hex digits that change when a file is added, removed, renamed or changes its size, or a list changes."""
+        """64 hex digits that change when a file is added, removed, renamed or changes its size, or
+        a list changes.
+        """
         digest = hashlib.sha256()
         for batch in self.table.to_batches(ROWS_PER_BATCH):
-            digest.update("\n".join(repr(tuple(row.values())) for row in batch.to_pylist()).encode())
+            digest.update(
+                "\n".join(repr(tuple(row.values())) for row in batch.to_pylist()).encode()
+            )
         digest.update("".join(each.digest for each in self.lists).encode())
         return digest.hexdigest()
 
@@ -192,7 +212,8 @@ class Listing:
     def order(self, shuffle: bool) -> np.ndarray:
         """`(samples,)` int64: a fixed random order of all samples, or their own.
 
-        The rows of one Parquet row group stay together, because reading any image of it means reading all.
+        The rows of one Parquet row group stay together, because reading any image of it means
+        reading all.
         """
         units = np.arange(len(self))
         if not shuffle:
@@ -201,14 +222,23 @@ class Listing:
         for each in self.lists:
             here = units[start : start + len(each.table)]
             if each.groups is not None:
-                here[:] = start + each.groups[np.searchsorted(each.groups, here - start, side="right") - 1]
+                here[:] = (
+                    start
+                    + each.groups[np.searchsorted(each.groups, here - start, side="right") - 1]
+                )
             start += len(each.table)
         return np.argsort(mix(units), kind="stable")
 
     def rows(self, block: np.ndarray) -> list[dict[str, Any]]:
         """The samples of these numbers, in the order given."""
         found: dict[int, dict[str, Any]] = {}
-        start, parts = 0, [(len(self.table), self._files), *((len(each.table), each.rows) for each in self.lists)]
+        start, parts = (
+            0,
+            [
+                (len(self.table), self._files),
+                *((len(each.table), each.rows) for each in self.lists),
+            ],
+        )
         for count, rows_of in parts:
             mine = block[(block >= start) & (block < start + count)]
             found |= zip(mine.tolist(), rows_of(mine - start), strict=True)
@@ -220,7 +250,9 @@ class Listing:
 
 
 def key_of(path: str) -> str:
-    """A WebDataset key out of a path: no dots in the base name, nothing that `tar` or a shell would stumble over."""
+    """A WebDataset key out of a path: no dots in the base name, nothing that `tar` or a shell would
+    stumble over.
+    """
     parts = [part for part in text(os.fsencode(path)).split("/") if part not in ("", ".", "..")]
     key = "/".join([*parts[:-1], parts[-1].replace(".", "_")]) if parts else ""
     key = "".join(char if char.isprintable() else "_" for char in key)

@@ -1,7 +1,8 @@
-"""Lists of images: Parquet, CSV, TSV, JSONL or TXT with URLs, and Parquet with the images themselves in a column.
+"""Lists of images: Parquet, CSV, TSV, JSONL or TXT with URLs, and Parquet with the images
+themselves in a column.
 
-A list may have 10⁸ rows. It is read batch by batch into an Arrow file without a name that is then mapped into memory,
-so that rows become Python objects only when their block's turn comes.
+A list may have 10⁸ rows. It is read batch by batch into an Arrow file without a name that is then
+mapped into memory, so that rows become Python objects only when their block's turn comes.
 """
 
 import mmap
@@ -21,7 +22,8 @@ from shards.records.notes import Notes
 from shards.sources.formats import FORMATS, NO_IMAGES, Columns, Table, arranged
 from shards.sources.listing import Container, Listing, RowList, key_of
 
-# Names by which a column is known, in any case, where `--columns` does not say. The rest is metadata, kept if named.
+# Names by which a column is known, in any case, where `--columns` does not say. The rest is
+# metadata, kept if named.
 USUAL = {
     "url": ("url", "image_url", "img_url"),
     "image": ("image", "jpg", "png", "webp", "img", "bytes", "image_bytes"),
@@ -33,14 +35,20 @@ USUAL = {
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`"url=URL,caption=TEXT"` as a dict; a name before `=` that is none of `USUAL` is metadata to keep under it."""
+    """`"url=URL,caption=TEXT"` as a dict; a name before `=` that is none of `USUAL` is metadata to
+    keep under it.
+    """
     pairs = [pair.strip().partition("=") for pair in text.split(",") if pair.strip()]
     if bad := [name for name, equals, _ in pairs if not equals or not name]:
-        raise InputError(f"--columns {text}: {bad[0]!r} is not NAME=COLUMN; write for example url=URL,caption=TEXT")
+        raise InputError(
+            f"--columns {text}: {bad[0]!r} is not NAME=COLUMN; write for example url=URL,caption=TEXT"
+        )
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
-def read_all(sources: Sequence[str | Path], listing: Listing, columns: Columns, folder: Path | None) -> list[RowList]:
+def read_all(
+    sources: Sequence[str | Path], listing: Listing, columns: Columns, folder: Path | None
+) -> list[RowList]:
     """The lists, entered into the listing's containers; their scratch files go to `folder`.
 
     Raises:
@@ -51,7 +59,9 @@ def read_all(sources: Sequence[str | Path], listing: Listing, columns: Columns, 
     for each in found:
         stem = key_of(Path(listing.containers[each.container].path).stem)
         each.prefix = next(
-            p for p in chain([stem], (f"{stem}~{n}" for n in count(2))) if p not in taken | _folders(p, listing)
+            p
+            for p in chain([stem], (f"{stem}~{n}" for n in count(2)))
+            if p not in taken | _folders(p, listing)
         )
         taken.add(each.prefix)
     _check_keys(found, listing)
@@ -69,9 +79,13 @@ def _check_keys(found: list[RowList], listing: Listing) -> None:
     together = pa.chunked_array([chunk for key in keys for chunk in key.chunks], pa.string())
     if pc.count_distinct(together).as_py() < len(together):
         names = ", ".join(Path(listing.containers[each.container].path).name for each in keyed)
-        raise InputError(f"keys repeat in {names}; give another column, or number the rows: --columns key=")
+        raise InputError(
+            f"keys repeat in {names}; give another column, or number the rows: --columns key="
+        )
     if pc.any(pc.is_in(together, value_set=listing.table["key"])).as_py():
-        raise InputError("keys of lists repeat those of files; number the rows of lists: --columns key=")
+        raise InputError(
+            "keys of lists repeat those of files; number the rows of lists: --columns key="
+        )
 
 
 def _read(path: Path, listing: Listing, columns: Columns, folder: Path | None) -> RowList:
@@ -81,15 +95,24 @@ def _read(path: Path, listing: Listing, columns: Columns, folder: Path | None) -
         container, groups = Container(os.path.abspath(path), "", "urls"), None
         if column := chosen.pop("image", ""):
             prefix = "" if "url" in chosen else f"{path.name}/"
-            container, groups = Container(os.path.abspath(path), prefix, "column", column), group_starts(path)
-        batches = (arranged(batch, path.name, listing.notes) for batch in table.batches(chosen, listing.notes))
+            container, groups = (
+                Container(os.path.abspath(path), prefix, "column", column),
+                group_starts(path),
+            )
+        batches = (
+            arranged(batch, path.name, listing.notes)
+            for batch in table.batches(chosen, listing.notes)
+        )
         return RowList(listing.add(container), _spool(batches, folder), sha256_file(path), groups)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read as a list ({first_line(error)}); repair it or leave it out") from None
+        raise InputError(
+            f"{path} cannot be read as a list ({first_line(error)}); repair it or leave it out"
+        ) from None
 
 
 def _choose(path: Path, table: Table, columns: Columns, notes: Notes) -> dict[str, str]:
-    """What the list says → its column of that. Explicit columns must exist; others are found by their usual names.
+    """What the list says → its column of that. Explicit columns must exist; others are found by
+    their usual names.
 
     Raises InputError, also for explicit columns whose values can not be what they shall be.
     """
@@ -97,18 +120,28 @@ def _choose(path: Path, table: Table, columns: Columns, notes: Notes) -> dict[st
     if not names:
         raise InputError(f"{path} is empty; fill it or leave it out")
     if missing := [column for column in columns.values() if column and column not in names]:
-        raise InputError(f"{path} has no column {missing[0]!r}{nearest(missing[0], names)}; see --columns")
+        raise InputError(
+            f"{path} has no column {missing[0]!r}{nearest(missing[0], names)}; see --columns"
+        )
     chosen = {role: _usual(path, table, role, notes) for role in USUAL if role not in columns}
     for role, column in columns.items():
         if column and (reason := table.unfit(role, column)):
-            raise InputError(f"{path}: column {column!r} {reason} and can not be the {role}; see --columns")
+            raise InputError(
+                f"{path}: column {column!r} {reason} and can not be the {role}; see --columns"
+            )
         chosen[role] = column
     chosen = {role: column for role, column in chosen.items() if column}
     if "url" not in chosen and "image" not in chosen:
-        raise InputError(f"{path} has neither URLs nor images (columns: {', '.join(names)}); see --columns url=NAME")
+        raise InputError(
+            f"{path} has neither URLs nor images (columns: {', '.join(names)}); see --columns url=NAME"
+        )
     for column in sorted(set(chosen.values())):
         if names.count(column) > 1:
-            notes.add(f"columns {column!r} in {path.name}, of which the first is taken", column, names.count(column))
+            notes.add(
+                f"columns {column!r} in {path.name}, of which the first is taken",
+                column,
+                names.count(column),
+            )
     return chosen
 
 
@@ -121,17 +154,28 @@ def _usual(path: Path, table: Table, role: str, notes: Notes) -> str:
             return column
         if reason != NO_IMAGES:
             remedy = f"--columns {role}=,{column}s={column} keeps it in key.json"
-            notes.add(f"column left out of {path.name}: {column!r} {reason}, so images have no {role}", remedy)
+            notes.add(
+                f"column left out of {path.name}: {column!r} {reason}, so images have no {role}",
+                remedy,
+            )
     return ""
 
 
 def scratch(out: Path | None) -> Path | None:
-    """Where scratch files go: beside the output, which will need more room; None for the system's own place."""
-    return next((folder for folder in out.absolute().parents if folder.is_dir()), None) if out else None
+    """Where scratch files go: beside the output, which will need more room; None for the system's
+    own place.
+    """
+    return (
+        next((folder for folder in out.absolute().parents if folder.is_dir()), None)
+        if out
+        else None
+    )
 
 
 def _spool(batches: Iterator[pa.RecordBatch], folder: Path | None) -> pa.Table:
-    """All batches as one table that lies in a file and not in memory. The file has no name, so nothing can leave it."""
+    """All batches as one table that lies in a file and not in memory. The file has no name, so
+    nothing can leave it.
+    """
     first = next(batches, None)
     if first is None:
         return pa.table({"url": pa.array([], pa.binary())})

@@ -1,7 +1,9 @@
-"""Which tars are meant by what the command line names, and the folder that their indices and manifest go to.
+"""Which tars are meant by what the command line names, and the folder that their indices and
+manifest go to.
 
-A manifest names plain files beside it. Tars that lie elsewhere, in folders below or in a folder that cannot be written,
-get links beside the manifest, made by the user's own command: no file can name a path that would be followed.
+A manifest names plain files beside it. Tars that lie elsewhere, in folders below or in a folder
+that cannot be written, get links beside the manifest, made by the user's own command: no file can
+name a path that would be followed.
 """
 
 import os
@@ -15,9 +17,12 @@ from seer.data.storage.index import MANIFEST, Manifest, index_path
 from seer.errors import InputError, unreadable
 from shards.records import state
 
-# Folders that stay data sets of their own: a model trained on all of them would be scored on what it has seen.
+# Folders that stay data sets of their own: a model trained on all of them would be scored on what
+# it has seen.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-UNFIT = re.compile(r"[\ud800-\udfff\\\x00-\x1f\x7f]")  # for a name in a manifest; lone surrogates are no UTF-8
+UNFIT = re.compile(
+    r"[\ud800-\udfff\\\x00-\x1f\x7f]"
+)  # for a name in a manifest; lone surrogates are no UTF-8
 ELSEWHERE = "give --index-dir DIR: manifest, indices and links to the tars go there, and DIR is the data set"
 
 
@@ -49,12 +54,19 @@ def is_alias(path: Path, root: Path) -> bool:
 
 
 def nested_tars(folder: Path) -> list[Path]:
-    """The tars in folders below that belong to one data set with their root; none if the root has tars of its own."""
-    return [place.tar for place in _nested(folder) if place.home == folder] if not own_tars(folder) else []
+    """The tars in folders below that belong to one data set with their root; none if the root has
+    tars of its own.
+    """
+    return (
+        [place.tar for place in _nested(folder) if place.home == folder]
+        if not own_tars(folder)
+        else []
+    )
 
 
 def homes(urls: Sequence[str | Path], index_dir: Path | None = None) -> dict[Path, list[Path]]:
-    """The tars to index, by the folder of their manifest; those that lie elsewhere have links in it.
+    """The tars to index, by the folder of their manifest; those that lie elsewhere have links in
+    it.
 
     Args:
         urls: tars, or folders. If a folder has no tars of its own, those in folders below it are meant. Folders that
@@ -83,7 +95,9 @@ def linked_shards(directory: Path) -> list[str]:
 
 
 def left_out(urls: Sequence[str | Path]) -> list[Path]:
-    """Tars in folders below those that were named, which are not meant because these have tars of their own."""
+    """Tars in folders below those that were named, which are not meant because these have tars of
+    their own.
+    """
     folders = [Path(url) for url in urls if Path(url).is_dir()]
     return [place.tar for folder in folders if own_tars(folder) for place in _nested(folder)]
 
@@ -129,7 +143,9 @@ def _at_home(place: Place) -> Path:
     """The tar, or the link to it beside its manifest, which is made unless it is there."""
     if place.tar.parent == place.home:
         if UNFIT.search(place.tar.name):
-            raise InputError(f"{place.tar} has a name that can not stand in a manifest; rename it, or {ELSEWHERE}")
+            raise InputError(
+                f"{place.tar} has a name that can not stand in a manifest; rename it, or {ELSEWHERE}"
+            )
         return place.tar
     stem, suffix = os.path.splitext(UNFIT.sub("_", place.name))
     for name in chain([stem + suffix], (f"{stem}~{number}{suffix}" for number in count(2))):

@@ -1,4 +1,6 @@
-"""One listed sample to the bytes that go into a shard: read, checked in full, made smaller if asked."""
+"""One listed sample to the bytes that go into a shard: read, checked in full, made smaller if
+asked.
+"""
 
 import hashlib
 import os
@@ -28,7 +30,9 @@ SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}
 
 @dataclass
 class Sample:
-    """A sample ready to be written. `members` are `(suffix, data)`, the image first; `label` is what `.cls` says."""
+    """A sample ready to be written. `members` are `(suffix, data)`, the image first; `label` is
+    what `.cls` says.
+    """
 
     key: str
     source: str
@@ -39,23 +43,43 @@ class Sample:
     label: int | None
 
     def index_row(self, offset: int) -> dict[str, Any]:
-        """Its row of `seer.data.storage.index.INDEX_SCHEMA`, when its image begins at `offset` in the tar."""
-        facts = {"key": self.key, "source": self.source, "offset": offset, "size": len(self.members[0][1])}
-        return {**facts, **self.info._asdict(), "sha256": self.sha256, "phash": self.phash, "label": self.label}
+        """Its row of `seer.data.storage.index.INDEX_SCHEMA`, when its image begins at `offset` in
+        the tar.
+        """
+        facts = {
+            "key": self.key,
+            "source": self.source,
+            "offset": offset,
+            "size": len(self.members[0][1]),
+        }
+        return {
+            **facts,
+            **self.info._asdict(),
+            "sha256": self.sha256,
+            "phash": self.phash,
+            "label": self.label,
+        }
 
 
-# What becomes of an image's bytes: they, what they are, and their perceptual hash if known. Raises DamagedImage.
+# What becomes of an image's bytes: they, what they are, and their perceptual hash if known. Raises
+# DamagedImage.
 Process = Callable[[bytes], tuple[bytes, ImageInfo, int | None]]
 
 
-def load(row: dict[str, Any], container: Container, process: Process, data: bytes | None = None) -> Sample:
-    """Read the sample of one row of the listing and `process` its image. `data` is an image that was downloaded.
+def load(
+    row: dict[str, Any], container: Container, process: Process, data: bytes | None = None
+) -> Sample:
+    """Read the sample of one row of the listing and `process` its image. `data` is an image that
+    was downloaded.
 
     Raises DamagedImage, also for unreadable bytes.
     """
     try:
         data = _read(row, container) if data is None else data
-        extras = [(e["suffix"], tars.read_range(container.path, e["offset"], e["size"])) for e in row["extras"]]
+        extras = [
+            (e["suffix"], tars.read_range(container.path, e["offset"], e["size"]))
+            for e in row["extras"]
+        ]
     except OSError as error:
         raise DamagedImage(f"cannot be read ({error.strerror or error})") from error
     original = data
@@ -66,7 +90,9 @@ def load(row: dict[str, Any], container: Container, process: Process, data: byte
     extras += row.get("members", [])
     if row.get("label") is not None:
         extras = [("cls", str(row["label"]).encode()), *extras]
-    extras = [extra for extra in extras if extra[0] != suffix]  # after re-encoding a sample's `jpg` is the image
+    extras = [
+        extra for extra in extras if extra[0] != suffix
+    ]  # after re-encoding a sample's `jpg` is the image
     label = parse_bytes(dict(extras).get("cls", b"")).number
     source = container.source_of(row["name"])
     digest = hashlib.sha256(data).digest()
@@ -113,20 +139,24 @@ READERS: dict[str, Callable[[dict[str, Any], Container], bytes]] = {
 def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo, int | None]:
     """The same bytes, unless the policy asks for a smaller image or for encoding anew.
 
-    What is changed becomes an upright JPEG with 4:2:0 chroma, made smaller by area averaging. Raises DamagedImage,
-    also for what the policy leaves out.
+    What is changed becomes an upright JPEG with 4:2:0 chroma, made smaller by area averaging.
+    Raises DamagedImage, also for what the policy leaves out.
     """
     if not policy.check and not policy.reencode:
         info = probe(data, policy.most_pixels)
         policy.refuse(info.width, info.height)
         if policy.scale(info.width, info.height) == 1.0:
             return data, info, None
-    pixels = decode(data, policy.most_pixels)  # every pixel, so that whatever is in a shard can be decoded
+    pixels = decode(
+        data, policy.most_pixels
+    )  # every pixel, so that whatever is in a shard can be decoded
     height, width = pixels.shape[:2]
     policy.refuse(width, height)
     scale = policy.scale(width, height)
     if scale == 1.0 and not policy.reencode:
-        known = "JPEG" if data.startswith(JPEG_MAGIC) else None  # spares Pillow, which takes longer than decoding
+        known = (
+            "JPEG" if data.startswith(JPEG_MAGIC) else None
+        )  # spares Pillow, which takes longer than decoding
         return data, ImageInfo(width, height, known or probe(data).format), phash(pixels)
     if scale < 1.0:
         size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -135,7 +165,9 @@ def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo, int | Non
     if max(height, width) > MAX_JPEG_SIDE:
         raise DamagedImage(f"too long for JPEG ({width}x{height})")
     pixels = np.ascontiguousarray(pixels)
-    jpeg = simplejpeg.encode_jpeg(pixels, quality=policy.reencode or RESIZED_QUALITY, colorsubsampling="420")
+    jpeg = simplejpeg.encode_jpeg(
+        pixels, quality=policy.reencode or RESIZED_QUALITY, colorsubsampling="420"
+    )
     return jpeg, ImageInfo(width, height, "JPEG"), phash(pixels)
 
 

@@ -1,4 +1,6 @@
-"""Folders, tars, zips and lists on the command line to one listing of what there is to put into shards."""
+"""Folders, tars, zips and lists on the command line to one listing of what there is to put into
+shards.
+"""
 
 import io
 import os
@@ -22,13 +24,19 @@ from shards.sources.listing import ROWS_PER_BATCH, Container, Listing, key_of, t
 from shards.sources.places import is_alias
 
 MOST_OF_LABEL = 1024  # bytes of a `.cls` member that are looked at
-WANTED = "give folders of images, WebDataset tars, zips, or lists (.parquet, .csv, .tsv, .jsonl, .txt)"
+WANTED = (
+    "give folders of images, WebDataset tars, zips, or lists (.parquet, .csv, .tsv, .jsonl, .txt)"
+)
 
 
 def scan(
-    sources: Sequence[str | Path], labels: bool = False, skip: Path | None = None, columns: Columns | None = None
+    sources: Sequence[str | Path],
+    labels: bool = False,
+    skip: Path | None = None,
+    columns: Columns | None = None,
 ) -> Listing:
-    """List the images of folders (any depth; tars and zips in them are opened), tars and zips, and the rows of lists.
+    """List the images of folders (any depth; tars and zips in them are opened), tars and zips, and
+    the rows of lists.
 
     Args:
         labels: take the folder directly below each folder or zip as the class of what it holds.
@@ -40,7 +48,9 @@ def scan(
             there are no class folders, or class names and label numbers are mixed.
     """
     listing = Listing()
-    rows = (row for source in sources for row in _source_rows(source, sources, listing, labels, skip))
+    rows = (
+        row for source in sources for row in _source_rows(source, sources, listing, labels, skip)
+    )
     listing.table = table_of(rows)
     named = [source for source in sources if _is_list(Path(source))]
     listing.lists = lists.read_all(named, listing, columns or {}, lists.scratch(skip))
@@ -69,22 +79,30 @@ def _is_list(path: Path) -> bool:
     return path.suffix.lower() in FORMATS and path.is_file()
 
 
-def _source_rows(source: str | Path, sources: Sequence, listing: Listing, labels: bool, skip: Path | None) -> Iterator:
+def _source_rows(
+    source: str | Path, sources: Sequence, listing: Listing, labels: bool, skip: Path | None
+) -> Iterator:
     path = Path(source)
     if not path.exists():
         raise InputError(f"{source} does not exist; {WANTED}")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-        raise InputError(f"{source} cannot be read: permission denied; change its permissions or leave it out")
+        raise InputError(
+            f"{source} cannot be read: permission denied; change its permissions or leave it out"
+        )
     if path.is_dir():
         prefix = "" if len(sources) == 1 else f"{str(source).rstrip('/')}/"
-        yield from _folder_rows(Container(os.path.abspath(path), prefix, "folder"), listing, labels, skip)
+        yield from _folder_rows(
+            Container(os.path.abspath(path), prefix, "folder"), listing, labels, skip
+        )
     elif (suffix := path.suffix.lower()) in ARCHIVES:
         yield from ARCHIVES[suffix](os.path.abspath(path), f"{path.name}/", listing, labels)
     elif not _is_list(path):
         raise InputError(f"{source} is neither a folder nor a .tar, .zip or list; {WANTED}")
 
 
-def _folder_rows(folder: Container, listing: Listing, labels: bool, skip: Path | None) -> Iterator[dict[str, Any]]:
+def _folder_rows(
+    folder: Container, listing: Listing, labels: bool, skip: Path | None
+) -> Iterator[dict[str, Any]]:
     number = listing.add(folder)
     for name, file in _walk(folder.path, skip):
         source = folder.prefix + name
@@ -102,7 +120,9 @@ def _folder_rows(folder: Container, listing: Listing, labels: bool, skip: Path |
             yield _file_row(number, name, -1, file.stat().st_size, labels)
 
 
-def _tar_rows(path: str, prefix: str, listing: Listing, labels: bool = False) -> Iterator[dict[str, Any]]:
+def _tar_rows(
+    path: str, prefix: str, listing: Listing, labels: bool = False
+) -> Iterator[dict[str, Any]]:
     number = listing.add(Container(path, prefix, "tar"))
     contents = read_contents(path)
     if contents.damage:
@@ -127,7 +147,9 @@ def _tar_rows(path: str, prefix: str, listing: Listing, labels: bool = False) ->
 
 
 def _take_class(tar: Container, companions: dict[str, tars.Member], listing: Listing) -> str | None:
-    """The class that a sample's `.cls` names, which is then no companion any more; None for a number or no label."""
+    """The class that a sample's `.cls` names, which is then no companion any more; None for a
+    number or no label.
+    """
     member = companions.get("cls")
     if member is None:
         return None
@@ -156,7 +178,9 @@ def _zip_rows(path: str, prefix: str, listing: Listing, labels: bool) -> Iterato
         return
     for place, member in members:
         name = member.filename
-        if os.path.splitext(name)[1].lower() not in image_suffixes() and not _sniff_member(path, place):
+        if os.path.splitext(name)[1].lower() not in image_suffixes() and not _sniff_member(
+            path, place
+        ):
             listing.ignored[_suffix(name)] += 1
         elif labels and "/" not in name:
             listing.quarantine.append(entry(prefix + name, "not in a class folder"))
@@ -185,7 +209,9 @@ ARCHIVES: dict[str, Callable[[str, str, Listing, bool], Iterator[dict[str, Any]]
 
 
 def _walk(root: str, skip: Path | None) -> Iterator[tuple[str, os.DirEntry | OSError]]:
-    """`(path below root, entry)` of every regular file that is not hidden; links are followed, loops are not."""
+    """`(path below root, entry)` of every regular file that is not hidden; links are followed,
+    loops are not.
+    """
     skipped = _identity(skip) if skip is not None and skip.exists() else None
     folders: list[tuple[str, str, tuple]] = [("", root, (_identity(root),))]
     while folders:
@@ -204,7 +230,9 @@ def _walk(root: str, skip: Path | None) -> Iterator[tuple[str, os.DirEntry | OSE
                     identity = _identity(file.path)
                     if identity not in trail and identity != skipped:
                         below_this.append((f"{below}{file.name}/", file.path, (*trail, identity)))
-                elif stat.S_ISREG(file.stat().st_mode):  # raises for a link to nothing; pipes are passed over
+                elif stat.S_ISREG(
+                    file.stat().st_mode
+                ):  # raises for a link to nothing; pipes are passed over
                     yield below + file.name, file
             except OSError as error:
                 yield below + file.name, error
@@ -232,7 +260,9 @@ def _classes(listing: Listing, labels: bool) -> list[str] | None:
     """Sorted names of what folders and lists have as classes."""
     classes = set(pc.unique(listing.table["class"]).drop_null().to_pylist())
     if labels and not classes:
-        raise InputError("--labels needs a folder per class below each source and found none; leave --labels out")
+        raise InputError(
+            "--labels needs a folder per class below each source and found none; leave --labels out"
+        )
     classes = classes.union(*(each.classes for each in listing.lists))
     numbered = [listing.containers[each.container].path for each in listing.lists if each.numbered]
     if listing.numbered:

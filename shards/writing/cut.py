@@ -27,15 +27,17 @@ class CutShard:
 def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path) -> CutShard:
     """Write `tar` without the samples of some rows of its `index` to `new`.
 
-    All members of such a sample go, and so do links to them. A damaged end is left out, as the index had it.
-    Raises InputError when the samples are not where the index says.
+    All members of such a sample go, and so do links to them. A damaged end is left out, as the
+    index had it. Raises InputError when the samples are not where the index says.
     """
     gone = np.zeros(len(index), bool)
     gone[rows] = True
     offsets = index["offset"].to_numpy()
     contents = read_contents(tar)
     if not set(offsets.tolist()) <= {sample.image.offset for sample in contents.samples}:
-        raise InputError(f"{tar} is not what its index describes; run: seer shards verify {quoted(tar.parent)}")
+        raise InputError(
+            f"{tar} is not what its index describes; run: seer shards verify {quoted(tar.parent)}"
+        )
     spans, end = _spans(tar, _gone(contents, set(offsets[gone].tolist())))
     with open_data(tar) as source, open(new, "wb") as file:
         writer, start = tars.TarWriter(file), 0
@@ -48,9 +50,11 @@ def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path)
 
 
 def _spans(tar: Path, gone: dict[int, str]) -> tuple[list[tuple[int, int]], int]:
-    """`(start, end)` of all that goes with these members, names by offset, and the end of the last entry.
+    """`(start, end)` of all that goes with these members, names by offset, and the end of the last
+    entry.
 
-    What lies between the entries goes as well: the ends of archives that were put together in one file.
+    What lies between the entries goes as well: the ends of archives that were put together in one
+    file.
     """
     names, spans, end = set(gone.values()), [], 0
     for entry in _sound(tars.entries(tar)):
@@ -63,7 +67,9 @@ def _spans(tar: Path, gone: dict[int, str]) -> tuple[list[tuple[int, int]], int]
 
 
 def _gone(contents: TarContents, images: set[int]) -> dict[int, str]:
-    """Names by offset of all members of the samples with these images, and of strays that may belong to them."""
+    """Names by offset of all members of the samples with these images, and of strays that may
+    belong to them.
+    """
     gone: dict[int, str] = {}
     keys = set[str]()
     for sample in contents.samples:
@@ -89,11 +95,15 @@ def _moved(index: pa.Table, spans: list[tuple[int, int]]) -> pa.Table:
     taken = np.concatenate([[0], np.cumsum(ends - starts)])
     offsets = index["offset"].to_numpy()
     column = pa.array(offsets - taken[np.searchsorted(starts, offsets)], pa.int64())
-    return index.set_column(index.schema.get_field_index("offset"), index.schema.field("offset"), column)
+    return index.set_column(
+        index.schema.get_field_index("offset"), index.schema.field("offset"), column
+    )
 
 
 def _renamed(index: pa.Table, tar: Path) -> pa.Table:
-    """The index with the keys that the tar gives now: where a name occurs twice, they depend on what stands before."""
+    """The index with the keys that the tar gives now: where a name occurs twice, they depend on
+    what stands before.
+    """
     found = scan_tar(tar).table
     keys = dict(zip(found["offset"].to_pylist(), found["key"].to_pylist(), strict=True))
     column = pa.array([keys[offset] for offset in index["offset"].to_pylist()], pa.string())

@@ -1,4 +1,6 @@
-"""Which shards of a build are this process's: several processes share one build and need nobody to coordinate them."""
+"""Which shards of a build are this process's: several processes share one build and need nobody to
+coordinate them.
+"""
 
 import os
 import re
@@ -44,10 +46,14 @@ def parse(text: str, environment: Mapping[str, str] = os.environ) -> Part | None
 
 def _of_array(environment: Mapping[str, str]) -> Part:
     try:
-        place, first, count = (int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT"))
+        place, first, count = (
+            int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT")
+        )
         step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
     except (KeyError, ValueError) as error:
-        raise InputError(f"--part {SLURM}: this is no task of a job array ({error} is not set); write I/N") from None
+        raise InputError(
+            f"--part {SLURM}: this is no task of a job array ({error} is not set); write I/N"
+        ) from None
     number = (place - first) // step + 1
     if not 1 <= number <= count or (place - first) % step:
         raise InputError(f"--part {SLURM}: the array's task ids are not evenly spaced; write I/N")

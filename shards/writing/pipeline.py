@@ -1,7 +1,9 @@
-"""Blocks with URLs to shards: downloads of the next blocks go on while the stragglers of a block are awaited.
+"""Blocks with URLs to shards: downloads of the next blocks go on while the stragglers of a block
+are awaited.
 
-Downloads end in any order, a shard has the order of its block. So each sample is checked and encoded as soon as it has
-come, and laid aside in a scratch file of its block; when the last one is there, the shard is written from that.
+Downloads end in any order, a shard has the order of its block. So each sample is checked and
+encoded as soon as it has come, and laid aside in a scratch file of its block; when the last one is
+there, the shard is written from that.
 """
 
 import asyncio
@@ -26,9 +28,14 @@ from shards.writing.writer import ShardTask, attempt, write_shard
 
 OPEN_BLOCKS = 8  # begun and not yet written; bounds the scratch files
 WINDOW = 16  # samples begun and not yet finished, per connection; bounds what waits for a host or for another try
-BLOCKING = 64  # threads for what has no asynchronous form: files, object stores, names without `aiodns`
+BLOCKING = (
+    64  # threads for what has no asynchronous form: files, object stores, names without `aiodns`
+)
 IDLE = 0.05  # seconds between two looks for the next block
-NO_IMAGE = "not an image", "empty file"  # a download that gave these did not succeed, whatever its status
+NO_IMAGE = (
+    "not an image",
+    "empty file",
+)  # a download that gave these did not succeed, whatever its status
 
 
 class Block:
@@ -64,7 +71,10 @@ class Block:
             assert found is not None, "a block was written before all of it had come"
             if isinstance(found, Sample):
                 places = self.places[number]
-                members = [(suffix, os.pread(self.scratch.fileno(), size, at)) for suffix, at, size in places]
+                members = [
+                    (suffix, os.pread(self.scratch.fileno(), size, at))
+                    for suffix, at, size in places
+                ]
                 found = replace(found, members=members)
             yield found
 
@@ -97,11 +107,16 @@ class Success:
 
     def failed(self) -> list[str]:
         """Shards of which too little came, so that they had better be built again."""
-        return [shard for shard, ended in self.shards.items() if ended[True] < self.least * ended.total()]
+        return [
+            shard
+            for shard, ended in self.shards.items()
+            if ended[True] < self.least * ended.total()
+        ]
 
 
 def write_shards(tasks: Iterator[ShardTask | None], tick: pool.Tick) -> None:
-    """Write the shards of all tasks, of which several are under way at any time. None means: no task just now.
+    """Write the shards of all tasks, of which several are under way at any time. None means: no
+    task just now.
 
     Raises:
         InputError: too few downloads succeed, a package is missing, or the disk is full. Shards of which too little
@@ -138,7 +153,12 @@ class Pipeline:
     """What the downloads of one process share."""
 
     def __init__(self, first: ShardTask, tick: pool.Tick):
-        self.out, self.threads, self.tick, self.options = first.out, first.threads, tick, first.download
+        self.out, self.threads, self.tick, self.options = (
+            first.out,
+            first.threads,
+            tick,
+            first.download,
+        )
         self.success = Success(self.options.min_success, self.options.window)
         self.blocks = asyncio.Semaphore(OPEN_BLOCKS)
         self.begun = asyncio.Semaphore(WINDOW * self.options.connections)
@@ -148,7 +168,10 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(BLOCKING))
         listening = loop.create_task(self._listen())
-        with ThreadPoolExecutor(self.threads) as self.decoders, ThreadPoolExecutor(1) as self.writer:
+        with (
+            ThreadPoolExecutor(self.threads) as self.decoders,
+            ThreadPoolExecutor(1) as self.writer,
+        ):
             async with Downloader(self.options) as self.downloader, asyncio.TaskGroup() as group:
                 for task in tasks:
                     if task is None:

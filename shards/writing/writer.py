@@ -21,7 +21,9 @@ from shards.sources.samples import Sample, fit, load
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One block of the listing, to be made into one shard. `rows` are of the listing, with `label` for `class`."""
+    """One block of the listing, to be made into one shard. `rows` are of the listing, with `label`
+    for `class`.
+    """
 
     out: Path
     shard: str
@@ -32,7 +34,9 @@ class ShardTask:
     download: DownloadOptions
 
 
-def write_shard(task: ShardTask, tick: pool.Tick, loaded: Iterator[Sample | Entry] | None = None) -> None:
+def write_shard(
+    task: ShardTask, tick: pool.Tick, loaded: Iterator[Sample | Entry] | None = None
+) -> None:
     """Write one shard, then its index, then the record that makes both count.
 
     Args:

@@ -17,10 +17,11 @@ def on_meta(name: str) -> Backbone:
 
 @torch.no_grad()
 def settle(network: Backbone, size: int = 32) -> Backbone:
-    """Give every BatchNorm random weights, and the statistics of random images, so that no layer is a near-identity.
+    """Give every BatchNorm random weights, and the statistics of random images, so that no layer is
+    a near-identity.
 
-    Variances of a few pixels can be next to nothing; dividing by them would blow up the last bits of a convolution, in
-    which two calls may differ.
+    Variances of a few pixels can be next to nothing; dividing by them would blow up the last bits
+    of a convolution, in which two calls may differ.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -35,7 +36,9 @@ def settle(network: Backbone, size: int = 32) -> Backbone:
 
 
 def features_and_gradient(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features, and the gradient with respect to the images of a fixed nonlinear function of the features."""
+    """Features, and the gradient with respect to the images of a fixed nonlinear function of the
+    features.
+    """
     images = images.clone().requires_grad_()
     features = network(images)
     (gradient,) = torch.autograd.grad(features.square().mean(), images)
@@ -44,7 +47,9 @@ def features_and_gradient(network: nn.Module, images: Tensor) -> tuple[Tensor, T
 
 def assert_same_function(ours: nn.Module, theirs: nn.Module, size: int = 32) -> None:
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
-    for mine, other in zip(features_and_gradient(ours, images), features_and_gradient(theirs, images), strict=True):
+    for mine, other in zip(
+        features_and_gradient(ours, images), features_and_gradient(theirs, images), strict=True
+    ):
         assert mine.abs().max() > 1e-3, "nothing to compare"
         assert (mine - other).abs().max() < 1e-4
 
@@ -54,5 +59,7 @@ def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def assert_features_agree(features: torch.Tensor, expected: torch.Tensor) -> None:
-    """To 1e-4 of the largest one: convolutions of one network may differ by a few bits from call to call."""
+    """To 1e-4 of the largest one: convolutions of one network may differ by a few bits from call to
+    call.
+    """
     assert (features - expected).abs().max() <= 1e-4 * max(1.0, expected.abs().max().item())

@@ -92,14 +92,18 @@ def test_feature_maps(name, stem_stride, strides):
     backbone = build(name, stem_stride=stem_stride).eval()
     images = torch.randn(2, 3, 64, 96)
     features = backbone.forward_features(images)
-    expected = [(2, width, 64 // s, 96 // s) for width, s in zip(backbone.channels, strides, strict=True)]
+    expected = [
+        (2, width, 64 // s, 96 // s) for width, s in zip(backbone.channels, strides, strict=True)
+    ]
     assert [tuple(feature.shape) for feature in features] == expected
     torch.testing.assert_close(backbone(images), features[-1].flatten(2).mean(2))
 
 
 @pytest.mark.parametrize("name", ["regnety_002", "resnet18"])
 def test_in_place_layers_leave_the_returned_features_alone(name):
-    """C2..C5 as returned are what each stage computes on its own, and gradients flow to all of them."""
+    """C2..C5 as returned are what each stage computes on its own, and gradients flow to all of
+    them.
+    """
     backbone = build(name).eval()
     images = torch.randn(2, 3, 64, 64, requires_grad=True)
     features = backbone.forward_features(images)
@@ -138,7 +142,12 @@ def test_aliases_mean_published_names_and_hide_none():
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("regnety_128", "regnety_128"), ("resnet50_w2", "resnet50w2"), ("regnet_y_004", "regnety_004")]
+    ("name", "hint"),
+    [
+        ("regnety_128", "regnety_128"),
+        ("resnet50_w2", "resnet50w2"),
+        ("regnet_y_004", "regnety_004"),
+    ],
 )
 def test_unknown_name_names_the_nearest(name, hint):
     with pytest.raises(InputError, match=f"unknown backbone '{name}'.*{hint}"):
@@ -155,6 +164,8 @@ def test_config_is_mergeable():
     class Run:
         backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
-    config = resolve(Run, [parse_overrides(["backbone.name=resnet18", "backbone.stem_stride=1"])]).backbone
+    config = resolve(
+        Run, [parse_overrides(["backbone.name=resnet18", "backbone.stem_stride=1"])]
+    ).backbone
     assert config == BackboneConfig("resnet18", stem_stride=1)
     assert build(config).config == config

@@ -16,7 +16,8 @@ from seer.backbones.regnet import REGNETS
 from seer.interop.layouts import Layout, layout
 from tests.backbones.parity import assert_same_function, on_meta, settle, shapes
 
-# SEER's networks: depths, widths, millions of parameters of the trunk (vissl's configs; timm's model cards).
+# SEER's networks: depths, widths, millions of parameters of the trunk (vissl's configs; timm's
+# model cards).
 SEER = {
     "regnety_080": ([2, 4, 10, 1], [168, 448, 896, 2016], 37.2),
     "regnety_160": ([2, 4, 11, 1], [224, 448, 1232, 3024], 80.6),
@@ -56,7 +57,12 @@ PYCLS = Layout(
 def pycls_configured(name: str):
     """pycls keeps its one configuration in a global."""
     spec = REGNETS[name]
-    cfg.REGNET.DEPTH, cfg.REGNET.W0, cfg.REGNET.WA, cfg.REGNET.WM = spec.depth, spec.w_0, spec.w_a, spec.w_m
+    cfg.REGNET.DEPTH, cfg.REGNET.W0, cfg.REGNET.WA, cfg.REGNET.WM = (
+        spec.depth,
+        spec.w_0,
+        spec.w_a,
+        spec.w_m,
+    )
     cfg.REGNET.GROUP_W, cfg.REGNET.SE_ON = spec.group_width, spec.se
     yield
     reset_cfg()
@@ -68,7 +74,9 @@ def test_seer_networks(name):
     backbone = on_meta(name)
     assert [len(stage) for stage in backbone.stages] == depths
     assert list(backbone.channels) == widths
-    assert sum(parameter.numel() for parameter in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.051)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) / 1e6 == pytest.approx(
+        millions, abs=0.051
+    )
 
 
 def test_torchvision_and_classyvision_differ_at_8gf():

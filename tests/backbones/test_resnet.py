@@ -19,11 +19,15 @@ def test_every_size_and_width_is_there():
     assert all(f"{name}w{width}" in RESNETS for name in NARROW for width in (2, 4))
 
 
-@pytest.mark.parametrize(("name", "millions"), [("resnet50", 23.5), ("resnet50w2", 93.9), ("resnet50w4", 375.4)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("resnet50", 23.5), ("resnet50w2", 93.9), ("resnet50w4", 375.4)]
+)
 def test_swav_networks(name, millions):
     """SwAV quotes 24M, 94M and 375M (table 5): all widths, the stem's included, are multiplied."""
     backbone = on_meta(name)
-    assert sum(parameter.numel() for parameter in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) / 1e6 == pytest.approx(
+        millions, abs=0.05
+    )
     assert backbone.out_dim == 2048 * RESNETS[name].width
 
 
@@ -44,12 +48,16 @@ class WideTorchvision(torchvision.models.ResNet):
         return super()._make_layer(block, planes * self.width, *args, **kwargs)
 
 
-@pytest.mark.parametrize("name", ["resnet18w4", "resnet34", "resnet50w2", "resnet50w4", "resnet152", "resnet200w2"])
+@pytest.mark.parametrize(
+    "name", ["resnet18w4", "resnet34", "resnet50w2", "resnet50w4", "resnet152", "resnet200w2"]
+)
 def test_every_tensor_has_torchvisions_name_and_shape(name):
     spec = RESNETS[name]
     with torch.device("meta"):
         ours, theirs = on_meta(name), WideTorchvision(spec.bottleneck, spec.depths, spec.width)
-    assert shapes(layout("torchvision", ours).to_theirs(ours.state_dict())) == shapes(theirs.state_dict())
+    assert shapes(layout("torchvision", ours).to_theirs(ours.state_dict())) == shapes(
+        theirs.state_dict()
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet101", "resnet200"])

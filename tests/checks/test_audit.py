@@ -23,10 +23,18 @@ from tests.servers import be_impatient
 
 @pytest.fixture(scope="module")
 def history(tiny, shards, tmp_path_factory):
-    """A run of 7 steps over 40 images, one of them damaged, continued after 3 steps by two processes."""
+    """A run of 7 steps over 40 images, one of them damaged, continued after 3 steps by two
+    processes.
+    """
     root = tmp_path_factory.mktemp("audited")
     data = spoil(shards, root / "shards", {"shard-000001.tar": [4]})
-    settings = [f"data={data}", f"run_dir={root / 'run'}", "checkpoint.every=3", "log.every=2", "steps=7"]
+    settings = [
+        f"data={data}",
+        f"run_dir={root / 'run'}",
+        "checkpoint.every=3",
+        "log.every=2",
+        "steps=7",
+    ]
     stopped = load_config(tiny, [*settings, "schedule.warmup=1"])
     stopped.steps = 3
     run(stopped)
@@ -104,7 +112,10 @@ def test_steps_can_be_audited_when_the_store_cannot_be_asked(history, tmp_path, 
 
 
 def test_an_index_that_the_manifest_contradicts_names_no_keys(history, tmp_path):
-    run_dir, shards = shutil.copytree(history[0], tmp_path / "run"), shutil.copytree(history[1], tmp_path / "shards")
+    run_dir, shards = (
+        shutil.copytree(history[0], tmp_path / "run"),
+        shutil.copytree(history[1], tmp_path / "shards"),
+    )
     config = configuration.read(run_dir / "config.yaml") | {"data": str(shards)}
     (run_dir / "config.yaml").write_text(json.dumps(config))
     path = index_path(shards / "shard-000000.tar")

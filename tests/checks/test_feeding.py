@@ -12,7 +12,9 @@ from tests.conftest import jpeg, photograph, spoil
 
 
 def test_rates_and_cores_follow_from_the_times():
-    path = DataPath(samples=8, damaged=0, megapixels=0.5, read=0.5, decode=2.0, crop=0.5, augment=1.0)
+    path = DataPath(
+        samples=8, damaged=0, megapixels=0.5, read=0.5, decode=2.0, crop=0.5, augment=1.0
+    )
     assert path.rate(device_augment=False) == 250
     assert path.rate(device_augment=True) == pytest.approx(1000 / 3)
     said = lines(path, images_per_second=1000)
@@ -30,7 +32,9 @@ def test_damaged_samples_are_counted(shards, tmp_path):
 
 def test_data_of_which_nothing_can_be_decoded(shards, tmp_path):
     manifest = Manifest.load(shards)
-    everything = {name: list(range(size)) for name, size in zip(manifest.shards, manifest.sizes, strict=True)}
+    everything = {
+        name: list(range(size)) for name, size in zip(manifest.shards, manifest.sizes, strict=True)
+    }
     spoiled = spoil(shards, tmp_path / "spoiled", everything)
     with pytest.raises(InputError, match="none of 40 samples can be decoded"):
         measure(str(spoiled))

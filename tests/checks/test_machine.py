@@ -19,7 +19,10 @@ def by_subject(findings) -> dict[str, machine.Finding]:
 def test_old_software_is_a_failure_with_its_remedy(monkeypatch):
     assert by_subject(machine.software())["PyTorch"].level == "ok"
     monkeypatch.setattr(torch, "__version__", "2.1.0")
-    assert str(by_subject(machine.software())["PyTorch"]) == "failure PyTorch     2.1.0; pip install -U torch"
+    assert (
+        str(by_subject(machine.software())["PyTorch"])
+        == "failure PyTorch     2.1.0; pip install -U torch"
+    )
 
 
 def test_little_shared_memory_is_a_warning_with_its_remedy(monkeypatch):
@@ -52,7 +55,11 @@ def test_a_driver_without_devices_is_a_failure_and_no_gpu_a_warning(monkeypatch)
 
 def test_a_folder_for_runs(tmp_path):
     found = by_subject(machine.file_system(tmp_path))
-    assert {subject: finding.level for subject, finding in found.items() if subject in ("rename", "locks")} == {
+    assert {
+        subject: finding.level
+        for subject, finding in found.items()
+        if subject in ("rename", "locks")
+    } == {
         "rename": "ok",
         "locks": "ok",
     }
@@ -80,13 +87,17 @@ def test_data_here_and_nowhere(shards, tmp_path):
 
 
 def test_the_exit_code_is_1_only_with_a_failure(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("launch.doctor.ranks", lambda: machine.Finding("warning", "bandwidth", "slow"))
+    monkeypatch.setattr(
+        "launch.doctor.ranks", lambda: machine.Finding("warning", "bandwidth", "slow")
+    )
     for data, code in ([], 0), (["--data", str(tmp_path / "nowhere")], 1):
         with pytest.raises(SystemExit) as ended:
             app(["doctor", "--dir", str(tmp_path), *data, "--json", "-"])
         assert ended.value.code == code
         findings = json.loads(capsys.readouterr().out)["findings"]
-        assert {"Python", "PyTorch", "CUDA", "ranks", "bandwidth", "SLURM"} <= {f["subject"] for f in findings}
+        assert {"Python", "PyTorch", "CUDA", "ranks", "bandwidth", "SLURM"} <= {
+            f["subject"] for f in findings
+        }
         assert ("failure" in {f["level"] for f in findings}) == bool(code)
 
 

@@ -9,7 +9,18 @@ from seer import config
 from seer.errors import InputError
 from seer.interop import models
 from seer.pretrain.recipe import Pretrain
-from seer.schema import AREAS, Integer, ListOf, Location, MapOf, Maybe, Number, Text, option, required
+from seer.schema import (
+    AREAS,
+    Integer,
+    ListOf,
+    Location,
+    MapOf,
+    Maybe,
+    Number,
+    Text,
+    option,
+    required,
+)
 
 
 @dataclass
@@ -41,7 +52,9 @@ class Toy:
     where: str = option("runs/${label}", Location())
     tags: list[str] = option([], ListOf(Text()))
     variables: dict[str, str] = option({}, MapOf(Text()))
-    views: dict[str, Crop] = field(default_factory=lambda: {"large": Crop(), "small": Crop(size=96)})
+    views: dict[str, Crop] = field(
+        default_factory=lambda: {"large": Crop(), "small": Crop(size=96)}
+    )
     method: Any = field(default_factory=A)
 
 
@@ -51,7 +64,9 @@ VARIANTS = {"method": {"a": A, "b": B}}
 @pytest.fixture
 def recipe(tmp_path):
     (tmp_path / "base.yaml").write_text("data: base\nsteps: 5\nviews: {small: {size: 64}}\n")
-    (tmp_path / "toy.yaml").write_text("base: base.yaml\nsteps: 7\nmethod: {name: b, momentum: 0.5}\n")
+    (tmp_path / "toy.yaml").write_text(
+        "base: base.yaml\nsteps: 7\nmethod: {name: b, momentum: 0.5}\n"
+    )
     return str(tmp_path / "toy.yaml")
 
 
@@ -167,11 +182,25 @@ def test_differences_name_keys_and_both_values():
 
 
 def test_what_does_not_change_what_is_learned_is_neither_a_difference_nor_in_the_hash():
-    old = {"seed": 1, "run_dir": "a", "parallel": {"mode": "ddp"}, "loader": {"workers": 2, "window": 8}}
-    new = {"seed": 1, "run_dir": "b", "parallel": {"mode": "fsdp"}, "loader": {"workers": 9, "window": 8}}
+    old = {
+        "seed": 1,
+        "run_dir": "a",
+        "parallel": {"mode": "ddp"},
+        "loader": {"workers": 2, "window": 8},
+    }
+    new = {
+        "seed": 1,
+        "run_dir": "b",
+        "parallel": {"mode": "fsdp"},
+        "loader": {"workers": 9, "window": 8},
+    }
     free = config.incidental(Pretrain)
     assert not config.differences(old, new, free)
-    assert config.config_hash(old, free) == config.config_hash(new, free) != config.config_hash(old | {"seed": 2}, free)
+    assert (
+        config.config_hash(old, free)
+        == config.config_hash(new, free)
+        != config.config_hash(old | {"seed": 2}, free)
+    )
     assert config.differences(old, new)
     assert config.config_hash(old) != config.config_hash(new)
 
@@ -181,8 +210,14 @@ def test_what_is_incidental_to_a_pretraining_is_so_to_a_model_that_comes_from_on
     assert free == models.FREE
     assert free == {
         *("run_dir", "name", "device", "log", "checkpoint", "health"),
-        *(f"parallel.{key}" for key in ("mode", "checkpointing", "shard_group", "compile", "channels_last")),
-        *(f"loader.{key}" for key in ("workers", "mode", "prefetch", "fetch", "cache_dir", "cache_gb")),
+        *(
+            f"parallel.{key}"
+            for key in ("mode", "checkpointing", "shard_group", "compile", "channels_last")
+        ),
+        *(
+            f"loader.{key}"
+            for key in ("workers", "mode", "prefetch", "fetch", "cache_dir", "cache_gb")
+        ),
     }
 
 
@@ -222,7 +257,9 @@ def test_a_text_on_the_command_line_stays_as_it_is(tmp_path, text):
     check_survival(tmp_path, text)
 
 
-PRINTABLE = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("#:[]{}$'\"\n ~-"), max_size=20)
+PRINTABLE = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("#:[]{}$'\"\n ~-"), max_size=20
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -276,13 +313,17 @@ def test_in_a_recipe_a_text_is_what_stands_there(tmp_path):
 
 
 def test_merge_keys_and_aliases(tmp_path):
-    (tmp_path / "toy.yaml").write_text("data: x\nviews:\n  large: &l {size: 9}\n  other: {<<: *l, scale: [0.5, 1]}\n")
+    (tmp_path / "toy.yaml").write_text(
+        "data: x\nviews:\n  large: &l {size: 9}\n  other: {<<: *l, scale: [0.5, 1]}\n"
+    )
     views = load(str(tmp_path / "toy.yaml")).views
     assert (views["large"], views["other"]) == (Crop(9), Crop(9, [0.5, 1.0]))
 
 
 def test_later_overrides_win_over_earlier_ones(recipe):
-    toy = load(recipe, "views={large: {size: 3}}", "views.large.scale=[0.5,1]", "steps=3", "steps=4")
+    toy = load(
+        recipe, "views={large: {size: 3}}", "views.large.scale=[0.5,1]", "steps=3", "steps=4"
+    )
     assert (toy.views["large"], toy.steps) == (Crop(3, [0.5, 1.0]), 4)
 
 
@@ -292,6 +333,11 @@ def test_what_an_older_seer_saved_is_read_as_it_meant_it(tmp_path):
         "views:\n  large:\n    size: 224\n    scale:\n    - 0.1\n    - 1.0\nmethod:\n  name: b\n  momentum: 0.5\n"
     )
     values = config.read(tmp_path / "config.yaml")
-    assert (values["data"], values["label"], values["half"], values["warmup"]) == ("0123", "on", True, 1e-6)
+    assert (values["data"], values["label"], values["half"], values["warmup"]) == (
+        "0123",
+        "on",
+        True,
+        1e-6,
+    )
     assert (values["tags"], values["views"]["large"]["scale"]) == (["1e3", ""], [0.1, 1.0])
     assert load(str(tmp_path / "config.yaml")).tags == ["1e3", ""]

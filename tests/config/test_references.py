@@ -1,4 +1,6 @@
-"""`${key}` in files: other keys of the same configuration, and the environment only where the command line says so."""
+"""`${key}` in files: other keys of the same configuration, and the environment only where the
+command line says so.
+"""
 
 from dataclasses import dataclass
 
@@ -32,7 +34,10 @@ def refused(tmp_path, text, **options) -> str:
 def test_references_to_other_keys(tmp_path):
     assert load(tmp_path, "name: x").run_dir == "runs/x"
     assert load(tmp_path, "", "name=y ${z}").run_dir == "runs/y ${z}"
-    toy = load(tmp_path, "data: a${name}b${steps}c$${name}\nname: '${data2}'\nsteps: 7".replace("${data2}", "n"))
+    toy = load(
+        tmp_path,
+        "data: a${name}b${steps}c$${name}\nname: '${data2}'\nsteps: 7".replace("${data2}", "n"),
+    )
     assert toy.data == "anb7c${name}"
     assert load(tmp_path, "steps: ${name}\nname: '12'").steps == 12
 

@@ -1,4 +1,6 @@
-"""Shards written by hand with the standard library, so that the data path is tested without the `shards` package."""
+"""Shards written by hand with the standard library, so that the data path is tested without the
+`shards` package.
+"""
 
 import hashlib
 import io
@@ -14,7 +16,9 @@ from seer.data.storage.index import Manifest, index_path, write_index, write_man
 
 
 def coloured_jpeg(number: int, size: int = 16) -> bytes:
-    """A JPEG of one flat grey that tells which sample it is (`number` modulo 256, to within the codec's error)."""
+    """A JPEG of one flat grey that tells which sample it is (`number` modulo 256, to within the
+    codec's error).
+    """
     return simplejpeg.encode_jpeg(np.full((size, size, 3), number % 256, np.uint8), quality=100)
 
 
@@ -38,13 +42,26 @@ def write_shards(
                 start = tar.offset + tarfile.BLOCKSIZE
                 tar.addfile(info, io.BytesIO(data))
                 index.append(
-                    {"key": key, "source": f"{key}.jpg", "offset": start, "size": len(data), "width": 16, "height": 16}
-                    | {"format": "JPEG", "sha256": hashlib.sha256(data).digest(), "label": labels(sample)}
+                    {
+                        "key": key,
+                        "source": f"{key}.jpg",
+                        "offset": start,
+                        "size": len(data),
+                        "width": 16,
+                        "height": 16,
+                    }
+                    | {
+                        "format": "JPEG",
+                        "sha256": hashlib.sha256(data).digest(),
+                        "label": labels(sample),
+                    }
                 )
                 sample += 1
         write_index(index_path(path), index)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        rows.append({"shard": path.name, "samples": size, "bytes": path.stat().st_size, "sha256": digest})
+        rows.append(
+            {"shard": path.name, "samples": size, "bytes": path.stat().st_size, "sha256": digest}
+        )
     write_manifest(directory, rows, {"classes": classes})
     return Manifest.load(directory)
 

@@ -1,4 +1,6 @@
-"""Build, index, stream: every sample once per epoch, damage in the ledger, for any shards, ranks, workers and kills."""
+"""Build, index, stream: every sample once per epoch, damage in the ledger, for any shards, ranks,
+workers and kills.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -31,7 +33,9 @@ def images(tmp_path_factory) -> Path:
 
 
 def built(images: Path, out: Path, shard_size: int, kills: int, monkeypatch) -> Path:
-    """Shards of a build that was interrupted `kills` times between two shards, then indexed as another's tars."""
+    """Shards of a build that was interrupted `kills` times between two shards, then indexed as
+    another's tars.
+    """
     options = BuildOptions(workers=1, shard_size=shard_size)
     left = 1
 
@@ -58,14 +62,22 @@ def built(images: Path, out: Path, shard_size: int, kills: int, monkeypatch) -> 
 
 @given(data=st.data())
 @settings(
-    max_examples=25, deadline=None, phases=[Phase.generate], derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.generate],
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
 )
 def test_every_sample_once_per_epoch(images, tmp_path_factory, monkeypatch, data):
     draw = data.draw
     root = tmp_path_factory.mktemp("example")
     shard_size = draw(st.integers(2, 40), "shard size")
     shards = built(
-        images, root / "shards", shard_size, draw(st.integers(0, min(2, 60 // shard_size)), "kills"), monkeypatch
+        images,
+        root / "shards",
+        shard_size,
+        draw(st.integers(0, min(2, 60 // shard_size)), "kills"),
+        monkeypatch,
     )
     manifest = Manifest.load(shards)
     # Of every shard at least one sample stays whole.
@@ -75,17 +87,27 @@ def test_every_sample_once_per_epoch(images, tmp_path_factory, monkeypatch, data
         if size > 3
     }
     shards = spoil(shards, root / "spoiled", spoiled)
-    firsts = dict(zip(manifest.shards, (np.cumsum(manifest.sizes) - manifest.sizes).tolist(), strict=True))
+    firsts = dict(
+        zip(manifest.shards, (np.cumsum(manifest.sizes) - manifest.sizes).tolist(), strict=True)
+    )
     damaged = {firsts[shard] + row for shard, rows in spoiled.items() for row in rows}
 
     worlds = [1, 2, 3, 4, 6, 8]
     batch = 24  # all of them divide it
     steps = 2 * manifest.samples // batch + 1
-    order = Order(manifest.sizes, draw(st.integers(0, 99), "seed"), batch, draw(st.integers(1, 64), "window"))
+    order = Order(
+        manifest.sizes, draw(st.integers(0, 99), "seed"), batch, draw(st.integers(1, 64), "window")
+    )
     taken, step = list[int](), 0
     while step < steps:  # another world size after each kill; a kill loses what was made ahead
-        world, until = draw(st.sampled_from(worlds), "world"), draw(st.integers(step + 1, steps), "killed after")
-        parts = [deliver(shards, order, batch, rank, world, step, until, root, draw) for rank in range(world)]
+        world, until = (
+            draw(st.sampled_from(worlds), "world"),
+            draw(st.integers(step + 1, steps), "killed after"),
+        )
+        parts = [
+            deliver(shards, order, batch, rank, world, step, until, root, draw)
+            for rank in range(world)
+        ]
         for number in range(until - step):
             taken += [id for part in parts for id in part[number]]
         step = until
@@ -93,14 +115,18 @@ def test_every_sample_once_per_epoch(images, tmp_path_factory, monkeypatch, data
     epochs = [Counter(taken[start : start + manifest.samples]) for start in (0, manifest.samples)]
     assert all(epoch == Counter(range(manifest.samples)) for epoch in epochs)
     entries = ledger.read(root, len(taken))
-    assert [(entry.position, entry.id) for entry in entries] == [(p, id) for p, id in enumerate(taken) if id in damaged]
+    assert [(entry.position, entry.id) for entry in entries] == [
+        (p, id) for p, id in enumerate(taken) if id in damaged
+    ]
     assert all(entry.replacement not in damaged for entry in entries)
 
 
 def deliver(shards, order, batch, rank, world, start, stop, run_dir, draw) -> list[list[int]]:
     """What one rank of `world` takes in steps start … stop - 1: ids by step."""
     workers = draw(st.integers(0, 4), "workers")
-    config = LoaderConfig(workers=workers, mode="threads", prefetch=draw(st.integers(1, 3), "prefetch"))
+    config = LoaderConfig(
+        workers=workers, mode="threads", prefetch=draw(st.integers(1, 3), "prefetch")
+    )
     crops = MultiCrop(CROPS, seed=0)
     loader = Loader(
         Reader(Manifest.load(shards)), order, crops,
@@ -116,7 +142,9 @@ def deliver(shards, order, batch, rank, world, start, stop, run_dir, draw) -> li
 @pytest.mark.parametrize("workers", [1, 4])
 def test_with_worker_processes(images, tmp_path, workers, monkeypatch):
     shards = spoil(
-        built(images, tmp_path / "shards", 9, 1, monkeypatch), tmp_path / "spoiled", {"shard-000002.tar": [0, 5]}
+        built(images, tmp_path / "shards", 9, 1, monkeypatch),
+        tmp_path / "spoiled",
+        {"shard-000002.tar": [0, 5]},
     )
     manifest = Manifest.load(shards)
     order = Order(manifest.sizes, 1, 61, 16)

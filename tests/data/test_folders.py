@@ -20,7 +20,12 @@ def test_names_are_readable():
     assert readable(r"caf\xe9.jpg") == r"caf\\xe9.jpg"
 
 
-@given(st.lists(st.binary(min_size=1, max_size=6) | st.sampled_from([b"\\xe9", b"\xe9", b"\\\\xe9", b"\\\xe9"])))
+@given(
+    st.lists(
+        st.binary(min_size=1, max_size=6)
+        | st.sampled_from([b"\\xe9", b"\xe9", b"\\\\xe9", b"\\\xe9"])
+    )
+)
 def test_different_names_stay_different(names):
     shown = {name: readable(os.fsdecode(name)) for name in names}
     assert len(set(shown.values())) == len(set(names))
@@ -29,7 +34,9 @@ def test_different_names_stay_different(names):
 
 
 def test_folders_linked_across_each_other_are_read_once_each(tmp_path, caplog):
-    """Eight folders, each with a link to every other: followed along every path, they would have 100,000 images."""
+    """Eight folders, each with a link to every other: followed along every path, they would have
+    100,000 images.
+    """
     folders = [tmp_path / f"{i}" for i in range(8)]
     for folder in folders:
         folder.mkdir()

@@ -10,7 +10,13 @@ from seer.errors import InputError
 from tests.data.conftest import coloured_jpeg, write_shards
 from tests.fuzz.harness import within_memory
 
-FILES = {"cat/1.jpg": 10, "cat/deep/er/2.JPEG": 20, "dog/1.png": 30, "dog/2.jpg": 40, "zebra/a/1.jpg": 50}
+FILES = {
+    "cat/1.jpg": 10,
+    "cat/deep/er/2.JPEG": 20,
+    "dog/1.png": 30,
+    "dog/2.jpg": 40,
+    "zebra/a/1.jpg": 50,
+}
 
 
 def write_folders(root, files=FILES):
@@ -25,12 +31,21 @@ def write_folders(root, files=FILES):
 
 
 def contents(data) -> list[tuple[str, int]]:
-    return [(data.classes[data.labels[i]], int(data.image(i).mean().round())) for i in range(len(data))]
+    return [
+        (data.classes[data.labels[i]], int(data.image(i).mean().round())) for i in range(len(data))
+    ]
 
 
 def test_class_folders_of_any_depth(tmp_path):
     write_folders(tmp_path)
-    for name in ("cat/.hidden.jpg", "dog/notes.txt", ".cache/x.jpg", "dog/.thumbs/1.jpg", "loose.jpg", "empty/readme"):
+    for name in (
+        "cat/.hidden.jpg",
+        "dog/notes.txt",
+        ".cache/x.jpg",
+        "dog/.thumbs/1.jpg",
+        "loose.jpg",
+        "empty/readme",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(coloured_jpeg(99))
     data = load_labelled(tmp_path)
@@ -65,7 +80,13 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 def test_labelled_shards(tmp_path):
     labels = {0: 1, 1: 0, 2: None, 3: 1, 4: 0}
-    write_shards(tmp_path, [2, 3], image=lambda i: coloured_jpeg(10 * i), labels=labels.get, classes=["ant", "bee"])
+    write_shards(
+        tmp_path,
+        [2, 3],
+        image=lambda i: coloured_jpeg(10 * i),
+        labels=labels.get,
+        classes=["ant", "bee"],
+    )
     data = load_labelled(tmp_path)
     assert contents(data) == [("bee", 0), ("ant", 10), ("bee", 30), ("ant", 40)]
     assert contents(pickle.loads(pickle.dumps(data))) == contents(data)
@@ -89,14 +110,18 @@ def test_huge_numbers_without_class_names_cost_nothing(tmp_path):
 @pytest.mark.parametrize("label", [2, 999_999_999, -7])
 def test_labels_that_are_none_of_the_classes_are_named(tmp_path, label):
     write_shards(tmp_path, [3], labels=[0, label, 1].__getitem__, classes=["ant", "bee"])
-    with pytest.raises(InputError, match=rf"sample 1 of .* has label {label}, which is none of the 2 classes|label"):
+    with pytest.raises(
+        InputError, match=rf"sample 1 of .* has label {label}, which is none of the 2 classes|label"
+    ):
         load_labelled(tmp_path)
 
 
 @pytest.mark.parametrize("test_folder", ["test", "val"])
 def test_splits(tmp_path, test_folder):
     write_folders(tmp_path / "train")
-    write_folders(tmp_path / test_folder, {"zebra/9.jpg": 90, "cat/8.jpg": 80})  # no dogs: numbers still agree
+    write_folders(
+        tmp_path / test_folder, {"zebra/9.jpg": 90, "cat/8.jpg": 80}
+    )  # no dogs: numbers still agree
     train, test = splits(tmp_path)
     assert train.classes == test.classes == ["cat", "dog", "zebra"]
     assert contents(test) == [("cat", 80), ("zebra", 90)]
@@ -107,7 +132,9 @@ def test_splits(tmp_path, test_folder):
 def test_splits_mix_folders_and_shards(tmp_path):
     write_folders(tmp_path / "train", {"ant/1.jpg": 1, "bee/2.jpg": 2})
     labels, classes = [0, 1], ["bee", "ant"]
-    write_shards(tmp_path / "test", [2], lambda i: coloured_jpeg(50 + i), labels.__getitem__, classes)
+    write_shards(
+        tmp_path / "test", [2], lambda i: coloured_jpeg(50 + i), labels.__getitem__, classes
+    )
     _, test = splits(tmp_path)
     assert contents(test) == [("bee", 50), ("ant", 51)]
     assert test.labels.tolist() == [1, 0]
@@ -122,14 +149,18 @@ def test_a_class_only_in_the_test_images_is_an_error(tmp_path):
 
 def test_a_class_named_without_training_images_is_an_error_too(tmp_path):
     for split, labels in {"train": [0, 1, 0], "test": [0, 1, 2]}.items():
-        write_shards(tmp_path / split, [3], labels=labels.__getitem__, classes=["ant", "bee", "cow"])
+        write_shards(
+            tmp_path / split, [3], labels=labels.__getitem__, classes=["ant", "bee", "cow"]
+        )
     with pytest.raises(InputError, match="test class 'cow' has no training images"):
         splits(tmp_path)
 
 
 def test_classes_of_which_there_is_nothing_do_not_count(tmp_path):
     for split, labels in {"train": [3, 1, 3], "test": [3, 3, 1]}.items():
-        write_shards(tmp_path / split, [3], labels=labels.__getitem__, classes=["ant", "bee", "cow", "dog"])
+        write_shards(
+            tmp_path / split, [3], labels=labels.__getitem__, classes=["ant", "bee", "cow", "dog"]
+        )
     train, test = splits(tmp_path)
     assert train.classes == test.classes == ["bee", "dog"]
     assert train.labels.tolist() == [1, 0, 1]
@@ -159,7 +190,9 @@ def test_fingerprint_follows_images_and_labels(tmp_path):
 
 
 def test_fingerprint_of_shards_follows_labels(tmp_path):
-    roots = [write_shards(tmp_path / f"{i}", [3], labels=lambda _, i=i: i).directory for i in (0, 1)]
+    roots = [
+        write_shards(tmp_path / f"{i}", [3], labels=lambda _, i=i: i).directory for i in (0, 1)
+    ]
     assert load_labelled(roots[0]).fingerprint != load_labelled(roots[1]).fingerprint
 
 
@@ -186,7 +219,11 @@ def test_a_damaged_image_is_named(tmp_path):
         (lambda root: root / ("x" * 300), "test", "does not exist"),
         (lambda root: root, None, "no class folders with images; lay them out as"),
         (lambda root: root, "test", "has no folder test/ or val/"),
-        (lambda root: write_folders(root, {"train/1.jpg": 1, "val/1.jpg": 2}), None, "holds splits, not classes; give"),
+        (
+            lambda root: write_folders(root, {"train/1.jpg": 1, "val/1.jpg": 2}),
+            None,
+            "holds splits, not classes; give",
+        ),
         (lambda root: write_shards(root, [3]).directory, None, "shards without labels"),
     ],
 )

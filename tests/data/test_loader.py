@@ -27,18 +27,33 @@ from tests.data.conftest import coloured_jpeg, write_shards
 
 ROOT = Path(__file__).parent.parent.parent
 VIEWS = {"large": View(size=12, count=2), "small": View(size=6, count=3, scale=[0.1, 0.5])}
-PLAIN = {"whole": View(size=16, count=1, scale=[1, 1], ratio=[1, 1], flip=0, jitter=0, grey=0, blur=0)}
-MODES = [LoaderConfig(workers=0), LoaderConfig(workers=2, mode="threads"), LoaderConfig(workers=2, mode="processes")]
+PLAIN = {
+    "whole": View(size=16, count=1, scale=[1, 1], ratio=[1, 1], flip=0, jitter=0, grey=0, blur=0)
+}
+MODES = [
+    LoaderConfig(workers=0),
+    LoaderConfig(workers=2, mode="threads"),
+    LoaderConfig(workers=2, mode="processes"),
+]
 BATCH = 6
 
 
 def make(manifest, crops=None, config=MODES[0], **options) -> Loader:
     order = Order(manifest.sizes, seed=3, lanes=4, window=5)
-    return Loader(manifest, order, crops or MultiCrop(VIEWS, seed=3), batch_size=BATCH, config=config, **options)
+    return Loader(
+        manifest,
+        order,
+        crops or MultiCrop(VIEWS, seed=3),
+        batch_size=BATCH,
+        config=config,
+        **options,
+    )
 
 
 def equal(a: Views, b: Views) -> bool:
-    return bool((a.index == b.index).all()) and all(torch.equal(x, y) for x, y in zip(a.crops, b.crops, strict=True))
+    return bool((a.index == b.index).all()) and all(
+        torch.equal(x, y) for x, y in zip(a.crops, b.crops, strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +63,9 @@ def photos(tmp_path_factory):
     def noise(i: int) -> bytes:
         import simplejpeg
 
-        return simplejpeg.encode_jpeg(np.random.default_rng(i).integers(0, 256, (24, 20, 3)).astype(np.uint8))
+        return simplejpeg.encode_jpeg(
+            np.random.default_rng(i).integers(0, 256, (24, 20, 3)).astype(np.uint8)
+        )
 
     return write_shards(tmp_path_factory.mktemp("photos"), [11, 17, 12], image=noise)
 
@@ -59,19 +76,28 @@ def test_every_mode_makes_the_batches_that_the_order_says(photos, config, finish
     crops = MultiCrop(VIEWS, seed=3, finish=finish)
     loader = make(photos, crops, config)
     batches = list(loader.iterate(0, 15))  # more than two epochs
-    assert torch.cat([views.index for views in batches]).tolist() == loader.order.ids(0, 15 * BATCH).tolist()
+    assert (
+        torch.cat([views.index for views in batches]).tolist()
+        == loader.order.ids(0, 15 * BATCH).tolist()
+    )
     for step, views in enumerate(batches):
         positions = np.arange(step * BATCH, (step + 1) * BATCH)
         images = [decode(data) for data in loader.reader.read(views.index.numpy())]
         by_hand = crops.finish(crops(images, positions // 40, views.index.numpy()), "cpu")
         assert equal(views, by_hand)
-    assert [tuple(c.shape) for c in batches[0].crops] == [(2, BATCH, 3, 12, 12), (3, BATCH, 3, 6, 6)]
+    assert [tuple(c.shape) for c in batches[0].crops] == [
+        (2, BATCH, 3, 12, 12),
+        (3, BATCH, 3, 6, 6),
+    ]
 
 
 def test_ranks_share_the_global_batch(photos):
     whole = list(make(photos).iterate(0, 9))
     for world_size in (2, 3, 6):
-        ranks = [make(photos, rank=rank, world_size=world_size).iterate(0, 9) for rank in range(world_size)]
+        ranks = [
+            make(photos, rank=rank, world_size=world_size).iterate(0, 9)
+            for rank in range(world_size)
+        ]
         for views, shares in zip(whole, zip(*ranks, strict=True), strict=True):
             assert torch.equal(torch.cat([share.index for share in shares]), views.index)
             for k, crops in enumerate(views.crops):
@@ -109,7 +135,10 @@ def test_large_pictures_are_decoded_as_small_as_their_crops_allow(tmp_path, fini
 
     for user in (delivery, reader):  # the latter decodes what replaces it
         monkeypatch.setattr(user, "decode", spy)
-    plain = {"large": View(size=12, jitter=0, grey=0), "small": View(size=6, scale=[0.1, 0.5], jitter=0, grey=0)}
+    plain = {
+        "large": View(size=12, jitter=0, grey=0),
+        "small": View(size=6, scale=[0.1, 0.5], jitter=0, grey=0),
+    }
     crops = MultiCrop(plain, seed=3, finish=finish, mean=(0, 0, 0), std=(1 / 255,) * 3)
     loader = make(write_shards(tmp_path, [6], image=picture), crops)
     (views,) = loader.iterate(0, 1)
@@ -122,22 +151,41 @@ def test_large_pictures_are_decoded_as_small_as_their_crops_allow(tmp_path, fini
 
 @pytest.mark.parametrize("config", MODES, ids=["inline", "threads", "processes"])
 def test_damaged_samples_are_replaced_by_the_next_of_their_shard(tmp_path, config):
-    damaged = {3: 4, 9: 0, 10: 0, 11: 12}  # sample → what stands for it; the first shard ends with sample 10
-    manifest = write_shards(tmp_path, [11, 17], image=lambda i: b"" if i in damaged else coloured_jpeg(i, 16))
+    damaged = {
+        3: 4,
+        9: 0,
+        10: 0,
+        11: 12,
+    }  # sample → what stands for it; the first shard ends with sample 10
+    manifest = write_shards(
+        tmp_path, [11, 17], image=lambda i: b"" if i in damaged else coloured_jpeg(i, 16)
+    )
     crops = MultiCrop(PLAIN, seed=0, mean=[0, 0, 0], std=[1, 1, 1])
     loader = make(manifest, crops, config)
     grey = {}
     for views in loader.iterate(0, 5):
-        assert np.ptp(views.crops[0].numpy(), axis=(0, 2, 3, 4)).max() < 0.01  # flat, whatever the rounding
-        grey |= dict(zip(views.index.tolist(), (views.crops[0].mean((0, 2, 3, 4)) * 255).round().tolist(), strict=True))
+        assert (
+            np.ptp(views.crops[0].numpy(), axis=(0, 2, 3, 4)).max() < 0.01
+        )  # flat, whatever the rounding
+        grey |= dict(
+            zip(
+                views.index.tolist(),
+                (views.crops[0].mean((0, 2, 3, 4)) * 255).round().tolist(),
+                strict=True,
+            )
+        )
     assert grey == {i: float(damaged.get(i, i)) for i in range(28)}
     assert loader.replaced == sum(loader.order.ids(0, 5 * BATCH).tolist().count(i) for i in damaged)
 
 
 @pytest.mark.parametrize("config", MODES, ids=["inline", "threads", "processes"])
 def test_a_shard_without_a_readable_image_is_the_users_error(tmp_path, config):
-    manifest = write_shards(tmp_path, [4, 4], image=lambda i: coloured_jpeg(i) if i < 4 else b"junk")
-    with pytest.raises(InputError, match=r"shard-000001.tar has no readable image left; run: seer shards verify") as e:
+    manifest = write_shards(
+        tmp_path, [4, 4], image=lambda i: coloured_jpeg(i) if i < 4 else b"junk"
+    )
+    with pytest.raises(
+        InputError, match=r"shard-000001.tar has no readable image left; run: seer shards verify"
+    ) as e:
         list(make(manifest, config=config).iterate(0, 2))
     assert "\n" not in str(e.value)
 
@@ -187,7 +235,9 @@ def test_workers_outlive_the_signals_that_schedulers_send_to_a_whole_job(photos)
     next(steps)
     workers = [process.pid for process in active_children()]
     assert len(workers) == 2
-    server = int(re.search(r"PPid:\t(\d+)", Path(f"/proc/{workers[0]}/status").read_text()).group(1))
+    server = int(
+        re.search(r"PPid:\t(\d+)", Path(f"/proc/{workers[0]}/status").read_text()).group(1)
+    )
     assert server != os.getpid()
     for pid in (*workers, server):
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
@@ -227,7 +277,9 @@ def test_worker_memory_and_descriptors_do_not_grow(photos):
         if step in (100, 490):
             (worker,) = active_children()
             pages = int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1])
-            footprint.append((pages, len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{worker.pid}/fd"))))
+            footprint.append(
+                (pages, len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{worker.pid}/fd")))
+            )
     (pages, *files), (pages_later, *files_later) = footprint
     assert pages_later - pages < 1000  # 4 MB over 390 steps
     assert all(abs(later - before) <= 12 for before, later in zip(files, files_later, strict=True))
@@ -240,7 +292,9 @@ def test_workers_end_with_a_killed_trainer(photos):
         f"    steps = make(Manifest.load({str(photos.directory)!r}), config=MODES[2]).iterate(0, 10**6); next(steps)\n"
         "    print(*(p.pid for p in active_children()), flush=True); time.sleep(600)\n"
     )
-    trainer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     workers = trainer.stdout.readline().split()
     assert len(workers) == 2
     trainer.kill()
@@ -260,7 +314,9 @@ def test_an_interrupted_trainer_ends(photos):
         f"    steps = make(Manifest.load({str(photos.directory)!r}), config=MODES[2]).iterate(0, 10**6); next(steps)\n"
         "    raise KeyboardInterrupt\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=ROOT, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, cwd=ROOT, timeout=120, check=False
+    )
     assert done.returncode == -signal.SIGINT
 
 

@@ -66,10 +66,18 @@ def test_the_plan_counts_what_the_loader_takes(config):
     """8 images of 2 crops of 24 and 2 of 16 pixels each, finished in the workers or not."""
     batch = 8 * (2 * 24**2 + 2 * 16**2) * 3
     assert loader_bytes(config(), 1) == 2 * 4 * batch * 4 + workers.SMALL_TENSORS
-    assert loader_bytes(config("loader.device_augment=true"), 1) == 2 * 4 * batch + workers.SMALL_TENSORS
-    assert loader_bytes(config("loader.prefetch=5"), 2) == 2 * 7 * batch * 4 // 2 + workers.SMALL_TENSORS
+    assert (
+        loader_bytes(config("loader.device_augment=true"), 1)
+        == 2 * 4 * batch + workers.SMALL_TENSORS
+    )
+    assert (
+        loader_bytes(config("loader.prefetch=5"), 2)
+        == 2 * 7 * batch * 4 // 2 + workers.SMALL_TENSORS
+    )
     on_device = config("loader.device_augment=true", "loader.device_decode=true")
-    assert loader_memory(on_device, 1, image_bytes=904).shared == 6 * 8 * 5000 + workers.SMALL_TENSORS
+    assert (
+        loader_memory(on_device, 1, image_bytes=904).shared == 6 * 8 * 5000 + workers.SMALL_TENSORS
+    )
 
 
 def test_too_little_shared_memory_is_told_before_workers_start(config, tmp_path, monkeypatch):
@@ -79,7 +87,8 @@ def test_too_little_shared_memory_is_told_before_workers_start(config, tmp_path,
     check_memory(config(), manifest, World(0, 2, 0, 2))
     monkeypatch.setattr("seer.pretrain.recipe.shared_free", lambda: 2 * need - 1)
     with pytest.raises(
-        InputError, match=r"^/dev/shm has [23] MiB free .* docker run --shm-size=1g, or --ipc=host; else"
+        InputError,
+        match=r"^/dev/shm has [23] MiB free .* docker run --shm-size=1g, or --ipc=host; else",
     ):
         check_memory(config(), manifest, World(0, 2, 0, 2))
     check_memory(config(), manifest, World(0, 2, 0, 1))  # the other rank is on another host
@@ -111,11 +120,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(
-    os.name != "posix" or os.geteuid() != 0 or shutil.which("unshare") is None, reason="mounts a tmpfs, as root"
+    os.name != "posix" or os.geteuid() != 0 or shutil.which("unshare") is None,
+    reason="mounts a tmpfs, as root",
 )
 def test_a_loader_lives_in_the_shared_memory_that_it_is_said_to_need(tmp_path):
     """In Docker's 64 MB, of which it needs nearly all."""
-    probe = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True)
+    probe = subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True
+    )
     if probe.returncode:
         pytest.skip("no mount namespaces here")
     write_shards(tmp_path / "shards", [44])
@@ -123,7 +135,11 @@ def test_a_loader_lives_in_the_shared_memory_that_it_is_said_to_need(tmp_path):
     command = f"mount -t tmpfs -o size=64m tmpfs /dev/shm && '{sys.executable}' load.py shards"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+        ["unshare", "-m", "sh", "-c", command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     need, most = json.loads(done.stdout)

@@ -34,7 +34,9 @@ def load_into(method, run_dir, **config):
 
 
 def loaded(run_dir, **config):
-    """The step that a new process goes on from; that its header and its tensors are of one step is checked here."""
+    """The step that a new process goes on from; that its header and its tensors are of one step is
+    checked here.
+    """
     method = Tiny().double()
     extra = load_into(method, run_dir, **config)
     assert extra == {"about": extra["step"], "step": extra["step"]}

@@ -28,7 +28,11 @@ SHAPES = {"NC": (5, 3), "NCL": (4, 3, 5), "NCHW": (4, 3, 2, 5)}
 @pytest.mark.parametrize("affine", [True, False])
 def test_gradients_are_right(shape, affine):
     x = example(*shape).requires_grad_()
-    parameters = [example(3, seed=1).requires_grad_(), example(3, seed=2).requires_grad_()] if affine else [None, None]
+    parameters = (
+        [example(3, seed=1).requires_grad_(), example(3, seed=2).requires_grad_()]
+        if affine
+        else [None, None]
+    )
     assert torch.autograd.gradcheck(synchronised, (x, *parameters))
 
 
@@ -44,7 +48,9 @@ def test_one_process_equals_torch(layout):
     theirs = F.batch_norm(x, None, None, weight, bias, training=True)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     assert ours.is_contiguous(memory_format=layout)
-    for a, b in zip(*(torch.autograd.grad(y, (x, weight, bias), dy) for y in (ours, theirs)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad(y, (x, weight, bias), dy) for y in (ours, theirs)), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
@@ -64,31 +70,49 @@ def test_half_precision_is_computed_in_fp32(dtype, apply):
     (expected_dx,) = torch.autograd.grad(expected, exact, dy.double())
     ulp = torch.finfo(dtype).eps
     torch.testing.assert_close(y.double(), expected, rtol=ulp, atol=1e-5)
-    torch.testing.assert_close(dx.double(), expected_dx, rtol=ulp, atol=1e-5 if apply == "synchronised" else ulp)
+    torch.testing.assert_close(
+        dx.double(), expected_dx, rtol=ulp, atol=1e-5 if apply == "synchronised" else ulp
+    )
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.floats(-1e6, 1e6))
 @settings(max_examples=25, deadline=None)
 def test_moments_of_parts_combine_to_those_of_the_whole(sizes, offset):
     x = example(sum(sizes), 2) + offset
-    mean, variance, count = batchnorm._combine(torch.stack([batchnorm._moments(part) for part in x.split(sizes)]))
+    mean, variance, count = batchnorm._combine(
+        torch.stack([batchnorm._moments(part) for part in x.split(sizes)])
+    )
     assert count == sum(sizes)
     torch.testing.assert_close(mean, x.mean(0))
     torch.testing.assert_close(variance, x.var(0, correction=0), rtol=1e-9, atol=1e-9)
 
 
 def test_distant_means_do_not_cancel():
-    """In fp32 a difference of squares (E[x²] − E[x]²) would have an error of hundreds of per cent here."""
+    """In fp32 a difference of squares (E[x²] − E[x]²) would have an error of hundreds of per cent
+    here.
+    """
     x = example(4000, 1, dtype=torch.float32) + 10_000
-    _, variance, _ = batchnorm._combine(torch.stack([batchnorm._moments(part) for part in x.chunk(4)]))
-    torch.testing.assert_close(variance.double(), x.double().var(0, correction=0), rtol=1e-4, atol=0)
+    _, variance, _ = batchnorm._combine(
+        torch.stack([batchnorm._moments(part) for part in x.chunk(4)])
+    )
+    torch.testing.assert_close(
+        variance.double(), x.double().var(0, correction=0), rtol=1e-4, atol=0
+    )
     assert abs(x.square().mean() - x.mean().square() - variance.item()) > 0.5 * variance.item()
 
 
 def network():
     torch.manual_seed(0)
     shared = nn.BatchNorm2d(4)
-    layers = [nn.Conv2d(3, 4, 3), shared, nn.ReLU(), nn.Conv2d(4, 4, 1), shared, nn.Flatten(), nn.Linear(64, 5)]
+    layers = [
+        nn.Conv2d(3, 4, 3),
+        shared,
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 1),
+        shared,
+        nn.Flatten(),
+        nn.Linear(64, 5),
+    ]
     return nn.Sequential(*layers, nn.BatchNorm1d(5, momentum=None))
 
 
@@ -119,7 +143,9 @@ def test_recomputation_leaves_the_statistics_alone():
         x = example(6, 3, 6, 6, seed=step)
         plain(x).square().sum().backward()
         contexts = lambda: (statistics_spared([]), statistics_spared([recomputed]))  # noqa: E731
-        checkpoint(recomputed, x, use_reentrant=False, context_fn=contexts).square().sum().backward()
+        checkpoint(
+            recomputed, x, use_reentrant=False, context_fn=contexts
+        ).square().sum().backward()
     for (name, a), b in zip(plain.named_buffers(), recomputed.buffers(), strict=True):
         assert torch.equal(a, b), name
     for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
@@ -144,7 +170,10 @@ def _train(net, inputs):
 
 def _rank_train(group_size):
     group = dist.new_subgroups(group_size)[0]
-    inputs = [example(sum(SIZES), 3, 6, 6, seed=step).split(SIZES)[rank()].clone() for step in range(STEPS)]
+    inputs = [
+        example(sum(SIZES), 3, 6, 6, seed=step).split(SIZES)[rank()].clone()
+        for step in range(STEPS)
+    ]
     net = convert(network().double(), group)
     assert (net[1].group is None) == (group_size == 1)
     result = _train(net, inputs)
@@ -164,7 +193,9 @@ def test_ranks_together_equal_one_process():
         for first in range(0, 4, group_size):
             last = first + group_size
             rows = slice(sum(SIZES[:first]), sum(SIZES[:last]))
-            inputs = [example(sum(SIZES), 3, 6, 6, seed=step)[rows].clone() for step in range(STEPS)]
+            inputs = [
+                example(sum(SIZES), 3, 6, 6, seed=step)[rows].clone() for step in range(STEPS)
+            ]
             compare(ranks[first:last], _train(network().double(), inputs))
 
 
@@ -187,10 +218,15 @@ def close(a, b):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cuda_kernels_equal_the_formulas(dtype):
     x, dy = (
-        example(8, 16, 5, 5, seed=seed, dtype=dtype).cuda().to(memory_format=torch.channels_last) for seed in (0, 1)
+        example(8, 16, 5, 5, seed=seed, dtype=dtype).cuda().to(memory_format=torch.channels_last)
+        for seed in (0, 1)
     )
     mean, variance, count = batchnorm._combine(batchnorm._moments(x)[None])
     sums = batchnorm._sums_cuda(dy, x, mean, variance, 1e-5)
-    torch.testing.assert_close(sums, batchnorm._sums(dy, x, mean, variance, 1e-5), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(
+        sums, batchnorm._sums(dy, x, mean, variance, 1e-5), rtol=1e-3, atol=1e-2
+    )
     arguments = dy, x, torch.ones_like(mean), mean, variance, count, sums, 1e-5
-    torch.testing.assert_close(batchnorm._dx_cuda(*arguments), batchnorm._dx(*arguments), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(
+        batchnorm._dx_cuda(*arguments), batchnorm._dx(*arguments), rtol=1e-2, atol=1e-3
+    )

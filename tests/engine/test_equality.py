@@ -1,6 +1,8 @@
-"""SwAV and BYOL through the whole engine: two and four processes, however laid out, give what one process gives.
+"""SwAV and BYOL through the whole engine: two and four processes, however laid out, give what one
+process gives.
 
-Compared are losses, parameters, BatchNorm's buffers, queue and teacher, and the optimizer's state, in float64.
+Compared are losses, parameters, BatchNorm's buffers, queue and teacher, and the optimizer's state,
+in float64.
 """
 
 from collections.abc import Collection, Iterator
@@ -32,19 +34,27 @@ METHOD = {
     "swav": {"head": [16, 6], "prototypes": 12, "freeze": 1, "queue": 24},
     "byol": {"head": [16, 6], "predictor": [16, 6], "momentum": 0.5},
 }
-OPTIM = {"swav": OptimConfig(larc_trust=0.1), "byol": OptimConfig("lars", larc_trust=0.1, clip_grad=0.2)}
+OPTIM = {
+    "swav": OptimConfig(larc_trust=0.1),
+    "byol": OptimConfig("lars", larc_trust=0.1, clip_grad=0.2),
+}
 LAYOUTS = {
     "ddp": ParallelConfig("ddp"),
     "fsdp": ParallelConfig("fsdp", [[1, 3], [1]]),
     "hybrid": ParallelConfig("fsdp", shard_group=2),
 }
 # Which layouts are tried with so many processes, and in how many micro-batches.
-CASES = {2: [("ddp", 1), ("ddp", 2), ("fsdp", 1)], 4: [("ddp", 1), ("fsdp", 2), ("hybrid", 1), ("hybrid", 2)]}
+CASES = {
+    2: [("ddp", 1), ("ddp", 2), ("fsdp", 1)],
+    4: [("ddp", 1), ("fsdp", 2), ("hybrid", 1), ("hybrid", 2)],
+}
 
 
 @dataclass
 class Parts:
-    """This rank's part of each step's batch, every micro-batch of which is shared evenly by the ranks."""
+    """This rank's part of each step's batch, every micro-batch of which is shared evenly by the
+    ranks.
+    """
 
     accumulate: int
     wait_seconds, seen = 0.0, 0
@@ -56,7 +66,10 @@ class Parts:
     def iterate(self, start: int, stop: int, skip: Collection[int] = ()) -> Iterator[Views]:
         for number in range(start, stop):
             draw = torch.Generator().manual_seed(number)
-            crops = (torch.randn(v, BATCH, 3, s, s, generator=draw, dtype=torch.float64) for v, s in ((2, 12), (2, 8)))
+            crops = (
+                torch.randn(v, BATCH, 3, s, s, generator=draw, dtype=torch.float64)
+                for v, s in ((2, 12), (2, 8))
+            )
             yield Views(tuple(self._mine(c, 1) for c in crops), self._mine(torch.arange(BATCH), 0))
 
     def _mine(self, tensor: Tensor, dim: int) -> Tensor:
@@ -82,7 +95,10 @@ def trained(name: str, layout: ParallelConfig, accumulate: int = 1) -> Result:
         losses.append(distributed.all_reduce_mean(metrics["loss"]).item())
         return {}
 
-    health, log = Health(HealthConfig(every=0), Path(), world), SimpleNamespace(step=record, due=lambda step: False)
+    health, log = (
+        Health(HealthConfig(every=0), Path(), world),
+        SimpleNamespace(step=record, due=lambda step: False),
+    )
     run = Run(
         learner=method,
         module=module,
@@ -104,7 +120,11 @@ def trained(name: str, layout: ParallelConfig, accumulate: int = 1) -> Result:
     )
     train(run)
     state = named_state(method, optimizer)
-    return Result(losses, {key: full(t) for key, t in state.items()}, sum(local(t).numel() for t in state.values()))
+    return Result(
+        losses,
+        {key: full(t) for key, t in state.items()},
+        sum(local(t).numel() for t in state.values()),
+    )
 
 
 def on_each_rank() -> tuple[dict[tuple[str, str, int], Result], Tensor]:
@@ -124,14 +144,22 @@ def ranks(request) -> list[tuple[dict, Tensor]]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[tuple[str, int], Result]:
-    return {(name, n): trained(name, replace(LAYOUTS["ddp"], mode="none"), n) for name in METHOD for n in (1, 2)}
+    return {
+        (name, n): trained(name, replace(LAYOUTS["ddp"], mode="none"), n)
+        for name in METHOD
+        for n in (1, 2)
+    }
 
 
 def test_the_runs_are_worth_comparing(alone):
-    """Losses move, prototypes after their freeze, the queue is full, statistics and momentum are there."""
+    """Losses move, prototypes after their freeze, the queue is full, statistics and momentum are
+    there.
+    """
     for (name, accumulate), result in alone.items():
         assert len(result.losses) == STEPS
-        assert min(abs(a - b) for a, b in zip(result.losses, result.losses[1:], strict=False)) > 1e-4
+        assert (
+            min(abs(a - b) for a, b in zip(result.losses, result.losses[1:], strict=False)) > 1e-4
+        )
         assert result.state["method.backbone.stem.1.num_batches_tracked"] == 2 * accumulate * STEPS
         assert result.state["optimizer.backbone.stem.0.weight.momentum_buffer"].abs().sum() > 0
         assert name != "swav" or result.state["method.queue.pushed"] == BATCH * STEPS
@@ -143,12 +171,15 @@ def test_processes_equal_one(ranks, alone):
         for (name, _, accumulate), result in results.items():
             expected = alone[name, accumulate]
             torch.testing.assert_close(result.losses, expected.losses, rtol=1e-9, atol=0)
-            # A bias before a BatchNorm has rounding errors for a gradient, which LARC magnifies: hence 1e-8.
+            # A bias before a BatchNorm has rounding errors for a gradient, which LARC magnifies:
+            # hence 1e-8.
             torch.testing.assert_close(result.state, expected.state, rtol=1e-8, atol=1e-8)
 
 
 def test_what_each_rank_holds(ranks, alone):
-    """FSDP shares everything trained among all ranks, hybrid sharding among two of them; small tensors unevenly."""
+    """FSDP shares everything trained among all ranks, hybrid sharding among two of them; small
+    tensors unevenly.
+    """
     for name in METHOD:
         whole, size = alone[name, 1].held, len(ranks)
         held = {key: ranks[0][0][name, key, n].held for key, n in CASES[size]}

@@ -1,4 +1,6 @@
-"""Health: what is measured, against numpy and by hand; what is decided, and that all ranks decide the same."""
+"""Health: what is measured, against numpy and by hand; what is decided, and that all ranks decide
+the same.
+"""
 
 import json
 import math
@@ -18,12 +20,32 @@ from seer.methods.symptoms import PROTOTYPES
 from seer.processes import spawn
 from seer.schema import check_options
 
-# What SwAV's small recipe logged on CIFAR-10 (K = 512, batch 64): after 100 steps, at its end, and, with epsilon=10
-# and then without BatchNorm in the head, after 50 steps.
-HEALTHY = {"loss": 5.967, "embedding_std": 0.759, "effective_rank": 4.375, "assignment_entropy": 5.144}
-HEALTHY |= {"sinkhorn_imbalance": 0.199, "perplexity": 60.4, "prototypes_empty": 0.0, "log_prototypes": 6.238}
-TRAINED = HEALTHY | {"loss": 4.305, "embedding_std": 0.918, "effective_rank": 22.7, "assignment_entropy": 2.429}
-FLAT = HEALTHY | {"loss": 6.239, "effective_rank": 1.6, "assignment_entropy": 6.238, "perplexity": 2.169}
+# What SwAV's small recipe logged on CIFAR-10 (K = 512, batch 64): after 100 steps, at its end, and,
+# with epsilon=10 and then without BatchNorm in the head, after 50 steps.
+HEALTHY = {
+    "loss": 5.967,
+    "embedding_std": 0.759,
+    "effective_rank": 4.375,
+    "assignment_entropy": 5.144,
+}
+HEALTHY |= {
+    "sinkhorn_imbalance": 0.199,
+    "perplexity": 60.4,
+    "prototypes_empty": 0.0,
+    "log_prototypes": 6.238,
+}
+TRAINED = HEALTHY | {
+    "loss": 4.305,
+    "embedding_std": 0.918,
+    "effective_rank": 22.7,
+    "assignment_entropy": 2.429,
+}
+FLAT = HEALTHY | {
+    "loss": 6.239,
+    "effective_rank": 1.6,
+    "assignment_entropy": 6.238,
+    "perplexity": 2.169,
+}
 COLLAPSED = FLAT | {"embedding_std": 0.0082}
 
 
@@ -106,7 +128,9 @@ def test_a_spike_leads_back(make):
 
 def test_too_few_losses_say_nothing(make):
     health = make()
-    assert not any(health.fault(i + 1, good(loss), False) for i, loss in enumerate([*NOISE[:31], 1e9]))
+    assert not any(
+        health.fault(i + 1, good(loss), False) for i, loss in enumerate([*NOISE[:31], 1e9])
+    )
 
 
 def test_bad_steps_in_a_row_lead_back(make, tmp_path):
@@ -152,10 +176,22 @@ def test_measurements_are_due_in_logged_rows(tmp_path):
         (HEALTHY, set()),
         (TRAINED, set()),
         (FLAT, {"dimensional_collapse", "loss_at_chance", "flat_assignments", "few_prototypes"}),
-        (COLLAPSED, {"collapse", "dimensional_collapse", "loss_at_chance", "flat_assignments", "few_prototypes"}),
+        (
+            COLLAPSED,
+            {
+                "collapse",
+                "dimensional_collapse",
+                "loss_at_chance",
+                "flat_assignments",
+                "few_prototypes",
+            },
+        ),
         (HEALTHY | {"sinkhorn_imbalance": 0.7}, {"unequal_prototypes"}),
         (HEALTHY | {"prototypes_empty": 3.0}, {"empty_prototypes"}),
-        ({"loss": 0.4, "embedding_std": 0.01, "effective_rank": 20.0}, {"collapse"}),  # a method without prototypes
+        (
+            {"loss": 0.4, "embedding_std": 0.01, "effective_rank": 20.0},
+            {"collapse"},
+        ),  # a method without prototypes
         ({"loss": math.nan, "embedding_std": math.nan, "effective_rank": 20.0}, set()),
     ],
 )
@@ -178,8 +214,15 @@ def test_a_symptom_is_told_once_and_when_it_has_gone(make, tmp_path):
         for step, event in ((153, "symptom"), (155, "recovered"))
         for name in ("dimensional_collapse", "loss_at_chance", "flat_assignments", "few_prototypes")
     }
-    assert make(patience=1, grace=0, every=50).judge(160, COLLAPSED, 64) is None  # a row without a measurement
-    assert make(patience=1, grace=0, act="pause", every=1).judge(160, COLLAPSED | {"loss": math.nan}, 64) is None
+    assert (
+        make(patience=1, grace=0, every=50).judge(160, COLLAPSED, 64) is None
+    )  # a row without a measurement
+    assert (
+        make(patience=1, grace=0, act="pause", every=1).judge(
+            160, COLLAPSED | {"loss": math.nan}, 64
+        )
+        is None
+    )
 
 
 def test_what_a_symptom_leads_to(make):
@@ -191,13 +234,18 @@ def test_what_a_symptom_leads_to(make):
     assert "lower schedule.peak" in str(paused)
     assert pausing.judge(100, COLLAPSED, 64) is None  # the same command continues it
     going_back = make(patience=2, grace=0, act="rollback")
-    assert [going_back.judge(step, v, 64) for step, v in ((50, HEALTHY), (100, COLLAPSED))] == [None, None]
+    assert [going_back.judge(step, v, 64) for step, v in ((50, HEALTHY), (100, COLLAPSED))] == [
+        None,
+        None,
+    ]
     fault = going_back.judge(150, COLLAPSED, 64)
     assert isinstance(fault, RollbackError)
     assert (fault.first, fault.last, fault.named) == (51, 150, False)
 
 
-@pytest.mark.parametrize("wrong", [{"act": "panic"}, {"every": -1}, {"patience": 0}, {"window": 3}, {"rollbacks": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"act": "panic"}, {"every": -1}, {"patience": 0}, {"window": 3}, {"rollbacks": -1}]
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(InputError, match="health"):
         check_options(HealthConfig(**wrong), "health")
@@ -206,6 +254,8 @@ def test_wrong_settings_are_refused(wrong):
 def test_the_guide_has_every_symptom_and_setting():
     guide = (Path(__file__).parents[2] / "docs/health.md").read_text()
     missing = [s.name for s in (*COLLAPSE, *PROTOTYPES) if f"`{s.name}`" not in guide]
-    missing += [name for name in HealthConfig.__dataclass_fields__ if f"`health.{name}" not in guide]
+    missing += [
+        name for name in HealthConfig.__dataclass_fields__ if f"`health.{name}" not in guide
+    ]
     missing += [action for action in ("none", "pause", "rollback") if f"`{action}`" not in guide]
     assert not missing

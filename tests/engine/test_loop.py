@@ -54,7 +54,9 @@ class Batches:
         self.poisoned = poisoned
 
     def views(self, step: int) -> Views:
-        crops = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        crops = torch.randn(
+            2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(step), dtype=torch.float64
+        )
         return Views((crops * float("nan") if step in self.poisoned else crops,), torch.arange(4))
 
     def iterate(self, start, stop, skipped=()):
@@ -113,14 +115,24 @@ def test_the_order_of_calls_and_the_epochs(run):
     one = [("forward", 0), ("after_backward", 0), ("after_update", 0)]
     rest = [[(name, step) for name, _ in one] for step in (1, 2)]
     proof = [("forward", 2), ("after_backward", 2)]  # of the last update
-    assert made.learner.calls == [("before_epoch", 0), *one, *rest[0], ("before_epoch", 0), *rest[1], *proof]
+    assert made.learner.calls == [
+        ("before_epoch", 0),
+        *one,
+        *rest[0],
+        ("before_epoch", 0),
+        *rest[1],
+        *proof,
+    ]
 
 
 def test_a_continued_run_does_not_begin_its_epoch_again(run):
     made = run(steps=2)
     train(made, start=1)
     step = ["forward", "after_backward", "after_update"]
-    assert [name for name, _ in made.learner.calls] == [*step, *step[:2]]  # the last update is proven
+    assert [name for name, _ in made.learner.calls] == [
+        *step,
+        *step[:2],
+    ]  # the last update is proven
 
 
 def test_a_step_that_is_not_finite_is_not_applied(run, tmp_path):
@@ -132,7 +144,9 @@ def test_a_step_that_is_not_finite_is_not_applied(run, tmp_path):
     assert torch.allclose(poisoned.learner.weight.data, weight, atol=1e-14)
     assert ("after_update", 2) not in poisoned.learner.calls
     poisoned.log.close()
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [loss is None for loss in losses] == [False, False, True, True, False, False]
 
 
@@ -173,13 +187,27 @@ def test_a_save_is_confirmed_by_the_next_step_and_the_first_and_last_at_once(run
                        finish=lambda: calls.append("finish"))  # fmt: skip
     train(made)
     one = ["good"]  # what a step says before its update, of the state that it found
-    assert calls == [*4 * one, "save 4", "good", *4 * one, "save 8", *one, "save 9", "good", "finish"]
+    assert calls == [
+        *4 * one,
+        "save 4",
+        "good",
+        *4 * one,
+        "save 8",
+        *one,
+        "save 9",
+        "good",
+        "finish",
+    ]
 
 
 def test_an_update_that_breaks_something_is_taken_back_even_if_it_is_the_last(run):
     made = run(steps=3)
-    made.learner.after_update = lambda step: made.learner.weight.data.fill_(1e200 if step.number == 2 else 0.0)
-    with pytest.raises(RollbackError, match="loss or gradient is not finite after this step's update") as raised:
+    made.learner.after_update = lambda step: made.learner.weight.data.fill_(
+        1e200 if step.number == 2 else 0.0
+    )
+    with pytest.raises(
+        RollbackError, match="loss or gradient is not finite after this step's update"
+    ) as raised:
         train(made)
     assert (raised.value.first, raised.value.last) == (3, 3)
 
@@ -187,7 +215,9 @@ def test_an_update_that_breaks_something_is_taken_back_even_if_it_is_the_last(ru
 def test_a_run_whose_last_steps_are_passed_over_is_not_done(run, tmp_path):
     made = run(steps=6)
     made.health.skipped = frozenset({3, 4, 5})
-    with pytest.raises(DivergedError, match="the run is not done: steps 4 to 6, the last ones, diverged"):
+    with pytest.raises(
+        DivergedError, match="the run is not done: steps 4 to 6, the last ones, diverged"
+    ):
         train(made)
     assert made.saved == [3]
     assert json.loads((tmp_path / "health.jsonl").read_text())["event"] == "diverged"
@@ -221,7 +251,9 @@ def test_a_scale_that_cannot_fall_further_ends_the_run(run):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_that_is_not_applied_leaves_everything_as_it_was(run, name):
-    """BatchNorm's statistics, queue, teacher and prototypes too; and nothing of it is left for the next step."""
+    """BatchNorm's statistics, queue, teacher and prototypes too; and nothing of it is left for the
+    next step.
+    """
 
     def state(made: Run) -> dict[str, torch.Tensor]:
         return {key: tensor.clone() for key, tensor in made.learner.state_dict().items()}
@@ -229,10 +261,19 @@ def test_a_step_that_is_not_applied_leaves_everything_as_it_was(run, name):
     def build(poisoned) -> Run:
         options = {"queue": 4, "freeze": 0} if name == "swav" else {}
         method, loader = tiny.build(name, **options).double(), Batches(poisoned)
-        loader.views = lambda step: poison(tiny.views_for(name, seed=step, dtype=torch.float64), step in poisoned)
+        loader.views = lambda step: poison(
+            tiny.views_for(name, seed=step, dtype=torch.float64), step in poisoned
+        )
         made = run(steps=3)
         optimizer = build_optimizer(method, OptimConfig())
-        return replace(made, learner=method, module=method, optimizer=optimizer, batches=loader, samples_per_epoch=100)
+        return replace(
+            made,
+            learner=method,
+            module=method,
+            optimizer=optimizer,
+            batches=loader,
+            samples_per_epoch=100,
+        )
 
     disturbed, one_step = build(poisoned={1, 2}), build(poisoned=())
     with pytest.raises(RollbackError):  # at the end of the run

@@ -18,7 +18,12 @@ def steps(log: RunLog, first: int, last: int, batch: int = 8) -> None:
     for step in range(first, last + 1):
         place = {"samples": step * batch, "lr": 0.1, "epoch": step / 4}
         log.step(
-            step, {"loss": torch.tensor(float(step)), "prototypes_used": torch.tensor(3)}, place, 7 * step, 0.25, 0.5
+            step,
+            {"loss": torch.tensor(float(step)), "prototypes_used": torch.tensor(3)},
+            place,
+            7 * step,
+            0.25,
+            0.5,
         )
 
 
@@ -31,7 +36,17 @@ def test_rows_have_the_documented_keys_and_appear_first_every_nth_and_last(tmp_p
         steps(log, 1, 12)
     rows = jsonl.read(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 5, 10, 12]
-    contract = {"step", "loss", "samples", "images_per_second", "data_wait", "time_step", "lr", "epoch", "seconds"}
+    contract = {
+        "step",
+        "loss",
+        "samples",
+        "images_per_second",
+        "data_wait",
+        "time_step",
+        "lr",
+        "epoch",
+        "seconds",
+    }
     assert all(row.keys() == contract | {"memory_gib", "prototypes_used", "seen"} for row in rows)
     assert all(0.05 < row["memory_gib"] < 50 for row in rows)
     assert [row["loss"] for row in rows] == [1.0, 5.0, 10.0, 12.0]
@@ -58,7 +73,14 @@ def test_rates_and_shares_are_those_of_the_window(tmp_path, monkeypatch):
     log = RunLog(tmp_path, LogConfig(every=2, tensorboard=False), World(), 4)
     for step in range(1, 5):
         now[0] += 2.0
-        log.step(step, {"loss": torch.tensor(1.0)}, {"samples": step * 10}, seen=0, waited=0.5, seconds=1.0)
+        log.step(
+            step,
+            {"loss": torch.tensor(1.0)},
+            {"samples": step * 10},
+            seen=0,
+            waited=0.5,
+            seconds=1.0,
+        )
     log.close()
     rows = jsonl.read(tmp_path / "metrics.jsonl")
     assert [row["images_per_second"] for row in rows] == [5.0, 5.0, 5.0]
@@ -100,7 +122,15 @@ def test_the_loaders_work_is_logged_as_a_share_of_the_time(tmp_path, monkeypatch
     log = RunLog(tmp_path, LogConfig(every=2, tensorboard=False), World(), 4)
     for step in range(1, 5):
         now[0] += 2.0
-        log.step(step, {"loss": torch.tensor(1.0)}, {"samples": step}, 0, 0.0, 1.0, {"read": 0.5, "decode": 3.0})
+        log.step(
+            step,
+            {"loss": torch.tensor(1.0)},
+            {"samples": step},
+            0,
+            0.0,
+            1.0,
+            {"read": 0.5, "decode": 3.0},
+        )
     log.close()
     last = jsonl.read(tmp_path / "metrics.jsonl")[-1]
     assert (last["time_read"], last["time_decode"]) == (0.25, 1.5)
@@ -113,7 +143,10 @@ def test_a_loss_that_is_not_a_number_is_null_in_the_file(tmp_path):
 
 
 def test_plain_lines_go_to_stderr_and_seer_log_and_warnings_too(tmp_path, capsys):
-    with log_file(tmp_path), RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), 3) as log:
+    with (
+        log_file(tmp_path),
+        RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), 3) as log,
+    ):
         logging.getLogger("seer.data").warning("damaged image a.jpg")
         steps(log, 1, 3)
     out = capsys.readouterr()
@@ -145,13 +178,19 @@ def log_on_two_ranks(run_dir: Path) -> None:
     rank = dist.get_rank()
     with RunLog(run_dir, LogConfig(every=2, tensorboard=False), World(rank, 2), 4) as log:
         for step in range(1, 5):
-            log.step(step, {"loss": torch.tensor(float(rank))}, {"samples": step}, 10 + rank, 0.0, 0.1)
+            log.step(
+                step, {"loss": torch.tensor(float(rank))}, {"samples": step}, 10 + rank, 0.0, 0.1
+            )
 
 
 def test_metrics_are_means_over_ranks_written_once(tmp_path):
     spawn(log_on_two_ranks, 2, tmp_path, device="cpu")
     rows = jsonl.read(tmp_path / "metrics.jsonl")
-    assert [(row["step"], row["loss"], row["seen"]) for row in rows] == [(1, 0.5, 21), (2, 0.5, 21), (4, 0.5, 21)]
+    assert [(row["step"], row["loss"], row["seen"]) for row in rows] == [
+        (1, 0.5, 21),
+        (2, 0.5, 21),
+        (4, 0.5, 21),
+    ]
 
 
 def test_environment_names_versions_and_machine(tmp_path):
@@ -177,8 +216,14 @@ def test_jsonl_keeps_whole_rows_around_a_torn_line(tmp_path, tail):
 
 def test_rows_that_are_not_readable_are_kept_beside_when_a_run_goes_on(tmp_path, caplog):
     path = tmp_path / "metrics.jsonl"
-    rows = [{"step": 1, "loss": 1.0, "seconds": None}, {"step": 2, "loss": 2.0, "note": {"a": [1]}}, {"step": 9}]
-    path.write_text("\0\0\0\n" + "".join(json.dumps(row) + "\n" for row in rows) + '{"step": "x"}\n{"st')
+    rows = [
+        {"step": 1, "loss": 1.0, "seconds": None},
+        {"step": 2, "loss": 2.0, "note": {"a": [1]}},
+        {"step": 9},
+    ]
+    path.write_text(
+        "\0\0\0\n" + "".join(json.dumps(row) + "\n" for row in rows) + '{"step": "x"}\n{"st'
+    )
     old = path.read_bytes()
     with RunLog(tmp_path, LogConfig(tensorboard=False), World(), 12, start=2):
         pass
@@ -201,14 +246,19 @@ def test_a_plan_that_is_not_readable_is_told_once(tmp_path, plan, caplog):
     assert caplog.text.count("go without what was planned") == 1
 
 
-@pytest.mark.parametrize("name", ["seer.log", "metrics.jsonl", "health.jsonl", "checkpoints", ".lock"])
+@pytest.mark.parametrize(
+    "name", ["seer.log", "metrics.jsonl", "health.jsonl", "checkpoints", ".lock"]
+)
 def test_a_run_writes_to_nothing_outside_its_directory(tmp_path, name):
     run = tmp_path / "run"
     run.mkdir()
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (run / name).symlink_to(victim)
-    with pytest.raises(InputError, match=f"{name}: leads out of .*, where nothing is written"), log_file(run):
+    with (
+        pytest.raises(InputError, match=f"{name}: leads out of .*, where nothing is written"),
+        log_file(run),
+    ):
         pass
     assert victim.read_text() == "precious"
 

@@ -8,7 +8,14 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from seer.distributed import local
-from seer.engine.optim import SGD, LossScaler, OptimConfig, build_optimizer, clip_grad_norm, squared_norms
+from seer.engine.optim import (
+    SGD,
+    LossScaler,
+    OptimConfig,
+    build_optimizer,
+    clip_grad_norm,
+    squared_norms,
+)
 from seer.engine.preempt import agree
 from seer.errors import InputError
 from seer.processes import spawn
@@ -16,7 +23,9 @@ from seer.processes import spawn
 
 def network(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3, bias=False)).double()
+    return nn.Sequential(
+        nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3, bias=False)
+    ).double()
 
 
 def set_gradients(model: nn.Module, step: int, scale: float = 1.0) -> None:
@@ -25,7 +34,9 @@ def set_gradients(model: nn.Module, step: int, scale: float = 1.0) -> None:
         p.grad = torch.randn(p.shape, dtype=p.dtype, generator=generator) * scale
 
 
-def run(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5, lr: float = 0.3) -> list[torch.Tensor]:
+def run(
+    model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5, lr: float = 0.3
+) -> list[torch.Tensor]:
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr / (step + 1)
@@ -74,7 +85,9 @@ def test_without_trust_it_is_torchs_sgd_bit_for_bit(nesterov, momentum, decay):
     ours = network()
     theirs = copy.deepcopy(ours)
     config = OptimConfig(larc=False, momentum=momentum, weight_decay=decay, nesterov=nesterov)
-    oracle = torch.optim.SGD(theirs.parameters(), 0.3, momentum, weight_decay=decay, nesterov=nesterov)
+    oracle = torch.optim.SGD(
+        theirs.parameters(), 0.3, momentum, weight_decay=decay, nesterov=nesterov
+    )
     assert_same(run(ours, build_optimizer(ours, config)), run(theirs, oracle), rtol=0, atol=0)
 
 
@@ -85,7 +98,9 @@ def test_lars_is_lightlys_with_vectors_left_out():
     theirs = copy.deepcopy(ours)
     matrices = [p for p in theirs.parameters() if p.ndim > 1]
     vectors = [p for p in theirs.parameters() if p.ndim == 1]
-    oracle = LARS([{"params": matrices, "weight_decay": 0.02}, {"params": vectors}], lr=0.3, momentum=0.9)
+    oracle = LARS(
+        [{"params": matrices, "weight_decay": 0.02}, {"params": vectors}], lr=0.3, momentum=0.9
+    )
     optimizer = build_optimizer(ours, OptimConfig("lars", weight_decay=0.02, lars_joint_norm=False))
     assert_same(run(ours, optimizer), run(theirs, oracle), rtol=1e-12, atol=1e-14)
 
@@ -103,23 +118,31 @@ def simclr_lars(model, steps, decay, momentum, nesterov, trust=0.001, lr=0.3):
                 w_norm, g_norm = np.sqrt((values[name] ** 2).sum()), np.sqrt((gradient**2).sum())
                 rate *= trust * w_norm / g_norm if w_norm > 0 and g_norm > 0 else 1.0
             sums[name] = momentum * sums[name] + rate * gradient
-            values[name] = values[name] - (momentum * sums[name] + rate * gradient if nesterov else sums[name])
+            values[name] = values[name] - (
+                momentum * sums[name] + rate * gradient if nesterov else sums[name]
+            )
     return [torch.from_numpy(v) for v in values.values()]
 
 
 def byol_lars(model, steps, decay, momentum, trust=0.001, lr=0.3):
-    """BYOL's code, stage by stage as it chains them: decay, adapt, sum, then multiply by the step's rate."""
+    """BYOL's code, stage by stage as it chains them: decay, adapt, sum, then multiply by the step's
+    rate.
+    """
     values = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     sums = {name: np.zeros_like(v) for name, v in values.items()}
     for step in range(steps):
         set_gradients(model, step)
         updates = {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
-        adapted = [name for name in updates if not name.endswith("bias") and name != "1.weight"]  # 1 is a BatchNorm
+        adapted = [
+            name for name in updates if not name.endswith("bias") and name != "1.weight"
+        ]  # 1 is a BatchNorm
         for name in adapted:
             updates[name] = updates[name] + decay * values[name]
         for name in adapted:
             p_norm, u_norm = np.linalg.norm(values[name]), np.linalg.norm(updates[name])
-            updates[name] = updates[name] * (trust * p_norm / u_norm if p_norm > 0 and u_norm > 0 else 1.0)
+            updates[name] = updates[name] * (
+                trust * p_norm / u_norm if p_norm > 0 and u_norm > 0 else 1.0
+            )
         for name, update in updates.items():
             sums[name] = momentum * sums[name] + update
             values[name] = values[name] - lr / (step + 1) * sums[name]
@@ -151,7 +174,9 @@ def test_the_forms_of_lars_differ():
     results = []
     for form in forms:
         model = network()
-        results.append(run(model, build_optimizer(model, OptimConfig("lars", weight_decay=0.3, **form)))[0])
+        results.append(
+            run(model, build_optimizer(model, OptimConfig("lars", weight_decay=0.3, **form)))[0]
+        )
     for a, b in itertools.combinations(results, 2):
         assert (a - b).abs().max() > 1e-6
 
@@ -165,7 +190,9 @@ def test_joint_lars_scales_nothing_where_a_norm_is_zero(rate_in_momentum):
     optimizer.param_groups[0]["lr"] = 0.5
     optimizer.step()
     assert torch.equal(weight, torch.full((3, 2), -0.5))
-    torch.testing.assert_close(still, torch.full((3, 2), 1 - 0.5 * 0.001))  # decay alone has a norm: 0.001 of ‖p‖
+    torch.testing.assert_close(
+        still, torch.full((3, 2), 1 - 0.5 * 0.001)
+    )  # decay alone has a norm: 0.001 of ‖p‖
 
 
 def test_adamw_is_torchs():
@@ -179,8 +206,12 @@ def test_adamw_is_torchs():
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_vectors_can_be_spared_decay(name):
     model = network()
-    optimizer = build_optimizer(model, OptimConfig(name, weight_decay=0.1, decay_norm_and_bias=False))
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    optimizer = build_optimizer(
+        model, OptimConfig(name, weight_decay=0.1, decay_norm_and_bias=False)
+    )
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     assert {decay[id(p)] for p in model.parameters() if p.ndim > 1} == {0.1}
     assert {decay[id(p)] for p in model.parameters() if p.ndim == 1} == {0.0}
 
@@ -276,7 +307,9 @@ def test_a_disabled_scaler_does_nothing():
 
 
 def real_steps(config: OptimConfig, sharded: bool) -> tuple[list[torch.Tensor], float]:
-    """A few clipped updates; the whole parameters and the last gradient norm. Rows of 5 and 3 make uneven shards."""
+    """A few clipped updates; the whole parameters and the last gradient norm. Rows of 5 and 3 make
+    uneven shards.
+    """
     from torch.distributed.fsdp import fully_shard
 
     model = network()
@@ -292,7 +325,9 @@ def real_steps(config: OptimConfig, sharded: bool) -> tuple[list[torch.Tensor], 
         norm = clip_grad_norm(model.parameters(), 0.7)
         optimizer.step()
         optimizer.zero_grad()
-    buffers = [state["momentum_buffer"] for state in optimizer.state.values() if "momentum_buffer" in state]
+    buffers = [
+        state["momentum_buffer"] for state in optimizer.state.values() if "momentum_buffer" in state
+    ]
     assert all(isinstance(b, DTensor) == sharded for b in buffers)
     whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]
     return [p.detach() for p in whole], norm.item()

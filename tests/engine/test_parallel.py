@@ -7,7 +7,13 @@ from torch import nn
 from seer.backbones import build as build_backbone
 from seer.distributed import World, local
 from seer.engine import parallel
-from seer.engine.parallel import CheckpointedStage, ParallelConfig, autocast, checkpoint_stages, parallelize
+from seer.engine.parallel import (
+    CheckpointedStage,
+    ParallelConfig,
+    autocast,
+    checkpoint_stages,
+    parallelize,
+)
 from seer.errors import InputError
 from seer.processes import spawn
 from tests.engine import tiny
@@ -42,7 +48,9 @@ def _gathered() -> dict[str, torch.dtype]:
     names, seen = {module: name for name, module in method.named_modules()}, {}
 
     def note(part: nn.Module, *_) -> None:
-        seen.update({f"{names[part]}.{key}": p.dtype for key, p in part.named_parameters(recurse=False)})
+        seen.update(
+            {f"{names[part]}.{key}": p.dtype for key, p in part.named_parameters(recurse=False)}
+        )
 
     for part in names:
         part.register_forward_hook(note)
@@ -69,7 +77,9 @@ def assert_same(result, expected, tolerance, state_tolerance=None):
 
 
 def test_the_losses_are_worth_comparing(alone):
-    """They change from step to step, prototypes stay frozen for two steps and then move, and BatchNorm has counted."""
+    """They change from step to step, prototypes stay frozen for two steps and then move, and
+    BatchNorm has counted.
+    """
     assert min(abs(a - b) for a, b in zip(alone.losses, alone.losses[1:], strict=False)) > 1e-3
     initial = tiny.build(ParallelConfig())[0].state_dict()
     assert not torch.equal(initial["prototypes.weight"], alone.state["prototypes.weight"])
@@ -97,7 +107,9 @@ def test_mixed_precision(ranks, name):
 
 
 def test_half_precision_is_gathered_for_convolutions_only(ranks):
-    """What autocast would make of fp32 weights, cast before it is sent: the losses stay DDP's to the last bit."""
+    """What autocast would make of fp32 weights, cast before it is sent: the losses stay DDP's to
+    the last bit.
+    """
     ddp, fsdp = (ranks[0][0][name].losses for name in ("ddp in bf16", "fsdp in bf16"))
     assert fsdp[0] == ddp[0]
     assert fsdp == pytest.approx(ddp, rel=0.02)
@@ -117,7 +129,9 @@ def test_checkpointing_keeps_the_inputs_of_groups_only():
     def saved(config):
         method, module, _ = tiny.build(config)
         kept = {}
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t
+        ):
             module.backbone(tiny.batch(0).crops[0].flatten(0, 1))
         mine = {p.data_ptr() for p in method.parameters()}
         return sum(t.numel() for pointer, t in kept.items() if pointer not in mine)
@@ -137,7 +151,9 @@ def test_batchnorm_by_itself_sees_one_ranks_batch(ranks, alone):
     assert abs(own[0].losses[0] - alone.losses[0]) > 1e-6
     mean = "backbone.stem.1.running_mean"
     assert not torch.allclose(own[0].state[mean], own[1].state[mean])
-    torch.testing.assert_close(own[0].state["backbone.stem.1.weight"], own[1].state["backbone.stem.1.weight"])
+    torch.testing.assert_close(
+        own[0].state["backbone.stem.1.weight"], own[1].state["backbone.stem.1.weight"]
+    )
 
 
 @pytest.mark.parametrize("name", ["deferred", "deferred ddp"])
@@ -156,10 +172,16 @@ def test_deferred_initialisation_alone():
 
 
 def test_compiled_blocks_change_nothing(alone, monkeypatch):
-    """With everything but the generation of C++, which would take minutes: tracing, autograd, recomputation."""
+    """With everything but the generation of C++, which would take minutes: tracing, autograd,
+    recomputation.
+    """
     compile_ = torch.compile
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda f, **kw: compiled.append(f) or compile_(f, backend="aot_eager", **kw))
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda f, **kw: compiled.append(f) or compile_(f, backend="aot_eager", **kw),
+    )
     result = train(ParallelConfig("none", GROUPS, compile=True))
     assert_same(result, alone, 1e-9)
     assert list(result.state) == list(alone.state)
@@ -169,7 +191,9 @@ def test_compiled_blocks_change_nothing(alone, monkeypatch):
 def test_without_a_compiler_training_goes_on(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
-    no_compiler = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True})
+    no_compiler = torch._inductor.config.patch(
+        {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    )
     with no_compiler, caplog.at_level(logging.WARNING):
         assert not parallel.can_compile(torch.device("cpu"))
     (record,) = [r for r in caplog.records if r.name == parallel.__name__]
@@ -184,7 +208,12 @@ def test_seers_grouping_of_a_real_backbone():
     names, x = list(backbone.state_dict()), torch.randn(2, 3, 64, 64, dtype=torch.float64)
     plain = backbone(x)
     checkpoint_stages(backbone, [[1], [1], [2, 4], []])
-    assert [isinstance(stage, CheckpointedStage) for stage in backbone.stages] == [True, True, True, False]
+    assert [isinstance(stage, CheckpointedStage) for stage in backbone.stages] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert list(backbone.state_dict()) == names
     torch.testing.assert_close(backbone(x), plain)
     torch.testing.assert_close(backbone.forward_features(x)[-1].mean((2, 3)), plain)
@@ -197,11 +226,27 @@ def test_seers_grouping_of_a_real_backbone():
         (ParallelConfig("none"), 2, "parallel.mode=none is for one process and there are 2"),
         (ParallelConfig("ddp", bn_group=3), 8, "parallel.bn_group=3 does not divide 8 processes"),
         (ParallelConfig("ddp", bn_group=-1), 8, "parallel.bn_group: -1 is not"),
-        (ParallelConfig("fsdp", shard_group=3), 8, "parallel.shard_group=3 does not divide 8 processes"),
-        (ParallelConfig(checkpointing=[[1]]), 1, "parallel.checkpointing has 1 lists; the backbone has 2 stages"),
-        (ParallelConfig(checkpointing=[[1], [3]]), 1, "parallel.checkpointing: .3. must .* 2, stage 2's depth"),
+        (
+            ParallelConfig("fsdp", shard_group=3),
+            8,
+            "parallel.shard_group=3 does not divide 8 processes",
+        ),
+        (
+            ParallelConfig(checkpointing=[[1]]),
+            1,
+            "parallel.checkpointing has 1 lists; the backbone has 2 stages",
+        ),
+        (
+            ParallelConfig(checkpointing=[[1], [3]]),
+            1,
+            "parallel.checkpointing: .3. must .* 2, stage 2's depth",
+        ),
         (ParallelConfig(checkpointing=[[2, 1], []]), 1, "parallel.checkpointing: .2, 1. must rise"),
-        (ParallelConfig(checkpointing=[[0], []]), 1, "parallel.checkpointing.0..0.: 0 is not a whole number"),
+        (
+            ParallelConfig(checkpointing=[[0], []]),
+            1,
+            "parallel.checkpointing.0..0.: 0 is not a whole number",
+        ),
     ],
 )
 def test_wrong_configurations_are_named(config, size, message):
@@ -216,7 +261,12 @@ def test_precision_is_checked():
 
 @pytest.mark.parametrize(
     ("precision", "dtype"),
-    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp64", torch.float32)],
+    [
+        ("fp32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.float16),
+        ("fp64", torch.float32),
+    ],
 )
 def test_autocast(precision, dtype):
     with autocast(precision, torch.device("cpu")):

@@ -21,12 +21,20 @@ HERE = {"host": "node1", "torch": "2.14.1", "numpy": "2.0", "the code of seer": 
         ({"torch": "2.13.0"}, 0.0, "rank 3 on node2: torch is 2.13.0, and 2.14.1 on node1"),
         ({"numpy": None}, 0.0, "rank 3 on node2: numpy is not installed, and 2.0 on node1"),
         ({"fairscale": "0.4"}, 0.0, "fairscale is 0.4, and not installed on node1"),
-        ({"the code of seer": "abd in /seer"}, 0.0, "the code of seer is abd in /seer, and abc in /seer on node1"),
+        (
+            {"the code of seer": "abd in /seer"},
+            0.0,
+            "the code of seer is abd in /seer, and abc in /seer on node1",
+        ),
         ({}, -90.0, "rank 3 on node2: its clock is -90 s off that of node1; synchronise them"),
     ],
 )
 def test_differences_are_named(change, clock, message):
-    other = {key: value for key, value in {**HERE, "host": "node2", **change}.items() if value is not None}
+    other = {
+        key: value
+        for key, value in {**HERE, "host": "node2", **change}.items()
+        if value is not None
+    }
     told = peers.differs(3, (1000.0, HERE), (1000.0 + clock, other))
     assert told.startswith(message) if message.startswith("rank") else message in told
     assert bool(told) == bool(message)
@@ -55,7 +63,13 @@ def test_a_port_in_use_is_told(monkeypatch):
     monkeypatch.setattr(distributed, "_world", None)  # as in a process that has not joined one
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-        place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place = {
+            "RANK": "0",
+            "WORLD_SIZE": "2",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         for key, value in place.items():
             monkeypatch.setenv(key, value)
         with pytest.raises(InUseError, match=f"127.0.0.1:{port}: the port is in use"):

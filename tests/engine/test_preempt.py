@@ -62,13 +62,17 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny, shards, tmp_
         return spawn(run.run, 2, config, device="cpu")[0] if processes == 2 else run.run(config)
 
     whole = train("whole")
-    thread = interrupt_after(tmp_path / "parts", 3, signal.SIGTERM if processes == 2 else signal.SIGUSR2)
+    thread = interrupt_after(
+        tmp_path / "parts", 3, signal.SIGTERM if processes == 2 else signal.SIGUSR2
+    )
     with pytest.raises(StoppedError, match=r"stopped after step \d+ as asked"):
         train("parts")
     thread.join()
     done = rows(tmp_path / "parts")[-1]["step"]
     assert 3 <= done < 24
-    assert [path.name for path in (tmp_path / "parts/checkpoints").iterdir()] == [f"step-{done:09d}"]
+    assert [path.name for path in (tmp_path / "parts/checkpoints").iterdir()] == [
+        f"step-{done:09d}"
+    ]
     assert losses(train("parts")) == losses(whole)
 
 
@@ -86,6 +90,8 @@ with Watchdog() as watchdog:
 def test_a_hung_step_ends_with_the_stack_on_stderr():
     root = str(Path(run.__file__).parents[2])
     environment = {**os.environ, "SEER_HANG_SECONDS": "0.5", "PYTHONPATH": root}
-    done = subprocess.run([sys.executable, "-c", HANG], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", HANG], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     assert "collective_that_never_ends" in done.stderr

@@ -1,4 +1,5 @@
-"""Whatever breaks a run, and wherever: what is there to go on from is good, and what ends as done is, too.
+"""Whatever breaks a run, and wherever: what is there to go on from is good, and what ends as done
+is, too.
 
 `SEER_PROOF_CASES` draws more cases than the suite does.
 """
@@ -32,7 +33,8 @@ from seer.methods.base import Method
 from seer.rundir.names import checkpoints, latest
 
 CASES = int(os.environ.get("SEER_PROOF_CASES", 40))
-# What an update may leave: what is no number, and what is finite and gives no finite loss, or a loss out of all bounds.
+# What an update may leave: what is no number, and what is finite and gives no finite loss, or a
+# loss out of all bounds.
 RUINS = {"nan": float("nan"), "inf": float("inf"), "huge": 1e28, "far": 1e12}
 
 
@@ -91,7 +93,9 @@ class Batches:
     work_seconds: dict[str, float] = {}  # noqa: RUF012
     seen = 0
 
-    def __init__(self, plan: Plan, bad: set[int], end: tuple[int, bool] | None, asked: StopRequest, look):
+    def __init__(
+        self, plan: Plan, bad: set[int], end: tuple[int, bool] | None, asked: StopRequest, look
+    ):
         self.plan, self.bad, self.end, self.asked, self.look = plan, bad, end, asked, look
 
     def iterate(self, start, stop, skipped=()):
@@ -112,7 +116,9 @@ class Batches:
 
 
 def is_good(path: Path) -> bool:
-    """Whether the weights of a checkpoint and the optimizer's state are finite, and the loss that they give, too."""
+    """Whether the weights of a checkpoint and the optimizer's state are finite, and the loss that
+    they give, too.
+    """
     try:
         (file,) = (path / "state").iterdir()
         tensors = load_file(file)
@@ -123,7 +129,9 @@ def is_good(path: Path) -> bool:
 
 
 class Watch:
-    """Looks at the checkpoints that can be seen: all are good, and once there was one, there is one."""
+    """Looks at the checkpoints that can be seen: all are good, and once there was one, there is
+    one.
+    """
 
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
@@ -140,7 +148,9 @@ class Watch:
         self.any = bool(paths)
 
 
-def process(plan: Plan, run_dir: Path, bad: set[int], end: tuple[int, bool] | None, look: Watch) -> None:
+def process(
+    plan: Plan, run_dir: Path, bad: set[int], end: tuple[int, bool] | None, look: Watch
+) -> None:
     """One process of a run, as `engine.run` has it, to its end."""
     torch.manual_seed(0)
     method = Mean(plan)
@@ -161,7 +171,11 @@ def attempt(plan, run_dir, method, asked, batches, fault):
     saves = Checkpointer(run_dir, config, World(), asked)
     load = partial(saves.load, method, optimizer)
     config = HealthConfig(patience=plan.patience, rollbacks=5)
-    header = load() if fault is None else roll_back(fault, load, run_dir, config.rollbacks, World(), lambda step: [])
+    header = (
+        load()
+        if fault is None
+        else roll_back(fault, load, run_dir, config.rollbacks, World(), lambda step: [])
+    )
     health, scaler = Health(config, run_dir, World()), LossScaler(plan.fp16, scale=4.0)
     start = 0
     if header is not None:
@@ -212,7 +226,9 @@ def plans(draw) -> Plan:
     return Plan(
         steps,
         draw(st.frozensets(numbers, max_size=6)),
-        draw(st.dictionaries(numbers, st.sampled_from([*RUINS, "momentum", "momentum"]), max_size=3)),
+        draw(
+            st.dictionaries(numbers, st.sampled_from([*RUINS, "momentum", "momentum"]), max_size=3)
+        ),
         draw(st.booleans()),
         draw(st.lists(st.tuples(numbers, st.booleans()), max_size=3)),
         draw(st.integers(0, 6)),
@@ -228,7 +244,12 @@ def quick(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=CASES == 40)
+@settings(
+    max_examples=CASES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=CASES == 40,
+)
 @given(plans())
 def test_what_is_left_is_good(plan):
     with TemporaryDirectory() as folder:
@@ -236,7 +257,11 @@ def test_what_is_left_is_good(plan):
         look = Watch(run_dir)
         bad = set(plan.bad)
         outcome = "done"
-        for end in [*plan.ends, None, None]:  # the same command again changes nothing of what is the end
+        for end in [
+            *plan.ends,
+            None,
+            None,
+        ]:  # the same command again changes nothing of what is the end
             try:
                 process(plan, run_dir, bad, end, look)
                 outcome = "done"

@@ -46,7 +46,14 @@ def test_step_falls_at_milestones():
 
 def test_seers_restart_has_its_published_corners():
     config = ScheduleConfig(
-        "restarts", 4.8, start=0.3, final=0.0048, warmup=100, milestones=[0.55], gamma=2.114 / 4.8, rewarm=0.1
+        "restarts",
+        4.8,
+        start=0.3,
+        final=0.0048,
+        warmup=100,
+        milestones=[0.55],
+        gamma=2.114 / 4.8,
+        rewarm=0.1,
     )
     assert value(config, 0, 1000) == 0.3
     assert value(config, 100, 1000) == 4.8
@@ -66,7 +73,9 @@ def test_restarts_without_rewarm_jump_back():
 
 def test_waves_go_down_and_up_again():
     config = ScheduleConfig("waves", peak=1.0, final=0.1, milestones=[0.5])
-    assert [value(config, s, 8) for s in (0, 2, 4, 6, 8)] == pytest.approx([1.0, 0.1, 1.0, 0.1, 1.0])
+    assert [value(config, s, 8) for s in (0, 2, 4, 6, 8)] == pytest.approx(
+        [1.0, 0.1, 1.0, 0.1, 1.0]
+    )
 
 
 configs = st.builds(
@@ -103,10 +112,15 @@ def test_cosine_never_rises_after_its_warmup(warmup, total):
 def test_rates_are_for_so_many_images():
     config = ScheduleConfig(peak=0.6, start=0.1, final=0.0006, per=256, warmup=0.05)
     followed = effective(config, 2048, 1000)
-    assert (followed.peak, followed.start, followed.final) == pytest.approx((4.8, 0.8, 0.0048), rel=1e-12)
+    assert (followed.peak, followed.start, followed.final) == pytest.approx(
+        (4.8, 0.8, 0.0048), rel=1e-12
+    )
     assert (followed.per, followed.warmup) == (0, 50)
     assert (config.peak, config.per) == (0.6, 256)  # what was given stays
-    assert describe(config, 2048, 1000) == "rate 0.6 for 256 images → 4.8 for 2,048; warm-up 50 of 1,000 steps"
+    assert (
+        describe(config, 2048, 1000)
+        == "rate 0.6 for 256 images → 4.8 for 2,048; warm-up 50 of 1,000 steps"
+    )
     assert describe(ScheduleConfig(peak=0.006), 64, 10) == (
         "rate 0.006, whatever the batch (64 images); warm-up 0 of 10 steps"
     )
@@ -128,7 +142,9 @@ def test_a_rate_grows_in_proportion_to_the_batch(config, batch_size, per, total,
     followed = effective(config, batch_size, total)
     assert effective(followed, batch_size, total) == followed
     as_given = value(dataclasses.replace(config, per=0), step, total)
-    assert value(followed, step, total) == pytest.approx(as_given * batch_size / per, rel=1e-9, abs=1e-12)
+    assert value(followed, step, total) == pytest.approx(
+        as_given * batch_size / per, rel=1e-9, abs=1e-12
+    )
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(1, 10**6))
@@ -169,7 +185,9 @@ def test_a_bad_schedule_is_the_users_error(config, message):
         value(config, 0, 10)
 
 
-@pytest.mark.parametrize("wrong", [{"peak": 1e29, "gamma": 100.0}, {"gamma": 1e30, "milestones": [0.1] * 99 + [0.9]}])
+@pytest.mark.parametrize(
+    "wrong", [{"peak": 1e29, "gamma": 100.0}, {"gamma": 1e30, "milestones": [0.1] * 99 + [0.9]}]
+)
 def test_a_rate_that_no_step_could_take(wrong):
     with pytest.raises(InputError, match=r"schedule\.gamma=.*the rate would rise to 1e"):
         value(ScheduleConfig("step", **({"milestones": [0.3]} | wrong)), 0, 10)

@@ -1,4 +1,6 @@
-"""A small method with everything that parallelism can get wrong, and a few steps of training it, for engine tests."""
+"""A small method with everything that parallelism can get wrong, and a few steps of training it,
+for engine tests.
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -26,7 +28,9 @@ class Block(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_width, out_width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(out_width)
-        self.shortcut = nn.Identity() if in_width == out_width else nn.Conv2d(in_width, out_width, 1)
+        self.shortcut = (
+            nn.Identity() if in_width == out_width else nn.Conv2d(in_width, out_width, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv(x)) + self.shortcut(x), inplace=True)
@@ -35,7 +39,9 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     def __init__(self, width: int = WIDTH):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
         one = nn.Sequential(Block(width, width), Block(width, width), Block(width, width))
         two = nn.Sequential(Block(width, 2 * width), Block(2 * width, 2 * width))
         self.stages = nn.ModuleList([one, two])
@@ -49,12 +55,16 @@ class Backbone(nn.Module):
 
 
 class Tiny(Method):
-    """Contrasts crops of different sizes over all ranks, with a momentum teacher and prototypes frozen at first."""
+    """Contrasts crops of different sizes over all ranks, with a momentum teacher and prototypes
+    frozen at first.
+    """
 
     def __init__(self, width: int = WIDTH):
         super().__init__()
         self.backbone, self.teacher = Backbone(width), Backbone(width).requires_grad_(False)
-        self.head = nn.Sequential(nn.Linear(2 * width, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5))
+        self.head = nn.Sequential(
+            nn.Linear(2 * width, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5)
+        )
         self.prototypes = nn.Linear(5, 7, bias=False)
         self.register_buffer("centre", torch.zeros(5))
 
@@ -67,11 +77,16 @@ class Tiny(Method):
     def forward(self, views: Views, step: Step) -> Output:
         embeddings = F.normalize(over_crops(self.head, forward_crops(self.backbone, views)), dim=-1)
         with torch.no_grad():
-            target = distributed.all_reduce_mean(forward_crops(self.teacher, views, slice(1)).mean())
+            target = distributed.all_reduce_mean(
+                forward_crops(self.teacher, views, slice(1)).mean()
+            )
         keys = distributed.gather(embeddings[0])
         similarity = self.prototypes(embeddings[2]) @ self.prototypes(keys).T
         labels = distributed.rank() * len(views.index) + torch.arange(len(views.index))
-        loss = F.cross_entropy(similarity / 0.5, labels) + (embeddings - self.centre).square().mean() * target.cos()
+        loss = (
+            F.cross_entropy(similarity / 0.5, labels)
+            + (embeddings - self.centre).square().mean() * target.cos()
+        )
         return Output(loss, {"target": target}, embeddings[0].detach())
 
     def after_backward(self, step: Step) -> None:
@@ -96,21 +111,30 @@ def batch(step: int, dtype: torch.dtype = torch.float64) -> Views:
     """This rank's part of a step's global batch: two crops of 12 px and one of 8 px of each image."""
     generator = torch.Generator().manual_seed(step)
     crops = [
-        torch.randn(v, BATCH, 3, s, s, generator=generator, dtype=torch.float64).to(dtype) for v, s in ((2, 12), (1, 8))
+        torch.randn(v, BATCH, 3, s, s, generator=generator, dtype=torch.float64).to(dtype)
+        for v, s in ((2, 12), (1, 8))
     ]
-    mine = slice(*(BATCH // distributed.size() * r for r in (distributed.rank(), distributed.rank() + 1)))
+    mine = slice(
+        *(BATCH // distributed.size() * r for r in (distributed.rank(), distributed.rank() + 1))
+    )
     return Views(tuple(c[:, mine] for c in crops), torch.arange(BATCH)[mine])
 
 
 def build(config: ParallelConfig, precision: str = "fp64") -> tuple[Tiny, nn.Module, SGD]:
-    """Method, the module to call, and an optimizer whose rates depend on the norms of whole parameters."""
+    """Method, the module to call, and an optimizer whose rates depend on the norms of whole
+    parameters.
+    """
     torch.manual_seed(0)
     with torch.device("meta" if config.deferred_init else "cpu"):
         method = Tiny()
     world = distributed.init("cpu")
     config = replace(config, mode=config.mode if world.size > 1 else "none")
     module = parallelize(method, config, world, precision)
-    return method, module, SGD([p for p in method.parameters() if p.requires_grad], lr=0.5, momentum=0.9, trust=0.1)
+    return (
+        method,
+        module,
+        SGD([p for p in method.parameters() if p.requires_grad], lr=0.5, momentum=0.9, trust=0.1),
+    )
 
 
 def steps(

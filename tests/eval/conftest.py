@@ -13,14 +13,22 @@ from seer.interop.models import Model
 COLOURS = {"brick": (170, 90, 70), "moss": (100, 140, 80), "slate": (90, 100, 150)}
 
 
-def write_images(folder: Path, per_class: int, seed: int, size: int = 24, noise: float = 40.0) -> Path:
+def write_images(
+    folder: Path, per_class: int, seed: int, size: int = 24, noise: float = 40.0
+) -> Path:
     """`folder/CLASS/000.png`: the class's colour, a tint of the image's own and noise."""
     random = np.random.default_rng(seed)
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True)
         for i in range(per_class):
-            pixels = np.array(colour) + random.normal(0, noise, 3) + random.normal(0, 20, (size, size, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i:03d}.png")
+            pixels = (
+                np.array(colour)
+                + random.normal(0, noise, 3)
+                + random.normal(0, 20, (size, size, 3))
+            )
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+                folder / name / f"{i:03d}.png"
+            )
     return folder
 
 

@@ -61,7 +61,9 @@ def test_npz_of_unlabelled_images_leaves_damaged_ones_out(tmp_path, caplog):
 
 def test_shards_labelled_and_not(data, tmp_path):
     test = load_labelled(data, "test")
-    write_shards(tmp_path / "labelled", [40, 20], test.bytes, lambda i: int(test.labels[i]), test.classes)
+    write_shards(
+        tmp_path / "labelled", [40, 20], test.bytes, lambda i: int(test.labels[i]), test.classes
+    )
     write_shards(tmp_path / "plain", [60], test.bytes)
     embed("net", tmp_path / "labelled", tmp_path / "a.parquet")
     embed("net", tmp_path / "plain", tmp_path / "b.parquet")
@@ -120,13 +122,17 @@ def test_names_that_are_not_utf8_stay_distinct(data, tmp_path):
 
 
 def test_keys_are_what_shards_remove_and_audit_take(folder, shards, tmp_path):
-    """The whole way: features, a list of keys out of them, where the audit finds those, and the images gone."""
+    """The whole way: features, a list of keys out of them, where the audit finds those, and the
+    images gone.
+    """
     copy = tmp_path / "shards"
     shutil.copytree(shards, copy)
     embed("net", copy, tmp_path / "f.parquet")
     keys = pq.read_table(tmp_path / "f.parquet")["key"].to_pylist()
     assert len(set(keys)) == 40
-    history = SimpleNamespace(manifest=Manifest.load(copy), is_replaced=lambda shard: False)  # of a run on these shards
+    history = SimpleNamespace(
+        manifest=Manifest.load(copy), is_replaced=lambda shard: False
+    )  # of a run on these shards
     assert ids_of(history, keys) == {key: i for i, key in enumerate(keys)}
     (tmp_path / "keys.txt").write_text("\n".join(keys[:3]))
     report = remove(copy, tmp_path / "keys.txt", "keys", workers=1)
@@ -144,8 +150,12 @@ def test_keys_are_what_shards_remove_and_audit_take(folder, shards, tmp_path):
     assert (report.removed, report.unknown) == (2, 0)
 
 
-@pytest.mark.parametrize("place", ["file/f.npz", "folder.npz", "/proc/none/f.parquet", "x" * 300 + ".npz"])
-def test_a_file_that_cannot_be_written_is_refused_before_the_work(data, tmp_path, monkeypatch, place):
+@pytest.mark.parametrize(
+    "place", ["file/f.npz", "folder.npz", "/proc/none/f.parquet", "x" * 300 + ".npz"]
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    data, tmp_path, monkeypatch, place
+):
     (tmp_path / "file").touch()
     (tmp_path / "folder.npz").mkdir()
     monkeypatch.setattr(pixels, "load_model", lambda spec: pytest.fail("the model was loaded"))

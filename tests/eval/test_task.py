@@ -36,8 +36,12 @@ def test_without_a_place_given_results_go_to_the_run_or_here(data, tmp_path, mon
     assert (row["model"], row["config_hash"]) == ("net", "abc")
 
 
-@pytest.mark.parametrize("place", ["file/results.jsonl", "folder", "/proc/none/results.jsonl", "x" * 300])
-def test_results_that_cannot_be_written_are_refused_before_the_work(data, tmp_path, monkeypatch, place):
+@pytest.mark.parametrize(
+    "place", ["file/results.jsonl", "folder", "/proc/none/results.jsonl", "x" * 300]
+)
+def test_results_that_cannot_be_written_are_refused_before_the_work(
+    data, tmp_path, monkeypatch, place
+):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
 
@@ -46,7 +50,9 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(data, tmp_pa
         evaluate("knn", "some/run", data, [], tmp_path / place)
 
 
-def test_a_runs_results_that_cannot_be_written_are_refused_before_the_work(data, tmp_path, monkeypatch):
+def test_a_runs_results_that_cannot_be_written_are_refused_before_the_work(
+    data, tmp_path, monkeypatch
+):
     (tmp_path / "run" / "results.jsonl").mkdir(parents=True)
     model = small_model(run_dir=tmp_path / "run")
     monkeypatch.setattr(pixels, "load_model", lambda spec: model)
@@ -56,19 +62,25 @@ def test_a_runs_results_that_cannot_be_written_are_refused_before_the_work(data,
 
 
 def test_a_disk_that_fills_meanwhile_costs_no_score(data, tmp_path):
-    with pytest.raises(InputError, match=r"No space left on device\); they are: knn top1_k5 \d") as error:
+    with pytest.raises(
+        InputError, match=r"No space left on device\); they are: knn top1_k5 \d"
+    ) as error:
         evaluate("knn", "pixels", data, ["k=[5]"], "/dev/full")
     assert "\n" not in str(error.value)
 
 
 def test_a_size_that_a_network_does_not_take_is_refused(data, monkeypatch):
     def check(module, inputs):
-        assert inputs[0].shape[-1] == 16, "Input height (40) doesn't match model (16)."  # as timm's do
+        assert inputs[0].shape[-1] == 16, (
+            "Input height (40) doesn't match model (16)."
+        )  # as timm's do
 
     model = small_model()
     model.backbone.register_forward_pre_hook(check)
     monkeypatch.setattr(pixels, "load_model", lambda spec: model)
-    with pytest.raises(InputError, match=r"size=40: net takes no images of that size \(Input height"):
+    with pytest.raises(
+        InputError, match=r"size=40: net takes no images of that size \(Input height"
+    ):
         evaluate("knn", "some/run", data, ["size=40"])
 
 
@@ -77,7 +89,9 @@ def test_names_that_are_not_utf8(data, tmp_path):
     shutil.copytree(data, root)
     for split in ("train", "test"):
         (root / split / "moss").rename(root / split / os.fsdecode(b"mousse \xe0"))
-        (root / split / "brick" / "001.png").rename(root / split / "brick" / os.fsdecode(b"caf\xe9.png"))
+        (root / split / "brick" / "001.png").rename(
+            root / split / "brick" / os.fsdecode(b"caf\xe9.png")
+        )
     out = root / "results.jsonl"
     (row,) = evaluate("knn", "pixels", root, ["k=[5]"], out)
     (plain,) = evaluate("knn", "pixels", data, ["k=[5]"], tmp_path / "plain.jsonl")
@@ -92,7 +106,9 @@ def test_ten_classes_give_a_top5(tmp_path):
             folder = tmp_path / split / str(label)
             folder.mkdir(parents=True)
             for i in range(2):
-                Image.fromarray(np.full((8, 8, 3), 25 * label + i, np.uint8)).save(folder / f"{i}.png")
+                Image.fromarray(np.full((8, 8, 3), 25 * label + i, np.uint8)).save(
+                    folder / f"{i}.png"
+                )
     rows = evaluate("linear", "pixels", tmp_path, ["epochs=3"], tmp_path / "results.jsonl")
     assert [row["metric"] for row in rows] == ["top1", "top5"]
     assert rows[0]["value"] <= rows[1]["value"]

@@ -1,7 +1,9 @@
-"""What the fuzz tests share: the number of cases, damaged bytes, and a trial that proves three things.
+"""What the fuzz tests share: the number of cases, damaged bytes, and a trial that proves three
+things.
 
-A trial calls what reads a stranger's files and asserts that it did, or raised `InputError` in one printable line; that
-it took neither longer nor more memory than stated; and that no file outside the stranger's folder was touched.
+A trial calls what reads a stranger's files and asserts that it did, or raised `InputError` in one
+printable line; that it took neither longer nor more memory than stated; and that no file outside
+the stranger's folder was touched.
 
     SEER_FUZZ=1000 python -m pytest tests/fuzz      # so many cases of each property, instead of a few
 """
@@ -23,8 +25,19 @@ from seer.errors import TOLD
 
 SECONDS = 20  # of one trial; an honest one takes milliseconds, on a busy machine a second
 MEMORY = 2**28  # bytes that a trial may take besides what the process had
-ADDRESSES = 2**31  # bytes of address space besides: what would be taken is refused before the machine swaps
-NAMES = "x", "x.tar", "x.part", "x.json", "x.jsonl", "x.index.parquet", "data.tar", "passwd"  # what attacks aim at
+ADDRESSES = (
+    2**31
+)  # bytes of address space besides: what would be taken is refused before the machine swaps
+NAMES = (
+    "x",
+    "x.tar",
+    "x.part",
+    "x.json",
+    "x.jsonl",
+    "x.index.parquet",
+    "data.tar",
+    "passwd",
+)  # what attacks aim at
 
 
 def fuzz(cases: int) -> Callable[[Callable], Callable]:
@@ -56,7 +69,9 @@ class World:
         self.folder.mkdir()
 
     def outside(self) -> dict[str, tuple]:
-        """Everything that is not in the stranger's folder: kind, time of change and content, by name."""
+        """Everything that is not in the stranger's folder: kind, time of change and content, by
+        name.
+        """
         found = {}
         for parent, folders, names in os.walk(self.root):
             if Path(parent) == self.folder.parent and self.folder.name in folders:
@@ -64,7 +79,9 @@ class World:
             for name in [*folders, *names]:
                 path = Path(parent, name)
                 found[str(path)] = _state(path)
-        found.pop(str(self.folder.parent))  # whose time changes when the folder itself is made or removed
+        found.pop(
+            str(self.folder.parent)
+        )  # whose time changes when the folder itself is made or removed
         return found
 
 
@@ -76,8 +93,12 @@ def _state(path: Path) -> tuple:
     return status.st_mode, status.st_mtime_ns, content
 
 
-def trial(world: World, function: Callable[..., Any], *arguments: Any, seconds: float = SECONDS) -> str:
-    """Call what reads the stranger's folder; returns what it said in one line, "" if it took the files."""
+def trial(
+    world: World, function: Callable[..., Any], *arguments: Any, seconds: float = SECONDS
+) -> str:
+    """Call what reads the stranger's folder; returns what it said in one line, "" if it took the
+    files.
+    """
     before = world.outside()
     said = ""
     with within_time(seconds), within_memory():
@@ -129,12 +150,16 @@ def _memory(name: str) -> int:
 
 @st.composite
 def damaged_bytes(draw: st.DrawFn, content: bytes) -> bytes:
-    """A file's content with up to four things done to it: bits flipped, spans cut out, doubled, zeroed or written."""
+    """A file's content with up to four things done to it: bits flipped, spans cut out, doubled,
+    zeroed or written.
+    """
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, max(len(content) - 1, 0)))
         length = draw(st.sampled_from([1, 1, 2, 4, 8, 100, 10_000]))
         span = content[place : place + length]
-        action = draw(st.sampled_from(["flip", "flip", "flip", "remove", "double", "zero", "write", "end"]))
+        action = draw(
+            st.sampled_from(["flip", "flip", "flip", "remove", "double", "zero", "write", "end"])
+        )
         instead = {
             "flip": bytes([span[0] ^ 1 << draw(st.integers(0, 7))]) + span[1:] if span else b"",
             "remove": b"",

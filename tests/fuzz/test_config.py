@@ -50,14 +50,18 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
 
 @st.composite
 def layers(draw: st.DrawFn, kind: str) -> bytes:
-    """A file with a few options of their kinds, one of them damaged, and one thing that no schema knows."""
+    """A file with a few options of their kinds, one of them damaged, and one thing that no schema
+    knows.
+    """
     declared = options_of(SCHEMAS[kind])
     keys = draw(st.lists(st.sampled_from(sorted(declared)), max_size=6, unique=True))
     tree = nested({key: draw(damaged(kind_of(declared[key]))) for key in keys})
     anything = draw(damaged(Record({}, {"base": Text(), "method": MapOf(Plain()), "x": Integer()})))
     tree |= anything if isinstance(anything, dict) else {}
     if draw(st.booleans()):
-        tree[draw(st.sampled_from(["name", "views", "optim", "environment"]))] = draw(st.sampled_from(HOSTILE))
+        tree[draw(st.sampled_from(["name", "views", "optim", "environment"]))] = draw(
+            st.sampled_from(HOSTILE)
+        )
     return yaml.dump(tree, allow_unicode=draw(st.booleans())).encode("utf-8", "surrogatepass")
 
 
@@ -129,4 +133,6 @@ def test_only_regular_files_are_read(kind, tmp_path):
     for name in ("pipe", "zero", "folder", "loop", "nothing"):
         assert trial(world, READERS[kind], world.folder / f"{name}.yaml", seconds=5)
     (world.folder / "base.yaml").write_text("base: pipe.yaml")
-    assert "not a regular file" in trial(world, READERS[kind], world.folder / "base.yaml", seconds=5)
+    assert "not a regular file" in trial(
+        world, READERS[kind], world.folder / "base.yaml", seconds=5
+    )

@@ -1,4 +1,6 @@
-"""Whatever stands in a data folder is input: each of its files damaged by what it may hold, by bytes and by links."""
+"""Whatever stands in a data folder is input: each of its files damaged by what it may hold, by
+bytes and by links.
+"""
 
 import json
 import os
@@ -16,7 +18,15 @@ from hypothesis import strategies as st
 from seer.data import ledger
 from seer.data.labelled import load_labelled
 from seer.data.storage import index as format
-from seer.data.storage.index import MANIFEST, MANIFEST_SCHEMA, METADATA_KEY, UNSEALED, Manifest, index_path, read_index
+from seer.data.storage.index import (
+    MANIFEST,
+    MANIFEST_SCHEMA,
+    METADATA_KEY,
+    UNSEALED,
+    Manifest,
+    index_path,
+    read_index,
+)
 from seer.data.storage.reader import Reader
 from seer.data.storage.remote import FetchConfig
 from seer.rundir.names import DAMAGED, SKIPPED
@@ -62,7 +72,9 @@ def finished(sources, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def removing(sources, tmp_path_factory) -> dict[bool, Path]:
-    """A data set whose removal was killed: before (False) and after (True) the manifest was replaced."""
+    """A data set whose removal was killed: before (False) and after (True) the manifest was
+    replaced.
+    """
     before, after = (tmp_path_factory.mktemp("removing") / name for name in ("before", "after"))
     build([sources], before, OPTIONS)
     manifest = Manifest.load(before)
@@ -81,7 +93,10 @@ def building(sources, tmp_path_factory) -> Path:
     for moment in range(40):
         out = root / str(moment)
         assert killed(at_change(moment, False, "replace"), build, [sources], out, OPTIONS)
-        if any(json.loads(path.read_text()).get("staged") for path in (out / state.STATE).glob("*.tar.json")):
+        if any(
+            json.loads(path.read_text()).get("staged")
+            for path in (out / state.STATE).glob("*.tar.json")
+        ):
             return out
     raise AssertionError("no shard was ever staged")
 
@@ -133,7 +148,9 @@ def strangers(tmp_path) -> Callable[[Path], World]:
 
 
 def forge(path: Path, rows: object, schema: pa.Schema) -> None:
-    """Write rows of any kind as the true writer does, sealed; of other columns where the schema does not take them."""
+    """Write rows of any kind as the true writer does, sealed; of other columns where the schema
+    does not take them.
+    """
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         reject()
     try:
@@ -179,7 +196,11 @@ def test_indices(finished, strangers, data):
 @given(st.data())
 def test_journals(removing, strangers, done, data):
     world = strangers(removing[done])
-    path = world.folder / takedown.STATE / data.draw(st.sampled_from([takedown.JOURNAL, takedown.ENTRIES]))
+    path = (
+        world.folder
+        / takedown.STATE
+        / data.draw(st.sampled_from([takedown.JOURNAL, takedown.ENTRIES]))
+    )
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     spoil_rows(data, path, rows)
     tars = set(world.folder.glob("*.tar"))
@@ -200,7 +221,11 @@ def spoil_rows(data: st.DataObject, path: Path, rows: list) -> None:
 @given(st.data())
 def test_states_of_builds(building, sources, strangers, data):
     world = strangers(building)
-    path = data.draw(st.sampled_from(sorted(p for p in (world.folder / state.STATE).iterdir() if p.suffix == ".json")))
+    path = data.draw(
+        st.sampled_from(
+            sorted(p for p in (world.folder / state.STATE).iterdir() if p.suffix == ".json")
+        )
+    )
     path.write_text(json.dumps(data.draw(spoiled(json.loads(path.read_text())))))
     trial(world, build, [sources], world.folder, OPTIONS)
 
@@ -232,7 +257,9 @@ def test_ledgers(strangers, tmp_path, data):
     run = tmp_path / "run"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir()
-    ledger.write(run, 0, [ledger.Damaged(3, 1, 2, "truncated"), ledger.Damaged(5, 1, 2, "truncated")])
+    ledger.write(
+        run, 0, [ledger.Damaged(3, 1, 2, "truncated"), ledger.Damaged(5, 1, 2, "truncated")]
+    )
     ledger.skip(run, [3, 4], "not finite", lambda step: ["a/0"])
     world = strangers(run)
     for path in (world.folder / SKIPPED, next((world.folder / DAMAGED).iterdir())):
@@ -243,7 +270,9 @@ def test_ledgers(strangers, tmp_path, data):
 
 def all_files(folder: Path) -> list[Path]:
     return sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tar" and path.stat().st_size
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".tar" and path.stat().st_size
     )
 
 
@@ -251,7 +280,12 @@ def all_files(folder: Path) -> list[Path]:
 @fuzz(6)
 @given(st.data())
 def test_bytes(finished, removing, building, sources, strangers, which, data):
-    folder = {"finished": finished, "before": removing[False], "after": removing[True], "building": building}[which]
+    folder = {
+        "finished": finished,
+        "before": removing[False],
+        "after": removing[True],
+        "building": building,
+    }[which]
     world = strangers(folder)
     path = data.draw(st.sampled_from(all_files(world.folder)))
     content = path.read_bytes()
@@ -259,7 +293,11 @@ def test_bytes(finished, removing, building, sources, strangers, which, data):
         path.write_bytes(resealed(data.draw(damaged_bytes(unsealed(content)))))
     else:
         path.write_bytes(data.draw(damaged_bytes(content)))
-    use = data.draw(everything) if which != "building" else (lambda folder: build([sources], folder, OPTIONS))
+    use = (
+        data.draw(everything)
+        if which != "building"
+        else (lambda folder: build([sources], folder, OPTIONS))
+    )
     trial(world, use, world.folder)
 
 
@@ -280,17 +318,41 @@ def resealed(content: bytes) -> bytes:
 @given(st.data())
 def test_links_and_pipes(finished, removing, building, sources, strangers, which, data):
     """In a file's place a link to a file, a folder or nothing outside, a pipe, or a folder."""
-    folder = {"finished": finished, "before": removing[False], "after": removing[True], "building": building}[which]
+    folder = {
+        "finished": finished,
+        "before": removing[False],
+        "after": removing[True],
+        "building": building,
+    }[which]
     world = strangers(folder)
     names = sorted(str(path.relative_to(world.folder)) for path in world.folder.rglob("*"))
-    more = [".indexing", ".removal", ".build", ".removal/lock", ".build/lock", ".build/alone", ".removal/new"]
-    more += ["shard-000000.r1.tar", "shard-000001.r1.tar", ".build/shard-000001.tar.new", ".build/removals.parquet"]
+    more = [
+        ".indexing",
+        ".removal",
+        ".build",
+        ".removal/lock",
+        ".build/lock",
+        ".build/alone",
+        ".removal/new",
+    ]
+    more += [
+        "shard-000000.r1.tar",
+        "shard-000001.r1.tar",
+        ".build/shard-000001.tar.new",
+        ".build/removals.parquet",
+    ]
     path = world.folder / data.draw(st.sampled_from([*names, *more]))
     if path.parent.is_dir():
         put_in_the_way(
-            data.draw(st.sampled_from(["file", "copy", "folder", "nothing", "pipe", "directory"])), path, world
+            data.draw(st.sampled_from(["file", "copy", "folder", "nothing", "pipe", "directory"])),
+            path,
+            world,
         )
-    use = data.draw(everything) if which != "building" else (lambda folder: build([sources], folder, OPTIONS))
+    use = (
+        data.draw(everything)
+        if which != "building"
+        else (lambda folder: build([sources], folder, OPTIONS))
+    )
     trial(world, use, world.folder)
 
 
@@ -308,7 +370,11 @@ def put_in_the_way(what: str, path: Path, world: World) -> None:
     elif what == "directory":
         (path / "full").mkdir(parents=True)
     else:
-        path.symlink_to({"file": victim / "x", "folder": victim, "nothing": victim / "new", "copy": victim}[what])
+        path.symlink_to(
+            {"file": victim / "x", "folder": victim, "nothing": victim / "new", "copy": victim}[
+                what
+            ]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +395,9 @@ def test_stores(finished, strangers, server, fetch, tmp_path, data):
     shutil.copytree(finished, root)
     (tmp_path / "empty").mkdir(exist_ok=True)
     world = strangers(tmp_path / "empty")
-    schema = MANIFEST_SCHEMA.with_metadata({METADATA_KEY: Manifest.load(finished).table.schema.metadata[METADATA_KEY]})
+    schema = MANIFEST_SCHEMA.with_metadata(
+        {METADATA_KEY: Manifest.load(finished).table.schema.metadata[METADATA_KEY]}
+    )
     rows = data.draw(spoiled(Manifest.load(finished).table.to_pylist()))
     forge(root / MANIFEST, rows, schema)
 

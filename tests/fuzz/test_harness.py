@@ -49,7 +49,11 @@ def test_tracebacks_hanging_and_greed_are_found(world):
     def loud():
         raise InputError("two\nlines")
 
-    for function, error in ((lambda: 1 / 0, ZeroDivisionError), (insatiable, MemoryError), (loud, AssertionError)):
+    for function, error in (
+        (lambda: 1 / 0, ZeroDivisionError),
+        (insatiable, MemoryError),
+        (loud, AssertionError),
+    ):
         with pytest.raises(error):
             trial(world, function)
     with pytest.raises(AssertionError, match="bytes of memory"):

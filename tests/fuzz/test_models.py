@@ -1,4 +1,6 @@
-"""Weight files, runs as models, and kept features, damaged by bytes and by what their kinds declare."""
+"""Weight files, runs as models, and kept features, damaged by bytes and by what their kinds
+declare.
+"""
 
 import json
 import shutil
@@ -54,7 +56,11 @@ def score(spec: str) -> None:
     model = load_model(spec)
     features = model.backbone(torch.zeros(1, 3, 32, 32))
     assert features.shape == (1, model.backbone.out_dim)
-    assert all(torch.isfinite(t).all() for t in model.backbone.state_dict().values() if t.is_floating_point())
+    assert all(
+        torch.isfinite(t).all()
+        for t in model.backbone.state_dict().values()
+        if t.is_floating_point()
+    )
 
 
 @fuzz(25)
@@ -62,7 +68,9 @@ def score(spec: str) -> None:
 def test_damaged_bytes_of_a_weight_file(world, sound, data):
     whole = sound.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
-    place = data.draw(st.sampled_from([100, header, len(whole)]))  # its beginning, its header, all of it
+    place = data.draw(
+        st.sampled_from([100, header, len(whole)])
+    )  # its beginning, its header, all of it
     path = world.folder / "file.safetensors"
     path.write_bytes(data.draw(damaged_bytes(whole[:place])) + whole[place:])
     for function in (score, load_backbone):
@@ -90,7 +98,9 @@ def test_tensors_that_nobody_writes(world, sound, data):
     key = data.draw(st.sampled_from(["dtype", "shape", "data_offsets"]))
     number = st.sampled_from([-1, 0, 1, 3, 32, 2**31, 2**40, 2**63, 2**64])
     entry = header[name] if name != "__metadata__" else {}
-    entry[key] = data.draw(st.lists(number, max_size=5) | st.sampled_from(["F16", "F8_E5M2", "I64", "BOOL", "C64", 7]))
+    entry[key] = data.draw(
+        st.lists(number, max_size=5) | st.sampled_from(["F16", "F8_E5M2", "I64", "BOOL", "C64", 7])
+    )
     header[name] = entry
     text = json.dumps(header).encode()
     path = world.folder / "file.safetensors"
@@ -102,7 +112,10 @@ def test_tensors_that_nobody_writes(world, sound, data):
 @given(data=st.data(), new=st.booleans(), within=st.booleans())
 def test_damaged_bytes_of_a_pickle(world, data, new, within):
     path = world.folder / "weights.pth"
-    torch.save({"state_dict": {f"layer{i}.weight": torch.ones(2, i + 1) for i in range(3)}, "epoch": 3}, path)
+    torch.save(
+        {"state_dict": {f"layer{i}.weight": torch.ones(2, i + 1) for i in range(3)}, "epoch": 3},
+        path,
+    )
     if not new:
         torch.save({"layer.weight": torch.ones(3, 3)}, path, _use_new_zipfile_serialization=False)
         path.write_bytes(data.draw(damaged_bytes(path.read_bytes())))
@@ -128,7 +141,9 @@ def test_runs_that_nobody_trained(world, sound, data):
     good = {"backbone": {"name": "resnet18"}, "views": {"large": {"size": 32, "count": 2}}}
     config = data.draw(damaged(NEEDED)) if data.draw(st.booleans()) else good
     write_config(run, **(good if not isinstance(config, dict) else {}))
-    (run / "config.yaml").write_text(json.dumps(config) if config is not good else (run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(
+        json.dumps(config) if config is not good else (run / "config.yaml").read_text()
+    )
     shutil.copy(sound, folder / "backbone.safetensors")
     header = data.draw(st.just({}) | damaged(SUMS) | values(SUMS))
     note = header | {"format": "seer-checkpoint/1"} if isinstance(header, dict) else header
@@ -149,7 +164,11 @@ def test_kept_features_are_used_only_as_they_were_written(world, data):
             path.write_bytes(data.draw(damaged_bytes(path.read_bytes())))
         else:
             about = json.dumps(data.draw(damaged(feature_cache.ABOUT)))
-            other = data.draw(st.sampled_from([features, features + 1, features[:, :3].contiguous(), features * 1e30]))
+            other = data.draw(
+                st.sampled_from(
+                    [features, features + 1, features[:, :3].contiguous(), features * 1e30]
+                )
+            )
             save_file({"features": other}, path, {"seer": about})
 
         def use() -> None:

@@ -1,4 +1,6 @@
-"""A stranger's run directory: each file damaged by its schema and by its bytes, under every verb that reads it."""
+"""A stranger's run directory: each file damaged by its schema and by its bytes, under every verb
+that reads it.
+"""
 
 import json
 import shutil
@@ -64,7 +66,9 @@ def test_rows_damaged_by_their_schema(good, tmp_path_factory, data, verb):
     world = World(tmp_path_factory.mktemp("fuzz") / "world")
     run = copy(good, world)
     name = data.draw(st.sampled_from(list(ROWS)))
-    rows = data.draw(st.lists(st.one_of([damaged(kind) for kind in ROWS[name]]), min_size=1, max_size=4))
+    rows = data.draw(
+        st.lists(st.one_of([damaged(kind) for kind in ROWS[name]]), min_size=1, max_size=4)
+    )
     old = (run / name).read_text()
     new = "".join(json.dumps(row) + "\n" for row in rows)
     (run / name).write_text(new + old if data.draw(st.booleans()) else old + new)
@@ -80,7 +84,9 @@ def test_documents_damaged_by_their_schema(good, tmp_path_factory, data, verb):
     value = data.draw(st.one_of([damaged(kind) for kind in DOCUMENTS[name]]))
     old = yaml.safe_load((run / name).read_text())
     whole = old | value if isinstance(value, dict) and data.draw(st.booleans()) else value
-    (run / name).write_text(json.dumps(whole))  # JSON is YAML, but for lone surrogates, which are no YAML
+    (run / name).write_text(
+        json.dumps(whole)
+    )  # JSON is YAML, but for lone surrogates, which are no YAML
     trial(world, verb, run)
 
 

@@ -60,7 +60,9 @@ def run(tmp_path) -> Path:
 @pytest.fixture
 def tiny(monkeypatch) -> str:
     """The name of a backbone of 80 kB, of which many files can be written."""
-    monkeypatch.setitem(BACKBONES, "regnety_tiny", partial(RegNet, RegNetSpec(8, 8, 8.0, 2.0, 8, se=True)))
+    monkeypatch.setitem(
+        BACKBONES, "regnety_tiny", partial(RegNet, RegNetSpec(8, 8, 8.0, 2.0, 8, se=True))
+    )
     return "regnety_tiny"
 
 
@@ -71,7 +73,9 @@ def pack(header: dict | bytes, body: bytes = b"") -> bytes:
 
 
 def tiny_file(path: Path, about: dict | None = None, **changes) -> Path:
-    """A whole file of the backbone of `tiny`; `changes` replace tensors by name, or take them out if None."""
+    """A whole file of the backbone of `tiny`; `changes` replace tensors by name, or take them out
+    if None.
+    """
     backbone = build("regnety_tiny")
     state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()} | changes
     tensors = {name: tensor for name, tensor in state.items() if tensor is not None}

@@ -1,4 +1,6 @@
-"""Model files that are damaged, foreign or hostile: each is refused in one line, soon and with little memory."""
+"""Model files that are damaged, foreign or hostile: each is refused in one line, soon and with
+little memory.
+"""
 
 import json
 import os
@@ -23,7 +25,13 @@ from tests.fuzz.harness import within_memory, within_time
 from tests.interop.conftest import MEAN, STD, pack, tiny_file, write_checkpoint, write_config
 
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-SOUND = {"format": "seer-backbone/1", "backbone": {"name": "resnet18"}, "size": 32, "mean": MEAN, "std": STD}
+SOUND = {
+    "format": "seer-backbone/1",
+    "backbone": {"name": "resnet18"},
+    "size": 32,
+    "mean": MEAN,
+    "std": STD,
+}
 
 
 def refusal(function, *arguments) -> str:
@@ -43,8 +51,14 @@ FRAMES = {
     "empty": (b"", "not readable as safetensors"),
     "a length and nothing else": (bytes(8), "not readable as safetensors"),
     "an endless header": ((2**63).to_bytes(8, "little") + b"{}", "no header of a usual length"),
-    "a header of 100 MB": ((100_000_000).to_bytes(8, "little") + b"{}", "no header of a usual length"),
-    "a header longer than the file": ((5000).to_bytes(8, "little") + b"{}", "not readable as safetensors"),
+    "a header of 100 MB": (
+        (100_000_000).to_bytes(8, "little") + b"{}",
+        "no header of a usual length",
+    ),
+    "a header longer than the file": (
+        (5000).to_bytes(8, "little") + b"{}",
+        "not readable as safetensors",
+    ),
     "a header that is no JSON": (pack(b"{nothing}"), "not readable as safetensors"),
     "a header that is no UTF-8": (pack(b'{"\xff\xfe": 1}'), "not readable as safetensors"),
     "a header that is a list": (pack(b"[1, 2]"), "not readable as safetensors"),
@@ -53,17 +67,47 @@ FRAMES = {
     "a text": (b"These are my weights.\n" * 10, "no header of a usual length"),
     "bytes missing": (pack({"x": ONE}, b"123"), "not readable as safetensors"),
     "bytes left over": (pack({"x": ONE}, b"12345678"), "not readable as safetensors"),
-    "an unknown type": (pack({"x": ONE | {"dtype": "\x1b[2J"}}, b"1234"), "not readable as safetensors"),
-    "a shape of another length": (pack({"x": ONE | {"shape": [2**40]}}, b"1234"), "not readable as safetensors"),
-    "a shape that overflows": (pack({"x": ONE | {"shape": [2**62, 2**62]}}, b"1234"), "not readable as safetensors"),
-    "a negative shape": (pack({"x": ONE | {"shape": [-1]}}, b"1234"), "not readable as safetensors"),
-    "places beyond the file": (pack({"x": ONE | {"data_offsets": [0, 2**50]}}, b"1234"), "not readable as"),
+    "an unknown type": (
+        pack({"x": ONE | {"dtype": "\x1b[2J"}}, b"1234"),
+        "not readable as safetensors",
+    ),
+    "a shape of another length": (
+        pack({"x": ONE | {"shape": [2**40]}}, b"1234"),
+        "not readable as safetensors",
+    ),
+    "a shape that overflows": (
+        pack({"x": ONE | {"shape": [2**62, 2**62]}}, b"1234"),
+        "not readable as safetensors",
+    ),
+    "a negative shape": (
+        pack({"x": ONE | {"shape": [-1]}}, b"1234"),
+        "not readable as safetensors",
+    ),
+    "places beyond the file": (
+        pack({"x": ONE | {"data_offsets": [0, 2**50]}}, b"1234"),
+        "not readable as",
+    ),
     "places that overlap": (pack({"x": ONE, "y": ONE}, b"1234"), "not readable as safetensors"),
-    "metadata that are no texts": (pack({"__metadata__": {"seer": 3}, "x": ONE}, b"1234"), "not readable as"),
-    "metadata that are a list": (pack({"__metadata__": [], "x": ONE}, b"1234"), "not readable as safetensors"),
-    "no metadata": (pack({"x": ONE}, b"1234"), "so it is not seer's; name the architecture: timm:NAME:"),
-    "metadata of others": (pack({"__metadata__": {"format": "pt"}, "x": ONE}, b"1234"), "so it is not seer's"),
-    "no tensors": (pack({"__metadata__": {"seer": json.dumps(SOUND)}}), "tensors missing (stem.conv.weight, ...)"),
+    "metadata that are no texts": (
+        pack({"__metadata__": {"seer": 3}, "x": ONE}, b"1234"),
+        "not readable as",
+    ),
+    "metadata that are a list": (
+        pack({"__metadata__": [], "x": ONE}, b"1234"),
+        "not readable as safetensors",
+    ),
+    "no metadata": (
+        pack({"x": ONE}, b"1234"),
+        "so it is not seer's; name the architecture: timm:NAME:",
+    ),
+    "metadata of others": (
+        pack({"__metadata__": {"format": "pt"}, "x": ONE}, b"1234"),
+        "so it is not seer's",
+    ),
+    "no tensors": (
+        pack({"__metadata__": {"seer": json.dumps(SOUND)}}),
+        "tensors missing (stem.conv.weight, ...)",
+    ),
 }
 
 
@@ -82,7 +126,9 @@ def test_damaged_frames(tmp_path, kind):
 
 def but(**changes) -> str:
     """Sound metadata, but for these."""
-    return json.dumps({key: value for key, value in {**SOUND, **changes}.items() if value is not WHOLE})
+    return json.dumps(
+        {key: value for key, value in {**SOUND, **changes}.items() if value is not WHOLE}
+    )
 
 
 CLAIMS = {
@@ -92,20 +138,32 @@ CLAIMS = {
     "nested deeply": ("[" * 100_000, "nested too deeply"),
     "huge": (json.dumps({"x": "y" * 2**21}), "characters"),
     "no format": (but(format=WHOLE), "'format' is missing"),
-    "a format of the future": (but(format="seer-backbone/2"), "this version of seer reads seer-backbone/1"),
+    "a format of the future": (
+        but(format="seer-backbone/2"),
+        "this version of seer reads seer-backbone/1",
+    ),
     "a format for terminals": (but(format="\x1b[2J"), "metadata are damaged"),
     "no backbone": (but(backbone=WHOLE), "'backbone' is missing"),
     "a backbone that is a list": (but(backbone=["resnet18"]), "seer: backbone: a list of 1"),
-    "an unknown backbone": (but(backbone={"name": "resnet_18"}), "file.safetensors: unknown backbone"),
+    "an unknown backbone": (
+        but(backbone={"name": "resnet_18"}),
+        "file.safetensors: unknown backbone",
+    ),
     "a name that is a list": (but(backbone={"name": ["resnet18"]}), "backbone.name"),
     "a name that is a number": (but(backbone={"name": 18}), "backbone.name"),
     "a name for terminals": (but(backbone={"name": "\x1b[2Jresnet18"}), "backbone.name"),
     "a depth of its own": (but(backbone={"name": "resnet18", "depth": 10**9}), "depth"),
     "an unknown stride": (but(backbone={"name": "resnet18", "stem_stride": 3}), "stem_stride"),
     "a stride in words": (but(backbone={"name": "resnet18", "stem_stride": "two"}), "stem_stride"),
-    "a stride that is a list": (but(backbone={"name": "resnet18", "stem_stride": [1]}), "stem_stride"),
+    "a stride that is a list": (
+        but(backbone={"name": "resnet18", "stem_stride": [1]}),
+        "stem_stride",
+    ),
     "no stride": (but(backbone={"name": "resnet18", "stem_stride": None}), "stem_stride"),
-    "a flag that is none": (but(backbone={"name": "resnet18", "zero_init_residual": "yes"}), "zero_init_residual"),
+    "a flag that is none": (
+        but(backbone={"name": "resnet18", "zero_init_residual": "yes"}),
+        "zero_init_residual",
+    ),
     "no size": (but(size=WHOLE), "'size' is missing"),
     "a size of 0": (but(size=0), "size: 0 is not"),
     "a negative size": (but(size=-32), "size: -32 is not"),
@@ -124,7 +182,10 @@ CLAIMS = {
     "a label of two lines": (but(label="one\ntwo"), "label"),
     "a label that is a mapping": (but(label={}), "label"),
     "a hash that is a list": (but(config_hash=[1]), "config_hash"),
-    "a network of ten billion": (but(backbone={"name": "regnety_10b"}), "tensors missing (stem.conv.weight, ...)"),
+    "a network of ten billion": (
+        but(backbone={"name": "regnety_10b"}),
+        "tensors missing (stem.conv.weight, ...)",
+    ),
 }
 
 
@@ -168,7 +229,10 @@ def test_tensors_that_are_not_the_networks(tmp_path, tiny, kind):
 
 def test_tensors_under_two_names_each(tmp_path, tiny):
     path = tiny_file(tmp_path / "file.safetensors", {"library": "timm"})
-    theirs = {"stem.conv.weight": torch.zeros(32, 3, 3, 3), "s1.b1.conv1.conv.weight": torch.zeros(8, 32, 1, 1)}
+    theirs = {
+        "stem.conv.weight": torch.zeros(32, 3, 3, 3),
+        "s1.b1.conv1.conv.weight": torch.zeros(8, 32, 1, 1),
+    }
     path = tiny_file(path, {"library": "timm"}, **theirs)
     assert "under seer's names and timm's" in refusal(load_model, str(path))
 
@@ -201,7 +265,10 @@ class Runs:
 def zipped(path: Path, compression: int = zipfile.ZIP_STORED, **members: bytes) -> None:
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items():
-            archive.writestr(f"archive/{name.replace('_', '/', 1) if name.startswith('data_') else name}", content)
+            archive.writestr(
+                f"archive/{name.replace('_', '/', 1) if name.startswith('data_') else name}",
+                content,
+            )
 
 
 def patched(path: Path, old: bytes, new: bytes) -> None:
@@ -211,7 +278,9 @@ def patched(path: Path, old: bytes, new: bytes) -> None:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
-            archive.writestr(name, content.replace(old, new) if name.endswith("data.pkl") else content)
+            archive.writestr(
+                name, content.replace(old, new) if name.endswith("data.pkl") else content
+            )
 
 
 def cut(path: Path, keep: float, **options) -> None:
@@ -309,20 +378,29 @@ def test_a_pickle_without_end_is_not_read_to_its_end(tmp_path, monkeypatch, new)
     else:
         monkeypatch.setattr(weights, "LARGEST_PICKLE", 1000)
         path.write_bytes(b"\x80\x02" + b"](" * 2**20)
-    assert "a pickle of more than" in refusal(read_weights, path).replace("its pickle has", "a pickle of")
+    assert "a pickle of more than" in refusal(read_weights, path).replace(
+        "its pickle has", "a pickle of"
+    )
 
 
 def test_a_tensor_that_claims_more_places_than_it_has_values(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"weight": torch.zeros(1).expand(10**6, 10**6), "bias": torch.zeros(2)}, path)
     tensors = read_weights(path)
-    assert "weight is (1000000, 1000000) instead of (2, 3)" in refusal(load_strictly, nn.Linear(3, 2), tensors, path)
+    assert "weight is (1000000, 1000000) instead of (2, 3)" in refusal(
+        load_strictly, nn.Linear(3, 2), tensors, path
+    )
 
 
 def test_layouts_of_training_scripts_are_read(tmp_path):
     path = tmp_path / "weights.pth"
     state = OrderedDict({"module.weight": nn.Parameter(torch.ones(2))})
-    for value in (state, {"state_dict": state}, {"model": state, "epoch": 3}, {"model": {"state_dict": state}}):
+    for value in (
+        state,
+        {"state_dict": state},
+        {"model": state, "epoch": 3},
+        {"model": {"state_dict": state}},
+    ):
         for new in (True, False):
             torch.save(value, path, _use_new_zipfile_serialization=new)
             (tensor,) = read_weights(path).values()
@@ -342,7 +420,9 @@ def test_what_is_no_file(tmp_path, tiny):
     listener.bind(str(tmp_path / "socket.safetensors"))
     for name in ("pipe", "link", "device", "socket"):
         assert "no such model" in refusal(load_model, str(tmp_path / f"{name}.safetensors"))
-        assert "neither 'pretrained'" in refusal(load_model, f"timm:resnet10t:{tmp_path}/{name}.safetensors")
+        assert "neither 'pretrained'" in refusal(
+            load_model, f"timm:resnet10t:{tmp_path}/{name}.safetensors"
+        )
     listener.close()
     assert "not a run directory" in refusal(load_model, str(tmp_path / "folder.safetensors"))
     for load in (load_model, load_backbone):
@@ -350,7 +430,9 @@ def test_what_is_no_file(tmp_path, tiny):
     assert "nor a file that exists" in refusal(load_model, f"timm:resnet10t:{'x' * 300}")
     (tmp_path / "a.pth").touch()
     assert f"timm:NAME:{tmp_path}/a.pth" in refusal(load_model, str(tmp_path / "a.pth"))
-    odd = tiny_file(tmp_path / "file.safetensors").rename(tmp_path / os.fsdecode(b"caf\xe9.safetensors"))
+    odd = tiny_file(tmp_path / "file.safetensors").rename(
+        tmp_path / os.fsdecode(b"caf\xe9.safetensors")
+    )
     with pytest.raises(InputError, match="not valid UTF-8"):
         load_model(str(odd))
 
@@ -400,7 +482,9 @@ def test_checkpoints_whose_header_is_damaged(tmp_path, kind):
     write_config(tmp_path / "run")
     write_checkpoint(tmp_path / "run", 100)
     header = HEADERS[kind]
-    text = header if isinstance(header, str) else json.dumps({"format": "seer-checkpoint/1", **header})
+    text = (
+        header if isinstance(header, str) else json.dumps({"format": "seer-checkpoint/1", **header})
+    )
     (tmp_path / "run/checkpoints/step-000000100/header.json").write_text(text)
     assert "step-000000100" in refusal(load_model, f"{tmp_path}/run")
 

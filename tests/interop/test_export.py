@@ -21,7 +21,9 @@ MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 def write(path, name, **options):
     config = BackboneConfig(name, **options)
     backbone = settle(build(config))
-    save_backbone(path, backbone.state_dict(), config, 64, MEAN, STD, {"label": "mine", "config_hash": "abc"})
+    save_backbone(
+        path, backbone.state_dict(), config, 64, MEAN, STD, {"label": "mine", "config_hash": "abc"}
+    )
     return backbone
 
 
@@ -66,10 +68,15 @@ def test_what_was_exported_is_a_model_of_the_other_library(tmp_path):
 
 
 def test_an_untrained_network_can_be_exported(tmp_path):
-    assert export("resnet50:random", "torchvision", tmp_path / "r.safetensors")["architecture"] == "resnet50"
+    assert (
+        export("resnet50:random", "torchvision", tmp_path / "r.safetensors")["architecture"]
+        == "resnet50"
+    )
 
 
-@pytest.mark.parametrize("name", ["regnety_10b", "regnety_2560", "regnety_080", "regnetx_320", "resnet200"])
+@pytest.mark.parametrize(
+    "name", ["regnety_10b", "regnety_2560", "regnety_080", "regnetx_320", "resnet200"]
+)
 @pytest.mark.parametrize("library", [timm, torchvision], ids=["timm", "torchvision"])
 def test_large_networks_are_built_there_too(name, library):
     """On meta, with reading the file and loading by path replaced by our tensors' names and shapes."""
@@ -87,7 +94,9 @@ def test_large_networks_are_built_there_too(name, library):
         torch.device("meta"),
     ):
         exec(library.how_to_load(ours).replace("PATH", "'x'"), scope)
-    assert sum(p.numel() for p in scope["model"].parameters()) == sum(p.numel() for p in ours.parameters())
+    assert sum(p.numel() for p in scope["model"].parameters()) == sum(
+        p.numel() for p in ours.parameters()
+    )
 
 
 @pytest.mark.parametrize("to", ["torchvision", "timm"])

@@ -17,7 +17,9 @@ IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     first, second = a.state_dict(), b.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[key], second[key]) for key in first
+    )
 
 
 @pytest.fixture
@@ -75,11 +77,15 @@ def test_a_runs_hash_is_the_one_it_was_saved_with(tmp_path):
         lr: float = 1e-6
         mean: list[float] = field(default_factory=lambda: MEAN)
         std: list[float] = field(default_factory=lambda: STD)
-        views: dict = field(default_factory=lambda: {"large": {"size": 64, "count": 2, "scale": [0.14, 1.0]}})
+        views: dict = field(
+            default_factory=lambda: {"large": {"size": 64, "count": 2, "scale": [0.14, 1.0]}}
+        )
         backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig("regnety_002"))
 
     configuration.save(Config(), tmp_path / "config.yaml")
-    assert load_model(f"{tmp_path}:random").config_hash == configuration.config_hash(configuration.to_dict(Config()))
+    assert load_model(f"{tmp_path}:random").config_hash == configuration.config_hash(
+        configuration.to_dict(Config())
+    )
 
 
 def test_an_unfinished_checkpoint_is_not_there(run):
@@ -125,13 +131,26 @@ def test_a_file_comes_back_as_it_was_saved(tmp_path):
     config = BackboneConfig("regnety_200mf", stem_stride=1)
     backbone = build(config).to(memory_format=torch.channels_last).eval()
     path = tmp_path / "b.safetensors"
-    save_backbone(path, backbone.state_dict(), config, 32, MEAN, STD, {"label": "mine", "config_hash": "0123456789ab"})
+    save_backbone(
+        path,
+        backbone.state_dict(),
+        config,
+        32,
+        MEAN,
+        STD,
+        {"label": "mine", "config_hash": "0123456789ab"},
+    )
     (tmp_path / "ordinary").touch()
     assert path.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
     model = load_model(str(path))
     assert same_weights(model.backbone, backbone)
     assert model.backbone.config == BackboneConfig("regnety_002", stem_stride=1)
-    assert (model.label, model.config_hash, model.size, model.mean) == ("mine", "0123456789ab", 32, MEAN)
+    assert (model.label, model.config_hash, model.size, model.mean) == (
+        "mine",
+        "0123456789ab",
+        32,
+        MEAN,
+    )
 
 
 def rewrite(run, path, change):
@@ -146,7 +165,10 @@ def rewrite(run, path, change):
     [
         (lambda state: dict(list(state.items())[1:]), "1 tensors missing (stem.conv.weight)"),
         (lambda state: {**state, "head.weight": torch.zeros(1)}, "1 unexpected (head.weight)"),
-        (lambda state: {**state, "stem.bn.bias": torch.zeros(5)}, "stem.bn.bias is (5,) instead of (32,)"),
+        (
+            lambda state: {**state, "stem.bn.bias": torch.zeros(5)},
+            "stem.bn.bias is (5,) instead of (32,)",
+        ),
         (
             lambda state: {f"trunk.{key}": state[key] for key in state},
             "316 unexpected (trunk.",
@@ -169,7 +191,9 @@ def test_damaged_and_foreign_files_are_refused(run, tmp_path, refused):
     assert f"timm:NAME:{path}" in refused(path)
     save_file({"weight": torch.zeros(2)}, path, {"seer": '{"format": "seer-backbone/1"}'})
     assert "metadata are damaged or of another version" in refused(path)
-    save_file({"weight": torch.zeros(2)}, path, {"seer": '{"format": "seer-backbone/2", "backbone": {}}'})
+    save_file(
+        {"weight": torch.zeros(2)}, path, {"seer": '{"format": "seer-backbone/2", "backbone": {}}'}
+    )
     assert "this version of seer reads seer-backbone/1" in refused(path)
 
 
@@ -185,7 +209,9 @@ def test_loading_into_a_network(run, tmp_path):
 
 def test_loading_into_another_network_is_refused(run, refused):
     for other in (build("regnety_004"), build("regnety_002", stem_stride=1)):
-        assert "holds regnety_002" in refused(run, lambda spec, other=other: load_backbone(spec, into=other))
+        assert "holds regnety_002" in refused(
+            run, lambda spec, other=other: load_backbone(spec, into=other)
+        )
     assert "no such run" in refused(run / "nothing", load_backbone)
 
 
@@ -203,9 +229,13 @@ def test_unknown_names_are_refused(refused):
     assert "resnet18" in refused("resnet_18:random")
     assert "no such model" in refused("resnet18")
     assert "timm has no such model (did you mean 'resnet18'?)" in refused("timm:resnet_18:random")
-    assert "no such classifier (did you mean 'resnet18'?)" in refused("torchvision:resnet_18:random")
+    assert "no such classifier (did you mean 'resnet18'?)" in refused(
+        "torchvision:resnet_18:random"
+    )
     assert "neither 'pretrained', 'random', nor a file" in refused("timm:resnet18:/nowhere.pth")
-    assert "neither 'pretrained', 'random', nor a file" in refused("torchvision:resnet18:IMAGENET1K_V9")
+    assert "neither 'pretrained', 'random', nor a file" in refused(
+        "torchvision:resnet18:IMAGENET1K_V9"
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_050"])
@@ -227,7 +257,10 @@ def test_timm_gives_pooled_features_and_its_own_images(name, tmp_path):
 def test_torchvision_gives_what_its_classifier_sees(tmp_path):
     theirs = torchvision.models.resnet18().eval()
     path = tmp_path / "weights.pth"
-    torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in theirs.state_dict().items()}}, path)
+    torch.save(
+        {"state_dict": {f"module.{key}": tensor for key, tensor in theirs.state_dict().items()}},
+        path,
+    )
     model = load_model(f"torchvision:resnet18:{path}")
     torch.testing.assert_close(theirs.fc(model.backbone(IMAGES)), theirs(IMAGES))
     assert (model.backbone.out_dim, model.size, model.mean) == (512, 224, [0.485, 0.456, 0.406])
@@ -245,8 +278,12 @@ def test_random_foreign_networks_are_reproducible():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("library", "create"), [("timm", "create_model"), ("torchvision", "models.get_model")])
-def test_pretrained_weights_out_of_reach_are_the_users_to_mend(library, create, monkeypatch, refused):
+@pytest.mark.parametrize(
+    ("library", "create"), [("timm", "create_model"), ("torchvision", "models.get_model")]
+)
+def test_pretrained_weights_out_of_reach_are_the_users_to_mend(
+    library, create, monkeypatch, refused
+):
     def offline(*args, **kwargs):
         raise OSError("Name or service not known\nretry later")
 
@@ -271,4 +308,6 @@ def test_weight_files_never_run_code(tmp_path, refused):
     torch.save({"epoch": 3}, path)
     assert "does not hold a state dict" in refused(f"timm:resnet18:{path}")
     save_file({"fc.weight": torch.zeros(1)}, tmp_path / "few.safetensors")
-    assert "tensors missing (conv1.weight, ...)" in refused(f"timm:resnet18:{tmp_path / 'few.safetensors'}")
+    assert "tensors missing (conv1.weight, ...)" in refused(
+        f"timm:resnet18:{tmp_path / 'few.safetensors'}"
+    )

@@ -39,7 +39,10 @@ def test_what_follows_from_how_attempts_ended(past, again, wait):
 
 
 def test_failing_thrice_is_told_with_the_step():
-    assert verdict(ended((1, 7), (1, 7), (1, 7)), 9, 1).why == "failed 3 times after step 7, the last time: why"
+    assert (
+        verdict(ended((1, 7), (1, 7), (1, 7)), 9, 1).why
+        == "failed 3 times after step 7, the last time: why"
+    )
 
 
 @pytest.fixture
@@ -101,7 +104,11 @@ def test_the_step_is_the_last_in_the_metrics(tmp_path, place):
 
 
 def test_the_batch_script_reads_the_wait_or_an_exit_code(tmp_path, place, capsys):
-    Launch(tmp_path, "slurm", [Link([Job("report", ("r",), folder=str(tmp_path), retries=2, backoff=5)])]).save()
+    Launch(
+        tmp_path,
+        "slurm",
+        [Link([Job("report", ("r",), folder=str(tmp_path), retries=2, backoff=5)])],
+    ).save()
     main("conclude", str(tmp_path), "0-0", "137")
     assert capsys.readouterr().out == "5\n"
     with pytest.raises(SystemExit, match="1"):

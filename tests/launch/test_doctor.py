@@ -24,13 +24,31 @@ PARTITIONS = "PartitionName=low\n   GraceTime=120 Hidden=NO\n   PreemptMode=REQU
         ({"23.02.7": "19.05.2"}, PARTITIONS, "SLURM", "warning", "20.11 or newer"),
         ({}, PARTITIONS, "requeue", "ok", "waits 120 s"),
         ({"(null)": "cred_expire=5"}, PARTITIONS, "requeue", "ok", "waits 5 s"),
-        ({"JobRequeue              = 1": "JobRequeue = 0"}, PARTITIONS, "requeue", "ok", "only jobs that ask"),
+        (
+            {"JobRequeue              = 1": "JobRequeue = 0"},
+            PARTITIONS,
+            "requeue",
+            "ok",
+            "only jobs that ask",
+        ),
         ({}, PARTITIONS, "preemption", "ok", "by partition_prio: REQUEUE"),
         ({}, PARTITIONS.replace("120", "0"), "preemption", "warning", "GraceTime"),
-        ({}, PARTITIONS.replace("REQUEUE", "CANCEL"), "preemption", "warning", "seer launch resubmit"),
+        (
+            {},
+            PARTITIONS.replace("REQUEUE", "CANCEL"),
+            "preemption",
+            "warning",
+            "seer launch resubmit",
+        ),
         ({"preempt/partition_prio": "preempt/none"}, PARTITIONS, "preemption", "ok", "none"),
         ({}, PARTITIONS, "accounting", "ok", "enforcing associations"),
-        ({"associations,limits,qos": "none"}, PARTITIONS, "accounting", "ok", "not enforced (none)"),
+        (
+            {"associations,limits,qos": "none"},
+            PARTITIONS,
+            "accounting",
+            "ok",
+            "not enforced (none)",
+        ),
         ({"/slurmdbd": "/none"}, PARTITIONS, "accounting", "warning", "none"),
     ],
 )
@@ -39,7 +57,9 @@ def test_settings_are_judged(config, partitions, subject, level, message, monkey
     for old, new in config.items():
         assert old in text
         text = text.replace(old, new)
-    monkeypatch.setattr(queue, "tell", lambda *words: partitions if words[-1] == "partition" else text)
+    monkeypatch.setattr(
+        queue, "tell", lambda *words: partitions if words[-1] == "partition" else text
+    )
     (found,) = (finding for finding in doctor.slurm() if finding.subject == subject)
     assert found.level == level
     assert message in str(found)
@@ -48,7 +68,9 @@ def test_settings_are_judged(config, partitions, subject, level, message, monkey
 def test_no_slurm_is_fine_and_a_silent_controller_is_not(monkeypatch):
     monkeypatch.setattr(queue, "tell", lambda *words: None)
     assert [finding.level for finding in doctor.slurm()] == ["ok"]
-    monkeypatch.setattr(queue, "tell", lambda *words: "slurm 23.02.7" if words[0] == "sbatch" else None)
+    monkeypatch.setattr(
+        queue, "tell", lambda *words: "slurm 23.02.7" if words[0] == "sbatch" else None
+    )
     assert [finding.level for finding in doctor.slurm()] == ["failure"]
 
 

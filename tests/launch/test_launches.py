@@ -19,7 +19,18 @@ def pretrain(tiny, shards, run, *more) -> list[str]:
 
 def test_a_chain_replaces_run_and_needs_one_process_after_the_first(tiny, shards, tmp_path):
     run = tmp_path / "run"
-    then = ["--then", "eval", "knn", "--model", "{run}", "--data", "d", "--then", "report", "{runs}"]
+    then = [
+        "--then",
+        "eval",
+        "knn",
+        "--model",
+        "{run}",
+        "--data",
+        "d",
+        "--then",
+        "report",
+        "{runs}",
+    ]
     links = plan(pretrain(tiny, shards, run) + then, FOUR, [])
     train, knn, report = (link.jobs[0] for link in links)
     assert train.run_dir == str(run)
@@ -31,7 +42,15 @@ def test_a_chain_replaces_run_and_needs_one_process_after_the_first(tiny, shards
 
 
 def test_a_sweep_is_every_combination_in_a_run_directory_of_its_own(tiny, shards, tmp_path):
-    command = [*pretrain(tiny, shards, tmp_path), "--then", "report", "{run}", "--then", "report", "{runs}"]
+    command = [
+        *pretrain(tiny, shards, tmp_path),
+        "--then",
+        "report",
+        "{run}",
+        "--then",
+        "report",
+        "{runs}",
+    ]
     first, second, third = plan(command, FOUR, ["seed=[1]", "method.head=[[32,16],[16,8]]"])
     runs = [job.run_dir for job in first.jobs]
     assert len(set(runs)) == 2
@@ -49,7 +68,9 @@ def test_a_value_of_a_sweep_is_a_text_where_a_text_is_asked_for(tiny, shards, tm
     (link,) = plan(pretrain(tiny, shards, tmp_path / "r #1"), FOUR, [sweep])
     assert [job.arguments[-2] for job in link.jobs] == [f"data={shards}", f"data={folder}"]
     runs = [Path(job.run_dir) for job in link.jobs]
-    assert {run.parent for run in runs} == {tmp_path / "r #1"}  # a path within a value makes no folders
+    assert {run.parent for run in runs} == {
+        tmp_path / "r #1"
+    }  # a path within a value makes no folders
     assert all("%2F" in run.name for run in runs)
 
 
@@ -80,7 +101,11 @@ def test_an_array_numbers_its_jobs():
         (["report", "r"], {"sweeps": ["seed=3"]}, "expected key="),
         (["report", "r"], {"sweeps": ["seed=[3"]}, "--sweep seed: not readable as YAML"),
         (["report", "r"], {"sweeps": ["seed=[&a [x], *a, *b]"]}, "an alias"),
-        (["report", "r"], {"sweeps": [f"{k}={[*range(50)]}" for k in "abc"]}, "125,000 combinations"),
+        (
+            ["report", "r"],
+            {"sweeps": [f"{k}={[*range(50)]}" for k in "abc"]},
+            "125,000 combinations",
+        ),
         (["report", "r"], {"array": 2}, "no argument has {i}"),
         (["report", "r"], {"resources": FOUR}, "report: is one process"),
         (["pretrain", "no_such_recipe"], {}, "recipe 'no_such_recipe' is unknown"),
@@ -103,7 +128,9 @@ def test_bad_commands_are_one_line(command, options, message):
         (["--nproc", "2"], "--nproc: a launched job has its processes from"),
     ],
 )
-def test_what_every_rank_would_refuse_is_refused_before(tiny, shards, tmp_path, monkeypatch, more, message):
+def test_what_every_rank_would_refuse_is_refused_before(
+    tiny, shards, tmp_path, monkeypatch, more, message
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         plan(pretrain(tiny, shards, tmp_path / "run", *more), FOUR, [])
@@ -126,7 +153,14 @@ def test_a_launch_is_found_again_and_its_jobs_can_be_pickled(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("90", 90), ("90:30", 91), ("72:00:00", 4320), ("3-0", 4320), ("1-12:30", 2190), ("1-00:00:01", 1441)],
+    [
+        ("90", 90),
+        ("90:30", 91),
+        ("72:00:00", 4320),
+        ("3-0", 4320),
+        ("1-12:30", 2190),
+        ("1-00:00:01", 1441),
+    ],
 )
 def test_times_are_read_as_slurm_writes_them(text, expected):
     assert minutes(text) == expected

@@ -63,7 +63,9 @@ def test_ranks_die_with_their_parent(tmp_path):
     script.write_text(PARENT)
     pids.mkdir()
     root = str(Path(distributed.__file__).parent.parent)
-    parent = subprocess.Popen([sys.executable, script, pids], env={**os.environ, "PYTHONPATH": root})
+    parent = subprocess.Popen(
+        [sys.executable, script, pids], env={**os.environ, "PYTHONPATH": root}
+    )
     until(lambda: len(list(pids.iterdir())) == 2)
     parent.kill()
     parent.wait()

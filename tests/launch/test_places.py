@@ -29,8 +29,20 @@ def launch(*arguments: str):
 def test_a_killed_rank_is_started_again_and_nothing_is_lost(tiny, shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     started = _watch_processes(monkeypatch)
-    common = (tiny, f"data={shards}", "steps=24", "checkpoint.every=2", "parallel.mode=ddp", "device=cpu")
-    assert launch("local", "--tasks-per-node", "2", "--", "pretrain", *common, "run_dir=whole").exit_code == 0
+    common = (
+        tiny,
+        f"data={shards}",
+        "steps=24",
+        "checkpoint.every=2",
+        "parallel.mode=ddp",
+        "device=cpu",
+    )
+    assert (
+        launch(
+            "local", "--tasks-per-node", "2", "--", "pretrain", *common, "run_dir=whole"
+        ).exit_code
+        == 0
+    )
 
     def kill() -> None:
         metrics = tmp_path / "parts/metrics.jsonl"
@@ -40,7 +52,17 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(tiny, shards, tmp_pa
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    arguments = ("local", "--tasks-per-node", "2", "--backoff", "0", "--", "pretrain", *common, "run_dir=parts")
+    arguments = (
+        "local",
+        "--tasks-per-node",
+        "2",
+        "--backoff",
+        "0",
+        "--",
+        "pretrain",
+        *common,
+        "run_dir=parts",
+    )
     result = launch(*arguments, "--then", "report", "{run}")
     thread.join()
     assert result.exit_code == 0, result.exception
@@ -78,7 +100,12 @@ def test_the_same_step_failing_thrice_stops_the_job(tiny, shards, tmp_path, monk
 
 def test_a_run_that_diverged_is_not_tried_again(tiny, shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    diverging = ["schedule.peak=1e30", "schedule.start=1e30", "schedule.final=1e30", "optim.larc=false"]
+    diverging = [
+        "schedule.peak=1e30",
+        "schedule.start=1e30",
+        "schedule.final=1e30",
+        "optim.larc=false",
+    ]
     result = launch("local", "--backoff", "0", "--", "pretrain", tiny, f"data={shards}", "steps=30", "device=cpu",
                     "run_dir=run", *diverging)  # fmt: skip
     assert result.exit_code == 1
@@ -97,8 +124,27 @@ def test_gpus_that_are_not_there_are_refused_before_anything_is_started(tmp_path
 
 def test_torchrun_on_two_hosts(tiny, shards, tmp_path, monkeypatch):
     """Both are this machine; each runs the same command with a number of its own."""
-    command = [sys.executable, "-m", "seer", "launch", "torchrun", "--nodes", "2", "--endpoint", "localhost:29613"]
-    train = ["--", "pretrain", tiny, f"data={shards}", "steps=3", "parallel.mode=ddp", "run_dir=run", "device=cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "seer",
+        "launch",
+        "torchrun",
+        "--nodes",
+        "2",
+        "--endpoint",
+        "localhost:29613",
+    ]
+    train = [
+        "--",
+        "pretrain",
+        tiny,
+        f"data={shards}",
+        "steps=3",
+        "parallel.mode=ddp",
+        "run_dir=run",
+        "device=cpu",
+    ]
     hosts = [
         subprocess.Popen(
             [*command, "--node-rank", str(n), "--jobs", f"jobs{n}", *train],
@@ -118,7 +164,12 @@ def test_torchrun_on_two_hosts(tiny, shards, tmp_path, monkeypatch):
 def test_the_command_of_one_host():
     job = Job("pretrain", ("r",), Resources(4, 8, 8), folder="/f")
     words = torchrun.command(job, "host0:29500", 3)
-    for word in ("--nnodes=4", "--nproc-per-node=8", "--node-rank=3", "--rdzv-endpoint=host0:29500"):
+    for word in (
+        "--nnodes=4",
+        "--nproc-per-node=8",
+        "--node-rank=3",
+        "--rdzv-endpoint=host0:29500",
+    ):
         assert word in words
     assert words[-5:] == ["-m", "launch", "job", "/f", "0-0"]
 
@@ -129,7 +180,10 @@ def test_the_command_of_one_host():
         (("--nodes", "2"), "--endpoint: more than one"),
         (("--node-rank", "1"), "--node-rank 1"),
         (("--nodes", "2", "--endpoint", "localhost:http"), "--endpoint localhost:http: no port"),
-        (("--nodes", "2", "--endpoint", "192.0.2.1:29500"), "--endpoint 192.0.2.1:29500: cannot assign"),
+        (
+            ("--nodes", "2", "--endpoint", "192.0.2.1:29500"),
+            "--endpoint 192.0.2.1:29500: cannot assign",
+        ),
     ],
 )
 def test_hosts_need_a_place_to_meet(options, message, monkeypatch, tmp_path):
@@ -141,5 +195,7 @@ def test_a_port_in_use_is_refused_where_the_hosts_would_meet(monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"127.0.0.1:{server.getsockname()[1]}"
-        told = launch("torchrun", "--nodes", "2", "--endpoint", endpoint, "--", "report", "r").exception
+        told = launch(
+            "torchrun", "--nodes", "2", "--endpoint", endpoint, "--", "report", "r"
+        ).exception
     assert f"--endpoint {endpoint}: address already in use; give" in str(told)

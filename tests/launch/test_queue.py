@@ -40,12 +40,16 @@ def test_the_queue_knows_better_than_the_accounting():
     assert "39" not in found
 
 
-@pytest.mark.parametrize("state", ["SIGNALING", "COMPLETING", "REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED"])
+@pytest.mark.parametrize(
+    "state", ["SIGNALING", "COMPLETING", "REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED"]
+)
 def test_a_job_between_two_states_or_held_is_not_over(state):
     assert queue.State(state).active
 
 
-@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "REVOKED"])
+@pytest.mark.parametrize(
+    "state", ["COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "REVOKED"]
+)
 def test_a_job_that_has_ended_is_over(state):
     assert not queue.State(state).active
 
@@ -68,14 +72,18 @@ def test_what_the_cluster_can_never_run(profile, needs, message):
 
 def test_the_cores_of_a_node_are_divided_among_its_tasks():
     settings = slurm.check(
-        Profile(partition="", cpus_per_task=0, memory_gb_per_task=0), Resources(tasks_per_node=8), queue.partitions()
+        Profile(partition="", cpus_per_task=0, memory_gb_per_task=0),
+        Resources(tasks_per_node=8),
+        queue.partitions(),
     )
     assert (settings.partition, settings.cpus_per_task) == ("gpu", 8)
 
 
 def test_file_systems_are_looked_up_where_a_folder_will_be(tmp_path):
     mounts = tmp_path / "mounts"
-    mounts.write_text("/dev/sda / ext4 rw 0 0\nhost:/x /tmp nfs4 rw 0 0\nnone /tmp/my\\040x tmpfs rw 0 0\n")
+    mounts.write_text(
+        "/dev/sda / ext4 rw 0 0\nhost:/x /tmp nfs4 rw 0 0\nnone /tmp/my\\040x tmpfs rw 0 0\n"
+    )
     assert slurm.file_system(tmp_path / "not" / "yet", str(mounts)) == "nfs4"
     assert slurm.file_system(slurm.Path("/tmp/my x/run"), str(mounts)) == "tmpfs"
     assert slurm.file_system(slurm.Path("/opt"), str(mounts)) == "ext4"
@@ -85,8 +93,19 @@ def test_the_batch_script_says_it_all(tmp_path):
     train = Job("pretrain", ("r",), Resources(64, 8, 8, 4320), run_dir="/r")
     launch = Launch(tmp_path, "slurm", [Link([train]), Link([Job("report", ("/r",))])])
     container = {"container": "image", "mounts": ["/a:/a"], "python": "python3"}
-    more = {"environment": {"NCCL_DEBUG": "WARN"}, "setup": ["module load x"], "sbatch": {"exclude": "n3"}}
-    settings = Profile(partition="gpu", cpus_per_task=10, memory_gb_per_task=60, account="vision", **container, **more)
+    more = {
+        "environment": {"NCCL_DEBUG": "WARN"},
+        "setup": ["module load x"],
+        "sbatch": {"exclude": "n3"},
+    }
+    settings = Profile(
+        partition="gpu",
+        cpus_per_task=10,
+        memory_gb_per_task=60,
+        account="vision",
+        **container,
+        **more,
+    )
     text, after = (slurm.script(launch, number, settings) for number in (0, 1))
     for line in ("nodes=64", "ntasks-per-node=8", "gpus-per-node=8", "cpus-per-task=10", "mem=491520MB", "time=4320",
                  "partition=gpu", "account=vision", "signal=USR2@300", "exclude=n3", "requeue"):  # fmt: skip
@@ -103,7 +122,10 @@ def test_the_batch_script_says_it_all(tmp_path):
 @pytest.mark.parametrize(
     ("scontrol", "again"),
     [
-        ("echo COMPLETING None > state; kill -TERM $$", False),  # what ends the job reaches scontrol as well
+        (
+            "echo COMPLETING None > state; kill -TERM $$",
+            False,
+        ),  # what ends the job reaches scontrol as well
         ("rm state; kill -TERM $$", False),  # and nobody tells the state
         ("echo COMPLETING None > state; kill -KILL $$", False),
         ("echo PENDING BeginTime > state; exit 1", False),
@@ -125,6 +147,8 @@ def test_a_job_that_is_queued_again_gets_no_successor(tmp_path, scontrol, again)
     for name in ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_JOB_ID"):
         environment.pop(name, None)
     script = f"{slurm.BEFORE}\n(exit 3)\n{after}"
-    done = subprocess.run(["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
     assert (tmp_path / "submitted").exists() == again
     assert done.returncode == (0 if again else 3), done.stderr

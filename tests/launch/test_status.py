@@ -1,4 +1,6 @@
-"""seer launch status, logs, cancel and resubmit: of launches on this host, of damaged records and of strangers'."""
+"""seer launch status, logs, cancel and resubmit: of launches on this host, of damaged records and
+of strangers'.
+"""
 
 import json
 import os
@@ -33,9 +35,13 @@ def seer(*words: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def record(folder: Path, place: str = "local", ids: tuple[str, ...] = (), run_dir: str = "", count: int = 1) -> Launch:
+def record(
+    folder: Path, place: str = "local", ids: tuple[str, ...] = (), run_dir: str = "", count: int = 1
+) -> Launch:
     """A launch that stands in `folder`."""
-    jobs = [Job("report", ("r",), Resources(), run_dir, str(folder), f"0-{i}") for i in range(count)]
+    jobs = [
+        Job("report", ("r",), Resources(), run_dir, str(folder), f"0-{i}") for i in range(count)
+    ]
     launch = Launch(folder, place, [Link(jobs, list(ids))])
     launch.save()
     return launch
@@ -59,7 +65,9 @@ def test_every_verb_answers_after_a_launch_on_this_host(tmp_path, jobs, monkeypa
     assert f"{folder.name}.0-0" in text
     assert "FAILED" in text
     rows = json.loads(seer("status", folder.name, "--json", "-")[1])
-    assert [(row["job"], row["state"], row["place"]) for row in rows] == [(f"{folder.name}.0-0", "FAILED", "local")]
+    assert [(row["job"], row["state"], row["place"]) for row in rows] == [
+        (f"{folder.name}.0-0", "FAILED", "local")
+    ]
     assert seer("status", f"jobs/{folder.name}/")[0] == 0
     code, text = seer("logs", folder.name)
     assert (code, "was printed where the launch was started" in text) == (2, True)
@@ -86,7 +94,9 @@ def test_a_launch_under_way_is_seen_and_can_be_cancelled(jobs, tmp_path):
     code += "with holding(Path(sys.argv[1])): print(1, flush=True); time.sleep(600)"
     root = str(Path(holder.__file__).parent.parent)
     command = [sys.executable, "-c", code, str(jobs / "x")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}
+    ) as process:
         assert process.stdout
         process.stdout.readline()
         assert [row["state"] for row in status.rows(jobs)[0]] == ["RUNNING", "PENDING"]
@@ -146,7 +156,11 @@ def test_a_damaged_record_leaves_the_others_to_be_shown(jobs):
     code, text = seer("status", "--jobs", str(jobs))
     assert code == 0
     assert "a.0-0" in text
-    for name, reason in (("b", "not readable as JSON"), ("c", "leads out of"), ("d", "not a regular file")):
+    for name, reason in (
+        ("b", "not readable as JSON"),
+        ("c", "leads out of"),
+        ("d", "not a regular file"),
+    ):
         assert f"seer: {jobs / name / 'launch.json'}: {reason}" in text
     code, text = seer("logs", "b", "--jobs", str(jobs))
     assert (code, "launch.json: not readable as JSON" in text) == (2, True)
@@ -185,7 +199,10 @@ def test_logs_of_a_run_on_this_host_are_its_own(jobs, tmp_path):
     record(jobs / "x", run_dir=str(run))
     assert seer("logs", "x", "--jobs", str(jobs))[0] == 2
     (run / "seer.log").write_text("a\nb\n")
-    assert seer("logs", "x", "--jobs", str(jobs), "--lines", "1")[1].splitlines() == [f"==> {run / 'seer.log'}", "b"]
+    assert seer("logs", "x", "--jobs", str(jobs), "--lines", "1")[1].splitlines() == [
+        f"==> {run / 'seer.log'}",
+        "b",
+    ]
     (run / "seer.log").unlink()
     (run / "seer.log").symlink_to("/etc/passwd")
     code, text = seer("logs", "x", "--jobs", str(jobs))
@@ -244,6 +261,8 @@ def test_damaged_records_by_their_bytes(tmp_path_factory, data, verb):
     (world.folder / "x" / "attempts" / "0-0.jsonl").write_text(ATTEMPT)
     file = data.draw(st.sampled_from(["launch.json", "attempts/0-0.jsonl"]))
     path = world.folder / "x" / file
-    content = path.read_bytes().replace(str(world.root).encode(), b"/home")  # the same in every case
+    content = path.read_bytes().replace(
+        str(world.root).encode(), b"/home"
+    )  # the same in every case
     path.write_bytes(data.draw(damaged_bytes(content)))
     trial(world, verb, world.folder)

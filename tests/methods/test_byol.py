@@ -29,10 +29,15 @@ def test_teacher_moves_by_the_schedule_and_only_so():
     train_step(method, views, step, lr=1.0)
     keep = teacher_momentum(0.9, step)
     students = [*method.backbone.parameters(), *method.head.parameters()]
-    for teacher, student, old in zip(method.teacher.parameters(), students, start.parameters(), strict=True):
+    for teacher, student, old in zip(
+        method.teacher.parameters(), students, start.parameters(), strict=True
+    ):
         torch.testing.assert_close(teacher, keep * old + (1 - keep) * student)
         assert teacher.grad is None
-    assert any(not torch.equal(a, b) for a, b in zip(method.teacher.parameters(), start.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(method.teacher.parameters(), start.parameters(), strict=True)
+    )
 
 
 def test_momentum_schedule():
@@ -45,7 +50,9 @@ def test_momentum_schedule():
 
 def test_small_crops_go_to_the_student_alone():
     method, seen = build("byol"), []
-    method.teacher.backbone.register_forward_hook(lambda _, args, out: seen.append(tuple(args[0].shape)))
+    method.teacher.backbone.register_forward_hook(
+        lambda _, args, out: seen.append(tuple(args[0].shape))
+    )
     assert method(make_views(batch=4, small=2), Step(0, 10)).loss.isfinite()
     assert seen == [(8, 3, 8, 8)]
 

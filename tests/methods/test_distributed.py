@@ -1,4 +1,6 @@
-"""Two processes give what one gives on the whole batch, whether parameters are replicated or sharded."""
+"""Two processes give what one gives on the whole batch, whether parameters are replicated or
+sharded.
+"""
 
 import pytest
 import torch
@@ -31,7 +33,12 @@ def build_without_batchnorm(name: str) -> Method:
 
 
 def shard(method: Method) -> nn.Module:
-    for part in (method.backbone, method.head, getattr(method, "prototypes", None), getattr(method, "teacher", None)):
+    for part in (
+        method.backbone,
+        method.head,
+        getattr(method, "prototypes", None),
+        getattr(method, "teacher", None),
+    ):
         if part is not None:
             fully_shard(part)
     return fully_shard(method)
@@ -49,16 +56,24 @@ def train(name: str, wrap: str) -> dict[str, list | dict]:
     """Losses and metrics per step, and all parameters and buffers at the end."""
     method = build_without_batchnorm(name)
     module = WRAP[wrap](method)
-    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        [p for p in method.parameters() if p.requires_grad], lr=0.1, momentum=0.9
+    )
     losses, metrics = [], []
     for number in range(STEPS):
         step = Step(number, STEPS)
         views = my_slice(views_for(name, batch=6, seed=number, dtype=torch.float64))
         output = train_step(method, module, optimizer, views, step, "fp64")
         losses.append(distributed.all_reduce_mean(output.loss))
-        values = {key: distributed.all_reduce_mean(value.double()) for key, value in output.metrics.items()}
+        values = {
+            key: distributed.all_reduce_mean(value.double())
+            for key, value in output.metrics.items()
+        }
         metrics.append(values)
-    state = {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in state_of(method)}
+    state = {
+        key: value.full_tensor() if hasattr(value, "full_tensor") else value
+        for key, value in state_of(method)
+    }
     return {"losses": losses, "metrics": metrics, "state": state}
 
 
@@ -78,7 +93,9 @@ def uneven_sinkhorn() -> torch.Tensor:
 
 def on_each_rank() -> dict:
     torch.set_num_threads(1)
-    results: dict = {(name, wrap): train(name, wrap) for name in METHODS for wrap in ("ddp", "fsdp")}
+    results: dict = {
+        (name, wrap): train(name, wrap) for name in METHODS for wrap in ("ddp", "fsdp")
+    }
     return results | {"sinkhorn": uneven_sinkhorn()}
 
 

@@ -17,8 +17,15 @@ def test_heads_of_the_papers():
     assert kinds(MLP(2048, [2048, 128])) == "Linear BatchNorm1d ReLU Linear"
     seer = MLP(888, [64, 64, 32], batchnorm=False)
     assert kinds(seer) == "Linear ReLU Linear ReLU Linear"
-    assert [tuple(m.weight.shape) for m in seer if isinstance(m, nn.Linear)] == [(64, 888), (64, 64), (32, 64)]
-    assert kinds(MLP(8, [8, 4], batchnorm_out=True, bias_out=False)) == "Linear BatchNorm1d ReLU Linear BatchNorm1d"
+    assert [tuple(m.weight.shape) for m in seer if isinstance(m, nn.Linear)] == [
+        (64, 888),
+        (64, 64),
+        (32, 64),
+    ]
+    assert (
+        kinds(MLP(8, [8, 4], batchnorm_out=True, bias_out=False))
+        == "Linear BatchNorm1d ReLU Linear BatchNorm1d"
+    )
     assert kinds(MLP(8, [4])) == "Linear"
 
 
@@ -32,7 +39,9 @@ def test_same_numbers_as_lightlys_heads():
         for mine, layer in zip([m for m in ours if isinstance(m, nn.Linear)], linears, strict=True):
             mine.weight.data.copy_(layer.weight)
             if mine.bias is not None:
-                mine.bias.data.copy_(layer.bias if layer.bias is not None else torch.zeros_like(mine.bias))
+                mine.bias.data.copy_(
+                    layer.bias if layer.bias is not None else torch.zeros_like(mine.bias)
+                )
         torch.testing.assert_close(ours(x), theirs(x))
 
 

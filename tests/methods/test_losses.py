@@ -18,22 +18,31 @@ def rand(*shape, grad=False):
 @pytest.mark.parametrize("crops", [2, 6])
 @pytest.mark.parametrize("queue", [0, 7])
 def test_swapped_prediction_equals_lightly(crops, queue):
-    scores, remembered = F.normalize(rand(crops, 5, 9), dim=-1), F.normalize(rand(2, queue, 9), dim=-1)
+    scores, remembered = (
+        F.normalize(rand(crops, 5, 9), dim=-1),
+        F.normalize(rand(2, queue, 9), dim=-1),
+    )
     assignments, _ = sinkhorn(torch.cat([scores[:2], remembered], 1), 0.05, 3)
     ours = swapped_prediction(scores, assignments[:, :5], [0, 1], 0.1)
-    theirs = SwaVLoss(0.1, 3, 0.05)(list(scores[:2]), list(scores[2:]), list(remembered) if queue else None)
+    theirs = SwaVLoss(0.1, 3, 0.05)(
+        list(scores[:2]), list(scores[2:]), list(remembered) if queue else None
+    )
     torch.testing.assert_close(ours, theirs.squeeze(), rtol=1e-12, atol=0)
 
 
 def test_swapped_prediction_from_one_crop():
     scores, assignments = rand(3, 5, 9), rand(1, 5, 9).softmax(-1)
     pairs = [F.cross_entropy(scores[v] / 0.1, assignments[0]) for v in (0, 2)]
-    torch.testing.assert_close(swapped_prediction(scores, assignments, [1], 0.1), sum(pairs) / 2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        swapped_prediction(scores, assignments, [1], 0.1), sum(pairs) / 2, rtol=1e-12, atol=0
+    )
 
 
 def test_swapped_prediction_without_knowledge_is_log_k():
     scores, assignments = torch.zeros(2, 4, 50), torch.rand(2, 4, 50).softmax(-1)
-    torch.testing.assert_close(swapped_prediction(scores, assignments, [0, 1], 0.1).item(), math.log(50))
+    torch.testing.assert_close(
+        swapped_prediction(scores, assignments, [0, 1], 0.1).item(), math.log(50)
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 6])
@@ -60,13 +69,18 @@ def test_regression_equals_lightly():
 def test_regression_of_more_predictions_than_targets():
     p, t = rand(3, 5, 7), rand(2, 5, 7)
     pairs = [(1, 0), (2, 0), (0, 1), (2, 1)]
-    theirs = [(F.normalize(p[v], dim=1) - F.normalize(t[i], dim=1)).square().sum(1).mean() for v, i in pairs]
+    theirs = [
+        (F.normalize(p[v], dim=1) - F.normalize(t[i], dim=1)).square().sum(1).mean()
+        for v, i in pairs
+    ]
     torch.testing.assert_close(regression(p, t), 2 * sum(theirs) / 4, rtol=1e-12, atol=0)
 
 
 def test_gradients():
     targets = rand(2, 3, 5).softmax(-1)
-    assert torch.autograd.gradcheck(lambda s: swapped_prediction(s, targets, [0, 1], 0.3), rand(3, 3, 5, grad=True))
+    assert torch.autograd.gradcheck(
+        lambda s: swapped_prediction(s, targets, [0, 1], 0.3), rand(3, 3, 5, grad=True)
+    )
     assert torch.autograd.gradcheck(lambda z: nt_xent(z, 0.3)[0], rand(2, 3, 5, grad=True))
     assert torch.autograd.gradcheck(lambda p: regression(p, targets), rand(3, 3, 5, grad=True))
 

@@ -68,6 +68,8 @@ def test_configuration_is_typed_and_named(name):
 def test_runs_on_meta(name):
     """Shapes and costs can be worked out without memory."""
     with torch.device("meta"):
-        method = METHODS[name](TinyBackbone(), METHODS[name].Config(**{"head": [16, 6], **HEADS[name]}))
+        method = METHODS[name](
+            TinyBackbone(), METHODS[name].Config(**{"head": [16, 6], **HEADS[name]})
+        )
     views = views_for(name)
     assert method(views.to("meta"), Step(0, 10)).loss.is_meta

@@ -16,7 +16,9 @@ def scores_of(method, views):
     """All crops' embeddings and scores `(V, B, ·)`, with the parts used one by one."""
     features = forward_crops(method.backbone, views)
     z = F.normalize(method.head(features.flatten(0, 1)), dim=1)
-    return z.unflatten(0, features.shape[:2]), (z @ method.prototypes.weight.T).unflatten(0, features.shape[:2])
+    return z.unflatten(0, features.shape[:2]), (z @ method.prototypes.weight.T).unflatten(
+        0, features.shape[:2]
+    )
 
 
 def lightly(scores, remembered=None):
@@ -26,7 +28,10 @@ def lightly(scores, remembered=None):
 @pytest.mark.parametrize("head", [[16, 6], [16, 16, 6]])
 @pytest.mark.parametrize("head_bn", [True, False])
 def test_loss_is_lightlys_on_all_crops(head, head_bn):
-    method, views = build("swav", head=head, head_bn=head_bn).double(), make_views(dtype=torch.float64)
+    method, views = (
+        build("swav", head=head, head_bn=head_bn).double(),
+        make_views(dtype=torch.float64),
+    )
     output = method(views, Step(0, 10))
     z, scores = scores_of(method, views)
     torch.testing.assert_close(output.loss, lightly(scores), rtol=1e-10, atol=0)
@@ -42,14 +47,18 @@ def test_backbone_runs_once_per_resolution_and_head_once():
 
 
 class OriginalQueue:
-    """The bookkeeping of SwAV's code: from the first step of an epoch on there are zeros, new rows enter in front."""
+    """The bookkeeping of SwAV's code: from the first step of an epoch on there are zeros, new rows
+    enter in front.
+    """
 
     def __init__(self, crops: int, length: int, width: int):
         self.rows = torch.zeros(crops, length, width, dtype=torch.float64)
         self.in_use = False
 
     def take(self, embeddings):
-        """The rows that help assign a step's `(A, B, D)` embeddings, which enter; None while the last row is zero."""
+        """The rows that help assign a step's `(A, B, D)` embeddings, which enter; None while the
+        last row is zero.
+        """
         remembered = None
         if self.in_use or not torch.all(self.rows[:, -1] == 0):
             self.in_use = True
@@ -79,7 +88,9 @@ def test_queue_is_filled_and_used_as_in_swavs_code(length, start, first):
             used.append(number)
         expected = lightly(scores, remembered)
         assert bool(remembered) == bool((expected - lightly(scores)).abs() > 1e-6)
-        torch.testing.assert_close(train_step(method, views, Step(number, 10)), expected, rtol=1e-10, atol=0)
+        torch.testing.assert_close(
+            train_step(method, views, Step(number, 10)), expected, rtol=1e-10, atol=0
+        )
     assert used == ([] if first is None else list(range(first, 10)))
 
 

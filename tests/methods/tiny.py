@@ -35,10 +35,16 @@ def build(name: str, seed: int = 0, **options) -> Method:
     return METHODS[name](TinyBackbone(), METHODS[name].Config(**options))
 
 
-def make_views(batch: int = 4, small: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> Views:
+def make_views(
+    batch: int = 4, small: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Views:
     draw = torch.Generator().manual_seed(seed)
     large = torch.randn(2, batch, 3, 8, 8, generator=draw, dtype=dtype)
-    crops = [large, torch.randn(small, batch, 3, 5, 5, generator=draw, dtype=dtype)] if small else [large]
+    crops = (
+        [large, torch.randn(small, batch, 3, 5, 5, generator=draw, dtype=dtype)]
+        if small
+        else [large]
+    )
     return Views(tuple(crops), torch.arange(batch))
 
 

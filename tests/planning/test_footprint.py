@@ -21,7 +21,9 @@ EVERY_BLOCK = "parallel.checkpointing=[[1],[1],[1,2,3,4],[1,2,3,4,5,6,7]]"
 
 
 def config_of(recipe: str, *overrides: str) -> Pretrain:
-    """Batch and crops large enough for what a real step allocates to be activations, not odds and ends."""
+    """Batch and crops large enough for what a real step allocates to be activations, not odds and
+    ends.
+    """
     sizes = ["data=.", "batch_size=16", "views.large.size=64", "views.small.size=32"]
     return load_config(recipe, [*sizes, *overrides])
 
@@ -33,7 +35,10 @@ def measured(recipe: str, ranks: int, *overrides: str) -> Footprint:
 
 def real_views(config: Pretrain) -> Views:
     views = sorted(config.views.values(), key=lambda view: -view.size)
-    crops = (torch.randn(v.count, config.batch_size, v.size, v.size, 3).permute(0, 1, 4, 2, 3) for v in views)
+    crops = (
+        torch.randn(v.count, config.batch_size, v.size, v.size, 3).permute(0, 1, 4, 2, 3)
+        for v in views
+    )
     return Views(tuple(crops), torch.arange(config.batch_size))
 
 
@@ -101,10 +106,15 @@ def test_flops_are_those_counted_by_hand(tiny):
 
 
 def test_checkpointing_keeps_less_and_computes_more(tiny):
-    plain, checkpointed = (measure(config_of(tiny, ONE_SIZE, c), 1) for c in ("parallel.checkpointing=[]", EVERY_BLOCK))
+    plain, checkpointed = (
+        measure(config_of(tiny, ONE_SIZE, c), 1) for c in ("parallel.checkpointing=[]", EVERY_BLOCK)
+    )
     assert checkpointed.kept < plain.kept / 2
     assert 1.2 * plain.flops < checkpointed.flops < 4 / 3 * plain.flops
-    assert measure(config_of(tiny, ONE_SIZE, EVERY_BLOCK), 1, forward_only=True).kept == checkpointed.kept
+    assert (
+        measure(config_of(tiny, ONE_SIZE, EVERY_BLOCK), 1, forward_only=True).kept
+        == checkpointed.kept
+    )
 
 
 def test_shares_of_parameters_gradients_and_optimizer(tiny):
@@ -118,18 +128,25 @@ def test_shares_of_parameters_gradients_and_optimizer(tiny):
     assert fsdp.memory["optimizer"] == pytest.approx(ddp.parameters, rel=0.1)
     assert fsdp.memory["communication"] > 0
     assert fsdp.reduced == 0
-    # A block is gathered for the forward and for the backward pass, stem and head once for both, and all gradients are
-    # scattered. Of four parts three travel each time.
-    once = sum(p.numel() for name, p in build_method(config_of(tiny)).named_parameters() if ".stages." not in name)
+    # A block is gathered for the forward and for the backward pass, stem and head once for both,
+    # and all gradients are scattered. Of four parts three travel each time.
+    once = sum(
+        p.numel()
+        for name, p in build_method(config_of(tiny)).named_parameters()
+        if ".stages." not in name
+    )
     sent = 3 / 4 * 4 * (3 * (ddp.parameters - once) + 2 * once)
     assert sent <= fsdp.near.bytes - ddp.near.bytes < 1.02 * sent
     assert fsdp.far == ddp.far == NOTHING
 
 
 def test_hybrid_sharding_stays_in_the_node(tiny):
-    """Copies in two nodes exchange one all-reduce of the shards' gradients, per block; gathering stays inside."""
+    """Copies in two nodes exchange one all-reduce of the shards' gradients, per block; gathering
+    stays inside.
+    """
     whole, hybrid = (
-        measured(tiny, 16, "parallel.mode=fsdp", "parallel.bn_group=1", f"parallel.shard_group={n}") for n in (0, 8)
+        measured(tiny, 16, "parallel.mode=fsdp", "parallel.bn_group=1", f"parallel.shard_group={n}")
+        for n in (0, 8)
     )
     assert whole.near == NOTHING  # but for what Sinkhorn and the loss send, and that goes to all
     assert hybrid.memory["optimizer"] == pytest.approx(2 * whole.memory["optimizer"], rel=0.1)
@@ -139,9 +156,12 @@ def test_hybrid_sharding_stays_in_the_node(tiny):
 
 def test_half_precision_halves_what_is_gathered(tiny):
     full, half = (
-        measured(tiny, 4, "parallel.mode=fsdp", *precision).near.bytes for precision in ((), ("precision=bf16",))
+        measured(tiny, 4, "parallel.mode=fsdp", *precision).near.bytes
+        for precision in ((), ("precision=bf16",))
     )
-    assert 4 / 6 < half / full < 0.75  # two gathers of 2 bytes and a reduction of 4, for three of 4; heads as before
+    assert (
+        4 / 6 < half / full < 0.75
+    )  # two gathers of 2 bytes and a reduction of 4, for three of 4; heads as before
 
 
 def test_a_queue_is_counted_when_full(tiny):

@@ -16,7 +16,17 @@ from seer.engine.metrics import planned
 from seer.errors import InputError
 from seer.hardware import HARDWARE, find, recognise
 from seer.planning.footprint import Footprint, Operation, Traffic, measure
-from seer.planning.plan import GIB, Job, Options, advise, calibrate, draw, jobs_around, plan, remedies
+from seer.planning.plan import (
+    GIB,
+    Job,
+    Options,
+    advise,
+    calibrate,
+    draw,
+    jobs_around,
+    plan,
+    remedies,
+)
 from seer.pretrain.planned import planned_beside
 from seer.pretrain.recipe import load_config
 
@@ -26,9 +36,15 @@ V100 = HARDWARE["v100-32g"]
 @pytest.fixture
 def job(tiny) -> Job:
     """A second of arithmetic and two of memory traffic per micro-batch, of which a step has two."""
-    operations = Counter({Operation(torch.float16, 25 * 10**12, 10): 5, Operation(torch.float32, 1, 900 * 10**9): 2})
-    footprint = Footprint(4, 10**6, {"activations": 2 * GIB}, GIB, operations, near=Traffic(16 * 10**9, 100))
-    config = load_config(tiny, ["data=.", "accumulate=2", "steps=3600", "batch_size=16", "precision=fp16"])
+    operations = Counter(
+        {Operation(torch.float16, 25 * 10**12, 10): 5, Operation(torch.float32, 1, 900 * 10**9): 2}
+    )
+    footprint = Footprint(
+        4, 10**6, {"activations": 2 * GIB}, GIB, operations, near=Traffic(16 * 10**9, 100)
+    )
+    config = load_config(
+        tiny, ["data=.", "accumulate=2", "steps=3600", "batch_size=16", "precision=fp16"]
+    )
     return Job(config, 2, V100, footprint)
 
 
@@ -50,7 +66,9 @@ def test_time_cost_and_energy(job):
 def test_beyond_one_node_the_network_counts(job):
     footprint = replace(job.footprint, far=Traffic(32 * 10**9, 10), reduced=10**12)
     wide = replace(job, gpus=16, footprint=footprint)
-    assert wide.exchange == pytest.approx((32 / (0.8 * 150) + 1064 / (0.8 * 50), 200 * 20e-6 + 20 * 60e-6))
+    assert wide.exchange == pytest.approx(
+        (32 / (0.8 * 150) + 1064 / (0.8 * 50), 200 * 20e-6 + 20 * 60e-6)
+    )
     assert wide.estimate(1.0).step_seconds == pytest.approx(sum(wide.exchange))
 
 
@@ -60,23 +78,37 @@ def test_efficiency_is_the_inverse_of_the_estimate(job):
 
 def test_what_does_not_fit(job):
     assert (
-        replace(job, footprint=replace(job.footprint, memory={"activations": 40 * GIB})).estimate().why_not == "memory"
+        replace(job, footprint=replace(job.footprint, memory={"activations": 40 * GIB}))
+        .estimate()
+        .why_not
+        == "memory"
     )
-    assert replace(job, config=replace(job.config, precision="bf16")).estimate().why_not == "no bf16"
+    assert (
+        replace(job, config=replace(job.config, precision="bf16")).estimate().why_not == "no bf16"
+    )
 
 
 def test_remedies_go_from_what_changes_nothing_to_smaller_micro_batches(tiny):
-    found = list(remedies(load_config(tiny, ["data=.", "batch_size=16", "parallel.mode=ddp"]), 4, V100))
+    found = list(
+        remedies(load_config(tiny, ["data=.", "batch_size=16", "parallel.mode=ddp"]), 4, V100)
+    )
     blocks = "parallel.checkpointing=[[1],[1],[1,2,3,4],[1,2,3,4,5,6,7]]"
     assert found[0] == ["parallel.checkpointing=[[1],[],[],[]]"]
     assert found[2] == ["parallel.checkpointing=[[1],[1],[1,2,3,4],[]]"]
     assert found[3:6] == [[blocks], ["parallel.mode=fsdp"], ["precision=fp16"]]
     assert found[6] == [blocks, "parallel.mode=fsdp", "precision=fp16"]
-    assert [change[-1] for change in found[7:]] == ["accumulate=2", "accumulate=2", "accumulate=4", "accumulate=4"]
+    assert [change[-1] for change in found[7:]] == [
+        "accumulate=2",
+        "accumulate=2",
+        "accumulate=4",
+        "accumulate=4",
+    ]
 
 
 def test_remedies_begin_with_a_format_that_the_gpu_has(tiny):
-    config = load_config(tiny, ["data=.", "precision=bf16", f"parallel.checkpointing={[[1], [1], [], []]}"])
+    config = load_config(
+        tiny, ["data=.", "precision=bf16", f"parallel.checkpointing={[[1], [1], [], []]}"]
+    )
     assert list(remedies(config, 1, V100))[:2] == [
         ["precision=fp16"],
         ["precision=fp16", "parallel.checkpointing=[[1],[1],[1,2,3,4],[1,2,3,4,5,6,7]]"],
@@ -96,12 +128,18 @@ def test_calibration_reads_the_median_step_of_a_run(tiny, tmp_path):
     config = load_config(tiny, ["data=."])
     configuration.save(config, tmp_path / "config.yaml")
     (tmp_path / "environment.json").write_text('{"processes": 1}')
-    # Half of every step's time is waiting for data; the first row, which starts up, and one other are far slower.
+    # Half of every step's time is waiting for data; the first row, which starts up, and one other
+    # are far slower.
     rates = [0.1, 16.0, 16.0, 16.0, 1.0]
-    rows = [{"step": i, "loss": 1.0, "images_per_second": r, "time_step": 0.5} for i, r in enumerate(rates, 1)]
+    rows = [
+        {"step": i, "loss": 1.0, "images_per_second": r, "time_step": 0.5}
+        for i, r in enumerate(rates, 1)
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     efficiency = calibrate(tmp_path, HARDWARE["cpu"])
-    assert Job.of(config, 1, HARDWARE["cpu"]).estimate(efficiency).step_seconds == pytest.approx(8 / 16 / 2)
+    assert Job.of(config, 1, HARDWARE["cpu"]).estimate(efficiency).step_seconds == pytest.approx(
+        8 / 16 / 2
+    )
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(InputError, match="too few"):
         calibrate(tmp_path, V100)
@@ -148,22 +186,43 @@ def test_devices_are_recognised(device, name):
 
 
 def test_a_run_has_itself_planned_beside_it(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "setpriority", lambda *_: None)  # on a busy machine the lowest priority gets no time at all
-    config = load_config(tiny, ["data=.", f"run_dir={tmp_path}", "views.small.count=0", "log.plan=cpu"])
+    monkeypatch.setattr(
+        os, "setpriority", lambda *_: None
+    )  # on a busy machine the lowest priority gets no time at all
+    config = load_config(
+        tiny, ["data=.", f"run_dir={tmp_path}", "views.small.count=0", "log.plan=cpu"]
+    )
     configuration.save(config, tmp_path / "config.yaml")
     with planned_beside(config, World()) as child:
         assert child.wait() == 0
     found = planned(tmp_path)
     assert found["planned_memory_gib"] == pytest.approx(measure(config, 1).peak / GIB)
     assert found["planned_images_per_second"] > 0
-    for other in (config, load_config(tiny, ["data=."])):  # there is a plan; and on CPUs nobody asked for one
+    for other in (
+        config,
+        load_config(tiny, ["data=."]),
+    ):  # there is a plan; and on CPUs nobody asked for one
         with planned_beside(other, World()) as child:
             assert child is None
 
 
 def test_the_command_line(tiny, capsys):
     with pytest.raises(SystemExit) as ended:
-        app(["plan", tiny, "views.small.count=0", "--gpus", "1", "--gpu", "cpu", "--price", "0.1", "--json", "-"])
+        app(
+            [
+                "plan",
+                tiny,
+                "views.small.count=0",
+                "--gpus",
+                "1",
+                "--gpu",
+                "cpu",
+                "--price",
+                "0.1",
+                "--json",
+                "-",
+            ]
+        )
     assert ended.value.code == 0
     told = capsys.readouterr()
     found = json.loads(told.out)

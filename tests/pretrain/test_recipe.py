@@ -1,4 +1,6 @@
-"""Every recipe says what it costs, starts where it says that it ran, and follows its published rates."""
+"""Every recipe says what it costs, starts where it says that it ran, and follows its published
+rates.
+"""
 
 import json
 import logging
@@ -33,19 +35,60 @@ from seer.pretrain.recipe import (
 from seer.pretrain.run import announce, run
 from tests.conftest import rows
 
-# Batch, steps; peak, start and final rate, steps of warm-up; steps of freezing, and from which there is a queue.
-# Of SEER and SwAV these are reference values; all are what the recipes said when they gave whole steps and rates.
+# Batch, steps; peak, start and final rate, steps of warm-up; steps of freezing, and from which
+# there is a queue. Of SEER and SwAV these are reference values; all are what the recipes said when
+# they gave whole steps and rates.
 PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dict[str, int]]] = {
-    "swav_regnety_256": ((8192, 122_070), (9.6, 0.15, 0.0096, 8000), {"freeze": 313, "queue_from": 0}),
-    "swav_regnety_10b": ((7936, 126_008), (9.3, 0.15, 0.0093, 5500), {"freeze": 313, "queue_from": 0}),
-    "swav_regnety_128": ((4096, 244_140), (4.8, 0.15, 0.0048, 8000), {"freeze": 313, "queue_from": 0}),
-    "swav_regnety_064": ((4096, 244_140), (4.8, 0.15, 0.0048, 8000), {"freeze": 313, "queue_from": 0}),
-    "swav_regnety_032": ((4096, 244_140), (4.8, 0.15, 0.0048, 8000), {"freeze": 313, "queue_from": 0}),
-    "swav_regnety_016": ((4096, 244_140), (4.8, 0.15, 0.0048, 8000), {"freeze": 313, "queue_from": 0}),
-    "swav_regnety_008": ((4096, 244_140), (4.8, 0.15, 0.0048, 8000), {"freeze": 313, "queue_from": 0}),
-    "swav_resnet50_800ep": ((4096, 250_228), (4.8, 0.3, 0.0048, 3128), {"freeze": 313, "queue_from": 0}),
-    "swav_resnet50_400ep": ((4096, 125_114), (4.8, 0.3, 0.0048, 3128), {"freeze": 313, "queue_from": 0}),
-    "swav_resnet50_bs256": ((256, 1_000_912), (0.6, 0.0, 0.0006, 0), {"freeze": 5005, "queue_from": 75_068}),
+    "swav_regnety_256": (
+        (8192, 122_070),
+        (9.6, 0.15, 0.0096, 8000),
+        {"freeze": 313, "queue_from": 0},
+    ),
+    "swav_regnety_10b": (
+        (7936, 126_008),
+        (9.3, 0.15, 0.0093, 5500),
+        {"freeze": 313, "queue_from": 0},
+    ),
+    "swav_regnety_128": (
+        (4096, 244_140),
+        (4.8, 0.15, 0.0048, 8000),
+        {"freeze": 313, "queue_from": 0},
+    ),
+    "swav_regnety_064": (
+        (4096, 244_140),
+        (4.8, 0.15, 0.0048, 8000),
+        {"freeze": 313, "queue_from": 0},
+    ),
+    "swav_regnety_032": (
+        (4096, 244_140),
+        (4.8, 0.15, 0.0048, 8000),
+        {"freeze": 313, "queue_from": 0},
+    ),
+    "swav_regnety_016": (
+        (4096, 244_140),
+        (4.8, 0.15, 0.0048, 8000),
+        {"freeze": 313, "queue_from": 0},
+    ),
+    "swav_regnety_008": (
+        (4096, 244_140),
+        (4.8, 0.15, 0.0048, 8000),
+        {"freeze": 313, "queue_from": 0},
+    ),
+    "swav_resnet50_800ep": (
+        (4096, 250_228),
+        (4.8, 0.3, 0.0048, 3128),
+        {"freeze": 313, "queue_from": 0},
+    ),
+    "swav_resnet50_400ep": (
+        (4096, 125_114),
+        (4.8, 0.3, 0.0048, 3128),
+        {"freeze": 313, "queue_from": 0},
+    ),
+    "swav_resnet50_bs256": (
+        (256, 1_000_912),
+        (0.6, 0.0, 0.0006, 0),
+        {"freeze": 5005, "queue_from": 75_068},
+    ),
     "simclr_resnet50": ((4096, 312_785), (4.8, 0.0, 0.0, 3128), {}),
     "byol_resnet50": ((4096, 312_785), (3.2, 0.0, 0.0, 3128), {}),
     "swav_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {"freeze": 0, "queue_from": 0}),
@@ -62,7 +105,9 @@ def header(name: str) -> list[str]:
 
 
 def commands(name: str) -> list[list[str]]:
-    """The words of the commands in a recipe's first lines; what follows in prose is two spaces away."""
+    """The words of the commands in a recipe's first lines; what follows in prose is two spaces
+    away.
+    """
     shown = [re.split("  +", line)[0] for line in header(name) if line.startswith("seer ")]
     return [shlex.split(part)[1:] for line in shown for part in line.split(" && ")]
 
@@ -73,7 +118,9 @@ def test_a_recipe_opens_with_its_cost(name):
         assert any(line.startswith(word) for line in header(name)), f"no line on {word.strip()}"
     score = next(line for line in header(name) if line.startswith("Score "))
     if "linear" in score:  # published figures, which `seer eval linear` does not reproduce
-        assert any(re.match("Protocol .*own protocol.*seer eval linear", line) for line in header(name))
+        assert any(
+            re.match("Protocol .*own protocol.*seer eval linear", line) for line in header(name)
+        )
         assert any(line.startswith("Differs ") for line in header(name))
 
 
@@ -92,7 +139,10 @@ def test_the_command_in_its_first_lines_can_be_launched_there(name, tmp_path):
         if verb == "pretrain":
             assert params["config"] == name
             assert ranks == (int(prose[1]) if prose else params["nproc"])
-            elsewhere = ["data=elsewhere/shards", f"run_dir={tmp_path / 'run'}"]  # given last, they count
+            elsewhere = [
+                "data=elsewhere/shards",
+                f"run_dir={tmp_path / 'run'}",
+            ]  # given last, they count
             preview(params["config"], [*params["overrides"], *elsewhere], ranks)
     assert verbs[-1] == ("quickstart" if name == "quickstart" else "pretrain")
 
@@ -141,14 +191,21 @@ FOOTPRINTS: dict[str, Any] = {}
 
 @EVERY
 def test_it_makes_a_step_on_its_published_hardware(name):
-    """As laid out there, on fake tensors. Large crops alone: the launch above has seen the small ones, without layout.
+    """As laid out there, on fake tensors. Large crops alone: the launch above has seen the small
+    ones, without layout.
 
     Two recipes that differ in nothing that a step sees share one.
     """
     ranks, hardware = published_hardware(name)
     config = load_config(name, ["data=."])
     views = {key: view for key, view in config.views.items() if key != "small"}
-    config = replace(config, name="", steps=1000, views=views, schedule=load_config("swav_small", ["data=."]).schedule)
+    config = replace(
+        config,
+        name="",
+        steps=1000,
+        views=views,
+        schedule=load_config("swav_small", ["data=."]).schedule,
+    )
     key = json.dumps([meaning(config), ranks])
     if key not in FOOTPRINTS:
         FOOTPRINTS[key] = measure(config, ranks, not hardware.syncs_batchnorm)
@@ -172,8 +229,15 @@ def test_seers_recipe_in_full():
     assert config.backbone.name == "regnety_2560"
     assert (method.head, method.head_bn, method.prototypes) == ([8192, 8192, 256], False, 16_000)
     assert (method.epsilon, method.iterations, method.temperature) == (0.05, 10, 0.1)
-    assert [(v.size, v.count, v.scale) for v in views.values()] == [(224, 2, [0.14, 1.0]), (96, 4, [0.05, 0.14])]
-    assert (config.optim.weight_decay, config.optim.larc, config.optim.decay_norm_and_bias) == (1e-5, True, True)
+    assert [(v.size, v.count, v.scale) for v in views.values()] == [
+        (224, 2, [0.14, 1.0]),
+        (96, 4, [0.05, 0.14]),
+    ]
+    assert (config.optim.weight_decay, config.optim.larc, config.optim.decay_norm_and_bias) == (
+        1e-5,
+        True,
+        True,
+    )
     assert (config.parallel.mode, config.parallel.bn_group) == ("fsdp", 64)
     assert config.parallel.checkpointing == [[2], [7], [9, 17], []]
 
@@ -196,24 +260,34 @@ def test_hardware_that_a_recipe_does_not_name(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["parallel.checkpointing=[[2],[7],[9,17],[]]"], r"\[7\] must rise from 1 to at most 5, stage 2's depth"),
+        (
+            ["parallel.checkpointing=[[2],[7],[9,17],[]]"],
+            r"\[7\] must rise from 1 to at most 5, stage 2's depth",
+        ),
         (["parallel.checkpointing=[[2]]"], "has 1 lists; the backbone has 4 stages"),
         (["precision=fp8"], "precision: 'fp8' is unknown"),
         (["log.plan=h1000"], "log.plan"),
-        (["schedule.warmup=300000"], "warmup: 300000 steps, but the run has 244140; give fewer, or a share"),
+        (
+            ["schedule.warmup=300000"],
+            "warmup: 300000 steps, but the run has 244140; give fewer, or a share",
+        ),
         (["method.freeze=-1"], "method.freeze: -1 is not a number of whole steps"),
         (["method.queue_from=1.5"], "method.queue_from: 1.5 is not a number of whole steps"),
         (["schedule.per=-256"], "schedule.per: -256 is not a whole number from 0"),
         (["parallel.bn_group=48"], "parallel.bn_group=48 does not divide 128 processes"),
     ],
 )
-def test_what_every_process_would_refuse_is_refused_before_a_job_is_queued(overrides, message, tmp_path):
+def test_what_every_process_would_refuse_is_refused_before_a_job_is_queued(
+    overrides, message, tmp_path
+):
     with pytest.raises(InputError, match=message):
         preview("swav_regnety_032", ["data=nowhere/shards", f"run_dir={tmp_path}", *overrides], 128)
 
 
 def written(config: Pretrain, run_dir: Path, **without: list[str]) -> Pretrain:
-    """The same configuration for `run_dir`, in which it has been saved `without` some keys of its sections."""
+    """The same configuration for `run_dir`, in which it has been saved `without` some keys of its
+    sections.
+    """
     config = replace(config, run_dir=str(run_dir))
     values = configuration.to_dict(config)
     for section, keys in without.items():
@@ -233,17 +307,30 @@ def older(config: Pretrain) -> Pretrain:
 @pytest.mark.parametrize("name", ["swav_resnet50_bs256", "swav_regnety_10b", "swav_small"])
 def test_a_run_begun_with_rates_and_steps_goes_on_under_the_recipe(name, tmp_path):
     config = load_config(name, ["data=shards"])
-    earlier = written(older(config), tmp_path / "run", schedule=["per"], optim=["lars_joint_norm", "rate_in_momentum"])
+    earlier = written(
+        older(config),
+        tmp_path / "run",
+        schedule=["per"],
+        optim=["lars_joint_norm", "rate_in_momentum"],
+    )
     check_run_dir(replace(config, run_dir=earlier.run_dir))
     with pytest.raises(InputError, match=r"schedule\.peak is"):
-        check_run_dir(replace(config, run_dir=earlier.run_dir, schedule=replace(config.schedule, peak=0.11)))
+        check_run_dir(
+            replace(config, run_dir=earlier.run_dir, schedule=replace(config.schedule, peak=0.11))
+        )
 
 
 def test_a_run_begun_with_the_earlier_lars_goes_on_with_it_or_not_at_all(tmp_path):
     config = load_config("simclr_resnet50", ["data=shards"])
-    before = older(replace(config, optim=replace(config.optim, lars_joint_norm=False, rate_in_momentum=False)))
+    before = older(
+        replace(config, optim=replace(config.optim, lars_joint_norm=False, rate_in_momentum=False))
+    )
     before = replace(before, method=replace(before.method, head_bn_shift=True))
-    new_keys = {"schedule": ["per"], "optim": ["lars_joint_norm", "rate_in_momentum"], "method": ["head_bn_shift"]}
+    new_keys = {
+        "schedule": ["per"],
+        "optim": ["lars_joint_norm", "rate_in_momentum"],
+        "method": ["head_bn_shift"],
+    }
     before = written(before, tmp_path / "run", **new_keys)
     saved = saved_config(tmp_path / "run" / "config.yaml")
     assert not saved.optim.lars_joint_norm
@@ -266,7 +353,13 @@ def test_a_run_directory_that_is_not_a_runs_is_told_by_its_file(tmp_path):
 
 
 def test_a_run_says_what_its_rate_became_and_what_has_no_effect(capsys, caplog):
-    overrides = ["data=shards", "batch_size=2048", "method.freeze=0", "method.queue_from=990000", "steps=1000"]
+    overrides = [
+        "data=shards",
+        "batch_size=2048",
+        "method.freeze=0",
+        "method.queue_from=990000",
+        "steps=1000",
+    ]
     with caplog.at_level(logging.INFO, "seer"):
         announce(load_config("swav_resnet50_bs256", overrides))
     line = "rate 0.6 for 256 images → 4.8 for 2,048; warm-up 0 of 1,000 steps"
@@ -276,7 +369,9 @@ def test_a_run_says_what_its_rate_became_and_what_has_no_effect(capsys, caplog):
     assert caplog.messages[1].startswith("method.queue=3840: no step uses it")
 
 
-def test_rates_for_images_and_shares_train_as_rates_and_steps_do(tiny, shards, tmp_path, monkeypatch):
+def test_rates_for_images_and_shares_train_as_rates_and_steps_do(
+    tiny, shards, tmp_path, monkeypatch
+):
     judged_from = []
 
     class Watched(Health):
@@ -288,10 +383,21 @@ def test_rates_for_images_and_shares_train_as_rates_and_steps_do(tiny, shards, t
     common = [f"data={shards}", "steps=2", "schedule.warmup=1", "health.grace=10"]
     absolute = run(load_config(tiny, [*common, f"run_dir={tmp_path / 'absolute'}"]))
     rates = ["schedule.per=16", "schedule.peak=0.2", "schedule.start=0.1", "schedule.final=0.02"]
-    given = [*common, *rates, "schedule.warmup=0.5", "method.freeze=0.5", f"run_dir={tmp_path / 'relative'}"]
+    given = [
+        *common,
+        *rates,
+        "schedule.warmup=0.5",
+        "method.freeze=0.5",
+        f"run_dir={tmp_path / 'relative'}",
+    ]
     relative = run(load_config(tiny, given))
-    assert [(row["loss"], row["lr"]) for row in rows(absolute)] == [(row["loss"], row["lr"]) for row in rows(relative)]
+    assert [(row["loss"], row["lr"]) for row in rows(absolute)] == [
+        (row["loss"], row["lr"]) for row in rows(relative)
+    ]
     assert judged_from == [11, 11]
     saved = saved_config(relative / "config.yaml")
     assert (saved.schedule.peak, saved.schedule.warmup, saved.method.freeze) == (0.2, 0.5, 0.5)
-    assert "rate 0.2 for 16 images → 0.1 for 8; warm-up 1 of 2 steps" in (relative / "seer.log").read_text()
+    assert (
+        "rate 0.2 for 16 images → 0.1 for 8; warm-up 1 of 2 steps"
+        in (relative / "seer.log").read_text()
+    )

@@ -20,7 +20,9 @@ from seer.processes import spawn
 from tests.conftest import losses
 
 
-def pretrain(recipe: str, shards: Path, run_dir: Path, *overrides: str, nproc: int = 1) -> list[float]:
+def pretrain(
+    recipe: str, shards: Path, run_dir: Path, *overrides: str, nproc: int = 1
+) -> list[float]:
     config = load_config(recipe, [f"data={shards}", f"run_dir={run_dir}", *overrides])
     spawn(run, nproc, config) if nproc > 1 else run(config)
     return losses(run_dir)
@@ -41,31 +43,50 @@ def test_one_process_ddp_and_fsdp_make_the_same_run(tiny, shards, tmp_path, prec
     kind = f"precision={precision}"
     alone = pretrain(tiny, shards, tmp_path / "alone", kind)
     assert len(alone) == 5
-    assert max(alone) - min(alone) > 1e-3, "a run whose loss does not move would agree with anything"
+    assert max(alone) - min(alone) > 1e-3, (
+        "a run whose loss does not move would agree with anything"
+    )
     others = {
         "ddp": {"nproc": 2, "mode": "ddp"},
         "fsdp": {"nproc": 2, "mode": "fsdp"},
-        "checkpointed": {"nproc": 1, "mode": "none", "more": ["parallel.checkpointing=[[1],[1],[2,4],[7]]"]},
-        "fsdp_checkpointed": {"nproc": 2, "mode": "fsdp", "more": ["parallel.checkpointing=[[1],[1],[2,4],[]]"]},
+        "checkpointed": {
+            "nproc": 1,
+            "mode": "none",
+            "more": ["parallel.checkpointing=[[1],[1],[2,4],[7]]"],
+        },
+        "fsdp_checkpointed": {
+            "nproc": 2,
+            "mode": "fsdp",
+            "more": ["parallel.checkpointing=[[1],[1],[2,4],[]]"],
+        },
     }
     for name, how in others.items():
         overrides = [kind, f"parallel.mode={how['mode']}", *how.get("more", [])]
         theirs = pretrain(tiny, shards, tmp_path / name, *overrides, nproc=how["nproc"])
         assert theirs == pytest.approx(alone, abs=tolerance), name
         # BatchNorm's running statistics are in there, too.
-        difference = largest_difference(backbone(tmp_path / "alone", 5), backbone(tmp_path / name, 5))
+        difference = largest_difference(
+            backbone(tmp_path / "alone", 5), backbone(tmp_path / name, 5)
+        )
         assert difference < tolerance * 100, name
 
 
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 def test_the_other_methods_agree_across_processes(tiny, shards, tmp_path, method):
-    settings = [f"method={{name: {method}, head: [32, 16]}}", "precision=fp64", "views.small.count=0", "steps=3"]
+    settings = [
+        f"method={{name: {method}, head: [32, 16]}}",
+        "precision=fp64",
+        "views.small.count=0",
+        "steps=3",
+    ]
     settings += ["method.predictor=[32, 16]"] if method == "byol" else []
     recipe = tmp_path / "recipe.yaml"
     text = Path(tiny).read_text().splitlines()
     recipe.write_text("\n".join(line for line in text if not line.startswith("method")))
     alone = pretrain(str(recipe), shards, tmp_path / "alone", *settings)
-    fsdp = pretrain(str(recipe), shards, tmp_path / "fsdp", *settings, "parallel.mode=fsdp", nproc=2)
+    fsdp = pretrain(
+        str(recipe), shards, tmp_path / "fsdp", *settings, "parallel.mode=fsdp", nproc=2
+    )
     assert fsdp == pytest.approx(alone, abs=1e-9)
     assert len(set(alone)) == 3
 
@@ -76,7 +97,9 @@ def test_a_run_continued_at_another_world_size(tiny, shards, tmp_path):
     pretrain(tiny, shards, tmp_path / "b", *settings)
     for step in (4, 6):  # as if it had been killed after its second checkpoint
         shutil.rmtree(tmp_path / f"b/checkpoints/step-{step:09d}")
-    assert pretrain(tiny, shards, tmp_path / "b", *settings, nproc=2) == pytest.approx(undisturbed, abs=1e-9)
+    assert pretrain(tiny, shards, tmp_path / "b", *settings, nproc=2) == pytest.approx(
+        undisturbed, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -86,12 +109,16 @@ def test_a_killed_run_continues_bit_for_bit(tiny, shards, tmp_path, seed):
     victim = tmp_path / "victim"
     words = ["pretrain", tiny, f"data={shards}", f"run_dir={victim}", *settings]
     command = [sys.executable, "-c", "from seer.cli import main; main()", *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     kill_after = random.Random(seed).randint(2, 10)
     wait_for_rows(victim / "metrics.jsonl", kill_after, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (victim / "checkpoints/step-000000012").exists(), "the run was over before it was killed"
+    assert not (victim / "checkpoints/step-000000012").exists(), (
+        "the run was over before it was killed"
+    )
 
     assert pretrain(tiny, shards, victim, *settings) == undisturbed
     ours, theirs = backbone(victim, 12), backbone(tmp_path / "undisturbed", 12)
@@ -112,15 +139,25 @@ def test_a_finished_run_is_left_as_it_is(tiny, shards, tmp_path):
     first = pretrain(tiny, shards, tmp_path / "run", "steps=2")
     weights = (tmp_path / "run/checkpoints/step-000000002/backbone.safetensors").stat().st_mtime_ns
     assert pretrain(tiny, shards, tmp_path / "run", "steps=2") == first
-    assert (tmp_path / "run/checkpoints/step-000000002/backbone.safetensors").stat().st_mtime_ns == weights
+    assert (
+        tmp_path / "run/checkpoints/step-000000002/backbone.safetensors"
+    ).stat().st_mtime_ns == weights
 
 
 def test_a_run_starts_from_another_runs_backbone(tiny, shards, tmp_path):
     pretrain(tiny, shards, tmp_path / "first", "steps=2")
-    settings = ["steps=1", "schedule.peak=0", "schedule.start=0", "schedule.warmup=0", "schedule.final=0"]
+    settings = [
+        "steps=1",
+        "schedule.peak=0",
+        "schedule.start=0",
+        "schedule.warmup=0",
+        "schedule.final=0",
+    ]
     pretrain(tiny, shards, tmp_path / "second", f"init={tmp_path / 'first'}", *settings)
     learned = {
-        n: p for n, p in backbone(tmp_path / "first", 2).items() if "running" not in n and "num_batches" not in n
+        n: p
+        for n, p in backbone(tmp_path / "first", 2).items()
+        if "running" not in n and "num_batches" not in n
     }
     second = backbone(tmp_path / "second", 1)
     assert all(torch.equal(second[name], p) for name, p in learned.items())
@@ -141,14 +178,19 @@ def test_gradient_accumulation_sees_every_image_once(tiny, shards, tmp_path):
         (["precision=fp8"], r"precision: 'fp8' is unknown"),
         (["steps=0"], r"steps: 0 is not a whole number from 1"),
         (["views.small.count=40000000"], r"views\.small\.count: 40000000 is not"),
-        (["views.small.count=62", "views.small.size=4096", "loader.workers=64"], r"GiB of memory and this host has"),
+        (
+            ["views.small.count=62", "views.small.size=4096", "loader.workers=64"],
+            r"GiB of memory and this host has",
+        ),
         (["backbone.name=regnety_03"], r"unknown backbone 'regnety_03' \(did you mean"),
         (["schedule.warmup=9"], r"schedule\.warmup: 9 steps, but the run has 5"),
         (["init=nowhere"], r"nowhere"),
         (["optim.name=sgdd"], r"optim\.name: 'sgdd' is unknown \(did you mean 'sgd'\?\)"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing_behind(tiny, shards, tmp_path, overrides, message):
+def test_wrong_input_is_one_line_and_leaves_nothing_behind(
+    tiny, shards, tmp_path, overrides, message
+):
     with pytest.raises(InputError, match=message) as error:
         pretrain(tiny, shards, tmp_path / "run", *overrides)
     assert "\n" not in str(error.value)
@@ -156,7 +198,9 @@ def test_wrong_input_is_one_line_and_leaves_nothing_behind(tiny, shards, tmp_pat
 
 
 def test_a_batch_that_does_not_divide_among_processes(tiny, shards, tmp_path):
-    with pytest.raises(InputError, match=r"batch_size=7 does not divide among 2 processes; use 6 or 8"):
+    with pytest.raises(
+        InputError, match=r"batch_size=7 does not divide among 2 processes; use 6 or 8"
+    ):
         pretrain(tiny, shards, tmp_path / "run", "batch_size=7", nproc=2)
     assert not (tmp_path / "run").exists()
 
@@ -183,7 +227,8 @@ def test_a_run_directory_of_another_configuration_is_refused_unchanged(tiny, sha
     pretrain(tiny, shards, tmp_path / "run", "steps=2")
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     with pytest.raises(
-        InputError, match=r"belongs to another configuration: method\.epsilon is 0\.05 there and 0\.03 here"
+        InputError,
+        match=r"belongs to another configuration: method\.epsilon is 0\.05 there and 0\.03 here",
     ):
         pretrain(tiny, shards, tmp_path / "run", "steps=2", "method.epsilon=0.03")
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before

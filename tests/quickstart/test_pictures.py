@@ -17,7 +17,9 @@ def quickstart(tmp_path_factory):
 def positions(photo: np.ndarray, patch: np.ndarray) -> tuple[int, int]:
     """Where a patch lies in its photograph, found by search."""
     size, best = len(patch), None
-    windows = np.lib.stride_tricks.sliding_window_view(photo[..., 1].astype(np.float32), (size, size))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        photo[..., 1].astype(np.float32), (size, size)
+    )
     probe = patch[..., 1].astype(np.float32)
     # Sixteen pixels tell candidates apart; the whole patch decides among the best of them.
     points = [(y, x) for y in range(4, size, size // 4) for x in range(4, size, size // 4)]
@@ -71,9 +73,13 @@ def test_training_and_test_patches_share_no_pixel(quickstart, name):
 
 
 def test_patches_are_distinct_and_the_same_every_time(quickstart, tmp_path):
-    first = {path.relative_to(quickstart[0]): path.read_bytes() for path in quickstart[0].rglob("*.jpg")}
+    first = {
+        path.relative_to(quickstart[0]): path.read_bytes() for path in quickstart[0].rglob("*.jpg")
+    }
     write_quickstart(tmp_path, train=30, test=10)
-    assert {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.jpg")} == first
+    assert {
+        path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.jpg")
+    } == first
     assert len(set(first.values())) == len(first)
 
 

@@ -28,7 +28,12 @@ def metric(step: int, **changes) -> dict:
         "epoch": step / 10,
         "seconds": 2.0 * step,
     }
-    row |= {"images_per_second": 16.0, "data_wait": 0.1, "time_step": 0.7, "prototypes_used": min(64, step)}
+    row |= {
+        "images_per_second": 16.0,
+        "data_wait": 0.1,
+        "time_step": 0.7,
+        "prototypes_used": min(64, step),
+    }
     return row | {"log_prototypes": math.log(64), "perplexity": 20.0} | changes
 
 
@@ -58,7 +63,11 @@ def write_run(path: Path, steps: int = 100, results: list[dict] | None = None) -
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if results is None:
         name = path.name
-        results = [result(f"{name} step-000000100", 0.7), result(f"{name} untrained", 0.4), result("pixels:48", 0.3)]
+        results = [
+            result(f"{name} step-000000100", 0.7),
+            result(f"{name} untrained", 0.4),
+            result("pixels:48", 0.3),
+        ]
         results += [
             result(f"{name} step-000000100", 0.8, "top1", "linear"),
             result(f"{name} untrained", 0.5, "top1", "linear"),

@@ -25,9 +25,14 @@ HUGE = "9" * 5_000
 
 
 def good_run(run: Path, recipe: str, data: Path) -> Path:
-    """A finished run of 40 steps: all files that training, evaluation and planning leave, true to the audit."""
+    """A finished run of 40 steps: all files that training, evaluation and planning leave, true to
+    the audit.
+    """
     data.mkdir(parents=True, exist_ok=True)
-    rows = [{"shard": f"s{i}.tar", "samples": n, "bytes": 10_240, "sha256": f"{i}" * 64} for i, n in enumerate(SIZES)]
+    rows = [
+        {"shard": f"s{i}.tar", "samples": n, "bytes": 10_240, "sha256": f"{i}" * 64}
+        for i, n in enumerate(SIZES)
+    ]
     write_manifest(data, rows, {})
     run.mkdir(parents=True)
     write_manifest(run, rows, {})
@@ -44,7 +49,13 @@ def good_run(run: Path, recipe: str, data: Path) -> Path:
     lines(run / "results.jsonl", [score("run step-000000040", 0.7), score("run untrained", 0.4)])
     lines(run / "health.jsonl", EVENTS)
     lines(run / "skipped.jsonl", [])
-    environment = {"time": "2026-01-02T03:04:05+00:00", "seer": "0.1.0", "cores": 2, "gpus": [], "processes": 1}
+    environment = {
+        "time": "2026-01-02T03:04:05+00:00",
+        "seer": "0.1.0",
+        "cores": 2,
+        "gpus": [],
+        "processes": 1,
+    }
     (run / "environment.json").write_text(json.dumps(environment | {"packages": {"torch": "2.14"}}))
     plan = {"chosen": {"images_per_second": 20.0}, "memory_gib": {"weights": 0.5}}
     (run / "plan.json").write_text(json.dumps(plan))
@@ -60,20 +71,44 @@ def good_run(run: Path, recipe: str, data: Path) -> Path:
 
 def metric(step: int) -> dict[str, Any]:
     """A row of metrics.jsonl, without its fingerprint."""
-    row = {"step": step, "loss": 4 - step / 100, "lr": 0.1, "samples": BATCH * step, "epoch": step / 5}
-    row |= {"seconds": 2.0 * step, "images_per_second": 4.0, "data_wait": 0.1, "time_step": 0.7, "perplexity": 9.0}
+    row = {
+        "step": step,
+        "loss": 4 - step / 100,
+        "lr": 0.1,
+        "samples": BATCH * step,
+        "epoch": step / 5,
+    }
+    row |= {
+        "seconds": 2.0 * step,
+        "images_per_second": 4.0,
+        "data_wait": 0.1,
+        "time_step": 0.7,
+        "perplexity": 9.0,
+    }
     return row
 
 
 def score(model: str, value: float) -> dict[str, Any]:
     """A row of results.jsonl."""
-    row = {"task": "knn", "data": "here/images", "metric": "top1_k20", "value": value, "low": value - 0.05}
+    row = {
+        "task": "knn",
+        "data": "here/images",
+        "metric": "top1_k20",
+        "value": value,
+        "low": value - 0.05,
+    }
     return row | {"high": value + 0.05, "model": model, "config_hash": "abc", "seconds": 1.0}
 
 
 EVENTS = [
     {"step": 5, "event": "not_applied", "why": "loss or gradient is not finite"},
-    {"step": 30, "event": "symptom", "name": "few_prototypes", "why": "few are used", "remedy": "use a queue"},
+    {
+        "step": 30,
+        "event": "symptom",
+        "name": "few_prototypes",
+        "why": "few are used",
+        "remedy": "use a queue",
+    },
 ]
 
 
@@ -128,7 +163,11 @@ def link(name: str, to: str) -> Damage:
 
 def row(file: str, /, **changes: Any) -> Damage:
     """A first row that is like a good one but for some values."""
-    good = {"metrics.jsonl": metric(1) | {"seen": 1}, "results.jsonl": score("m", 0.5), "health.jsonl": EVENTS[1]}
+    good = {
+        "metrics.jsonl": metric(1) | {"seen": 1},
+        "results.jsonl": score("m", 0.5),
+        "health.jsonl": EVENTS[1],
+    }
     return add(file, json.dumps(good[file] | changes))
 
 
@@ -150,27 +189,41 @@ def misnamed(run: Path) -> None:
 def foreign(run: Path) -> None:
     """A run of another tool, which has files of the same names."""
     all_missing(run)
-    (run / "config.yaml").write_text("trainer: {max_epochs: 3}\nmodel: [resnet, 18]\nmethod: moco\nviews: 2\n")
-    lines(run / "metrics.jsonl", [{"_step": 1, "train/loss": 2.0}, {"_step": 2, "train/loss": "nan"}])
+    (run / "config.yaml").write_text(
+        "trainer: {max_epochs: 3}\nmodel: [resnet, 18]\nmethod: moco\nviews: 2\n"
+    )
+    lines(
+        run / "metrics.jsonl", [{"_step": 1, "train/loss": 2.0}, {"_step": 2, "train/loss": "nan"}]
+    )
     (run / "hparams.yaml").write_text("lr: 0.1\n")
 
 
 def future(run: Path) -> None:
     """A run of a newer seer: keys and values that this one does not know."""
     config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config + "curriculum: {stages: [{from: 0, size: 24}], kind: ramp}\n")
+    (run / "config.yaml").write_text(
+        config + "curriculum: {stages: [{from: 0, size: 24}], kind: ramp}\n"
+    )
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    lines(run / "metrics.jsonl", [r | {"phase": "warm", "per_layer": {"a": 1}, "tags": ["x"]} for r in rows])
+    lines(
+        run / "metrics.jsonl",
+        [r | {"phase": "warm", "per_layer": {"a": 1}, "tags": ["x"]} for r in rows],
+    )
     lines(run / "health.jsonl", [*EVENTS, {"step": 9, "event": "revived", "by": {"whom": None}}])
     environment = json.loads((run / "environment.json").read_text())
-    (run / "environment.json").write_text(json.dumps(environment | {"seer": "97.0.0", "chips": [{"kind": "q"}]}))
+    (run / "environment.json").write_text(
+        json.dumps(environment | {"seer": "97.0.0", "chips": [{"kind": "q"}]})
+    )
 
 
 def png(pixels: int) -> bytes:
     """The head of a PNG that says it has so many pixels a side."""
     header = b"IHDR" + pixels.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
     data = b"IDAT" + zlib.compress(bytes(100))
-    chunks = [len(c[4:]).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in (header, data, b"IEND")]
+    chunks = [
+        len(c[4:]).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big")
+        for c in (header, data, b"IEND")
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 

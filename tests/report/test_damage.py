@@ -1,4 +1,6 @@
-"""About a hundred and fifty kinds of damage to a run directory: what can be shown is shown, what cannot is named."""
+"""About a hundred and fifty kinds of damage to a run directory: what can be shown is shown, what
+cannot is named.
+"""
 
 import base64
 import os
@@ -54,7 +56,8 @@ def test_a_good_run_needs_no_words(run):
     assert f"{STEPS} fingerprints compared: what was taken is what the order says" in text
 
 
-# Read by seer.data.ledger and seer.data.storage.index, or by the engine: their own tests say what is right for them.
+# Read by seer.data.ledger and seer.data.storage.index, or by the engine: their own tests say what
+# is right for them.
 AUDITED_ELSEWHERE = ("skipped.jsonl", "manifest.parquet")
 
 
@@ -83,7 +86,9 @@ def test_a_damaged_run_is_shown_or_named(run, damage):
     "damage", [name for name in DAMAGES if name.split()[0] in ("metrics.jsonl", "environment.json")]
 )
 def test_a_damaged_run_calibrates_a_plan_or_not(run, damage, monkeypatch):
-    monkeypatch.setattr(Job, "of", classmethod(lambda cls, config, processes, hardware: _Job(processes)))
+    monkeypatch.setattr(
+        Job, "of", classmethod(lambda cls, config, processes, hardware: _Job(processes))
+    )
     DAMAGES[damage](run)
     with within_time(SECONDS):
         try:
@@ -109,16 +114,31 @@ class _Job:
 @pytest.mark.parametrize(
     ("damage", "remark"),
     [
-        ("metrics.jsonl nested", "1 of 41 rows of metrics.jsonl is not readable; the first is line 1 (nested too"),
-        ("metrics.jsonl of another type", "6 of 46 rows of metrics.jsonl are not readable; the first is line 1"),
+        (
+            "metrics.jsonl nested",
+            "1 of 41 rows of metrics.jsonl is not readable; the first is line 1 (nested too",
+        ),
+        (
+            "metrics.jsonl of another type",
+            "6 of 46 rows of metrics.jsonl are not readable; the first is line 1",
+        ),
         ("metrics.jsonl with a step of text", "(step: &#39;seven&#39; is not a whole number"),
-        ("results.jsonl with NaN", "1 of 3 rows of results.jsonl is not readable; the first is line 1 (value: nan"),
-        ("health.jsonl without a reason", "1 of 3 rows of health.jsonl is not readable; the first is line 1 ("),
+        (
+            "results.jsonl with NaN",
+            "1 of 3 rows of results.jsonl is not readable; the first is line 1 (value: nan",
+        ),
+        (
+            "health.jsonl without a reason",
+            "1 of 3 rows of health.jsonl is not readable; the first is line 1 (",
+        ),
         ("environment.json truncated", "environment.json: not readable as JSON"),
         ("config.yaml of wrong types", "config.yaml: steps: &#39;x&#39; is not a whole number"),
         ("config.yaml a bomb", "config.yaml: it has more than 100,000 values"),
         ("images/crops.png a link out", "images/crops.png: leads out of"),
-        ("images/crops.png of 10^9 pixels", "images/crops.png: it is damaged, or too large; not shown"),
+        (
+            "images/crops.png of 10^9 pixels",
+            "images/crops.png: it is damaged, or too large; not shown",
+        ),
         ("images/crops.png another picture", "images/crops.png: it is not a PNG; not shown"),
         ("metrics.jsonl a pipe", "metrics.jsonl: not a regular file"),
         ("a newer seer&#39;s run", "written by seer 97.0.0, this is"),
@@ -141,11 +161,23 @@ def test_what_is_not_shown_is_named_on_the_page(run, damage, remark):
         ("metrics.jsonl nested", "not compared: 1 of 41 rows of metrics.jsonl", 2),
         ("metrics.jsonl with a step of 2^62", "is beyond the 40 steps of the run", 2),
         ("metrics.jsonl with texts", "not compared: 1 of 41 rows of metrics.jsonl", 2),
-        ("metrics.jsonl missing", "1 fingerprints compared: what was taken is what the order says", 0),
+        (
+            "metrics.jsonl missing",
+            "1 fingerprints compared: what was taken is what the order says",
+            0,
+        ),
         ("a checkpoint's header empty", "not compared: ", 2),
         ("config.yaml of wrong types", "config.yaml: ", 2),
-        ("metrics.jsonl twice", "40 fingerprints compared: what was taken is what the order says", 0),
-        ("a newer seer's run", "40 fingerprints compared: what was taken is what the order says", 0),
+        (
+            "metrics.jsonl twice",
+            "40 fingerprints compared: what was taken is what the order says",
+            0,
+        ),
+        (
+            "a newer seer's run",
+            "40 fingerprints compared: what was taken is what the order says",
+            0,
+        ),
         ("another tool's run", "config.yaml: 'batch_size' is missing", 2),
     ],
 )
@@ -161,7 +193,9 @@ def test_a_newer_seers_configuration_asks_for_an_update(run):
     (run / "config.yaml").write_text("batch: {size: 8}\n")
     code, text = seer("audit", str(run))
     assert code == 2
-    assert text.endswith("config.yaml: 'batch_size' is missing; written by seer 97.0.0, update seer")
+    assert text.endswith(
+        "config.yaml: 'batch_size' is missing; written by seer 97.0.0, update seer"
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +204,11 @@ def test_a_newer_seers_configuration_asks_for_an_update(run):
         (lambda path: None, "no such directory", 2),
         (lambda path: path.touch(), "no such directory", 2),
         (lambda path: path.mkdir(), "not a run directory, or not yet", 0),
-        (lambda path: (path.mkdir(), (path / ".job.json").touch()), "not a run directory, or not yet", 0),
+        (
+            lambda path: (path.mkdir(), (path / ".job.json").touch()),
+            "not a run directory, or not yet",
+            0,
+        ),
         (lambda path: (path.mkdir(), (path / "hparams.yaml").touch()), "it has other files", 2),
     ],
     ids=["missing", "a file", "empty", "queued", "foreign"],

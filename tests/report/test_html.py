@@ -61,7 +61,13 @@ def test_the_page_shows_scores_curves_pictures_and_configuration(run):
 def test_health_is_told_in_words_and_curves(run, tmp_path):
     events = [
         {"step": 5, "event": "not_applied", "why": "loss or gradient is not finite"},
-        {"step": 30, "event": "symptom", "name": "few_prototypes", "why": "few are used", "remedy": "use a queue"},
+        {
+            "step": 30,
+            "event": "symptom",
+            "name": "few_prototypes",
+            "why": "few are used",
+            "remedy": "use a queue",
+        },
         {"step": 40, "event": "rollback", "why": "loss 9", "to": 35, "skipped": [39, 40]},
         {"step": 90, "event": "diverged", "why": "no way back"},
     ]
@@ -85,8 +91,12 @@ def test_nothing_is_fetched(run):
     page = Page(write_report(run))
     assert all(link.startswith("data:") for link in page.links)
     assert "url(" not in (run / "report.html").read_text()
-    pictures = [base64.b64decode(link.partition("base64,")[2]) for link in page.links if "image/png" in link]
-    assert pictures == [(run / "images" / f"{name}.png").read_bytes() for name in ("crops", "neighbours")]
+    pictures = [
+        base64.b64decode(link.partition("base64,")[2]) for link in page.links if "image/png" in link
+    ]
+    assert pictures == [
+        (run / "images" / f"{name}.png").read_bytes() for name in ("crops", "neighbours")
+    ]
 
 
 def test_headlines_answer_first(run):
@@ -117,7 +127,8 @@ def test_the_headline_is_the_last_model_measured_and_scores_are_sorted(tmp_path)
 def test_a_value_of_another_unit_for_which_lower_is_better(tmp_path):
     about = {"title": "Normals mean angle", "unit": "°", "better": "lower", "headline": True}
     results = [
-        result(f"small step-{step:09d}", value, "angle", "normals") | about for step, value in ((1, 30), (2, 20))
+        result(f"small step-{step:09d}", value, "angle", "normals") | about
+        for step, value in ((1, 30), (2, 20))
     ]
     run = read_run(write_run(tmp_path / "small", results=results))
     assert headlines(run)[0].value == "20 °"
@@ -137,7 +148,11 @@ def test_time_is_weighed_by_the_windows_it_was_measured_in(run):
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert dict(where_time_went(read_run(run))) == pytest.approx(
-        {"training steps": 0.5, "waiting for data": 0.125, "augmenting, checkpoints, the rest": 0.375}
+        {
+            "training steps": 0.5,
+            "waiting for data": 0.125,
+            "augmenting, checkpoints, the rest": 0.375,
+        }
     )
 
 
@@ -191,7 +206,12 @@ def test_the_page_opens_without_console_messages(run, tmp_path):
     page = write_report(run)
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     flags += "--disable-component-update --disable-sync --enable-logging=stderr --dump-dom"
-    command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", page.resolve().as_uri()]
+    command = [
+        "chromium",
+        *flags.split(),
+        f"--user-data-dir={tmp_path / 'profile'}",
+        page.resolve().as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert 'class="cursor"' in done.stdout  # the script ran to its end
     assert "CONSOLE" not in done.stderr

@@ -130,11 +130,17 @@ def test_numbers_are_short(value, text):
     assert number(value) == text
 
 
-extremes = st.floats() | st.sampled_from([0.0, 1e308, -1e308, 1e300, -1e300, 5e-324, 1e-310, math.nan, math.inf])
+extremes = st.floats() | st.sampled_from(
+    [0.0, 1e308, -1e308, 1e300, -1e300, 5e-324, 1e-310, math.nan, math.inf]
+)
 steps = st.integers(1, 2**63 - 1)
 
 
-@given(st.lists(st.tuples(steps, extremes | st.none()), min_size=1, max_size=8), st.booleans(), st.booleans())
+@given(
+    st.lists(st.tuples(steps, extremes | st.none()), min_size=1, max_size=8),
+    st.booleans(),
+    st.booleans(),
+)
 def test_whatever_was_measured_is_drawn_within_the_chart(pairs, smooth, from_zero):
     x, y = zip(*pairs, strict=True)
     svg = line_chart([Series("a", x, y)], "any", smooth=smooth, from_zero=from_zero)

@@ -46,7 +46,9 @@ def test_a_run_under_way(half):
     assert found.images_per_second == pytest.approx(16)
     assert (found.loss, found.data_wait, found.silent) == (3.5, 0.1, 1.0)
     assert found.signs == {"perplexity": 20.0}
-    assert line(found).endswith("step 50 of 100 · loss 3.5 · 16 images/s · waiting for data 10% · 1m 40s left · well")
+    assert line(found).endswith(
+        "step 50 of 100 · loss 3.5 · 16 images/s · waiting for data 10% · 1m 40s left · well"
+    )
     assert remarks([found]) == []
 
 
@@ -126,7 +128,9 @@ def test_a_run_that_its_health_stopped(half, event):
 
 
 def test_the_plan_beside_what_came(half):
-    jsonl.append(half / "metrics.jsonl", [metric(51, planned_images_per_second=20.0, planned_memory_gib=3.0)])
+    jsonl.append(
+        half / "metrics.jsonl", [metric(51, planned_images_per_second=20.0, planned_memory_gib=3.0)]
+    )
     found = status(half, NOW)
     assert found.of_plan == {"images_per_second": 0.8}
     assert "of plan: images per second 80%" in line(found)
@@ -148,10 +152,23 @@ def shown(width: int = 120, terminal: bool = False, **options) -> str:
 def test_one_table_of_several_runs(tmp_path):
     text = shown(runs=[write_run(tmp_path / "half", steps=50), tmp_path / "none"], once=True)
     header, first, second, remark = text.splitlines()
-    assert header.split() == ["run", "state", "step", "left", "loss", "course", "images/s", "wait", "health"]
+    assert header.split() == [
+        "run",
+        "state",
+        "step",
+        "left",
+        "loss",
+        "course",
+        "images/s",
+        "wait",
+        "health",
+    ]
     assert first.split()[1:7] == ["training", "50", "(50%)", "1m", "40s", "3.5"]
     assert second.split() == [str(tmp_path / "none"), "missing"]
-    assert remark == f"{tmp_path / 'none'}: no such directory; a job that waits for its turn has none yet"
+    assert (
+        remark
+        == f"{tmp_path / 'none'}: no such directory; a job that waits for its turn has none yet"
+    )
 
 
 def test_a_narrow_terminal_shows_all_that_counts(half):
@@ -178,7 +195,11 @@ def test_a_log_has_a_line_for_every_change(half, monkeypatch, capsys):
     monkeypatch.setattr(time, "sleep", go_on)
     watch([half], console=Console(file=io.StringIO()))
     told = capsys.readouterr().out
-    assert [step for step in ("50", "60", "100") if f"step {step} of 100" in told] == ["50", "60", "100"]
+    assert [step for step in ("50", "60", "100") if f"step {step} of 100" in told] == [
+        "50",
+        "60",
+        "100",
+    ]
     assert told.count("step 60") == 1
 
 

@@ -15,14 +15,22 @@ WORDS = {names.IMAGES, names.STATE, names.DAMAGED, names.TENSORBOARD}
 
 def spelled() -> Iterator[str]:
     """Where a text outside of `names.py` spells a name of a run directory."""
-    distinctive = names.NAMES | {names.HEADER, names.BACKBONE, names.OWNER, names.CROPS, names.NEIGHBOURS}
+    distinctive = names.NAMES | {
+        names.HEADER,
+        names.BACKBONE,
+        names.OWNER,
+        names.CROPS,
+        names.NEIGHBOURS,
+    }
     distinctive -= DATA_FOLDER | WORDS
     paths = [path for package in ("seer", "launch") for path in (ROOT / package).rglob("*.py")]
     for path in paths:
         if path == ROOT / "seer/rundir/names.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            text = (
+                node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            )
             if any(text == name or text.endswith(f"/{name}") for name in distinctive):
                 yield f"{path.relative_to(ROOT)}:{node.lineno} {text!r}"
 
@@ -32,7 +40,14 @@ def test_every_name_is_spelled_once():
 
 
 def test_checkpoints_that_are_complete(tmp_path):
-    for name in ("step-000000012", "step-000000003", ".step-000000020", "step-7", "step-000000009", "step-x"):
+    for name in (
+        "step-000000012",
+        "step-000000003",
+        ".step-000000020",
+        "step-7",
+        "step-000000009",
+        "step-x",
+    ):
         (tmp_path / names.CHECKPOINTS / name).mkdir(parents=True)
         if name != "step-000000009":  # which is not written to its end
             (tmp_path / names.CHECKPOINTS / name / HEADER).touch()

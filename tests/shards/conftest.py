@@ -21,7 +21,9 @@ def pixels(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
     return np.asarray(Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def encoded(seed: int, format: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (24, 32), **options) -> bytes:
+def encoded(
+    seed: int, format: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (24, 32), **options
+) -> bytes:
     """That picture as a file's content."""
     file = io.BytesIO()
     Image.fromarray(pixels(seed, *size)).convert(mode).save(file, format, **options)
@@ -33,13 +35,17 @@ def bomb(side: int = 60_000) -> bytes:
     """A valid PNG of `side` × `side` black pixels, one bit each."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     row = bytes(1 + (side + 7) // 8)
     packer = zlib.compressobj(1)
     body = b"".join(packer.compress(row * 1000) for _ in range(side // 1000)) + packer.flush()
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture
@@ -82,7 +88,10 @@ def impatient(monkeypatch):
 def contents(directory: Path) -> dict[str, str]:
     """SHA-256 of every file below a directory, hidden ones included."""
     files = [Path(root, name) for root, _, names in os.walk(directory) for name in names]
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def killed(arm: Callable[[], None], function: Callable, *arguments, **options) -> bool:
@@ -102,7 +111,9 @@ def die() -> None:
 
 
 def at_change(moment: int, after: bool, *changes: str) -> Callable[[], None]:
-    """What arms a process to be killed before or after its call number `moment` (from 0) of these functions of `os`."""
+    """What arms a process to be killed before or after its call number `moment` (from 0) of these
+    functions of `os`.
+    """
 
     def arm() -> None:
         left = moment

@@ -17,7 +17,9 @@ def picture(number: int) -> bytes:
 
 
 class Server:
-    """`url` begins the addresses of all its pages; `asked` counts requests by path, `busiest` those at one time."""
+    """`url` begins the addresses of all its pages; `asked` counts requests by path, `busiest` those
+    at one time.
+    """
 
     def __init__(self) -> None:
         self.url, self.asked, self.now, self.busiest = "", Counter[str](), 0, 0
@@ -33,7 +35,9 @@ class Server:
         self.now += 1
         self.busiest = max(self.busiest, self.now)
         try:
-            return await getattr(self, request.match_info["kind"])(request, request.match_info["rest"])
+            return await getattr(self, request.match_info["kind"])(
+                request, request.match_info["rest"]
+            )
         finally:
             self.now -= 1
 
@@ -122,7 +126,9 @@ class Server:
         return response
 
     async def to(self, request: web.Request, rest: str) -> web.StreamResponse:
-        return web.Response(status=302, headers={"Location": request.query["url"], **dict(tagged(request))})
+        return web.Response(
+            status=302, headers={"Location": request.query["url"], **dict(tagged(request))}
+        )
 
     async def html(self, request: web.Request, rest: str) -> web.StreamResponse:
         return web.Response(text="<html>gone</html>", content_type="image/jpeg")
@@ -139,7 +145,9 @@ def serve(host: str = "127.0.0.1") -> Iterator[Server]:
     server, loop, ready = Server(), asyncio.new_event_loop(), threading.Event()
     application = web.Application()
     application.router.add_get("/{kind}/{rest:.*}", server.answer)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+    runner = web.AppRunner(
+        application, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
+    )
 
     async def start() -> None:
         await runner.setup()

@@ -30,7 +30,11 @@ def options(**changes):
 
 def rows(out):
     manifest = Manifest.load(out)
-    return [{**row, "shard": s} for s in manifest.shards for row in read_index(index_path(out / s)).to_pylist()]
+    return [
+        {**row, "shard": s}
+        for s in manifest.shards
+        for row in read_index(index_path(out / s)).to_pylist()
+    ]
 
 
 def read(out):
@@ -55,7 +59,9 @@ def test_originals_are_kept_byte_for_byte_and_every_reader_finds_them(photos, tm
     assert read(out) == originals
     assert {f"{key}.jpg": sample["jpg"] for key, sample in by_webdataset(out).items()} == originals
     listed = [
-        subprocess.run(["tar", "tf", path], capture_output=True, text=True, check=True).stdout.splitlines()
+        subprocess.run(
+            ["tar", "tf", path], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
         for path in sorted(out.glob("*.tar"))
     ]
     assert [len(names) for names in listed] == [8, 8, 4]
@@ -63,7 +69,10 @@ def test_originals_are_kept_byte_for_byte_and_every_reader_finds_them(photos, tm
     assert (report.samples, report.shards, report.quarantined) == (20, 3, {})
     assert report.bytes == sum(path.stat().st_size for path in out.glob("*.tar"))
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        [MANIFEST, *(f"shard-{i:06}.{suffix}" for i in range(3) for suffix in ("tar", "index.parquet"))]
+        [
+            MANIFEST,
+            *(f"shard-{i:06}.{suffix}" for i in range(3) for suffix in ("tar", "index.parquet")),
+        ]
     )
     assert verify(out, workers=1).ok
 
@@ -136,7 +145,9 @@ def test_damage_is_quarantined_counted_and_named(trouble, tmp_path):
         "truncated": 1,
     }
     entries = {e["source"]: e["reason"] for e in quarantine.read(out)}
-    assert sorted(entries) == [f"cat/{n}" for n in ("corrupt.png", "empty.jpg", "truncated.jpg")] + [
+    assert sorted(entries) == [
+        f"cat/{n}" for n in ("corrupt.png", "empty.jpg", "truncated.jpg")
+    ] + [
         "dog/bomb.png",
         "dog/words.jpg",
     ]
@@ -151,9 +162,19 @@ def test_damage_is_quarantined_counted_and_named(trouble, tmp_path):
 
 def test_the_number_of_workers_does_not_matter(trouble, tmp_path):
     seen = []
-    for workers, size in [(1, 8), (3, 8), (1, 100), (2, 100)]:  # the last: two threads share one shard
+    for workers, size in [
+        (1, 8),
+        (3, 8),
+        (1, 100),
+        (2, 100),
+    ]:  # the last: two threads share one shard
         changed, done = options(workers=workers, shard_size=size), list[tuple[int, int]]()
-        build([trouble], tmp_path / f"{workers}-{size}", changed, lambda *now, done=done: done.append(now))
+        build(
+            [trouble],
+            tmp_path / f"{workers}-{size}",
+            changed,
+            lambda *now, done=done: done.append(now),
+        )
         seen.append(done)
     assert contents(tmp_path / "1-8") == contents(tmp_path / "3-8")
     assert contents(tmp_path / "1-100") == contents(tmp_path / "2-100")
@@ -176,7 +197,10 @@ def test_shuffling_mixes_classes(photos, tmp_path):
     build([photos], tmp_path / "sorted", options(shard_size=10, shuffle=False))
 
     def classes(out):
-        shards = [read_index(index_path(out / shard))["key"].to_pylist() for shard in Manifest.load(out).shards]
+        shards = [
+            read_index(index_path(out / shard))["key"].to_pylist()
+            for shard in Manifest.load(out).shards
+        ]
         return [{key[:3] for key in keys} for keys in shards]
 
     assert classes(tmp_path / "mixed") == [{"cat", "dog"}] * 2
@@ -195,13 +219,23 @@ def test_max_side_touches_only_what_exceeds_it(folder, tmp_path):
     build([folder(files)], tmp_path / "out", options(max_side=64))
     found = read(tmp_path / "out")
     assert (found["small.png"], found["just.jpg"]) == (files["small.png"], files["just.jpg"])
-    sizes = {row["source"]: (row["width"], row["height"], row["format"]) for row in rows(tmp_path / "out")}
+    sizes = {
+        row["source"]: (row["width"], row["height"], row["format"])
+        for row in rows(tmp_path / "out")
+    }
     assert sizes["wide.png"] == (64, 16, "JPEG")
     assert sizes["turned.jpg"] == (16, 64, "JPEG")
     for name in ("wide.png", "turned.jpg"):
-        with Image.open(io.BytesIO(found[name])) as made, Image.open(io.BytesIO(files[name])) as original:
+        with (
+            Image.open(io.BytesIO(found[name])) as made,
+            Image.open(io.BytesIO(files[name])) as original,
+        ):
             assert (made.format, made.size, made.getexif()) == ("JPEG", sizes[name][:2], {})
-            expected = ImageOps.exif_transpose(original).convert("RGB").resize(made.size, Image.Resampling.BOX)
+            expected = (
+                ImageOps.exif_transpose(original)
+                .convert("RGB")
+                .resize(made.size, Image.Resampling.BOX)
+            )
             assert np.abs(np.asarray(made, float) - np.asarray(expected, float)).mean() < 5
     assert "jpg" in by_webdataset(tmp_path / "out")["wide"]
 
@@ -213,7 +247,9 @@ def test_reencode_changes_all(photos, tmp_path):
         assert data != original
         with Image.open(io.BytesIO(data)) as made, Image.open(io.BytesIO(original)) as image:
             assert made.size == image.size
-            assert made.quantization[0][0] > image.quantization[0][0]  # coarser than Pillow's quality 75
+            assert (
+                made.quantization[0][0] > image.quantization[0][0]
+            )  # coarser than Pillow's quality 75
 
 
 def test_webdataset_tars_keep_keys_metadata_and_labels(tmp_path):
@@ -229,10 +265,14 @@ def test_webdataset_tars_keep_keys_metadata_and_labels(tmp_path):
             )
     out = tmp_path / "out"
     build([tmp_path / "in.tar"], out, INLINE)
-    before = {s["__key__"]: s for s in webdataset.WebDataset(str(tmp_path / "in.tar"), shardshuffle=False)}
+    before = {
+        s["__key__"]: s for s in webdataset.WebDataset(str(tmp_path / "in.tar"), shardshuffle=False)
+    }
     after = by_webdataset(out)
     for key, sample in before.items():
-        assert {k: v for k, v in after[key].items() if k[0] != "_"} == {k: v for k, v in sample.items() if k[0] != "_"}
+        assert {k: v for k, v in after[key].items() if k[0] != "_"} == {
+            k: v for k, v in sample.items() if k[0] != "_"
+        }
     assert len(after) == 10
     assert Manifest.load(out).classes == ["0", "1", "2"]
     assert {row["key"]: row["label"] for row in rows(out)} == {f"{i:04}": i % 3 for i in range(10)}
@@ -248,10 +288,14 @@ def test_rebuilding_labelled_shards_keeps_class_names(photos, tmp_path):
 
 
 def test_a_tar_of_a_folder_by_pythons_tarfile(photos, tmp_path):
-    subprocess.run([sys.executable, "-m", "tarfile", "-c", tmp_path / "t.tar", "."], cwd=photos, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "tarfile", "-c", tmp_path / "t.tar", "."], cwd=photos, check=True
+    )
     build([tmp_path / "t.tar"], tmp_path / "out", INLINE)
     assert len(rows(tmp_path / "out")) == 20
-    assert sorted(read(tmp_path / "out").values()) == sorted(path.read_bytes() for path in photos.rglob("*.jpg"))
+    assert sorted(read(tmp_path / "out").values()) == sorted(
+        path.read_bytes() for path in photos.rglob("*.jpg")
+    )
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
         assert all(name.startswith(("cat/", "dog/")) for name in tar.getnames())
 
@@ -280,7 +324,11 @@ def test_another_build_is_refused_and_nothing_changes(photos, folder, tmp_path):
     other = folder({"x.jpg": encoded(0)}, "other")
     for sources, changed, message in [
         ([photos], options(shard_size=9), "shard_size was 8, now 9"),
-        ([photos], options(labels=True, max_side=3), "labels was False, now True; max_side was None, now 3"),
+        (
+            [photos],
+            options(labels=True, max_side=3),
+            "labels was False, now True; max_side was None, now 3",
+        ),
         ([other], INLINE, f"sources was {photos}, now {other}"),
     ]:
         with pytest.raises(InputError, match=message) as raised:
@@ -306,20 +354,27 @@ def test_a_folder_of_other_things_is_no_place_to_build(photos, folder, tmp_path)
 
 
 def test_two_builds_at_once(photos, tmp_path):
-    with state.locked(tmp_path / "out"), pytest.raises(InputError, match=f"being built by process {os.getpid()}"):
+    with (
+        state.locked(tmp_path / "out"),
+        pytest.raises(InputError, match=f"being built by process {os.getpid()}"),
+    ):
         build([photos], tmp_path / "out", INLINE)
     assert build([photos], tmp_path / "out", INLINE).samples == 20
 
 
 def test_nothing_usable(folder, tmp_path):
     root = folder({"a.jpg": b"x", "b.jpg": b"", "c.jpg": b""})
-    with pytest.raises(InputError, match=r"none of 3 images is usable: 2 empty file, 1 not an image; for example"):
+    with pytest.raises(
+        InputError, match=r"none of 3 images is usable: 2 empty file, 1 not an image; for example"
+    ):
         build([root], tmp_path / "out", INLINE)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_of_which_nothing_is_usable_is_left_out(folder, tmp_path):
-    root = folder({**{f"a{i}.jpg": b"" for i in range(8)}, **{f"b{i}.jpg": encoded(i) for i in range(8)}})
+    root = folder(
+        {**{f"a{i}.jpg": b"" for i in range(8)}, **{f"b{i}.jpg": encoded(i) for i in range(8)}}
+    )
     report = build([root], tmp_path / "out", options(shuffle=False))
     assert Manifest.load(tmp_path / "out").shards == ["shard-000001.tar"]
     assert (report.samples, report.quarantined) == (8, {"empty file": 8})
@@ -371,11 +426,15 @@ def test_manifest_says_how_it_was_built(photos, tmp_path):
     assert manifest.build["options"] == INLINE.identity()
     assert manifest.build["sources"] == [str(photos)]
     table = pq.read_table(tmp_path / "out" / MANIFEST)
-    assert table["bytes"].to_pylist() == [(tmp_path / "out" / shard).stat().st_size for shard in manifest.shards]
+    assert table["bytes"].to_pylist() == [
+        (tmp_path / "out" / shard).stat().st_size for shard in manifest.shards
+    ]
 
 
 def test_lists_of_what_the_user_may_read_need_leave(photos, tmp_path):
-    (tmp_path / "x.txt").write_text("".join(f"file://{path}\n" for path in sorted(photos.rglob("*.jpg"))))
+    (tmp_path / "x.txt").write_text(
+        "".join(f"file://{path}\n" for path in sorted(photos.rglob("*.jpg")))
+    )
     with pytest.raises(InputError, match=r"x\.txt has file:// URLs, .*: --allow-private"):
         build([tmp_path / "x.txt"], tmp_path / "out", BuildOptions(workers=1))
     assert not (tmp_path / "out").exists()
@@ -383,7 +442,9 @@ def test_lists_of_what_the_user_may_read_need_leave(photos, tmp_path):
     assert build([tmp_path / "x.txt"], tmp_path / "out", options).samples == 20
 
 
-@pytest.mark.parametrize("options", [{"max_aspect": math.nan}, {"max_aspect": -1.0}, {"min_side": 0}])
+@pytest.mark.parametrize(
+    "options", [{"max_aspect": math.nan}, {"max_aspect": -1.0}, {"min_side": 0}]
+)
 def test_options_that_are_no_number_in_range(photos, tmp_path, options):
     with pytest.raises(InputError, match=r"^--(max-aspect|min-side): .* is not a"):
         build([photos], tmp_path / "out", BuildOptions(**options))

@@ -21,7 +21,13 @@ from tests.shards.conftest import bomb, contents, encoded
 def webdataset_tar(path, numbers, **extra):
     with webdataset.TarWriter(str(path), encoder=False) as writer:
         for i in numbers:
-            writer.write({"__key__": f"{i:05}", "jpg": encoded(i), **{name: make(i) for name, make in extra.items()}})
+            writer.write(
+                {
+                    "__key__": f"{i:05}",
+                    "jpg": encoded(i),
+                    **{name: make(i) for name, make in extra.items()},
+                }
+            )
 
 
 def plain_tar(path, files):
@@ -35,7 +41,9 @@ def plain_tar(path, files):
 def test_tars_of_others_become_a_data_set_and_stay_as_they_are(tmp_path):
     webdataset_tar(tmp_path / "00000.tar", range(6), txt=lambda i: b"caption", json=lambda i: b"{}")
     webdataset_tar(tmp_path / "00001.tar", range(6, 9), txt=lambda i: b"caption")
-    pq.write_table(pa.table({"url": ["http://x"]}), tmp_path / "00000.parquet")  # as img2dataset leaves it
+    pq.write_table(
+        pa.table({"url": ["http://x"]}), tmp_path / "00000.parquet"
+    )  # as img2dataset leaves it
     before = contents(tmp_path)
     report = index([tmp_path], workers=1)
     assert (report.indexed, report.samples) == (2, 9)
@@ -43,7 +51,9 @@ def test_tars_of_others_become_a_data_set_and_stay_as_they_are(tmp_path):
     manifest = Manifest.load(tmp_path)
     assert manifest.classes is None
     assert Reader(manifest).read(np.arange(9)) == [encoded(i) for i in range(9)]
-    oracle = webdataset.WebDataset([str(tmp_path / shard) for shard in manifest.shards], shardshuffle=False)
+    oracle = webdataset.WebDataset(
+        [str(tmp_path / shard) for shard in manifest.shards], shardshuffle=False
+    )
     tables = [read_index(index_path(tmp_path / shard)) for shard in manifest.shards]
     assert pa.concat_tables(tables)["key"].to_pylist() == [sample["__key__"] for sample in oracle]
     assert verify(tmp_path, workers=1).ok
@@ -59,11 +69,16 @@ def test_labels_are_read_from_cls(tmp_path):
 def labelled(path, labels):
     """Images with a label each, as the `.cls` of a member or None."""
     files = [(f"{i}.jpg", encoded(i)) for i in range(len(labels))]
-    return plain_tar(path, [*files, *((f"{i}.cls", label) for i, label in enumerate(labels) if label is not None)])
+    return plain_tar(
+        path,
+        [*files, *((f"{i}.cls", label) for i, label in enumerate(labels) if label is not None)],
+    )
 
 
 def labels_of(folder):
-    tables = [read_index(index_path(folder / shard), ["label"]) for shard in Manifest.load(folder).shards]
+    tables = [
+        read_index(index_path(folder / shard), ["label"]) for shard in Manifest.load(folder).shards
+    ]
     return [label for table in tables for label in table["label"].to_pylist()]
 
 
@@ -89,20 +104,28 @@ def test_names_of_classes_are_numbered_over_all_tars(tmp_path):
 def test_names_and_numbers_do_not_mix(tmp_path, order):
     labelled(tmp_path / f"{order}.tar", [b"dog"])
     labelled(tmp_path / f"{1 - order}.tar", [b"0"])
-    with pytest.raises(InputError, match=rf"'dog' in one place, numbers in {1 - order}\.tar/0\.cls"):
+    with pytest.raises(
+        InputError, match=rf"'dog' in one place, numbers in {1 - order}\.tar/0\.cls"
+    ):
         index([tmp_path], workers=1)
     assert not (tmp_path / MANIFEST).exists()
-    with pytest.raises(InputError, match=r"by name would mix with tars .*'dog' in one place, numbers in .*0\.cls"):
+    with pytest.raises(
+        InputError, match=r"by name would mix with tars .*'dog' in one place, numbers in .*0\.cls"
+    ):
         build([tmp_path], tmp_path / "out", BuildOptions(workers=1))
 
 
-@pytest.mark.parametrize("label", [b"999999999", b"1048576", b"0.5", b"[1, 2]", b"caf\xe9", b"x" * 5000])
+@pytest.mark.parametrize(
+    "label", [b"999999999", b"1048576", b"0.5", b"[1, 2]", b"caf\xe9", b"x" * 5000]
+)
 def test_labels_that_are_no_class_are_left_out_and_told(tmp_path, label):
     labelled(tmp_path / "0.tar", [b"1", label, b"nan", b"-100"])
     report = index([tmp_path], workers=1)
     assert Manifest.load(tmp_path).classes == ["0", "1"]
     assert labels_of(tmp_path) == [1, None, None, None]
-    assert next(line for line in report.notes if "labels left out that are no class" in line).startswith("1 labels")
+    assert next(
+        line for line in report.notes if "labels left out that are no class" in line
+    ).startswith("1 labels")
     assert verify(tmp_path, workers=1).ok
     built = build([tmp_path / "0.tar"], tmp_path / "out", BuildOptions(workers=1, shuffle=False))
     assert built.classes == ["0", "1"]
@@ -119,14 +142,24 @@ def test_names_in_a_manifest_stay_when_there_are_more_numbers(tmp_path):
 
 
 def test_dotted_unsorted_and_concatenated_tars(tmp_path):
-    """What the index says is what the reader gives, and what is built from them is what `webdataset` reads."""
-    plain_tar(tmp_path / "dotted.tar", [(f"p/2021.05.{1 + i:02} 12.{i:02}.jpg", encoded(i)) for i in range(12)])
+    """What the index says is what the reader gives, and what is built from them is what
+    `webdataset` reads.
+    """
+    plain_tar(
+        tmp_path / "dotted.tar",
+        [(f"p/2021.05.{1 + i:02} 12.{i:02}.jpg", encoded(i)) for i in range(12)],
+    )
     order = [3, 0, 6, 2, 5, 1, 4]
     images = [(f"{i}.jpg", encoded(i)) for i in order]
-    plain_tar(tmp_path / "unsorted.tar", [*images, *((f"{i}.cls", b"%d" % (i % 2)) for i in reversed(order))])
+    plain_tar(
+        tmp_path / "unsorted.tar",
+        [*images, *((f"{i}.cls", b"%d" % (i % 2)) for i in reversed(order))],
+    )
     plain_tar(tmp_path / "a.tar", [(f"a{i}.jpg", encoded(i)) for i in range(3)])
     plain_tar(tmp_path / "b.tar", [(f"b{i}.jpg", encoded(i)) for i in range(3, 6)])
-    (tmp_path / "joined.tar").write_bytes(b"".join((tmp_path / f"{part}.tar").read_bytes() for part in "ab"))
+    (tmp_path / "joined.tar").write_bytes(
+        b"".join((tmp_path / f"{part}.tar").read_bytes() for part in "ab")
+    )
     for part in "ab":
         (tmp_path / f"{part}.tar").unlink()
     assert index([tmp_path], workers=1).samples == 25
@@ -137,7 +170,9 @@ def test_dotted_unsorted_and_concatenated_tars(tmp_path):
     build([tmp_path], tmp_path / "out", BuildOptions(workers=1, shuffle=False))
     shard = tmp_path / "out" / "shard-000000.tar"
     found = list(webdataset.WebDataset(str(shard), shardshuffle=False))
-    assert [sample["__key__"] for sample in found] == read_index(index_path(shard))["key"].to_pylist()
+    assert [sample["__key__"] for sample in found] == read_index(index_path(shard))[
+        "key"
+    ].to_pylist()
     assert [sample["jpg"] for sample in found] == expected
     assert [sample.get("cls") for sample in found][18:] == [b"%d" % (i % 2) for i in order]
     assert found[0]["__key__"] == "p/2021_05_01 12_00"
@@ -170,7 +205,12 @@ def test_a_tar_that_changed_is_indexed_again(tmp_path):
 
 
 def test_damaged_members_and_tars_are_quarantined(tmp_path):
-    files = [("good.jpg", encoded(0)), ("cut.jpg", encoded(1)[:200]), ("bomb.png", bomb()), ("words.txt", b"words")]
+    files = [
+        ("good.jpg", encoded(0)),
+        ("cut.jpg", encoded(1)[:200]),
+        ("bomb.png", bomb()),
+        ("words.txt", b"words"),
+    ]
     plain_tar(tmp_path / "0.tar", files)
     plain_tar(tmp_path / "1.tar", [("a.jpg", encoded(2)), ("b.jpg", encoded(3))])
     whole = (tmp_path / "1.tar").read_bytes()
@@ -179,7 +219,12 @@ def test_damaged_members_and_tars_are_quarantined(tmp_path):
     report = index([tmp_path], workers=1)
     assert Manifest.load(tmp_path).shards == ["0.tar", "1.tar"]
     assert Reader(Manifest.load(tmp_path)).read(np.array([0, 1])) == [encoded(0), encoded(2)]
-    assert report.quarantined == {"damaged tar": 1, "too many pixels": 1, "truncated": 1, "truncated tar": 1}
+    assert report.quarantined == {
+        "damaged tar": 1,
+        "too many pixels": 1,
+        "truncated": 1,
+        "truncated tar": 1,
+    }
     assert report.ignored == {".txt": 1}
     assert {entry["source"] for entry in quarantine.read(tmp_path)} == {
         "0.tar/cut.jpg",
@@ -187,9 +232,15 @@ def test_damaged_members_and_tars_are_quarantined(tmp_path):
         "1.tar",
         "2.tar",
     }
-    assert [line for line in verify(tmp_path, workers=1).problems if not line.startswith("2.tar")] == []
+    assert [
+        line for line in verify(tmp_path, workers=1).problems if not line.startswith("2.tar")
+    ] == []
     plain_tar(tmp_path / "1.tar", [("a.jpg", encoded(2)), ("b.jpg", encoded(3))])
-    assert index([tmp_path], workers=1).quarantined == {"damaged tar": 1, "too many pixels": 1, "truncated": 1}
+    assert index([tmp_path], workers=1).quarantined == {
+        "damaged tar": 1,
+        "too many pixels": 1,
+        "truncated": 1,
+    }
 
 
 def test_headers_alone(tmp_path):
@@ -198,7 +249,12 @@ def test_headers_alone(tmp_path):
 
 
 def test_duplicate_and_climbing_names(tmp_path):
-    files = [("a.jpg", encoded(0)), ("a.jpg", encoded(1)), ("../b.jpg", encoded(2)), ("/c/d.jpg", encoded(3))]
+    files = [
+        ("a.jpg", encoded(0)),
+        ("a.jpg", encoded(1)),
+        ("../b.jpg", encoded(2)),
+        ("/c/d.jpg", encoded(3)),
+    ]
     plain_tar(tmp_path / "0.tar", files)
     index([tmp_path], workers=1)
     assert read_index(index_path(tmp_path / "0.tar"))["key"].to_pylist() == ["a", "a~2", "b", "c/d"]

@@ -29,7 +29,9 @@ def undisturbed(photos, tmp_path):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_around_every_rename(undisturbed, tmp_path, after):
-    """Renames are where files become visible, so the moments around them are all the states there are to find."""
+    """Renames are where files become visible, so the moments around them are all the states there
+    are to find.
+    """
     photos, expected = undisturbed
     for moment in range(50):
         out = tmp_path / f"out{moment}"
@@ -61,9 +63,17 @@ def test_killed_at_random_moments_again_and_again(undisturbed, tmp_path, events,
     """Moments are counted in calls: in seconds, a fast machine would be done before it is killed."""
     photos, expected = undisturbed
     draw, out = random.Random(seed), tmp_path / "out"
-    assert killed(partial(sys.setprofile, Countdown(draw.randrange(events))), build, [photos], out, OPTIONS)
+    assert killed(
+        partial(sys.setprofile, Countdown(draw.randrange(events))), build, [photos], out, OPTIONS
+    )
     for _ in range(seed % 3):  # the continued build has less to do, and may end first
-        killed(partial(sys.setprofile, Countdown(draw.randrange(events))), build, [photos], out, OPTIONS)
+        killed(
+            partial(sys.setprofile, Countdown(draw.randrange(events))),
+            build,
+            [photos],
+            out,
+            OPTIONS,
+        )
     build([photos], out, OPTIONS)
     assert contents(out) == expected
 
@@ -93,7 +103,9 @@ def test_killing_the_parent_leaves_no_worker_behind(undisturbed, tmp_path):
     out = tmp_path / "out"
     (tmp_path / "script.py").write_text(SCRIPT.format(photos=str(photos), out=str(out)))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    parent = subprocess.Popen([sys.executable, tmp_path / "script.py"], env=environment, stdout=subprocess.PIPE)
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py"], env=environment, stdout=subprocess.PIPE
+    )
     assert parent.stdout
     parent.stdout.readline()
     workers = set[int]()
@@ -113,7 +125,9 @@ def test_killing_the_parent_leaves_no_worker_behind(undisturbed, tmp_path):
 
 def children(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
     except OSError:
         return []
 
@@ -127,9 +141,18 @@ def alive(pid: int) -> bool:
 
 def begun(photos, out, **record):
     """A folder that says of itself that this build was begun in it, with a record of a shard."""
-    assert killed(at_change(3, False, "replace"), build, [photos], out, OPTIONS)  # before the first record
+    assert killed(
+        at_change(3, False, "replace"), build, [photos], out, OPTIONS
+    )  # before the first record
     shard = record["shard"]
-    facts = {"samples": 0, "bytes": 0, "sha256": "0" * 64, "labels": 0, "quarantine": [], "staged": True}
+    facts = {
+        "samples": 0,
+        "bytes": 0,
+        "sha256": "0" * 64,
+        "labels": 0,
+        "quarantine": [],
+        "staged": True,
+    }
     (out / ".build" / f"{Path(shard).name}.json").write_text(json.dumps(facts | record))
 
 

@@ -41,7 +41,11 @@ def listed(tmp_path):
 
 
 def rows(out):
-    return [row for shard in Manifest.load(out).shards for row in read_index(index_path(out / shard)).to_pylist()]
+    return [
+        row
+        for shard in Manifest.load(out).shards
+        for row in read_index(index_path(out / shard)).to_pylist()
+    ]
 
 
 def images(out):
@@ -55,13 +59,21 @@ def of(shards, number, row):
     return read_index(index_path(shards / f"shard-{number:06}.tar")).to_pylist()[row]
 
 
-@pytest.mark.parametrize(("by", "column"), [("keys", "key"), ("urls", "source"), ("hashes", "sha256")])
+@pytest.mark.parametrize(
+    ("by", "column"), [("keys", "key"), ("urls", "source"), ("hashes", "sha256")]
+)
 def test_what_is_named_goes_and_all_else_stays(shards, listed, by, column):
     before, files, names = images(shards), contents(shards), Manifest.load(shards).shards
     gone = [of(shards, 0, 3), of(shards, 0, 7), of(shards, 2, 0)]
     entries = [row[column].hex() if by == "hashes" else row[column] for row in gone]
     report = remove(shards, listed(*entries), by, workers=1)
-    assert (report.removed, report.shards, report.unknown, report.samples, report.ok) == (3, 2, 0, 17, True)
+    assert (report.removed, report.shards, report.unknown, report.samples, report.ok) == (
+        3,
+        2,
+        0,
+        17,
+        True,
+    )
     keys = {row["key"] for row in gone}
     assert images(shards) == {key: image for key, image in before.items() if key not in keys}
     assert list(images(shards)) == [key for key in before if key not in keys]
@@ -72,7 +84,9 @@ def test_what_is_named_goes_and_all_else_stays(shards, listed, by, column):
     for name in (names[1], index_path(shards / names[1]).name):
         assert contents(shards)[name] == files[name]
     assert {p.name for p in shards.iterdir()} == {MANIFEST, REMOVED} | {
-        name for shard in Manifest.load(shards).shards for name in (shard, index_path(shards / shard).name)
+        name
+        for shard in Manifest.load(shards).shards
+        for name in (shard, index_path(shards / shard).name)
     }
     text = b"".join(path.read_bytes() for path in shards.glob("*.tar"))
     assert not any(before[key][0] in text for key in keys)
@@ -83,7 +97,9 @@ def test_other_readers_find_a_plain_tar(shards, listed):
     gone = of(shards, 1, 2)["key"]
     remove(shards, listed(gone), "keys", workers=1)
     path = shards / "shard-000001.r1.tar"
-    listing = subprocess.run(["tar", "tf", path], capture_output=True, text=True, check=True).stdout.splitlines()
+    listing = subprocess.run(
+        ["tar", "tf", path], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert len(listing) == 14
     assert not any(name.startswith(gone) for name in listing)
     assert path.stat().st_size % tarfile.RECORDSIZE == 0
@@ -101,8 +117,15 @@ def test_the_log_resolves_old_sample_ids(shards, listed):
     assert before[place]["key"] == entry["key"] == gone["key"]
     assert (entry["sha256"], entry["source"]) == (gone["sha256"].hex(), gone["source"])
     assert int(entry["phash"], 16) == gone["phash"]
-    assert (entry["manifest_before"], entry["manifest_after"]) == (old.hash, Manifest.load(shards).hash)
-    assert (entry["by"], entry["list"], entry["becomes"]) == ("keys", str(file), "shard-000001.r1.tar")
+    assert (entry["manifest_before"], entry["manifest_after"]) == (
+        old.hash,
+        Manifest.load(shards).hash,
+    )
+    assert (entry["by"], entry["list"], entry["becomes"]) == (
+        "keys",
+        str(file),
+        "shard-000001.r1.tar",
+    )
     assert entry["time"].endswith("+00:00")
 
 
@@ -110,7 +133,12 @@ def test_again_and_again(shards, listed):
     first, second = of(shards, 0, 0)["key"], of(shards, 0, 1)["key"]
     remove(shards, listed(first), "keys", workers=1)
     report = remove(shards, listed(first, second, "nobody"), "keys", workers=1)
-    assert (report.removed, report.already, report.unknown, report.first_unknown) == (1, 1, 1, "nobody")
+    assert (report.removed, report.already, report.unknown, report.first_unknown) == (
+        1,
+        1,
+        1,
+        "nobody",
+    )
     assert len(report.lines()) == 3
     assert Manifest.load(shards).shards[0] == "shard-000000.r2.tar"
     assert [entry["key"] for entry in read_log(shards)] == [first, second]
@@ -152,7 +180,10 @@ def test_refused(shards, listed, tmp_path):
         assert contents(shards) == before
     with pytest.raises(InputError, match=r"missing cannot be read \(No such file"):
         remove(shards, tmp_path / "missing", "keys", workers=1)
-    with state.held(shards, takedown.STATE), pytest.raises(InputError, match="is being changed by process"):
+    with (
+        state.held(shards, takedown.STATE),
+        pytest.raises(InputError, match="is being changed by process"),
+    ):
         remove(shards, listed("x"), "keys", workers=1)
 
 
@@ -184,7 +215,9 @@ def test_damage_is_not_hidden(shards, listed):
         file.seek(-1, 2)
         file.write(b"!")
     before = contents(shards)
-    with pytest.raises(InputError, match=r"shard-000000\.tar is not as its manifest says; run: seer shards verify"):
+    with pytest.raises(
+        InputError, match=r"shard-000000\.tar is not as its manifest says; run: seer shards verify"
+    ):
         remove(shards, listed(key), "keys", workers=1)
     assert contents(shards) == before
 
@@ -195,9 +228,14 @@ def test_an_index_of_other_bytes_is_not_followed(shards, listed, row):
     table = read_index(index_path(tar))
     moved = [offset + 512 * (i == row) for i, offset in enumerate(table["offset"].to_pylist())]
     offsets = pa.array(moved, pa.int64())
-    write_index(index_path(tar), table.set_column(table.schema.get_field_index("offset"), "offset", offsets))
+    write_index(
+        index_path(tar), table.set_column(table.schema.get_field_index("offset"), "offset", offsets)
+    )
     before = contents(shards)
-    with pytest.raises(InputError, match=r"shard-000000\.tar is not what its index describes; run: seer shards verify"):
+    with pytest.raises(
+        InputError,
+        match=r"shard-000000\.tar is not what its index describes; run: seer shards verify",
+    ):
         remove(shards, listed(table["key"][0].as_py()), "keys", workers=1)
     assert before.items() <= contents(shards).items()
 
@@ -205,7 +243,9 @@ def test_an_index_of_other_bytes_is_not_followed(shards, listed, row):
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("then", ["remove", "index"])
 def test_killed_around_every_change(shards, listed, tmp_path, after, then):
-    """Always the whole old or the whole new data set; the same command, or indexing, settles what was left."""
+    """Always the whole old or the whole new data set; the same command, or indexing, settles what
+    was left.
+    """
     file = listed(of(shards, 0, 3)["key"], *(of(shards, 2, row)["key"] for row in range(4)))
     old, done = images(shards), tmp_path / "done"
     shutil.copytree(shards, done)
@@ -214,7 +254,9 @@ def test_killed_around_every_change(shards, listed, tmp_path, after, then):
     for moment in range(100):
         out = tmp_path / f"out{moment}"
         shutil.copytree(shards, out)
-        if not killed(at_change(moment, after, "replace", "unlink"), remove, out, file, "keys", workers=1):
+        if not killed(
+            at_change(moment, after, "replace", "unlink"), remove, out, file, "keys", workers=1
+        ):
             break
         now = images(out)
         assert now in (old, new), moment
@@ -287,7 +329,9 @@ def test_tars_of_others_keep_everything_else(tmp_path, listed):
 
 
 def test_a_truncated_tar_is_whole_afterwards(tmp_path, listed):
-    foreign(tmp_path / "0.tar", [("a.jpg", encoded(0)), ("b.jpg", encoded(1)), ("c.jpg", encoded(2))])
+    foreign(
+        tmp_path / "0.tar", [("a.jpg", encoded(0)), ("b.jpg", encoded(1)), ("c.jpg", encoded(2))]
+    )
     whole = (tmp_path / "0.tar").read_bytes()
     (tmp_path / "0.tar").write_bytes(whole[: whole.index(encoded(2)) + 100])
     index([tmp_path], workers=1)
@@ -300,12 +344,25 @@ def test_a_truncated_tar_is_whole_afterwards(tmp_path, listed):
 def test_exit_codes(shards, listed):
     key, run = of(shards, 0, 0)["key"], CliRunner().invoke
     some = run(
-        app, ["shards", "remove", str(shards), "--keys", str(listed(key, "nobody")), "--workers", "1", "--json", "-"]
+        app,
+        [
+            "shards",
+            "remove",
+            str(shards),
+            "--keys",
+            str(listed(key, "nobody")),
+            "--workers",
+            "1",
+            "--json",
+            "-",
+        ],
     )
     assert some.exit_code == 0
     assert json.loads(some.stdout)["removed"] == 1
     assert "1 are not in" in some.stderr
-    assert run(app, ["shards", "remove", str(shards), "--keys", str(listed("nobody"))]).exit_code == 2
+    assert (
+        run(app, ["shards", "remove", str(shards), "--keys", str(listed("nobody"))]).exit_code == 2
+    )
     assert run(app, ["shards", "remove", str(shards)]).exit_code != 0
     index_path(shards / "shard-000001.tar").unlink()
     assert run(app, ["shards", "verify", str(shards), "--workers", "1"]).exit_code == 2
@@ -352,7 +409,9 @@ def test_links_in_the_state_are_not_followed(shards, tmp_path, listed):
     victim.mkdir()
     (victim / "lock").write_text("precious")
     (shards / takedown.STATE).symlink_to(victim)
-    with pytest.raises(InputError, match=r"\.removal is a link, and would lead out of .*; remove it"):
+    with pytest.raises(
+        InputError, match=r"\.removal is a link, and would lead out of .*; remove it"
+    ):
         takedown.settle(shards)
     (shards / takedown.STATE).unlink()
     (shards / takedown.STATE).mkdir()

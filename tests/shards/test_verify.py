@@ -50,7 +50,9 @@ def test_any_flipped_bit_of_a_tar_is_found(shards):
     for _ in range(50):
         bit = draw.randrange(path.stat().st_size * 8)
         flip(path, bit)
-        assert "shard-000001.tar: damaged: its SHA-256 is not the manifest's" in problems(shards), bit
+        assert "shard-000001.tar: damaged: its SHA-256 is not the manifest's" in problems(shards), (
+            bit
+        )
         flip(path, bit)
     assert problems(shards) == []
 
@@ -150,18 +152,27 @@ def change_index(shards, change):
     write_index(path, rows)
 
 
-@pytest.mark.parametrize("column", ["key", "offset", "size", "width", "height", "format", "sha256", "label"])
+@pytest.mark.parametrize(
+    "column", ["key", "offset", "size", "width", "height", "format", "sha256", "label"]
+)
 def test_every_wrong_value_of_an_index_is_found(shards, column):
     values = {"key": "other", "format": "PNG", "sha256": bytes(32)}
     row = read_index(index_path(shards / "shard-000000.tar")).to_pylist()[2]
-    change_index(shards, lambda rows: rows[2].update({column: values[column] if column in values else row[column] + 1}))
+    change_index(
+        shards,
+        lambda rows: rows[2].update(
+            {column: values[column] if column in values else row[column] + 1}
+        ),
+    )
     if column == "key":
         assert problems(shards) == [
             "shard-000000.tar: other is in the index but not in the tar",
             f"shard-000000.tar: {row['key']} is in the tar but not in the index",
         ]
     else:
-        assert problems(shards) == [f"shard-000000.tar: {row['key']} is not as its index says ({column})"]
+        assert problems(shards) == [
+            f"shard-000000.tar: {row['key']} is not as its index says ({column})"
+        ]
 
 
 def test_missing_and_extra_members(shards):
@@ -181,7 +192,9 @@ def test_missing_and_extra_members(shards):
 
 def test_many_wrong_members_are_summed_up(shards):
     change_index(shards, lambda rows: [row.update(width=1) for row in rows])
-    assert [line for line in problems(shards) if "more" in line] == ["shard-000000.tar: … and 5 members more"]
+    assert [line for line in problems(shards) if "more" in line] == [
+        "shard-000000.tar: … and 5 members more"
+    ]
 
 
 def test_missing_shard_missing_index_and_strangers(shards):

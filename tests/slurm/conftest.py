@@ -1,4 +1,6 @@
-"""A real SLURM on this machine: Debian's packages, four virtual nodes, its own folder and ports, gone afterwards."""
+"""A real SLURM on this machine: Debian's packages, four virtual nodes, its own folder and ports,
+gone afterwards.
+"""
 
 import importlib
 import json
@@ -27,7 +29,11 @@ NEEDED = ["slurmctld", "slurmd", "sbatch", "munged", "ip", "slurmdbd", "mariadbd
 
 def missing() -> str:
     """Why there can be no cluster here; "" when there can."""
-    absent = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
+    absent = [
+        name
+        for name in NEEDED
+        if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None
+    ]
     if absent:
         return f"not installed: {', '.join(absent)}; see .ci/run for the packages"
     return "" if os.geteuid() == 0 else "the virtual nodes need root"
@@ -86,7 +92,9 @@ class Cluster:
             time.sleep(0.2)
 
     def logs(self, job: str) -> str:
-        return "\n".join(f"== {p}\n{p.read_text()}" for p in sorted(self.work.glob(f"jobs/*/slurm/{job}_*log.*")))
+        return "\n".join(
+            f"== {p}\n{p.read_text()}" for p in sorted(self.work.glob(f"jobs/*/slurm/{job}_*log.*"))
+        )
 
 
 def command(*words: str) -> str:
@@ -106,10 +114,18 @@ def ranks(job: str) -> list[int]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words = (path / "cmdline").read_bytes().split(b"\0")
-            pairs = dict(pair.split(b"=", 1) for pair in (path / "environ").read_bytes().split(b"\0") if b"=" in pair)
+            pairs = dict(
+                pair.split(b"=", 1)
+                for pair in (path / "environ").read_bytes().split(b"\0")
+                if b"=" in pair
+            )
         except OSError:
             continue
-        if b"submitit.core._submit" in words and b"python" in words[0] and pairs.get(b"SLURM_JOB_ID") == job.encode():
+        if (
+            b"submitit.core._submit" in words
+            and b"python" in words[0]
+            and pairs.get(b"SLURM_JOB_ID") == job.encode()
+        ):
             found[int(pairs[b"SLURM_PROCID"])] = int(path.name)
     return [found[rank] for rank in sorted(found)]
 
@@ -121,7 +137,10 @@ def kill(job: str, rank: int = 0) -> None:
 
 def lose(node: str) -> None:
     """Cut a node's power, and tell SLURM at once what it would find out after a minute."""
-    os.kill(int((Path(os.environ["SLURM_LAB_DIR"]) / "run" / f"{node}.pid").read_text().split()[0]), signal.SIGKILL)
+    os.kill(
+        int((Path(os.environ["SLURM_LAB_DIR"]) / "run" / f"{node}.pid").read_text().split()[0]),
+        signal.SIGKILL,
+    )
     command("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
 
 
@@ -132,10 +151,18 @@ def restart_nodes() -> None:
 
 @contextmanager
 def started(**settings: str) -> Iterator[None]:
-    """A cluster, and the environment of its users; it is gone afterwards, and so is whatever its jobs started."""
+    """A cluster, and the environment of its users; it is gone afterwards, and so is whatever its
+    jobs started.
+    """
     before = dict(os.environ)
-    lab = Path(tempfile.mkdtemp(prefix="seer-slurm-"))  # munged insists on a path that everybody may pass
-    own = {"SLURM_LAB_DIR": str(lab), "SLURM_LAB_PORT": str(21_000 + 20 * (os.getpid() % 200)), **settings}
+    lab = Path(
+        tempfile.mkdtemp(prefix="seer-slurm-")
+    )  # munged insists on a path that everybody may pass
+    own = {
+        "SLURM_LAB_DIR": str(lab),
+        "SLURM_LAB_PORT": str(21_000 + 20 * (os.getpid() % 200)),
+        **settings,
+    }
     os.environ.update(own, PYTHONPATH=str(HERE.parent.parent))
     up = subprocess.run([HERE / "slurm-up"], capture_output=True, text=True)
     try:
@@ -157,7 +184,10 @@ def left_behind(lab: Path) -> list[str]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words = (path / "cmdline").read_bytes()
-            marked = f"SLURM_CONF={lab}/".encode() in (path / "environ").read_bytes() or bytes(lab) in words
+            marked = (
+                f"SLURM_CONF={lab}/".encode() in (path / "environ").read_bytes()
+                or bytes(lab) in words
+            )
         except OSError:  # ended in the meantime
             continue
         if marked and words and int(path.name) != os.getpid():
@@ -178,9 +208,15 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory) -> str:
-    """Steps enough to be interrupted in, each of them small: between two processes BatchNorm takes most of the time."""
+    """Steps enough to be interrupted in, each of them small: between two processes BatchNorm takes
+    most of the time.
+    """
     path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
-    smaller = {"steps: 5": "steps: 80", "size: 24": "size: 16", "size: 16, count: 2": "size: 16, count: 0"}
+    smaller = {
+        "steps: 5": "steps: 80",
+        "size: 24": "size: 16",
+        "size: 16, count: 2": "size: 16, count: 0",
+    }
     text = TINY
     for old, new in reversed(smaller.items()):
         assert old in text

@@ -1,7 +1,8 @@
-"""Jobs on a real SLURM: what becomes of runs that it preempts, requeues, kills, cancels and lets run out of time.
+"""Jobs on a real SLURM: what becomes of runs that it preempts, requeues, kills, cancels and lets
+run out of time.
 
-They are queued at once, as on a shared cluster, and each test waits for what concerns it. The run that everything
-happens to has two nodes to itself.
+They are queued at once, as on a shared cluster, and each test waits for what concerns it. The run
+that everything happens to has two nodes to itself.
 """
 
 import os
@@ -67,8 +68,16 @@ def test_bad_input_is_one_line_and_nothing_is_queued(cluster, recipe, shards):
 def train(cluster, recipe, shards) -> Callable[..., list[str]]:
     """A function that launches a run of a name: the ids of its jobs."""
 
-    def launch(name: str, *options: str, config: tuple[str, ...] = (), then: tuple[str, ...] = ()) -> list[str]:
-        arguments = ("pretrain", recipe, f"data={shards}", f"run_dir={cluster.work / name}", *config)
+    def launch(
+        name: str, *options: str, config: tuple[str, ...] = (), then: tuple[str, ...] = ()
+    ) -> list[str]:
+        arguments = (
+            "pretrain",
+            recipe,
+            f"data={shards}",
+            f"run_dir={cluster.work / name}",
+            *config,
+        )
         return cluster.launch(*options, "--", *arguments, *then)
 
     return launch
@@ -78,16 +87,32 @@ def train(cluster, recipe, shards) -> Callable[..., list[str]]:
 def queued(cluster, train) -> Queued:
     few = ("steps=3",)
     limit = ("--time", "3", "--set", "signal_seconds=60")  # SLURM may send it a minute earlier
-    killed = ("--backoff", "1", "--set", "setup=['ulimit -t 1']")  # by the kernel: importing torch takes more
+    killed = (
+        "--backoff",
+        "1",
+        "--set",
+        "setup=['ulimit -t 1']",
+    )  # by the kernel: importing torch takes more
     return Queued(
         work=cluster.work,
         undisturbed=train("undisturbed", *OTHERS, *TWO, then=REPORT),
-        four={mode: train(mode, *OTHERS, *FOUR, config=(*few, f"parallel.mode={mode}"))[0] for mode in ("ddp", "fsdp")},
+        four={
+            mode: train(mode, *OTHERS, *FOUR, config=(*few, f"parallel.mode={mode}"))[0]
+            for mode in ("ddp", "fsdp")
+        },
         limited=train("limited", *COMMON, *ELSEWHERE, *limit, config=("steps=5000",))[0],
         sweep=train("sweep", *OTHERS, "--sweep", "seed=[1,2]", config=few, then=REPORT),
         dying=train("dying", *OTHERS, *killed)[0],
         blind=train("blind", *OTHERS, "--gpus-per-node", "1")[0],
-        disturbed=train("disturbed", *COMMON, *TWO, "--partition", "low", "--set", "sbatch={nodelist: 'node[1-2]'}")[0],
+        disturbed=train(
+            "disturbed",
+            *COMMON,
+            *TWO,
+            "--partition",
+            "low",
+            "--set",
+            "sbatch={nodelist: 'node[1-2]'}",
+        )[0],
     )
 
 
@@ -113,7 +138,19 @@ def test_a_run_that_went_through_everything_has_the_same_losses(cluster, queued)
     stops()
     # A job of higher priority wants its nodes.
     gets_on()
-    command("sbatch", "-p", "main", "-w", "node1,node2", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    command(
+        "sbatch",
+        "-p",
+        "main",
+        "-w",
+        "node1,node2",
+        "-N2",
+        "--exclusive",
+        "-o",
+        "/dev/null",
+        "--wrap",
+        "sleep 1",
+    )
     stops()
     # The node of rank 0 is lost, and comes back.
     gets_on()
@@ -139,7 +176,9 @@ def test_a_run_that_went_through_everything_has_the_same_losses(cluster, queued)
 def test_four_ranks_on_two_nodes_train_by_ddp_and_by_fsdp(cluster, queued):
     for mode, job in queued.four.items():
         cluster.wait(job)
-        assert losses(cluster.work / mode) == pytest.approx(losses(cluster.work / "undisturbed")[:3], rel=1e-3)
+        assert losses(cluster.work / mode) == pytest.approx(
+            losses(cluster.work / "undisturbed")[:3], rel=1e-3
+        )
 
 
 def test_a_report_follows_the_run(cluster, queued):
@@ -164,7 +203,10 @@ def test_a_rank_killed_thrice_at_the_same_step_stops_the_job(cluster, queued):
     history = cluster.history(queued.dying)
     assert [attempt.code for attempt in history] == [128 + signal.SIGXCPU] * 3
     log = cluster.ask("logs", queued.dying)
-    assert "failed 3 times before its first step, the last time: a process was killed by signal 24" in log
+    assert (
+        "failed 3 times before its first step, the last time: a process was killed by signal 24"
+        in log
+    )
     first, second, third = (attempt.when for attempt in history)
     assert second - first >= 1  # the backoff, doubled after each
     assert third - second >= 2
@@ -177,7 +219,9 @@ def test_gpus_that_pytorch_does_not_see_end_the_job_at_once(cluster, queued):
     assert "1 GPUs per node were asked for and PyTorch" in only.told
 
 
-def test_where_requeueing_is_forbidden_a_new_job_takes_its_place_and_what_waited_waits_for_it(cluster, train):
+def test_where_requeueing_is_forbidden_a_new_job_takes_its_place_and_what_waited_waits_for_it(
+    cluster, train
+):
     first, report = train("forbidden", *COMMON, "--no-requeue", config=("steps=30",), then=REPORT)
     run = cluster.work / "forbidden"
     cluster.until(lambda: step(run) >= 2, first)
@@ -196,10 +240,16 @@ def test_out_of_time_a_run_is_saved_and_goes_on_and_a_cancelled_one_does_not(clu
     job, run = queued.limited, cluster.work / "limited"
 
     def saved() -> list[int]:
-        """The steps after which an attempt was out of time; on a slow machine the first may not get that far."""
+        """The steps after which an attempt was out of time; on a slow machine the first may not get
+        that far.
+        """
         history = cluster.history(job)
         assert {attempt.code for attempt in history} <= {75}
-        return [attempt.step for attempt in history if attempt.told.endswith("as asked (SIGUSR2); saved")]
+        return [
+            attempt.step
+            for attempt in history
+            if attempt.told.endswith("as asked (SIGUSR2); saved")
+        ]
 
     cluster.until(lambda: bool(saved()) and step(run) > saved()[0], job)
     steps = [row["step"] for row in rows(run)]  # read once: the run goes on
@@ -219,8 +269,15 @@ def test_a_run_in_the_queue_is_refused_a_second_time(cluster, train):
 
 def test_a_cluster_without_accounting(cluster, shards, tmp_path_factory):
     port = str(int(os.environ["SLURM_LAB_PORT"]) + 5000)
-    kept = {key: os.environ[key] for key in ("SLURM_LAB_DIR", "SLURM_LAB_PORT", "PATH", "SLURM_CONF")}
-    settings = {"SLURM_LAB_ACCT": "none", "SLURM_LAB_NODES": "1", "SLURM_LAB_NET": "loopback", "SLURM_LAB_PORT": port}
+    kept = {
+        key: os.environ[key] for key in ("SLURM_LAB_DIR", "SLURM_LAB_PORT", "PATH", "SLURM_CONF")
+    }
+    settings = {
+        "SLURM_LAB_ACCT": "none",
+        "SLURM_LAB_NODES": "1",
+        "SLURM_LAB_NET": "loopback",
+        "SLURM_LAB_PORT": port,
+    }
     with started(**settings):
         small = Cluster(tmp_path_factory.mktemp("plain"))
         (job,) = small.launch("--time", "10", "--", "shards", "stats", str(shards))

@@ -1,9 +1,10 @@
 """Memory for the crops of a batch, used again as soon as nobody holds it.
 
-Fresh memory is cleared page by page on first use, which takes longer than filling it with finished crops. Within one
-process `arrays` hands out what an earlier batch no longer needs. Between a loader's worker and its trainer there is an
-`Arena` of shared memory: the worker fills a slot of it, the trainer sees the same pages, and when its tensors are gone
-the slot is free again. A trainer that keeps its batches keeps their slots; the worker then takes fresh memory.
+Fresh memory is cleared page by page on first use, which takes longer than filling it with finished
+crops. Within one process `arrays` hands out what an earlier batch no longer needs. Between a
+loader's worker and its trainer there is an `Arena` of shared memory: the worker fills a slot of it,
+the trainer sees the same pages, and when its tensors are gone the slot is free again. A trainer
+that keeps its batches keeps their slots; the worker then takes fresh memory.
 """
 
 import math
@@ -59,7 +60,9 @@ class Lease:
     dtype: type
 
     def open(self) -> list[np.ndarray]:
-        """The arrays, in the process that made the arena, and once only: the slot is free when they are gone."""
+        """The arrays, in the process that made the arena, and once only: the slot is free when they
+        are gone.
+        """
         arena = _arenas[self.arena]
         held = arena.held[self.slot].numpy()
         parts = enumerate(arena.parts(self))
@@ -98,8 +101,9 @@ def _starts(shapes: Sequence[Shape], dtype: type) -> list[int]:
 class Arena:
     """Shared memory for the batches of several workers, each with `slots` of its own.
 
-    A slot takes arrays of `shapes`. Pages are taken on first use, and the lowest free slot first, so that what is never
-    needed takes none. The worker alone marks a slot as held, and the trainer alone clears the marks, one per array.
+    A slot takes arrays of `shapes`. Pages are taken on first use, and the lowest free slot first,
+    so that what is never needed takes none. The worker alone marks a slot as held, and the trainer
+    alone clears the marks, one per array.
     """
 
     def __init__(self, workers: int, slots: int, shapes: Sequence[Shape], dtype: type):
@@ -130,7 +134,10 @@ class Arena:
         slot = self.memory[lease.slot].numpy()
         sizes = [math.prod(shape) * np.dtype(lease.dtype).itemsize for shape in lease.shapes]
         places = zip(self.starts, sizes, lease.shapes, strict=False)
-        return [slot[start : start + size].view(lease.dtype).reshape(shape) for start, size, shape in places]
+        return [
+            slot[start : start + size].view(lease.dtype).reshape(shape)
+            for start, size, shape in places
+        ]
 
 
 _ids = count()

@@ -1,14 +1,18 @@
-"""The appearance of crops: colour jitter, grey, blur, solarize, normalise; by two executors that agree.
+"""The appearance of crops: colour jitter, grey, blur, solarize, normalise; by two executors that
+agree.
 
-`augment_crop` works on one uint8 crop with a compiled kernel, in the loader's worker. `augment_batch` works on a batch
-of them with torch, on any device. Torchvision's operations are the reference for both: every operation of the jitter
-clamps to [0, 255] before the next, because strong factors saturate and a product of matrices would not. Both compute in
-fp32 and never round, as torchvision does on tensors of floats, and so agree to 0.01 of a level of 255; torchvision on
-8-bit images also cuts each result down to an integer. `tests/data/crops/test_augment.py` states the tolerances.
+`augment_crop` works on one uint8 crop with a compiled kernel, in the loader's worker.
+`augment_batch` works on a batch of them with torch, on any device. Torchvision's operations are the
+reference for both: every operation of the jitter clamps to [0, 255] before the next, because strong
+factors saturate and a product of matrices would not. Both compute in fp32 and never round, as
+torchvision does on tensors of floats, and so agree to 0.01 of a level of 255; torchvision on 8-bit
+images also cuts each result down to an integer. `tests/data/crops/test_augment.py` states the
+tolerances.
 
-Brightness, contrast and saturation are the same blend, `f·x + (1 - f)·y`, with black, the crop's mean grey and each
-pixel's own grey for y. So each is an affine map of the colours, and in a batch all three run as one operation whatever
-the order each crop drew; only hue, which is not affine, is run on the crops whose turn it is.
+Brightness, contrast and saturation are the same blend, `f·x + (1 - f)·y`, with black, the crop's
+mean grey and each pixel's own grey for y. So each is an affine map of the colours, and in a batch
+all three run as one operation whatever the order each crop drew; only hue, which is not affine, is
+run on the crops whose turn it is.
 """
 
 from dataclasses import dataclass
@@ -23,10 +27,15 @@ from torch import Tensor
 from seer.data.crops.draws import IDENTITY, LUMA, Appearance, Look, Op
 from seer.errors import InputError
 
-CORNERS = (1.0, 1 + 2 / 3, 1 + 1 / 3)  # red, green and blue on the colour circle, a turn added to stay positive
+CORNERS = (
+    1.0,
+    1 + 2 / 3,
+    1 + 1 / 3,
+)  # red, green and blue on the colour circle, a turn added to stay positive
 BLUR_REACH = 3.0  # the Gaussian is cut at this many sigmas, which changes no pixel by half a level
 
-# Values per round of the batch executor: a round's temporaries fit a CPU's cache, or a fraction of a GPU's memory.
+# Values per round of the batch executor: a round's temporaries fit a CPU's cache, or a fraction of
+# a GPU's memory.
 _ROUND = {"cpu": 2**18, "cuda": 2**26}
 
 
@@ -39,7 +48,9 @@ class Normalise:
 
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
-            raise InputError(f"mean {list(self.mean)}, std {list(self.std)}: three numbers each, and std above 0")
+            raise InputError(
+                f"mean {list(self.mean)}, std {list(self.std)}: three numbers each, and std above 0"
+            )
 
     @cached_property
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +60,9 @@ class Normalise:
 
     def batch(self, planes: Tensor, out: Tensor) -> None:
         """`(N, 3, S, S)` levels, overwritten, into `out`, `(N, S, S, 3)`."""
-        mean, std = (_constant(values, planes.device).view(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (
+            _constant(values, planes.device).view(3, 1, 1) for values in (self.mean, self.std)
+        )
         out.copy_(planes.sub_(255 * mean).div_(255 * std).permute(0, 2, 3, 1))
 
 
@@ -87,7 +100,8 @@ def blur_radius(sigma: float, size: int) -> int:
 
 @torch.no_grad()
 def augment_batch(crops: Tensor, looks: Appearance, normalise: Normalise) -> Tensor:
-    """Alter and normalise `(N, S, S, 3)` uint8 crops on their device. Returns `(N, S, S, 3)` float32.
+    """Alter and normalise `(N, S, S, 3)` uint8 crops on their device. Returns `(N, S, S, 3)`
+    float32.
 
     Which crops an operation concerns is known on the host, so nothing waits for the device.
     """
@@ -112,19 +126,33 @@ def _alter(crops: Tensor, looks: Appearance) -> Tensor:
         images[blurred] = blur_batch(images[blurred], looks.sigma[looks.sigma > 0])
     if len(solarized):
         chosen = planes[solarized]
-        planes[solarized] = torch.minimum(chosen, 255 - chosen)  # on integers the same as from 128 on
+        planes[solarized] = torch.minimum(
+            chosen, 255 - chosen
+        )  # on integers the same as from 128 on
     return images
 
 
 def _jitter(planes: Tensor, looks: Appearance) -> None:
-    """Colour jitter of `(N, 3, P)` planes in place: three rounds of blends, and hue before, between or after them."""
+    """Colour jitter of `(N, 3, P)` planes in place: three rounds of blends, and hue before, between
+    or after them.
+    """
     if not (looks.factors != IDENTITY).any():
         return
     blends = looks.order[looks.order != Op.HUE].reshape(-1, 3)
     factors = np.take_along_axis(looks.factors, blends, 1)
-    weights = np.stack([factors, (1 - factors) * (blends == Op.SATURATION), (1 - factors) * (blends == Op.CONTRAST)])
-    rounds = torch.from_numpy(weights.transpose(2, 0, 1)[..., None, None].copy()).to(planes.device, non_blocking=True)
-    turns = torch.from_numpy(looks.factors[:, Op.HUE, None, None]).to(planes.device, non_blocking=True)
+    weights = np.stack(
+        [
+            factors,
+            (1 - factors) * (blends == Op.SATURATION),
+            (1 - factors) * (blends == Op.CONTRAST),
+        ]
+    )
+    rounds = torch.from_numpy(weights.transpose(2, 0, 1)[..., None, None].copy()).to(
+        planes.device, non_blocking=True
+    )
+    turns = torch.from_numpy(looks.factors[:, Op.HUE, None, None]).to(
+        planes.device, non_blocking=True
+    )
     hue_round = np.where(looks.factors[:, Op.HUE] != 0, (looks.order == Op.HUE).argmax(1), -1)
     for number, rows in enumerate(_rows([hue_round == k for k in range(4)], planes.device)):
         if len(rows):
@@ -134,7 +162,9 @@ def _jitter(planes: Tensor, looks: Appearance) -> None:
 
 
 def blend_batch(planes: Tensor, keep: Tensor, own: Tensor, mean: Tensor) -> None:
-    """`keep·x + own·grey(x) + mean·mean(grey(x))`, clamped, in place; planes `(N, 3, P)`, weights `(N, 1, 1)`."""
+    """`keep·x + own·grey(x) + mean·mean(grey(x))`, clamped, in place; planes `(N, 3, P)`, weights
+    `(N, 1, 1)`.
+    """
     grey = luma(planes)
     level = grey.mean(-1, keepdim=True).mul_(mean)
     planes.mul_(keep).add_(grey.mul_(own).add_(level)).clamp_(0, 255)
@@ -148,23 +178,34 @@ def luma(planes: Tensor) -> Tensor:
 def rotate_hues(planes: Tensor, turns: Tensor) -> Tensor:
     """Turn the colour circle of `(N, 3, P)` planes by `(N, 1, 1)` turns; value and chroma stay.
 
-    In HSV's hexagon a channel is `value - chroma·clamp(2 - |h - 3|, 0, 1)`, with h the hue in sixths of a turn,
-    counted from each channel's own corner.
+    In HSV's hexagon a channel is `value - chroma·clamp(2 - |h - 3|, 0, 1)`, with h the hue in
+    sixths of a turn, counted from each channel's own corner.
     """
     value = planes.amax(1, keepdim=True)
     chroma = value - planes.amin(1, keepdim=True)
     red, green, blue = planes.split(1, dim=1)
     from_green, from_blue = (blue - red).add_(2 * chroma), (red - green).add_(4 * chroma)
-    hue = torch.where(value == red, green - blue, torch.where(value == green, from_green, from_blue))
+    hue = torch.where(
+        value == red, green - blue, torch.where(value == green, from_green, from_blue)
+    )
     hue = hue.div_(chroma.clamp(min=1e-6).mul_(6)).add_(turns)  # in turns, above -1
-    dip = (hue + _constant(CORNERS, planes.device)[:, None]).frac_().sub_(0.5).abs_().mul_(-6).add_(2).clamp_(0, 1)
+    dip = (
+        (hue + _constant(CORNERS, planes.device)[:, None])
+        .frac_()
+        .sub_(0.5)
+        .abs_()
+        .mul_(-6)
+        .add_(2)
+        .clamp_(0, 1)
+    )
     return value - dip.mul_(chroma)
 
 
 def blur_batch(images: Tensor, sigmas: np.ndarray) -> Tensor:
     """Gaussian blur of `(N, 3, S, S)`, each by its own of `(N,)` sigmas, as `blur` does it.
 
-    A matrix product along each axis does more arithmetic than a kernel of a dozen taps, in a twelfth of the passes.
+    A matrix product along each axis does more arithmetic than a kernel of a dozen taps, in a
+    twelfth of the passes.
     """
     matrices = blur_matrices(sigmas, images.shape[-1], images.device)
 
@@ -184,7 +225,8 @@ def blur_matrices(sigmas: np.ndarray, size: int, device: torch.device) -> Tensor
     both_sides = torch.cat([kernels[:, 1:size].flip(1), kernels[:, :size]], 1)
     sums = kernels.unfold(1, size, 1)  # (N, size, size), the tap at distance i + j
     differences = both_sides.unfold(1, size, 1).flip(1)  # ... at |i - j|
-    # Pixel j counts directly, and as its mirror image beyond either border; the border pixels have none on their side.
+    # Pixel j counts directly, and as its mirror image beyond either border; the border pixels have
+    # none on their side.
     differences[:, :, 1:] += sums[:, :, 1:]
     differences[:, :, :-1] += sums.flip(1, 2)[:, :, :-1]
     return differences

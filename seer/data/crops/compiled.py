@@ -1,7 +1,9 @@
-"""How the compiled parts of the data path are compiled: on import, unless numba finds the result of an earlier time.
+"""How the compiled parts of the data path are compiled: on import, unless numba finds the result of
+an earlier time.
 
-It looks and writes beside the source, or in `NUMBA_CACHE_DIR`. Loops over pixels are to become vector instructions:
-they have neither branches nor calls, and unsigned indices, because numba lets signed ones count from the end.
+It looks and writes beside the source, or in `NUMBA_CACHE_DIR`. Loops over pixels are to become
+vector instructions: they have neither branches nor calls, and unsigned indices, because numba lets
+signed ones count from the end.
 """
 
 from collections.abc import Callable
@@ -10,7 +12,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-# Without fast mathematics: what is compiled anew and what comes from the cache must agree in every bit.
+# Without fast mathematics: what is compiled anew and what comes from the cache must agree in every
+# bit.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 INDEX = np.uintp
 

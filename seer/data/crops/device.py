@@ -1,8 +1,10 @@
-"""Decoding on the accelerator: workers send JPEGs as they are, with the boxes drawn; the device decodes and cuts.
+"""Decoding on the accelerator: workers send JPEGs as they are, with the boxes drawn; the device
+decodes and cuts.
 
-On CUDA devices torchvision decodes with nvJPEG, batch by batch; on a CPU, as in tests, the same path runs on libjpeg.
-What the decoder would not show as `decode` does (other formats, CMYK, RGB, pictures that EXIF turns) a worker decodes
-and sends as pixels. Crops agree with the workers' own to two levels of 255 where the decoders agree.
+On CUDA devices torchvision decodes with nvJPEG, batch by batch; on a CPU, as in tests, the same
+path runs on libjpeg. What the decoder would not show as `decode` does (other formats, CMYK, RGB,
+pictures that EXIF turns) a worker decodes and sends as pixels. Crops agree with the workers' own to
+two levels of 255 where the decoders agree.
 """
 
 from collections.abc import Sequence
@@ -40,11 +42,19 @@ class Encoded:
 
     def pin_memory(self, device: str | None = None) -> "Encoded":
         """The same in page-locked memory; torch's DataLoader calls this by name."""
-        return replace(self, images=[image.pin_memory() for image in self.images], index=self.index.pin_memory())
+        return replace(
+            self,
+            images=[image.pin_memory() for image in self.images],
+            index=self.index.pin_memory(),
+        )
 
 
-def encode(data: Sequence[bytes | np.ndarray], crops: MultiCrop, epochs: np.ndarray, ids: np.ndarray) -> Encoded:
-    """What to send of a batch: bytes that `size_of_plain` knows, and pixels `(H, W, 3)` of everything else."""
+def encode(
+    data: Sequence[bytes | np.ndarray], crops: MultiCrop, epochs: np.ndarray, ids: np.ndarray
+) -> Encoded:
+    """What to send of a batch: bytes that `size_of_plain` knows, and pixels `(H, W, 3)` of
+    everything else.
+    """
     sizes = [size_of_plain(item) if isinstance(item, bytes) else item.shape[:2] for item in data]
     assert all(sizes)
     images = [
@@ -55,13 +65,20 @@ def encode(data: Sequence[bytes | np.ndarray], crops: MultiCrop, epochs: np.ndar
     ]
     heights, widths = np.array(sizes).T
     draws = [r.draw(crops.seed, epochs, ids, heights, widths) for r in crops.resolutions]
-    return Encoded(images, tuple(b for b, _ in draws), tuple(a for _, a in draws), torch.from_numpy(np.array(ids)))
+    return Encoded(
+        images,
+        tuple(b for b, _ in draws),
+        tuple(a for _, a in draws),
+        torch.from_numpy(np.array(ids)),
+    )
 
 
 def size_of_plain(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG that every decoder shows alike; None for what a worker should decode.
+    """Height and width of a JPEG that every decoder shows alike; None for what a worker should
+    decode.
 
-    A file that does not end as a JPEG ends is truncated, most likely; whether it is damaged, `decode` shall say.
+    A file that does not end as a JPEG ends is truncated, most likely; whether it is damaged,
+    `decode` shall say.
     """
     if not data.startswith(JPEG_MAGIC) or END_OF_IMAGE not in data[-64:]:
         return None
@@ -80,12 +97,17 @@ def size_of_plain(data: bytes) -> tuple[int, int] | None:
 
 
 def cut(encoded: Encoded, crops: MultiCrop, device: torch.device | str) -> CropBatch:
-    """Decode on `device` and cut there. Raises `RuntimeError` where one of the images cannot be decoded."""
+    """Decode on `device` and cut there. Raises `RuntimeError` where one of the images cannot be
+    decoded.
+    """
     images = pixels(encoded.images, device)
     groups = []
     for resolution, boxes in zip(crops.resolutions, encoded.boxes, strict=True):
         rows = zip(boxes.box.tolist(), boxes.flip.tolist(), strict=True)
-        made = [resized(images[n % len(images)], box, flip, resolution.size) for n, (box, flip) in enumerate(rows)]
+        made = [
+            resized(images[n % len(images)], box, flip, resolution.size)
+            for n, (box, flip) in enumerate(rows)
+        ]
         groups.append(torch.stack(made).unflatten(0, (-1, len(images))))
     return CropBatch(tuple(groups), encoded.looks, encoded.index)
 
@@ -96,13 +118,20 @@ def pixels(images: list[Tensor], device: torch.device | str) -> list[Tensor]:
 
     jpegs = [image for image in images if image.ndim == 1]
     decoded = iter(decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device) if jpegs else [])
-    return [next(decoded) if image.ndim == 1 else image.to(device, non_blocking=True) for image in images]
+    return [
+        next(decoded) if image.ndim == 1 else image.to(device, non_blocking=True)
+        for image in images
+    ]
 
 
 def resized(image: Tensor, box: Sequence[int], flip: bool, size: int) -> Tensor:
-    """A box (top, left, height, width) of `(3, H, W)` as `(size, size, 3)` uint8: antialiased bilinear, as Pillow's."""
+    """A box (top, left, height, width) of `(3, H, W)` as `(size, size, 3)` uint8: antialiased
+    bilinear, as Pillow's.
+    """
     top, left, height, width = box
     part = image[:, top : top + height, left : left + width].float()[None]
-    crop = F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
+    crop = F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ]
     crop = crop.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
     return crop.flip(1) if flip else crop

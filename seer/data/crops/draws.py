@@ -1,8 +1,10 @@
-"""What is drawn for every crop: one description (`View`), and numbers that depend on (seed, epoch, sample) alone.
+"""What is drawn for every crop: one description (`View`), and numbers that depend on (seed, epoch,
+sample) alone.
 
-Each crop of a sample owns a row of uniform numbers from the stable hash; a number's place in the row says what it
-decides. So a crop depends neither on the worker that cuts it nor on what the other samples of its batch drew.
-The distributions are torchvision's (`RandomResizedCrop`, `ColorJitter`, `RandomApply`, ...), vectorised over the batch.
+Each crop of a sample owns a row of uniform numbers from the stable hash; a number's place in the
+row says what it decides. So a crop depends neither on the worker that cuts it nor on what the other
+samples of its batch drew. The distributions are torchvision's (`RandomResizedCrop`, `ColorJitter`,
+`RandomApply`, ...), vectorised over the batch.
 """
 
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ from seer.errors import InputError
 from seer.schema import AREAS, SHARE, Integer, ListOf, Number, check_options, option
 
 T = TypeVar("T", "Boxes", "Appearance")
-Look = tuple[np.ndarray, np.ndarray, bool, float, bool]  # of one crop, in the order of the fields of `Appearance`
+Look = tuple[
+    np.ndarray, np.ndarray, bool, float, bool
+]  # of one crop, in the order of the fields of `Appearance`
 
 MAX_CROPS = 64  # per image, all kinds of view together
 
@@ -48,7 +52,8 @@ IDENTITY = np.array([1, 1, 1, 0], np.float32)  # the factors that change nothing
 
 @dataclass
 class View:
-    """One kind of crop: how many per image, from where, and how they are altered. The defaults are SEER's.
+    """One kind of crop: how many per image, from where, and how they are altered. The defaults are
+    SEER's.
 
     Attributes:
         size, count: side in pixels, and number per image.
@@ -87,12 +92,16 @@ def check_views(views: dict[str, View]) -> None:
     if total < 1:
         raise InputError("views: no crops at all; set a count, for instance views.large.count=2")
     if total > MAX_CROPS:
-        raise InputError(f"views: {total} crops per image, more than the {MAX_CROPS} that fit; lower the counts")
+        raise InputError(
+            f"views: {total} crops per image, more than the {MAX_CROPS} that fit; lower the counts"
+        )
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Where N crops are cut: `(N, 4)` int64 of top, left, height, width in pixels, and `(N,)` bool, mirrored or not."""
+    """Where N crops are cut: `(N, 4)` int64 of top, left, height, width in pixels, and `(N,)` bool,
+    mirrored or not.
+    """
 
     box: np.ndarray
     flip: np.ndarray
@@ -100,7 +109,8 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Appearance:
-    """How crops are altered, in the order: jitter, grey, blur, solarize. N crops; what is not drawn is the identity.
+    """How crops are altered, in the order: jitter, grey, blur, solarize. N crops; what is not drawn
+    is the identity.
 
     Attributes:
         factors: `(N, 4)` float32, one column per `Op`; hue in turns.
@@ -140,11 +150,15 @@ def crop_uniforms(seed: int, epochs: np.ndarray, ids: np.ndarray, crop: int) -> 
 
 
 def draw_boxes(view: View, heights: np.ndarray, widths: np.ndarray, u: np.ndarray) -> Boxes:
-    """`RandomResizedCrop` and a flip, for images of `heights` × `widths` `(B,)`, from `u` `(B, BOX_UNIFORMS…)`."""
+    """`RandomResizedCrop` and a flip, for images of `heights` × `widths` `(B,)`, from `u` `(B,
+    BOX_UNIFORMS…)`.
+    """
     heights, widths = np.asarray(heights)[:, None], np.asarray(widths)[:, None]
     area = heights * widths * _between(view.scale, u[:, AREA])
     ratio = np.exp(_between(np.log(view.ratio), u[:, RATIO]))
-    shape = np.rint(np.sqrt(np.stack([area / ratio, area * ratio]))).astype(np.int64)  # (2, B, ATTEMPTS)
+    shape = np.rint(np.sqrt(np.stack([area / ratio, area * ratio]))).astype(
+        np.int64
+    )  # (2, B, ATTEMPTS)
     fits = ((shape > 0) & (shape <= np.stack([heights, widths]))).all(0)
     first = fits.argmax(1)[None, :, None]
     height, width = np.take_along_axis(shape, first, 2)[..., 0]
@@ -173,7 +187,9 @@ def draw_appearance(view: View, u: np.ndarray) -> Appearance:
         factors=np.where(u[:, [JITTER]] < view.jitter, factors, IDENTITY).astype(np.float32),
         order=ORDERS[(u[:, ORDER] * len(ORDERS)).astype(np.int64)],
         grey=u[:, GREY] < view.grey,
-        sigma=np.where(u[:, BLUR] < view.blur, _between(view.blur_sigma, u[:, SIGMA]), 0).astype(np.float32),
+        sigma=np.where(u[:, BLUR] < view.blur, _between(view.blur_sigma, u[:, SIGMA]), 0).astype(
+            np.float32
+        ),
         solarize=u[:, SOLARIZE] < view.solarize,
     )
 

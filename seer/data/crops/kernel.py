@@ -1,8 +1,9 @@
-"""The appearance of one crop, compiled: from 8-bit levels to normalised values, in float32 and without rounding.
+"""The appearance of one crop, compiled: from 8-bit levels to normalised values, in float32 and
+without rounding.
 
-The arithmetic is that of `augment.augment_batch`, where the operations are explained. The crop comes with as many
-mirrored pixels around it as the blur reaches: what is done to each pixel alone keeps them mirrored, and so each axis of
-the blur is one convolution of a flat plane.
+The arithmetic is that of `augment.augment_batch`, where the operations are explained. The crop
+comes with as many mirrored pixels around it as the blur reaches: what is done to each pixel alone
+keeps them mirrored, and so each axis of the blur is one convolution of a flat plane.
 """
 
 import numpy as np
@@ -91,9 +92,11 @@ def _mean_grey(red, green, blue, size, margin):
 
 @njit(**OPTIONS)
 def _convolve(source, taps, step, out):
-    """`out[i]` is `source[i + reach·step]` and its neighbours every `step`, weighted by `taps` on both sides.
+    """`out[i]` is `source[i + reach·step]` and its neighbours every `step`, weighted by `taps` on
+    both sides.
 
-    One loop for a reach of `GROUP` and one for twice that, because adding to `out` once more takes a third longer.
+    One loop for a reach of `GROUP` and one for twice that, because adding to `out` once more takes
+    a third longer.
     """
     count, reach = len(out), len(taps) - 1
     step = INDEX(step)
@@ -101,7 +104,9 @@ def _convolve(source, taps, step, out):
     if reach == GROUP:
         for x in range(count):
             near = t0 * source[c + INDEX(x)] + t1 * _both(source, c, step, x)
-            out[x] = near + (t2 * _both(source, c, TWICE * step, x) + t3 * _both(source, c, THRICE * step, x))
+            out[x] = near + (
+                t2 * _both(source, c, TWICE * step, x) + t3 * _both(source, c, THRICE * step, x)
+            )
         return
     t4, t5, t6 = taps[4], taps[5], taps[6]
     for x in range(count):
@@ -150,7 +155,11 @@ def _alter(crop, factors, order, grey, taps, solarize, scale, shift, out):
     """
     size, reach, width = len(out), len(taps) - 1, len(crop)
     source, target, pixels = crop.reshape(-1), out.reshape(-1), width * width
-    red, green, blue = np.empty(pixels, np.float32), np.empty(pixels, np.float32), np.empty(pixels, np.float32)
+    red, green, blue = (
+        np.empty(pixels, np.float32),
+        np.empty(pixels, np.float32),
+        np.empty(pixels, np.float32),
+    )
     before = 0
     while order[before] != CONTRAST:
         before += 1
@@ -176,4 +185,6 @@ def _alter(crop, factors, order, grey, taps, solarize, scale, shift, out):
         _store(red, green, blue, size, width, solarize, scale, shift, target)
 
 
-alter = compiled("void(u1[:,:,::1], f4[::1], i8[::1], b1, f4[::1], b1, f4[::1], f4[::1], f4[:,:,::1])", _alter)
+alter = compiled(
+    "void(u1[:,:,::1], f4[::1], i8[::1], b1, f4[::1], b1, f4[::1], f4[::1], f4[:,:,::1])", _alter
+)

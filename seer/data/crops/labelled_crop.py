@@ -20,11 +20,14 @@ class LabelledBatch(CropBatch):
 
     def pin_memory(self, device: str | None = None) -> "LabelledBatch":
         pinned = super().pin_memory(device)
-        return replace(self, crops=pinned.crops, index=pinned.index, labels=self.labels.pin_memory())
+        return replace(
+            self, crops=pinned.crops, index=pinned.index, labels=self.labels.pin_memory()
+        )
 
 
 class LabelledCrop:
-    """A random part of each image, resized and mirrored as torchvision's `RandomResizedCrop` and flip; a `Cutter`.
+    """A random part of each image, resized and mirrored as torchvision's `RandomResizedCrop` and
+    flip; a `Cutter`.
 
     Args:
         labels: `(N,)` int64 class of each image by its id.
@@ -52,12 +55,16 @@ class LabelledCrop:
     def shapes(self, count: int) -> list[tuple[int, ...]]:
         return self.crops.shapes(count)
 
-    def plan(self, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray) -> "LabelledPlan":
+    def plan(
+        self, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray
+    ) -> "LabelledPlan":
         return LabelledPlan(self.crops, shapes, epochs, ids, self.labels[ids])
 
     def finish(self, batch: Any, device: torch.device | str) -> LabelledImages:
         views = self.crops.finish(batch, device)
-        return LabelledImages(views.crops[0][0], batch.labels.to(device, non_blocking=True), views.index)
+        return LabelledImages(
+            views.crops[0][0], batch.labels.to(device, non_blocking=True), views.index
+        )
 
 
 class LabelledPlan(CropPlan):

@@ -1,9 +1,10 @@
 """Crops: images in, one batch of views out.
 
-`MultiCrop(images, epochs, ids)` runs in the loader's workers: it cuts and resizes every crop, and with `finish=True`
-alters and normalises it there too. `MultiCrop.plan` does the same image by image, and says beforehand how much smaller
-each may be decoded. `MultiCrop.finish(batch, device)` runs in the consumer and gives `Views`; with `finish=False` it
-does the altering, in batch on the device.
+`MultiCrop(images, epochs, ids)` runs in the loader's workers: it cuts and resizes every crop, and
+with `finish=True` alters and normalises it there too. `MultiCrop.plan` does the same image by
+image, and says beforehand how much smaller each may be decoded. `MultiCrop.finish(batch, device)`
+runs in the consumer and gives `Views`; with `finish=False` it does the altering, in batch on the
+device.
 """
 
 import time
@@ -34,12 +35,22 @@ from seer.data.decoding.decode import reduced
 from seer.data.views import Views
 from seer.errors import InputError
 
-__all__ = ["BOX_UNIFORMS", "DEFAULT_VIEWS", "CropBatch", "CropPlan", "MultiCrop", "View", "centre_crop", "train_crop"]
+__all__ = [
+    "BOX_UNIFORMS",
+    "DEFAULT_VIEWS",
+    "CropBatch",
+    "CropPlan",
+    "MultiCrop",
+    "View",
+    "centre_crop",
+    "train_crop",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Samples are what runs in parallel. OpenCV's own threads would compete with the loader's, and do not survive a fork.
+# Samples are what runs in parallel. OpenCV's own threads would compete with the loader's, and do
+# not survive a fork.
 cv2.setNumThreads(0)
 
 
@@ -59,7 +70,11 @@ class CropBatch:
 
     def pin_memory(self, device: str | None = None) -> "CropBatch":
         """The same in page-locked memory; torch's DataLoader calls this by name."""
-        return replace(self, crops=tuple(crops.pin_memory() for crops in self.crops), index=self.index.pin_memory())
+        return replace(
+            self,
+            crops=tuple(crops.pin_memory() for crops in self.crops),
+            index=self.index.pin_memory(),
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,8 @@ class _Resolution:
 
 
 class MultiCrop:
-    """Cuts the same crops of a sample at the same epoch wherever it runs; see the module's docstring.
+    """Cuts the same crops of a sample at the same epoch wherever it runs; see the module's
+    docstring.
 
     Args:
         views: descriptions by name. Those of equal size are merged, in this order; a count of 0 leaves one out.
@@ -105,16 +121,23 @@ class MultiCrop:
         self.normalise = Normalise(tuple(mean), tuple(std))
         flat = [view for view in views.values() for _ in range(view.count)]
         sizes = sorted({view.size for view in flat}, reverse=True)
-        self.resolutions = [_Resolution(size, [(n, v) for n, v in enumerate(flat) if v.size == size]) for size in sizes]
+        self.resolutions = [
+            _Resolution(size, [(n, v) for n, v in enumerate(flat) if v.size == size])
+            for size in sizes
+        ]
 
-    def __call__(self, images: Sequence[np.ndarray], epochs: np.ndarray, ids: np.ndarray) -> CropBatch:
+    def __call__(
+        self, images: Sequence[np.ndarray], epochs: np.ndarray, ids: np.ndarray
+    ) -> CropBatch:
         """Crops of B images, `(H, W, 3)` uint8 each, as sample `ids` `(B,)` in `epochs` `(B,)`."""
         plan = self.plan([image.shape[:2] for image in images], epochs, ids)
         for b, image in enumerate(images):
             plan.cut(b, image)
         return plan.batch()
 
-    def plan(self, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray) -> "CropPlan":
+    def plan(
+        self, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray
+    ) -> "CropPlan":
         """The same for images still to be decoded, of which heights and widths are known."""
         return CropPlan(self, shapes, epochs, ids)
 
@@ -127,7 +150,9 @@ class MultiCrop:
         crops = [crops.to(device, non_blocking=True) for crops in batch.crops]
         if batch.looks:
             crops = [
-                augment_batch(pixels.flatten(0, 1), looks, self.normalise).unflatten(0, pixels.shape[:2])
+                augment_batch(pixels.flatten(0, 1), looks, self.normalise).unflatten(
+                    0, pixels.shape[:2]
+                )
                 for pixels, looks in zip(crops, batch.looks, strict=True)
             ]
         index = batch.index.to(device, non_blocking=True)
@@ -135,7 +160,8 @@ class MultiCrop:
 
 
 class CropPlan:
-    """The crops of B images: drawn before the images are decoded, and cut one image after the other.
+    """The crops of B images: drawn before the images are decoded, and cut one image after the
+    other.
 
     Attributes:
         reductions: by how much each image may be reduced when it is decoded (1, 2, 4 or 8): the most that leaves every
@@ -143,11 +169,19 @@ class CropPlan:
         augment_seconds: of the time that cutting took, what went into the crops' looks.
     """
 
-    def __init__(self, crops: MultiCrop, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray):
+    def __init__(
+        self,
+        crops: MultiCrop,
+        shapes: Sequence[tuple[int, int]],
+        epochs: np.ndarray,
+        ids: np.ndarray,
+    ):
         self.crops, self.shapes, self.epochs, self.ids = crops, list(shapes), epochs, ids
         count = len(self.shapes)
         self.out = arena.arrays(crops.shapes(count), crops.dtype)
-        draws = [r.draw(crops.seed, epochs, ids, *np.array(self.shapes).T) for r in crops.resolutions]
+        draws = [
+            r.draw(crops.seed, epochs, ids, *np.array(self.shapes).T) for r in crops.resolutions
+        ]
         self.looks = tuple(looks for _, looks in draws)
         self.work = [
             (boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
@@ -159,7 +193,9 @@ class CropPlan:
         self.reductions = [max(f for f in (1, 2, 4, 8) if f <= max(1, ratio)) for ratio in ratios]
 
     def cut(self, b: int, image: np.ndarray) -> None:
-        """Cut image b's crops from `image`: itself, itself reduced, or another (of any shape) that replaces it."""
+        """Cut image b's crops from `image`: itself, itself reduced, or another (of any shape) that
+        replaces it.
+        """
         factor = 1 if image.shape[:2] == self.shapes[b] else self.reductions[b]
         if image.shape[:2] != reduced(self.shapes[b], factor):
             self._draw_again(b, image.shape[:2])
@@ -172,10 +208,14 @@ class CropPlan:
         """Boxes for an image of another shape; how crops look does not depend on it."""
         one, (height, width) = slice(b, b + 1), np.array(shape)[:, None]
         for resolution, (box, *_) in zip(self.crops.resolutions, self.work, strict=True):
-            boxes, _ = resolution.draw(self.crops.seed, self.epochs[one], self.ids[one], height, width)
+            boxes, _ = resolution.draw(
+                self.crops.seed, self.epochs[one], self.ids[one], height, width
+            )
             box[b :: len(self.shapes)] = boxes.box.tolist()
 
-    def _make(self, image: np.ndarray, box: list[int], flip: bool, look: Look, out: np.ndarray) -> None:
+    def _make(
+        self, image: np.ndarray, box: list[int], flip: bool, look: Look, out: np.ndarray
+    ) -> None:
         """One crop into `out`, finished or not."""
         if not self.crops.finished:
             resized_crop(image, box, flip, out)
@@ -188,9 +228,13 @@ class CropPlan:
 
     def batch(self) -> CropBatch:
         """What has been cut."""
-        tensors = tuple(torch.from_numpy(out).unflatten(0, (-1, len(self.shapes))) for out in self.out)
+        tensors = tuple(
+            torch.from_numpy(out).unflatten(0, (-1, len(self.shapes))) for out in self.out
+        )
         return CropBatch(
-            tensors, () if self.crops.finished else self.looks, torch.from_numpy(np.array(self.ids, np.int64))
+            tensors,
+            () if self.crops.finished else self.looks,
+            torch.from_numpy(np.array(self.ids, np.int64)),
         )
 
 
@@ -202,25 +246,34 @@ def _reduced_box(box: list[int], factor: int) -> list[int]:
 
 
 def resized_crop(image: np.ndarray, box: Sequence[int], flip: bool, out: np.ndarray) -> None:
-    """Fill `out` `(h, w, 3)` with the box (top, left, height, width) of an `(H, W, 3)` image, mirrored if `flip`.
+    """Fill `out` `(h, w, 3)` with the box (top, left, height, width) of an `(H, W, 3)` image,
+    mirrored if `flip`.
 
-    All uint8; bilinear as Pillow's, antialiased where it shrinks. Raises ValueError for a box that leaves the image.
+    All uint8; bilinear as Pillow's, antialiased where it shrinks. Raises ValueError for a box that
+    leaves the image.
     """
     from seer.data.crops.resize import resize  # compiles, or loads what it compiled before
 
     top, left, height, width = box
-    if not (0 <= top < top + height <= image.shape[0] and 0 <= left < left + width <= image.shape[1]):
-        raise ValueError(f"box {list(box)} leaves the image of {image.shape[0]}x{image.shape[1]} pixels")
+    if not (
+        0 <= top < top + height <= image.shape[0] and 0 <= left < left + width <= image.shape[1]
+    ):
+        raise ValueError(
+            f"box {list(box)} leaves the image of {image.shape[0]}x{image.shape[1]} pixels"
+        )
     resize(np.ascontiguousarray(image), top, left, height, width, flip, out)
 
 
 def centre_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
-    """The usual test-time crop: the shorter side resized to `resize` pixels, then the central square.
+    """The usual test-time crop: the shorter side resized to `resize` pixels, then the central
+    square.
 
     Returns `(size, size, 3)` uint8. Raises `InputError` if `size` is larger than `resize`.
     """
     if not 1 <= size <= resize:
-        raise InputError(f"crop size {size}: should be from 1 to {resize}, to which the shorter side is resized")
+        raise InputError(
+            f"crop size {size}: should be from 1 to {resize}, to which the shorter side is resized"
+        )
     image = _without_far_ends(image)
     height, width = (int(resize * side / min(image.shape[:2])) for side in image.shape[:2])
     resized = np.empty((height, width, 3), np.uint8)
@@ -230,7 +283,9 @@ def centre_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
 
 
 def _without_far_ends(image: np.ndarray, longest: int = 16) -> np.ndarray:
-    """The middle of an image whose sides are over `longest` to one, so that resizing it cannot exhaust the memory."""
+    """The middle of an image whose sides are over `longest` to one, so that resizing it cannot
+    exhaust the memory.
+    """
     limit = longest * min(image.shape[:2])
     top, left = (max(0, side - limit) // 2 for side in image.shape[:2])
     return image[top : top + limit, left : left + limit]
@@ -239,7 +294,9 @@ def _without_far_ends(image: np.ndarray, longest: int = 16) -> np.ndarray:
 def train_crop(
     image: np.ndarray, size: int, uniforms: np.ndarray, scale: tuple[float, float] = (0.08, 1.0)
 ) -> np.ndarray:
-    """`RandomResizedCrop` and a flip, decided by `BOX_UNIFORMS` numbers in [0, 1). Returns `(size, size, 3)` uint8."""
+    """`RandomResizedCrop` and a flip, decided by `BOX_UNIFORMS` numbers in [0, 1). Returns `(size,
+    size, 3)` uint8.
+    """
     out = np.empty((size, size, 3), np.uint8)
     height, width = np.array(image.shape[:2])[:, None]
     boxes = draw_boxes(View(size=size, scale=list(scale)), height, width, uniforms[None])

@@ -1,10 +1,12 @@
-"""A box of a picture, resized to a crop, compiled: bilinear as Pillow's, antialiased where it shrinks.
+"""A box of a picture, resized to a crop, compiled: bilinear as Pillow's, antialiased where it
+shrinks.
 
-A pixel of the result is a weighted sum along one axis of weighted sums along the other, in float32, rounded after each:
-within a level of the exact sum, as Pillow's is, which goes the other way round. Vector instructions are good at adding
-up rows of a picture, and not at adding up columns; so the work goes by strips of `STRIP` rows of the result, which are
-transposed, to have the bytes of one column side by side, before their columns are added up, and back afterwards.
-Transposing is interleaving by four, of bytes and then of words of four bytes, which compilers know to do fast.
+A pixel of the result is a weighted sum along one axis of weighted sums along the other, in float32,
+rounded after each: within a level of the exact sum, as Pillow's is, which goes the other way round.
+Vector instructions are good at adding up rows of a picture, and not at adding up columns; so the
+work goes by strips of `STRIP` rows of the result, which are transposed, to have the bytes of one
+column side by side, before their columns are added up, and back afterwards. Transposing is
+interleaving by four, of bytes and then of words of four bytes, which compilers know to do fast.
 """
 
 from math import ceil
@@ -22,14 +24,20 @@ VECTOR = 32  # bytes: rows are filled up to whole vectors, because what is left 
 
 @njit(**OPTIONS)
 def _axis(length, size):
-    """Where each of `size` results begins among `length` pixels, `(size,)`, and its weights, `(taps, size)`.
+    """Where each of `size` results begins among `length` pixels, `(size,)`, and its weights,
+    `(taps, size)`.
 
-    The number of weights is even. The last may be zeros for pixels that are not there, if `length` is smaller.
+    The number of weights is even. The last may be zeros for pixels that are not there, if `length`
+    is smaller.
     """
     scale = length / size
     reach = max(scale, 1.0)
     taps = 2 * ceil(reach)
-    starts, weights, totals = np.empty(size, np.int64), np.zeros((taps, size), np.float32), np.zeros(size)
+    starts, weights, totals = (
+        np.empty(size, np.int64),
+        np.zeros((taps, size), np.float32),
+        np.zeros(size),
+    )
     for x in range(size):
         starts[x] = max(min(int((x + 0.5) * scale - reach + 0.5), length - taps), 0)
     for k in range(min(taps, length)):
@@ -45,7 +53,9 @@ def _axis(length, size):
 
 @njit(**OPTIONS)
 def _add_rows(source, start, pitch, weights, sums, out):
-    """`out[i]`: the rounded sum of `source[start + i]` and what follows every `pitch`, times the weights."""
+    """`out[i]`: the rounded sum of `source[start + i]` and what follows every `pitch`, times the
+    weights.
+    """
     count, last = len(out), len(weights) - 2
     a, b = source[start:][:count], source[start + pitch :][:count]
     c, d = source[start + last * pitch :][:count], source[start + (last + 1) * pitch :][:count]
@@ -71,7 +81,9 @@ def _add_rows(source, start, pitch, weights, sums, out):
 
 @njit(**OPTIONS)
 def _add_columns(source, starts, weights, sums, out):
-    """The same for every column of a transposed strip. Known to be of `COLUMN` bytes, it takes a tenth as long."""
+    """The same for every column of a transposed strip. Known to be of `COLUMN` bytes, it takes a
+    tenth as long.
+    """
     last, size = len(weights) - 2, len(starts)
     for x in range(size):
         a, to = starts[x] * COLUMN, INDEX(x * COLUMN)
@@ -82,7 +94,9 @@ def _add_columns(source, starts, weights, sums, out):
                 out[to + INDEX(i)] = np.uint8(_pair(source, a, i, p, q) + HALF)
         elif last == 2:
             for i in range(COLUMN):
-                out[to + INDEX(i)] = np.uint8(_pair(source, a, i, p, q) + HALF + _pair(source, a + 2 * COLUMN, i, r, s))
+                out[to + INDEX(i)] = np.uint8(
+                    _pair(source, a, i, p, q) + HALF + _pair(source, a + 2 * COLUMN, i, r, s)
+                )
         else:
             for i in range(COLUMN):
                 sums[i] = _pair(source, a, i, p, q) + HALF
@@ -135,7 +149,9 @@ def _transpose_back(transposed, quads, out):
 
 
 def _resize(picture, top, left, height, width, flip, out):
-    """Fill `out`, `(h, w, 3)` uint8, with a box of `picture`, `(H, W, 3)` uint8, mirrored if `flip`."""
+    """Fill `out`, `(h, w, 3)` uint8, with a box of `picture`, `(H, W, 3)` uint8, mirrored if
+    `flip`.
+    """
     source, pitch, target = picture.reshape(-1), 3 * picture.shape[1], out.reshape(len(out), -1)
     ys, down = _axis(height, out.shape[0])
     xs, across = _axis(width, out.shape[1])
@@ -149,7 +165,9 @@ def _resize(picture, top, left, height, width, flip, out):
     lying, quads = np.empty(STRIP * max(n, m), np.uint8), np.empty(STRIP * max(n, m), np.uint8)
     strip, quads_in = lying[: STRIP * n].reshape(STRIP, n), quads[: STRIP * n].reshape(4, 4 * n)
     made, quads_out = lying[: STRIP * m].reshape(STRIP, m), quads[: STRIP * m].reshape(4, 4 * m)
-    transposed = np.zeros(STRIP * n + COLUMN * len(across), np.uint8)  # with the columns that are not there
+    transposed = np.zeros(
+        STRIP * n + COLUMN * len(across), np.uint8
+    )  # with the columns that are not there
     columns, sums = np.empty(STRIP * m, np.uint8), np.empty(max(n, COLUMN), np.float32)
     for y in range(0, len(target), STRIP):
         rows = min(STRIP, len(target) - y)
@@ -167,4 +185,6 @@ def _resize(picture, top, left, height, width, flip, out):
 
 
 _PICTURE = types.Array(types.uint8, 3, "C", readonly=True)  # or not
-resize = compiled(types.void(_PICTURE, *4 * [types.int64], types.boolean, types.uint8[:, :, ::1]), _resize)
+resize = compiled(
+    types.void(_PICTURE, *4 * [types.int64], types.boolean, types.uint8[:, :, ::1]), _resize
+)

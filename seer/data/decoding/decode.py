@@ -1,4 +1,6 @@
-"""Encoded bytes to RGB pixels: `FORMATS` by Pillow, JPEG by a faster road; damage is one exception with a reason."""
+"""Encoded bytes to RGB pixels: `FORMATS` by Pillow, JPEG by a faster road; damage is one exception
+with a reason.
+"""
 
 import io
 import threading
@@ -16,11 +18,20 @@ from PIL.ImageFile import ImageFile
 from seer.data.decoding import deep, limits
 from seer.data.decoding.limits import JPEG_MAGIC, MAX_PIXELS, DamagedImage
 
-__all__ = ["FORMATS", "JPEG_MAGIC", "MAX_PIXELS", "DamagedImage", "ImageInfo", "decode", "image_suffixes", "probe"]
+__all__ = [
+    "FORMATS",
+    "JPEG_MAGIC",
+    "MAX_PIXELS",
+    "DamagedImage",
+    "ImageInfo",
+    "decode",
+    "image_suffixes",
+    "probe",
+]
 
-# What is read. Pillow knows more: programs that it would run (EPS) or pass on (WMF), containers of other formats that
-# say one size and hold another (ICO, ICNS), and what nobody publishes photographs in; each a reader to be attacked.
-# TGA has no magic and is tried last.
+# What is read. Pillow knows more: programs that it would run (EPS) or pass on (WMF), containers of
+# other formats that say one size and hold another (ICO, ICNS), and what nobody publishes
+# photographs in; each a reader to be attacked. TGA has no magic and is tried last.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM",
     "DDS", "IM", "PCX", "QOI", "SGI", "TGA",
@@ -38,12 +49,16 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: np.rot90,
 }
 
-warnings.filterwarnings("ignore", module="PIL")  # of large or odd files; what matters is raised as DamagedImage
+warnings.filterwarnings(
+    "ignore", module="PIL"
+)  # of large or odd files; what matters is raised as DamagedImage
 _pillow_limit = threading.Lock()
 
 
 class ImageInfo(NamedTuple):
-    """Size in pixels as a viewer shows it (after EXIF orientation), and Pillow's name of the format."""
+    """Size in pixels as a viewer shows it (after EXIF orientation), and Pillow's name of the
+    format.
+    """
 
     width: int
     height: int
@@ -53,12 +68,14 @@ class ImageInfo(NamedTuple):
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> np.ndarray:
     """Decode to `(H, W, 3)` uint8 RGB, upright.
 
-    A JPEG comes reduced by `reduction` (1, 2, 4 or 8; see `reduced`): fewer coefficients of its blocks are used, but
-    all are read, so that damage is noticed all the same. What Pillow has to read comes whole.
+    A JPEG comes reduced by `reduction` (1, 2, 4 or 8; see `reduced`): fewer coefficients of its
+    blocks are used, but all are read, so that damage is noticed all the same. What Pillow has to
+    read comes whole.
 
-    Of an animation the first frame; alpha is laid on white; more than 8 bits become 8 as `deep.py` says.
-    A picture of more than `max_pixels` is refused from its header (no limit above `MAX_PIXELS` is honoured for
-    formats other than JPEG), as is one that asks for more work than `limits.py` allows. Raises `DamagedImage`.
+    Of an animation the first frame; alpha is laid on white; more than 8 bits become 8 as `deep.py`
+    says. A picture of more than `max_pixels` is refused from its header (no limit above
+    `MAX_PIXELS` is honoured for formats other than JPEG), as is one that asks for more work than
+    `limits.py` allows. Raises `DamagedImage`.
     """
     with _errors_as_damage():
         pixels = _decode_jpeg(data, max_pixels, reduction) if data.startswith(JPEG_MAGIC) else None
@@ -66,9 +83,13 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> np.
 
 
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """Size and format from the header alone. Raises `DamagedImage`, also for more than `max_pixels`."""
+    """Size and format from the header alone. Raises `DamagedImage`, also for more than
+    `max_pixels`.
+    """
     with _errors_as_damage():
-        if data.startswith(JPEG_MAGIC) and not may_be_turned(data, header := limits.jpeg_header(data)):
+        if data.startswith(JPEG_MAGIC) and not may_be_turned(
+            data, header := limits.jpeg_header(data)
+        ):
             size = _size_of_jpeg(data)
             if size is not None and size[0] * size[1] <= max_pixels:
                 height, width = size
@@ -82,7 +103,9 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 
 
 def shape(data: bytes) -> tuple[int, int]:
-    """Height and width that `decode` will give, from the header alone; (1, 1) where that is damaged."""
+    """Height and width that `decode` will give, from the header alone; (1, 1) where that is
+    damaged.
+    """
     try:
         info = probe(data)
         return info.height, info.width
@@ -91,7 +114,9 @@ def shape(data: bytes) -> tuple[int, int]:
 
 
 def _size_of_jpeg(data: bytes) -> tuple[int, int] | None:
-    """Height and width; None where Pillow knows a reason why there are none, or reads it all the same."""
+    """Height and width; None where Pillow knows a reason why there are none, or reads it all the
+    same.
+    """
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -114,7 +139,9 @@ def image_suffixes() -> frozenset[str]:
 
 
 def _decode_jpeg(data: bytes, max_pixels: int, reduction: int) -> np.ndarray | None:
-    """Pixels, or None where the fast decoder is not sure and Pillow shall decide (CMYK, harmless oddities)."""
+    """Pixels, or None where the fast decoder is not sure and Pillow shall decide (CMYK, harmless
+    oddities).
+    """
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if int(height) * int(width) > max_pixels or colorspace in ("CMYK", "YCCK"):
@@ -122,7 +149,9 @@ def _decode_jpeg(data: bytes, max_pixels: int, reduction: int) -> np.ndarray | N
         header = limits.jpeg_header(data)
         limits.check_jpeg(data, header, height * width)
         least = reduced((height, width), reduction)
-        pixels = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1], min_factor=reduction)
+        pixels = simplejpeg.decode_jpeg(
+            data, min_height=least[0], min_width=least[1], min_factor=reduction
+        )
     except DamagedImage:
         raise
     except ValueError as error:
@@ -130,11 +159,17 @@ def _decode_jpeg(data: bytes, max_pixels: int, reduction: int) -> np.ndarray | N
         if text.startswith("Corrupt JPEG data") and "extraneous bytes" not in text:
             raise DamagedImage(f"corrupt ({text})") from error
         return None
-    return _upright(pixels, _orientation(_open(data, max_pixels))) if may_be_turned(data, header) else pixels
+    return (
+        _upright(pixels, _orientation(_open(data, max_pixels)))
+        if may_be_turned(data, header)
+        else pixels
+    )
 
 
 def may_be_turned(jpeg: bytes, header: limits.Header) -> bool:
-    """Whether the header has metadata in which an orientation may stand; opening the image takes longer to tell."""
+    """Whether the header has metadata in which an orientation may stand; opening the image takes
+    longer to tell.
+    """
     start = jpeg[: header.end]  # a search through the scan would cost a tenth of decoding it
     return b"Exif\0\0" in start or b"tiff:Orientation" in start
 
@@ -180,7 +215,9 @@ def _check_work(image: ImageFile, data: bytes) -> None:
         limits.check_tiff_jpeg(data, pixels)
     slow = any(tile.codec_name in Image.DECODERS for tile in image.tile)
     if slow and pixels > limits.MAX_SLOW_PIXELS:
-        raise DamagedImage(f"too many pixels for this kind of {image.format} ({image.width}x{image.height})")
+        raise DamagedImage(
+            f"too many pixels for this kind of {image.format} ({image.width}x{image.height})"
+        )
 
 
 def _why_not_read(data: bytes) -> str:
@@ -207,7 +244,8 @@ def _orientation(image: ImageFile) -> int:
     if image.format == "TIFF":  # Pillow turns these itself, size included
         return 1
     try:
-        # The base class's method: the one for PNG would decode the whole picture in search of a late chunk.
+        # The base class's method: the one for PNG would decode the whole picture in search of a
+        # late chunk.
         orientation = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)
     except Exception:  # malformed EXIF does not damage the picture
         return 1

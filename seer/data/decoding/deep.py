@@ -1,9 +1,10 @@
 """Samples of other than 8 bits: where white lies among them, and how they become 8.
 
-A file's 16 bits often hold the 10, 12 or 14 of a camera, right-aligned and undeclared; taken as 16, they are nearly
-black. So white is what the file declares; else it is the highest value of the smallest usual number of bits that holds
-all samples (`white_of_integers`). Black is 0. A picture with samples far below it has a black that only its author
-knows, and is refused. Pillow's readers are also set right where they would give wrong colours without a word.
+A file's 16 bits often hold the 10, 12 or 14 of a camera, right-aligned and undeclared; taken as 16,
+they are nearly black. So white is what the file declares; else it is the highest value of the
+smallest usual number of bits that holds all samples (`white_of_integers`). Black is 0. A picture
+with samples far below it has a black that only its author knows, and is refused. Pillow's readers
+are also set right where they would give wrong colours without a word.
 """
 
 import re
@@ -18,12 +19,21 @@ from seer.data.decoding.limits import DamagedImage
 
 LEVELS = (255, 1023, 4095, 16383, 65535)  # white of 8, 10, 12, 14 and 16 bits
 DARKEST_OF_16_BITS = 64  # the high byte of all samples is below it if 14 bits hold them
-OVERSHOOT = 1.25  # of floats whose white is 1, by resampling; a darker reading would show them nearly black
+OVERSHOOT = (
+    1.25  # of floats whose white is 1, by resampling; a darker reading would show them nearly black
+)
 LINEAR = 16.0  # floats up to here are light, without a usual white
 UNDERSHOOT = 0.05  # of white, that is clipped to black
 
 # TIFF tags (TIFF 6.0, section 8; the last two in section 19)
-BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE, COLOUR_MAP, SAMPLE_FORMAT, S_MAX_SAMPLE = 258, 262, 281, 320, 339, 341
+BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE, COLOUR_MAP, SAMPLE_FORMAT, S_MAX_SAMPLE = (
+    258,
+    262,
+    281,
+    320,
+    339,
+    341,
+)
 WHITE_IS_ZERO = 0
 SIGNED = 2
 
@@ -39,10 +49,12 @@ OF_LIBTIFF = {
 
 
 def white_of_integers(samples: np.ndarray, top: int = 65535, used: int = 0) -> int:
-    """The sample value that is white: the highest of the fewest bits, of 8, 10, 12, 14 and 16, that hold all samples.
+    """The sample value that is white: the highest of the fewest bits, of 8, 10, 12, 14 and 16, that
+    hold all samples.
 
-    Pictures of 8 bits that were widened to 16 keep 65535 however dark they are: every sample is then a multiple of 257
-    or of 256. Samples above `top`, of 32 bits, have the highest of them as white.
+    Pictures of 8 bits that were widened to 16 keep 65535 however dark they are: every sample is
+    then a multiple of 257 or of 256. Samples above `top`, of 32 bits, have the highest of them as
+    white.
 
     Args:
         samples: integers of any shape, not empty.
@@ -56,7 +68,9 @@ def white_of_integers(samples: np.ndarray, top: int = 65535, used: int = 0) -> i
 
 
 def white_of_floats(peak: float) -> float:
-    """White is 1, or that of the usual number of bits that holds the highest sample; else the highest sample."""
+    """White is 1, or that of the usual number of bits that holds the highest sample; else the
+    highest sample.
+    """
     if peak <= OVERSHOOT:
         return 1.0
     if peak <= LINEAR:
@@ -69,7 +83,9 @@ def scaled(samples: np.ndarray, white: float) -> np.ndarray:
     if samples.dtype == np.uint16:
         table = np.clip(np.arange(2**16) * (255 / white) + 0.5, 0, 255).astype(np.uint8)
         return table[samples]
-    return np.clip(samples.astype(np.float32) * np.float32(255 / white) + 0.5, 0, 255).astype(np.uint8)
+    return np.clip(samples.astype(np.float32) * np.float32(255 / white) + 0.5, 0, 255).astype(
+        np.uint8
+    )
 
 
 def prepare(image: ImageFile) -> None:
@@ -108,7 +124,9 @@ def load(image: ImageFile, data: bytes, again: Callable[[], ImageFile]) -> Image
 def _prepare_tiff(image: ImageFile) -> None:
     tags = image.tag_v2  # type: ignore[attr-defined]
     colours = tags.get(COLOUR_MAP)
-    if image.mode in ("P", "PA") and colours and max(colours) < 256:  # of 8 bits, against the standard; as libtiff does
+    if (
+        image.mode in ("P", "PA") and colours and max(colours) < 256
+    ):  # of 8 bits, against the standard; as libtiff does
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
     in_planes = image._planar_configuration == 2  # type: ignore[attr-defined]
     deep = image.mode in ("RGB", "RGBA", "CMYK") and tags.get(BITS_PER_SAMPLE, (8,))[0] == 16
@@ -122,7 +140,9 @@ def _prepare_tiff(image: ImageFile) -> None:
 
 
 def _prepare_ppm(image: ImageFile) -> None:
-    """Samples as they are, to be scaled here: Pillow does so in Python, at a microsecond and more per sample."""
+    """Samples as they are, to be scaled here: Pillow does so in Python, at a microsecond and more
+    per sample.
+    """
     tile = image.tile[0]
     if tile.codec_name == "raw" and _rawmode(tile) == "I;16B":
         image.info["maxval"] = 65535
@@ -131,7 +151,9 @@ def _prepare_ppm(image: ImageFile) -> None:
     assert isinstance(tile.args, tuple)
     maximum = int(tile.args[1])
     image.info["maxval"] = maximum
-    deep = {"I": "I;16B", "L": "I;16B", "RGB": "RGB;16B"}[image.mode] if maximum > 255 else image.mode
+    deep = (
+        {"I": "I;16B", "L": "I;16B", "RGB": "RGB;16B"}[image.mode] if maximum > 255 else image.mode
+    )
     image.tile[0] = tile._replace(codec_name="raw", args=deep)
 
 
@@ -153,7 +175,9 @@ def _rawmode(tile) -> str:
 
 
 def _with_rawmode(tile, rawmode: str):
-    return tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
+    return tile._replace(
+        args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode
+    )
 
 
 def _is_deep_colour(image: ImageFile) -> bool:
@@ -162,7 +186,9 @@ def _is_deep_colour(image: ImageFile) -> bool:
 
 
 def _load_colours(image: ImageFile, data: bytes, again: Callable[[], ImageFile]) -> Image.Image:
-    """An image of several samples of 16 bits: their high bytes, if these hold it; else both, from two readings."""
+    """An image of several samples of 16 bits: their high bytes, if these hold it; else both, from
+    two readings.
+    """
     if _rawmode(image.tile[0]) == "LA;16B":
         return _load_grey_with_alpha(image, data)
     exact = image.info.get("maxval")
@@ -183,7 +209,9 @@ def _load_colours(image: ImageFile, data: bytes, again: Callable[[], ImageFile])
     white = exact or _declared_white(image, data, samples[..., :bands])
     opaque = max(white, white_of_integers(samples[..., 3])) if image.mode == "RGBA" else white
     whites = [white] * bands + [opaque] * (samples.shape[2] - bands)
-    eight = np.dstack([scaled(samples[..., band], whites[band]) for band in range(samples.shape[2])])
+    eight = np.dstack(
+        [scaled(samples[..., band], whites[band]) for band in range(samples.shape[2])]
+    )
     if isinstance(transparent, tuple):
         eight[(samples == np.array(transparent)).all(-1)] = 255
     if premultiplied:
@@ -197,7 +225,9 @@ def _read_bytes(image: ImageFile, which: str) -> Image.Image:
         match = SIXTEEN_BITS.match(_rawmode(tile))
         assert match
         order = match[2] if which == "high" else OTHER_ORDER[match[2]]
-        colours = match[1].replace("RGBa", "RGBA")  # as they are: Pillow would divide each byte by alpha
+        colours = match[1].replace(
+            "RGBa", "RGBA"
+        )  # as they are: Pillow would divide each byte by alpha
         image.tile[number] = _with_rawmode(tile, f"{colours};16{order}")
     image.load()
     return image
@@ -282,12 +312,16 @@ def _declared_white(image: ImageFile, data: bytes, samples: np.ndarray) -> int:
 
 def _maximum_used(tags) -> int:
     """The highest sample that a TIFF says there may be; 0 where it says nothing that makes sense."""
-    values = [value for tag in (MAX_SAMPLE, S_MAX_SAMPLE) for value in np.ravel(tags.get(tag, 0)).tolist()]
+    values = [
+        value for tag in (MAX_SAMPLE, S_MAX_SAMPLE) for value in np.ravel(tags.get(tag, 0)).tolist()
+    ]
     return max(int(value) if 0 <= value <= 65535 else 0 for value in values)
 
 
 def _white_of_significant(samples: np.ndarray, bits: int) -> int:
-    """PNG's standard wants significant bits on the left (section 11.3.2.4); many cameras leave them on the right."""
+    """PNG's standard wants significant bits on the left (section 11.3.2.4); many cameras leave them
+    on the right.
+    """
     on_the_right = int(samples.max()) < 2**bits and bool((samples % 2 ** (16 - bits)).any())
     return 2**bits - 1 if on_the_right else 65535
 

@@ -1,8 +1,9 @@
 """How much work one encoded picture may ask for, told from its header, before a decoder sees it.
 
-A few hundred kilobytes can keep a decoder busy for minutes. Work is counted here, and never timed: whether a picture is
-taken must not depend on how busy a machine is, or else two ranks would disagree about a batch. What grows with the
-bytes of the file alone (metadata, empty chunks, further frames, which are not read) needs no limit.
+A few hundred kilobytes can keep a decoder busy for minutes. Work is counted here, and never timed:
+whether a picture is taken must not depend on how busy a machine is, or else two ranks would
+disagree about a batch. What grows with the bytes of the file alone (metadata, empty chunks, further
+frames, which are not read) needs no limit.
 """
 
 import struct
@@ -13,10 +14,11 @@ import numpy as np
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit: half a gigabyte of RGB
 
-# libjpeg's script for progressive files has 10 scans, the best that searches for scripts find fewer than 20.
-# libtiff, too, reads 100 at most.
+# libjpeg's script for progressive files has 10 scans, the best that searches for scripts find fewer
+# than 20. libtiff, too, reads 100 at most.
 MAX_SCANS = 100
-# Of all scans together: the largest picture in 10 scans. An empty scan costs 2 ns per pixel, so all of this 4 s.
+# Of all scans together: the largest picture in 10 scans. An empty scan costs 2 ns per pixel, so all
+# of this 4 s.
 MAX_SCANNED_PIXELS = 10 * MAX_PIXELS
 # Of formats whose decoders are loops in Python, at 1 to 2 µs per pixel.
 MAX_SLOW_PIXELS = 2**22
@@ -39,7 +41,9 @@ TIFF_INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}  # field types
 
 
 class DamagedImage(ValueError):  # noqa: N818  # what was found, not what went wrong here
-    """These bytes are no image we can use. `reason` is short and the same for the same kind of damage."""
+    """These bytes are no image we can use. `reason` is short and the same for the same kind of
+    damage.
+    """
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -54,7 +58,9 @@ class Header(NamedTuple):
 
 
 def jpeg_header(jpeg: bytes) -> Header:
-    """Walk the segments up to the first scan as libjpeg does: fill bytes and garbage between them are passed over."""
+    """Walk the segments up to the first scan as libjpeg does: fill bytes and garbage between them
+    are passed over.
+    """
     position = 2
     components = 0
     progressive = False
@@ -69,7 +75,8 @@ def jpeg_header(jpeg: bytes) -> Header:
             components = jpeg[position + 9]
             progressive = marker in PROGRESSIVE
         elif marker == START_OF_SCAN:
-            # A sequential frame is decoded in one pass, after which libjpeg wants no second scan, if the first has all.
+            # A sequential frame is decoded in one pass, after which libjpeg wants no second scan,
+            # if the first has all.
             return Header(end, progressive or jpeg[position + 4] < components)
         elif marker == END_OF_IMAGE:
             return Header(end, False)
@@ -86,7 +93,9 @@ def _end_of_segment(jpeg: bytes, position: int) -> int:
 
 
 def check_jpeg(jpeg: bytes, header: Header, pixels: int) -> None:
-    """Refuse a JPEG of `pixels` pixels for its number of scans. Of most files only the header is looked at."""
+    """Refuse a JPEG of `pixels` pixels for its number of scans. Of most files only the header is
+    looked at.
+    """
     if not header.several_scans:
         return
     allowed = min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels))
@@ -102,7 +111,9 @@ def check_jpeg(jpeg: bytes, header: Header, pixels: int) -> None:
 
 
 def _most_scans_after(jpeg: bytes, start: int) -> int:
-    """How often the marker's two bytes stand from `start` on, in comments as well; thrice as fast as `bytes.count`."""
+    """How often the marker's two bytes stand from `start` on, in comments as well; thrice as fast
+    as `bytes.count`.
+    """
     marker = 0xFF | START_OF_SCAN << 8
     found = 0
     for offset in (start, start + 1):
@@ -134,7 +145,9 @@ def _markers(jpeg: bytes, start: int) -> np.ndarray:
 
 
 def check_tiff(tiff: bytes) -> None:
-    """Refuse a TIFF whose directory asks for more tiles, or larger ones, than pictures within the limits have."""
+    """Refuse a TIFF whose directory asks for more tiles, or larger ones, than pictures within the
+    limits have.
+    """
     width = 0
     length = 0
     for tag, count, value in _tiff_fields(tiff):
@@ -148,8 +161,12 @@ def check_tiff(tiff: bytes) -> None:
 
 
 def check_tiff_jpeg(tiff: bytes, pixels: int) -> None:
-    """Refuse a TIFF of progressive JPEGs of which libtiff, which reads `MAX_SCANS` of each, would read too much."""
-    if pixels * MAX_SCANS <= MAX_SCANNED_PIXELS or not any(_is_jpeg(field) for field in _tiff_fields(tiff)):
+    """Refuse a TIFF of progressive JPEGs of which libtiff, which reads `MAX_SCANS` of each, would
+    read too much.
+    """
+    if pixels * MAX_SCANS <= MAX_SCANNED_PIXELS or not any(
+        _is_jpeg(field) for field in _tiff_fields(tiff)
+    ):
         return
     if any(bytes((0xFF, marker)) in tiff for marker in PROGRESSIVE):
         raise DamagedImage("too many pixels for progressive JPEG in TIFF")
@@ -161,7 +178,9 @@ def _is_jpeg(field: tuple[int, int, int]) -> bool:
 
 
 def _tiff_fields(tiff: bytes) -> Iterator[tuple[int, int, int]]:
-    """`(tag, count, value)` of the first directory's entries (TIFF 6.0, section 2; BigTIFF); value 0 if not inline."""
+    """`(tag, count, value)` of the first directory's entries (TIFF 6.0, section 2; BigTIFF); value
+    0 if not inline.
+    """
     order = "<" if tiff.startswith(b"II") else ">"
     big = b"+" in tiff[2:4]
     start = struct.Struct(order + ("Q" if big else "L"))
@@ -173,7 +192,9 @@ def _tiff_fields(tiff: bytes) -> Iterator[tuple[int, int, int]]:
         if number > MAX_TIFF_ENTRIES:
             raise DamagedImage(f"too many tags ({number})")
         for i in range(number):
-            tag, kind, count, inline = entry.unpack_from(tiff, directory + entries.size + i * entry.size)
+            tag, kind, count, inline = entry.unpack_from(
+                tiff, directory + entries.size + i * entry.size
+            )
             code = order + TIFF_INTEGERS.get(kind, "0s")
             fits = kind in TIFF_INTEGERS and count == 1 and struct.calcsize(code) <= len(inline)
             yield tag, count, struct.unpack_from(code, inline)[0] if fits else 0

@@ -1,8 +1,9 @@
 """Whole shards of a store on a local disk, shared by all processes of a host and bounded in bytes.
 
-A file is named by its SHA-256, so what lies there is right or not there. It is fetched under a `.part` name, which the
-fetching process locks, and renamed when its bytes are on the disk; the kernel drops the lock of a killed process, and
-the next one that wants the shard, or its space, takes the part over.
+A file is named by its SHA-256, so what lies there is right or not there. It is fetched under a
+`.part` name, which the fetching process locks, and renamed when its bytes are on the disk; the
+kernel drops the lock of a killed process, and the next one that wants the shard, or its space,
+takes the part over.
 """
 
 import fcntl
@@ -36,7 +37,9 @@ class Cache:
             folder.mkdir(parents=True, exist_ok=True)
 
     def open(self, digest: str, size: int) -> int | None:
-        """A descriptor of the shard, to be closed by the caller (it outlives eviction); None if it is not here."""
+        """A descriptor of the shard, to be closed by the caller (it outlives eviction); None if it
+        is not here.
+        """
         path = self._path(digest, ".tar")
         try:
             descriptor = open_regular(path)
@@ -73,7 +76,9 @@ class Cache:
             except BlockingIOError:
                 os.close(descriptor)
                 return None
-            ours = files.is_still(part, descriptor)  # or somebody renamed or evicted it before we had the lock
+            ours = files.is_still(
+                part, descriptor
+            )  # or somebody renamed or evicted it before we had the lock
             if (present := self.open(digest, size)) is None and ours:
                 return self._complete(descriptor, part, url, digest, size)
             if ours:
@@ -83,17 +88,23 @@ class Cache:
                 return present
 
     def _path(self, digest: str, suffix: str) -> Path:
-        """A file of the cache. A digest comes from a stranger's manifest: what is none would lead out of the folder."""
+        """A file of the cache. A digest comes from a stranger's manifest: what is none would lead
+        out of the folder.
+        """
         try:
             return self.folder / f"{DIGEST.check(digest)}{suffix}"
         except MismatchError as error:
-            raise InputError(f"the cache keeps shards by their SHA-256: {error}; index them again") from None
+            raise InputError(
+                f"the cache keeps shards by their SHA-256: {error}; index them again"
+            ) from None
 
     def _complete(self, descriptor: int, part: Path, url: Url, digest: str, size: int) -> int:
         try:
             with self._writing():
                 while not self._make_room(descriptor, part, size):
-                    time.sleep(0.1)  # what fills the cache is being fetched just now, and can be evicted soon
+                    time.sleep(
+                        0.1
+                    )  # what fills the cache is being fetched just now, and can be evicted soon
                 _download(url, descriptor, digest, size)
                 os.replace(part, part.with_suffix(".tar"))
         except BaseException:
@@ -109,15 +120,21 @@ class Cache:
             yield
         except OSError as error:
             remedy = "set loader.cache_dir, less loader.cache_gb, or loader.fetch=ranges"
-            raise UnwritableError(f"{self.folder} cannot be written ({error.strerror}); {remedy}") from error
+            raise UnwritableError(
+                f"{self.folder} cannot be written ({error.strerror}); {remedy}"
+            ) from error
 
     def _make_room(self, descriptor: int, part: Path, size: int) -> bool:
-        """Give the part its full size, which counts from now on, if the bound allows that after eviction."""
+        """Give the part its full size, which counts from now on, if the bound allows that after
+        eviction.
+        """
         with open(self.folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             others = {}  # parts before shards: that is how one becomes the other
             for path in (*self.folder.glob("*.part"), *self.folder.glob("*.tar")):
-                with suppress(FileNotFoundError):  # it has become a shard, or was removed, since it was listed
+                with suppress(
+                    FileNotFoundError
+                ):  # it has become a shard, or was removed, since it was listed
                     others[path] = path.stat()
             others.pop(part, None)
             excess = sum(status.st_size for status in others.values()) + size - self.limit
@@ -152,5 +169,7 @@ def _download(url: Url, descriptor: int, digest: str, size: int) -> None:
                 file.write(piece)
                 sha256.update(piece)
     if sha256.hexdigest() != digest:
-        raise InputError(f"{url} was replaced after it was indexed (other SHA-256); restore it, or index it again")
+        raise InputError(
+            f"{url} was replaced after it was indexed (other SHA-256); restore it, or index it again"
+        )
     os.fsync(descriptor)

@@ -1,6 +1,7 @@
 """What makes plain tars addressable: one Parquet index per shard, and one manifest over all shards.
 
-The specification is `shards/README.md`; this module is its schema, and reads and writes both kinds of file.
+The specification is `shards/README.md`; this module is its schema, and reads and writes both kinds
+of file.
 """
 
 import hashlib
@@ -23,21 +24,38 @@ from seer.data.storage.store import NotThereError, Url, place
 from seer.data.storage.tables import TableFormat
 from seer.errors import InputError, first_line, quoted, unreadable
 from seer.inputs import UnreadableError, parse_json, read_bytes
-from seer.schema import DIGEST, FileName, Integer, ListOf, MapOf, Maybe, MismatchError, Plain, Record, Text
+from seer.schema import (
+    DIGEST,
+    FileName,
+    Integer,
+    ListOf,
+    MapOf,
+    Maybe,
+    MismatchError,
+    Plain,
+    Record,
+    Text,
+)
 
 FORMAT = "seer-shards/1"
 MANIFEST = "manifest.parquet"
 METADATA_KEY, SEAL_KEY = b"seer", b"sha256"
 UNSEALED = b"0" * 64
 
-# What a stranger's data set may claim at most; memory and the sums of claims stay within bounds by it.
+# What a stranger's data set may claim at most; memory and the sums of claims stay within bounds by
+# it.
 MOST_SHARDS, MOST_SAMPLES = 2**20, 2**23  # of a data set; of a shard
 LARGEST_TAR, LARGEST_IMAGE = 2**42, 2**29  # bytes
 MOST_CLASSES = 2**20
 LARGEST_TABLE = 2**30  # bytes of a manifest's or an index's file
 
 MANIFEST_SCHEMA = pa.schema(
-    [("shard", pa.string()), ("samples", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())]
+    [
+        ("shard", pa.string()),
+        ("samples", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+    ]
 )
 INDEX_SCHEMA = pa.schema(
     [
@@ -107,12 +125,15 @@ def index_path(shard: Any) -> Any:
 
 
 def write_index(path: Path | str, rows: Iterable[Mapping] | pa.Table) -> None:
-    """Write one shard's index, in the order of the samples in the tar. The file appears whole or not at all."""
+    """Write one shard's index, in the order of the samples in the tar. The file appears whole or
+    not at all.
+    """
     _write(Path(path), rows, INDEX_SCHEMA)
 
 
 def read_index(path: Path | Url | str, columns: list[str] | None = None) -> pa.Table:
-    """Read one shard's index, or some of its columns. Raises `InputError` if it is missing, damaged or forged.
+    """Read one shard's index, or some of its columns. Raises `InputError` if it is missing, damaged
+    or forged.
 
     What it says of a tar is compared with the manifest by `Manifest.index`.
     """
@@ -120,11 +141,17 @@ def read_index(path: Path | Url | str, columns: list[str] | None = None) -> pa.T
         content = _content(path)
         return parse_index(content, columns)
     except (OSError, MismatchError, NotThereError) as error:
-        raise InputError(f"{path} is no readable index ({first_line(error)}); run: seer shards index") from error
+        raise InputError(
+            f"{path} is no readable index ({first_line(error)}); run: seer shards index"
+        ) from error
 
 
 def _content(path: Path | Url | str) -> bytes:
-    return path.read_bytes(LARGEST_TABLE) if isinstance(path, Url) else read_bytes(Path(path), LARGEST_TABLE)
+    return (
+        path.read_bytes(LARGEST_TABLE)
+        if isinstance(path, Url)
+        else read_bytes(Path(path), LARGEST_TABLE)
+    )
 
 
 def parse_index(content: bytes, columns: list[str] | None = None) -> pa.Table:
@@ -133,8 +160,12 @@ def parse_index(content: bytes, columns: list[str] | None = None) -> pa.Table:
     return INDEX_FORMAT.parse(content, columns)
 
 
-def write_manifest(directory: Path | str, rows: Iterable[Mapping] | pa.Table, metadata: Mapping) -> None:
-    """Write the manifest of the shards in `directory`; `metadata` holds `classes` (or None) and `build`."""
+def write_manifest(
+    directory: Path | str, rows: Iterable[Mapping] | pa.Table, metadata: Mapping
+) -> None:
+    """Write the manifest of the shards in `directory`; `metadata` holds `classes` (or None) and
+    `build`.
+    """
     note = json.dumps({"format": FORMAT, "classes": None, "build": {}, **metadata}, sort_keys=True)
     schema = MANIFEST_SCHEMA.with_metadata({METADATA_KEY: note.encode()})
     _write(Path(directory) / MANIFEST, rows, schema)
@@ -164,7 +195,9 @@ class Manifest:
 
     @classmethod
     def load(cls, url: Path | str) -> "Manifest":
-        """Read the manifest of shards in a folder or a store. Raises `InputError` that says what is there instead."""
+        """Read the manifest of shards in a folder or a store. Raises `InputError` that says what is
+        there instead.
+        """
         path = place(url)
         path = path if path.name == MANIFEST else path / MANIFEST
         if isinstance(path, Path) and not path.is_file():
@@ -182,11 +215,14 @@ class Manifest:
             remedy = f"run: seer shards index {quoted(path.parent)}"
             if isinstance(path, Url):
                 remedy = (
-                    f"run seer shards index where the tars can be written, and upload the {MANIFEST} that it writes"
+                    "run seer shards index where the tars can be written, "
+                    f"and upload the {MANIFEST} that it writes"
                 )
             raise InputError(f"{path} is no readable manifest ({error}); {remedy}") from error
         except NewerError as error:
-            raise InputError(f"{path} has format {error}, this seer reads {FORMAT}; update seer") from error
+            raise InputError(
+                f"{path} has format {error}, this seer reads {FORMAT}; update seer"
+            ) from error
         if manifest.samples == 0:
             raise InputError(
                 f"{path} lists no samples; rebuild it: seer shards build SOURCE --out {quoted(path.parent)}"
@@ -216,7 +252,9 @@ class Manifest:
         if "offset" in table.column_names:
             ends = table["offset"].to_numpy() + table["size"].to_numpy()
             if ends.max() > self.bytes[shard]:
-                return f"has a sample that ends at byte {ends.max()} of a tar of {self.bytes[shard]}"
+                return (
+                    f"has a sample that ends at byte {ends.max()} of a tar of {self.bytes[shard]}"
+                )
         if "label" in table.column_names and self.classes is not None:
             label = table["label"].fill_null(-1).to_numpy().max()
             if label >= len(self.classes):
@@ -224,7 +262,9 @@ class Manifest:
         return ""
 
     def save(self, directory: Path | str) -> None:
-        """Write a copy of it, as a run keeps one: what the run saw can be told when the data are gone."""
+        """Write a copy of it, as a run keeps one: what the run saw can be told when the data are
+        gone.
+        """
         write_manifest(directory, self.table, {"classes": self.classes, "build": self.build})
 
     @property
@@ -233,7 +273,9 @@ class Manifest:
         return int(self.sizes.sum())
 
     def check_size(self, shard: int, found: int | None) -> None:
-        """Raise `InputError` if a tar has not the length (None: not known) that it had when it was indexed."""
+        """Raise `InputError` if a tar has not the length (None: not known) that it had when it was
+        indexed.
+        """
         if found is not None and found != self.bytes[shard]:
             raise InputError(
                 f"{self.directory / self.shards[shard]} has {found} bytes and had {self.bytes[shard]} when it was "
@@ -242,13 +284,17 @@ class Manifest:
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits that change with the content or order of the shards, not with where they lie."""
+        """16 hex digits that change with the content or order of the shards, not with where they
+        lie.
+        """
         content = list(zip(self.shards, self.sizes.tolist(), self.digests, strict=True))
         return hashlib.sha256(json.dumps([content, self.classes]).encode()).hexdigest()[:16]
 
 
 def parse_manifest(content: bytes) -> pa.Table:
-    """A manifest out of its file's content, whose seal is whole. Raises `MismatchError`, or `NewerError`."""
+    """A manifest out of its file's content, whose seal is whole. Raises `MismatchError`, or
+    `NewerError`.
+    """
     check_seal(content)
     table = MANIFEST_FORMAT.parse(content)
     _note(table)
@@ -276,7 +322,8 @@ def _note(table: pa.Table) -> dict[str, Any]:
 def _write(path: Path, rows: Iterable[Mapping] | pa.Table, schema: pa.Schema) -> None:
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=schema)
     buffer = io.BytesIO()
-    # Of texts that differ from row to row, a dictionary makes a larger file that takes longer to read.
+    # Of texts that differ from row to row, a dictionary makes a larger file that takes longer to
+    # read.
     with pq.ParquetWriter(buffer, schema, use_dictionary=["format"]) as writer:
         writer.write_table(table.cast(schema))
         writer.add_key_value_metadata({SEAL_KEY: UNSEALED})
@@ -285,14 +332,17 @@ def _write(path: Path, rows: Iterable[Mapping] | pa.Table, schema: pa.Schema) ->
 
 
 def _sealed(content: bytes) -> bytes:
-    """The file with its own SHA-256 in the metadata. Parquet has checksums of pages only, and much lies outside."""
+    """The file with its own SHA-256 in the metadata. Parquet has checksums of pages only, and much
+    lies outside.
+    """
     return hashlib.sha256(content).hexdigest().encode().join(content.rsplit(UNSEALED, 1))
 
 
 def check_seal(content: bytes) -> None:
     """Raise `MismatchError` unless every bit of an index or manifest is as it was written.
 
-    Its metadata hold, under `sha256`, the hex digest of the file with 64 zeros in the digest's place.
+    Its metadata hold, under `sha256`, the hex digest of the file with 64 zeros in the digest's
+    place.
     """
     try:
         seal = (pq.read_metadata(pa.BufferReader(content)).metadata or {}).get(SEAL_KEY, b"")
@@ -314,7 +364,9 @@ def _what_is_there_instead(directory: Path) -> str:
     if not names:
         return f"{directory} is empty; put shards there: seer shards build SOURCE --out {quoted(directory)}"
     if any(name.endswith(".tar") for name in names):
-        return f"{directory} holds tars without a manifest; run: seer shards index {quoted(directory)}"
+        return (
+            f"{directory} holds tars without a manifest; run: seer shards index {quoted(directory)}"
+        )
     if any(Path(name).suffix in image_suffixes() for name in names):
         return f"{directory} holds images, not shards; run: seer shards build {quoted(directory)} --out SHARDS"
     return f"{directory} holds no {MANIFEST} and no images; give a directory made by: seer shards build"

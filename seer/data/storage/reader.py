@@ -1,4 +1,6 @@
-"""Samples' bytes by global id, out of shards in a folder or a store, with bounded numbers of open files and indices."""
+"""Samples' bytes by global id, out of shards in a folder or a store, with bounded numbers of open
+files and indices.
+"""
 
 import os
 from functools import lru_cache, partial
@@ -20,7 +22,8 @@ UNLABELLED = -1
 
 
 class Reader:
-    """Reads samples by global id: their place when the shards are laid end to end in the manifest's order.
+    """Reads samples by global id: their place when the shards are laid end to end in the manifest's
+    order.
 
     Safe to share between threads, and to send to another process, where it opens its own files.
 
@@ -31,7 +34,9 @@ class Reader:
     def __init__(self, manifest: Manifest, fetch: FetchConfig | None = None, open_shards: int = 1):
         self.manifest = manifest
         self._options = fetch or FetchConfig(), open_shards
-        self._remote = RemoteShards(manifest, *self._options) if isinstance(manifest.directory, Url) else None
+        self._remote = (
+            RemoteShards(manifest, *self._options) if isinstance(manifest.directory, Url) else None
+        )
         self._ahead = ReadAhead(self.read, manifest.bytes.sum() / manifest.samples)
         self._ends = np.cumsum(manifest.sizes)
         self._file = lru_cache(OPEN_FILES)(partial(_File, manifest))
@@ -51,14 +56,20 @@ class Reader:
         return shards, ids - (self._ends[shards] - self.manifest.sizes[shards])
 
     def read(self, ids: np.ndarray) -> list[bytes]:
-        """The encoded images of `ids`, in their order. A file that ends early gives short or empty bytes."""
+        """The encoded images of `ids`, in their order. A file that ends early gives short or empty
+        bytes.
+        """
         ids = np.asarray(ids, dtype=np.int64)
         data = [b""] * len(ids)
         shards, rows = self.locate(ids)
         if self._remote:
             indices = self._indices(shards)
-            places = [(s, indices[s], r) for s, r in zip(shards.tolist(), rows.tolist(), strict=True)]
-            return self._remote.read([(s, int(index.offsets[r]), int(index.sizes[r])) for s, index, r in places])
+            places = [
+                (s, indices[s], r) for s, r in zip(shards.tolist(), rows.tolist(), strict=True)
+            ]
+            return self._remote.read(
+                [(s, int(index.offsets[r]), int(index.sizes[r])) for s, index, r in places]
+            )
         for i in np.argsort(ids, kind="stable").tolist():  # forward through each shard
             shard = int(shards[i])
             index, row = self._index(shard), rows[i]
@@ -66,7 +77,8 @@ class Reader:
         return data
 
     def read_step(self, ids: np.ndarray, step: int, ids_of: IdsOf, stride: int = 1) -> list[bytes]:
-        """The encoded images of `ids`, which are `ids_of(step)`, for a worker whose next steps are `stride` apart.
+        """The encoded images of `ids`, which are `ids_of(step)`, for a worker whose next steps are
+        `stride` apart.
 
         Out of a store, the images of those are fetched in the background meanwhile.
         """
@@ -93,7 +105,8 @@ class Reader:
         return self.manifest.hash
 
     def replacement(self, damaged: int, reason: str) -> tuple[np.ndarray, int]:
-        """The next good sample of the shard, decoded, and its id: the same one in every run, on every rank.
+        """The next good sample of the shard, decoded, and its id: the same one in every run, on
+        every rank.
 
         Raises:
             InputError: the shard has none.
@@ -141,7 +154,9 @@ class _Index:
 
 
 class _File:
-    """An open shard; closed when its last user lets go of it, so eviction cannot close it under a reading thread."""
+    """An open shard; closed when its last user lets go of it, so eviction cannot close it under a
+    reading thread.
+    """
 
     def __init__(self, manifest: Manifest, shard: int):
         path = manifest.directory / manifest.shards[shard]

@@ -1,4 +1,6 @@
-"""Members of the shards of a store: by merged ranges, or out of whole shards in a local cache; batches beforehand."""
+"""Members of the shards of a store: by merged ranges, or out of whole shards in a local cache;
+batches beforehand.
+"""
 
 import logging
 import os
@@ -24,8 +26,12 @@ from seer.schema import Choice, Location, Number, check_options, option
 logger = logging.getLogger("seer.data")
 
 GAP = 2**17  # bytes: to read so many for nothing costs less than another request
-MERGED = 2**22  # bytes of one request at most, single members aside; times `store.REQUESTS` bounds what is in flight
-AHEAD = 2**25  # bytes of encoded images that a worker has fetched for later batches, if they are more than two
+MERGED = (
+    2**22
+)  # bytes of one request at most, single members aside; times `store.REQUESTS` bounds what is in flight
+AHEAD = (
+    2**25
+)  # bytes of encoded images that a worker has fetched for later batches, if they are more than two
 LONGEST_AHEAD = 64  # batches, where images are tiny
 
 IdsOf = Callable[[int], np.ndarray]  # step → ids of its samples
@@ -51,7 +57,8 @@ class FetchConfig:
 
 
 class RemoteShards:
-    """Reads members of the shards of a manifest that lies in a store. Safe to share between threads.
+    """Reads members of the shards of a manifest that lies in a store. Safe to share between
+    threads.
 
     Args:
         open_shards: how many shards the processes of this host read at a time.
@@ -82,7 +89,11 @@ class RemoteShards:
 
     def _read_ranges(self, spans: Sequence[Span]) -> Iterator[bytes]:
         """The members at `spans`, which come sorted."""
-        shards, starts, stops = ([span[0] for span in spans], [s[1] for s in spans], [s[1] + s[2] for s in spans])
+        shards, starts, stops = (
+            [span[0] for span in spans],
+            [s[1] for s in spans],
+            [s[1] + s[2] for s in spans],
+        )
         merged = list(zip(*merge_offset_ranges(shards, starts, stops, GAP, MERGED), strict=True))
         bodies = read_ranges([(self._url(shard), start, stop) for shard, start, stop in merged])
         k = 0
@@ -98,12 +109,20 @@ class RemoteShards:
         """The cache; None if `auto` finds it too small."""
         limit, largest = int(config.cache_gb * 1e9), int(self.manifest.bytes.max())
         if self.wait and largest > limit:
-            raise InputError(f"loader.cache_gb={config.cache_gb:g}: a shard has {largest / 1e9:.3g} GB; give more")
-        needed = min(int(self.manifest.bytes.sum()), 2 * open_shards * largest)  # a lane may straddle two shards
-        folder = Path(config.cache_dir or Path(os.environ.get("SEER_CACHE", "~/.cache/seer")) / "shards").expanduser()
+            raise InputError(
+                f"loader.cache_gb={config.cache_gb:g}: a shard has {largest / 1e9:.3g} GB; give more"
+            )
+        needed = min(
+            int(self.manifest.bytes.sum()), 2 * open_shards * largest
+        )  # a lane may straddle two shards
+        folder = Path(
+            config.cache_dir or Path(os.environ.get("SEER_CACHE", "~/.cache/seer")) / "shards"
+        ).expanduser()
         try:
             cache = Cache(folder, limit)
-            return cache if self.wait or needed <= min(limit, shutil.disk_usage(folder).free) else None
+            return (
+                cache if self.wait or needed <= min(limit, shutil.disk_usage(folder).free) else None
+            )
         except UnwritableError:
             if self.wait:
                 raise
@@ -127,25 +146,33 @@ class RemoteShards:
     def _bring(self, cache: Cache, shard: int) -> None:
         """Bring a shard to the cache. A full disk ends what was to be faster, not the run."""
         try:
-            cache.bring(self._url(shard), self.manifest.digests[shard], int(self.manifest.bytes[shard]))
+            cache.bring(
+                self._url(shard), self.manifest.digests[shard], int(self.manifest.bytes[shard])
+            )
         except UnwritableError as error:
             logger.warning("%s; reading by ranges from now on", error)
             self.cache = None
 
 
 class ReadAhead:
-    """The next batches of a worker, fetched in the background in groups of as many as fit `AHEAD` bytes.
+    """The next batches of a worker, fetched in the background in groups of as many as fit `AHEAD`
+    bytes.
 
-    Of small images a group holds most of the windows of its lanes, whose bytes lie together: few requests bring them.
+    Of small images a group holds most of the windows of its lanes, whose bytes lie together: few
+    requests bring them.
     """
 
     def __init__(self, read: Callable[[np.ndarray], list[bytes]], mean_bytes: float):
         self._read, self._mean_bytes = read, mean_bytes
-        self._pending: OrderedDict[tuple[IdsOf, int], Future] = OrderedDict()  # batch → its group: step → images
+        self._pending: OrderedDict[tuple[IdsOf, int], Future] = (
+            OrderedDict()
+        )  # batch → its group: step → images
         self._lock = Lock()
 
     def take(self, batch: int, step: int, ids_of: IdsOf, stride: int) -> list[bytes]:
-        """The `batch` images of `ids_of(step)`; those of step + stride, step + 2·stride, … are asked for next."""
+        """The `batch` images of `ids_of(step)`; those of step + stride, step + 2·stride, … are
+        asked for next.
+        """
         batches = int(min(max(1, AHEAD // (2 * batch * self._mean_bytes)), LONGEST_AHEAD))
         far = step + batches * stride
         with self._lock:
@@ -167,4 +194,6 @@ class ReadAhead:
     def _read_group(self, steps: range, ids_of: IdsOf) -> dict[int, list[bytes]]:
         ids = [ids_of(step) for step in steps]
         images = iter(self._read(np.concatenate(ids)))
-        return {step: list(islice(images, len(some))) for step, some in zip(steps, ids, strict=True)}
+        return {
+            step: list(islice(images, len(some))) for step, some in zip(steps, ids, strict=True)
+        }

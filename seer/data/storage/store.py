@@ -1,7 +1,9 @@
-"""Files on servers: `http(s)://`, `s3://`, `gs://`. Every request is bounded in time and retried; what stays is told.
+"""Files on servers: `http(s)://`, `s3://`, `gs://`. Every request is bounded in time and retried;
+what stays is told.
 
-fsspec and its libraries speak to the servers, and take endpoints and credentials from the environment as they document
-it (`AWS_…`, `GOOGLE_APPLICATION_CREDENTIALS`, `FSSPEC_…`); none passes through seer.
+fsspec and its libraries speak to the servers, and take endpoints and credentials from the
+environment as they document it (`AWS_…`, `GOOGLE_APPLICATION_CREDENTIALS`, `FSSPEC_…`); none passes
+through seer.
 """
 
 import asyncio
@@ -27,15 +29,26 @@ from seer.errors import InputError, first_line, nearest
 logger = logging.getLogger("seer.data")
 
 REQUESTS = 32  # at once, per process
-SECONDS, SLOWEST = 30.0, 2**20  # a request may take that long, and a second more for each so many bytes
-ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE = 10, 0.2, 30.0  # about a minute of patience with a server that refuses
+SECONDS, SLOWEST = (
+    30.0,
+    2**20,
+)  # a request may take that long, and a second more for each so many bytes
+ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE = (
+    10,
+    0.2,
+    30.0,
+)  # about a minute of patience with a server that refuses
 TELL_EVERY = 10  # seconds, while requests go on failing
 TRANSIENT = {408, 425, 429}  # and 5xx: the HTTP statuses after which it is worth asking again
-HOPELESS = re.compile("Credential|Token|Refresh|Profile|Validation|InvalidURL")  # in names of exceptions of libraries
+HOPELESS = re.compile(
+    "Credential|Token|Refresh|Profile|Validation|InvalidURL"
+)  # in names of exceptions of libraries
 
 HTTP = {"http", "https"}  # anybody's servers
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "http": "", "https": ""}
-OPTIONS = {"s3": {"config_kwargs": {"max_pool_connections": REQUESTS, "retries": {"max_attempts": 0}}}}
+OPTIONS = {
+    "s3": {"config_kwargs": {"max_pool_connections": REQUESTS, "retries": {"max_attempts": 0}}}
+}
 ACCESS = {
     "s3": "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN; public buckets: FSSPEC_S3_ANON=true",
     "gcs": "check GOOGLE_APPLICATION_CREDENTIALS; public buckets: FSSPEC_GCS_TOKEN=anon",
@@ -51,7 +64,9 @@ class NotThereError(InputError):
 
 
 class Url(str):
-    """The address of a file or folder, joined by `/` as a `Path` is (which would fold the two slashes)."""
+    """The address of a file or folder, joined by `/` as a `Path` is (which would fold the two
+    slashes).
+    """
 
     __slots__ = ()
 
@@ -86,18 +101,24 @@ class Url(str):
         return server.run([server.size(self)])[0]
 
     def read_bytes(self, limit: int) -> bytes:
-        """The whole file. Raises as `read_ranges`, and `InputError` for more than `limit` bytes, which are not read."""
+        """The whole file. Raises as `read_ranges`, and `InputError` for more than `limit` bytes,
+        which are not read.
+        """
         server = _connect(self.scheme)
         return server.run([server.whole(self, limit)])[0]
 
 
 def place(path: Path | str) -> Path | Url:
-    """A local path, or the address of something on a server. Raises `InputError` for servers of another kind."""
+    """A local path, or the address of something on a server. Raises `InputError` for servers of
+    another kind.
+    """
     scheme, found, _ = str(path).partition("://")
     if not found:
         return Path(path)
     if scheme not in EXTRAS:
-        raise InputError(f"{path}: '{scheme}' is no kind of store{nearest(scheme, EXTRAS)}, nor a local folder")
+        raise InputError(
+            f"{path}: '{scheme}' is no kind of store{nearest(scheme, EXTRAS)}, nor a local folder"
+        )
     return Url(path)
 
 
@@ -115,7 +136,9 @@ def read_ranges(ranges: Sequence[tuple[Url, int, int]]) -> list[bytes]:
 
 
 def upload(files: Sequence[tuple[Path, Url]]) -> None:
-    """Copy local files to a store, side by side; each appears there whole. Raises `InputError` as `read_ranges`."""
+    """Copy local files to a store, side by side; each appears there whole. Raises `InputError` as
+    `read_ranges`.
+    """
     if files:
         server = _connect(files[0][1].scheme)
         server.run([server.put(*pair) for pair in files])
@@ -129,7 +152,9 @@ def download(files: Sequence[tuple[Url, Path]]) -> None:
 
 
 def names(folder: Url) -> list[str]:
-    """All files below a folder of a store, relative to it, in order; none where there is no such folder."""
+    """All files below a folder of a store, relative to it, in order; none where there is no such
+    folder.
+    """
     server = _connect(folder.scheme)
     return server.run([server.names(folder)])[0]
 
@@ -149,7 +174,9 @@ def _connect(scheme: str) -> "_Server":
 @lru_cache
 def _server(scheme: str, process: int) -> "_Server":
     try:
-        return _Server(fsspec.filesystem(scheme, skip_instance_cache=True, **OPTIONS.get(scheme, {})))
+        return _Server(
+            fsspec.filesystem(scheme, skip_instance_cache=True, **OPTIONS.get(scheme, {}))
+        )
     except ImportError as error:
         raise InputError(
             f"{scheme}:// needs another package ({error}); pip install 'seer-pretrain[{EXTRAS[scheme]}]'"
@@ -204,7 +231,9 @@ class _Server:
 
         content = await self._ask(url, bounded)
         if len(content) > limit:
-            raise InputError(f"{url}: larger than {limit:,} bytes, which no such file is; replace it")
+            raise InputError(
+                f"{url}: larger than {limit:,} bytes, which no such file is; replace it"
+            )
         return content
 
     async def read(self, url: Url, start: int, stop: int) -> bytes:
@@ -216,7 +245,9 @@ class _Server:
             else:
                 body = await self.fs._cat_file(there, start=start, end=stop)
             if len(body) > length:
-                raise InputError(f"{url}: the server ignores byte ranges; use one that serves them, or copy the shards")
+                raise InputError(
+                    f"{url}: the server ignores byte ranges; use one that serves them, or copy the shards"
+                )
             if len(body) < length:
                 raise EOFError(f"{len(body)} of {length} bytes")
             return body
@@ -224,17 +255,23 @@ class _Server:
         return await self._ask(url, exactly, length) if length else b""
 
     async def _body(self, there: str, limit: int, headers: dict[str, str] | None = None) -> bytes:
-        """What a web server answers: all of it, or, where it sends more than `limit` bytes, the first `limit` + 1."""
+        """What a web server answers: all of it, or, where it sends more than `limit` bytes, the
+        first `limit` + 1.
+        """
         body = _Bounded(limit)
         with suppress(_FullError):
             await self.fs._get_file(there, body, headers=headers or {})
         return body.getvalue()
 
     async def put(self, path: Path, url: Url) -> None:
-        await self._ask(url, lambda there: self.fs._put_file(str(path), there), path.stat().st_size, "written")
+        await self._ask(
+            url, lambda there: self.fs._put_file(str(path), there), path.stat().st_size, "written"
+        )
 
     async def get(self, url: Url, path: Path) -> None:
-        await self._ask(url, lambda there: self.fs._get_file(there, str(path)), await self.size(url) or 0)
+        await self._ask(
+            url, lambda there: self.fs._get_file(there, str(path)), await self.size(url) or 0
+        )
 
     async def names(self, folder: Url) -> list[str]:
         self.fs.invalidate_cache()
@@ -242,13 +279,18 @@ class _Server:
             found = await self._ask(folder, self.fs._find)
         except NotThereError:
             return []
-        return sorted(name.removeprefix(f"{self.fs._strip_protocol(str(folder))}/") for name in found)
+        return sorted(
+            name.removeprefix(f"{self.fs._strip_protocol(str(folder))}/") for name in found
+        )
 
     async def remove(self, url: Url) -> None:
         await self._ask(url, self.fs._rm_file, done="removed")
 
-    async def _ask(self, url: Url, request: Callable[[str], Awaitable], size: int = 0, done: str = "read") -> Any:
-        """The answer to a request about so many bytes, repeated, after growing pauses, as long as that may help.
+    async def _ask(
+        self, url: Url, request: Callable[[str], Awaitable], size: int = 0, done: str = "read"
+    ) -> Any:
+        """The answer to a request about so many bytes, repeated, after growing pauses, as long as
+        that may help.
 
         `request` is called with the file's name as fsspec has it.
         """
@@ -270,7 +312,9 @@ class _Server:
                     ) from error
                 if attempt > 3 and time.monotonic() > self.silent_until:
                     self.silent_until = time.monotonic() + TELL_EVERY
-                    logger.warning("%s: attempt %d of %d failed (%s)", url, attempt, ATTEMPTS, detail)
+                    logger.warning(
+                        "%s: attempt %d of %d failed (%s)", url, attempt, ATTEMPTS, detail
+                    )
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1))
             await asyncio.sleep(pause * _random.uniform(0.5, 1))
         raise AssertionError
@@ -279,11 +323,15 @@ class _Server:
 def _refusal(url: Url, error: BaseException, detail: str, done: str) -> InputError | None:
     """What to tell when asking again is of no use; None when it may be."""
     status, root = _status_and_root(error)
-    if isinstance(root, TimeoutError) or (status is not None and (status in TRANSIENT or status >= 500)):
+    if isinstance(root, TimeoutError) or (
+        status is not None and (status in TRANSIENT or status >= 500)
+    ):
         return None
     if status == 404 or (status is None and isinstance(root, FileNotFoundError)):
         return NotThereError(f"{url} does not exist ({detail}); check the address")
-    hopeless = HOPELESS.search(type(root).__name__) or str(error).startswith("Forbidden: ")  # the latter by gcsfs
+    hopeless = HOPELESS.search(type(root).__name__) or str(error).startswith(
+        "Forbidden: "
+    )  # the latter by gcsfs
     if status in (401, 403) or isinstance(error, PermissionError) or (status is None and hopeless):
         return InputError(f"{url}: access denied ({detail}); {ACCESS[EXTRAS[url.scheme]]}")
     if status is None and not isinstance(root, ValueError):
@@ -292,13 +340,23 @@ def _refusal(url: Url, error: BaseException, detail: str, done: str) -> InputErr
 
 
 def _status_and_root(error: BaseException) -> tuple[int | None, BaseException]:
-    """The HTTP status, where there is one, that an exception or one of its causes carries; and the first cause."""
+    """The HTTP status, where there is one, that an exception or one of its causes carries; and the
+    first cause.
+    """
     status = None
     while True:
         answer = getattr(error, "response", None)
-        from_boto = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
+        from_boto = (
+            answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if isinstance(answer, dict)
+            else None
+        )
         # aiohttp has a `code` for what is wrong with a body, too; that is no status.
-        code = getattr(error, "code", None) if type(error).__module__.startswith(("gcsfs", "google")) else None
+        code = (
+            getattr(error, "code", None)
+            if type(error).__module__.startswith(("gcsfs", "google"))
+            else None
+        )
         found = from_boto or getattr(error, "status", None) or code
         status = status or (int(str(found)) if str(found).isdigit() else None)
         if error.__cause__ is None:

@@ -1,8 +1,10 @@
-"""Parquet files that somebody else may have written, read as their owner declared them, in memory that is bounded.
+"""Parquet files that somebody else may have written, read as their owner declared them, in memory
+that is bounded.
 
-A Parquet file of a kilobyte can hold a billion rows of a megabyte: rows repeat by run length, texts by a dictionary or
-by what they share with the text before. So before anything is read, the headers of all pages are looked at: they, and
-not the footer, say what a reader will do. What is read then is checked column by column against kinds of `seer.schema`.
+A Parquet file of a kilobyte can hold a billion rows of a megabyte: rows repeat by run length, texts
+by a dictionary or by what they share with the text before. So before anything is read, the headers
+of all pages are looked at: they, and not the footer, say what a reader will do. What is read then
+is checked column by column against kinds of `seer.schema`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +29,8 @@ UNFIT = np.isin(np.arange(256), [*range(32), *b"/\\\x7f"])  # in a file's name
 
 @dataclass(frozen=True)
 class TableFormat:
-    """What a Parquet file holds: its exact columns, what may stand in each, and how many rows there may be.
+    """What a Parquet file holds: its exact columns, what may stand in each, and how many rows there
+    may be.
 
     A column whose kind is a `Maybe` may have nulls; `Plain` leaves its values to the column's type.
     """
@@ -46,17 +49,23 @@ class TableFormat:
             return table
         except MismatchError:
             raise
-        except (OSError, ValueError, pa.ArrowException) as error:  # whatever a library says of bytes
+        except (
+            OSError,
+            ValueError,
+            pa.ArrowException,
+        ) as error:  # whatever a library says of bytes
             raise MismatchError("", f"not readable as Parquet ({first_line(error)})") from None
 
     def _read(self, content: bytes, columns: list[str]) -> pa.Table:
-        # Not by `pq.read_table`: its pool of threads may be letting go of Python's memory just when the interpreter
-        # ends, and that aborts the process.
+        # Not by `pq.read_table`: its pool of threads may be letting go of Python's memory just when
+        # the interpreter ends, and that aborts the process.
         buffer = pa.BufferReader(content)
         metadata = pq.read_metadata(buffer)
         self._check_columns(metadata.schema.to_arrow_schema())
         if metadata.num_rows > self.most_rows:
-            raise MismatchError("", f"it has {metadata.num_rows:,} rows; at most {self.most_rows:,} are read")
+            raise MismatchError(
+                "", f"it has {metadata.num_rows:,} rows; at most {self.most_rows:,} are read"
+            )
         texts = []
         for name in columns:
             field = self.schema.get_field_index(name)
@@ -65,11 +74,15 @@ class TableFormat:
                 raise MismatchError(name, f"more than {self.most_bytes:,} bytes")
             if _expanded(pages) > self.most_bytes and self.schema.field(field).type == pa.string():
                 texts.append(name)
-        with pq.ParquetFile(buffer, metadata=metadata, read_dictionary=texts, pre_buffer=False) as file:
+        with pq.ParquetFile(
+            buffer, metadata=metadata, read_dictionary=texts, pre_buffer=False
+        ) as file:
             table = file.read(columns, use_threads=False)
         for name in texts:
             column = _decoded(table[name], self.most_bytes)
-            table = table.set_column(table.column_names.index(name), self.schema.field(name), column)
+            table = table.set_column(
+                table.column_names.index(name), self.schema.field(name), column
+            )
         table.validate(full=True)  # that texts are UTF-8, above all
         return table
 
@@ -77,7 +90,9 @@ class TableFormat:
         if missing := [name for name in self.schema.names if name not in schema.names]:
             raise MismatchError("", f"it has no column {missing[0]}")
         if not schema.equals(self.schema):
-            raise MismatchError("", f"its columns are not {', '.join(self.schema.names)}, or of other types")
+            raise MismatchError(
+                "", f"its columns are not {', '.join(self.schema.names)}, or of other types"
+            )
 
 
 def check_column(column: pa.ChunkedArray, kind: Kind, name: str) -> None:
@@ -95,7 +110,9 @@ def check_column(column: pa.ChunkedArray, kind: Kind, name: str) -> None:
 
 
 def _surely_fits(kind: Kind, values: pa.Array) -> bool:
-    """Whether all values are of the kind, as far as that can be told quickly; false where each has to be looked at."""
+    """Whether all values are of the kind, as far as that can be told quickly; false where each has
+    to be looked at.
+    """
     match kind:
         case Plain():
             return True
@@ -136,7 +153,11 @@ def _decoded(column: pa.ChunkedArray, most_bytes: int) -> pa.ChunkedArray:
     size = 0
     for chunk in column.chunks:
         indices = chunk.indices.drop_null().to_numpy()
-        lengths = np.diff(_bytes_of(chunk.dictionary)[0]) if len(chunk.dictionary) else np.zeros(0, np.int64)
+        lengths = (
+            np.diff(_bytes_of(chunk.dictionary)[0])
+            if len(chunk.dictionary)
+            else np.zeros(0, np.int64)
+        )
         size += int(lengths[indices].sum(dtype=np.int64))
     if size > most_bytes:
         raise MismatchError("", f"a column of {size:,} bytes; at most {most_bytes:,} are read")
@@ -166,14 +187,22 @@ def _checked_pages(content: bytes, metadata: pq.FileMetaData, column: int) -> li
             raise MismatchError("", "its pages have not the rows that its footer says")
         pages += of_chunk
     if unknown := {page.encoding for page in pages} - {PLAIN, RLE_ENCODING} - DICTIONARY_ENCODINGS:
-        raise MismatchError("", f"its pages are encoded in a way that is not read (Parquet's number {min(unknown)})")
+        raise MismatchError(
+            "", f"its pages are encoded in a way that is not read (Parquet's number {min(unknown)})"
+        )
     return pages
 
 
 def _expanded(pages: list[Page]) -> int:
-    """Bytes that the values which stand for those of a dictionary take at most: if each is for its longest."""
+    """Bytes that the values which stand for those of a dictionary take at most: if each is for its
+    longest.
+    """
     longest = max((page.size for page in pages if page.type == DICTIONARY), default=0)
-    repeated = sum(page.values for page in pages if page.type != DICTIONARY and page.encoding in DICTIONARY_ENCODINGS)
+    repeated = sum(
+        page.values
+        for page in pages
+        if page.type != DICTIONARY and page.encoding in DICTIONARY_ENCODINGS
+    )
     return longest * repeated
 
 

@@ -1,4 +1,5 @@
-"""Structures of Thrift's compact protocol, as far as headers of Parquet's pages need them; nothing is taken on trust.
+"""Structures of Thrift's compact protocol, as far as headers of Parquet's pages need them; nothing
+is taken on trust.
 
 Format: https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 """
@@ -41,7 +42,8 @@ class Struct:
 def read_struct(content: bytes, place: int, end: int) -> tuple[Struct, int]:
     """The structure that begins at `place`, and where it ends. Raises `ThriftError`.
 
-    Numbers of fields must rise: of a field that comes twice, two readers may believe different ones.
+    Numbers of fields must rise: of a field that comes twice, two readers may believe different
+    ones.
     """
     reader = _Reader(content, place, end)
     return reader.struct(0), reader.place

@@ -1,4 +1,5 @@
-"""Checkpoints: staged in an instant, written in the background, visible only when whole, verified when read.
+"""Checkpoints: staged in an instant, written in the background, visible only when whole, verified
+when read.
 
     RUN/checkpoints/step-000122070/
         header.json           step, samples and whatever else is small; type and shape of every tensor; what every file
@@ -6,8 +7,9 @@
         state/*.safetensors   the method's parameters and buffers and the optimizer's state, by name, a file per rank
         backbone.safetensors  the whole backbone, for evaluation and export
 
-A checkpoint of a run becomes visible when a step after it proved it: its tensors are finite, and loss and gradient that
-were computed from them, too. So whatever can be seen is good, and may take the place of older ones.
+A checkpoint of a run becomes visible when a step after it proved it: its tensors are finite, and
+loss and gradient that were computed from them, too. So whatever can be seen is good, and may take
+the place of older ones.
 
 Nothing here is unpickled: a checkpoint from elsewhere can be wrong, but it cannot run code.
 """
@@ -35,11 +37,27 @@ from seer.engine.checkpoint import integrity, tensorfile
 from seer.engine.checkpoint.integrity import DamagedError, Header, read_header
 from seer.engine.checkpoint.mirror import Mirror
 from seer.engine.checkpoint.tensorfile import Block, NotFiniteError, is_finite
-from seer.engine.checkpoint.tensors import State, allocate, block, check_names, describe, named_state, share
+from seer.engine.checkpoint.tensors import (
+    State,
+    allocate,
+    block,
+    check_names,
+    describe,
+    named_state,
+    share,
+)
 from seer.engine.health import RollbackError
 from seer.engine.preempt import StopRequest
 from seer.errors import DivergedError, InputError, StoppedError, UnsavedError, first_line
-from seer.rundir.names import BACKBONE, CHECKPOINTS, HEADER, STATE, checkpoint_name, checkpoints, step_of
+from seer.rundir.names import (
+    BACKBONE,
+    CHECKPOINTS,
+    HEADER,
+    STATE,
+    checkpoint_name,
+    checkpoints,
+    step_of,
+)
 from seer.schema import COUNT, Integer, Location, Number, option
 
 T = TypeVar("T")
@@ -47,7 +65,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PREFIX = "method.backbone."
-PAUSES = (2.0, 20.0)  # seconds before what could not be written is tried again: network file systems recover
+PAUSES = (
+    2.0,
+    20.0,
+)  # seconds before what could not be written is tried again: network file systems recover
 
 
 @dataclass
@@ -71,20 +92,33 @@ class CheckpointConfig:
 
     def surplus(self, names: list[str]) -> list[str]:
         """Which of the checkpoints, oldest first, need not stay."""
-        return [n for n in names[: -self.keep_last] if not self.keep_every or step_of(n) % self.keep_every]
+        return [
+            n
+            for n in names[: -self.keep_last]
+            if not self.keep_every or step_of(n) % self.keep_every
+        ]
 
 
 class Checkpointer:
-    """Saves and loads one run's checkpoints. Every rank calls every method; all see one file system.
+    """Saves and loads one run's checkpoints. Every rank calls every method; all see one file
+    system.
 
-    `save` returns when this rank's share of the state is copied to the host's memory, which later saves use again. A
-    thread writes it; at most one save is under way. One that fails asks the run to stop, and the next call raises why,
-    on all ranks together. As a context, it finishes what is under way before it is left.
+    `save` returns when this rank's share of the state is copied to the host's memory, which later
+    saves use again. A thread writes it; at most one save is under way. One that fails asks the run
+    to stop, and the next call raises why, on all ranks together. As a context, it finishes what is
+    under way before it is left.
 
-    What is saved with `proven=False` stays hidden until `confirm` is called; where something else is, it is dropped.
+    What is saved with `proven=False` stays hidden until `confirm` is called; where something else
+    is, it is dropped.
     """
 
-    def __init__(self, run_dir: Path, config: CheckpointConfig, world: World, asked: StopRequest | None = None):
+    def __init__(
+        self,
+        run_dir: Path,
+        config: CheckpointConfig,
+        world: World,
+        asked: StopRequest | None = None,
+    ):
         self.run_dir, self.config, self.world = Path(run_dir), config, world
         self.folder = self.run_dir / CHECKPOINTS
         self.asked = asked or StopRequest()
@@ -100,7 +134,9 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         # All ranks leave together with these; what is found when it is too late anyway is no news.
         if error is None or isinstance(error, StoppedError | DivergedError):
             self.finish()
@@ -117,9 +153,11 @@ class Checkpointer:
         backbone: dict[str, str] | None = None,
         proven: bool = True,
     ) -> None:
-        """Begin to save the state after `step` finished steps; where that is saved and intact already, do nothing.
+        """Begin to save the state after `step` finished steps; where that is saved and intact
+        already, do nothing.
 
-        Plain tensors must be equal on all ranks (one of them saves each); DTensors are saved in shards.
+        Plain tensors must be equal on all ranks (one of them saves each); DTensors are saved in
+        shards.
 
         Args:
             extra: small values for JSON, which `load` returns.
@@ -143,11 +181,15 @@ class Checkpointer:
         self._proof = Future()
         if proven:
             self.confirm()
-        self._under_way = in_background(self._write, target, header, blocks, backbone, stopped, self._proof)
+        self._under_way = in_background(
+            self._write, target, header, blocks, backbone, stopped, self._proof
+        )
         self._under_way.add_done_callback(self._ask_if_failed)
 
     def confirm(self) -> None:
-        """A finite loss and gradient followed from the state that was saved last: it becomes visible once written."""
+        """A finite loss and gradient followed from the state that was saved last: it becomes
+        visible once written.
+        """
         if self._proof is not None and not self._proof.done():
             self._proof.set_result(True)
 
@@ -178,7 +220,9 @@ class Checkpointer:
         """Copies on the host, in memory that every save uses again."""
         for name, (_, values) in blocks.items():
             if name not in self._staged or self._staged[name].shape != values.shape:
-                self._staged[name] = torch.empty_like(values, device="cpu", pin_memory=values.is_cuda)
+                self._staged[name] = torch.empty_like(
+                    values, device="cpu", pin_memory=values.is_cuda
+                )
             self._staged[name].copy_(values, non_blocking=True)
         if self.world.device.type == "cuda":
             torch.cuda.synchronize()
@@ -193,7 +237,9 @@ class Checkpointer:
         stopped: float,
         proof: Future[bool],
     ) -> None:
-        """The part of a save that runs beside the training, which it has `stopped` for so many seconds."""
+        """The part of a save that runs beside the training, which it has `stopped` for so many
+        seconds.
+        """
         for pause in (*PAUSES, None):
             began = time.perf_counter()
             try:
@@ -216,7 +262,13 @@ class Checkpointer:
                     raise UnsavedError(f"{why}; earlier ones are whole") from error
                 self._tell(logging.WARNING, "%s; once more in %g s", why, pause)
                 time.sleep(pause)
-        self._tell(logging.INFO, "saved %s: training stopped for %.2f s, written in %.2f s", target.name, stopped, took)
+        self._tell(
+            logging.INFO,
+            "saved %s: training stopped for %.2f s, written in %.2f s",
+            target.name,
+            stopped,
+            took,
+        )
         if self.mirror is not None:
             try:
                 self.mirror.copy(target, files, self.config.surplus)
@@ -224,7 +276,11 @@ class Checkpointer:
                 self._tell(logging.WARNING, "%s is in %s only: %s", target.name, self.folder, error)
 
     def _write_once(
-        self, target: Path, header: Header, blocks: dict[str, Block], backbone: dict[str, str] | None
+        self,
+        target: Path,
+        header: Header,
+        blocks: dict[str, Block],
+        backbone: dict[str, str] | None,
     ) -> list[str]:
         """Write the files of a checkpoint where nobody sees it yet; their names."""
         hidden = _hidden(target)
@@ -236,14 +292,22 @@ class Checkpointer:
 
         self._on_main(prepare)
         written = self._on_all(lambda: (file, tensorfile.write(hidden / file, blocks)))
-        return self._on_main(lambda: self._complete(hidden, {**header, "files": dict(written)}, backbone))
+        return self._on_main(
+            lambda: self._complete(hidden, {**header, "files": dict(written)}, backbone)
+        )
 
     def _complete(self, hidden: Path, header: Header, backbone: dict[str, str] | None) -> list[str]:
         """Have the whole checkpoint on the disk. Returns the names of its files."""
         if backbone is not None:
-            names = {name: name.removeprefix(PREFIX) for name in header["tensors"] if name.startswith(PREFIX)}
+            names = {
+                name: name.removeprefix(PREFIX)
+                for name in header["tensors"]
+                if name.startswith(PREFIX)
+            }
             shapes = {name: header["tensors"][name][1] for name in names}
-            header["files"][BACKBONE] = tensorfile.join(hidden / BACKBONE, hidden / STATE, names, shapes, backbone)
+            header["files"][BACKBONE] = tensorfile.join(
+                hidden / BACKBONE, hidden / STATE, names, shapes, backbone
+            )
         integrity.write_header(hidden, header)
         return list(header["files"])
 
@@ -263,18 +327,25 @@ class Checkpointer:
     def _prune(self) -> None:
         """Remove what need not stay, and what is damaged: something newer is intact."""
         intact = [path.name for path in checkpoints(self.run_dir) if path not in self._damaged]
-        for name in {*self.config.surplus(intact), *(path.name for path in self._damaged if path.exists())}:
+        for name in {
+            *self.config.surplus(intact),
+            *(path.name for path in self._damaged if path.exists()),
+        }:
             # Out of sight first: what is half deleted must not be taken for a checkpoint.
             (self.folder / name).rename(self.folder / f".{name}.old")
         self._damaged.clear()
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what interrupted saves and deletions left behind, as far as it goes: someone may be reading there."""
+        """Remove what interrupted saves and deletions left behind, as far as it goes: someone may
+        be reading there.
+        """
         for path in self.folder.glob(".step-*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def load(self, method: nn.Module, optimizer: Optimizer, until: int | None = None) -> Header | None:
+    def load(
+        self, method: nn.Module, optimizer: Optimizer, until: int | None = None
+    ) -> Header | None:
         """Go on from the newest intact checkpoint: fill `method` and `optimizer` in place.
 
         Args:
@@ -302,21 +373,34 @@ class Checkpointer:
                 self._tell(logging.WARNING, "%s; going on from %s", damaged, place)
             if until is not None:
                 self._on_main(lambda: self._take_back(until))
-            return {key: value for key, value in header.items() if key not in ("format", "tensors", "files")}
+            return {
+                key: value
+                for key, value in header.items()
+                if key not in ("format", "tensors", "files")
+            }
         if damages:
-            raise InputError(f"{damages[0]}, and none before it is intact; delete {self.folder} to begin anew")
+            raise InputError(
+                f"{damages[0]}, and none before it is intact; delete {self.folder} to begin anew"
+            )
         return None
 
     def _candidates(self, until: int | None) -> list[tuple[Path, bool]]:
-        """Where to look, newest first; with each, whether it is here (True, before the same one) or in the store."""
+        """Where to look, newest first; with each, whether it is here (True, before the same one) or
+        in the store.
+        """
         found = [(path, True) for path in checkpoints(self.run_dir)]
         try:
-            found += [(self.folder / name, False) for name in (self.mirror.checkpoints() if self.mirror else [])]
+            found += [
+                (self.folder / name, False)
+                for name in (self.mirror.checkpoints() if self.mirror else [])
+            ]
         except InputError as error:
             if not found:
                 raise
             log.warning("only the checkpoints in %s are looked at: %s", self.folder, error)
-        return sorted((f for f in found if until is None or step_of(f[0].name) <= until), reverse=True)
+        return sorted(
+            (f for f in found if until is None or step_of(f[0].name) <= until), reverse=True
+        )
 
     def _fetch(self, path: Path) -> None:
         """Bring a checkpoint here from the store."""
@@ -326,13 +410,20 @@ class Checkpointer:
         self._on_main(lambda: self._show(path))
 
     def _restore(self, path: Path, method: nn.Module, optimizer: Optimizer) -> Header:
-        """Verify a checkpoint, then read it. Raises `DamagedError` on every rank, `InputError` if it is another's."""
+        """Verify a checkpoint, then read it. Raises `DamagedError` on every rank, `InputError` if
+        it is another's.
+        """
         header = self._on_main(lambda: read_header(path))
         check_names(path, header["tensors"], method)
-        verified = self._on_all(lambda: integrity.verify(path, header, self.world.rank, self.world.size))
+        verified = self._on_all(
+            lambda: integrity.verify(path, header, self.world.rank, self.world.size)
+        )
         entries = [entry for found in verified for entry in found]
         integrity.check_whole(path, header, entries)
-        targets = {name: block(tensor) for name, tensor in allocate(method, optimizer, header["tensors"]).items()}
+        targets = {
+            name: block(tensor)
+            for name, tensor in allocate(method, optimizer, header["tensors"]).items()
+        }
         here = {name: target for name, target in targets.items() if target is not None}
 
         def read() -> None:

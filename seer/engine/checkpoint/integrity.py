@@ -39,20 +39,26 @@ def write_header(path: Path, header: Header) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """The header of the checkpoint at `path`; `DamagedError` when it is none, `InputError` when of another version."""
+    """The header of the checkpoint at `path`; `DamagedError` when it is none, `InputError` when of
+    another version.
+    """
     with damage(path, HEADER):
         header = json.loads((path / HEADER).read_text())
         version, written = header["format"], header.pop("sha256", None)
     if (written or version == FORMAT) and written != _hash(header):
         raise DamagedError(f"{path}: damaged ({HEADER} is not what was written)")
     if version not in (FORMAT, UNHASHED):
-        raise InputError(f"{path}: checkpoint format {version!r}; this version of seer reads {FORMAT!r}")
+        raise InputError(
+            f"{path}: checkpoint format {version!r}; this version of seer reads {FORMAT!r}"
+        )
     return header
 
 
 def verify(path: Path, header: Header, rank: int, ranks: int) -> list[Entry]:
     """What is in the files of which `rank` reads a share: all ranks together read each file once."""
-    files = header.get("files") or {f"{STATE}/{p.name}": {} for p in (path / STATE).glob("*.safetensors")}
+    files = header.get("files") or {
+        f"{STATE}/{p.name}": {} for p in (path / STATE).glob("*.safetensors")
+    }
 
     def inspect(name: str) -> list[Entry]:
         if not (path / name).is_file():
@@ -62,7 +68,9 @@ def verify(path: Path, header: Header, rank: int, ranks: int) -> list[Entry]:
         return tensorfile.read_entries(path / name) if name.startswith(f"{STATE}/") else []
 
     with damage(path), ThreadPoolExecutor(4) as pool:
-        return [entry for found in pool.map(inspect, portion(files, rank, ranks)) for entry in found]
+        return [
+            entry for found in pool.map(inspect, portion(files, rank, ranks)) for entry in found
+        ]
 
 
 def check_file(path: Path) -> None:
@@ -70,7 +78,9 @@ def check_file(path: Path) -> None:
     if (path.parent / HEADER).is_file():
         written = read_header(path.parent).get("files", {}).get(path.name)
         if written and tensorfile.sha256(path) != written["sha256"]:
-            raise DamagedError(f"{path}: damaged (it is not what was written); use another checkpoint, as RUN:step-100")
+            raise DamagedError(
+                f"{path}: damaged (it is not what was written); use another checkpoint, as RUN:step-100"
+            )
 
 
 def portion(files: Iterable[str], rank: int, ranks: int) -> list[str]:

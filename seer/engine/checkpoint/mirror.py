@@ -1,4 +1,6 @@
-"""Copies of a run's checkpoints in an object store. One is there when its header is: that comes last and goes first."""
+"""Copies of a run's checkpoints in an object store. One is there when its header is: that comes
+last and goes first.
+"""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,20 +14,32 @@ from seer.rundir.names import HEADER
 
 
 class Mirror:
-    """The folder at `address` (`s3://…`, `gs://…`), one run's alone. All ranks call `copy` and `fetch`."""
+    """The folder at `address` (`s3://…`, `gs://…`), one run's alone. All ranks call `copy` and
+    `fetch`.
+    """
 
     def __init__(self, address: str, world: World, group: Group = None):
         url = store.place(address)
         if not isinstance(url, Url) or url.scheme.startswith("http"):
-            raise InputError(f"checkpoint.store={address}: give a folder in a store, such as s3://bucket/runs/one")
+            raise InputError(
+                f"checkpoint.store={address}: give a folder in a store, such as s3://bucket/runs/one"
+            )
         self.url, self.world, self.group = Url(url.rstrip("/")), world, group
 
     def checkpoints(self) -> list[str]:
         """The names of what is there complete, oldest first."""
-        return sorted(name.removesuffix(f"/{HEADER}") for name in store.names(self.url) if name.endswith(f"/{HEADER}"))
+        return sorted(
+            name.removesuffix(f"/{HEADER}")
+            for name in store.names(self.url)
+            if name.endswith(f"/{HEADER}")
+        )
 
-    def copy(self, folder: Path, files: Iterable[str], surplus: Callable[[list[str]], list[str]]) -> None:
-        """Copy a checkpoint there, each rank a share of the files, and remove what is `surplus` then."""
+    def copy(
+        self, folder: Path, files: Iterable[str], surplus: Callable[[list[str]], list[str]]
+    ) -> None:
+        """Copy a checkpoint there, each rank a share of the files, and remove what is `surplus`
+        then.
+        """
 
         def complete() -> None:
             self._put(folder, [HEADER])

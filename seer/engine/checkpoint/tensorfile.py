@@ -1,8 +1,10 @@
-"""safetensors files written block by block, hashed on the way, and read back in whatever cut is wanted.
+"""safetensors files written block by block, hashed on the way, and read back in whatever cut is
+wanted.
 
-The format is eight bytes with the length of a JSON header, the header (type, shape and place of each tensor), and the
-tensors' bytes. Where a tensor is a block of a larger one, the file's metadata say where the block begins, in the words
-of `torch.distributed.checkpoint`, whose `HuggingFaceStorageReader` reads these files, too.
+The format is eight bytes with the length of a JSON header, the header (type, shape and place of
+each tensor), and the tensors' bytes. Where a tensor is a block of a larger one, the file's metadata
+say where the block begins, in the words of `torch.distributed.checkpoint`, whose
+`HuggingFaceStorageReader` reads these files, too.
 """
 
 import hashlib
@@ -51,7 +53,9 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """A block in a file: of which tensor, where in it the block begins, its shape, and its bytes from `start` on."""
+    """A block in a file: of which tensor, where in it the block begins, its shape, and its bytes
+    from `start` on.
+    """
 
     file: str
     name: str
@@ -66,7 +70,8 @@ class Entry:
 
 
 def write(path: Path, blocks: Mapping[str, Block]) -> dict[str, Any]:
-    """Write blocks (on the CPU) by the names of their tensors, and have them on the disk; no bytes are held twice.
+    """Write blocks (on the CPU) by the names of their tensors, and have them on the disk; no bytes
+    are held twice.
 
     Returns:
         The file's `bytes` and `sha256`.
@@ -76,7 +81,10 @@ def write(path: Path, blocks: Mapping[str, Block]) -> dict[str, Any]:
     """
     # Wide types first, so that every tensor lies on a multiple of its item's size.
     ordered = sorted(blocks, key=lambda name: -blocks[name].values.itemsize)
-    tensors = {name: (CODES[blocks[name].values.dtype], list(blocks[name].values.shape)) for name in ordered}
+    tensors = {
+        name: (CODES[blocks[name].values.dtype], list(blocks[name].values.shape))
+        for name in ordered
+    }
     offsets = {name: {"saved_offsets": list(block.offset)} for name, block in blocks.items()}
     head, _ = _layout(tensors, {BLOCKS: json.dumps(offsets)})
     digest = hashlib.sha256(head)
@@ -84,7 +92,8 @@ def write(path: Path, blocks: Mapping[str, Block]) -> dict[str, Any]:
         file.write(head)
         for name in ordered:
             for chunk in _chunks(blocks[name].values, CHUNK):
-                # Beside writing: both leave Python's lock alone. It takes longer than what is done meanwhile.
+                # Beside writing: both leave Python's lock alone. It takes longer than what is done
+                # meanwhile.
                 hashed = pool.submit(digest.update, _bytes(chunk))
                 for part in _chunks(chunk, PART):
                     file.write(_bytes(part))
@@ -96,9 +105,14 @@ def write(path: Path, blocks: Mapping[str, Block]) -> dict[str, Any]:
 
 
 def join(
-    path: Path, folder: Path, names: Mapping[str, str], shapes: Mapping[str, list[int]], metadata: dict[str, str]
+    path: Path,
+    folder: Path,
+    names: Mapping[str, str],
+    shapes: Mapping[str, list[int]],
+    metadata: dict[str, str],
 ) -> dict[str, Any]:
-    """Write whole tensors out of the blocks in a folder's files, which are read one after the other, chunk by chunk.
+    """Write whole tensors out of the blocks in a folder's files, which are read one after the
+    other, chunk by chunk.
 
     Args:
         names: what the tensors are called in the folder → in the new file.
@@ -118,12 +132,16 @@ def join(
         for file, found in entries.items():
             with open(file, "rb") as source:
                 for entry in found:
-                    assert entry.shape[1:] == shapes[entry.name][1:], f"{entry.name} is not cut along its first axis"
+                    assert entry.shape[1:] == shapes[entry.name][1:], (
+                        f"{entry.name} is not cut along its first axis"
+                    )
                     row = prod(entry.shape[1:]) * ITEM_SIZES[entry.code]
                     out.seek(starts[names[entry.name]] + sum(entry.offset[:1]) * row)
                     source.seek(entry.start)
                     copied += _copy(source, out, entry.nbytes)
-        assert copied == sum(prod(shapes[name]) * ITEM_SIZES[codes[name]] for name in names), "blocks are missing"
+        assert copied == sum(prod(shapes[name]) * ITEM_SIZES[codes[name]] for name in names), (
+            "blocks are missing"
+        )
         flush(out)
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
@@ -148,12 +166,16 @@ def fill(folder: Path, entries: Iterable[Entry], targets: Mapping[str, Block]) -
     """Read the values of `targets` from the blocks in a folder's files, however those are cut."""
     wanted: dict[str, list[tuple[Entry, list[slice], list[slice]]]] = {}
     for entry in entries:
-        if (target := targets.get(entry.name)) is not None and (overlap := _overlap(entry, target)) is not None:
+        if (target := targets.get(entry.name)) is not None and (
+            overlap := _overlap(entry, target)
+        ) is not None:
             wanted.setdefault(entry.file, []).append((entry, *overlap))
     for file, overlaps in wanted.items():
         with safe_open(folder / file, "pt") as tensors:
             for entry, there, here in overlaps:
-                targets[entry.name].values[tuple(here)].copy_(tensors.get_slice(entry.name)[tuple(there)])
+                targets[entry.name].values[tuple(here)].copy_(
+                    tensors.get_slice(entry.name)[tuple(there)]
+                )
 
 
 def sha256(path: Path) -> str:
@@ -175,12 +197,17 @@ def is_finite(values: Tensor) -> bool:
         array = values.detach().numpy()
         with np.errstate(all="ignore"):  # NaN is both the largest and the smallest
             return bool(np.isfinite(array.max()) and np.isfinite(array.min()))
-    # What is not finite stays so in any sum; a sum of finite numbers may overflow, which is looked into.
+    # What is not finite stays so in any sum; a sum of finite numbers may overflow, which is looked
+    # into.
     return isfinite(float(values.sum(dtype=torch.float32))) or bool(values.isfinite().all())
 
 
-def _layout(tensors: Mapping[str, tuple[str, list[int]]], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The first bytes of a file with these tensors (type and shape), and where in the file each will start."""
+def _layout(
+    tensors: Mapping[str, tuple[str, list[int]]], metadata: dict[str, str]
+) -> tuple[bytes, dict[str, int]]:
+    """The first bytes of a file with these tensors (type and shape), and where in the file each
+    will start.
+    """
     header: dict[str, Any] = {"__metadata__": metadata}
     end, begins = 0, {}
     for name, (code, shape) in tensors.items():
@@ -188,7 +215,9 @@ def _layout(tensors: Mapping[str, tuple[str, list[int]]], metadata: dict[str, st
         header[name] = {"dtype": code, "shape": shape, "data_offsets": [begins[name], end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, {name: 8 + len(text) + begin for name, begin in begins.items()}
+    return len(text).to_bytes(8, "little") + text, {
+        name: 8 + len(text) + begin for name, begin in begins.items()
+    }
 
 
 def _chunks(tensor: Tensor, size: int) -> Sequence[Tensor]:
@@ -207,9 +236,13 @@ def _copy(source: BinaryIO, out: BinaryIO, count: int) -> int:
 
 
 def _overlap(entry: Entry, target: Block) -> tuple[list[slice], list[slice]] | None:
-    """What `target` needs of a block, as slices of the block and of the target; None where that is nothing."""
+    """What `target` needs of a block, as slices of the block and of the target; None where that is
+    nothing.
+    """
     there, here = [], []
-    for begin, size, first, count in zip(entry.offset, entry.shape, target.offset, target.values.shape, strict=True):
+    for begin, size, first, count in zip(
+        entry.offset, entry.shape, target.offset, target.values.shape, strict=True
+    ):
         low, high = max(begin, first), min(begin + size, first + count)
         if low >= high:
             return None

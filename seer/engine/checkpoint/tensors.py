@@ -40,9 +40,11 @@ def block(tensor: Tensor) -> Block | None:
 
 
 def share(state: State, rank: int, ranks: int) -> dict[str, Block]:
-    """The blocks that `rank` saves. Every block is saved once, and all ranks save about as many bytes.
+    """The blocks that `rank` saves. Every block is saved once, and all ranks save about as many
+    bytes.
 
-    Of what several ranks hold alike, one saves it: all come to the same answer without a word between them.
+    Of what several ranks hold alike, one saves it: all come to the same answer without a word
+    between them.
     """
     mine: dict[str, Block] = {}
     loads = [(0, r) for r in range(ranks)]
@@ -67,7 +69,10 @@ def _copy(tensor: DTensor) -> tuple[int, int]:
     mesh, copy, copies = tensor.device_mesh, 0, 1
     for axis, placement in enumerate(tensor.placements):
         if placement.is_replicate():
-            copy, copies = copy * mesh.size(axis) + mesh.get_local_rank(axis), copies * mesh.size(axis)
+            copy, copies = (
+                copy * mesh.size(axis) + mesh.get_local_rank(axis),
+                copies * mesh.size(axis),
+            )
     return copy, copies
 
 
@@ -75,16 +80,24 @@ def check_names(path: Path, saved: Shapes, method: nn.Module) -> None:
     """Raise `InputError` unless the checkpoint's names and shapes are the method's."""
     here = {f"method.{name}": list(tensor.shape) for name, tensor in method.state_dict().items()}
     there = {name: shape for name, (_, shape) in saved.items() if name.startswith("method.")}
-    wrong = [f"{n} is {there[n]} there and {s} here" for n, s in here.items() if n in there and there[n] != s]
+    wrong = [
+        f"{n} is {there[n]} there and {s} here"
+        for n, s in here.items()
+        if n in there and there[n] != s
+    ]
     wrong += [f"{n} is missing there" for n in here if n not in there]
     wrong += [f"{n} is only there" for n in there if n not in here]
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise InputError(f"{path}: of another architecture: {'; '.join(wrong[:3])}{more}; use another run_dir")
+        raise InputError(
+            f"{path}: of another architecture: {'; '.join(wrong[:3])}{more}; use another run_dir"
+        )
 
 
 def allocate(method: nn.Module, optimizer: Optimizer, saved: Shapes) -> State:
-    """The tensors that a checkpoint fills: the method's, and those of the optimizer's state, made here as yet empty."""
+    """The tensors that a checkpoint fills: the method's, and those of the optimizer's state, made
+    here as yet empty.
+    """
     state: State = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
     parameters = {name: parameter for parameter, name in _names(method, optimizer).items()}
     optimizer.state.clear()
@@ -92,9 +105,14 @@ def allocate(method: nn.Module, optimizer: Optimizer, saved: Shapes) -> State:
         name, _, key = full_name.removeprefix("optimizer.").rpartition(".")
         if full_name.startswith("optimizer.") and name in parameters:
             parameter, dtype = parameters[name], getattr(torch, dtype_name)
-            # What has the parameter's shape is sharded like it; the rest is small, such as a count of steps.
+            # What has the parameter's shape is sharded like it; the rest is small, such as a count
+            # of steps.
             same = shape == list(parameter.shape)
-            tensor = torch.zeros_like(parameter, dtype=dtype) if same else torch.zeros(shape, dtype=dtype)
+            tensor = (
+                torch.zeros_like(parameter, dtype=dtype)
+                if same
+                else torch.zeros(shape, dtype=dtype)
+            )
             state[full_name] = optimizer.state[parameter][key] = tensor.detach()
     return state
 
@@ -102,4 +120,8 @@ def allocate(method: nn.Module, optimizer: Optimizer, saved: Shapes) -> State:
 def _names(method: nn.Module, optimizer: Optimizer) -> dict[nn.Parameter, str]:
     """The names of the parameters that the optimizer updates."""
     names = {parameter: name for name, parameter in method.named_parameters()}
-    return {parameter: names[parameter] for group in optimizer.param_groups for parameter in group["params"]}
+    return {
+        parameter: names[parameter]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }

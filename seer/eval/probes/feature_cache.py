@@ -1,7 +1,8 @@
-"""Features kept on disk: found by all that they depend on, and used only if every bit is as it was written.
+"""Features kept on disk: found by all that they depend on, and used only if every bit is as it was
+written.
 
-A cache is a convenience. Where it cannot be read, is damaged or cannot be written, one line says so and the features
-are computed.
+A cache is a convenience. Where it cannot be read, is damaged or cannot be written, one line says so
+and the features are computed.
 """
 
 import errno
@@ -32,7 +33,14 @@ logger = logging.getLogger("seer.eval")
 FORMAT = "seer-features/1"
 # What a file says of itself: what it was made from, its shape, and the hash of its values.
 ABOUT = Record(
-    {"format": Choice(FORMAT), "key": DIGEST, "images": Integer(1), "width": Integer(1), "sha256": DIGEST}, extra=None
+    {
+        "format": Choice(FORMAT),
+        "key": DIGEST,
+        "images": Integer(1),
+        "width": Integer(1),
+        "sha256": DIGEST,
+    },
+    extra=None,
 )
 
 
@@ -43,12 +51,21 @@ def key_of(network: nn.Module, images: str, preprocessing: Sequence[Any]) -> str
         images: fingerprint of the images and their order.
         preprocessing: how they come to be the network's input, and its precision.
     """
-    parts = [FORMAT, seer.__version__, versions(network), weights_hash(network), images, list(preprocessing)]
+    parts = [
+        FORMAT,
+        seer.__version__,
+        versions(network),
+        weights_hash(network),
+        images,
+        list(preprocessing),
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def path_of(key: str) -> Path:
-    """Where the features of this key lie. Raises OSError where no folder was given and the user has no home."""
+    """Where the features of this key lie. Raises OSError where no folder was given and the user has
+    no home.
+    """
     root = os.path.expanduser(os.environ.get("SEER_CACHE") or "~/.cache/seer")
     if root.startswith("~"):
         raise FileNotFoundError(errno.ENOENT, "there is no such home folder", root)
@@ -56,19 +73,31 @@ def path_of(key: str) -> Path:
 
 
 def load(key: str, images: int) -> Tensor | None:
-    """The features of this key, `(images, D)` float32; None if they are not there, or not as they were written."""
+    """The features of this key, `(images, D)` float32; None if they are not there, or not as they
+    were written.
+    """
     try:
         path = path_of(key)
         return _read(path, key, images) if os.path.lexists(path) else None
     except (InputError, OSError) as error:
-        logger.warning("features kept in the cache are not used, but computed anew: %s", reason(error))
+        logger.warning(
+            "features kept in the cache are not used, but computed anew: %s", reason(error)
+        )
         return None
 
 
 def store(key: str, features: Tensor) -> None:
-    """Keep features `(N, D)` float32. Writers of the same key may be at it at once: each puts a whole file there."""
+    """Keep features `(N, D)` float32. Writers of the same key may be at it at once: each puts a
+    whole file there.
+    """
     images, width = features.shape
-    about = {"format": FORMAT, "key": key, "images": images, "width": width, "sha256": _sha256(features)}
+    about = {
+        "format": FORMAT,
+        "key": key,
+        "images": images,
+        "width": width,
+        "sha256": _sha256(features),
+    }
     try:
         path = path_of(key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +124,9 @@ def weights_hash(network: nn.Module) -> str:
 def versions(network: nn.Module) -> dict[str, str]:
     """The versions of the packages whose modules a network is made of."""
     packages = {type(module).__module__.partition(".")[0] for module in network.modules()}
-    return {name: str(getattr(sys.modules.get(name), "__version__", "")) for name in sorted(packages)}
+    return {
+        name: str(getattr(sys.modules.get(name), "__version__", "")) for name in sorted(packages)
+    }
 
 
 def _read(path: Path, key: str, images: int) -> Tensor:

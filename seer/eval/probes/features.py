@@ -26,13 +26,18 @@ R = TypeVar("R")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SMALL = 64  # px; models of such images see them whole
 LARGE = 1e12  # of a feature
-LARGEST_BATCH = 2**26  # pixels, 200 MB: of images of 4,096 px, which a model's file may ask for, 4 pass at a time
-PREPROCESSING = 1  # a number for `whole_or_centre` and `to_input`: another one when they give other pixels
+LARGEST_BATCH = (
+    2**26
+)  # pixels, 200 MB: of images of 4,096 px, which a model's file may ask for, 4 pass at a time
+PREPROCESSING = (
+    1  # a number for `whole_or_centre` and `to_input`: another one when they give other pixels
+)
 
 
 @dataclass
 class FeatureConfig:
-    """How features are computed; every task has these options. Incidental ones are no part of a result.
+    """How features are computed; every task has these options. Incidental ones are no part of a
+    result.
 
     Attributes:
         batch_size: images per pass through the backbone.
@@ -60,7 +65,8 @@ class Images(Protocol):
 
 
 def extract(model: Model, data: Labelled, config: FeatureConfig, name: str = "images") -> Tensor:
-    """The features of all images, `(N, D)` float32 on the CPU, all finite; from the cache if it has them.
+    """The features of all images, `(N, D)` float32 on the CPU, all finite; from the cache if it has
+    them.
 
     Raises:
         InputError: an option is wrong, an image cannot be decoded, or its features are not finite.
@@ -87,7 +93,8 @@ def stream(
     name: str,
     name_of: Callable[[int], str],
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Numbers of n images and their features `(n, D)` on the CPU, batch by batch, out of images 0 … count − 1.
+    """Numbers of n images and their features `(n, D)` on the CPU, batch by batch, out of images 0 …
+    count − 1.
 
     Args:
         load: numbers of images → the numbers of those that can be used, and their pixels `(n, S, S, 3)` uint8; called
@@ -107,8 +114,12 @@ def stream(
             yield rows, features
 
 
-def check_finite(features: Tensor, rows: Sequence[int], name_of: Callable[[int], str], model: Model) -> None:
-    """Raise `InputError` if the features `(n, D)` of the images `rows` are not all finite: they mean nothing."""
+def check_finite(
+    features: Tensor, rows: Sequence[int], name_of: Callable[[int], str], model: Model
+) -> None:
+    """Raise `InputError` if the features `(n, D)` of the images `rows` are not all finite: they
+    mean nothing.
+    """
     wrong = (~torch.isfinite(features)).any(1).nonzero()[:, 0]
     if len(wrong):
         first = name_of(rows[int(wrong[0])])
@@ -121,12 +132,15 @@ def check_finite(features: Tensor, rows: Sequence[int], name_of: Callable[[int],
 def taming(largest: Tensor) -> Tensor:
     """Factors that bring values as large as these near 1; 1 where values are of an ordinary size.
 
-    The squares of very large or small features, as untrained networks give them, are infinite or 0 in float32, and a
-    score would be of nothing. The factors are powers of two, so that multiplying by them rounds nothing.
+    The squares of very large or small features, as untrained networks give them, are infinite or 0
+    in float32, and a score would be of nothing. The factors are powers of two, so that multiplying
+    by them rounds nothing.
     """
     _, exponents = torch.frexp(largest)
     extreme = (largest > LARGE) | ((largest < 1 / LARGE) & (largest > 0))
-    return torch.ldexp(torch.ones_like(largest), torch.where(extreme, -exponents, 0).clamp(-126, 126))
+    return torch.ldexp(
+        torch.ones_like(largest), torch.where(extreme, -exponents, 0).clamp(-126, 126)
+    )
 
 
 def stack(images: list[np.ndarray], size: int) -> Tensor:
@@ -138,14 +152,20 @@ def stack(images: list[np.ndarray], size: int) -> Tensor:
 
 
 def whole_or_centre(image: np.ndarray, size: int) -> np.ndarray:
-    """`(size, size, 3)`: the centre, 224 / 256 of the shorter side as on ImageNet; small images without margin."""
+    """`(size, size, 3)`: the centre, 224 / 256 of the shorter side as on ImageNet; small images
+    without margin.
+    """
     return centre_crop(image, size, size if size <= SMALL else round(size * 256 / 224))
 
 
 def frozen(model: Model, config: FeatureConfig) -> Callable[[Tensor], Tensor]:
-    """The backbone as a function from normalised images `(B, 3, S, S)` to features `(B, D)` float32 on the device."""
+    """The backbone as a function from normalised images `(B, 3, S, S)` to features `(B, D)` float32
+    on the device.
+    """
     if config.precision not in PRECISIONS:
-        raise InputError(f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}")
+        raise InputError(
+            f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}"
+        )
     device, dtype = pick_device(config.device), PRECISIONS[config.precision]
     network = model.backbone.to(device).to(memory_format=torch.channels_last).eval()
 
@@ -158,8 +178,12 @@ def frozen(model: Model, config: FeatureConfig) -> Callable[[Tensor], Tensor]:
 
 
 def to_input(model: Model, pixels: Tensor) -> Tensor:
-    """`(B, S, S, 3)` uint8 → `(B, 3, S, S)` float32 (channels last in memory), normalised as the model wants it."""
-    mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (model.mean, model.std))
+    """`(B, S, S, 3)` uint8 → `(B, 3, S, S)` float32 (channels last in memory), normalised as the
+    model wants it.
+    """
+    mean, std = (
+        torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (model.mean, model.std)
+    )
     return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
 
 
@@ -181,7 +205,9 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], threads: int) -> 
 
 
 def watch(items: Iterable[T], total: int, name: str) -> Iterator[T]:
-    """The items, with a progress bar on a terminal and a line every ten seconds in a log, both on stderr."""
+    """The items, with a progress bar on a terminal and a line every ten seconds in a log, both on
+    stderr.
+    """
     from rich.console import Console
     from rich.progress import track
 

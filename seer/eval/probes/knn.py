@@ -1,4 +1,6 @@
-"""Weighted k-nearest-neighbour classification on frozen features (Wu et al. 2018, arXiv:1805.01978, section 3.4)."""
+"""Weighted k-nearest-neighbour classification on frozen features (Wu et al. 2018, arXiv:1805.01978,
+section 3.4).
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +42,9 @@ def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> lis
     """Top-1 accuracy on `test` for every k, with `train` as the memory."""
     check_options(config)
     if max(config.k) > len(train):
-        raise InputError(f"k={config.k}: each k must be from 1 to {len(train)}, the number of training images")
+        raise InputError(
+            f"k={config.k}: each k must be from 1 to {len(train)}, the number of training images"
+        )
     if config.neighbours:
         check_picture(Path(config.neighbours))
     bank = extract(model, train, config, "training images")
@@ -53,8 +57,14 @@ def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> lis
 
     scores = []
     for k in config.k:
-        predicted = vote(similarity[:, :k], labels[nearest[:, :k]], len(train.classes), config.temperature)
-        scores.append(accuracy(f"top1_k{k}", f"top-1, k = {k}", predicted == truth, headline=k == config.k[-1]))
+        predicted = vote(
+            similarity[:, :k], labels[nearest[:, :k]], len(train.classes), config.temperature
+        )
+        scores.append(
+            accuracy(
+                f"top1_k{k}", f"top-1, k = {k}", predicted == truth, headline=k == config.k[-1]
+            )
+        )
     return scores
 
 
@@ -68,7 +78,9 @@ def picture(model: Model, config: KnnConfig) -> Path | None:
 
 
 def search(queries: Tensor, bank: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine similarities and places in `bank` of each query's k nearest, nearest first: two `(Q, k)` on the CPU."""
+    """Cosine similarities and places in `bank` of each query's k nearest, nearest first: two `(Q,
+    k)` on the CPU.
+    """
     bank = directions(bank.to(device)).T.contiguous()
     chunks = directions(queries).split(max(1, CHUNK // bank.shape[1]))
     found = [tuple(part.cpu() for part in (chunk.to(device) @ bank).topk(k)) for chunk in chunks]

@@ -1,6 +1,8 @@
-"""Linear probe: softmax regression on frozen features by SGD, several learning rates side by side in one pass.
+"""Linear probe: softmax regression on frozen features by SGD, several learning rates side by side
+in one pass.
 
-The rate is chosen on a held-out part of the training images; the test images are looked at once, at the end.
+The rate is chosen on a held-out part of the training images; the test images are looked at once, at
+the end.
 """
 
 import logging
@@ -37,7 +39,9 @@ logger = logging.getLogger("seer.eval")
 
 REMEDY = "give smaller lrs"
 
-Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]  # epoch → batches of (features (B, D), labels (B,))
+Batches = Callable[
+    [int], Iterator[tuple[Tensor, Tensor]]
+]  # epoch → batches of (features (B, D), labels (B,))
 
 RATES = ListOf(Number(above=0), 100, 1)  # those that diverge are told
 
@@ -72,7 +76,8 @@ class LinearConfig(FeatureConfig):
 
 
 def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> list[Score]:
-    """Top-1 (and from ten classes on top-5) accuracy on `test`, as `top1`; with augmentation as `top1_augmented`.
+    """Top-1 (and from ten classes on top-5) accuracy on `test`, as `top1`; with augmentation as
+    `top1_augmented`.
 
     Raises:
         InputError: an option is wrong, or training diverged at every learning rate.
@@ -96,21 +101,38 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
     kept, held = holdout(train.labels, config.holdout, config.seed)
     heads = probe(kept, config.lrs)
     best, details = choose(heads, features[held], labels[held], config.lrs)
-    head = probe(torch.arange(len(train)), [config.lrs[best]]) if config.refit else heads[best : best + 1]
+    head = (
+        probe(torch.arange(len(train)), [config.lrs[best]])
+        if config.refit
+        else heads[best : best + 1]
+    )
     outputs = logits(head, test_features)
     if not is_finite(head, outputs).all():
-        raise InputError(f"linear: its chosen rate {config.lrs[best]:g} diverged on all training images; {REMEDY}")
+        raise InputError(
+            f"linear: its chosen rate {config.lrs[best]:g} diverged on all training images; {REMEDY}"
+        )
 
     ranked = outputs[:, 0].argsort(dim=1, descending=True)
     scores = []
     for n in [1, 5] if len(train.classes) >= 10 else [1]:
-        metric, title = (f"top{n}_augmented", f"top-{n}, augmented") if config.augment else (f"top{n}", f"top-{n}")
-        scores.append(accuracy(metric, title, (ranked[:, :n] == truth[:, None]).any(1), details, headline=n == 1))
+        metric, title = (
+            (f"top{n}_augmented", f"top-{n}, augmented")
+            if config.augment
+            else (f"top{n}", f"top-{n}")
+        )
+        scores.append(
+            accuracy(
+                metric, title, (ranked[:, :n] == truth[:, None]).any(1), details, headline=n == 1
+            )
+        )
     return scores
 
 
-def choose(heads: Tensor, features: Tensor, labels: Tensor, lrs: list[float]) -> tuple[int, dict[str, Any]]:
-    """The number of the head that does best on held-out images, of those that are finite; and what a result says of it.
+def choose(
+    heads: Tensor, features: Tensor, labels: Tensor, lrs: list[float]
+) -> tuple[int, dict[str, Any]]:
+    """The number of the head that does best on held-out images, of those that are finite; and what
+    a result says of it.
 
     Raises:
         InputError: training diverged at every rate.
@@ -122,7 +144,9 @@ def choose(heads: Tensor, features: Tensor, labels: Tensor, lrs: list[float]) ->
     if not sound.any():
         raise InputError(f"linear: training diverged at every learning rate ({named}); {REMEDY}")
     if diverged:
-        logger.warning("linear: training diverged at the learning rates %s, which are left out", named)
+        logger.warning(
+            "linear: training diverged at the learning rates %s, which are left out", named
+        )
     shares = (outputs.argmax(-1) == labels[:, None]).double().mean(0).where(sound, -1.0)
     best = int(shares.argmax())
     details: dict[str, Any] = {"lr": lrs[best], "holdout_top1": round(float(shares[best]), 4)}
@@ -130,12 +154,15 @@ def choose(heads: Tensor, features: Tensor, labels: Tensor, lrs: list[float]) ->
 
 
 def is_finite(heads: Tensor, outputs: Tensor) -> Tensor:
-    """`(R,)` bool: whether each head `(R, classes, D + 1)` and its logits `(N, R, classes)` are finite throughout."""
+    """`(R,)` bool: whether each head `(R, classes, D + 1)` and its logits `(N, R, classes)` are
+    finite throughout.
+    """
     return torch.isfinite(heads).flatten(1).all(1).cpu() & torch.isfinite(outputs).all(2).all(0)
 
 
 def holdout(labels: np.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to train on and rows held out: about `share` of every class, one at least, but never a class's last image.
+    """Rows to train on and rows held out: about `share` of every class, one at least, but never a
+    class's last image.
 
     Raises:
         InputError: no class has two images.
@@ -145,11 +172,17 @@ def holdout(labels: np.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor
     held = [rows[: min(max(1, round(share * len(rows))), len(rows) - 1)] for rows in members]
     kept = [rows[len(part) :] for rows, part in zip(members, held, strict=True)]
     if not any(map(len, held)):
-        raise InputError("every class has a single training image, so no learning rate can be chosen; use knn")
-    return torch.from_numpy(np.sort(np.concatenate(kept))), torch.from_numpy(np.sort(np.concatenate(held)))
+        raise InputError(
+            "every class has a single training image, so no learning rate can be chosen; use knn"
+        )
+    return torch.from_numpy(np.sort(np.concatenate(kept))), torch.from_numpy(
+        np.sort(np.concatenate(held))
+    )
 
 
-def fit(batches: Batches, samples: int, dim: int, classes: int, lrs: list[float], config: LinearConfig) -> Tensor:
+def fit(
+    batches: Batches, samples: int, dim: int, classes: int, lrs: list[float], config: LinearConfig
+) -> Tensor:
     """Train one head per learning rate, from zero. The heads share batches and nothing else.
 
     Returns:
@@ -183,11 +216,15 @@ def with_one(x: Tensor) -> Tensor:
 
 def logits(heads: Tensor, x: Tensor) -> Tensor:
     """Logits `(N, R, classes)` of features `(N, D)`, on the CPU."""
-    return torch.cat([product(heads, with_one(part).to(heads.device)).cpu() for part in x.split(4096)])
+    return torch.cat(
+        [product(heads, with_one(part).to(heads.device)).cpu() for part in x.split(4096)]
+    )
 
 
 def standardizer(features: Tensor) -> Callable[[Tensor], Tensor]:
-    """The map that gives each of these features mean 0 and deviation 1; constant ones are only shifted."""
+    """The map that gives each of these features mean 0 and deviation 1; constant ones are only
+    shifted.
+    """
     factor = taming(features.abs().amax(0))
     deviation, mean = torch.std_mean(features * factor, dim=0, correction=0)
     deviation = torch.where(deviation > 1e-6 * mean.abs() + 1e-12, deviation, 1.0)
@@ -200,9 +237,15 @@ def cached_batches(features: Tensor, labels: Tensor, config: LinearConfig) -> Ba
 
 
 def augmented_batches(
-    model: Model, train: Labelled, rows: Tensor, scale: Callable[[Tensor], Tensor], config: LinearConfig
+    model: Model,
+    train: Labelled,
+    rows: Tensor,
+    scale: Callable[[Tensor], Tensor],
+    config: LinearConfig,
 ) -> Batches:
-    """Shuffled batches of features of random-resized crops and flips of the images `rows`, computed as needed."""
+    """Shuffled batches of features of random-resized crops and flips of the images `rows`, computed
+    as needed.
+    """
     backbone, device = frozen(model, config), pick_device(config.device)
     low, high = config.crop_scale
 
@@ -215,7 +258,10 @@ def augmented_batches(
 
         order = [rows[i].numpy() for i in shuffled(len(rows), config, epoch)]
         for ids, pixels in in_threads(load, order, config.threads):
-            parts = [backbone(to_input(model, part.to(device))) for part in pixels.split(config.batch_size)]
+            parts = [
+                backbone(to_input(model, part.to(device)))
+                for part in pixels.split(config.batch_size)
+            ]
             values = torch.cat(parts).cpu()
             check_finite(values, ids.tolist(), train.source.name, model)
             yield scale(values), torch.from_numpy(train.labels[ids])

@@ -32,13 +32,18 @@ def try_to_draw(path: Path, train: Labelled, test: Labelled, nearest: Tensor) ->
     try:
         draw_neighbours(path, train, test, nearest)
     except OSError as error:
-        logger.warning("no picture of neighbours: %s cannot be written (%s)", readable(str(path)), error.strerror)
+        logger.warning(
+            "no picture of neighbours: %s cannot be written (%s)",
+            readable(str(path)),
+            error.strerror,
+        )
 
 
 def draw_neighbours(
     path: Path, train: Labelled, test: Labelled, nearest: Tensor, rows: int = 6, columns: int = 5
 ) -> None:
-    """Save a grid: in each row a test image, then its nearest training images, framed by whether the class agrees.
+    """Save a grid: in each row a test image, then its nearest training images, framed by whether
+    the class agrees.
 
     `nearest`: `(Q, k)`, for every test image the numbers of its nearest training images.
     """

@@ -1,4 +1,6 @@
-"""Finetuning: a backbone and a linear classifier on it, trained together on labelled images, scored on others."""
+"""Finetuning: a backbone and a linear classifier on it, trained together on labelled images, scored
+on others.
+"""
 
 import math
 from collections.abc import Iterator
@@ -65,7 +67,9 @@ class FinetuneConfig(RunConfig):
     crop_scale: list[float] = option([0.08, 1.0], AREAS)
     batch_size: int = option(256, Integer(1, 2**24))
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(larc=False, weight_decay=1e-4))
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("cosine", peak=0.01, final=0.0))
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig("cosine", peak=0.01, final=0.0)
+    )
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
 
@@ -138,7 +142,9 @@ def check_run_dir(config: FinetuneConfig) -> None:
 
 
 def run(config: FinetuneConfig) -> list[Score]:
-    """Train, or go on training, in this process of the world, and score. The scores are the main process's."""
+    """Train, or go on training, in this process of the world, and score. The scores are the main
+    process's.
+    """
     with outlasting_terminal():
         world = distributed.init(config.device)
         check_peers()
@@ -146,7 +152,9 @@ def run(config: FinetuneConfig) -> list[Score]:
         train, test = splits(config.data)
         model = load_model(config.model)
         if weights_hash(model.backbone) != config.weights:
-            raise InputError(f"{config.model}: has other weights than a moment ago; name one of its checkpoints")
+            raise InputError(
+                f"{config.model}: has other weights than a moment ago; name one of its checkpoints"
+            )
         model = replace(model, size=config.size or model.size)
         scores: list[Score] = []
         training = set_up(config, model, train, world)
@@ -156,15 +164,21 @@ def run(config: FinetuneConfig) -> list[Score]:
     return scores if world.is_main else []
 
 
-def set_up(config: FinetuneConfig, model: Model, train: Labelled, world: World) -> Training[LabelledImages]:
+def set_up(
+    config: FinetuneConfig, model: Model, train: Labelled, world: World
+) -> Training[LabelledImages]:
     """A finetuning as the engine takes it."""
     torch.manual_seed(config.seed)
     with enough_memory(world.device, TOO_LARGE):
         learner = Classifier(model.backbone, len(train.classes), config.head_rate)
         module = parallelize(learner, config.parallel, world, config.precision)
     finish = not config.loader.device_augment
-    cutter = LabelledCrop(train.labels, model.size, config.seed, config.crop_scale, model.mean, model.std, finish)
-    each_by_itself = np.ones(len(train), np.int64)  # images, not shards, are permuted: neighbours are often of a class
+    cutter = LabelledCrop(
+        train.labels, model.size, config.seed, config.crop_scale, model.mean, model.std, finish
+    )
+    each_by_itself = np.ones(
+        len(train), np.int64
+    )  # images, not shards, are permuted: neighbours are often of a class
     loader = Loader(
         LabelledSamples(train, config.data),
         Order(each_by_itself, config.seed, config.batch_size, config.loader.window),
@@ -185,7 +199,9 @@ def set_up(config: FinetuneConfig, model: Model, train: Labelled, world: World) 
 
 
 @torch.no_grad()
-def score(module: nn.Module, config: FinetuneConfig, model: Model, test: Labelled, world: World) -> Score:
+def score(
+    module: nn.Module, config: FinetuneConfig, model: Model, test: Labelled, world: World
+) -> Score:
     """Top-1 accuracy on the test images, of which each rank takes its share. A collective."""
     module.eval()
     right = torch.zeros((), dtype=torch.int64, device=world.device)
@@ -198,12 +214,21 @@ def score(module: nn.Module, config: FinetuneConfig, model: Model, test: Labelle
 
 
 def batches_of(test: Labelled, model: Model, size: int, world: World) -> Iterator[LabelledImages]:
-    """This rank's share of the test images. All ranks have equally many batches, so that they can gather parameters."""
+    """This rank's share of the test images. All ranks have equally many batches, so that they can
+    gather parameters.
+    """
     share_of_rank = -(-len(test) // world.size)
     for start in range(0, share_of_rank, size):
         ids = np.arange(start, min(start + size, share_of_rank)) * world.size + world.rank
         there = ids < len(test)
-        images = [test.image(i) if is_there else BLANK for i, is_there in zip(ids.tolist(), there, strict=True)]
+        images = [
+            test.image(i) if is_there else BLANK
+            for i, is_there in zip(ids.tolist(), there, strict=True)
+        ]
         labels = np.where(there, test.labels[np.minimum(ids, len(test) - 1)], NO_IMAGE)
         pixels = to_input(model, stack(images, model.size).to(world.device))
-        yield LabelledImages(pixels, torch.from_numpy(labels).to(world.device), torch.from_numpy(ids).to(world.device))
+        yield LabelledImages(
+            pixels,
+            torch.from_numpy(labels).to(world.device),
+            torch.from_numpy(ids).to(world.device),
+        )

@@ -8,7 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seer.data.crops.arena import ALIGNED, Arena, _source, arena_bytes, arrays, docker_remedy, shared_free
+from seer.data.crops.arena import (
+    ALIGNED,
+    Arena,
+    _source,
+    arena_bytes,
+    arrays,
+    docker_remedy,
+    shared_free,
+)
 
 SHAPES = [(2, 3, 3, 3), (5, 2, 2, 3)]
 
@@ -73,14 +81,21 @@ def test_a_smaller_batch_fits_and_arrays_do_not_overlap(arena):
 SIDES = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 
 
-@given(st.integers(1, 3), st.integers(1, 4), st.lists(SIDES, min_size=1, max_size=3), st.sampled_from("ufd"))
+@given(
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.lists(SIDES, min_size=1, max_size=3),
+    st.sampled_from("ufd"),
+)
 def test_an_arena_takes_what_is_said(workers, slots, sides, kind):
     dtype = {"u": np.uint8, "f": np.float32, "d": np.float64}[kind]
     shapes = [tuple(shape) for shape in sides]
     arena = Arena(workers, slots, shapes, dtype)
     said = arena_bytes(workers, slots, shapes, dtype)
     assert arena.memory.nbytes == arena.memory.untyped_storage().nbytes() == said
-    content = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape in shapes) * workers * slots
+    content = (
+        sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape in shapes) * workers * slots
+    )
     assert content <= said < content + workers * slots * len(shapes) * ALIGNED
 
 

@@ -1,7 +1,9 @@
-"""Every operation of both executors against torchvision's on the same pixels, and the executors against each other.
+"""Every operation of both executors against torchvision's on the same pixels, and the executors
+against each other.
 
-Tolerances are in levels of 255. The arithmetic of both is torchvision's on float tensors, here in float64, to 0.05
-(torchvision's weights of grey have four digits there); torchvision on 8-bit Pillow images differs by its rounding.
+Tolerances are in levels of 255. The arithmetic of both is torchvision's on float tensors, here in
+float64, to 0.05 (torchvision's weights of grey have four digits there); torchvision on 8-bit Pillow
+images differs by its rounding.
 """
 
 import numpy as np
@@ -24,13 +26,25 @@ from seer.data.crops.augment import (
     blur_matrices,
     rotate_hues,
 )
-from seer.data.crops.draws import ORDERS, Appearance, Op, View, concatenate, crop_uniforms, draw_appearance
+from seer.data.crops.draws import (
+    ORDERS,
+    Appearance,
+    Op,
+    View,
+    concatenate,
+    crop_uniforms,
+    draw_appearance,
+)
 from seer.errors import InputError
 
 LEVELS = Normalise((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # leaves levels as they are
 FACTORS = [0.0, 0.2, 0.73, 1.3, 1.8]
 TURNS = [-0.5, -0.2, -0.013, 0.1, 0.2, 0.5]
-ADJUST = {Op.BRIGHTNESS: TF.adjust_brightness, Op.CONTRAST: TF.adjust_contrast, Op.SATURATION: TF.adjust_saturation}
+ADJUST = {
+    Op.BRIGHTNESS: TF.adjust_brightness,
+    Op.CONTRAST: TF.adjust_contrast,
+    Op.SATURATION: TF.adjust_saturation,
+}
 
 
 def photograph(size: int) -> np.ndarray:
@@ -75,7 +89,14 @@ def appearance(count: int = 1, **changes) -> Appearance:
     factors = np.tile(np.float32([1, 1, 1, 0]), (count, 1))
     off = np.zeros(count, bool)
     return Appearance(
-        **{"factors": factors, "order": order, "grey": off, "sigma": off * np.float32(0), "solarize": off} | changes
+        **{
+            "factors": factors,
+            "order": order,
+            "grey": off,
+            "sigma": off * np.float32(0),
+            "solarize": off,
+        }
+        | changes
     )
 
 
@@ -103,7 +124,11 @@ def with_factor(op: Op, factor: float) -> Appearance:
 def test_blends_match_torchvision(image, op, factor):
     crop = crops_of(image[None], with_factor(op, factor))[0]
     planes = planes_of(image)
-    keep, own, mean = factor, (1 - factor) * (op == Op.SATURATION), (1 - factor) * (op == Op.CONTRAST)
+    keep, own, mean = (
+        factor,
+        (1 - factor) * (op == Op.SATURATION),
+        (1 - factor) * (op == Op.CONTRAST),
+    )
     blend_batch(planes, *(torch.tensor(w).float().view(1, 1, 1) for w in (keep, own, mean)))
     expected = exact(ADJUST[op], image, factor)
     assert worst(crop, expected) <= 0.05
@@ -115,11 +140,19 @@ def test_blends_match_torchvision(image, op, factor):
 @pytest.mark.parametrize("turns", TURNS)
 def test_hue_matches_torchvision(image, turns):
     expected = exact(TF.adjust_hue, image, turns)
-    assert worst(image_of(rotate_hues(planes_of(image), torch.tensor(turns).view(1, 1, 1)), image), expected) <= 0.01
+    assert (
+        worst(
+            image_of(rotate_hues(planes_of(image), torch.tensor(turns).view(1, 1, 1)), image),
+            expected,
+        )
+        <= 0.01
+    )
     crop = crops_of(image[None], with_factor(Op.HUE, turns))[0]
     assert worst(crop, expected) <= 0.01
     # Pillow goes through 8-bit HSV, which has 255 hues: off by up to 14 levels on the noise.
-    assert np.abs(crop - np.asarray(TF.adjust_hue(Image.fromarray(image), turns), float)).mean() <= 2
+    assert (
+        np.abs(crop - np.asarray(TF.adjust_hue(Image.fromarray(image), turns), float)).mean() <= 2
+    )
 
 
 def test_a_third_of_a_turn_moves_red_to_green_to_blue(image):
@@ -136,7 +169,13 @@ def test_blur_matches_torchvision_and_a_gaussian(image, sigma):
     assert worst(ours, expected) <= 0.5  # the tail beyond three sigmas
     assert worst(crops_of(image[None], appearance(sigma=np.float32([sigma]))), ours) <= 1e-3
     if kernel == 23:
-        assert worst(ours, gaussian_filter(image.astype(float), (sigma, sigma, 0), mode="mirror", truncate=8)) <= 0.5
+        assert (
+            worst(
+                ours,
+                gaussian_filter(image.astype(float), (sigma, sigma, 0), mode="mirror", truncate=8),
+            )
+            <= 0.5
+        )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -150,7 +189,9 @@ def test_blur_of_crops_smaller_than_the_kernel(size):
     ours = blur_batch(batch, np.float32([2.0]))[0].permute(1, 2, 0)
     assert worst(ours, expected) < 1e-3
     assert worst(crops_of(crop[None], appearance(sigma=np.float32([2.0])))[0], expected) < 1e-3
-    torch.testing.assert_close(blur_matrices(np.float32([2.0]), size, torch.device("cpu")).sum(2), torch.ones(1, size))
+    torch.testing.assert_close(
+        blur_matrices(np.float32([2.0]), size, torch.device("cpu")).sum(2), torch.ones(1, size)
+    )
 
 
 def test_grey_and_solarize_match_torchvision(image):
@@ -181,7 +222,9 @@ def test_the_identity_changes_nothing(image):
 
 def test_normalise_matches_torchvision(image):
     normalise = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    expected = TF.normalize(TF.to_tensor(image), normalise.mean, normalise.std).permute(1, 2, 0).numpy()
+    expected = (
+        TF.normalize(TF.to_tensor(image), normalise.mean, normalise.std).permute(1, 2, 0).numpy()
+    )
     out = np.empty(image.shape, np.float32)
     augment_crop(image, next(appearance().rows()), normalise, out)
     np.testing.assert_allclose(out, expected, atol=2e-6)
@@ -191,7 +234,8 @@ def test_normalise_matches_torchvision(image):
 
 
 @pytest.mark.parametrize(
-    ("mean", "std"), [((0, 0), (1, 1, 1)), ((0, 0, 0), (1, 1, 0)), ((0, 0, 0), (1, 1, float("nan")))]
+    ("mean", "std"),
+    [((0, 0), (1, 1, 1)), ((0, 0, 0), (1, 1, 0)), ((0, 0, 0), (1, 1, float("nan")))],
 )
 def test_senseless_statistics_are_refused(mean, std):
     with pytest.raises(InputError, match="three numbers each, and std above 0"):
@@ -206,7 +250,10 @@ def drawn() -> tuple[np.ndarray, Appearance]:
     crops = np.stack([china[top : top + 96, left : left + 96] for top, left in corners])
     u = crop_uniforms(0, np.zeros(96, int), np.arange(96), 0)
     return crops, concatenate(
-        [draw_appearance(View(solarize=p), u[rows]) for p, rows in ((0, slice(64)), (0.5, slice(64, 96)))]
+        [
+            draw_appearance(View(solarize=p), u[rows])
+            for p, rows in ((0, slice(64)), (0.5, slice(64, 96)))
+        ]
     )
 
 
@@ -222,12 +269,18 @@ def torchvision_chain(image, factors, order, grey, sigma, solarize):
 
 def test_the_whole_chain_matches_torchvision(drawn):
     crops, looks = drawn[0][::3], drawn[1][::3]
-    chain = [exact(torchvision_chain, crop, *look) for crop, look in zip(crops, looks.rows(), strict=True)]
+    chain = [
+        exact(torchvision_chain, crop, *look)
+        for crop, look in zip(crops, looks.rows(), strict=True)
+    ]
     for ours in both(crops, looks):
         error = np.abs(ours - chain)
         assert error.mean() < 0.03
         assert error.max() < 0.6  # the tail of the blur
-    pillow = [torchvision_chain(Image.fromarray(crop), *look) for crop, look in zip(crops, looks.rows(), strict=True)]
+    pillow = [
+        torchvision_chain(Image.fromarray(crop), *look)
+        for crop, look in zip(crops, looks.rows(), strict=True)
+    ]
     # Up to five operations in a row that truncate, and hue in 8 bits.
     assert np.abs(ours - np.stack([np.asarray(p, float) for p in pillow])).mean() < 1.5
 
@@ -239,7 +292,9 @@ def test_the_executors_agree(drawn):
 @settings(max_examples=60, deadline=None)
 @given(
     size=st.integers(1, 50),
-    factors=st.tuples(*[st.one_of(st.just(1.0), st.floats(0, 3, width=32))] * 3, st.floats(-0.5, 0.5, width=32)),
+    factors=st.tuples(
+        *[st.one_of(st.just(1.0), st.floats(0, 3, width=32))] * 3, st.floats(-0.5, 0.5, width=32)
+    ),
     order=st.sampled_from(ORDERS.tolist()),
     sigma=st.one_of(st.just(0.0), st.floats(0.0625, 8, width=32)),
     flags=st.tuples(st.booleans(), st.booleans()),
@@ -248,7 +303,9 @@ def test_the_executors_agree(drawn):
 def test_the_executors_agree_on_whatever_is_drawn(size, factors, order, sigma, flags, seed):
     images = np.random.default_rng(seed).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     grey, solarize = (np.array([flag]) for flag in flags)
-    looks = Appearance(np.float32([factors]), np.array([order]), grey, np.float32([sigma]), solarize)
+    looks = Appearance(
+        np.float32([factors]), np.array([order]), grey, np.float32([sigma]), solarize
+    )
     before = images.copy()
     assert worst(*both(images, looks)) < 0.01
     np.testing.assert_array_equal(images, before)
@@ -258,7 +315,9 @@ def test_a_crop_does_not_depend_on_its_batch(drawn, monkeypatch):
     crops, looks = drawn
     whole = augment_batch(torch.from_numpy(crops), looks, LEVELS)
     monkeypatch.setitem(augment._ROUND, "cpu", 7 * crops[0].size)
-    torch.testing.assert_close(augment_batch(torch.from_numpy(crops), looks, LEVELS), whole, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        augment_batch(torch.from_numpy(crops), looks, LEVELS), whole, atol=1e-3, rtol=0
+    )
     for row in (0, 17, 95):
         alone = augment_batch(torch.from_numpy(crops[row : row + 1]), looks[row : row + 1], LEVELS)
         torch.testing.assert_close(alone, whole[row : row + 1], atol=1e-3, rtol=0)

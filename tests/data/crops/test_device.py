@@ -1,4 +1,6 @@
-"""Decoding and cropping on the device, here the CPU: as on CUDA but for the decoder behind torchvision."""
+"""Decoding and cropping on the device, here the CPU: as on CUDA but for the decoder behind
+torchvision.
+"""
 
 import io
 
@@ -37,7 +39,10 @@ def test_crops_are_those_of_the_workers():
     for ours, theirs in zip(found.crops, expected.crops, strict=True):
         assert ours.shape == theirs.shape
         assert (ours.int() - theirs.int()).abs().max() <= 2
-    assert all(np.array_equal(a.factors, b.factors) for a, b in zip(found.looks, expected.looks, strict=True))
+    assert all(
+        np.array_equal(a.factors, b.factors)
+        for a, b in zip(found.looks, expected.looks, strict=True)
+    )
 
 
 def test_what_is_not_a_plain_jpeg_goes_to_the_workers():
@@ -64,7 +69,14 @@ def stream(data, run_dir, **config) -> list[torch.Tensor]:
     manifest = Manifest.load(data)
     crops = MultiCrop(VIEWS, seed=0, finish=False)
     config = LoaderConfig(device_augment=True, **config)
-    loader = Loader(manifest, Order(manifest.sizes, 0, 8, 16), crops, batch_size=8, config=config, run_dir=run_dir)
+    loader = Loader(
+        manifest,
+        Order(manifest.sizes, 0, 8, 16),
+        crops,
+        batch_size=8,
+        config=config,
+        run_dir=run_dir,
+    )
     return [torch.cat([crop.flatten() for crop in views.crops]) for views in loader.iterate(0, 5)]
 
 

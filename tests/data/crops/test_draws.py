@@ -1,4 +1,6 @@
-"""What is drawn: torchvision's distributions, by statistics with fixed seeds, and nothing but the sample decides."""
+"""What is drawn: torchvision's distributions, by statistics with fixed seeds, and nothing but the
+sample decides.
+"""
 
 import numpy as np
 import pytest
@@ -41,13 +43,22 @@ def test_boxes_are_distributed_as_torchvisions(name):
     ours = draw_boxes(view, np.full(N, height), np.full(N, width), rows()).box
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
-    theirs = np.array([RandomResizedCrop.get_params(image, view.scale, view.ratio) for _ in range(4000)])
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, view.scale, view.ratio) for _ in range(4000)]
+    )
 
     def describe(box):
         top, left, h, w = box.T.astype(float)
         jitter = np.random.default_rng(0).random((2, len(box)))  # Kolmogorov-Smirnov wants no ties
         places = (top + jitter[0]) / (height - h + 1), (left + jitter[1]) / (width - w + 1)
-        return {"area": h * w, "ratio": w / h, "top": places[0], "left": places[1], "height": h, "width": w}
+        return {
+            "area": h * w,
+            "ratio": w / h,
+            "top": places[0],
+            "left": places[1],
+            "height": h,
+            "width": w,
+        }
 
     ours, theirs = describe(ours), describe(theirs)
     for key in ours:
@@ -59,7 +70,9 @@ def test_boxes_are_distributed_as_torchvisions(name):
 def test_where_no_box_fits_the_centre_is_taken_as_torchvision_does(shape):
     view = View(scale=[1, 1], ratio=[2 / 3, 3 / 2] if shape != (40, 50) else [5, 5])
     ours = draw_boxes(view, np.array(shape[:1]), np.array(shape[1:]), rows(1)).box[0]
-    assert tuple(ours) == RandomResizedCrop.get_params(torch.empty(3, *shape), view.scale, view.ratio)
+    assert tuple(ours) == RandomResizedCrop.get_params(
+        torch.empty(3, *shape), view.scale, view.ratio
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -70,7 +83,9 @@ def test_where_no_box_fits_the_centre_is_taken_as_torchvision_does(shape):
 )
 def test_boxes_lie_within_their_images(shapes, scale, ratio):
     heights, widths = np.array(shapes).T
-    top, left, height, width = draw_boxes(View(scale=scale, ratio=ratio), heights, widths, rows(len(shapes))).box.T
+    top, left, height, width = draw_boxes(
+        View(scale=scale, ratio=ratio), heights, widths, rows(len(shapes))
+    ).box.T
     assert (height >= 1).all()
     assert (width >= 1).all()
     assert (top >= 0).all()
@@ -166,7 +181,9 @@ def test_no_number_serves_two_crops():
     ],
 )
 def test_a_senseless_value_is_named(key, value):
-    with pytest.raises(InputError, match=rf"^views\.small\.{key}(\[\d\])?: .*(is not|must rise)") as caught:
+    with pytest.raises(
+        InputError, match=rf"^views\.small\.{key}(\[\d\])?: .*(is not|must rise)"
+    ) as caught:
         check_views({"large": View(), "small": View(**{key: value})})
     assert "\n" not in str(caught.value)
 

@@ -12,7 +12,9 @@ from seer.data.crops import compiled
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no locator available"), OSError("disk full"), EOFError("cut short")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no locator available"), OSError("disk full"), EOFError("cut short")]
+)
 def test_a_cache_that_fails_is_done_without(monkeypatch, error):
     compile = compiled.njit
 
@@ -27,7 +29,9 @@ def test_a_cache_that_fails_is_done_without(monkeypatch, error):
 
 def test_it_is_loaded_by_the_first_crop_only():
     program = "import sys, seer.data.loader; print('numba' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert done.stdout == "False\n"
 
 
@@ -44,7 +48,13 @@ print(hashlib.sha256(crops.numpy().tobytes()).hexdigest())
 def test_compiled_anew_or_from_the_cache_every_bit_is_the_same(tmp_path):
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     anew, cached = (
-        subprocess.run([sys.executable, "-c", CROPS], capture_output=True, cwd=ROOT, check=True, env=environment).stdout
+        subprocess.run(
+            [sys.executable, "-c", CROPS],
+            capture_output=True,
+            cwd=ROOT,
+            check=True,
+            env=environment,
+        ).stdout
         for _ in range(2)
     )
     assert list(tmp_path.rglob("*.nbc"))

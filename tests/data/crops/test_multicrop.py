@@ -1,4 +1,6 @@
-"""Cutting, resizing, grouping: against Pillow and torchvision, and the same crops whatever the batch or executor."""
+"""Cutting, resizing, grouping: against Pillow and torchvision, and the same crops whatever the
+batch or executor.
+"""
 
 import pickle
 
@@ -49,7 +51,9 @@ def cut(multicrop: MultiCrop, images, ids, epoch: int = 0):
 def exactly_resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Pillow's bilinear of floats, which it does not round."""
     planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(image, 2, 0)]
-    return np.stack([np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR)) for plane in planes], 2)
+    return np.stack(
+        [np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR)) for plane in planes], 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,9 @@ def test_resizing_is_pillows_bilinear_to_one_level(shape, size):
     resized_crop(image, (0, 0, *shape), False, out)
     expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR), int)
     assert np.abs(out - expected).max() <= 1
-    assert np.abs(out - exactly_resized(image, size)).mean() < 0.4  # two roundings; a quarter is what one takes
+    assert (
+        np.abs(out - exactly_resized(image, size)).mean() < 0.4
+    )  # two roundings; a quarter is what one takes
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,7 +86,9 @@ def test_resizing_is_pillows_bilinear_to_one_level(shape, size):
 def test_any_box_of_anything_is_resized_to_within_a_level(data):
     height, width, *size = (data.draw(st.integers(1, most)) for most in (300, 300, 70, 70))
     top, left = data.draw(st.integers(0, 9)), data.draw(st.integers(0, 9))
-    noise = np.random.default_rng(height).integers(0, 256, (top + height + 3, left + width, 3), np.uint8)
+    noise = np.random.default_rng(height).integers(
+        0, 256, (top + height + 3, left + width, 3), np.uint8
+    )
     flip, out = data.draw(st.booleans()), np.empty((*size, 3), np.uint8)
     resized_crop(noise, (top, left, height, width), flip, out)
     expected = exactly_resized(noise[top : top + height, left : left + width], size)
@@ -104,7 +112,12 @@ def test_a_crop_is_torchvisions_resized_crop(flip):
 
 @pytest.mark.parametrize("finish", [True, False])
 def test_views_are_grouped_by_size_largest_first_and_channels_last(finish):
-    views = {"small": View(size=16, count=3), "one": View(size=32, count=1), "off": View(count=0), "two": View(size=32)}
+    views = {
+        "small": View(size=16, count=3),
+        "one": View(size=32, count=1),
+        "off": View(count=0),
+        "two": View(size=32),
+    }
     crops = cut(MultiCrop(views, 0, finish), photographs(5), range(10, 15))
     assert [tuple(c.shape) for c in crops.crops] == [(3, 5, 3, 32, 32), (3, 5, 3, 16, 16)]
     assert crops.index.tolist() == [10, 11, 12, 13, 14]
@@ -116,7 +129,10 @@ def test_views_are_grouped_by_size_largest_first_and_channels_last(finish):
 
 
 def test_views_of_one_size_keep_their_own_descriptions_in_order():
-    views = {"first": View(size=24, count=1, **PLAIN), "second": View(size=24, count=1, **PLAIN | {"solarize": 1.0})}
+    views = {
+        "first": View(size=24, count=1, **PLAIN),
+        "second": View(size=24, count=1, **PLAIN | {"solarize": 1.0}),
+    }
     images = [np.full((40, 40, 3), 200, np.uint8)]
     (crops,) = cut(MultiCrop(views, 0, True, mean=(0, 0, 0), std=(1 / 255,) * 3), images, [0]).crops
     torch.testing.assert_close(crops[0], torch.full_like(crops[0], 200))
@@ -167,12 +183,19 @@ def test_one_crop_from_its_draws_to_its_values():
     for sample in range(8):
         ours = cut(multicrop, [CHINA], [sample], epoch=2).crops[0][0, 0]
         u = crop_uniforms(5, np.array([2]), np.array([sample]), 0)
-        boxes, looks = draw_boxes(view, np.array([427]), np.array([640]), u), draw_appearance(view, u)
+        boxes, looks = (
+            draw_boxes(view, np.array([427]), np.array([640]), u),
+            draw_appearance(view, u),
+        )
         top, left, height, width = boxes.box[0].tolist()
         image = TF.resized_crop(Image.fromarray(CHINA), top, left, height, width, [64, 64])
         image = TF.hflip(image) if boxes.flip[0] else image
         image = TF.to_grayscale(image, 3) if looks.grey[0] else image
-        image = TF.gaussian_blur(image, [15, 15], [float(looks.sigma[0])] * 2) if looks.sigma[0] else image
+        image = (
+            TF.gaussian_blur(image, [15, 15], [float(looks.sigma[0])] * 2)
+            if looks.sigma[0]
+            else image
+        )
         expected = TF.normalize(TF.to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)
         assert (ours - expected).abs().max() < 2.5 / 255 / 0.224
 
@@ -185,7 +208,10 @@ def enlarged(factor: int) -> tuple[np.ndarray, bytes]:
 
 
 def test_large_images_are_reduced_as_far_as_every_crop_still_shrinks():
-    multicrop, shapes = MultiCrop(SMALL, 0, finish=False), [(427, 640), (180, 200), (1, 1), (8000, 9000)] * 50
+    multicrop, shapes = (
+        MultiCrop(SMALL, 0, finish=False),
+        [(427, 640), (180, 200), (1, 1), (8000, 9000)] * 50,
+    )
     plan = multicrop.plan(shapes, np.zeros(200, int), np.arange(200))
     for b, shape in enumerate(shapes):
         ratio = np.inf
@@ -200,9 +226,17 @@ def test_large_images_are_reduced_as_far_as_every_crop_still_shrinks():
 
 @pytest.mark.parametrize("finish", [True, False])
 def test_crops_of_a_reduced_image_are_those_of_the_whole(finish):
-    """To 3 levels on average: the cosine transform cuts frequencies off sharper than a triangle, and edges move."""
-    views = {"large": View(size=64, scale=[0.2, 1]), "small": View(size=32, count=4, scale=[0.1, 0.3])}
-    multicrop, (image, data) = MultiCrop(views, 3, finish, mean=(0, 0, 0), std=(1 / 255,) * 3), enlarged(2)
+    """To 3 levels on average: the cosine transform cuts frequencies off sharper than a triangle,
+    and edges move.
+    """
+    views = {
+        "large": View(size=64, scale=[0.2, 1]),
+        "small": View(size=32, count=4, scale=[0.1, 0.3]),
+    }
+    multicrop, (image, data) = (
+        MultiCrop(views, 3, finish, mean=(0, 0, 0), std=(1 / 255,) * 3),
+        enlarged(2),
+    )
     epochs, ids = np.zeros(12, int), np.arange(12)
     plan = multicrop.plan([image.shape[:2]] * 12, epochs, ids)
     assert set(plan.reductions) == {4, 8}
@@ -219,11 +253,15 @@ def test_crops_of_a_reduced_image_are_those_of_the_whole(finish):
 def test_an_image_that_replaces_another_is_cut_by_its_own_boxes():
     multicrop, images = MultiCrop(SMALL, 1), photographs(5)
     plan = multicrop.plan(
-        [(900, 800), (1, 1), (30, 20), (2000, 2000), images[4].shape[:2]], np.zeros(5, int), np.arange(5)
+        [(900, 800), (1, 1), (30, 20), (2000, 2000), images[4].shape[:2]],
+        np.zeros(5, int),
+        np.arange(5),
     )
     for b, image in enumerate(images):
         plan.cut(b, image)
-    for a, b in zip(plan.batch().crops, multicrop(images, np.zeros(5, int), np.arange(5)).crops, strict=True):
+    for a, b in zip(
+        plan.batch().crops, multicrop(images, np.zeros(5, int), np.arange(5)).crops, strict=True
+    ):
         torch.testing.assert_close(a, b, atol=0, rtol=0)
 
 
@@ -247,7 +285,14 @@ def test_a_multicrop_survives_pickling():
 def test_images_may_be_read_only_strided_or_tiny():
     read_only = CHINA[:60, :50].copy()
     read_only.flags.writeable = False
-    images = [read_only, np.rot90(CHINA[:50, :60]), CHINA[::3, ::-2], CHINA[:1, :1], CHINA[:1, :400], CHINA[:400, :1]]
+    images = [
+        read_only,
+        np.rot90(CHINA[:50, :60]),
+        CHINA[::3, ::-2],
+        CHINA[:1, :1],
+        CHINA[:1, :400],
+        CHINA[:400, :1],
+    ]
     before = [image.copy() for image in images]
     crops = cut(MultiCrop(SMALL, 0), images, range(6))
     dense = cut(MultiCrop(SMALL, 0), [image.copy() for image in images], range(6))

@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
-from seer.data.decoding.decode import MAX_PIXELS, DamagedImage, decode, image_suffixes, probe, reduced, shape
+from seer.data.decoding.decode import (
+    MAX_PIXELS,
+    DamagedImage,
+    decode,
+    image_suffixes,
+    probe,
+    reduced,
+    shape,
+)
 
 ROOT = Path(__file__).parents[3]
 H, W = 48, 64
@@ -39,7 +47,9 @@ def encode(image: Image.Image | np.ndarray, format: str, **options) -> bytes:
 def oriented(format: str, orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"quality": 95} if format == "JPEG" else {"lossless": True} if format == "WEBP" else {}
+    options = (
+        {"quality": 95} if format == "JPEG" else {"lossless": True} if format == "WEBP" else {}
+    )
     return encode(scene(), format, exif=exif, **options)
 
 
@@ -47,11 +57,15 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds next to nothing."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 def jpeg_header(width: int, height: int) -> bytes:
@@ -114,7 +128,9 @@ def test_exif_orientation(format, orientation):
     assert probe(data)[:2] == expected.shape[1::-1]
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0" + bytes(range(200))])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0" + bytes(range(200))]
+)
 def test_malformed_exif_damages_nothing(exif):
     data = encode(scene(), "JPEG", quality=95, exif=exif)
     assert mean_difference(decode(data), scene()) < 2
@@ -126,7 +142,9 @@ def test_unknown_orientation_is_upright(orientation):
     assert mean_difference(decode(oriented("JPEG", orientation)), scene()) < 2
 
 
-@pytest.mark.parametrize(("mode", "format"), [("L", "JPEG"), ("L", "PNG"), ("1", "PNG"), ("1", "TIFF"), ("L", "PPM")])
+@pytest.mark.parametrize(
+    ("mode", "format"), [("L", "JPEG"), ("L", "PNG"), ("1", "PNG"), ("1", "TIFF"), ("L", "PPM")]
+)
 def test_grey_becomes_three_equal_channels(mode, format):
     image = Image.fromarray(scene()).convert(mode)
     pixels = decode(encode(image, format))
@@ -142,7 +160,9 @@ def test_palette(format):
 
 @pytest.mark.parametrize("format", ["TIFF", "JPEG"])
 def test_cmyk(format):
-    """Pillow writes CMYK JPEGs as Adobe does, inverted; a decoder that ignores this gives the negative."""
+    """Pillow writes CMYK JPEGs as Adobe does, inverted; a decoder that ignores this gives the
+    negative.
+    """
     cmyk = Image.fromarray(scene()).convert("CMYK")
     data = encode(cmyk, format, **({"quality": 100, "subsampling": 0} if format == "JPEG" else {}))
     assert b"Adobe" in data or format == "TIFF"
@@ -150,7 +170,9 @@ def test_cmyk(format):
 
 
 def test_lab():
-    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    to_lab = ImageCms.buildTransform(
+        ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
+    )
     lab = ImageCms.applyTransform(Image.fromarray(scene()), to_lab)
     assert mean_difference(decode(encode(lab, "TIFF")), scene()) < 6  # LAB in 8 bits clips a little
 
@@ -160,7 +182,12 @@ def test_lab():
 def test_sixteen_bit_grey_is_scaled_not_clipped(format, peak):
     ramp = grey_ramp(peak)
     pixels = decode(encode(Image.fromarray(ramp), format))
-    assert mean_difference(pixels, np.repeat((ramp / 257)[..., None], 3, axis=2).round().astype(np.uint8)) <= 0.5
+    assert (
+        mean_difference(
+            pixels, np.repeat((ramp / 257)[..., None], 3, axis=2).round().astype(np.uint8)
+        )
+        <= 0.5
+    )
 
 
 def test_sixteen_bit_colour_is_scaled_not_clipped():
@@ -174,7 +201,12 @@ def test_sixteen_bit_colour_is_scaled_not_clipped():
 def test_float_grey_has_the_usual_white_levels(white):
     grey = np.linspace(0, white, H * W, dtype=np.float32).reshape(H, W)
     pixels = decode(encode(Image.fromarray(grey), "TIFF"))
-    assert mean_difference(pixels, np.repeat((grey / white * 255)[..., None], 3, 2).round().astype(np.uint8)) < 0.01
+    assert (
+        mean_difference(
+            pixels, np.repeat((grey / white * 255)[..., None], 3, 2).round().astype(np.uint8)
+        )
+        < 0.01
+    )
 
 
 def test_float_grey_with_holes():
@@ -191,7 +223,12 @@ def test_alpha_is_laid_on_white(format):
     options = {"lossless": True, "exact": True} if format == "WEBP" else {}
     data = encode(np.dstack([scene(), alpha]), format, **options)
     share = alpha[..., None] / 255
-    assert mean_difference(decode(data), (scene() * share + 255 * (1 - share)).round().astype(np.uint8)) < 0.6
+    assert (
+        mean_difference(
+            decode(data), (scene() * share + 255 * (1 - share)).round().astype(np.uint8)
+        )
+        < 0.6
+    )
 
 
 def test_transparent_colour_and_grey_alpha_are_white():
@@ -199,7 +236,9 @@ def test_transparent_colour_and_grey_alpha_are_white():
     palette.putpalette([10, 20, 30] * 256)
     assert (decode(encode(palette, "PNG", transparency=3)) == 255).all()
     assert (decode(encode(palette, "GIF", transparency=3)) == 255).all()
-    assert (decode(encode(Image.new("RGB", (W, H), (1, 2, 3)), "PNG", transparency=(1, 2, 3))) == 255).all()
+    assert (
+        decode(encode(Image.new("RGB", (W, H), (1, 2, 3)), "PNG", transparency=(1, 2, 3))) == 255
+    ).all()
     assert (decode(encode(Image.new("LA", (W, H), (0, 0)), "PNG")) == 255).all()
 
 
@@ -239,7 +278,9 @@ def test_a_large_picture_is_read_without_a_warning(tmp_path):
     path.write_bytes(png_header(12_000, 12_000))
     program = f"import seer.data.decoding.decode as d; print(tuple(d.probe(open({str(path)!r}, 'rb').read())))"
     # In a process of its own, because pytest has filters of its own.
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert (done.stdout, done.stderr) == ("(12000, 12000, 'PNG')\n", "")
 
 
@@ -260,7 +301,9 @@ def test_reason_of_what_is_no_image(data, reason):
         assert raised.value.reason == reason
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "TGA", "PPM"])
+@pytest.mark.parametrize(
+    "format", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "TGA", "PPM"]
+)
 @pytest.mark.parametrize("share", [0.3, 0.8])
 def test_truncated(format, share):
     noise = np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
@@ -277,10 +320,16 @@ def test_truncated(format, share):
 @pytest.mark.parametrize("size", [(375, 500), (1001, 667), (17, 33), (7, 9), (1, 1)])
 def test_a_reduced_jpeg_is_the_mean_over_its_blocks(size, subsampling, reduction):
     y, x = np.mgrid[: size[0], : size[1]]
-    smooth = (127 + 60 * np.stack([np.sin(x / 60), np.cos(y / 70), np.sin((x + y) / 80)], -1)).astype(np.uint8)
+    smooth = (
+        127 + 60 * np.stack([np.sin(x / 60), np.cos(y / 70), np.sin((x + y) / 80)], -1)
+    ).astype(np.uint8)
     data = simplejpeg.encode_jpeg(smooth, quality=95, colorsubsampling=subsampling)
     pixels = decode(data, reduction=reduction)
-    assert pixels.shape[:2] == reduced(size, reduction) == (-(-size[0] // reduction), -(-size[1] // reduction))
+    assert (
+        pixels.shape[:2]
+        == reduced(size, reduction)
+        == (-(-size[0] // reduction), -(-size[1] // reduction))
+    )
     assert mean_difference(pixels, np.array(Image.fromarray(smooth).reduce(reduction))) < 2
 
 
@@ -289,7 +338,9 @@ def test_a_reduced_jpeg_is_upright(orientation):
     data = oriented("JPEG", orientation)
     whole = decode(data)
     assert shape(data) == whole.shape[:2]
-    assert mean_difference(decode(data, reduction=2), np.array(Image.fromarray(whole).reduce(2))) < 3
+    assert (
+        mean_difference(decode(data, reduction=2), np.array(Image.fromarray(whole).reduce(2))) < 3
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "GIF"])
@@ -298,7 +349,9 @@ def test_other_formats_come_whole(format):
     assert shape(data) == decode(data, reduction=4).shape[:2] == (H, W)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\0\0", bytes(99), b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\0\0", bytes(99), b"\x89PNG\r\n\x1a\n"]
+)
 def test_the_shape_of_what_is_no_image_is_one_pixel(data):
     assert shape(data) == (1, 1)
 
@@ -316,7 +369,11 @@ def test_damage_is_noticed_in_a_reduced_jpeg(reduction):
     data = encode(np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8), "JPEG")
     scan = data.index(b"\xff\xda") + 40
     broken = data[:scan] + b"\xff\0" * 200 + data[scan + 400 :]
-    for damaged, reason in ((data[: len(data) * 4 // 5], "truncated"), (data[:-20], "truncated"), (broken, "corrupt")):
+    for damaged, reason in (
+        (data[: len(data) * 4 // 5], "truncated"),
+        (data[:-20], "truncated"),
+        (broken, "corrupt"),
+    ):
         with pytest.raises(DamagedImage, match=reason):
             decode(damaged, reduction=reduction)
 
@@ -334,7 +391,11 @@ def test_corrupt_jpeg_data_are_damage_but_harmless_oddities_are_not():
 @given(st.data())
 def test_broken_bytes_raise_nothing_else(data):
     """Whatever a disk or a download does to a file, the outcome is pixels or `DamagedImage`."""
-    format = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "TGA", "PCX", "ICO", "JPEG2000"]))
+    format = data.draw(
+        st.sampled_from(
+            ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "TGA", "PCX", "ICO", "JPEG2000"]
+        )
+    )
     broken = bytearray(encode(scene(), format))
     changes = st.tuples(st.integers(0, len(broken) - 1), st.integers(0, 255))
     for place, value in data.draw(st.lists(changes, max_size=20)):
@@ -348,5 +409,16 @@ def test_broken_bytes_raise_nothing_else(data):
 
 
 def test_suffixes():
-    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".jp2"} <= image_suffixes()
+    assert {
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".avif",
+        ".jp2",
+    } <= image_suffixes()
     assert not {".txt", ".json", ".tar", ".pdf", ".eps", ".h5", ".mpg", ""} & image_suffixes()

@@ -1,4 +1,6 @@
-"""Samples of other than 8 bits, written by other programs or by hand, against the colours that they stand for."""
+"""Samples of other than 8 bits, written by other programs or by hand, against the colours that they
+stand for.
+"""
 
 import io
 import struct
@@ -37,7 +39,9 @@ def png(pixels: np.ndarray, *chunks: tuple[bytes, bytes], bits: int = 16) -> byt
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     if bits == 16:
         rows = [row.astype(">u2").tobytes() for row in pixels]
@@ -46,7 +50,12 @@ def png(pixels: np.ndarray, *chunks: tuple[bytes, bytes], bits: int = 16) -> byt
         rows = [np.packbits(row.ravel().astype(np.uint8)).tobytes() for row in spread]
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
     header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, kind, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), *(chunk(*c) for c in chunks), chunk(b"IDAT", body), chunk(b"IEND", b"")]
+    parts = [
+        chunk(b"IHDR", header),
+        *(chunk(*c) for c in chunks),
+        chunk(b"IDAT", body),
+        chunk(b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -69,7 +78,10 @@ def test_a_png_shows_the_bits_that_it_has(bits):
     opaque = np.full((H, W, 1), 2**bits - 1)
     assert furthest(png(np.dstack([samples(COLOUR, bits), opaque])), eight(COLOUR)) <= 1
     assert furthest(png(np.dstack([samples(GREY, bits), opaque])), eight(GREY)) <= 1
-    assert furthest(png(np.dstack([samples(COLOUR, bits), np.full((H, W, 1), 65535)])), eight(COLOUR)) <= 1
+    assert (
+        furthest(png(np.dstack([samples(COLOUR, bits), np.full((H, W, 1), 65535)])), eight(COLOUR))
+        <= 1
+    )
 
 
 @pytest.mark.parametrize("bits", WHITES)
@@ -83,14 +95,20 @@ def test_a_tiff_shows_the_bits_that_it_has(bits, order, compression):
     with_alpha = np.concatenate([samples(COLOUR, bits), alpha], -1)
     for kind in ("unassalpha", "assocalpha"):
         assert furthest(tiff(with_alpha, "rgb", extrasamples=[kind], **options), eight(COLOUR)) <= 1
-    ink = np.concatenate([2**bits - 1 - samples(COLOUR, bits).astype(int), 0 * alpha.astype(int)], -1)
+    ink = np.concatenate(
+        [2**bits - 1 - samples(COLOUR, bits).astype(int), 0 * alpha.astype(int)], -1
+    )
     assert furthest(tiff(ink.astype(np.uint16), "separated", **options), eight(COLOUR)) <= 1
 
 
 def test_premultiplied_alpha_is_laid_on_white():
     for bits in (12, 16):
         alpha = np.broadcast_to(np.linspace(0, 1, W), (H, W))[..., None]
-        data = tiff(samples(np.concatenate([COLOUR * alpha, alpha], -1), bits), "rgb", extrasamples=["assocalpha"])
+        data = tiff(
+            samples(np.concatenate([COLOUR * alpha, alpha], -1), bits),
+            "rgb",
+            extrasamples=["assocalpha"],
+        )
         assert furthest(data, eight(COLOUR * alpha + 1 - alpha)) <= 3
     pale = samples(np.concatenate([GREY[..., None] * alpha, alpha], -1), 8, np.uint8)
     data = tiff(pale, "minisblack", extrasamples=["assocalpha"], planarconfig="contig")
@@ -100,9 +118,13 @@ def test_premultiplied_alpha_is_laid_on_white():
 @pytest.mark.parametrize("bits", [12, 16])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_planes_of_sixteen_bits(bits, order):
-    """Pillow takes uncompressed ones for planes of 8 bits, and shows each row's left half, low bytes among the high."""
+    """Pillow takes uncompressed ones for planes of 8 bits, and shows each row's left half, low
+    bytes among the high.
+    """
     planes = np.ascontiguousarray(samples(COLOUR, bits).transpose(2, 0, 1))
-    assert furthest(tiff(planes, "rgb", planarconfig="separate", byteorder=order), eight(COLOUR)) <= 1
+    assert (
+        furthest(tiff(planes, "rgb", planarconfig="separate", byteorder=order), eight(COLOUR)) <= 1
+    )
     packed = tiff(planes, "rgb", planarconfig="separate", byteorder=order, compression="zlib")
     if bits == 16:
         assert furthest(packed, eight(COLOUR)) <= 1
@@ -167,9 +189,20 @@ def test_a_tiff_may_say_how_high_its_samples_go(tag):
 def test_twelve_packed_bits():
     values = samples(GREY * 0.2, 12).astype(int)
     pairs = values.reshape(-1, 2)
-    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], -1)
+    packed = np.stack(
+        [pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], -1
+    )
     body = packed.astype(np.uint8).tobytes()
-    tags = [(256, W), (257, H), (258, 12), (259, 1), (262, 1), (273, 8 + 2 + 9 * 12 + 4), (277, 1), (278, H)]
+    tags = [
+        (256, W),
+        (257, H),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 8 + 2 + 9 * 12 + 4),
+        (277, 1),
+        (278, H),
+    ]
     tags.append((279, len(body)))
     rows = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + rows + bytes(4) + body
@@ -186,9 +219,17 @@ def test_signed_floating_and_long_samples(order, compression):
     assert furthest(tiff(samples(GREY, 16, np.int32), "minisblack", **options), eight(GREY)) <= 1
     for white in (1, 1.1, 255, 4095, 65535):
         light = (GREY * white).astype(np.float32)
-        assert furthest(tiff(light, "minisblack", **options), eight(np.minimum(GREY * max(1, white % 1 + 1), 1))) <= 1
+        assert (
+            furthest(
+                tiff(light, "minisblack", **options),
+                eight(np.minimum(GREY * max(1, white % 1 + 1), 1)),
+            )
+            <= 1
+        )
     if order == "<":
-        assert furthest(tiff(samples(GREY, 32, np.uint32), "minisblack", **options), eight(GREY)) <= 1
+        assert (
+            furthest(tiff(samples(GREY, 32, np.uint32), "minisblack", **options), eight(GREY)) <= 1
+        )
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -229,7 +270,9 @@ def test_netpbm_declares_its_white(maximum):
 
 @pytest.mark.parametrize("widened", [1, 257])
 def test_a_palette_of_eight_bits_in_a_tiff_is_not_black(widened):
-    palette = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) // 2]).astype(np.uint16)
+    palette = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) // 2]).astype(
+        np.uint16
+    )
     index = samples(GREY, 8, np.uint8)
     data = tiff(index, "palette", colormap=palette * widened)
     assert furthest(data, palette.astype(np.uint8).T[index]) == 0
@@ -238,7 +281,9 @@ def test_a_palette_of_eight_bits_in_a_tiff_is_not_black(widened):
 @pytest.mark.parametrize("bits", [1, 2, 4, 16])
 def test_transparent_grey_is_white(bits):
     top = 2**bits - 1
-    pixels = (np.arange(H * W).reshape(H, W) * (top if bits == 16 else 1) // (W if bits == 16 else 1)) % (top + 1)
+    pixels = (
+        np.arange(H * W).reshape(H, W) * (top if bits == 16 else 1) // (W if bits == 16 else 1)
+    ) % (top + 1)
     transparent = int(pixels[H // 2, W // 2])
     expected = np.where(pixels == transparent, 255, (pixels * 255 / top).round()).astype(np.uint8)
     data = png(pixels, (b"tRNS", struct.pack(">H", transparent)), bits=bits)
@@ -257,9 +302,12 @@ def test_a_transparent_colour_of_sixteen_bits_is_white_and_its_neighbour_is_not(
 
 
 def test_ycck_jpeg():
-    """Adobe's four-channel JPEGs: inks inverted, the first three turned into luminance and colour differences."""
+    """Adobe's four-channel JPEGs: inks inverted, the first three turned into luminance and colour
+    differences.
+    """
     cyan, magenta, yellow, black = (np.full((32, 32), value, float) for value in (40, 90, 160, 30))
-    # libjpeg takes the complements of the (inverted) inks for red, green and blue, which are the inks.
+    # libjpeg takes the complements of the (inverted) inks for red, green and blue, which are the
+    # inks.
     luma = 0.299 * cyan + 0.587 * magenta + 0.114 * yellow
     planes = [luma, 128 + 0.564 * (yellow - luma), 128 + 0.713 * (cyan - luma), 255 - black]
     buffer = io.BytesIO()
@@ -269,12 +317,18 @@ def test_ycck_jpeg():
     data = bytearray(buffer.getvalue())
     data[data.index(b"Adobe") + 11] = 2  # the colour transform
     light = 1 - 30 / 255
-    expected = np.broadcast_to(np.array([255 - 40, 255 - 90, 255 - 160]) * light, (32, 32, 3)).round().astype(np.uint8)
+    expected = (
+        np.broadcast_to(np.array([255 - 40, 255 - 90, 255 - 160]) * light, (32, 32, 3))
+        .round()
+        .astype(np.uint8)
+    )
     assert furthest(bytes(data), expected) <= 4
 
 
 def lab_of(rgb: tuple[int, int, int]) -> np.ndarray:
-    """CIE L*a*b* under D50 of a colour of sRGB (IEC 61966-2-1; the matrix is Lindbloom's, adapted by Bradford)."""
+    """CIE L*a*b* under D50 of a colour of sRGB (IEC 61966-2-1; the matrix is Lindbloom's, adapted
+    by Bradford).
+    """
     encoded = np.array(rgb) / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array([
@@ -287,7 +341,9 @@ def lab_of(rgb: tuple[int, int, int]) -> np.ndarray:
     return np.array([116 * root[1] - 16, 500 * (root[0] - root[1]), 200 * (root[1] - root[2])])
 
 
-@pytest.mark.parametrize("rgb", [(255, 255, 255), (119, 119, 119), (200, 80, 60), (60, 160, 90), (50, 90, 170)])
+@pytest.mark.parametrize(
+    "rgb", [(255, 255, 255), (119, 119, 119), (200, 80, 60), (60, 160, 90), (50, 90, 170)]
+)
 def test_lab_by_its_definition(rgb):
     """As TIFF 6.0 (section 23) stores it: lightness over the byte, the others as signed bytes."""
     lightness, a, b = lab_of(rgb)

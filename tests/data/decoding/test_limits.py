@@ -1,4 +1,6 @@
-"""Files that ask for more work than their size lets one think: refused from their header, and ordinary ones not."""
+"""Files that ask for more work than their size lets one think: refused from their header, and
+ordinary ones not.
+"""
 
 import io
 import json
@@ -42,7 +44,9 @@ def scans_of(jpeg: bytes) -> list[int]:
 
 
 def with_scans(count: int, between: bytes = b"", size: tuple[int, int] = (64, 48)) -> bytes:
-    """A progressive JPEG whose last scan, which refines nothing, comes again until there are `count`."""
+    """A progressive JPEG whose last scan, which refines nothing, comes again until there are
+    `count`.
+    """
     jpeg = encoded(FLAT.resize(size), "JPEG", progressive=True, quality=90)
     starts = scans_of(jpeg)
     assert len(starts) == 10
@@ -60,7 +64,9 @@ def tiff(tags: dict[int, tuple[int, int, int]], body: bytes = b"", order: str = 
     magic = b"II*\0" if order == "<" else b"MM\0*"
     rows = b""
     for tag, (kind, count, value) in sorted(tags.items()):
-        padded = struct.pack(order + "HH", value, 0) if kind == 3 else struct.pack(order + "L", value)
+        padded = (
+            struct.pack(order + "HH", value, 0) if kind == 3 else struct.pack(order + "L", value)
+        )
         rows += struct.pack(order + "HHL", tag, kind, count) + padded
     return magic + struct.pack(order + "LH", 8, len(tags)) + rows + bytes(4) + body
 
@@ -107,7 +113,9 @@ def test_what_only_looks_like_scans_is_none():
 
 
 def test_comments_between_scans_have_a_limit():
-    assert refused(with_scans(11, b"\xff\xfe\0\4\xff\xda" * 2000)) == "too many segments between scans"
+    assert (
+        refused(with_scans(11, b"\xff\xfe\0\4\xff\xda" * 2000)) == "too many segments between scans"
+    )
 
 
 def test_scans_that_follow_a_sequential_one_count_where_that_is_not_the_only_one():
@@ -130,11 +138,20 @@ def test_any_bytes_have_a_header(noise, cut):
 
 
 def test_a_tiff_has_no_more_tiles_than_pictures_have():
-    tags = {256: (4, 1, 8), 257: (4, 1, 8), 258: (3, 1, 8), 262: (3, 1, 1), 322: (4, 1, 16), 323: (4, 1, 16)}
+    tags = {
+        256: (4, 1, 8),
+        257: (4, 1, 8),
+        258: (3, 1, 8),
+        262: (3, 1, 1),
+        322: (4, 1, 16),
+        323: (4, 1, 16),
+    }
     for order in "<>":
         many = tiff({**tags, 324: (4, limits.MAX_TILES + 1, 8)}, order=order)
         assert refused(many) == f"too many tiles ({limits.MAX_TILES + 1})"
-        large = tiff({**tags, 322: (4, 1, 20_000), 323: (4, 1, 20_000), 324: (4, 1, 8)}, order=order)
+        large = tiff(
+            {**tags, 322: (4, 1, 20_000), 323: (4, 1, 20_000), 324: (4, 1, 8)}, order=order
+        )
         assert refused(large) == "tiles too large (20000x20000)"
     twice = tiff(tags)[:-4] + bytes(4)
     assert "too" not in refused(twice)
@@ -143,7 +160,9 @@ def test_a_tiff_has_no_more_tiles_than_pictures_have():
 
 def test_the_directory_of_a_big_tiff():
     entry = struct.pack("<HHQQ", 324, 4, 10**6, 0)
-    assert refused(b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 1) + entry) == "too many tiles (1000000)"
+    assert (
+        refused(b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 1) + entry) == "too many tiles (1000000)"
+    )
 
 
 def test_progressive_jpegs_in_a_tiff(monkeypatch):
@@ -159,7 +178,9 @@ def qoi(side: int) -> bytes:
     """All black, in runs of 62."""
     runs, rest = divmod(side * side, 62)
     last = bytes([0xC0 | (rest - 1)]) if rest else b""
-    return b"qoif" + struct.pack(">IIBB", side, side, 3, 0) + b"\xfd" * runs + last + bytes(7) + b"\1"
+    return (
+        b"qoif" + struct.pack(">IIBB", side, side, 3, 0) + b"\xfd" * runs + last + bytes(7) + b"\1"
+    )
 
 
 def test_decoders_that_are_loops_in_python_get_smaller_pictures():
@@ -172,7 +193,9 @@ def test_decoders_that_are_loops_in_python_get_smaller_pictures():
 
 def test_metadata_that_unpack_to_gigabytes_are_refused():
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     png = encoded(FLAT, "PNG")
     text = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2 * 2**20)))
@@ -181,7 +204,9 @@ def test_metadata_that_unpack_to_gigabytes_are_refused():
         assert refused(png[:33] + bomb + png[33:]).startswith("corrupt")
 
 
-@pytest.mark.parametrize("format", ["ICO", "PSD", "DCX", "FLI", "FITS", "WMF", "HDF5", "EPS", "ICNS"])
+@pytest.mark.parametrize(
+    "format", ["ICO", "PSD", "DCX", "FLI", "FITS", "WMF", "HDF5", "EPS", "ICNS"]
+)
 def test_formats_that_nobody_declared_are_not_opened(format, monkeypatch):
     """Pillow is never let at them: its reader would be called."""
     starts = {
@@ -206,21 +231,38 @@ def test_every_declared_format_is_one_that_pillow_has():
 
 def test_the_loader_replaces_a_bomb_and_enters_it(tmp_path):
     bomb = with_scans(3000)
-    manifest = write_shards(tmp_path / "shards", [6], lambda i: bomb if i == 2 else coloured_jpeg(i))
+    manifest = write_shards(
+        tmp_path / "shards", [6], lambda i: bomb if i == 2 else coloured_jpeg(i)
+    )
     for encoded_batch in (False, True):
         run_dir = tmp_path / f"run{encoded_batch}"
         run_dir.mkdir()
         crops = MultiCrop({"a": View(size=8, count=1)}, 0, finish=False)
         config = LoaderConfig(workers=0, device_augment=True, device_decode=encoded_batch)
-        loader = Loader(manifest, Order(manifest.sizes, 0, 6, 6), crops, batch_size=6, config=config, run_dir=run_dir)
+        loader = Loader(
+            manifest,
+            Order(manifest.sizes, 0, 6, 6),
+            crops,
+            batch_size=6,
+            config=config,
+            run_dir=run_dir,
+        )
         assert len(list(loader.iterate(0, 1))) == 1
         (entry,) = ledger.read(run_dir, 6)
-        assert (entry.id, entry.replacement, entry.reason) == (2, 3, "too many scans (more than 100)")
+        assert (entry.id, entry.replacement, entry.reason) == (
+            2,
+            3,
+            "too many scans (more than 100)",
+        )
 
 
 def test_a_build_quarantines_a_bomb(tmp_path):
     (tmp_path / "images").mkdir()
-    for name, data in {"bomb.jpg": with_scans(3000), "good.jpg": encoded(FLAT, "JPEG"), "old.qoi": qoi(3000)}.items():
+    for name, data in {
+        "bomb.jpg": with_scans(3000),
+        "good.jpg": encoded(FLAT, "JPEG"),
+        "old.qoi": qoi(3000),
+    }.items():
         (tmp_path / "images" / name).write_bytes(data)
     for check in (True, False):
         out = tmp_path / f"shards{check}"

@@ -74,7 +74,11 @@ def test_the_longest_unused_make_room_and_the_bound_holds(tmp_path, server):
         time.sleep(0.01)  # clocks of file systems are coarse
     held = cache.open(digest("b"), SIZE)
     time.sleep(0.01)
-    for name, left in (("d", "abd"), ("e", "bde"), ("f", "def")):  # c, a and b were used in this order
+    for name, left in (
+        ("d", "abd"),
+        ("e", "bde"),
+        ("f", "def"),
+    ):  # c, a and b were used in this order
         fetch(cache, server.url, name)
         time.sleep(0.01)
         assert present(cache) == set(left)
@@ -88,7 +92,9 @@ def test_threads_and_more_shards_than_fit(tmp_path, server):
     cache = Cache(tmp_path / "cache", 2 * SIZE)
     names = "abcdef" * 8
     with ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(lambda name: fetch(cache, server.url, name), names)) == [content(n) for n in names]
+        assert list(pool.map(lambda name: fetch(cache, server.url, name), names)) == [
+            content(n) for n in names
+        ]
     assert bytes_in(cache.folder) <= cache.limit
 
 
@@ -113,12 +119,16 @@ def start(function: Callable, *args):
 
 def test_processes_share_what_one_of_them_fetches(tmp_path, server):
     server.answer = slowly(server.answer)
-    ours, theirs = zip(*[get_context("forkserver").Pipe(duplex=False) for _ in range(4)], strict=True)
+    ours, theirs = zip(
+        *[get_context("forkserver").Pipe(duplex=False) for _ in range(4)], strict=True
+    )
     processes = [start(fetch_all, tmp_path / "cache", server.url, "abc", pipe) for pipe in theirs]
     assert [pipe.recv() for pipe in ours] == [[True] * 3] * 4
     for process in processes:
         process.join()
-    assert server.asked == {("GET", f"/{name}"): 1 for name in "abc"}  # in these processes, a shard is one piece
+    assert server.asked == {
+        ("GET", f"/{name}"): 1 for name in "abc"
+    }  # in these processes, a shard is one piece
 
 
 def slowly(answer):
@@ -134,7 +144,9 @@ def test_a_fetch_that_is_killed_leaves_nothing_harmful(tmp_path, server):
     server.answer = lambda method, path, headers: (time.sleep(30), answer(method, path, headers))[1]
     victim = start(fetch_all, folder, server.url, "a", None)
     part = folder / f"{digest('a')}.part"
-    while not (part.exists() and part.stat().st_size == SIZE):  # the space is taken before the first byte
+    while not (
+        part.exists() and part.stat().st_size == SIZE
+    ):  # the space is taken before the first byte
         assert victim.is_alive()
         time.sleep(0.01)
     os.kill(victim.pid, signal.SIGKILL)
@@ -170,7 +182,9 @@ def test_who_does_not_wait_is_told(tmp_path, server):
 def test_a_replaced_shard_of_the_same_length(tmp_path, server):
     (tmp_path / "store/a").write_bytes(content("b"))
     cache = Cache(tmp_path / "cache", 2 * SIZE)
-    with pytest.raises(InputError, match=r"/a was replaced after it was indexed \(other SHA-256\); restore it"):
+    with pytest.raises(
+        InputError, match=r"/a was replaced after it was indexed \(other SHA-256\); restore it"
+    ):
         cache.fetch(Url(server.url) / "a", digest("a"), SIZE)
     assert [path.name for path in cache.folder.iterdir()] == [".lock"]
 
@@ -181,7 +195,10 @@ def test_a_full_disk(tmp_path, server, monkeypatch):
 
     cache = Cache(tmp_path / "cache", 2 * SIZE)
     monkeypatch.setattr(module, "_download", write)
-    with pytest.raises(InputError, match=r"cache cannot be written \(No space left on device\); set loader.cache_dir"):
+    with pytest.raises(
+        InputError,
+        match=r"cache cannot be written \(No space left on device\); set loader.cache_dir",
+    ):
         cache.fetch(Url(server.url) / "a", digest("a"), SIZE)
     assert [path.name for path in cache.folder.iterdir()] == [".lock"]
 
@@ -194,8 +211,14 @@ def test_a_name_that_is_no_digest_leads_nowhere(tmp_path, server):
     (victim / "data.part").write_text("precious")
     cache = Cache(tmp_path / "cache", 2 * SIZE)
     for name in (str(victim / "data"), "../victim/data", "", digest("a").upper(), "x" * 64):
-        for use in (lambda name: cache.open(name, SIZE), lambda name: cache.fetch(Url(server.url) / "a", name, SIZE)):
-            with pytest.raises(InputError, match=r"the cache keeps shards by their SHA-256: .* is not 64 hex digits"):
+        for use in (
+            lambda name: cache.open(name, SIZE),
+            lambda name: cache.fetch(Url(server.url) / "a", name, SIZE),
+        ):
+            with pytest.raises(
+                InputError,
+                match=r"the cache keeps shards by their SHA-256: .* is not 64 hex digits",
+            ):
                 use(name)
     assert {path.name: path.read_text() for path in victim.iterdir()} == dict.fromkeys(
         ["data.tar", "data.part"], "precious"

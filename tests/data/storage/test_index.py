@@ -153,13 +153,19 @@ def test_missing_or_broken_index(tmp_path, content):
 
 def test_a_damaged_manifest_on_a_server_is_not_to_be_indexed_there(tmp_path):
     garbage(tmp_path)
-    with serve(files(tmp_path)) as server, pytest.raises(InputError, match="index where the tars can be written"):
+    with (
+        serve(files(tmp_path)) as server,
+        pytest.raises(InputError, match="index where the tars can be written"),
+    ):
         Manifest.load(server.url)
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux's list of a process's threads")
+@pytest.mark.skipif(
+    not os.path.isdir("/proc/self/task"), reason="needs Linux's list of a process's threads"
+)
 def test_reading_leaves_no_thread_of_arrow_behind(shards):
-    # One that still held Python's memory when the interpreter ended aborted one `seer shards build` in ten.
+    # One that still held Python's memory when the interpreter ended aborted one `seer shards build`
+    # in ten.
     program = """if True:
         import os, sys
         from seer.data.storage.index import Manifest, index_path, read_index
@@ -167,7 +173,9 @@ def test_reading_leaves_no_thread_of_arrow_behind(shards):
         manifest = Manifest.load(sys.argv[1])
         read_index(index_path(manifest.directory / manifest.shards[0]))
         print(len(set(os.listdir("/proc/self/task")) - before))"""
-    done = subprocess.run([sys.executable, "-c", program, str(shards.directory)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(shards.directory)], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 

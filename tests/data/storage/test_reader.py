@@ -23,7 +23,9 @@ def test_reads_nothing(shards):
 
 
 def test_labels(tmp_path):
-    manifest = write_shards(tmp_path, [3, 4], labels=lambda i: None if i == 5 else i % 2, classes=["even", "odd"])
+    manifest = write_shards(
+        tmp_path, [3, 4], labels=lambda i: None if i == 5 else i % 2, classes=["even", "odd"]
+    )
     labels = Reader(manifest).labels(np.array([6, 1, 5, 0]))
     assert labels.tolist() == [0, 1, UNLABELLED, 0]
     assert labels.dtype == np.int64
@@ -42,7 +44,11 @@ def test_survives_pickling(shards):
 def open_tars(folder) -> list[str]:
     """The files in `folder` that this process holds open."""
     links = [os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
-    return [path for path in (os.path.realpath(link) for link in links) if path.startswith(f"{folder}{os.sep}")]
+    return [
+        path
+        for path in (os.path.realpath(link) for link in links)
+        if path.startswith(f"{folder}{os.sep}")
+    ]
 
 
 def test_open_files_are_bounded(tmp_path, monkeypatch):
@@ -65,11 +71,16 @@ def test_threads_share_a_reader_that_evicts(tmp_path, monkeypatch):
             assert data == [coloured_jpeg(i) for i in ids.tolist()]
 
 
-@pytest.mark.parametrize("change", [lambda data: data[:600], lambda data: data + bytes(10240)], ids=["cut", "longer"])
+@pytest.mark.parametrize(
+    "change", [lambda data: data[:600], lambda data: data + bytes(10240)], ids=["cut", "longer"]
+)
 def test_a_shard_of_another_length_than_when_it_was_indexed(shards, change):
     path = shards.directory / shards.shards[0]
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(InputError, match=r"shard-000000.tar has \d+ bytes and had 20480 when it was indexed; restore"):
+    with pytest.raises(
+        InputError,
+        match=r"shard-000000.tar has \d+ bytes and had 20480 when it was indexed; restore",
+    ):
         Reader(shards).read(np.array([0]))
 
 

@@ -43,7 +43,13 @@ def reader(server, fetch="ranges", gb=1.0, where="", open_shards=1) -> Reader:
 
 def gets(server) -> Counter:
     """How often each tar was asked for."""
-    return Counter({path: n for (method, path), n in server.asked.items() if method == "GET" and path.endswith("tar")})
+    return Counter(
+        {
+            path: n
+            for (method, path), n in server.asked.items()
+            if method == "GET" and path.endswith("tar")
+        }
+    )
 
 
 @pytest.mark.parametrize("fetch", ["ranges", "shards", "auto"])
@@ -63,11 +69,15 @@ def batches(manifest, config: LoaderConfig, steps=range(14), **ranks) -> list:
     order = Order(manifest.sizes, seed=3, lanes=4, window=5)
     source = Reader(manifest, config, 4)
     loader = Loader(source, order, MultiCrop(VIEWS, seed=3), batch_size=6, config=config, **ranks)
-    return [(views.index.tolist(), views.crops[0]) for views in loader.iterate(steps.start, steps.stop)]
+    return [
+        (views.index.tolist(), views.crops[0]) for views in loader.iterate(steps.start, steps.stop)
+    ]
 
 
 def equal(a: list, b: list) -> bool:
-    return len(a) == len(b) and all(x[0] == y[0] and torch.equal(x[1], y[1]) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        x[0] == y[0] and torch.equal(x[1], y[1]) for x, y in zip(a, b, strict=True)
+    )
 
 
 @pytest.mark.parametrize("fetch", ["ranges", "shards", "auto"])
@@ -84,7 +94,9 @@ def test_more_ranks_than_shards(tmp_path, server):
     manifest, config = Manifest.load(f"{server.url}/shards"), LoaderConfig("shards", workers=0)
     whole = batches(manifest, config)
     ranks = [batches(manifest, config, rank=rank, world_size=6) for rank in range(6)]
-    assert [[i for rank in ranks for i in rank[k][0]] for k in range(14)] == [ids for ids, _ in whole]
+    assert [[i for rank in ranks for i in rank[k][0]] for k in range(14)] == [
+        ids for ids, _ in whole
+    ]
     assert gets(server) == {"/shards/shard-000000.tar": 1, "/shards/shard-000001.tar": 1}
 
 
@@ -116,13 +128,20 @@ def test_merged_ranges_give_each_member_and_waste_little(shards, server, monkeyp
         draw = random.Random(seed)
         sizes = [draw.choice([1, 20, 90, 700]) for _ in range(60)]
         starts = np.cumsum([size + draw.choice([0, 30, 80]) for size in sizes]) - sizes
-        spans = [(i // 20 + 1, int(start), size) for i, (start, size) in enumerate(zip(starts, sizes, strict=True))]
+        spans = [
+            (i // 20 + 1, int(start), size)
+            for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        ]
         draw.shuffle(spans)
         spans += spans[:7]
         asked.clear()
         found = ours.read(spans)
         assert found == [content(shards.shards[s], start, start + size) for s, start, size in spans]
-        wanted = {(shards.shards[s], byte) for s, start, size in spans for byte in range(start, start + size)}
+        wanted = {
+            (shards.shards[s], byte)
+            for s, start, size in spans
+            for byte in range(start, start + size)
+        }
         for name, start, stop in asked:
             held = [(name, byte) in wanted for byte in range(start, stop)]
             assert stop - start <= 400 or all(held)  # larger than that are single members alone
@@ -144,9 +163,16 @@ def test_auto_brings_shards_that_fit_and_then_asks_for_nothing_more(shards, serv
 
 @pytest.mark.parametrize(
     ("fetch", "open_shards", "gigabytes", "caches"),
-    [("auto", 4, 1e-4, True), ("auto", 1, 6.2e-5, True), ("auto", 2, 6.2e-5, False), ("ranges", 1, 1.0, False)],
+    [
+        ("auto", 4, 1e-4, True),
+        ("auto", 1, 6.2e-5, True),
+        ("auto", 2, 6.2e-5, False),
+        ("ranges", 1, 1.0, False),
+    ],
 )
-def test_shards_are_cached_where_those_in_use_fit(shards, server, fetch, open_shards, gigabytes, caches):
+def test_shards_are_cached_where_those_in_use_fit(
+    shards, server, fetch, open_shards, gigabytes, caches
+):
     assert shards.bytes.tolist() == [20480, 10240, 30720, 20480]
     assert (reader(server, fetch, gigabytes, "", open_shards)._remote.cache is not None) == caches
 
@@ -164,7 +190,9 @@ def test_a_replaced_shard(shards, server):
         reader(server, "shards").read(np.array([12]))
     ours, deadline = reader(server, "auto"), time.monotonic() + 60
     with pytest.raises(InputError, match=r"shard-000002.tar was replaced after it was indexed"):
-        any(ours.read(np.array([12])) == [] for _ in iter(lambda: time.monotonic() > deadline, True))
+        any(
+            ours.read(np.array([12])) == [] for _ in iter(lambda: time.monotonic() > deadline, True)
+        )
 
 
 def test_a_missing_tar_or_index(shards, server):
@@ -173,14 +201,17 @@ def test_a_missing_tar_or_index(shards, server):
     index.unlink()
     with pytest.raises(InputError, match=r"shard-000000.tar does not exist"):
         reader(server).read(np.array([0]))
-    with pytest.raises(InputError, match=r"shard-000002.index.parquet is no readable index .*; run: seer"):
+    with pytest.raises(
+        InputError, match=r"shard-000002.index.parquet is no readable index .*; run: seer"
+    ):
         reader(server).read(np.array([12]))
     write_index(index, [])
     with pytest.raises(InputError, match="has 0 samples and the manifest says 17"):
         reader(server).read(np.array([12]))
     (shards.directory / MANIFEST).unlink()
     with pytest.raises(
-        InputError, match=r"manifest.parquet does not exist .*; if only tars are there, run seer shards"
+        InputError,
+        match=r"manifest.parquet does not exist .*; if only tars are there, run seer shards",
     ):
         reader(server)
 
@@ -189,10 +220,14 @@ def test_a_cache_that_cannot_be_written(shards, server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file cannot be written \(.+\); set loader.cache_dir"):
         reader(server, "shards", where=str(tmp_path / "file"))
-    assert reader(server, "auto", where=str(tmp_path / "file")).read(np.array([3])) == [coloured_jpeg(3)]
+    assert reader(server, "auto", where=str(tmp_path / "file")).read(np.array([3])) == [
+        coloured_jpeg(3)
+    ]
 
 
-def test_a_cache_disk_that_fills_up_costs_the_cache_and_not_the_run(shards, server, tmp_path, monkeypatch, caplog):
+def test_a_cache_disk_that_fills_up_costs_the_cache_and_not_the_run(
+    shards, server, tmp_path, monkeypatch, caplog
+):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -206,9 +241,13 @@ def test_a_cache_disk_that_fills_up_costs_the_cache_and_not_the_run(shards, serv
 
 
 def test_wrong_options(shards, server):
-    with pytest.raises(InputError, match=r"loader.fetch: 'shard' is unknown \(did you mean 'shards'\?\)"):
+    with pytest.raises(
+        InputError, match=r"loader.fetch: 'shard' is unknown \(did you mean 'shards'\?\)"
+    ):
         reader(server, "shard")
-    with pytest.raises(InputError, match=r"loader.cache_gb=1e-05: a shard has 3.07e-05 GB; give more"):
+    with pytest.raises(
+        InputError, match=r"loader.cache_gb=1e-05: a shard has 3.07e-05 GB; give more"
+    ):
         reader(server, "shards", 1e-5)
 
 
@@ -277,7 +316,10 @@ def test_labelled_shards_and_embeddings_of_a_store(tmp_path, server):
         data = load_labelled(server.url + folder, split)
         assert data.labels.tolist() == [0, 1, 0, 1, 0]
         assert data.bytes(3) == coloured_jpeg(3)
-        assert data.fingerprint == load_labelled(tmp_path / (split or "val").replace("test", "val")).fingerprint
+        assert (
+            data.fingerprint
+            == load_labelled(tmp_path / (split or "val").replace("test", "val")).fingerprint
+        )
     pile = open_pile(f"{server.url}/val")
     assert pile.labels == ["even", "odd", "even", "odd", "even"]
     assert pile.image(4).shape == (16, 16, 3)

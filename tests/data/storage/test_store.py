@@ -46,7 +46,9 @@ def test_bytes_arrive_whole_although_one_request_in_three_fails(server):
     draw = random.Random(2)
     spans = [sorted(draw.sample(range(len(CONTENT) + 1), 2)) for _ in range(60)]
     server.stall = 0.7  # longer than a request may take
-    assert read_ranges([(url, *span) for span in spans]) == [CONTENT[slice(*span)] for span in spans]
+    assert read_ranges([(url, *span) for span in spans]) == [
+        CONTENT[slice(*span)] for span in spans
+    ]
     assert url.read_bytes(len(CONTENT)) == CONTENT
     assert url.size() == len(CONTENT)
     assert set(server.failed) == {"503", "429", "reset", "truncated", "stall"}
@@ -64,7 +66,12 @@ def test_what_is_not_there(server):
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(403, "access denied .*403"), (401, "access denied"), (400, "cannot be read .*400"), (410, "cannot be read")],
+    [
+        (403, "access denied .*403"),
+        (401, "access denied"),
+        (400, "cannot be read .*400"),
+        (410, "cannot be read"),
+    ],
 )
 def test_a_refusal_is_told_at_once(server, status, words):
     server.answer = lambda *_: (status, {}, b"no\nno")
@@ -83,7 +90,9 @@ def test_patience_ends(server, fault, monkeypatch):
         InputError, match=r"cannot be read, after 3 attempts \(.+\); check network and server"
     ) as raised:
         read_ranges([(Url(server.url) / "a/file", 0, 1000)])
-    assert server.asked.total() >= 3  # aiohttp repeats a request by itself if the connection was an old one
+    assert (
+        server.asked.total() >= 3
+    )  # aiohttp repeats a request by itself if the connection was an old one
     assert "\n" not in str(raised.value)
 
 
@@ -112,7 +121,9 @@ def test_a_body_without_end_is_not_read(server, monkeypatch):
 
     monkeypatch.setattr(Handler, "do_GET", endless)
     url = Url(server.url) / "a/file"
-    with pytest.raises(InputError, match="/a/file: larger than 1,000 bytes, which no such file is; replace it"):
+    with pytest.raises(
+        InputError, match="/a/file: larger than 1,000 bytes, which no such file is; replace it"
+    ):
         url.read_bytes(1000)
     with pytest.raises(InputError, match="the server ignores byte ranges"):
         read_ranges([(url, 0, 1000)])
@@ -143,18 +154,23 @@ def test_the_trainers_random_numbers_are_untouched(server):
     assert random.getstate() == before
 
 
-@pytest.mark.parametrize(("url", "package", "extra"), [("s3://b/x", "s3fs", "s3"), ("gs://b/x", "gcsfs", "gcs")])
+@pytest.mark.parametrize(
+    ("url", "package", "extra"), [("s3://b/x", "s3fs", "s3"), ("gs://b/x", "gcsfs", "gcs")]
+)
 def test_a_missing_extra_is_named(url, package, extra, monkeypatch):
     store._server.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, url[:2], raising=False)
     with pytest.raises(
-        InputError, match=rf"needs another package \(.*{package}.*\); pip install 'seer-pretrain\[{extra}\]'"
+        InputError,
+        match=rf"needs another package \(.*{package}.*\); pip install 'seer-pretrain\[{extra}\]'",
     ):
         Manifest.load(url)
 
 
-@pytest.mark.parametrize(("url", "word"), [("htps://host/x", "did you mean 'https'"), ("ftp://host/x", "one of: ")])
+@pytest.mark.parametrize(
+    ("url", "word"), [("htps://host/x", "did you mean 'https'"), ("ftp://host/x", "one of: ")]
+)
 def test_an_unknown_scheme(url, word):
     with pytest.raises(InputError, match=word):
         place(url)
@@ -163,7 +179,9 @@ def test_an_unknown_scheme(url, word):
 @pytest.fixture
 def s3(monkeypatch):
     be_impatient(monkeypatch)
-    monkeypatch.setattr(store, "SECONDS", 10)  # nothing stalls here, and the first request makes a TLS context
+    monkeypatch.setattr(
+        store, "SECONDS", 10
+    )  # nothing stalls here, and the first request makes a TLS context
     with s3_server(monkeypatch) as server_and_upload:
         yield server_and_upload
 
@@ -203,7 +221,9 @@ def test_shards_on_s3(tmp_path, s3, monkeypatch):
 )
 def test_s3_denies_access(s3, status, code, words):
     refusing(s3[0], status, code, words)
-    with pytest.raises(InputError, match=rf"access denied \(.*{words}.*\); check AWS_ACCESS_KEY_ID") as raised:
+    with pytest.raises(
+        InputError, match=rf"access denied \(.*{words}.*\); check AWS_ACCESS_KEY_ID"
+    ) as raised:
         Manifest.load("s3://bucket/x")
     assert s3[0].asked.total() == 1
     assert "\n" not in str(raised.value)
@@ -214,7 +234,9 @@ def test_s3_without_credentials(s3, monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
-    with pytest.raises(InputError, match=r"access denied \(Unable to locate credentials\); check AWS_ACCESS_KEY_ID"):
+    with pytest.raises(
+        InputError, match=r"access denied \(Unable to locate credentials\); check AWS_ACCESS_KEY_ID"
+    ):
         Manifest.load("s3://bucket/x")
 
 
@@ -230,14 +252,22 @@ def google(root) -> Callable[[str, str, dict], Answer]:
         status, _, body = below(method, f"/{name}", {})
         if status != 200 or "/b/bucket/o/" not in path:
             return 404, {}, b""
-        about = {"name": name, "bucket": "bucket", "size": str(len(body)), "generation": "1", "kind": "storage#object"}
+        about = {
+            "name": name,
+            "bucket": "bucket",
+            "size": str(len(body)),
+            "generation": "1",
+            "kind": "storage#object",
+        }
         return 200, {"Content-Type": "application/json"}, json.dumps(about).encode()
 
     return answer
 
 
 def test_shards_on_google_cloud_storage(tmp_path, monkeypatch):
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else gRPC is tried, which no test server speaks
+    monkeypatch.setenv(
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false"
+    )  # else gRPC is tried, which no test server speaks
     pytest.importorskip("gcsfs", reason="needs pip install gcsfs")
     be_impatient(monkeypatch)
     manifest = write_shards(tmp_path / "shards", [3, 2])
@@ -256,7 +286,9 @@ def test_shards_on_google_cloud_storage(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=r"gs://bucket/none/manifest\.parquet does not exist"):
             Manifest.load("gs://bucket/none")
         server.answer = lambda *_: (403, {}, b'{"error": {"code": 403, "message": "no\\nno"}}')
-        with pytest.raises(InputError, match=r"access denied .*check GOOGLE_APPLICATION_CREDENTIALS") as raised:
+        with pytest.raises(
+            InputError, match=r"access denied .*check GOOGLE_APPLICATION_CREDENTIALS"
+        ) as raised:
             Manifest.load("gs://bucket/shards")
         assert "\n" not in str(raised.value)
     store._server.cache_clear()

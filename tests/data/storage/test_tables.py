@@ -14,11 +14,17 @@ from tests.fuzz.harness import within_memory
 from tests.strategies import HOSTILE, values
 
 SCHEMA = pa.schema([("name", pa.string()), ("size", pa.int64()), pa.field("note", pa.string())])
-FORMAT = TableFormat(SCHEMA, {"name": Text(2**24), "size": Integer(0, 9), "note": Maybe(Plain())}, 10**7)
+FORMAT = TableFormat(
+    SCHEMA, {"name": Text(2**24), "size": Integer(0, 9), "note": Maybe(Plain())}, 10**7
+)
 
 
 def parquet(names: pa.Array, schema: pa.Schema = SCHEMA, **options) -> bytes:
-    columns = [names, pa.array([1] * len(names), pa.int64()), pa.array([None] * len(names), pa.string())]
+    columns = [
+        names,
+        pa.array([1] * len(names), pa.int64()),
+        pa.array([None] * len(names), pa.string()),
+    ]
     file = io.BytesIO()
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), file, **options)
     return file.getvalue()
@@ -39,7 +45,9 @@ TEXTS = [value for value in HOSTILE if isinstance(value, str) and value.isascii(
 ]
 
 
-@pytest.mark.parametrize("kind", [DIGEST, FileName(".tar"), FileName(), Text(4, 1), Text(3), Text(9, 0, "[a-c]*")])
+@pytest.mark.parametrize(
+    "kind", [DIGEST, FileName(".tar"), FileName(), Text(4, 1), Text(3), Text(9, 0, "[a-c]*")]
+)
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_columns_of_texts_are_judged_as_their_values_are(kind, data):
@@ -59,7 +67,9 @@ def test_columns_of_numbers_are_judged_as_their_values_are(numbers):
     if all(0 <= number <= 9 for number in numbers):
         check_column(column, Integer(0, 9), "size")
     else:
-        with pytest.raises(MismatchError, match=r"size\[\d+\]: .* is not a whole number from 0 to 9"):
+        with pytest.raises(
+            MismatchError, match=r"size\[\d+\]: .* is not a whole number from 0 to 9"
+        ):
             check_column(column, Integer(0, 9), "size")
 
 
@@ -83,12 +93,20 @@ def test_what_was_written_is_read(options):
 
 
 def test_a_small_file_that_means_a_huge_table_is_refused():
-    """A megabyte, four million times: by a dictionary, by what texts share, and by a codec that expands."""
+    """A megabyte, four million times: by a dictionary, by what texts share, and by a codec that
+    expands.
+    """
     text = "x" * 2**20
-    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 4_000_000, pa.int32()), pa.array([text]))
-    schema = pa.schema([pa.field("name", pa.dictionary(pa.int32(), pa.string())), *list(SCHEMA)[1:]])
+    repeated = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 4_000_000, pa.int32()), pa.array([text])
+    )
+    schema = pa.schema(
+        [pa.field("name", pa.dictionary(pa.int32(), pa.string())), *list(SCHEMA)[1:]]
+    )
     bomb = parquet(repeated, schema, store_schema=False)
-    shared = parquet(pa.array([text] * 300), use_dictionary=False, column_encoding={"name": "DELTA_BYTE_ARRAY"})
+    shared = parquet(
+        pa.array([text] * 300), use_dictionary=False, column_encoding={"name": "DELTA_BYTE_ARRAY"}
+    )
     packed = parquet(pa.array([text] * 2), compression="zstd")
     assert max(len(bomb), len(shared), len(packed)) < 3 * 2**20
     for content, problem in (
@@ -108,8 +126,14 @@ def test_more_rows_than_there_may_be():
 def test_other_columns_are_refused():
     names = pa.array(["a"])
     for schema, problem in (
-        (pa.schema([("name", pa.string()), ("size", pa.int64()), ("more", pa.string())]), "it has no column note"),
-        (pa.schema([("name", pa.large_string()), *list(SCHEMA)[1:]]), "its columns are not name, size, note, or of"),
+        (
+            pa.schema([("name", pa.string()), ("size", pa.int64()), ("more", pa.string())]),
+            "it has no column note",
+        ),
+        (
+            pa.schema([("name", pa.large_string()), *list(SCHEMA)[1:]]),
+            "its columns are not name, size, note, or of",
+        ),
     ):
         with pytest.raises(MismatchError, match=problem):
             FORMAT.parse(parquet(names.cast(schema.field("name").type), schema))

@@ -34,7 +34,9 @@ EXTRA = {"samples": 24, "scaler": {"factor": 65536.0}}
 
 def build(mode):
     """Method, module and optimizer; `hybrid` shards them in each of two halves of the ranks."""
-    return tiny.build(ParallelConfig("fsdp", shard_group=2) if mode == "hybrid" else ParallelConfig(mode))
+    return tiny.build(
+        ParallelConfig("fsdp", shard_group=2) if mode == "hybrid" else ParallelConfig(mode)
+    )
 
 
 def save_and_go_on(run_dir, mode):
@@ -44,7 +46,9 @@ def save_and_go_on(run_dir, mode):
     with writer(run_dir) as saves:
         saves.save(SAVED, method, optimizer, EXTRA, {"note": "whole"})
         saved = tiny.whole(method)
-        losses += tiny.steps(method, module, optimizer, SAVED, STEPS)  # which must not change what is being written
+        losses += tiny.steps(
+            method, module, optimizer, SAVED, STEPS
+        )  # which must not change what is being written
     return Result(losses, tiny.whole(method)), saved
 
 
@@ -64,11 +68,15 @@ def _each(function, run_dirs_and_modes):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Run directories with a checkpoint each, saved by one process, DDP and FSDP, and what the runs came to."""
+    """Run directories with a checkpoint each, saved by one process, DDP and FSDP, and what the runs
+    came to.
+    """
     folder = tmp_path_factory.mktemp("runs")
     dirs = {name: folder / name for name in ("none", "ddp", "fsdp")}
     results = {"none": save_and_go_on(dirs["none"], "none")}
-    two = spawn(_each, 2, save_and_go_on, [(dirs["ddp"], "ddp"), (dirs["fsdp"], "fsdp")], device="cpu")
+    two = spawn(
+        _each, 2, save_and_go_on, [(dirs["ddp"], "ddp"), (dirs["fsdp"], "fsdp")], device="cpu"
+    )
     return dirs, results | dict(zip(("ddp", "fsdp"), two[0], strict=True))
 
 
@@ -83,7 +91,9 @@ def test_one_process_continues_bit_for_bit(runs):
     dirs, results = runs
     continued, (uninterrupted, _) = load_and_go_on(dirs["none"], "none"), results["none"]
     assert continued.losses == uninterrupted.losses[SAVED:]
-    assert all(torch.equal(continued.state[name], tensor) for name, tensor in uninterrupted.state.items())
+    assert all(
+        torch.equal(continued.state[name], tensor) for name, tensor in uninterrupted.state.items()
+    )
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
@@ -103,7 +113,9 @@ def _load_and_save_again(run_dirs_and_modes):
 
 
 def test_any_number_of_processes_continues(runs, tmp_path):
-    """From 2 to 4 to 1, and 1 to 4, sharded and not. Four share tensors of 5 and 7 rows, unevenly; some get none."""
+    """From 2 to 4 to 1, and 1 to 4, sharded and not. Four share tensors of 5 and 7 rows, unevenly;
+    some get none.
+    """
     dirs, results = runs
     pairs = [("none", "ddp"), ("ddp", "fsdp"), ("fsdp", "hybrid")]
     work = [(dirs[began], tmp_path / began, goes_on) for began, goes_on in pairs]
@@ -117,7 +129,11 @@ def test_a_checkpoint_holds_what_it_says_and_nothing_to_unpickle(runs):
     for run_dir in runs[0].values():
         path = latest(run_dir)
         assert path.name == "step-000000003"
-        assert sorted(p.name for p in path.iterdir()) == ["backbone.safetensors", "header.json", "state"]
+        assert sorted(p.name for p in path.iterdir()) == [
+            "backbone.safetensors",
+            "header.json",
+            "state",
+        ]
         header = json.loads((path / "header.json").read_text())
         names = set()
         for file in (path / "state").iterdir():
@@ -126,7 +142,9 @@ def test_a_checkpoint_holds_what_it_says_and_nothing_to_unpickle(runs):
         assert names == set(header["tensors"])
         assert {"method.centre", "method.backbone.stem.1.num_batches_tracked"} <= names
         assert "optimizer.prototypes.weight.momentum_buffer" in names
-        assert set(header["files"]) == {str(p.relative_to(path)) for p in path.glob("**/*.safetensors")}
+        assert set(header["files"]) == {
+            str(p.relative_to(path)) for p in path.glob("**/*.safetensors")
+        }
 
 
 def test_the_ranks_write_about_as_much_each(runs):
@@ -141,7 +159,9 @@ def test_pytorchs_own_reader_reads_the_shards(runs):
     for name, run_dir in runs[0].items():
         path, saved = latest(run_dir), runs[1][name][1]
         theirs = {f"method.{key}": torch.empty_like(tensor) for key, tensor in saved.items()}
-        dcp.load(theirs, storage_reader=dcp.HuggingFaceStorageReader(str(path / "state")), no_dist=True)
+        dcp.load(
+            theirs, storage_reader=dcp.HuggingFaceStorageReader(str(path / "state")), no_dist=True
+        )
         assert all(torch.equal(theirs[f"method.{key}"], tensor) for key, tensor in saved.items())
 
 
@@ -149,7 +169,9 @@ def test_the_whole_backbone_lies_beside_the_shards(runs):
     for run_dir, (_, state) in zip(runs[0].values(), runs[1].values(), strict=True):
         file = latest(run_dir) / "backbone.safetensors"
         whole = load_file(file)
-        assert set(whole) == {key.removeprefix("backbone.") for key in state if key.startswith("backbone.")}
+        assert set(whole) == {
+            key.removeprefix("backbone.") for key in state if key.startswith("backbone.")
+        }
         assert all(torch.equal(state[f"backbone.{key}"], tensor) for key, tensor in whole.items())
         with safe_open(file, "pt") as tensors:
             assert tensors.metadata() == {"note": "whole"}
@@ -215,7 +237,8 @@ def test_saves_run_beside_the_training_one_at_a_time(tmp_path, monkeypatch):
 
 
 def _die(line):
-    """Have this process killed before line number `line` of what a save runs in the background; 0: never.
+    """Have this process killed before line number `line` of what a save runs in the background; 0:
+    never.
 
     Returns:
         The lines that have been run so far.
@@ -269,7 +292,10 @@ def test_what_could_not_be_written_is_tried_again(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(tensorfile, "flush", flaky)
     monkeypatch.setattr(checkpointer, "PAUSES", (0.0,))
     assert saved(tmp_path, 1) == [1]
-    assert "step-000000001: cannot be written ([Errno 5] Input/output error); once more in 0 s" in caplog.text
+    assert (
+        "step-000000001: cannot be written ([Errno 5] Input/output error); once more in 0 s"
+        in caplog.text
+    )
     assert loaded(tmp_path) == 1
 
 
@@ -282,7 +308,10 @@ def _save_on_a_full_disk(run_dir):
     if rank() == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
     saves.save(2, method, optimizer)
-    with pytest.raises(UnsavedError, match=r"step-000000002: cannot be written .*File too large.*; earlier ones are"):
+    with pytest.raises(
+        UnsavedError,
+        match=r"step-000000002: cannot be written .*File too large.*; earlier ones are",
+    ):
         saves.finish()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     saves.save(3, method, optimizer)
@@ -311,13 +340,16 @@ def test_another_architecture_is_named(tmp_path):
     wider = Tiny(width=6)
     before = wider.backbone.stem[0].weight.clone()
     with pytest.raises(
-        InputError, match=r"method.backbone.stem.0.weight is \[4, 3, 3, 3\] there and \[6, 3, 3, 3\] here"
+        InputError,
+        match=r"method.backbone.stem.0.weight is \[4, 3, 3, 3\] there and \[6, 3, 3, 3\] here",
     ):
         load_into(wider, tmp_path)
     assert torch.equal(wider.backbone.stem[0].weight, before)
     deeper, shallower = Tiny(), Tiny()
     deeper.backbone.stages[0].append(torch.nn.Linear(1, 1, bias=False))
-    with pytest.raises(InputError, match=r"method.backbone.stages.0.3.weight is missing there; use another run_dir"):
+    with pytest.raises(
+        InputError, match=r"method.backbone.stages.0.3.weight is missing there; use another run_dir"
+    ):
         load_into(deeper, tmp_path)
     del shallower.prototypes
     with pytest.raises(InputError, match=r"method.prototypes.weight is only there"):
@@ -358,7 +390,9 @@ def _save_what_is_not_finite(run_dir, mode):
                 values[(0,) * values.dim()] = float("inf")
         saves.save(2, method, optimizer, proven=False)
         saves.confirm()
-        with pytest.raises(RollbackError, match="momentum_buffer is not finite after this step") as raised:
+        with pytest.raises(
+            RollbackError, match="momentum_buffer is not finite after this step"
+        ) as raised:
             saves.finish()
         assert (raised.value.first, raised.value.last) == (2, 2)
         assert writer(run_dir).load(method, optimizer) == {"step": 1}
@@ -380,7 +414,9 @@ def test_what_is_not_finite_is_not_gone_on_from(tmp_path, caplog, monkeypatch):
     method, _, optimizer = tiny.build(ParallelConfig())
     method.centre[2] = float("nan")
     with monkeypatch.context() as patched:
-        patched.setattr(tensorfile, "is_finite", lambda values: True)  # as versions before did not look
+        patched.setattr(
+            tensorfile, "is_finite", lambda values: True
+        )  # as versions before did not look
         with writer(tmp_path) as saves:
             saves.save(2, method, optimizer, {"about": 2})
     assert len(checkpoints(tmp_path)) == 2

@@ -23,7 +23,10 @@ def test_formats_of_other_versions(tmp_path):
     header.write_text(json.dumps(about | {"format": "seer-checkpoint/1"}))
     assert loaded(tmp_path) == 1
     header.write_text(json.dumps(about | {"format": "seer-checkpoint/0"}))
-    with pytest.raises(InputError, match=r"format 'seer-checkpoint/0'; this version of seer reads 'seer-checkpoint/2'"):
+    with pytest.raises(
+        InputError,
+        match=r"format 'seer-checkpoint/0'; this version of seer reads 'seer-checkpoint/2'",
+    ):
         loaded(tmp_path)
 
 
@@ -73,7 +76,10 @@ def test_where_none_is_intact_nothing_is_begun_anew(tmp_path):
     saved(tmp_path, 1, 2)
     for path in checkpoints(tmp_path):
         truncate(shard(path))
-    with pytest.raises(InputError, match=r"step-000000002: damaged .*, and none before it is intact; delete .* anew"):
+    with pytest.raises(
+        InputError,
+        match=r"step-000000002: damaged .*, and none before it is intact; delete .* anew",
+    ):
         loaded(tmp_path)
     assert len(checkpoints(tmp_path)) == 2
 
@@ -109,7 +115,9 @@ def test_damaged_ones_are_replaced_and_do_not_count_as_kept(tmp_path):
     (there, first), (_, second) = spawn(_go_on_past_damage, 2, tmp_path, device="cpu")
     assert there == [["step-000000001", "step-000000002"], ["step-000000002", "step-000000003"]]
     # Together the ranks have read every file of the three once.
-    assert sorted(first + second) == sorted(3 * [*names_in(latest(tmp_path) / "state"), "backbone.safetensors"])
+    assert sorted(first + second) == sorted(
+        3 * [*names_in(latest(tmp_path) / "state"), "backbone.safetensors"]
+    )
 
 
 def test_a_tensor_that_no_file_has_in_full_is_missed(tmp_path):

@@ -22,7 +22,11 @@ def tensors() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     found = {str(dtype): (torch.randn(7, 3) * 10).to(dtype) for dtype in DTYPES}
     found["image"] = torch.randn(5, 4, 3, 3).to(memory_format=torch.channels_last)
-    return found | {"scalar": torch.tensor(3), "empty": torch.empty(0, 3), "large": torch.randn(1000, 100)}
+    return found | {
+        "scalar": torch.tensor(3),
+        "empty": torch.empty(0, 3),
+        "large": torch.randn(1000, 100),
+    }
 
 
 def cut(tensor: torch.Tensor, draw: random.Random) -> list[Block]:
@@ -34,7 +38,9 @@ def cut(tensor: torch.Tensor, draw: random.Random) -> list[Block]:
     return [Block([a] + [0] * (tensor.dim() - 1), tensor[a:b]) for a, b in pairwise(ends)]
 
 
-def dealt(whole: dict[str, torch.Tensor], files: int, draw: random.Random) -> list[dict[str, Block]]:
+def dealt(
+    whole: dict[str, torch.Tensor], files: int, draw: random.Random
+) -> list[dict[str, Block]]:
     """The blocks of every tensor, each in another file."""
     hands: list[dict[str, Block]] = [{} for _ in range(files)]
     for name, tensor in whole.items():
@@ -53,7 +59,10 @@ def test_a_file_is_what_the_library_reads_and_what_it_hashes_to(tmp_path):
     found = load_file(path)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert all(entry.start % tensorfile.ITEM_SIZES[entry.code] == 0 for entry in tensorfile.read_entries(path))
+    assert all(
+        entry.start % tensorfile.ITEM_SIZES[entry.code] == 0
+        for entry in tensorfile.read_entries(path)
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -65,7 +74,10 @@ def test_blocks_are_read_and_joined_however_they_were_cut(tmp_path, seed):
     targets = {}
     for name, tensor in whole.items():
         begin = [draw.randrange(length) if length else 0 for length in tensor.shape]
-        size = [draw.randint(1, length - b) if length else 0 for b, length in zip(begin, tensor.shape, strict=True)]
+        size = [
+            draw.randint(1, length - b) if length else 0
+            for b, length in zip(begin, tensor.shape, strict=True)
+        ]
         targets[name] = Block(begin, torch.zeros(size, dtype=tensor.dtype))
     tensorfile.fill(tmp_path, entries, targets)
     for name, (begin, values) in targets.items():
@@ -89,7 +101,9 @@ def test_joining_and_writing_hold_a_chunk_and_no_more(tmp_path, monkeypatch):
     halves = [torch.randn(2**22) for _ in range(2)]  # 16 MiB each
     tracemalloc.start()
     for number, half in enumerate(halves):
-        tensorfile.write(tmp_path / f"{number}.safetensors", {"large": Block([number * 2**22], half)})
+        tensorfile.write(
+            tmp_path / f"{number}.safetensors", {"large": Block([number * 2**22], half)}
+        )
     tensorfile.join(tmp_path / "joined", tmp_path, {"large": "large"}, {"large": [2**23]}, {})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -103,8 +117,12 @@ def test_pytorchs_writer_is_read(tmp_path):
     whole = {name: tensor for name, tensor in tensors().items() if name not in ("empty", "image")}
     writer = dcp.HuggingFaceStorageWriter(str(tmp_path), save_distributed=True)
     dcp.save(whole, storage_writer=writer, no_dist=True)
-    entries = [entry for path in tmp_path.glob("*.safetensors") for entry in tensorfile.read_entries(path)]
-    targets = {name: Block([0] * tensor.dim(), torch.zeros_like(tensor)) for name, tensor in whole.items()}
+    entries = [
+        entry for path in tmp_path.glob("*.safetensors") for entry in tensorfile.read_entries(path)
+    ]
+    targets = {
+        name: Block([0] * tensor.dim(), torch.zeros_like(tensor)) for name, tensor in whole.items()
+    }
     tensorfile.fill(tmp_path, entries, targets)
     assert all(torch.equal(targets[name].values, tensor) for name, tensor in whole.items())
 

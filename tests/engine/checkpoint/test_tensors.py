@@ -12,7 +12,9 @@ ROWS = {"large": 8, "uneven": 5, "small": 1, "plain": 6, "other": 3}
 
 
 def _shares() -> dict[str, list[int]]:
-    """The rows that this rank saves of tensors that are sharded in each of two pairs of ranks, and of plain ones."""
+    """The rows that this rank saves of tensors that are sharded in each of two pairs of ranks, and
+    of plain ones.
+    """
     mesh = init_device_mesh("cpu", (2, 2))
     state: dict[str, torch.Tensor | DTensor] = {}
     for name, rows in ROWS.items():
@@ -28,7 +30,9 @@ def _shares() -> dict[str, list[int]]:
 def test_every_row_is_saved_once_whatever_is_sharded_and_copied():
     shares = spawn(_shares, 4, device="cpu")
     for name, rows in ROWS.items():
-        assert sorted(row for mine in shares for row in mine.get(name, [])) == list(range(rows)), name
+        assert sorted(row for mine in shares for row in mine.get(name, [])) == list(range(rows)), (
+            name
+        )
     assert all(shares), "some rank saves nothing"
 
 

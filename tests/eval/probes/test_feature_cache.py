@@ -49,20 +49,34 @@ def test_any_flipped_bit_is_noticed(images):
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
         kept = feature_cache.load(key, len(images))
-        assert kept is None or torch.equal(kept, features)  # a space of the header may be another one
+        assert kept is None or torch.equal(
+            kept, features
+        )  # a space of the header may be another one
 
 
 REPLACED = {
     "no claims": lambda values, about: (values, None),
     "others": lambda values, about: (values + 1, about),
-    "NaN": lambda values, about: (values * torch.nan, about | {"sha256": feature_cache._sha256(values * torch.nan)}),
-    "narrower": lambda values, about: (values[:, :5], about | {"sha256": feature_cache._sha256(values[:, :5])}),
-    "fewer": lambda values, about: (values[:-1], about | {"sha256": feature_cache._sha256(values[:-1])}),
+    "NaN": lambda values, about: (
+        values * torch.nan,
+        about | {"sha256": feature_cache._sha256(values * torch.nan)},
+    ),
+    "narrower": lambda values, about: (
+        values[:, :5],
+        about | {"sha256": feature_cache._sha256(values[:, :5])},
+    ),
+    "fewer": lambda values, about: (
+        values[:-1],
+        about | {"sha256": feature_cache._sha256(values[:-1])},
+    ),
     "fewer, and it says so": lambda values, about: (
         values[:-1],
         about | {"images": len(values) - 1, "sha256": feature_cache._sha256(values[:-1])},
     ),
-    "wide": lambda values, about: (values.double(), about | {"sha256": feature_cache._sha256(values.double())}),
+    "wide": lambda values, about: (
+        values.double(),
+        about | {"sha256": feature_cache._sha256(values.double())},
+    ),
     "of another key": lambda values, about: (values, about | {"key": "0" * 64}),
     "of another version": lambda values, about: (values, about | {"format": "seer-features/0"}),
     "with more to say": lambda values, about: (values, about | {"more": 1}),
@@ -75,12 +89,16 @@ def test_what_is_not_what_was_written_is_computed_anew(images, caplog, kind):
     model = small_model()
     features, path = cached(model, images)
     values, about = REPLACED[kind](features, claims(path))
-    save_file({"features": values.contiguous()}, path, {"seer": json.dumps(about)} if about else None)
+    save_file(
+        {"features": values.contiguous()}, path, {"seer": json.dumps(about)} if about else None
+    )
     assert torch.equal(extract(model, images, FeatureConfig()), features)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "not used, but computed anew" in caplog.text
     caplog.clear()
-    assert torch.equal(extract(model, images, FeatureConfig()), features)  # replaced, so nothing more is said
+    assert torch.equal(
+        extract(model, images, FeatureConfig()), features
+    )  # replaced, so nothing more is said
     assert not caplog.records
 
 
@@ -97,8 +115,12 @@ def test_a_folder_or_pipe_in_the_files_place(images, caplog):
     assert "cannot be kept" in caplog.text
 
 
-@pytest.mark.parametrize("root", ["file/cache", "/proc/none", "x" * 300, "~nobody-of-this-name/cache"])
-def test_where_nothing_can_be_kept_the_score_is_still_there(images, tmp_path, monkeypatch, caplog, root):
+@pytest.mark.parametrize(
+    "root", ["file/cache", "/proc/none", "x" * 300, "~nobody-of-this-name/cache"]
+)
+def test_where_nothing_can_be_kept_the_score_is_still_there(
+    images, tmp_path, monkeypatch, caplog, root
+):
     (tmp_path / "file").touch()
     monkeypatch.setenv("SEER_CACHE", root if root.startswith("~") else str(tmp_path / root))
     assert len(extract(small_model(), images, FeatureConfig())) == 60
@@ -127,7 +149,8 @@ def test_many_writers_and_readers_at_once(images):
         for _ in range(10):
             feature_cache.store(key, choices[i])
             kept = feature_cache.load(key, 400)
-            # Nothing, where another writer replaced the file between the two times that safetensors opens it.
+            # Nothing, where another writer replaced the file between the two times that safetensors
+            # opens it.
             if kept is not None and not any(torch.equal(kept, choice) for choice in choices):
                 wrong.append(i)
 
@@ -144,7 +167,10 @@ def test_many_writers_and_readers_at_once(images):
 def test_the_key_is_of_all_that_features_depend_on(monkeypatch):
     network = small_model().backbone
     keys = {feature_cache.key_of(network, "images", [1, 16])}
-    keys |= {feature_cache.key_of(network, "others", [1, 16]), feature_cache.key_of(network, "images", [2, 16])}
+    keys |= {
+        feature_cache.key_of(network, "others", [1, 16]),
+        feature_cache.key_of(network, "images", [2, 16]),
+    }
     keys.add(feature_cache.key_of(network.double(), "images", [1, 16]))
     monkeypatch.setattr(feature_cache.seer, "__version__", "9.9")
     keys.add(feature_cache.key_of(network, "images", [1, 16]))

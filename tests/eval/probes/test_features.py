@@ -17,16 +17,23 @@ from tests.eval.conftest import small_model, write_images
 
 
 def test_features_are_those_of_torchvisions_preprocessing(data):
-    """Small images: resized as a whole, scaled to [0, 1], normalised; one image at a time through the network."""
+    """Small images: resized as a whole, scaled to [0, 1], normalised; one image at a time through
+    the network.
+    """
     model, train = small_model(), load_labelled(data, "train")
     transform = v2.Compose([
         v2.ToImage(), v2.Resize(16, antialias=True), v2.CenterCrop(16),
         v2.ToDtype(torch.float32, scale=True), v2.Normalize(model.mean, model.std),
     ])  # fmt: skip
     with torch.no_grad():
-        expected = [model.backbone(transform(Image.fromarray(train.image(i)))[None])[0] for i in range(len(train))]
+        expected = [
+            model.backbone(transform(Image.fromarray(train.image(i)))[None])[0]
+            for i in range(len(train))
+        ]
     features = extract(model, train, FeatureConfig(batch_size=7))
-    torch.testing.assert_close(features, torch.stack(expected), rtol=0, atol=0.02)  # one of 255 levels, by rounding
+    torch.testing.assert_close(
+        features, torch.stack(expected), rtol=0, atol=0.02
+    )  # one of 255 levels, by rounding
     assert features.dtype == torch.float32
 
 
@@ -51,7 +58,9 @@ def test_large_models_see_the_central_seven_eighths(tmp_path):
 def test_batches_and_threads_change_nothing(data, batch_size, threads):
     model, test = small_model(), load_labelled(data, "test")
     config = FeatureConfig(batch_size=batch_size, threads=threads, cache=False)
-    torch.testing.assert_close(extract(model, test, config), extract(model, test, FeatureConfig(cache=False)))
+    torch.testing.assert_close(
+        extract(model, test, config), extract(model, test, FeatureConfig(cache=False))
+    )
 
 
 def test_batches_of_large_images_are_smaller(data, monkeypatch):
@@ -61,7 +70,9 @@ def test_batches_of_large_images_are_smaller(data, monkeypatch):
     monkeypatch.setattr(features, "LARGEST_BATCH", 7 * 16**2)
     few = extract(model, test, FeatureConfig(cache=False))
     assert counts == [7] * 8 + [4]
-    torch.testing.assert_close(few, extract(small_model(), test, FeatureConfig(batch_size=7, cache=False)))
+    torch.testing.assert_close(
+        few, extract(small_model(), test, FeatureConfig(batch_size=7, cache=False))
+    )
 
 
 def test_bf16_is_close(data):
@@ -101,16 +112,23 @@ def test_a_damaged_cache_file_is_replaced(data, tmp_path):
 
 def test_shards_give_the_features_of_the_folder_they_came_from(data, tmp_path):
     train = load_labelled(data, "train")
-    write_shards(tmp_path / "shards", [70, 50], train.bytes, lambda i: int(train.labels[i]), train.classes)
+    write_shards(
+        tmp_path / "shards", [70, 50], train.bytes, lambda i: int(train.labels[i]), train.classes
+    )
     shards = load_labelled(tmp_path / "shards")
-    assert torch.equal(extract(small_model(), shards, FeatureConfig()), extract(small_model(), train, FeatureConfig()))
+    assert torch.equal(
+        extract(small_model(), shards, FeatureConfig()),
+        extract(small_model(), train, FeatureConfig()),
+    )
 
 
 def test_features_that_are_not_finite_are_refused_with_the_image(data, tmp_path):
     test = load_labelled(data, "test")
     model = small_model()
     model.backbone.layers[1].running_var.fill_(-1.0)  # finite weights, whose features are not
-    with pytest.raises(InputError, match=r"net: its features of .*/test/brick/000\.png are NaN or infinite"):
+    with pytest.raises(
+        InputError, match=r"net: its features of .*/test/brick/000\.png are NaN or infinite"
+    ):
         extract(model, test, FeatureConfig(batch_size=7))
     assert not (tmp_path / "cache").exists()
 
@@ -146,7 +164,9 @@ def test_a_damaged_image_is_named(tmp_path):
         extract(small_model(), load_labelled(folder), FeatureConfig())
 
 
-@pytest.mark.parametrize(("option", "message"), [({"precision": "fp8"}, "fp32"), ({"device": "tpu"}, "use auto")])
+@pytest.mark.parametrize(
+    ("option", "message"), [({"precision": "fp8"}, "fp32"), ({"device": "tpu"}, "use auto")]
+)
 def test_wrong_options_are_named(data, option, message):
     with pytest.raises(InputError, match=message):
         extract(small_model(), load_labelled(data, "test"), FeatureConfig(**option))

@@ -26,7 +26,9 @@ def points(seed: int, n: int, classes: int = 7) -> tuple[torch.Tensor, torch.Ten
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_votes_are_scikit_learns(k, temperature):
     (bank, labels), (queries, _) = points(0, 300), points(1, 200)
-    oracle = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature))
+    oracle = KNeighborsClassifier(
+        k, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature)
+    )
     expected = oracle.fit(bank.double(), labels).predict(queries.double())
     similarity, nearest = search(queries.double(), bank.double(), k, torch.device("cpu"))
     assert vote(similarity, labels[nearest], 7, temperature).tolist() == expected.tolist()
@@ -55,7 +57,9 @@ def test_several_ks_score_as_each_alone(data):
     assert [score.headline for score in together] == [False, False, True]
     assert [replace(score, headline=True) for score in together] == alone
     assert [score.metric for score in together] == ["top1_k3", "top1_k9", "top1_k120"]
-    assert together[0].value > 0.5  # colour tells these classes apart most of the time; chance is 0.33
+    assert (
+        together[0].value > 0.5
+    )  # colour tells these classes apart most of the time; chance is 0.33
 
 
 def test_neighbours_of_features_of_any_size_are_the_same():

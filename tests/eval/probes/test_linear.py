@@ -13,12 +13,22 @@ from torch.nn import functional as F
 from seer.data.labelled import splits
 from seer.errors import InputError
 from seer.eval.probes import linear
-from seer.eval.probes.linear import LinearConfig, cached_batches, fit, holdout, logits, shuffled, standardizer
+from seer.eval.probes.linear import (
+    LinearConfig,
+    cached_batches,
+    fit,
+    holdout,
+    logits,
+    shuffled,
+    standardizer,
+)
 from tests.eval.conftest import small_model
 
 
 def problem(n: int = 600, dim: int = 10, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = make_classification(n, dim, n_informative=6, n_redundant=0, n_classes=classes, class_sep=2.0, random_state=0)
+    x, y = make_classification(
+        n, dim, n_informative=6, n_redundant=0, n_classes=classes, class_sep=2.0, random_state=0
+    )
     return torch.from_numpy(x), torch.from_numpy(y)
 
 
@@ -50,7 +60,9 @@ def test_a_head_is_torchs_linear_layer_under_torchs_sgd(double):
             # torch's momentum buffer holds gradients, ours too: rates apply at the update.
             sgd.step()
             cosine.step()
-    torch.testing.assert_close(ours, torch.cat([layer.weight, layer.bias[:, None]], 1).detach(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        ours, torch.cat([layer.weight, layer.bias[:, None]], 1).detach(), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_heads_trained_together_are_those_trained_alone(double):
@@ -81,7 +93,9 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constants_become_
     assert torch.equal(scaled[:, 2], torch.zeros(500))
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0.01, 0.99), st.integers(0, 5))
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0.01, 0.99), st.integers(0, 5)
+)
 def test_holdout_takes_from_every_class_and_leaves_some(labels, share, seed):
     labels = np.array(labels)
     if np.bincount(labels).max() < 2:
@@ -126,7 +140,9 @@ def test_rates_that_diverge_are_left_out_and_said(data, caplog):
 
 def test_where_all_rates_diverge_there_is_no_score(data):
     train_images, test = splits(data)
-    with pytest.raises(InputError, match=r"diverged at every learning rate \(1e\+38\); give smaller lrs") as error:
+    with pytest.raises(
+        InputError, match=r"diverged at every learning rate \(1e\+38\); give smaller lrs"
+    ) as error:
         linear.run(small_model(), train_images, test, LinearConfig(epochs=5, lrs=[1e38]))
     assert "\n" not in str(error.value)
 
@@ -162,14 +178,18 @@ def test_without_refit_the_held_out_images_are_never_trained_on(data, monkeypatc
     (after,) = linear.run(small_model(), train_images, test, config)
     assert after.value == before.value
     assert after.details["holdout_top1"] != before.details["holdout_top1"]
-    (refit,) = linear.run(small_model(), train_images, test, dataclasses.replace(config, refit=True))
+    (refit,) = linear.run(
+        small_model(), train_images, test, dataclasses.replace(config, refit=True)
+    )
     assert refit.details == after.details
 
 
 def test_augmented_training_is_deterministic_sees_new_crops_and_works(data):
     train_images, test = splits(data)
     model = small_model()
-    config = LinearConfig(augment=True, epochs=4, lrs=[0.03, 0.3], sgd_batch=32, batch_size=20, refit=False)
+    config = LinearConfig(
+        augment=True, epochs=4, lrs=[0.03, 0.3], sgd_batch=32, batch_size=20, refit=False
+    )
     (score,) = linear.run(model, train_images, test, config)
     assert model.backbone.seen == len(train_images) + len(test) + 4 * (len(train_images) - 12)
     (again,) = linear.run(small_model(), train_images, test, dataclasses.replace(config, threads=1))
@@ -188,7 +208,14 @@ def test_augmented_training_is_deterministic_sees_new_crops_and_works(data):
 
 @pytest.mark.parametrize(
     "option",
-    [{"lrs": []}, {"lrs": [0.0]}, {"holdout": 0.0}, {"epochs": 0}, {"sgd_batch": 0}, {"crop_scale": [0.5, 0.2]}],
+    [
+        {"lrs": []},
+        {"lrs": [0.0]},
+        {"holdout": 0.0},
+        {"epochs": 0},
+        {"sgd_batch": 0},
+        {"crop_scale": [0.5, 0.2]},
+    ],
 )
 def test_wrong_options_are_named(data, option):
     with pytest.raises(InputError, match=next(iter(option))):

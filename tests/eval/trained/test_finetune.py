@@ -1,4 +1,6 @@
-"""Finetuning: it learns, it is continued bit by bit, processes are one, and what cannot be is told in one line."""
+"""Finetuning: it learns, it is continued bit by bit, processes are one, and what cannot be is told
+in one line.
+"""
 
 import json
 import shutil
@@ -38,12 +40,20 @@ def small(monkeypatch, tmp_path):
 
 
 def losses(run_dir: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def test_it_learns_and_says_so(small, data, tmp_path):
     out = tmp_path / "results.jsonl"
-    options = [*QUICK, f"run_dir={tmp_path / 'run'}", "epochs=12", "schedule.peak=0.3", "head_rate=2"]
+    options = [
+        *QUICK,
+        f"run_dir={tmp_path / 'run'}",
+        "epochs=12",
+        "schedule.peak=0.3",
+        "head_rate=2",
+    ]
     (row,) = evaluate("finetune", "net", data, options, out)
     assert (row["task"], row["metric"], row["title"]) == ("finetune", "top1", "Finetuned top-1")
     assert row["details"] == {"images": 60, "steps": 60}
@@ -58,19 +68,29 @@ def test_the_same_command_continues_bit_for_bit_and_scores_again(small, data, tm
     def command(folder: Path) -> list[str]:
         return [*QUICK, f"run_dir={folder}", "steps=8", "checkpoint.every=4"]
 
-    (whole,) = evaluate("finetune", "net", data, command(tmp_path / "whole"), tmp_path / "results.jsonl")
+    (whole,) = evaluate(
+        "finetune", "net", data, command(tmp_path / "whole"), tmp_path / "results.jsonl"
+    )
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     shutil.rmtree(checkpoints(tmp_path / "part")[-1])
-    (again,) = evaluate("finetune", "net", data, command(tmp_path / "part"), tmp_path / "results.jsonl")
+    (again,) = evaluate(
+        "finetune", "net", data, command(tmp_path / "part"), tmp_path / "results.jsonl"
+    )
     assert losses(tmp_path / "part") == losses(tmp_path / "whole")
     assert again["value"] == whole["value"]
-    (done,) = evaluate("finetune", "net", data, command(tmp_path / "part"), tmp_path / "results.jsonl")
+    (done,) = evaluate(
+        "finetune", "net", data, command(tmp_path / "part"), tmp_path / "results.jsonl"
+    )
     assert done["value"] == whole["value"]
 
 
-def test_without_a_place_given_a_run_has_one_of_its_configuration(small, data, tmp_path, monkeypatch):
+def test_without_a_place_given_a_run_has_one_of_its_configuration(
+    small, data, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    one, same, other = (configure("net", str(data), [*QUICK, *more]) for more in ([], ["log.every=9"], ["seed=1"]))
+    one, same, other = (
+        configure("net", str(data), [*QUICK, *more]) for more in ([], ["log.every=9"], ["seed=1"])
+    )
     assert one.steps == 150  # 30 epochs of 120 images
     assert one.run_dir == same.run_dir != other.run_dir
     assert Path(one.run_dir).parent == Path("eval")
@@ -79,7 +99,9 @@ def test_without_a_place_given_a_run_has_one_of_its_configuration(small, data, t
 def test_other_weights_are_another_finetuning(data, tmp_path, monkeypatch):
     """As where the newest checkpoint of a run is another one by now."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("seer.eval.trained.finetune.load_model", lambda spec: small_model(seed=len(spec)))
+    monkeypatch.setattr(
+        "seer.eval.trained.finetune.load_model", lambda spec: small_model(seed=len(spec))
+    )
     first, same, other = (configure(name, str(data), QUICK) for name in ("net", "ten", "other"))
     assert first.run_dir == same.run_dir != other.run_dir
     place = [*QUICK, f"run_dir={tmp_path / 'run'}", "steps=1"]
@@ -112,19 +134,29 @@ def test_the_classifier_learns_at_its_own_rate():
     learner = Classifier(small_model().backbone, 5, head_rate=20.0)
     for name in ("sgd", "lars", "adamw"):
         optimizer = build_optimizer(learner, OptimConfig(name=name))
-        factors = {parameter: group["factor"] for group in optimizer.param_groups for parameter in group["params"]}
-        assert factors == {p: 20.0 if n.startswith("head.") else 1.0 for n, p in learner.named_parameters()}
+        factors = {
+            parameter: group["factor"]
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        assert factors == {
+            p: 20.0 if n.startswith("head.") else 1.0 for n, p in learner.named_parameters()
+        }
 
 
 @pytest.mark.parametrize("device_augment", [False, True])
 def test_batches_are_random_crops_with_their_labels(data, device_augment):
     train = load_labelled(data, "train")
-    cutter = LabelledCrop(train.labels, 16, 3, (0.2, 1.0), [0.5] * 3, [0.25] * 3, not device_augment)
+    cutter = LabelledCrop(
+        train.labels, 16, 3, (0.2, 1.0), [0.5] * 3, [0.25] * 3, not device_augment
+    )
     config = LoaderConfig(workers=0, device_augment=device_augment)
     order = Order(np.ones(len(train), np.int64), 3, 20, 256)
     loader = Loader(LabelledSamples(train, "images"), order, cutter, batch_size=20, config=config)
     batches = list(loader.iterate(0, 6))
-    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(120))  # an epoch, each once
+    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(
+        range(120)
+    )  # an epoch, each once
     first = batches[0]
     assert first.labels.tolist() == train.labels[first.index.numpy()].tolist()
     assert len(first.labels.unique()) == 3
@@ -147,10 +179,16 @@ def test_the_loss_is_cross_entropy_and_places_without_an_image_count_nothing(dat
     output = learner(batch, finetune.Step(0, 1))
     torch.testing.assert_close(output.loss, F.cross_entropy(logits, batch.labels))
     assert output.metrics["right"] == (logits.argmax(1) == batch.labels).sum()
-    parts = [list(finetune.batches_of(train, model, 40, finetune.World(rank, 7))) for rank in range(7)]
+    parts = [
+        list(finetune.batches_of(train, model, 40, finetune.World(rank, 7))) for rank in range(7)
+    ]
     assert len({len(part) for part in parts}) == 1
     there = [
-        id for part in parts for one in part for id, label in zip(one.index, one.labels, strict=True) if label >= 0
+        id
+        for part in parts
+        for one in part
+        for id, label in zip(one.index, one.labels, strict=True)
+        if label >= 0
     ]
     assert sorted(map(int, there)) == list(range(120))
 
@@ -158,18 +196,30 @@ def test_the_loss_is_cross_entropy_and_places_without_an_image_count_nothing(dat
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["batch_size=121"], "120 training images are fewer than one batch; use batch_size=120 or less"),
+        (
+            ["batch_size=121"],
+            "120 training images are fewer than one batch; use batch_size=120 or less",
+        ),
         (["epoch=3"], "did you mean 'epochs'"),
         (["data=elsewhere"], "data=: it is given by --data"),
         (["weights=0"], "weights=: they are the model's"),
         (["epochs=0"], "epochs: 0.0 is not a number, above 0"),
         (["head_rate=-1"], "head_rate"),
-        (["loader.device_decode=true"], "loader.device_decode=true needs loader.device_augment=true"),
+        (
+            ["loader.device_decode=true"],
+            "loader.device_decode=true needs loader.device_augment=true",
+        ),
     ],
 )
 def test_wrong_options_are_one_line(small, data, tmp_path, overrides, message):
     with pytest.raises(InputError, match=message) as error:
-        evaluate("finetune", "net", data, [*QUICK, f"run_dir={tmp_path / 'run'}", *overrides], tmp_path / "out.jsonl")
+        evaluate(
+            "finetune",
+            "net",
+            data,
+            [*QUICK, f"run_dir={tmp_path / 'run'}", *overrides],
+            tmp_path / "out.jsonl",
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "config.yaml").exists()
 
@@ -179,7 +229,9 @@ def test_a_directory_of_another_configuration_is_refused(small, data, tmp_path):
         return [*QUICK, f"run_dir={tmp_path / 'run'}", "steps=1", *more]
 
     evaluate("finetune", "net", data, command(), tmp_path / "out.jsonl")
-    with pytest.raises(InputError, match="belongs to another configuration: seed is 0 there and 1 here"):
+    with pytest.raises(
+        InputError, match="belongs to another configuration: seed is 0 there and 1 here"
+    ):
         evaluate("finetune", "net", data, command("seed=1"), tmp_path / "out.jsonl")
 
 
@@ -187,8 +239,16 @@ def test_a_damaged_image_is_named_and_none_takes_its_place(small, data, tmp_path
     folder = shutil.copytree(data, tmp_path / "data")
     broken = folder / "train" / "moss" / "007.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"moss/007\.png cannot be used \(.*\); repair or remove it"):
-        evaluate("finetune", "net", folder, [*QUICK, f"run_dir={tmp_path / 'run'}", "epochs=1"], tmp_path / "out.jsonl")
+    with pytest.raises(
+        InputError, match=r"moss/007\.png cannot be used \(.*\); repair or remove it"
+    ):
+        evaluate(
+            "finetune",
+            "net",
+            folder,
+            [*QUICK, f"run_dir={tmp_path / 'run'}", "epochs=1"],
+            tmp_path / "out.jsonl",
+        )
 
 
 def test_probes_are_one_process(data):

@@ -3,7 +3,14 @@ import random
 import pytest
 
 from shards.archives import contents
-from shards.archives.contents import AMBIGUOUS, COMPANIONS, IMAGES, TOO_LARGE, UNJOINED, read_contents
+from shards.archives.contents import (
+    AMBIGUOUS,
+    COMPANIONS,
+    IMAGES,
+    TOO_LARGE,
+    UNJOINED,
+    read_contents,
+)
 from tests.shards.conftest import encoded
 from tests.shards.sources.test_scan import pack
 
@@ -15,7 +22,11 @@ def samples(path):
 
 def test_dots_in_names_are_no_companions(tmp_path):
     files = [(f"2021.05.{day:02} 12.00.jpg", encoded(day)) for day in range(1, 5)]
-    files += [("2021.05.01 12.00.cls", b"1"), ("v1.2/Mr. Smith.jpg", encoded(5)), ("shot.0001.jpg", encoded(6))]
+    files += [
+        ("2021.05.01 12.00.cls", b"1"),
+        ("v1.2/Mr. Smith.jpg", encoded(5)),
+        ("shot.0001.jpg", encoded(6)),
+    ]
     files += [("shot.0002.jpg", encoded(7)), ("shot.0002.seg.png", encoded(8, "PNG"))]
     found = samples(pack(tmp_path / "x.tar", files))
     assert len(found) == 7
@@ -31,12 +42,21 @@ def test_members_of_a_sample_are_joined_wherever_they_stand(tmp_path, seed):
     assert {sample.key: sorted(sample.companions) for sample in found.samples} == {
         str(i): ["cls", "txt"] for i in range(9)
     }
-    assert [sample.image.name for sample in found.samples] == [name for name, _ in files if name.endswith("jpg")]
+    assert [sample.image.name for sample in found.samples] == [
+        name for name, _ in files if name.endswith("jpg")
+    ]
     assert (found.strays, found.notes.counts) == ([], {COMPANIONS: 18})
 
 
 def test_what_may_belong_to_several_belongs_to_none(tmp_path):
-    files = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3"), ("c.jpg", b"4"), ("a.cls", b"0"), ("c.cls", b"1")]
+    files = [
+        ("a.jpg", b"1"),
+        ("b.jpg", b"2"),
+        ("a.jpg", b"3"),
+        ("c.jpg", b"4"),
+        ("a.cls", b"0"),
+        ("c.cls", b"1"),
+    ]
     files += [("d.jpg", b"5"), ("c.cls", b"2"), ("alone.cls", b"3"), ("a/b.cls", b"4")]
     found = read_contents(pack(tmp_path / "x.tar", files))
     assert [(sample.key, sorted(sample.companions)) for sample in found.samples] == [

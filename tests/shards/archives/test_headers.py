@@ -20,7 +20,14 @@ GIGABYTES = 4 << 30
 PARTS = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=150)
 NAMES = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
-TYPES = [tarfile.REGTYPE, tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE]
+TYPES = [
+    tarfile.REGTYPE,
+    tarfile.REGTYPE,
+    tarfile.LNKTYPE,
+    tarfile.SYMTYPE,
+    tarfile.DIRTYPE,
+    tarfile.FIFOTYPE,
+]
 
 
 def header(name="a.jpg", size=0, kind=b"0", **fields):
@@ -89,7 +96,9 @@ def test_entries_are_those_of_tarfile(tmp_path_factory, format, members):
     path.write_bytes(file.getvalue())
     with tarfile.open(path) as tar:
         expected = [(i.name.rstrip("/"), i.offset, i.offset_data, i.size, i.linkname) for i in tar]
-    assert [(e.name.rstrip("/"), e.start, e.offset, e.size, e.link) for e in entries(path)] == expected
+    assert [
+        (e.name.rstrip("/"), e.start, e.offset, e.size, e.link) for e in entries(path)
+    ] == expected
 
 
 def test_archives_that_were_put_together_are_read_to_the_end(tmp_path):
@@ -119,9 +128,14 @@ def sparse_file(path, *pieces):
 @pytest.mark.parametrize("kind", [b"x", b"L", b"K", b"X"])
 def test_an_extended_header_of_gigabytes_is_not_read(tmp_path, kind):
     first = header("a.jpg", 4) + padded(b"data")
-    path = sparse_file(tmp_path / "x.tar", (0, first + header("x", GIGABYTES, kind)), (GIGABYTES + 4096, b"\0"))
+    path = sparse_file(
+        tmp_path / "x.tar", (0, first + header("x", GIGABYTES, kind)), (GIGABYTES + 4096, b"\0")
+    )
     with within_memory(1 << 24):
-        assert read(path) == (["a.jpg"], "damaged tar (an extended header of 4,294,967,296 bytes at byte 1024)")
+        assert read(path) == (
+            ["a.jpg"],
+            "damaged tar (an extended header of 4,294,967,296 bytes at byte 1024)",
+        )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +151,10 @@ def test_an_extended_header_of_gigabytes_is_not_read(tmp_path, kind):
         (extended(b"path=x\n") + header(), "a bad extended header"),
         (extended(b"9" * 5000 + b" path=x\n") + header(), "a bad extended header"),
         (extended(record("path=b.jpg")), "no entry behind the extended header at byte 0"),
-        (extended(record("path=b.jpg")) + bytes(2048), "no entry behind the extended header at byte 0"),
+        (
+            extended(record("path=b.jpg")) + bytes(2048),
+            "no entry behind the extended header at byte 0",
+        ),
         (header("x", 600, b"L") + b"name", "within the extended header at byte 0"),
         (header(size=b"88888888888\0"), "no header at byte 0"),
         (header(size=b"+0000000001\0"), "no header at byte 0"),
@@ -158,12 +175,16 @@ def test_what_headers_must_not_claim(tmp_path, content, damage):
 
 def test_sparse_members_with_maps_that_are_no_numbers_are_passed_over(tmp_path):
     payloads = [
-        record("GNU.sparse.major=x") + record("GNU.sparse.minor=0") + record("GNU.sparse.name=hole.jpg"),
+        record("GNU.sparse.major=x")
+        + record("GNU.sparse.minor=0")
+        + record("GNU.sparse.name=hole.jpg"),
         record("GNU.sparse.size=" + "9" * 5000),
         record("GNU.sparse.map=1,2,x") + record("GNU.sparse.size=5"),
     ]
     parts = [extended(payload) + header("s.jpg", 4) + padded(b"hole") for payload in payloads]
-    (tmp_path / "x.tar").write_bytes(b"".join(parts) + header("z.jpg", 4) + padded(b"last") + bytes(1024))
+    (tmp_path / "x.tar").write_bytes(
+        b"".join(parts) + header("z.jpg", 4) + padded(b"last") + bytes(1024)
+    )
     found = list(entries(tmp_path / "x.tar"))
     assert [entry.kind for entry in found] == ["sparse"] * 3 + ["file"]
     assert (found[0].name, found[-1].name) == ("hole.jpg", "z.jpg")
@@ -177,7 +198,9 @@ def test_a_chain_of_extended_headers_is_no_recursion(tmp_path):
 
 
 def damaged(content, chance):
-    """The bytes with a few things done to them: bits flipped, blocks cut out or doubled, headers added."""
+    """The bytes with a few things done to them: bits flipped, blocks cut out or doubled, headers
+    added.
+    """
     content = bytearray(content)
     for _ in range(chance.randrange(1, 5)):
         place = chance.randrange(len(content) + 1)
@@ -194,7 +217,9 @@ def damaged(content, chance):
         elif action == 4:
             content[block:block] = bytes(512 * chance.randrange(1, 9))
         elif action == 5:
-            hostile = header("h.jpg", chance.randbytes(12), chance.choice([b"0", b"x", b"L", b"S", b"1", b"g"]))
+            hostile = header(
+                "h.jpg", chance.randbytes(12), chance.choice([b"0", b"x", b"L", b"S", b"1", b"g"])
+            )
             content[block:block] = hostile
         else:
             text = chance.choice(["size", "path", "GNU.sparse.map", "linkpath", "GNU.sparse.major"])
@@ -215,10 +240,25 @@ def refusal(function, *arguments, **options):
 def test_fuzz_of_bytes(tmp_path):
     """No damage is more than a line, whatever the tar: nor endless, nor a matter of gigabytes."""
     sound = [
-        plain([(f"{i}.{s}", d) for i in range(3) for s, d in (("jpg", encoded(i)), ("cls", b"%d" % i))], format)
+        plain(
+            [
+                (f"{i}.{s}", d)
+                for i in range(3)
+                for s, d in (("jpg", encoded(i)), ("cls", b"%d" % i))
+            ],
+            format,
+        )
         for format in FORMATS
     ]
-    sound.append(plain([("ü" * 90 + ".jpg", encoded(1)), ("x/" * 90 + "y.json", b"{}"), ("1.2.jpg", encoded(2))]))
+    sound.append(
+        plain(
+            [
+                ("ü" * 90 + ".jpg", encoded(1)),
+                ("x/" * 90 + "y.json", b"{}"),
+                ("1.2.jpg", encoded(2)),
+            ]
+        )
+    )
     chance = random.Random(0)
     path = tmp_path / "data" / "x.tar"
     path.parent.mkdir()

@@ -10,7 +10,14 @@ from shards.archives import tars
 from shards.build import BuildOptions, build
 from tests.shards.conftest import encoded
 
-NAMES = ["a.jpg", "a.cls", "deep/er/b.seg.png", "ü ß/雪.jpg", f"{'long/' * 40}{'x' * 120}.jpg", "q~2.jpg"]
+NAMES = [
+    "a.jpg",
+    "a.cls",
+    "deep/er/b.seg.png",
+    "ü ß/雪.jpg",
+    f"{'long/' * 40}{'x' * 120}.jpg",
+    "q~2.jpg",
+]
 
 
 def write(path, names=NAMES):
@@ -25,12 +32,14 @@ def test_written_tar_is_what_tarfile_and_gnu_tar_read(tmp_path):
     writer, offsets = write(tmp_path / "x.tar")
     with tarfile.open(tmp_path / "x.tar") as tar:
         infos = tar.getmembers()
-        assert [tar.extractfile(info).read() for info in infos] == [name.encode() * 50 for name in NAMES]
+        assert [tar.extractfile(info).read() for info in infos] == [
+            name.encode() * 50 for name in NAMES
+        ]
     assert [info.name for info in infos] == NAMES
     assert [info.offset_data for info in infos] == offsets
-    assert {(info.mtime, info.uid, info.gid, info.uname, info.gname, info.mode) for info in infos} == {
-        (0, 0, 0, "", "", 0o644)
-    }
+    assert {
+        (info.mtime, info.uid, info.gid, info.uname, info.gname, info.mode) for info in infos
+    } == {(0, 0, 0, "", "", 0o644)}
     listed = subprocess.run(
         ["tar", "tf", tmp_path / "x.tar", "--quoting-style=literal"], capture_output=True, text=True
     )
@@ -44,7 +53,12 @@ def test_written_tar_is_what_tarfile_and_gnu_tar_read(tmp_path):
 def test_webdataset_reads_what_was_written(tmp_path):
     write(tmp_path / "x.tar")
     samples = list(webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False))
-    found = {f"{s['__key__']}.{suffix}": data for s in samples for suffix, data in s.items() if suffix[0] != "_"}
+    found = {
+        f"{s['__key__']}.{suffix}": data
+        for s in samples
+        for suffix, data in s.items()
+        if suffix[0] != "_"
+    }
     assert found == {name: name.encode() * 50 for name in NAMES}
 
 
@@ -64,7 +78,9 @@ def test_members_of_foreign_tars(tmp_path, format):
             tar.addfile(tarfile.TarInfo(name))
     found = list(tars.members(tmp_path / "x.tar"))
     assert [member.name for member in found] == names
-    data = [tars.read_range(str(tmp_path / "x.tar"), member.offset, member.size) for member in found]
+    data = [
+        tars.read_range(str(tmp_path / "x.tar"), member.offset, member.size) for member in found
+    ]
     assert data == [name.encode() for name in names]
 
 
@@ -76,7 +92,16 @@ def test_sparse_members_and_links_with_a_size_do_not_end_a_tar(tmp_path, format)
         file.truncate(10_000_000)
         file.write(b"end")
     (tmp_path / "z.jpg").write_bytes(b"last")
-    command = ["tar", "-cf", "x.tar", f"--format={format}", "--sparse", "a.jpg", "hole.jpg", "z.jpg"]
+    command = [
+        "tar",
+        "-cf",
+        "x.tar",
+        f"--format={format}",
+        "--sparse",
+        "a.jpg",
+        "hole.jpg",
+        "z.jpg",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "x.tar").stat().st_size < 100_000
     with tarfile.open(tmp_path / "x.tar", "a") as tar:
@@ -84,20 +109,30 @@ def test_sparse_members_and_links_with_a_size_do_not_end_a_tar(tmp_path, format)
         link.type, link.linkname, link.size = tarfile.LNKTYPE, "a.jpg", 10_000_000
         tar.addfile(link)
     found = list(tars.members(tmp_path / "x.tar"))
-    data = {member.name: tars.read_range(str(tmp_path / "x.tar"), member.offset, member.size) for member in found}
+    data = {
+        member.name: tars.read_range(str(tmp_path / "x.tar"), member.offset, member.size)
+        for member in found
+    }
     assert data == {"a.jpg": b"first", "z.jpg": b"last"}
 
 
 def test_names_that_climb_or_are_absolute_stay_below_the_output(tmp_path):
     with tarfile.open(tmp_path / "in.tar", "w") as tar:
-        for i, name in enumerate(["../../up.jpg", "/etc/passwd.jpg", "a/../../b.jpg", "./c.jpg", "..jpg"]):
+        for i, name in enumerate(
+            ["../../up.jpg", "/etc/passwd.jpg", "a/../../b.jpg", "./c.jpg", "..jpg"]
+        ):
             info = tarfile.TarInfo(name)
             info.size = len(encoded(i))
             tar.addfile(info, io.BytesIO(encoded(i)))
     build([tmp_path / "in.tar"], tmp_path / "out", BuildOptions(workers=1))
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
         names = tar.getnames()
-    assert sorted(names) == ["a/b.jpg", "c.jpg", "etc/passwd.jpg", "up.jpg"]  # the last is a hidden file
+    assert sorted(names) == [
+        "a/b.jpg",
+        "c.jpg",
+        "etc/passwd.jpg",
+        "up.jpg",
+    ]  # the last is a hidden file
     assert {path.name for path in tmp_path.iterdir()} == {"in.tar", "out"}
 
 
@@ -109,7 +144,9 @@ def test_keys_are_webdatasets():
 
 def test_runs_of_one_key():
     names = ["a.jpg", "a.cls", "b.jpg", "a.jpg", "a.jpg", "a.txt"]
-    groups = [(key, sorted(group)) for key, group in tars.runs(tars.Member(name, 0, 0) for name in names)]
+    groups = [
+        (key, sorted(group)) for key, group in tars.runs(tars.Member(name, 0, 0) for name in names)
+    ]
     assert groups == [("a", ["cls", "jpg"]), ("b", ["jpg"]), ("a", ["jpg"]), ("a", ["jpg", "txt"])]
 
 
@@ -125,7 +162,9 @@ def test_truncated_at_any_byte(tmp_path):
                 found.append(member.name)
         except tars.DamagedTar as error:
             damage = str(error)
-        complete = [name for name, offset in zip("abc", offsets, strict=True) if offset + 250 <= length]
+        complete = [
+            name for name, offset in zip("abc", offsets, strict=True) if offset + 250 <= length
+        ]
         assert found == [f"{name}.jpg" for name in complete]
         boundary = length % 512 == 0 and length in [o - 512 for o in offsets[1:]]
         assert damage or boundary or length >= offsets[-1] + 250, f"cut at {length} went unnoticed"
@@ -143,7 +182,8 @@ def test_a_bad_header_in_mid_file_is_no_end(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "empty"), (b"\x1f\x8b123", "gzip"), (b"no tar at all" * 99, "damaged")]
+    ("content", "reason"),
+    [(b"", "empty"), (b"\x1f\x8b123", "gzip"), (b"no tar at all" * 99, "damaged")],
 )
 def test_what_is_no_tar_is_named(tmp_path, content, reason):
     (tmp_path / "x.tar").write_bytes(content)

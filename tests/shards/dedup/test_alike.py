@@ -9,7 +9,9 @@ GROUND = np.full((480, 640, 3), 40, np.uint8)
 
 
 def logo(draw) -> np.ndarray:
-    """A small bright thing in the middle of a plain ground: what perceptual hashes of few bits confuse."""
+    """A small bright thing in the middle of a plain ground: what perceptual hashes of few bits
+    confuse.
+    """
     picture = GROUND.copy()
     draw(picture)
     return picture
@@ -17,23 +19,38 @@ def logo(draw) -> np.ndarray:
 
 LOGOS = [
     logo(lambda picture: cv2.circle(picture, (320, 240), 40, (240, 240, 240), -1)),
-    logo(lambda picture: cv2.putText(picture, "seer", (250, 260), cv2.FONT_HERSHEY_SIMPLEX, 2, (250, 200, 90), 5)),
+    logo(
+        lambda picture: cv2.putText(
+            picture, "seer", (250, 260), cv2.FONT_HERSHEY_SIMPLEX, 2, (250, 200, 90), 5
+        )
+    ),
     logo(lambda picture: cv2.rectangle(picture, (270, 180), (370, 300), (90, 200, 240), 6)),
-    logo(lambda picture: cv2.fillPoly(picture, [np.array([[320, 190], [265, 280], [375, 280]])], (120, 240, 120))),
+    logo(
+        lambda picture: cv2.fillPoly(
+            picture, [np.array([[320, 190], [265, 280], [375, 280]])], (120, 240, 120)
+        )
+    ),
 ]
 
 
 @pytest.mark.parametrize("kind", COPIES)
 def test_copies_are_alike(kind):
-    thumbnails = [(thumbnail(photo), thumbnail(np.ascontiguousarray(COPIES[kind](photo)))) for photo in photos()]
+    thumbnails = [
+        (thumbnail(photo), thumbnail(np.ascontiguousarray(COPIES[kind](photo))))
+        for photo in photos()
+    ]
     assert sum(alike(*pair) for pair in thumbnails) >= (13 if kind == "cropped" else 14)
-    assert sum(alike(copy, original) for original, copy in thumbnails) >= (13 if kind == "cropped" else 14)
+    assert sum(alike(copy, original) for original, copy in thumbnails) >= (
+        13 if kind == "cropped" else 14
+    )
 
 
 def test_different_pictures_are_not():
     thumbnails = [thumbnail(picture) for picture in [*photos(), *LOGOS]]
     for i, one in enumerate(thumbnails):
-        assert [alike(one, other) for other in thumbnails] == [i == j for j in range(len(thumbnails))]
+        assert [alike(one, other) for other in thumbnails] == [
+            i == j for j in range(len(thumbnails))
+        ]
 
 
 def test_a_large_crop_is_another_picture():

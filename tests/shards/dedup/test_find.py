@@ -22,13 +22,21 @@ from tests.shards.conftest import at_change, contents, encoded, killed
 
 def options(workers=1, shard_size=6, shuffle=False, labels=False, **wanted):
     return BuildOptions(
-        workers=workers, shard_size=shard_size, shuffle=shuffle, labels=labels, unwanted=DedupOptions(**wanted)
+        workers=workers,
+        shard_size=shard_size,
+        shuffle=shuffle,
+        labels=labels,
+        unwanted=DedupOptions(**wanted),
     )
 
 
 def sources(out):
     manifest = Manifest.load(out)
-    return [name for shard in manifest.shards for name in read_index(index_path(out / shard))["source"].to_pylist()]
+    return [
+        name
+        for shard in manifest.shards
+        for name in read_index(index_path(out / shard))["source"].to_pylist()
+    ]
 
 
 def reasons(out):
@@ -39,8 +47,15 @@ def reasons(out):
 def copies(folder):
     """Twelve different pictures; equal and similar copies of some; one that cannot be read."""
     files = {f"a/{i:02}.jpg": encoded(i, size=(48, 64)) for i in range(12)}
-    files |= {"b/00.jpg": files["a/00.jpg"], "b/05.jpg": files["a/05.jpg"], "c/00.jpg": files["a/00.jpg"]}
-    files |= {"b/01.png": encoded(1, "PNG", size=(24, 32)), "b/02.jpg": encoded(2, size=(48, 64), quality=40)}
+    files |= {
+        "b/00.jpg": files["a/00.jpg"],
+        "b/05.jpg": files["a/05.jpg"],
+        "c/00.jpg": files["a/00.jpg"],
+    }
+    files |= {
+        "b/01.png": encoded(1, "PNG", size=(24, 32)),
+        "b/02.jpg": encoded(2, size=(48, 64), quality=40),
+    }
     files |= {"d/03.jpg": encoded(3, mode="L", size=(48, 64)), "d/cut.jpg": files["a/00.jpg"][:300]}
     return folder(files)
 
@@ -86,7 +101,9 @@ def test_labels_and_empty_shards(copies, tmp_path):
     build([copies], tmp_path / "out", options(level="near", labels=True, shard_size=3))
     manifest = Manifest.load(tmp_path / "out")
     assert manifest.classes == ["a", "b", "c", "d"]
-    assert manifest.shards == [f"shard-{i:06}.tar" for i in range(4)]  # the last two had nothing but copies
+    assert manifest.shards == [
+        f"shard-{i:06}.tar" for i in range(4)
+    ]  # the last two had nothing but copies
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == manifest.shards
 
 
@@ -99,7 +116,9 @@ def test_the_first_in_the_shuffled_order_stays(copies, tmp_path):
     assert sources(tmp_path / "out") == [name for name in order if name not in gone]
 
 
-@pytest.mark.parametrize(("level", "kept"), [("exact", ["b/01.png", "b/02.jpg", "d/03.jpg"]), ("near", [])])
+@pytest.mark.parametrize(
+    ("level", "kept"), [("exact", ["b/01.png", "b/02.jpg", "d/03.jpg"]), ("near", [])]
+)
 def test_against_earlier_builds(copies, folder, tmp_path, level, kept):
     build([copies / "a"], tmp_path / "earlier", BuildOptions(workers=1))
     new = folder({"z.jpg": encoded(50, size=(48, 64))}, "new")
@@ -108,13 +127,18 @@ def test_against_earlier_builds(copies, folder, tmp_path, level, kept):
     out = tmp_path / "out"
     build([new], out, options(level=level, against=[str(tmp_path / "earlier")]))
     assert sources(out) == ["z.jpg", *kept]
-    assert reasons(out)["c/00.jpg"] == f"exact duplicate (of 00 in {tmp_path / 'earlier'}, same bytes)"
+    assert (
+        reasons(out)["c/00.jpg"] == f"exact duplicate (of 00 in {tmp_path / 'earlier'}, same bytes)"
+    )
     assert (level == "exact") or reasons(out)["b/01.png"].startswith("near duplicate (of 01 in")
 
 
 @pytest.mark.parametrize("kind", ["folder", "shards"])
 def test_evaluation_sets_are_left_out_and_reported(copies, folder, tmp_path, kind):
-    test = folder({"x/one.png": encoded(1, "PNG", size=(48, 64)), "y/seven.jpg": encoded(7, size=(48, 64))}, "test")
+    test = folder(
+        {"x/one.png": encoded(1, "PNG", size=(48, 64)), "y/seven.jpg": encoded(7, size=(48, 64))},
+        "test",
+    )
     (test / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     if kind == "shards":
         build([test], tmp_path / "test-shards", BuildOptions(workers=1))
@@ -137,16 +161,24 @@ def test_a_copy_of_what_is_in_an_evaluation_set_goes_for_that_reason(folder, tmp
     test = folder({"t.png": encoded(1, "PNG")}, "test")
     root.joinpath("c.jpg").write_bytes(encoded(2))
     build([root], tmp_path / "out", options(level="near", exclude=[str(test)]))
-    assert {reason.split(" (")[0] for reason in reasons(tmp_path / "out").values()} == {find.IN_EVALUATION}
+    assert {reason.split(" (")[0] for reason in reasons(tmp_path / "out").values()} == {
+        find.IN_EVALUATION
+    }
     assert sources(tmp_path / "out") == ["c.jpg"]
 
 
 def test_refused_images_stay_out(copies, tmp_path):
     build([copies], tmp_path / "all", options())
-    rows = [row for shard in Manifest.load(tmp_path / "all").shards for row in _rows(tmp_path / "all", shard)]
+    rows = [
+        row
+        for shard in Manifest.load(tmp_path / "all").shards
+        for row in _rows(tmp_path / "all", shard)
+    ]
     digests = {row["source"]: row["sha256"].hex() for row in rows}
     refused = tmp_path / "refused.txt"
-    refused.write_text(f"{digests['a/05.jpg']}\n\n{'0' * 64}\n" + json.dumps({"sha256": digests["a/09.jpg"]}))
+    refused.write_text(
+        f"{digests['a/05.jpg']}\n\n{'0' * 64}\n" + json.dumps({"sha256": digests["a/09.jpg"]})
+    )
     build([copies], tmp_path / "out", options(refuse=[str(refused)]))
     assert set(reasons(tmp_path / "out")) == {"a/05.jpg", "b/05.jpg", "a/09.jpg", "d/cut.jpg"}
     assert "refused (" in reasons(tmp_path / "out")["b/05.jpg"]
@@ -160,7 +192,9 @@ def _rows(out, shard):
 
 
 def test_nothing_is_left(copies, tmp_path):
-    with pytest.raises(InputError, match="none of 19 images is usable: 18 in an evaluation set, 1 truncated"):
+    with pytest.raises(
+        InputError, match="none of 19 images is usable: 18 in an evaluation set, 1 truncated"
+    ):
         build([copies], tmp_path / "out", options(exclude=[str(copies)]))
     assert not (tmp_path / "out").exists()
 
@@ -209,7 +243,9 @@ def test_earlier_shards_without_perceptual_hashes(copies, tmp_path):
         path.unlink()
     index([tmp_path / "earlier"], workers=1, check=False)
     wanted = options(level="near", against=[str(tmp_path / "earlier")])
-    with pytest.raises(InputError, match=r"has no perceptual hashes; run: seer shards index .*/earlier"):
+    with pytest.raises(
+        InputError, match=r"has no perceptual hashes; run: seer shards index .*/earlier"
+    ):
         build([copies], tmp_path / "out", wanted)
     assert state.record_of(tmp_path / "out", "shard-000000.tar")
     index([tmp_path / "earlier"], workers=1)
@@ -218,7 +254,9 @@ def test_earlier_shards_without_perceptual_hashes(copies, tmp_path):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_around_every_rename(copies, tmp_path, after):
-    """Shards are written, what goes is decided, and they are written again: after each moment the build continues."""
+    """Shards are written, what goes is decided, and they are written again: after each moment the
+    build continues.
+    """
     wanted = options(level="near", exclude=[str(copies / "d")])
     build([copies], tmp_path / "undisturbed", wanted)
     for moment in range(100):
@@ -244,16 +282,24 @@ def test_exact_duplicates_against_a_dictionary():
 
 
 def test_seeded_sets_against_comparing_all(folder, tmp_path):
-    """Which images stay, decided here image by image from the indices of a build without deduplication."""
+    """Which images stay, decided here image by image from the indices of a build without
+    deduplication.
+    """
     draw = random.Random(0)
     for case in range(3):
         files = {}
         for i in range(40):
             seed, quality = draw.randrange(12), draw.choice([30, 75, 95])
-            files[f"{i:02}.jpg"] = encoded(seed, size=draw.choice([(24, 32), (48, 64)]), quality=quality)
+            files[f"{i:02}.jpg"] = encoded(
+                seed, size=draw.choice([(24, 32), (48, 64)]), quality=quality
+            )
         root = folder(files, f"images{case}")
         build([root], tmp_path / f"all{case}", options(shard_size=7, shuffle=True))
-        build([root], tmp_path / f"out{case}", options(shard_size=7, shuffle=True, level="near", distance=4))
+        build(
+            [root],
+            tmp_path / f"out{case}",
+            options(shard_size=7, shuffle=True, level="near", distance=4),
+        )
         kept = []
         for shard in Manifest.load(tmp_path / f"all{case}").shards:
             for row in _rows(tmp_path / f"all{case}", shard):

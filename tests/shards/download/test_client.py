@@ -69,11 +69,16 @@ def test_at_most_so_many_at_a_time_from_one_host_and_in_all(server):
         ("to/x?url=ftp://127.0.0.1/x", "bad URL", 1),
     ],
 )
-def test_each_failure_has_its_reason_and_only_what_may_pass_is_tried_again(server, path, reason, attempts):
+def test_each_failure_has_its_reason_and_only_what_may_pass_is_tried_again(
+    server, path, reason, attempts
+):
     server.asked.clear()
-    assert fetch(server(path), options=HASTY if reason.startswith("timed out") else QUICK) == [(reason, attempts)]
+    assert fetch(server(path), options=HASTY if reason.startswith("timed out") else QUICK) == [
+        (reason, attempts)
+    ]
     asked = server.asked[f"/{path.partition('?')[0]}"]
-    # A connection that breaks when it is used again may just have idled too long: the client itself opens another.
+    # A connection that breaks when it is used again may just have idled too long: the client itself
+    # opens another.
     assert asked == attempts or (path == "reset/x" and attempts <= asked <= 2 * attempts)
 
 
@@ -86,7 +91,9 @@ def test_what_passes_is_tried_until_it_has_passed(server):
 
 def test_a_server_says_when_to_come_again(server, monkeypatch):
     slept = []
-    monkeypatch.setattr(asyncio, "sleep", lambda seconds, sleep=asyncio.sleep: slept.append(seconds) or sleep(0))
+    monkeypatch.setattr(
+        asyncio, "sleep", lambda seconds, sleep=asyncio.sleep: slept.append(seconds) or sleep(0)
+    )
     busy = Unavailable("HTTP 503", transient=True, wait=7.0)
 
     async def refuse(self, url):
@@ -101,7 +108,9 @@ def test_a_server_says_when_to_come_again(server, monkeypatch):
 
 def test_pauses_grow_and_differ(monkeypatch):
     slept = []
-    monkeypatch.setattr(asyncio, "sleep", lambda seconds, sleep=asyncio.sleep: slept.append(seconds) or sleep(0))
+    monkeypatch.setattr(
+        asyncio, "sleep", lambda seconds, sleep=asyncio.sleep: slept.append(seconds) or sleep(0)
+    )
     monkeypatch.setattr(client, "FIRST_WAIT", 1.0)
 
     async def refuse(self, url):
@@ -124,7 +133,9 @@ def test_nobody_sends_more_than_is_wanted(server):
     assert server.asked["sent"] < 20_000_000  # what the sockets' buffers take
     whole = picture(5)
     assert fetch(server("ok/5"), options=replace(QUICK, max_bytes=len(whole))) == [(whole, 1)]
-    assert fetch(server("ok/5"), options=replace(QUICK, max_bytes=len(whole) - 1))[0][0].startswith("too many bytes")
+    assert fetch(server("ok/5"), options=replace(QUICK, max_bytes=len(whole) - 1))[0][0].startswith(
+        "too many bytes"
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,7 +184,16 @@ class Liar(AbstractResolver):
     """A name server under a stranger's control: any name is this very machine."""
 
     async def resolve(self, host, port=0, family=socket.AF_INET):
-        return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}]
+        return [
+            {
+                "hostname": host,
+                "host": "127.0.0.1",
+                "port": port,
+                "family": socket.AF_INET,
+                "proto": 0,
+                "flags": 0,
+            }
+        ]
 
     async def close(self):
         pass
@@ -182,11 +202,26 @@ class Liar(AbstractResolver):
 def test_private_addresses_are_not_connected_to(server):
     server.asked.clear()
     port = server.url.rpartition(":")[2]
-    names = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "127.1", "2130706433"]
+    names = [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+        "127.1",
+        "2130706433",
+    ]
     for found, attempts in fetch(*(f"http://{name}:{port}/ok/1" for name in names), options=PUBLIC):
-        assert found.split(" (")[0] in ("private address", "cannot connect", "no such host", "bad URL")
+        assert found.split(" (")[0] in (
+            "private address",
+            "cannot connect",
+            "no such host",
+            "bad URL",
+        )
         assert attempts == 1
-    assert fetch(f"http://127.0.0.1:{port}/ok/1", options=PUBLIC) == [("private address (127.0.0.1)", 1)]
+    assert fetch(f"http://127.0.0.1:{port}/ok/1", options=PUBLIC) == [
+        ("private address (127.0.0.1)", 1)
+    ]
     assert not server.asked
 
 
@@ -202,7 +237,9 @@ def test_names_that_lead_home_are_noticed_when_connecting(server):
 def test_a_redirect_does_not_lead_home(server, monkeypatch):
     """The server stands for one on the Internet: only here its own address counts as public."""
     with serve("127.0.0.2") as inner:
-        monkeypatch.setattr("shards.download.addresses.is_public", lambda address: address == "127.0.0.1")
+        monkeypatch.setattr(
+            "shards.download.addresses.is_public", lambda address: address == "127.0.0.1"
+        )
         found = fetch(server(f"to/x?url={inner('ok/1')}"), server("ok/1"), options=PUBLIC)
         assert found == [("private address (127.0.0.2)", 1), (picture(1), 1)]
         assert not inner.asked
@@ -210,7 +247,16 @@ def test_a_redirect_does_not_lead_home(server, monkeypatch):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "image.jpg", "http://", "http://[x/", "http://a:b/", "http:///x", "//x/y", "http://x.y:99999/"],
+    [
+        "",
+        "image.jpg",
+        "http://",
+        "http://[x/",
+        "http://a:b/",
+        "http:///x",
+        "//x/y",
+        "http://x.y:99999/",
+    ],
 )
 def test_what_is_no_url(url):
     assert fetch(url)[0] == ("bad URL", 1)
@@ -232,7 +278,9 @@ def test_schemes(tmp_path):
 
 def test_what_is_read_by_the_users_own_rights_needs_leave(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"content")
-    found = fetch(f"file://{tmp_path}/a.jpg", "FILE:///x", "s3://bucket/a.jpg", "gs://b/c", options=PUBLIC)
+    found = fetch(
+        f"file://{tmp_path}/a.jpg", "FILE:///x", "s3://bucket/a.jpg", "gs://b/c", options=PUBLIC
+    )
     schemes = ["file", "file", "s3", "gs"]
     assert found == [(f"not allowed ({scheme}:// needs --allow-private)", 1) for scheme in schemes]
 
@@ -242,13 +290,18 @@ def test_object_stores(monkeypatch):
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/bucket/a.jpg", b"content")
     monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: (memory, url.partition("://")[2]))
-    assert fetch("s3://bucket/a.jpg", "gs://bucket/b.jpg") == [(b"content", 1), ("no such object", 1)]
+    assert fetch("s3://bucket/a.jpg", "gs://bucket/b.jpg") == [
+        (b"content", 1),
+        ("no such object", 1),
+    ]
 
     def missing(url):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)
-    with pytest.raises(InputError, match=r"s3:// URLs need another package .*pip install 'seer-pretrain\[s3\]'"):
+    with pytest.raises(
+        InputError, match=r"s3:// URLs need another package .*pip install 'seer-pretrain\[s3\]'"
+    ):
         fetch("s3://bucket/a.jpg")
 
 

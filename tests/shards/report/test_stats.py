@@ -26,7 +26,11 @@ from tests.shards.sources.test_scan import pack
 def test_figures_against_numpy(folder, tmp_path):
     sizes = [(20 + i, 40 - i) for i in range(12)]
     files = {f"{'ab'[i % 3 == 0]}/{i}.jpg": encoded(i, size=size) for i, size in enumerate(sizes)}
-    files |= {"a/same.jpg": files["b/0.jpg"], "a/x.png": encoded(0, "PNG", size=(5, 10)), "a/cut.gif": b"GIF89a"}
+    files |= {
+        "a/same.jpg": files["b/0.jpg"],
+        "a/x.png": encoded(0, "PNG", size=(5, 10)),
+        "a/cut.gif": b"GIF89a",
+    }
     build([folder(files)], tmp_path / "out", BuildOptions(workers=1, shard_size=6, labels=True))
     found = stats(tmp_path / "out")
     sizes = np.array([*sizes, sizes[0], (5, 10)])
@@ -38,7 +42,9 @@ def test_figures_against_numpy(folder, tmp_path):
         "image_bytes": data,
     }.items():
         assert found[name]["median"] == pytest.approx(np.median(values), abs=1e-4)
-        assert (found[name]["min"], found[name]["max"]) == pytest.approx((values.min(), values.max()), abs=1e-4)
+        assert (found[name]["min"], found[name]["max"]) == pytest.approx(
+            (values.min(), values.max()), abs=1e-4
+        )
     assert found["samples"] == 14
     assert found["formats"] == {"JPEG": 13, "PNG": 1}
     assert found["classes"] == {"a": 10, "b": 4}
@@ -63,17 +69,44 @@ def test_near_duplicates_are_looked_for_on_demand(folder, tmp_path):
 
 
 def test_sources_by_host_archive_and_folder():
-    sources = ["https://a.org/x/1.jpg", "http://user@b.org:80/2.jpg", "s3://bucket/k/3.jpg", "cat/4.jpg", "./dog/5.jpg"]
-    sources += ["00000.tar/6.jpg", "deep/00001.tar/7.jpg", "archive.zip/in/8.jpg", "/abs/9.jpg", "10.jpg"]
-    hosts = ["a.org", "b.org:80", "bucket", "cat", "dog", "00000.tar", "deep/00001.tar", "archive.zip", "abs", "."]
+    sources = [
+        "https://a.org/x/1.jpg",
+        "http://user@b.org:80/2.jpg",
+        "s3://bucket/k/3.jpg",
+        "cat/4.jpg",
+        "./dog/5.jpg",
+    ]
+    sources += [
+        "00000.tar/6.jpg",
+        "deep/00001.tar/7.jpg",
+        "archive.zip/in/8.jpg",
+        "/abs/9.jpg",
+        "10.jpg",
+    ]
+    hosts = [
+        "a.org",
+        "b.org:80",
+        "bucket",
+        "cat",
+        "dog",
+        "00000.tar",
+        "deep/00001.tar",
+        "archive.zip",
+        "abs",
+        ".",
+    ]
     assert [_origin(source) for source in sources] == hosts
-    assert _commonest(Counter({f"h{i}": 100 - i for i in range(40)}))["…"] == sum(100 - i for i in range(30, 40))
+    assert _commonest(Counter({f"h{i}": 100 - i for i in range(40)}))["…"] == sum(
+        100 - i for i in range(30, 40)
+    )
 
 
 def test_colour_against_numpy(folder, tmp_path):
     files = {f"{i}.png": encoded(i, "PNG", size=(20 + i, 30)) for i in range(8)}
     build([folder(files)], tmp_path / "out", BuildOptions(workers=1, shard_size=3))
-    images = [np.asarray(Image.open(io.BytesIO(data)), float).reshape(-1, 3) for data in files.values()]
+    images = [
+        np.asarray(Image.open(io.BytesIO(data)), float).reshape(-1, 3) for data in files.values()
+    ]
     mean = np.mean([image.mean(0) for image in images], axis=0)
     square = np.mean([(image**2).mean(0) for image in images], axis=0)
     found = stats(tmp_path / "out")["colour"]
@@ -91,7 +124,9 @@ def test_histograms_hold_every_image(photos, tmp_path):
 
 
 def test_the_page_is_whole_and_the_same_each_time(folder, tmp_path):
-    files = {f"<b>{i}.jpg": encoded(i, size=(20, 70)) for i in range(5)} | {"cut.jpg": encoded(0)[:200]}
+    files = {f"<b>{i}.jpg": encoded(i, size=(20, 70)) for i in range(5)} | {
+        "cut.jpg": encoded(0)[:200]
+    }
     build([folder(files)], tmp_path / "out", BuildOptions(workers=1))
     for name in ("one", "two"):
         write_page(stats(tmp_path / "out"), tmp_path / f"{name}.html")
@@ -108,11 +143,16 @@ def test_the_page_is_whole_and_the_same_each_time(folder, tmp_path):
 
 
 def test_bars_are_as_long_as_their_counts(folder, tmp_path):
-    files = {f"{i}.jpg": encoded(i) for i in range(4)} | {f"{i}.png": encoded(9 + i, "PNG") for i in range(3)}
+    files = {f"{i}.jpg": encoded(i) for i in range(4)} | {
+        f"{i}.png": encoded(9 + i, "PNG") for i in range(3)
+    }
     build([folder(files)], tmp_path / "out", BuildOptions(workers=1))
     write_page(stats(tmp_path / "out"), tmp_path / "page.html")
     rows = r"<td>(JPEG|PNG)</td><td>(\d)</td><td><i style=\"width: ([\d.]+)%\">"
-    assert re.findall(rows, (tmp_path / "page.html").read_text()) == [("JPEG", "4", "100.0"), ("PNG", "3", "75.0")]
+    assert re.findall(rows, (tmp_path / "page.html").read_text()) == [
+        ("JPEG", "4", "100.0"),
+        ("PNG", "3", "75.0"),
+    ]
 
 
 def test_missing_index_is_one_line(photos, tmp_path):
@@ -132,7 +172,9 @@ def test_a_page_that_cannot_be_written_is_told_before_the_work(photos, tmp_path,
         (tmp_path / "file" / "y" / "x.html", "is a file, not a folder"),
         ("/proc/x.html", "cannot be written"),
     ):
-        result = CliRunner().invoke(app, ["shards", "stats", str(tmp_path / "out"), "--page", str(page)])
+        result = CliRunner().invoke(
+            app, ["shards", "stats", str(tmp_path / "out"), "--page", str(page)]
+        )
         assert isinstance(result.exception, InputError)
         assert message in str(result.exception)
 
@@ -142,7 +184,9 @@ def test_names_that_are_no_utf8(tmp_path):
     root.mkdir()
     for i in range(3):
         (root / os.fsdecode(b"%d\xe9.jpg" % i)).write_bytes(encoded(i))
-    pack(root / os.fsdecode(b"t\xe9.tar"), [(os.fsdecode(b"m\xe9.jpg"), encoded(4)), ("m.cls", b"1")])
+    pack(
+        root / os.fsdecode(b"t\xe9.tar"), [(os.fsdecode(b"m\xe9.jpg"), encoded(4)), ("m.cls", b"1")]
+    )
     pq.write_table(pa.table({"jpg": [encoded(5)]}), tmp_path / "list.parquet")
     (tmp_path / "list.parquet").rename(root / os.fsdecode(b"l\xe9.parquet"))
     out = tmp_path / os.fsdecode(b"o\xe9")

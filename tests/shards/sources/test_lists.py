@@ -21,7 +21,12 @@ from shards.verify import verify
 from tests.shards.conftest import encoded
 
 ROWS = [
-    {"URL": f"http://example.org/{i}.jpg", "TEXT": f"caption, “{i}”\nof two lines", "LICENSE": "CC-BY", "width": i}
+    {
+        "URL": f"http://example.org/{i}.jpg",
+        "TEXT": f"caption, “{i}”\nof two lines",
+        "LICENSE": "CC-BY",
+        "width": i,
+    }
     for i in range(7)
 ]
 
@@ -36,7 +41,10 @@ def write(path, rows=ROWS):
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix == ".tsv":
-        lines = [list(rows[0]), *([str(value).replace("\n", " ") for value in row.values()] for row in rows)]
+        lines = [
+            list(rows[0]),
+            *([str(value).replace("\n", " ") for value in row.values()] for row in rows),
+        ]
         path.write_text("".join("\t".join(line) + "\r\n" for line in lines))
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
@@ -56,7 +64,9 @@ def members(row):
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "tsv", "jsonl", "txt"])
 def test_every_format_says_the_same(tmp_path, suffix):
-    _, rows = listed(write(tmp_path / f"laion.{suffix}"), columns={"width": "width"} if suffix != "txt" else {})
+    _, rows = listed(
+        write(tmp_path / f"laion.{suffix}"), columns={"width": "width"} if suffix != "txt" else {}
+    )
     assert [row["name"].decode() for row in rows] == [row["URL"] for row in ROWS]
     assert [row["key"] for row in rows] == [f"laion/{i:09}" for i in range(7)]
     for row, original in zip(rows, ROWS, strict=True):
@@ -71,7 +81,9 @@ def test_every_format_says_the_same(tmp_path, suffix):
 
 
 def test_columns_are_chosen_by_name(tmp_path):
-    path = write(tmp_path / "x.parquet", [{"a": "u1", "b": "k.1", "c": "cap", "url": "other", "n": None}] * 1)
+    path = write(
+        tmp_path / "x.parquet", [{"a": "u1", "b": "k.1", "c": "cap", "url": "other", "n": None}] * 1
+    )
     _, rows = listed(path, columns=parse_columns("url=a, key=b,caption=c,note=n,licence="))
     assert (rows[0]["name"], rows[0]["key"]) == (b"u1", "k_1")
     assert members(rows[0]) == {"txt": "cap", "json": '{"url": "u1", "note": null}'}
@@ -98,7 +110,11 @@ def test_bad_columns_are_one_line(tmp_path, columns, message):
     ("name", "content", "message"),
     [
         ("x.parquet", b"no parquet", "cannot be read as a list"),
-        ("x.csv", b"url,caption\nhttp://x,1\nhttp://y,1,2,3\n", "line 3 has 4 columns and the first line 2;"),
+        (
+            "x.csv",
+            b"url,caption\nhttp://x,1\nhttp://y,1,2,3\n",
+            "line 3 has 4 columns and the first line 2;",
+        ),
         ("x.jsonl", b'{"url": "http://x"}\n{"url": \n', "line 2 is no JSON object"),
         ("x.jsonl", b"[1, 2]\n", "line 1 is no JSON object"),
         ("x.csv", b"", "is empty"),
@@ -113,11 +129,16 @@ def test_bad_lists_are_one_line(tmp_path, name, content, message):
 
 
 def test_labels_are_numbers_or_names(tmp_path):
-    rows = [{"url": f"http://x/{i}", "label": label} for i, label in enumerate(["dog", "cat", None, "dog"])]
+    rows = [
+        {"url": f"http://x/{i}", "label": label}
+        for i, label in enumerate(["dog", "cat", None, "dog"])
+    ]
     named, found = listed(write(tmp_path / "named.parquet", rows))
     assert named.classes == ["cat", "dog"]
     assert [row["class"] for row in found] == ["dog", "cat", None, "dog"]
-    numbers = write(tmp_path / "numbers.parquet", [{"url": f"http://x/{i}", "cls": i} for i in range(3)])
+    numbers = write(
+        tmp_path / "numbers.parquet", [{"url": f"http://x/{i}", "cls": i} for i in range(3)]
+    )
     numbered, found = listed(numbers)
     assert numbered.classes is None
     assert [members(row)["cls"] for row in found] == ["0", "1", "2"]
@@ -126,10 +147,15 @@ def test_labels_are_numbers_or_names(tmp_path):
 
 
 def test_class_names_that_hugging_face_notes(tmp_path):
-    features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
+    }
     note = json.dumps({"info": {"features": features}})
     images = [{"bytes": encoded(i), "path": None} for i in range(4)]
-    table = pa.table({"image": images, "label": [1, 0, -1, None]}).replace_schema_metadata({"huggingface": note})
+    table = pa.table({"image": images, "label": [1, 0, -1, None]}).replace_schema_metadata(
+        {"huggingface": note}
+    )
     pq.write_table(table, tmp_path / "train.parquet")
     listing, rows = listed(tmp_path / "train.parquet")
     assert listing.classes == ["cat", "dog"]
@@ -208,7 +234,11 @@ def test_images_in_parquet(tmp_path, form):
     if form == "struct":
         images = [{"bytes": image, "path": None} for image in images]
     table = pa.table(
-        {"image": images, "label": [i % 3 for i in range(21)], "text": [f"caption {i}" for i in range(21)]}
+        {
+            "image": images,
+            "label": [i % 3 for i in range(21)],
+            "text": [f"caption {i}" for i in range(21)],
+        }
     )
     pq.write_table(table, tmp_path / "train.parquet", row_group_size=4)
     out = tmp_path / "out"
@@ -228,10 +258,16 @@ def test_images_in_parquet(tmp_path, form):
 
 
 def test_row_groups_are_read_once(tmp_path, monkeypatch):
-    """Reading one image of a row group means reading all of them, so their rows stay together when shuffled."""
-    pq.write_table(pa.table({"jpg": [encoded(i) for i in range(64)]}), tmp_path / "x.parquet", row_group_size=8)
+    """Reading one image of a row group means reading all of them, so their rows stay together when
+    shuffled.
+    """
+    pq.write_table(
+        pa.table({"jpg": [encoded(i) for i in range(64)]}), tmp_path / "x.parquet", row_group_size=8
+    )
     read, inner = [], pq.ParquetFile.read_row_group
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda s, i, **o: read.append(i) or inner(s, i, **o))
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda s, i, **o: read.append(i) or inner(s, i, **o)
+    )
     columns._images.cache_clear()
     build([tmp_path / "x.parquet"], tmp_path / "out", BuildOptions(workers=1, shard_size=16))
     assert sorted(read) == list(range(8))
@@ -240,7 +276,10 @@ def test_row_groups_are_read_once(tmp_path, monkeypatch):
 
 def test_images_with_urls_keep_both(tmp_path):
     """As img2dataset's Parquet output has it."""
-    rows = [{"url": f"http://x/{i}", "jpg": encoded(i), "key": f"{i:05}", "caption": None} for i in range(5)]
+    rows = [
+        {"url": f"http://x/{i}", "jpg": encoded(i), "key": f"{i:05}", "caption": None}
+        for i in range(5)
+    ]
     path = write(tmp_path / "00000.parquet", rows)
     build([path], tmp_path / "out", BuildOptions(workers=2, shard_size=8))
     found = of(tmp_path / "out")
@@ -283,7 +322,10 @@ def test_zips(tmp_path, method):
 def test_zips_in_folders_and_what_is_wrong_with_zips(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(samples, "MAX_BYTES", 1 << 20)
     root = folder({"x.jpg": encoded(0)})
-    pack(root / "twice.zip", [("a.jpg", encoded(1)), ("a.jpg", encoded(2)), ("../../b.jpg", encoded(3))])
+    pack(
+        root / "twice.zip",
+        [("a.jpg", encoded(1)), ("a.jpg", encoded(2)), ("../../b.jpg", encoded(3))],
+    )
     broken = pack(root / "broken.zip", [("c.jpg", encoded(4))], zipfile.ZIP_STORED)
     broken.write_bytes(broken.read_bytes().replace(encoded(4)[:100], bytes(100)))
     (root / "none.zip").write_bytes(b"no zip")
@@ -291,7 +333,10 @@ def test_zips_in_folders_and_what_is_wrong_with_zips(tmp_path, folder, monkeypat
     out = tmp_path / "out"
     build([root], out, BuildOptions(workers=1, shuffle=False))
     rows = read_index(index_path(out / "shard-000000.tar")).to_pylist()
-    found = [sample["jpg"] for sample in webdataset.WebDataset(str(out / "shard-000000.tar"), shardshuffle=False)]
+    found = [
+        sample["jpg"]
+        for sample in webdataset.WebDataset(str(out / "shard-000000.tar"), shardshuffle=False)
+    ]
     assert [row["key"] for row in rows] == ["b", "a", "a~2", "x"]
     assert found == [encoded(i) for i in (3, 1, 2, 0)]
     assert {e["source"]: e["reason"].split(" (")[0] for e in quarantine.read(out)} == {
@@ -304,7 +349,9 @@ def test_zips_in_folders_and_what_is_wrong_with_zips(tmp_path, folder, monkeypat
 def images(**columns):
     """A Parquet table of images as Hugging Face has them, with further columns."""
     count = len(next(iter(columns.values())))
-    return pa.table({"image": [{"bytes": encoded(i), "path": None} for i in range(count)], **columns})
+    return pa.table(
+        {"image": [{"bytes": encoded(i), "path": None} for i in range(count)], **columns}
+    )
 
 
 @pytest.mark.parametrize(
@@ -315,7 +362,9 @@ def images(**columns):
         ("label", [[1, 2], [], None], "list<element: int64>"),
     ],
 )
-def test_columns_that_nobody_asked_for_and_that_do_not_fit_are_left_out_and_told(tmp_path, name, values, kind):
+def test_columns_that_nobody_asked_for_and_that_do_not_fit_are_left_out_and_told(
+    tmp_path, name, values, kind
+):
     pq.write_table(images(**{name: values}), tmp_path / "x.parquet")
     listing, rows = listed(tmp_path / "x.parquet")
     assert (len(listing), listing.classes, members(rows[0])) == (3, None, {})
@@ -330,7 +379,10 @@ def test_columns_that_nobody_asked_for_and_that_do_not_fit_are_left_out_and_told
 
 
 def test_the_next_usual_name_is_taken_where_the_first_does_not_fit(tmp_path):
-    pq.write_table(images(caption=[["one"]] * 2, text=["words"] * 2, jpg=["a path"] * 2), tmp_path / "x.parquet")
+    pq.write_table(
+        images(caption=[["one"]] * 2, text=["words"] * 2, jpg=["a path"] * 2),
+        tmp_path / "x.parquet",
+    )
     listing, rows = listed(tmp_path / "x.parquet")
     assert members(rows[0]) == {"txt": "words"}
     assert listing.containers[0].column == "image"
@@ -338,11 +390,15 @@ def test_the_next_usual_name_is_taken_where_the_first_does_not_fit(tmp_path):
 
 def test_labels_that_are_no_number_are_no_class(tmp_path):
     pq.write_table(images(label=[0.0, float("nan"), 1.0, None, -1.0, 7e9]), tmp_path / "x.parquet")
-    report = build([tmp_path / "x.parquet"], tmp_path / "out", BuildOptions(workers=1, shuffle=False))
+    report = build(
+        [tmp_path / "x.parquet"], tmp_path / "out", BuildOptions(workers=1, shuffle=False)
+    )
     assert report.classes == ["0", "1"]
     labels = read_index(index_path(tmp_path / "out" / "shard-000000.tar"))["label"].to_pylist()
     assert labels == [0, None, 1, None, None, None]
-    assert [line.split(",")[-1] for line in report.notes] == [" for example '7000000000' in x.parquet"]
+    assert [line.split(",")[-1] for line in report.notes] == [
+        " for example '7000000000' in x.parquet"
+    ]
 
 
 def test_a_list_without_one_label_has_no_numbers(tmp_path):
@@ -359,13 +415,20 @@ def test_several_columns_of_one_name(tmp_path):
     for name in ("x.parquet", "x.csv"):
         listing, rows = listed(tmp_path / name)
         assert [row["name"] for row in rows] == [b"http://a", b"http://b"]
-        assert f"columns 'url' in {name}, of which the first is taken" in "".join(listing.notes.lines())
+        assert f"columns 'url' in {name}, of which the first is taken" in "".join(
+            listing.notes.lines()
+        )
     build([tmp_path / "x.parquet"], tmp_path / "out", BuildOptions(workers=1))
     assert {row["source"] for row, _ in of(tmp_path / "out").values()} == {"http://a", "http://b"}
 
 
 def test_quotes_in_tsv_are_characters(tmp_path):
-    rows = ['http://a\t"the sun rises', "http://b\tplain", 'http://c\tsay "hi" now', 'http://d\t"last"']
+    rows = [
+        'http://a\t"the sun rises',
+        "http://b\tplain",
+        'http://c\tsay "hi" now',
+        'http://d\t"last"',
+    ]
     (tmp_path / "x.tsv").write_text("\n".join(["url\tcaption", *rows]))
     _, found = listed(tmp_path / "x.tsv")
     assert [f"{row['name'].decode()}\t{members(row)['txt']}" for row in found] == rows
@@ -382,7 +445,9 @@ def test_byte_order_marks_and_windows_line_ends(tmp_path, suffix):
 
 def test_what_json_can_say_and_we_must_not_write(tmp_path):
     lines = ['{"url": "http://a", "w": NaN, "c": "\\ud800", "caption": ["one"], "label": {"a": 1}}']
-    lines += ['{"url": "http://b", "w": 1e999, "c": ["\\ud800"], "caption": "\\udcff x", "label": NaN}']
+    lines += [
+        '{"url": "http://b", "w": 1e999, "c": ["\\ud800"], "caption": "\\udcff x", "label": NaN}'
+    ]
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
     listing, rows = listed(tmp_path / "x.jsonl", columns={"w": "w", "c": "c"})
 

@@ -25,11 +25,19 @@ def hashes(pictures) -> np.ndarray:
 
 
 def jpeg(picture: np.ndarray, quality: int = 85) -> np.ndarray:
-    return simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality))
+    return simplejpeg.decode_jpeg(
+        simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality)
+    )
 
 
 def resized(picture: np.ndarray, scale: float) -> np.ndarray:
-    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    return cv2.resize(
+        picture,
+        None,
+        fx=scale,
+        fy=scale,
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC,
+    )
 
 
 def cropped(picture: np.ndarray, area: float) -> np.ndarray:
@@ -55,7 +63,9 @@ COPIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @pytest.mark.parametrize("kind", COPIES)
 def test_planted_copies_are_near_and_other_photographs_are_not(kind):
-    """Recall and false positives on more photographs are in shards/README.md; these come with the dependencies."""
+    """Recall and false positives on more photographs are in shards/README.md; these come with the
+    dependencies.
+    """
     originals, copies = hashes(photos()), hashes(map(COPIES[kind], photos()))
     apart = distance(originals[:, None], copies[None])
     own, others = np.diag(apart), apart[~np.eye(len(apart), dtype=bool)]
@@ -65,7 +75,9 @@ def test_planted_copies_are_near_and_other_photographs_are_not(kind):
 
 def test_signs_are_those_of_a_cosine_transform():
     picture = photos()[0]
-    small = cv2.resize(cv2.resize(picture, (192, 192)), (SIDE, SIDE), interpolation=cv2.INTER_AREA) @ [77, 150, 29]
+    small = cv2.resize(
+        cv2.resize(picture, (192, 192)), (SIDE, SIDE), interpolation=cv2.INTER_AREA
+    ) @ [77, 150, 29]
     window = np.sin(np.pi * (np.arange(SIDE) + 0.5) / SIDE) ** 0.5
     spectrum = scipy.fft.dctn((small - small.mean()) * window * window[:, None], type=2)
     value, clear = phash(picture), 0
@@ -80,7 +92,9 @@ def test_frequencies_are_the_lowest_but_the_mean():
     assert len(set(FREQUENCIES)) == 64
     assert (0, 0) not in FREQUENCIES
     worst = max(u * u + v * v for u, v in FREQUENCIES)
-    assert {(u, v) for u in range(12) for v in range(12) if 0 < u * u + v * v < worst} <= set(FREQUENCIES)
+    assert {(u, v) for u in range(12) for v in range(12) if 0 < u * u + v * v < worst} <= set(
+        FREQUENCIES
+    )
 
 
 def test_a_mirrored_picture_has_the_mirrored_hash():
@@ -102,11 +116,19 @@ def test_pictures_of_any_shape_have_one():
         assert phash(pixels(1, height, width)) != FEATURELESS
 
 
-def test_building_and_indexing_record_it(photos, tmp_path):  # the fixture: small JPEGs in class folders
+def test_building_and_indexing_record_it(
+    photos, tmp_path
+):  # the fixture: small JPEGs in class folders
     build([photos], tmp_path / "out", BuildOptions(workers=1, shard_size=10))
-    built = [read_index(index_path(tmp_path / "out" / shard)) for shard in Manifest.load(tmp_path / "out").shards]
+    built = [
+        read_index(index_path(tmp_path / "out" / shard))
+        for shard in Manifest.load(tmp_path / "out").shards
+    ]
     for table in built:
-        expected = [phash(simplejpeg.decode_jpeg((photos / s).read_bytes())) for s in table["source"].to_pylist()]
+        expected = [
+            phash(simplejpeg.decode_jpeg((photos / s).read_bytes()))
+            for s in table["source"].to_pylist()
+        ]
         assert table["phash"].to_pylist() == expected
     for path in tmp_path.glob("out/*.parquet"):
         path.unlink()

@@ -32,7 +32,9 @@ def images(folder):
 def unwritable(monkeypatch, folder):
     """The tests may run as root, whom no mode bits stop."""
     access = os.access
-    monkeypatch.setattr(os, "access", lambda p, mode: access(p, mode) and not (mode & os.W_OK and p == folder))
+    monkeypatch.setattr(
+        os, "access", lambda p, mode: access(p, mode) and not (mode & os.W_OK and p == folder)
+    )
 
 
 def test_tars_in_folders_below_are_one_data_set(tmp_path):
@@ -52,7 +54,9 @@ def test_tars_of_the_folder_itself_come_alone_and_others_are_told(tmp_path):
     root = tars(tmp_path, "0.tar", "old/1.tar")
     report = index([root], workers=1)
     assert Manifest.load(root).shards == ["0.tar"]
-    assert report.notes == [f"1 tars in folders below left out, for example {root / 'old' / '1.tar'}"]
+    assert report.notes == [
+        f"1 tars in folders below left out, for example {root / 'old' / '1.tar'}"
+    ]
 
 
 def test_splits_and_data_sets_stay_apart(tmp_path):
@@ -74,11 +78,16 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         index_on_first_use([str(root)], None, nested=True)
     out = tmp_path / "new" / "index"
     report = index([root], workers=1, index_dir=out)
-    assert (report.folders, Manifest.load(out).shards) == ([str(out)], ["a__0.tar", "a__1.tar", "b__0.tar"])
+    assert (report.folders, Manifest.load(out).shards) == (
+        [str(out)],
+        ["a__0.tar", "a__1.tar", "b__0.tar"],
+    )
     assert images(out) == [encoded(0), encoded(1), encoded(2)]
     assert contents(root) == before
     assert verify(out, workers=1).ok
-    assert index([root / "a" / "0.tar", root], workers=1, index_dir=out).samples == 4  # a further name, no other tar
+    assert (
+        index([root / "a" / "0.tar", root], workers=1, index_dir=out).samples == 4
+    )  # a further name, no other tar
 
 
 def test_names_that_meet_and_names_that_are_no_text(tmp_path):
@@ -101,7 +110,9 @@ def test_first_use(tmp_path, nested, indexed):
     from contextlib import nullcontext
 
     root = tars(tmp_path, "deep/er/0.tar")
-    index_on_first_use([str(root), str(tmp_path / "missing"), "s3://x/y"], lambda folder: nullcontext(), nested)
+    index_on_first_use(
+        [str(root), str(tmp_path / "missing"), "s3://x/y"], lambda folder: nullcontext(), nested
+    )
     assert (root / MANIFEST).exists() == indexed
     assert {path.name for path in root.iterdir()} - {MANIFEST, "deep"} == (
         {"deep__er__0.tar", "deep__er__0.index.parquet"} if indexed else set()
@@ -115,7 +126,15 @@ def test_images_taken_out_of_links_stay_in_the_tars_and_that_is_told(tmp_path):
     before = contents(root)
     index([root], workers=1, index_dir=tmp_path / "out")
     (tmp_path / "keys").write_text("1\n")
-    command = ["shards", "remove", str(tmp_path / "out"), "--keys", str(tmp_path / "keys"), "--workers", "1"]
+    command = [
+        "shards",
+        "remove",
+        str(tmp_path / "out"),
+        "--keys",
+        str(tmp_path / "keys"),
+        "--workers",
+        "1",
+    ]
     output = CliRunner().invoke(app, command).output
     assert "of 1 shards the tars lie elsewhere and are left as they are" in output
     assert images(tmp_path / "out") == [encoded(0), encoded(2)]

@@ -79,7 +79,9 @@ def test_headers_alone_tell_what_is_left_out_and_what_is_made_smaller(format):
 
 
 def test_an_unchecked_build_has_the_same_tars_and_no_perceptual_hashes(folder, tmp_path):
-    root = folder({f"{number}.jpg": encoded(number) for number in range(6)} | {"x.jpg": b"no image"})
+    root = folder(
+        {f"{number}.jpg": encoded(number) for number in range(6)} | {"x.jpg": b"no image"}
+    )
     for out, check in (("quick", False), ("full", True)):
         report = build([root], tmp_path / out, BuildOptions(workers=1, check=check))
         assert (report.samples, report.quarantined) == (6, {"not an image": 1})

@@ -46,7 +46,14 @@ def test_images_are_told_by_content_and_the_rest_is_counted(folder):
         }
     )
     listing, names = found(root)
-    assert sorted(names) == ["UPPER.JPEG", "a.jpg", "damaged.png", "deep/er/wrong.txt", "empty.gif", "no_suffix"]
+    assert sorted(names) == [
+        "UPPER.JPEG",
+        "a.jpg",
+        "damaged.png",
+        "deep/er/wrong.txt",
+        "empty.gif",
+        "no_suffix",
+    ]
     assert listing.ignored == {".txt": 1, ".h": 1, ".csv": 1, ".h5": 1}
     assert listing.quarantine == []
 
@@ -61,7 +68,9 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path):
     os.mkfifo(root / "pipe.jpg")
     listing, names = found(root)
     assert sorted(names) == ["a/x.jpg", "file.jpg", "linked/y.jpg"]
-    assert listing.quarantine == [{"source": "broken.jpg", "reason": "cannot be read (No such file or directory)"}]
+    assert listing.quarantine == [
+        {"source": "broken.jpg", "reason": "cannot be read (No such file or directory)"}
+    ]
 
 
 def test_any_depth(folder):
@@ -77,7 +86,9 @@ def test_odd_names_make_webdataset_keys(folder):
         file.write(encoded(9))
     listing, found_names = found(root)
     keys = listing.table["key"].to_pylist()
-    assert sorted(os.fsencode(name) for name in found_names) == sorted([*map(os.fsencode, names), b"\xff\xfe.jpg"])
+    assert sorted(os.fsencode(name) for name in found_names) == sorted(
+        [*map(os.fsencode, names), b"\xff\xfe.jpg"]
+    )
     assert set(keys) == {"a_b_c", "ü 雪", "x__/y", "new_line", "v1.2/x", "no_suffix", "\\xff\\xfe"}
     for key in keys:
         assert base_plus_ext(f"{key}.jpg") == (key, "jpg")
@@ -85,7 +96,10 @@ def test_odd_names_make_webdataset_keys(folder):
 
 def test_keys_that_meet_are_told_apart(folder, tmp_path):
     first = folder({"x.jpg": encoded(0), "x.png": encoded(1), "x~2.jpg": encoded(2)})
-    second = pack(tmp_path / "t.tar", [("x.jpg", encoded(3)), ("./x.jpg", encoded(4)), ("../../x.jpg", encoded(5))])
+    second = pack(
+        tmp_path / "t.tar",
+        [("x.jpg", encoded(3)), ("./x.jpg", encoded(4)), ("../../x.jpg", encoded(5))],
+    )
     listing, _ = found(first, second)
     keys = listing.table["key"].to_pylist()
     assert len(set(keys)) == 6
@@ -121,7 +135,10 @@ def test_tars_in_folders_and_what_their_samples_hold(folder, tmp_path):
     )
     listing, names = found(root)
     assert names == ["1.jpg", "folder/unnamed", "x.jpg"]
-    assert [extra["suffix"] for extra in listing.table["extras"].to_pylist()[0]] == ["json", "seg.png"]
+    assert [extra["suffix"] for extra in listing.table["extras"].to_pylist()[0]] == [
+        "json",
+        "seg.png",
+    ]
     assert listing.ignored == {".txt": 1}
     container = listing.containers[1]
     assert container.source_of(b"1.jpg") == "set.tar/1.jpg"
@@ -195,7 +212,9 @@ def test_unreadable(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", denied)  # the tests may run as root, whom no mode bits stop
     listing, names = found(root)
     assert names == ["x.jpg"]
-    assert listing.quarantine == [{"source": "closed", "reason": "cannot be read (Permission denied)"}]
+    assert listing.quarantine == [
+        {"source": "closed", "reason": "cannot be read (Permission denied)"}
+    ]
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match="permission denied"):
         scan([str(root)])
@@ -226,7 +245,11 @@ def test_a_huge_member_is_not_read_in_search_of_an_image(folder, monkeypatch):
     pack(root / "t.tar", [("film.mp4", bytes(3 << 20))])
     asked = []
     read = tars.read_range
-    monkeypatch.setattr(tars, "read_range", lambda path, offset, size: asked.append(size) or read(path, offset, size))
+    monkeypatch.setattr(
+        tars,
+        "read_range",
+        lambda path, offset, size: asked.append(size) or read(path, offset, size),
+    )
     assert found(root)[1] == ["a.jpg"]
     assert asked == [1 << 20]
 

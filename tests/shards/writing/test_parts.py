@@ -61,7 +61,9 @@ def test_parts_at_the_same_time(whole, tmp_path):
     for attempt in range(5):
         out = tmp_path / f"out{attempt}"
         with ThreadPoolExecutor(4) as threads:
-            reports = list(threads.map(lambda i, out=out: build([photos], out, part(f"{i}/4")), range(1, 5)))
+            reports = list(
+                threads.map(lambda i, out=out: build([photos], out, part(f"{i}/4")), range(1, 5))
+            )
         assert any(report.complete for report in reports)
         assert contents(out) == expected
 
@@ -131,7 +133,11 @@ def test_a_lock_whose_file_is_removed_meanwhile_is_taken_anew(tmp_path, monkeypa
         flock(*arguments)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with state.locked(tmp_path), pytest.raises(InputError, match="being built by process"), state.locked(tmp_path):
+    with (
+        state.locked(tmp_path),
+        pytest.raises(InputError, match="being built by process"),
+        state.locked(tmp_path),
+    ):
         raise AssertionError("two processes hold one build")
 
 
@@ -204,7 +210,10 @@ def test_who_may_build_with_whom(whole, tmp_path):
         with pytest.raises(InputError, match=f"being built by process {os.getpid()}"):
             build([photos], out, part("1/2"))
         assert not build([photos], out, part("2/2")).complete
-    with state.locked(out), pytest.raises(InputError, match=f"being built by process {os.getpid()}"):
+    with (
+        state.locked(out),
+        pytest.raises(InputError, match=f"being built by process {os.getpid()}"),
+    ):
         build([photos], out, part("1/2"))
 
 
@@ -246,11 +255,17 @@ def test_what_is_no_part(text):
 
 
 def test_parts_of_a_job_array():
-    array = {"SLURM_ARRAY_TASK_ID": "14", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_COUNT": "4"}
+    array = {
+        "SLURM_ARRAY_TASK_ID": "14",
+        "SLURM_ARRAY_TASK_MIN": "10",
+        "SLURM_ARRAY_TASK_COUNT": "4",
+    }
     assert parts.parse("slurm", {**array, "SLURM_ARRAY_TASK_STEP": "2"}) == Part(3, 4)
     assert parts.parse("slurm", {**array, "SLURM_ARRAY_TASK_ID": "13"}) == Part(4, 4)
     assert parts.parse("", array) is None
-    with pytest.raises(InputError, match=r"no task of a job array .'SLURM_ARRAY_TASK_ID' is not set"):
+    with pytest.raises(
+        InputError, match=r"no task of a job array .'SLURM_ARRAY_TASK_ID' is not set"
+    ):
         parts.parse("slurm", {})
     with pytest.raises(InputError, match="not evenly spaced"):
         parts.parse("slurm", array)

@@ -21,13 +21,17 @@ from tests.shards.server import picture, serve
 
 pytestmark = pytest.mark.usefixtures("impatient")
 DOWNLOAD = DownloadOptions(allow_private=True, per_host=64, connections=32)
-HASTY = replace(DOWNLOAD, read_timeout=1, timeout=5, retries=1)  # for pages that would take for ever
+HASTY = replace(
+    DOWNLOAD, read_timeout=1, timeout=5, retries=1
+)  # for pages that would take for ever
 OPTIONS = BuildOptions(workers=1, shard_size=10, download=DOWNLOAD)
 
 
 def listed(tmp_path, server, paths, name="urls.jsonl"):
     """A list of the server's pages, with captions."""
-    lines = (json.dumps({"url": server(path), "text": f"of {path}", "license": "CC0"}) for path in paths)
+    lines = (
+        json.dumps({"url": server(path), "text": f"of {path}", "license": "CC0"}) for path in paths
+    )
     (tmp_path / name).write_text("\n".join(lines))
     return tmp_path / name
 
@@ -70,7 +74,9 @@ def test_what_can_be_had_is_had_and_the_rest_is_in_the_ledger(server, tmp_path):
         assert json.loads(sample["json"]) == {"url": server(path), "licence": "CC0"}
         assert row["key"].startswith("urls/")
     entries = {entry["source"]: entry for entry in quarantine.read(tmp_path / "out")}
-    assert {source: entry["reason"] for source, entry in entries.items()} == {server(p): r for p, r in TROUBLE.items()}
+    assert {source: entry["reason"] for source, entry in entries.items()} == {
+        server(p): r for p, r in TROUBLE.items()
+    }
     assert entries[server("status/404")]["attempts"] == 1
     assert entries[server("status/500")]["attempts"] == 2
     assert entries[server("html/x")]["attempts"] == 1
@@ -99,7 +105,11 @@ def test_everything_on_one_command_line(server, tmp_path, photos):
     found = samples(tmp_path / "out")
     assert report.samples == len(found) == 51
     assert found["in.tar/t.png"][1]["txt"] == b"words"
-    assert found[f"file://{photos}/cat/00.jpg"][1]["jpg"] == found[f"{photos}/cat/00.jpg"][1]["jpg"] == encoded(0)
+    assert (
+        found[f"file://{photos}/cat/00.jpg"][1]["jpg"]
+        == found[f"{photos}/cat/00.jpg"][1]["jpg"]
+        == encoded(0)
+    )
     assert verify(tmp_path / "out", workers=1).ok
 
 
@@ -137,7 +147,11 @@ def test_killed_again_and_again_and_the_same_bytes_in_the_end(server, tmp_path, 
 
 
 def test_too_few_successes_end_the_build_and_nothing_is_lost(server, tmp_path):
-    paths = [*(f"ok/{i}" for i in range(20)), *(f"status/404/{i}" for i in range(60)), *(f"ok/{i}" for i in range(20))]
+    paths = [
+        *(f"ok/{i}" for i in range(20)),
+        *(f"status/404/{i}" for i in range(60)),
+        *(f"ok/{i}" for i in range(20)),
+    ]
     source = listed(tmp_path, server, paths)
     strict = replace(DOWNLOAD, min_success=0.5, window=20)
     options = replace(OPTIONS, shuffle=False, download=strict)
@@ -147,8 +161,13 @@ def test_too_few_successes_end_the_build_and_nothing_is_lost(server, tmp_path):
         build([source], tmp_path / "out", options)
     assert "\n" not in str(it.value)
     assert not (tmp_path / "out" / "manifest.parquet").exists()
-    records = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out" / ".build").glob("shard-*.json")}
-    assert all(record["samples"] for record in records.values()), "a shard of failures counts as finished"
+    records = {
+        path.name: json.loads(path.read_text())
+        for path in (tmp_path / "out" / ".build").glob("shard-*.json")
+    }
+    assert all(record["samples"] for record in records.values()), (
+        "a shard of failures counts as finished"
+    )
     with pytest.raises(InputError, match="only"):  # in several processes as well
         build([source], tmp_path / "out", replace(options, workers=2))
     lax = replace(options, download=replace(strict, min_success=0))
@@ -174,7 +193,11 @@ def test_a_list_of_dead_hosts_ends(tmp_path, server):
 def test_private_addresses_need_to_be_allowed(server, tmp_path):
     source = listed(tmp_path, server, ["ok/1"])
     with pytest.raises(InputError, match="none of 1 images is usable: 1 private address"):
-        build([source], tmp_path / "out", replace(OPTIONS, download=replace(DOWNLOAD, allow_private=False)))
+        build(
+            [source],
+            tmp_path / "out",
+            replace(OPTIONS, download=replace(DOWNLOAD, allow_private=False)),
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -183,7 +206,10 @@ def test_what_decides_the_content_is_part_of_the_identity(server, tmp_path):
     build([source], tmp_path / "out", OPTIONS)
     faster = replace(DOWNLOAD, connections=7, retries=9, timeout=99, min_success=0)
     assert build([source], tmp_path / "out", replace(OPTIONS, download=faster)).already_complete
-    for download_options in (replace(DOWNLOAD, max_bytes=7), replace(DOWNLOAD, ignore_robots_tag=True)):
+    for download_options in (
+        replace(DOWNLOAD, max_bytes=7),
+        replace(DOWNLOAD, ignore_robots_tag=True),
+    ):
         with pytest.raises(InputError, match="holds another build"):
             build([source], tmp_path / "out", replace(OPTIONS, download=download_options))
     with pytest.raises(InputError, match="columns was none, now url=url"):
