@@ -125,7 +125,7 @@ PUBLISHED = (
     ),
     Published(
         "SEER 256GF",
-        "swav_regnety_256",
+        "swav_regnety_256gf",
         ("batch_size=8704",),
         512,
         "v100-32g",
@@ -281,7 +281,7 @@ def scale_figures() -> list[dict]:
     state alone.
     """
     found = []
-    for recipe, gpu in (("swav_regnety_256", "v100-32g"), ("swav_regnety_10b", "a100-40g")):
+    for recipe, gpu in (("swav_regnety_256gf", "v100-32g"), ("swav_regnety_10b", "a100-40g")):
         footprint = Job.of(
             load_config(recipe, ["data=.", "batch_size=8192"]), 512, HARDWARE[gpu]
         ).footprint

@@ -94,7 +94,7 @@ def index_tars(*folders: str, nested: bool = False) -> None:
 @app.command(
     epilog=example(
         "seer pretrain swav_small data=shards/ steps=5000",
-        "seer pretrain swav_regnety_016 data=shards/ batch_size=64 --nproc 2",
+        "seer pretrain swav_regnety_16gf data=shards/ batch_size=64 --nproc 2",
     )
 )
 def pretrain(
@@ -127,7 +127,7 @@ def pretrain(
     epilog=example(
         "seer plan swav_regnety_256gf --gpus 512 --gpu v100-32g",
         "seer plan swav_resnet50_800ep --gpus 64 --gpu a100-40g --price 1.5 --sweep",
-        "seer plan swav_regnety_016 --gpus 128 --gpu h100 --calibrate runs/short",
+        "seer plan swav_regnety_16gf --gpus 128 --gpu h100 --calibrate runs/short",
     ),
 )
 def plan(

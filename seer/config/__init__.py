@@ -1,6 +1,6 @@
 """Configurations: a YAML recipe and dotted overrides → one typed dataclass, and back.
 
-A recipe may start from another (`base: swav_regnety_128.yaml`); later layers win. A value is read
+A recipe may start from another (`base: swav_regnety_128gf.yaml`); later layers win. A value is read
 as what its option is declared to be, so a text stays as it was written; its range stands beside the
 option (`seer.schema`). An unknown key fails and names the nearest right one, and nothing is
 inferred afterwards.
@@ -25,6 +25,15 @@ from seer.schema import shown
 
 T = TypeVar("T")
 
+# By the network's gigaflops; once by the digits of SEER's files, which timm gives to smaller networks.
+RENAMED = {
+    "swav_regnety_008": "swav_regnety_8gf",
+    "swav_regnety_016": "swav_regnety_16gf",
+    "swav_regnety_032": "swav_regnety_32gf",
+    "swav_regnety_064": "swav_regnety_64gf",
+    "swav_regnety_128": "swav_regnety_128gf",
+    "swav_regnety_256": "swav_regnety_256gf",
+}
 LONGEST_CHAIN = 16  # of bases
 DEEPEST_KEY = 16  # parts of a dotted key
 
@@ -50,15 +59,21 @@ def find_recipe(name: str) -> Path:
     path = Path(os.path.expanduser(name))
     if path.suffix in (".yaml", ".yml"):
         return path
-    known = recipes()
-    name = (
-        name.removesuffix("gf") if name not in known else name
-    )  # swav_regnety_256gf, as the network is called
-    if name not in known:
+    _refuse_renamed(name)
+    paths = recipes()
+    if name not in paths:
+        hint = nearest(name, paths)
+        raise InputError(f"recipe {shown(name)} is unknown{hint}; or give the path of a .yaml file")
+    return paths[name]
+
+
+def _refuse_renamed(name: str) -> None:
+    """Raise `InputError` with the new name of a recipe that was renamed, and how its runs go on."""
+    if name in RENAMED:
         raise InputError(
-            f"recipe {shown(name)} is unknown{nearest(name, known)}; or give the path of a .yaml file"
+            f"recipe {name} is called {RENAMED[name]} now "
+            f"(a run begun under the old name goes on with run_dir=runs/{name})"
         )
-    return known[name]
 
 
 def read_layers(path: Path) -> dict[str, Tree]:
@@ -252,6 +267,7 @@ def _base_path(path: Path, base: str) -> Path:
         return find_recipe(base)
     base_path = path.parent / os.path.expanduser(base)
     if not os.path.exists(base_path):  # which, unlike Path's, takes any name
+        _refuse_renamed(base_path.stem)
         raise InputError(f"{path}: base {shown(base)} does not exist")
     return base_path
 

@@ -15,8 +15,9 @@ import typer
 import yaml
 
 from seer import config as configuration
+from seer.backbones import canonical
 from seer.cli import app
-from seer.config import find_recipe, recipes
+from seer.config import RENAMED, find_recipe, recipes
 from seer.engine.health import Health
 from seer.engine.schedule import effective
 from seer.errors import InputError
@@ -39,7 +40,7 @@ from tests.conftest import rows
 # there is a queue. Of SEER and SwAV these are reference values; all are what the recipes said when
 # they gave whole steps and rates.
 PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dict[str, int]]] = {
-    "swav_regnety_256": (
+    "swav_regnety_256gf": (
         (8192, 122_070),
         (9.6, 0.15, 0.0096, 8000),
         {"freeze": 313, "queue_from": 0},
@@ -49,27 +50,27 @@ PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dic
         (9.3, 0.15, 0.0093, 5500),
         {"freeze": 313, "queue_from": 0},
     ),
-    "swav_regnety_128": (
+    "swav_regnety_128gf": (
         (4096, 244_140),
         (4.8, 0.15, 0.0048, 8000),
         {"freeze": 313, "queue_from": 0},
     ),
-    "swav_regnety_064": (
+    "swav_regnety_64gf": (
         (4096, 244_140),
         (4.8, 0.15, 0.0048, 8000),
         {"freeze": 313, "queue_from": 0},
     ),
-    "swav_regnety_032": (
+    "swav_regnety_32gf": (
         (4096, 244_140),
         (4.8, 0.15, 0.0048, 8000),
         {"freeze": 313, "queue_from": 0},
     ),
-    "swav_regnety_016": (
+    "swav_regnety_16gf": (
         (4096, 244_140),
         (4.8, 0.15, 0.0048, 8000),
         {"freeze": 313, "queue_from": 0},
     ),
-    "swav_regnety_008": (
+    "swav_regnety_8gf": (
         (4096, 244_140),
         (4.8, 0.15, 0.0048, 8000),
         {"freeze": 313, "queue_from": 0},
@@ -223,8 +224,28 @@ def test_the_epochs_are_those_of_imagenet():
         assert steps == round(count * IMAGENET / batch)
 
 
+def test_a_recipe_of_seer_has_the_gigaflops_of_its_name():
+    for name in RENAMED.values():
+        config = load_config(name, ["data=shards"])
+        gigaflops = name.removeprefix("swav_regnety_")
+        assert canonical(f"regnety_{gigaflops}") == config.backbone.name
+        assert config.name == name
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_recipes_old_name_fails_and_says_the_new_one(old, new, tmp_path):
+    line = f"recipe {old} is called {new} now .*run_dir=runs/{old}"
+    with pytest.raises(InputError, match=line):
+        load_config(old, ["data=shards"])
+    own = tmp_path / "own.yaml"
+    for base in (old, f"{old}.yaml", f"/once/configs/pretrain/{old}.yaml"):
+        own.write_text(f"base: {base}\ndata: shards\n")
+        with pytest.raises(InputError, match=line):
+            load_config(str(own), [])
+
+
 def test_seers_recipe_in_full():
-    config = load_config("swav_regnety_256gf", ["data=shards"])  # as the network is called
+    config = load_config("swav_regnety_256gf", ["data=shards"])
     method, views = config.method, config.views
     assert config.backbone.name == "regnety_2560"
     assert (method.head, method.head_bn, method.prototypes) == ([8192, 8192, 256], False, 16_000)
@@ -281,7 +302,9 @@ def test_what_every_process_would_refuse_is_refused_before_a_job_is_queued(
     overrides, message, tmp_path
 ):
     with pytest.raises(InputError, match=message):
-        preview("swav_regnety_032", ["data=nowhere/shards", f"run_dir={tmp_path}", *overrides], 128)
+        preview(
+            "swav_regnety_32gf", ["data=nowhere/shards", f"run_dir={tmp_path}", *overrides], 128
+        )
 
 
 def written(config: Pretrain, run_dir: Path, **without: list[str]) -> Pretrain:
