@@ -32,9 +32,8 @@ from seer.engine.checkpoint.tensors import named_state
 from seer.engine.optim import OptimConfig, build_optimizer
 from seer.methods.swav import SwAV, SwAVConfig
 
-Save = Callable[
-    [Path, int], Callable[[], None] | None
-]  # begins a save; returns what waits for its end
+# Begins a save; returns what waits for its end.
+Save = Callable[[Path, int], Callable[[], None] | None]
 
 
 def training(backbone: str) -> tuple[SwAV, torch.optim.Optimizer]:

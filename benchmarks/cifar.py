@@ -186,9 +186,8 @@ def main() -> None:
     peers = {"untrained": knn(f"{run}:random", options.data, results)}
     peers["raw pixels"] = knn("pixels", options.data, results)
     if options.lightly:
-        network, untrained, rate = train_lightly(
-            options.data, minutes
-        )  # as long as seer took, whatever was planned
+        # As long as seer took, whatever was planned.
+        network, untrained, rate = train_lightly(options.data, minutes)
         print(f"lightly trained for {minutes:.1f} minutes at {rate:.0f} samples/s", flush=True)
         peers["lightly"] = lightly_knn(network, options.data)
         peers["lightly untrained"] = lightly_knn(untrained, options.data)

@@ -67,9 +67,8 @@ def health_seconds(method: Method, output: Output, folder: Path) -> float:
         health.judge(number * config.every, values, len(output.embeddings))
 
     for number in range(config.window):
-        health.fault(
-            number, Verdict(True, False, float(loss)), excused=False
-        )  # the window is full from now on
+        # The window is full from now on.
+        health.fault(number, Verdict(True, False, float(loss)), excused=False)
     return seconds_of(check, 50) + seconds_of(measure, 5) / config.every
 
 

@@ -51,11 +51,8 @@ class Profile:
     sbatch: dict[str, str] = option({}, MapOf(LINE, SWITCH, 1000))
 
 
-NONE = [
-    "partition=",
-    "cpus_per_task=0",
-    "memory_gb_per_task=0",
-]  # no profile: the cluster's own defaults
+# No profile: the cluster's own defaults.
+NONE = ["partition=", "cpus_per_task=0", "memory_gb_per_task=0"]
 
 
 def profiles() -> dict[str, Path]:

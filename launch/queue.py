@@ -8,20 +8,10 @@ from dataclasses import dataclass
 
 from seer.errors import InputError
 
-HELD = {
-    "REQUEUE_FED",
-    "REQUEUE_HOLD",
-    "RESV_DEL_HOLD",
-    "SPECIAL_EXIT",
-}  # until somebody releases it
-PASSING = {
-    "COMPLETING",
-    "CONFIGURING",
-    "REQUEUED",
-    "RESIZING",
-    "SIGNALING",
-    "STAGE_OUT",
-}  # from one state to the next
+# Until somebody releases it.
+HELD = {"REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+# From one state to the next.
+PASSING = {"COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "SIGNALING", "STAGE_OUT"}
 ACTIVE = {"PENDING", "RUNNING", "STOPPED", "SUSPENDED"} | HELD | PASSING  # every other one is over
 
 

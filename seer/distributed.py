@@ -130,9 +130,8 @@ def _export_slurm() -> str:
     step = whole_number("SLURM_JOB_ID", 0, alone) + whole_number("SLURM_STEP_ID", 0, alone)
     # Another port each time: the last one may not be free yet.
     step += 997 * whole_number("SLURM_RESTART_COUNT", 0, alone)
-    runs = re.findall(
-        r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"]
-    )  # "8(x2),4" is 8, 8, 4
+    # "8(x2),4" is 8, 8, 4.
+    runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", env["SLURM_STEP_TASKS_PER_NODE"])
     tasks_per_node = [tasks for tasks, nodes in runs for _ in range(int(nodes or 1))]
     node = whole_number("SLURM_NODEID", 0, alone)
     if node >= len(tasks_per_node):

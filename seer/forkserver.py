@@ -16,11 +16,8 @@ from multiprocessing.context import ForkServerContext
 # helps it must live to the checkpoint.
 SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP}
 QUIET = "ignore:resource_tracker:UserWarning"  # what a process that is ended at once leaves, the tracker removes
-LOADING = [
-    "seer.data.workers",
-    "seer.data.crops.resize",
-    "seer.data.crops.kernel",
-]  # what a loader's workers import
+# What a loader's workers import.
+LOADING = ["seer.data.workers", "seer.data.crops.resize", "seer.data.crops.kernel"]
 TRAINING = [
     "seer.pretrain.run",
     "seer.processes",
@@ -43,9 +40,8 @@ def start(modules: Sequence[str]) -> ForkServerContext:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         for ensure_running in (resource_tracker.ensure_running, forkserver.ensure_running):
-            signal.pthread_sigmask(
-                signal.SIG_BLOCK, SHIELDED
-            )  # inherited; the first of the two unblocks some
+            # Inherited; the first of the two unblocks some.
+            signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
             ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

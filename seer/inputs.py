@@ -26,9 +26,8 @@ MEGABYTE = 2**20
 LARGEST_JSON = 64 * MEGABYTE
 LARGEST_YAML = MEGABYTE // 4
 LONGEST_LINE = MEGABYTE
-YAML_LOADER: Any = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # libyaml's, where it is there: 20 times as fast
+# Libyaml's, where it is there: 20 times as fast.
+YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 IRREGULAR = "not a regular file"
 NODES, DEEPEST = 100_000, 50  # of a YAML file, its aliases written out
 
@@ -152,9 +151,8 @@ def yaml_problem(error: Exception, text: str) -> str:
     mark = error.problem_mark or error.context_mark
     # What it quotes is of the text, unless it is a mere sign (',') or a sort of token ('<scalar>').
     problem = re.sub(r"'([^']*)'", _if_harmless, error.problem or "")
-    line = (
-        min(mark.line, text.count("\n")) + 1 if mark else 1
-    )  # the mark of what is missing is after the last line
+    # The mark of what is missing is after the last line.
+    line = min(mark.line, text.count("\n")) + 1 if mark else 1
     return f"line {line}: {' '.join(problem.split())}"
 
 

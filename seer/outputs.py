@@ -26,9 +26,8 @@ def check_writable(path: Path | str, what: str, append: bool = False) -> None:
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(0, "it is there, and not yours to write")
         if append and is_stream(target):
-            os.close(
-                os.open(target, os.O_WRONLY | os.O_NONBLOCK)
-            )  # a pipe that nobody reads would hold us up
+            # A pipe that nobody reads would hold us up.
+            os.close(os.open(target, os.O_WRONLY | os.O_NONBLOCK))
         if not is_stream(target):
             _try_folder(target.parent, f".{target.name}")
     except (OSError, RuntimeError, ValueError) as error:

@@ -128,9 +128,8 @@ def _run_rank(
     pipe: Connection, env: dict[str, str], device: str, function: Callable, args: tuple
 ) -> None:
     """The body of a rank: sends `(time, succeeded, value or exception)` once."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal's; what follows from it is told by the parent
+    # A terminal's; what follows from it is told by the parent.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in ENDING:  # until training handles them
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
@@ -208,8 +207,5 @@ def _report(r: int, process, pipe: Connection) -> tuple[float, bool, Any]:
     if code == StoppedError.exit_code:
         return time.time(), False, StoppedError("stopped as asked, with nothing to save")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-    return (
-        0.0,
-        False,
-        RankError(f"rank {r} {how}"),
-    )  # it told nothing, so it is the cause of all else
+    # It told nothing, so it is the cause of all else.
+    return (0.0, False, RankError(f"rank {r} {how}"))

@@ -22,12 +22,8 @@ import typer
 from seer import outputs
 from seer.errors import escaped, printable
 
-FULL = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-)  # what writing a file or stdout may come to
+# What writing a file or stdout may come to.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 # What the verbs print besides ASCII, for streams that take no more than that.
 SPELLED = {

@@ -109,9 +109,8 @@ def pretrain(
     from seer import forkserver
 
     outlast_terminal()  # also what is said at the end
-    forkserver.start(
-        forkserver.LOADING if nproc == 1 else forkserver.TRAINING
-    )  # imports while this process does
+    # Imports while this process does.
+    forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
 
     from seer.pretrain.recipe import load_config
     from seer.pretrain.run import run
@@ -405,9 +404,8 @@ def preview(words: Sequence[str], ranks: int) -> Path | None:
     Raises:
         InputError: no such verb, or one that cannot be run so.
     """
-    usage_error: Any = (
-        typer.BadParameter.__base__
-    )  # click's, whether that is typer's own copy or not
+    # Click's, whether that is typer's own copy or not.
+    usage_error: Any = typer.BadParameter.__base__
     command: Any = typer.main.get_command(app)
     verb, *rest = words
     while hasattr(command, "commands"):

@@ -190,9 +190,8 @@ def build(
     complete, continued = state.is_complete(out), 0
     if not complete or (out / state.STATE).exists():
         with state.locked(out):
-            state.refuse_another(
-                out, plan
-            )  # another process may have begun, or even ended, meanwhile
+            # Another process may have begun, or even ended, meanwhile.
+            state.refuse_another(out, plan)
             complete = state.is_complete(out)
             if not complete:
                 with state.writing(out):
@@ -296,9 +295,8 @@ def _write_shards(
     done = mine - sum(samples[name] for name in missing)
     workers = options.workers or pool.cores()
     processes = min(workers, len(missing))
-    threads = math.ceil(
-        workers / max(processes, 1)
-    )  # fewer shards than cores: threads share a shard
+    # Fewer shards than cores: threads share a shard.
+    threads = math.ceil(workers / max(processes, 1))
 
     def tick(count: int) -> None:
         nonlocal done

@@ -42,9 +42,8 @@ class IndexReport:
     current: int = 0  # tars whose index was right already
     samples: int = 0  # in all tars of the manifests
     quarantined: dict[str, int] = field(default_factory=dict)  # by kind of reason, in all tars
-    ignored: dict[str, int] = field(
-        default_factory=dict
-    )  # members of samples without an image, by suffix
+    # Members of samples without an image, by suffix.
+    ignored: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what else was not taken as an image of its own
 
     def lines(self) -> list[str]:

@@ -22,16 +22,8 @@ from shards.sources.places import is_tar
 from shards.sources.samples import load, look
 from shards.sources.scan import labelled_rows, scan_tar
 
-COMPARED = (
-    "key",
-    "offset",
-    "size",
-    "width",
-    "height",
-    "format",
-    "sha256",
-    "label",
-)  # what a tar can tell about a sample
+# What a tar can tell about a sample.
+COMPARED = ("key", "offset", "size", "width", "height", "format", "sha256", "label")
 MOST_MEMBERS = 5  # named per shard
 INTERRUPTED = (
     "a removal was interrupted or is under way; if none is, run: seer shards verify --repair"

@@ -151,11 +151,8 @@ def test_the_defaults_of_a_build_are_those_of_its_options():
     }
     offered = {name: parameter.default for name, parameter in verb.items() if name in known}
     assert offered == {name: known[name] for name in offered}
-    assert set(known) - set(offered) == {
-        "download",
-        "unwanted",
-        "window",
-    }  # `unwanted` has options of its own
+    # `unwanted` has options of its own.
+    assert set(known) - set(offered) == {"download", "unwanted", "window"}
 
 
 def test_parts_of_a_list(tmp_path):

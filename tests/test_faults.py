@@ -115,11 +115,8 @@ def faults(draw: random.Random) -> tuple[list[Fault], list[Fault]]:
     ]
     others += 3 * ["killed in a save"]
     draw.shuffle(others)
-    names = [
-        "SIGTERM",
-        "SIGUSR1",
-        *others,
-    ]  # these two leave a checkpoint each, so that no other hits the only one
+    # These two leave a checkpoint each, so that no other hits the only one.
+    names = ["SIGTERM", "SIGUSR1", *others]
     later = {"killed in a save": 1, "the job is killed": 1, "SIGTERM": 2, "a rank is killed": 2}
     places = [*((name, 2) for name in names), *later.items()]
     drawn = [
@@ -247,9 +244,8 @@ def test_a_run_goes_on_from_a_store_where_its_directory_is_lost(
             f"checkpoint.store={bucket}/lost",
         ]
         run(load_config(tiny, [*settings, f"run_dir={tmp_path / 'a'}"]))
-        Mirror(f"{bucket}/lost", World()).remove(
-            "step-000000004"
-        )  # as if it had been killed before
+        # As if it had been killed before.
+        Mirror(f"{bucket}/lost", World()).remove("step-000000004")
         run(load_config(tiny, [*settings, f"run_dir={tmp_path / 'b'}"]))
     assert [(row["step"], row["loss"]) for row in rows(tmp_path / "b")] == [
         (row["step"], row["loss"]) for row in rows(tmp_path / "a")[2:]

@@ -237,9 +237,8 @@ def _within(steps: int, row: Any) -> Row:
 
 def _header(checkpoint: Path, steps: int) -> dict[str, Any]:
     """The step and the fingerprint of a checkpoint."""
-    inputs.read_json(
-        inputs.inside(checkpoint, HEADER), Record({})
-    )  # a regular file, of plain values
+    # A regular file, of plain values.
+    inputs.read_json(inputs.inside(checkpoint, HEADER), Record({}))
     try:
         header = HEADER_KIND.check(read_header(checkpoint))
         Integer(1, steps).check(header["step"], "step")

@@ -18,10 +18,8 @@ from seer.data.storage.store import Url, place
 from seer.errors import InputError, unreadable
 
 MOST_SAMPLES = 2**27  # of labelled shards, whose labels are all held in memory
-SPLITS = {
-    "train": ("train",),
-    "test": ("test", "val"),
-}  # a split's name → the folders that may hold it
+# A split's name → the folders that may hold it.
+SPLITS = {"train": ("train",), "test": ("test", "val")}
 SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
 
 

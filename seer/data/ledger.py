@@ -15,9 +15,8 @@ from seer.inputs import read_rows
 from seer.rundir.names import DAMAGED, SKIPPED
 from seer.schema import Integer, ListOf, Record, Text
 
-MODULUS = (
-    1 << 48
-)  # sums over any number of ranks stay in an int64, and JSON's doubles hold it exactly
+# Sums over any number of ranks stay in an int64, and JSON's doubles hold it exactly.
+MODULUS = 1 << 48
 
 DAMAGED_ROW = Record(
     {"position": Integer(0), "id": Integer(0), "replacement": Integer(0), "reason": Text(2**16)}

@@ -120,9 +120,8 @@ class Loader(Generic[Made]):
         if there is one.
         """
         make = MODES[self.config.mode] if self.config.workers else inline
-        steps: Sequence[int] = range(
-            start_step, stop_step
-        )  # no list of them: there may be a hundred million
+        # No list of them: there may be a hundred million.
+        steps: Sequence[int] = range(start_step, stop_step)
         if skipped:
             steps = [step for step in steps if step not in skipped]
         results = make(self.task, steps, self.config.workers, self.config.prefetch, self.device)

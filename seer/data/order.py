@@ -73,9 +73,8 @@ class Order:
 
     def _mix_in_window(self, epoch: int, lane: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Place on the line of the j-th sample of each lane, after mixing."""
-        short, longer = divmod(
-            self.samples, self.lanes
-        )  # the first `longer` lanes have one sample more
+        # The first `longer` lanes have one sample more.
+        short, longer = divmod(self.samples, self.lanes)
         lane_start = lane * short + np.minimum(lane, longer)
         lane_length = short + (lane < longer)
         window = j // self.window

@@ -209,9 +209,8 @@ def _end_of(shut_down: Callable[[], None]) -> Iterator[None]:
 
 
 def _start_worker(worker: int) -> None:
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, forkserver.SHIELDED
-    )  # again, where another has started the server
+    # Again, where another has started the server.
+    signal.pthread_sigmask(signal.SIG_BLOCK, forkserver.SHIELDED)
     torch.set_num_threads(1)
     info = get_worker_info()
     assert info is not None

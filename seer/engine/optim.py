@@ -122,9 +122,8 @@ class SGD(Optimizer):
         if group["weight_decay"]:
             torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         if group["trust"] and group["joint"]:
-            scales = _joint_scales(
-                group, parameters, gradients
-            )  # these are decayed by now, in place
+            # These are decayed by now, in place.
+            scales = _joint_scales(group, parameters, gradients)
         if scales is not None:
             torch._foreach_mul_(updates, scales)
         if group["rate_in_momentum"]:
@@ -144,9 +143,8 @@ class SGD(Optimizer):
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(
-                parameter
-            )  # a DTensor's is a DTensor, and so saved in shards
+            # A DTensor's is a DTensor, and so saved in shards.
+            state["momentum_buffer"] = torch.zeros_like(parameter)
         return state["momentum_buffer"]
 
 

@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 # What autocast computes in; None: no autocast. Parameters are fp32, or float64 for fp64.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": None}
 
-LARGE = (
-    10**8
-)  # parameters of a layer that is gathered by itself: of the 10B's last block each convolution but one
+# Parameters of a layer that is gathered by itself: of the 10B's last block each convolution but
+# one.
+LARGE = 10**8
 
 
 @dataclass

@@ -230,9 +230,8 @@ def _run_config(run: Path) -> dict[str, Any]:
     path = run / CONFIG
     if not path.is_file():
         raise InputError(f"{run}: not a run directory, it has no {CONFIG}; expected {FORMS}")
-    read_yaml(
-        path, Record({})
-    )  # a bounded file of keys and values, before anything interprets them
+    # A bounded file of keys and values, before anything interprets them.
+    read_yaml(path, Record({}))
     config = read(path)
     try:
         NEEDED.check(config)

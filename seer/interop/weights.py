@@ -27,9 +27,8 @@ LARGEST_HEADER = 2**24  # bytes; a network of ten thousand tensors has a header 
 FLOATING, WHOLE, ELSE = "floating", "whole", "else"
 NESTED = ("state_dict", "model")  # where training scripts keep a state dict among other things
 DEEPEST = 4
-LARGEST_PICKLE = (
-    2**21
-)  # bytes, or instructions; the names and shapes of ten thousand tensors take less
+# Bytes, or instructions; the names and shapes of ten thousand tensors take less.
+LARGEST_PICKLE = 2**21
 UNREADABLE = "not readable as tensors only"
 
 

@@ -47,9 +47,8 @@ class MLP(nn.Sequential):
         layers.append(nn.Linear(width, out, bias=bias_out and not batchnorm_out))
         if batchnorm_out:
             norm = nn.BatchNorm1d(out)
-            norm.bias.requires_grad_(
-                shift_out
-            )  # kept, so that a state dict has the same names either way
+            # Kept, so that a state dict has the same names either way.
+            norm.bias.requires_grad_(shift_out)
             layers.append(norm)
         super().__init__(*layers)
 

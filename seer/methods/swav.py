@@ -76,10 +76,8 @@ class SwAV(Method):
         self.queue = (
             Queue(config.queue, len(config.assign), config.head[-1]) if config.queue else None
         )
-        self._fresh: tuple[int, list[Tensor]] = (
-            -1,
-            [],
-        )  # a step's number and its embeddings, for the queue
+        # A step's number and its embeddings, for the queue.
+        self._fresh: tuple[int, list[Tensor]] = (-1, [])
 
     def forward(self, views: Views, step: Step) -> Output:
         config = self.config

@@ -191,9 +191,8 @@ def _name_parts(method: Method, ledger: "Ledger") -> None:
         )
         ledger.name(map(local, own), kind)
         if isinstance(module, Queue):
-            module.pushed = torch.tensor(
-                len(module.rows)
-            )  # a constant, which fake tensors may be compared with
+            # A constant, which fake tensors may be compared with.
+            module.pushed = torch.tensor(len(module.rows))
 
 
 def _views(config: Pretrain, batch: int) -> Views:
@@ -237,10 +236,8 @@ class Ledger(TorchDispatchMode):
         self.statistics: list[
             int
         ] = []  # bytes that synchronising each BatchNorm, forward or backward, would send
-        self.traffic = {
-            False: [0, 0],
-            True: [0, 0],
-        }  # bytes and collectives, by whether they leave the node
+        # Bytes and collectives, by whether they leave the node.
+        self.traffic = {False: [0, 0], True: [0, 0]}
         self._total = self._peak = 0
         self._kind, self._records = "parameters", list[str]()
         self._known: dict[

@@ -44,10 +44,8 @@ PAGE = 4096  # bytes; each encoded image has pages of its own
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
-PLACES = (
-    "freeze",
-    "queue_from",
-)  # options of methods that are given in steps or as a share of the run
+# Options of methods that are given in steps or as a share of the run.
+PLACES = ("freeze", "queue_from")
 
 # What younger options were before they existed, by section and its `name`: an older run goes on as
 # it began, or not.

@@ -41,10 +41,8 @@ SKIMAGE = {
 }
 SKLEARN = {"china": "china.jpg", "flower": "flower.jpg"}
 
-TEST_STRIP = (
-    0.55,
-    0.8,
-)  # the columns of each photograph, as shares of its width, that test patches come from
+# The columns of each photograph, as shares of its width, that test patches come from.
+TEST_STRIP = (0.55, 0.8)
 GAP = 8  # pixels between that strip and the training patches on both sides of it
 
 

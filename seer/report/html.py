@@ -196,9 +196,8 @@ def score_groups(runs: Sequence[RunFiles]) -> list[tuple[str, str, list[ScoreRow
         )
         lines = []
         for i, name, row in rows:
-            colour = (
-                i % COLOURS if kind(row) == "pretrained" else COLOURS
-            )  # class s6: baselines, in grey
+            # Class s6: baselines, in grey.
+            colour = i % COLOURS if kind(row) == "pretrained" else COLOURS
             interval = (
                 f"{shown(row, 'low', with_unit=False)} – {shown(row, 'high', with_unit=False)}"
             )

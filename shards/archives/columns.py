@@ -51,6 +51,5 @@ def _starts(path: str, modified: float) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _images(path: str, column: str, group: int, modified: float) -> pa.ChunkedArray:
-    return (
-        parquet(path).read_row_group(group, columns=[column], use_threads=False).column(0)
-    )  # of that name, the first
+    # Of that name, the first.
+    return parquet(path).read_row_group(group, columns=[column], use_threads=False).column(0)

@@ -14,9 +14,8 @@ from typing import BinaryIO, NamedTuple
 from seer.inputs import open_file, open_regular
 from shards.archives.headers import FILE, DamagedTar, Entry, entries
 
-SKIPPED = re.compile(
-    r"__[^/]*__(/|$)|(.*/)?\.[^/]*$"
-)  # WebDataset's own metadata, and hidden files
+# WebDataset's own metadata, and hidden files.
+SKIPPED = re.compile(r"__[^/]*__(/|$)|(.*/)?\.[^/]*$")
 # What can be a suffix of a member: it begins with a letter and has no blanks. Letters beyond ASCII,
 # and bytes that are no text, count as letters.
 SUFFIX = re.compile(r"[A-Za-z\x80-\U0010ffff][\w+\-\x80-\U0010ffff]*")
@@ -97,9 +96,8 @@ def runs(members: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
 def read_range(path: str, offset: int, size: int) -> bytes:
     """`size` bytes at `offset`. Raises OSError, also when the file ends before."""
     state = os.stat(path)
-    file = _descriptor(
-        path, state.st_ino, state.st_mtime_ns
-    )  # held, lest another thread's read evict and close it
+    # Held, lest another thread's read evict and close it.
+    file = _descriptor(path, state.st_ino, state.st_mtime_ns)
     data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
         raise OSError("the file is shorter than when it was listed")
@@ -108,9 +106,8 @@ def read_range(path: str, offset: int, size: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def _descriptor(path: str, *version: int) -> BinaryIO:
-    return open(
-        open_regular(Path(path)), "rb"
-    )  # closed by reference counting when it leaves the cache
+    # Closed by reference counting when it leaves the cache.
+    return open(open_regular(Path(path)), "rb")
 
 
 class TarWriter:

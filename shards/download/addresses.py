@@ -5,9 +5,8 @@ import ipaddress
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
-NAT64 = IPv6Network(
-    "64:ff9b::/96"
-)  # RFC 6052: its last 32 bits are the IPv4 address behind the gateway
+# RFC 6052: its last 32 bits are the IPv4 address behind the gateway.
+NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class PrivateAddress(OSError):  # noqa: N818  # as DamagedImage: what was found

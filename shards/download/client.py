@@ -25,22 +25,12 @@ from shards.sources.policy import PRIVATE_SCHEMES, DownloadOptions
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries; the first doubles each time
 REDIRECTS = 5
 TRANSIENT = {408, 425, 429}  # and 5xx
-FORBIDDING = {
-    "noai",
-    "noimageai",
-    "noindex",
-    "noimageindex",
-    "none",
-}  # `none` is noindex and nofollow
+# `none` is noindex and nofollow.
+FORBIDDING = {"noai", "noimageai", "noindex", "noimageindex", "none"}
 CHUNK = 1 << 16
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}  # scheme → the extra of our package that reads it
-NO_SUCH_NAME = (
-    "not found",
-    "not known",
-    "no data",
-    "no address",
-    "nodename",
-)  # of resolvers; all else may pass
+# Of resolvers; all else may pass.
+NO_SUCH_NAME = ("not found", "not known", "no data", "no address", "nodename")
 
 
 class Unavailable(Exception):  # noqa: N818  # what was found, not what went wrong here

@@ -23,19 +23,11 @@ STATE = ".build"  # beside the shards while they are built
 PLAN = "plan.json"
 LOCK = "lock"
 TRIES = 1000  # to open a lock that others remove
-LEFTOVERS = (
-    ".shard-*",
-    ".manifest.*",
-    ".quarantine.*",
-    ".contamination.*",
-)  # of writers that were killed
+# Of writers that were killed.
+LEFTOVERS = (".shard-*", ".manifest.*", ".quarantine.*", ".contamination.*")
 NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-IN_THE_WAY = {
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.ENXIO,
-}  # a folder, link or pipe where our file should be
+# A folder, link or pipe where our file should be.
+IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 Progress = Callable[[int, int], Any]  # called with what is done and what there is in all
 LARGEST_RECORD = 2**30  # bytes: most of it are the entries of its quarantine
 PLAN_KIND = Record(

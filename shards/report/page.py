@@ -49,9 +49,8 @@ def write_page(figures: dict[str, Any], out: Path) -> None:
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with state.writing(out):
-        files.write(
-            out, page.encode("utf-8", "backslashreplace").decode()
-        )  # names need not be UTF-8
+        # Names need not be UTF-8.
+        files.write(out, page.encode("utf-8", "backslashreplace").decode())
 
 
 def _headlines(figures: dict[str, Any]) -> list[tuple[str, str]]:

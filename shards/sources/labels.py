@@ -7,16 +7,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-MAX_CLASSES = (
-    1 << 20
-)  # every class has an entry in the manifest; larger numbers are identifiers of something else
+# Every class has an entry in the manifest; larger numbers are identifiers of something else.
+MAX_CLASSES = 1 << 20
 MAX_NAME = 256  # characters
 NUMBER = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?|nan|[+-]?inf", re.IGNORECASE
 )
-SEVERAL = re.compile(
-    r"[\[{]|.*[\r\n]|[0-9]+[\s,;]+[0-9]", re.DOTALL
-)  # JSON, lines, numbers side by side
+# JSON, lines, numbers side by side.
+SEVERAL = re.compile(r"[\[{]|.*[\r\n]|[0-9]+[\s,;]+[0-9]", re.DOTALL)
 LEFT_OUT = (
     f"labels left out that are no class (a number from 0 to {MAX_CLASSES - 1:,}, or one name)"
 )

@@ -28,9 +28,8 @@ FREQUENCIES = sorted(
 FREQUENCIES = FREQUENCIES[1:65]
 U, V = np.array(FREQUENCIES).T
 WEIGHTS = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
-MIRROR = WEIGHTS[V % 2 == 1].sum(
-    dtype=np.uint64
-)  # horizontal frequencies with an odd number of half periods
+# Horizontal frequencies with an odd number of half periods.
+MIRROR = WEIGHTS[V % 2 == 1].sum(dtype=np.uint64)
 
 
 def _basis() -> np.ndarray:

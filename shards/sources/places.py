@@ -20,9 +20,8 @@ from shards.records import state
 # Folders that stay data sets of their own: a model trained on all of them would be scored on what
 # it has seen.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-UNFIT = re.compile(
-    r"[\ud800-\udfff\\\x00-\x1f\x7f]"
-)  # for a name in a manifest; lone surrogates are no UTF-8
+# For a name in a manifest; lone surrogates are no UTF-8.
+UNFIT = re.compile(r"[\ud800-\udfff\\\x00-\x1f\x7f]")
 ELSEWHERE = "give --index-dir DIR: manifest, indices and links to the tars go there, and DIR is the data set"
 
 

@@ -90,9 +90,8 @@ def load(
     extras += row.get("members", [])
     if row.get("label") is not None:
         extras = [("cls", str(row["label"]).encode()), *extras]
-    extras = [
-        extra for extra in extras if extra[0] != suffix
-    ]  # after re-encoding a sample's `jpg` is the image
+    # After re-encoding a sample's `jpg` is the image.
+    extras = [extra for extra in extras if extra[0] != suffix]
     label = parse_bytes(dict(extras).get("cls", b"")).number
     source = container.source_of(row["name"])
     digest = hashlib.sha256(data).digest()
@@ -147,16 +146,14 @@ def fit(data: bytes, policy: Policy = KEEP) -> tuple[bytes, ImageInfo, int | Non
         policy.refuse(info.width, info.height)
         if policy.scale(info.width, info.height) == 1.0:
             return data, info, None
-    pixels = decode(
-        data, policy.most_pixels
-    )  # every pixel, so that whatever is in a shard can be decoded
+    # Every pixel, so that whatever is in a shard can be decoded.
+    pixels = decode(data, policy.most_pixels)
     height, width = pixels.shape[:2]
     policy.refuse(width, height)
     scale = policy.scale(width, height)
     if scale == 1.0 and not policy.reencode:
-        known = (
-            "JPEG" if data.startswith(JPEG_MAGIC) else None
-        )  # spares Pillow, which takes longer than decoding
+        # Spares Pillow, which takes longer than decoding.
+        known = "JPEG" if data.startswith(JPEG_MAGIC) else None
         return data, ImageInfo(width, height, known or probe(data).format), phash(pixels)
     if scale < 1.0:
         size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -32,10 +32,8 @@ BLOCKING = (
     64  # threads for what has no asynchronous form: files, object stores, names without `aiodns`
 )
 IDLE = 0.05  # seconds between two looks for the next block
-NO_IMAGE = (
-    "not an image",
-    "empty file",
-)  # a download that gave these did not succeed, whatever its status
+# A download that gave these did not succeed, whatever its status.
+NO_IMAGE = ("not an image", "empty file")
 
 
 class Block:

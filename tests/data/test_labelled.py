@@ -119,9 +119,8 @@ def test_labels_that_are_none_of_the_classes_are_named(tmp_path, label):
 @pytest.mark.parametrize("test_folder", ["test", "val"])
 def test_splits(tmp_path, test_folder):
     write_folders(tmp_path / "train")
-    write_folders(
-        tmp_path / test_folder, {"zebra/9.jpg": 90, "cat/8.jpg": 80}
-    )  # no dogs: numbers still agree
+    # No dogs: numbers still agree.
+    write_folders(tmp_path / test_folder, {"zebra/9.jpg": 90, "cat/8.jpg": 80})
     train, test = splits(tmp_path)
     assert train.classes == test.classes == ["cat", "dog", "zebra"]
     assert contents(test) == [("cat", 80), ("zebra", 90)]

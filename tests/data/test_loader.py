@@ -151,12 +151,8 @@ def test_large_pictures_are_decoded_as_small_as_their_crops_allow(tmp_path, fini
 
 @pytest.mark.parametrize("config", MODES, ids=["inline", "threads", "processes"])
 def test_damaged_samples_are_replaced_by_the_next_of_their_shard(tmp_path, config):
-    damaged = {
-        3: 4,
-        9: 0,
-        10: 0,
-        11: 12,
-    }  # sample → what stands for it; the first shard ends with sample 10
+    # Sample → what stands for it; the first shard ends with sample 10.
+    damaged = {3: 4, 9: 0, 10: 0, 11: 12}
     manifest = write_shards(
         tmp_path, [11, 17], image=lambda i: b"" if i in damaged else coloured_jpeg(i, 16)
     )
@@ -164,9 +160,8 @@ def test_damaged_samples_are_replaced_by_the_next_of_their_shard(tmp_path, confi
     loader = make(manifest, crops, config)
     grey = {}
     for views in loader.iterate(0, 5):
-        assert (
-            np.ptp(views.crops[0].numpy(), axis=(0, 2, 3, 4)).max() < 0.01
-        )  # flat, whatever the rounding
+        # Flat, whatever the rounding.
+        assert np.ptp(views.crops[0].numpy(), axis=(0, 2, 3, 4)).max() < 0.01
         grey |= dict(
             zip(
                 views.index.tolist(),

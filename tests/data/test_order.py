@@ -71,9 +71,8 @@ def test_permutations_are_equally_likely():
     places = permute(np.tile(np.arange(4), 24_000), np.full(96_000, 4), keys).reshape(-1, 4)
     counts = Counter(map(tuple, places.tolist()))
     assert set(counts) == set(permutations(range(4)))
-    assert (
-        sum((count - 1000) ** 2 / 1000 for count in counts.values()) < 57
-    )  # 23 degrees of freedom: one in 10,000
+    # 23 degrees of freedom: one in 10,000.
+    assert sum((count - 1000) ** 2 / 1000 for count in counts.values()) < 57
 
 
 def test_seeds_and_epochs_differ():
@@ -147,9 +146,8 @@ def test_a_billion_samples_need_memory_for_shards_only():
     sizes = np.random.default_rng(0).integers(5_000, 15_000, 100_000)
     order = Order(sizes, seed=0, lanes=8192, window=256)
     tracemalloc.start()
-    batch = order.ids(
-        99 * order.samples - 4000, 8192
-    )  # some of this batch belongs to epoch 98, some to 99
+    # Some of this batch belongs to epoch 98, some to 99.
+    batch = order.ids(99 * order.samples - 4000, 8192)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(set(batch.tolist())) == 8192

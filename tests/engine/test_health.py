@@ -214,9 +214,8 @@ def test_a_symptom_is_told_once_and_when_it_has_gone(make, tmp_path):
         for step, event in ((153, "symptom"), (155, "recovered"))
         for name in ("dimensional_collapse", "loss_at_chance", "flat_assignments", "few_prototypes")
     }
-    assert (
-        make(patience=1, grace=0, every=50).judge(160, COLLAPSED, 64) is None
-    )  # a row without a measurement
+    # A row without a measurement.
+    assert make(patience=1, grace=0, every=50).judge(160, COLLAPSED, 64) is None
     assert (
         make(patience=1, grace=0, act="pause", every=1).judge(
             160, COLLAPSED | {"loss": math.nan}, 64

@@ -129,10 +129,8 @@ def test_a_continued_run_does_not_begin_its_epoch_again(run):
     made = run(steps=2)
     train(made, start=1)
     step = ["forward", "after_backward", "after_update"]
-    assert [name for name, _ in made.learner.calls] == [
-        *step,
-        *step[:2],
-    ]  # the last update is proven
+    # The last update is proven.
+    assert [name for name, _ in made.learner.calls] == [*step, *step[:2]]
 
 
 def test_a_step_that_is_not_finite_is_not_applied(run, tmp_path):

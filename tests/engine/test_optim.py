@@ -133,9 +133,8 @@ def byol_lars(model, steps, decay, momentum, trust=0.001, lr=0.3):
     for step in range(steps):
         set_gradients(model, step)
         updates = {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
-        adapted = [
-            name for name in updates if not name.endswith("bias") and name != "1.weight"
-        ]  # 1 is a BatchNorm
+        # 1 is a BatchNorm.
+        adapted = [name for name in updates if not name.endswith("bias") and name != "1.weight"]
         for name in adapted:
             updates[name] = updates[name] + decay * values[name]
         for name in adapted:
@@ -190,9 +189,8 @@ def test_joint_lars_scales_nothing_where_a_norm_is_zero(rate_in_momentum):
     optimizer.param_groups[0]["lr"] = 0.5
     optimizer.step()
     assert torch.equal(weight, torch.full((3, 2), -0.5))
-    torch.testing.assert_close(
-        still, torch.full((3, 2), 1 - 0.5 * 0.001)
-    )  # decay alone has a norm: 0.001 of ‖p‖
+    # Decay alone has a norm: 0.001 of ‖p‖.
+    torch.testing.assert_close(still, torch.full((3, 2), 1 - 0.5 * 0.001))
 
 
 def test_adamw_is_torchs():

@@ -130,9 +130,8 @@ def test_keys_are_what_shards_remove_and_audit_take(folder, shards, tmp_path):
     embed("net", copy, tmp_path / "f.parquet")
     keys = pq.read_table(tmp_path / "f.parquet")["key"].to_pylist()
     assert len(set(keys)) == 40
-    history = SimpleNamespace(
-        manifest=Manifest.load(copy), is_replaced=lambda shard: False
-    )  # of a run on these shards
+    # Of a run on these shards.
+    history = SimpleNamespace(manifest=Manifest.load(copy), is_replaced=lambda shard: False)
     assert ids_of(history, keys) == {key: i for i, key in enumerate(keys)}
     (tmp_path / "keys.txt").write_text("\n".join(keys[:3]))
     report = remove(copy, tmp_path / "keys.txt", "keys", workers=1)

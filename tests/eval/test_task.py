@@ -71,9 +71,8 @@ def test_a_disk_that_fills_meanwhile_costs_no_score(data, tmp_path):
 
 def test_a_size_that_a_network_does_not_take_is_refused(data, monkeypatch):
     def check(module, inputs):
-        assert inputs[0].shape[-1] == 16, (
-            "Input height (40) doesn't match model (16)."
-        )  # as timm's do
+        # As timm's do.
+        assert inputs[0].shape[-1] == 16, "Input height (40) doesn't match model (16)."
 
     model = small_model()
     model.backbone.register_forward_pre_hook(check)

@@ -25,19 +25,10 @@ from seer.errors import TOLD
 
 SECONDS = 20  # of one trial; an honest one takes milliseconds, on a busy machine a second
 MEMORY = 2**28  # bytes that a trial may take besides what the process had
-ADDRESSES = (
-    2**31
-)  # bytes of address space besides: what would be taken is refused before the machine swaps
-NAMES = (
-    "x",
-    "x.tar",
-    "x.part",
-    "x.json",
-    "x.jsonl",
-    "x.index.parquet",
-    "data.tar",
-    "passwd",
-)  # what attacks aim at
+# Bytes of address space besides: what would be taken is refused before the machine swaps.
+ADDRESSES = 2**31
+# What attacks aim at.
+NAMES = ("x", "x.tar", "x.part", "x.json", "x.jsonl", "x.index.parquet", "data.tar", "passwd")
 
 
 def fuzz(cases: int) -> Callable[[Callable], Callable]:
@@ -79,9 +70,8 @@ class World:
             for name in [*folders, *names]:
                 path = Path(parent, name)
                 found[str(path)] = _state(path)
-        found.pop(
-            str(self.folder.parent)
-        )  # whose time changes when the folder itself is made or removed
+        # Whose time changes when the folder itself is made or removed.
+        found.pop(str(self.folder.parent))
         return found
 
 

@@ -68,9 +68,8 @@ def score(spec: str) -> None:
 def test_damaged_bytes_of_a_weight_file(world, sound, data):
     whole = sound.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
-    place = data.draw(
-        st.sampled_from([100, header, len(whole)])
-    )  # its beginning, its header, all of it
+    # Its beginning, its header, all of it.
+    place = data.draw(st.sampled_from([100, header, len(whole)]))
     path = world.folder / "file.safetensors"
     path.write_bytes(data.draw(damaged_bytes(whole[:place])) + whole[place:])
     for function in (score, load_backbone):

@@ -84,9 +84,8 @@ def test_documents_damaged_by_their_schema(good, tmp_path_factory, data, verb):
     value = data.draw(st.one_of([damaged(kind) for kind in DOCUMENTS[name]]))
     old = yaml.safe_load((run / name).read_text())
     whole = old | value if isinstance(value, dict) and data.draw(st.booleans()) else value
-    (run / name).write_text(
-        json.dumps(whole)
-    )  # JSON is YAML, but for lone surrogates, which are no YAML
+    # JSON is YAML, but for lone surrogates, which are no YAML.
+    (run / name).write_text(json.dumps(whole))
     trial(world, verb, run)
 
 

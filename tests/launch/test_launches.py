@@ -68,9 +68,8 @@ def test_a_value_of_a_sweep_is_a_text_where_a_text_is_asked_for(tiny, shards, tm
     (link,) = plan(pretrain(tiny, shards, tmp_path / "r #1"), FOUR, [sweep])
     assert [job.arguments[-2] for job in link.jobs] == [f"data={shards}", f"data={folder}"]
     runs = [Path(job.run_dir) for job in link.jobs]
-    assert {run.parent for run in runs} == {
-        tmp_path / "r #1"
-    }  # a path within a value makes no folders
+    # A path within a value makes no folders.
+    assert {run.parent for run in runs} == {tmp_path / "r #1"}
     assert all("%2F" in run.name for run in runs)
 
 

@@ -261,8 +261,7 @@ def test_damaged_records_by_their_bytes(tmp_path_factory, data, verb):
     (world.folder / "x" / "attempts" / "0-0.jsonl").write_text(ATTEMPT)
     file = data.draw(st.sampled_from(["launch.json", "attempts/0-0.jsonl"]))
     path = world.folder / "x" / file
-    content = path.read_bytes().replace(
-        str(world.root).encode(), b"/home"
-    )  # the same in every case
+    # The same in every case.
+    content = path.read_bytes().replace(str(world.root).encode(), b"/home")
     path.write_bytes(data.draw(damaged_bytes(content)))
     trial(world, verb, world.folder)

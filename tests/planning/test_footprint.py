@@ -159,9 +159,8 @@ def test_half_precision_halves_what_is_gathered(tiny):
         measured(tiny, 4, "parallel.mode=fsdp", *precision).near.bytes
         for precision in ((), ("precision=bf16",))
     )
-    assert (
-        4 / 6 < half / full < 0.75
-    )  # two gathers of 2 bytes and a reduction of 4, for three of 4; heads as before
+    # Two gathers of 2 bytes and a reduction of 4, for three of 4; heads as before.
+    assert 4 / 6 < half / full < 0.75
 
 
 def test_a_queue_is_counted_when_full(tiny):

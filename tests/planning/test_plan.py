@@ -186,9 +186,8 @@ def test_devices_are_recognised(device, name):
 
 
 def test_a_run_has_itself_planned_beside_it(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        os, "setpriority", lambda *_: None
-    )  # on a busy machine the lowest priority gets no time at all
+    # On a busy machine the lowest priority gets no time at all.
+    monkeypatch.setattr(os, "setpriority", lambda *_: None)
     config = load_config(
         tiny, ["data=.", f"run_dir={tmp_path}", "views.small.count=0", "log.plan=cpu"]
     )

@@ -140,10 +140,8 @@ def test_the_command_in_its_first_lines_can_be_launched_there(name, tmp_path):
         if verb == "pretrain":
             assert params["config"] == name
             assert ranks == (int(prose[1]) if prose else params["nproc"])
-            elsewhere = [
-                "data=elsewhere/shards",
-                f"run_dir={tmp_path / 'run'}",
-            ]  # given last, they count
+            # Given last, they count.
+            elsewhere = ["data=elsewhere/shards", f"run_dir={tmp_path / 'run'}"]
             preview(params["config"], [*params["overrides"], *elsewhere], ranks)
     assert verbs[-1] == ("quickstart" if name == "quickstart" else "pretrain")
 

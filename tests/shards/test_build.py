@@ -247,9 +247,8 @@ def test_reencode_changes_all(photos, tmp_path):
         assert data != original
         with Image.open(io.BytesIO(data)) as made, Image.open(io.BytesIO(original)) as image:
             assert made.size == image.size
-            assert (
-                made.quantization[0][0] > image.quantization[0][0]
-            )  # coarser than Pillow's quality 75
+            # Coarser than Pillow's quality 75.
+            assert made.quantization[0][0] > image.quantization[0][0]
 
 
 def test_webdataset_tars_keep_keys_metadata_and_labels(tmp_path):

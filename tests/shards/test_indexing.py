@@ -41,9 +41,8 @@ def plain_tar(path, files):
 def test_tars_of_others_become_a_data_set_and_stay_as_they_are(tmp_path):
     webdataset_tar(tmp_path / "00000.tar", range(6), txt=lambda i: b"caption", json=lambda i: b"{}")
     webdataset_tar(tmp_path / "00001.tar", range(6, 9), txt=lambda i: b"caption")
-    pq.write_table(
-        pa.table({"url": ["http://x"]}), tmp_path / "00000.parquet"
-    )  # as img2dataset leaves it
+    # As img2dataset leaves it.
+    pq.write_table(pa.table({"url": ["http://x"]}), tmp_path / "00000.parquet")
     before = contents(tmp_path)
     report = index([tmp_path], workers=1)
     assert (report.indexed, report.samples) == (2, 9)

@@ -141,9 +141,8 @@ def alive(pid: int) -> bool:
 
 def begun(photos, out, **record):
     """A folder that says of itself that this build was begun in it, with a record of a shard."""
-    assert killed(
-        at_change(3, False, "replace"), build, [photos], out, OPTIONS
-    )  # before the first record
+    # Before the first record.
+    assert killed(at_change(3, False, "replace"), build, [photos], out, OPTIONS)
     shard = record["shard"]
     facts = {
         "samples": 0,

@@ -155,9 +155,8 @@ def started(**settings: str) -> Iterator[None]:
     jobs started.
     """
     before = dict(os.environ)
-    lab = Path(
-        tempfile.mkdtemp(prefix="seer-slurm-")
-    )  # munged insists on a path that everybody may pass
+    # Munged insists on a path that everybody may pass.
+    lab = Path(tempfile.mkdtemp(prefix="seer-slurm-"))
     own = {
         "SLURM_LAB_DIR": str(lab),
         "SLURM_LAB_PORT": str(21_000 + 20 * (os.getpid() % 200)),

@@ -87,12 +87,8 @@ def train(cluster, recipe, shards) -> Callable[..., list[str]]:
 def queued(cluster, train) -> Queued:
     few = ("steps=3",)
     limit = ("--time", "3", "--set", "signal_seconds=60")  # SLURM may send it a minute earlier
-    killed = (
-        "--backoff",
-        "1",
-        "--set",
-        "setup=['ulimit -t 1']",
-    )  # by the kernel: importing torch takes more
+    # By the kernel: importing torch takes more.
+    killed = ("--backoff", "1", "--set", "setup=['ulimit -t 1']")
     return Queued(
         work=cluster.work,
         undisturbed=train("undisturbed", *OTHERS, *TWO, then=REPORT),

@@ -27,11 +27,8 @@ from torch import Tensor
 from seer.data.crops.draws import IDENTITY, LUMA, Appearance, Look, Op
 from seer.errors import InputError
 
-CORNERS = (
-    1.0,
-    1 + 2 / 3,
-    1 + 1 / 3,
-)  # red, green and blue on the colour circle, a turn added to stay positive
+# Red, green and blue on the colour circle, a turn added to stay positive.
+CORNERS = (1.0, 1 + 2 / 3, 1 + 1 / 3)
 BLUR_REACH = 3.0  # the Gaussian is cut at this many sigmas, which changes no pixel by half a level
 
 # Values per round of the batch executor: a round's temporaries fit a CPU's cache, or a fraction of
@@ -126,9 +123,8 @@ def _alter(crops: Tensor, looks: Appearance) -> Tensor:
         images[blurred] = blur_batch(images[blurred], looks.sigma[looks.sigma > 0])
     if len(solarized):
         chosen = planes[solarized]
-        planes[solarized] = torch.minimum(
-            chosen, 255 - chosen
-        )  # on integers the same as from 128 on
+        # On integers the same as from 128 on.
+        planes[solarized] = torch.minimum(chosen, 255 - chosen)
     return images
 
 

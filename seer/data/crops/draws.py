@@ -20,9 +20,8 @@ from seer.errors import InputError
 from seer.schema import AREAS, SHARE, Integer, ListOf, Number, check_options, option
 
 T = TypeVar("T", "Boxes", "Appearance")
-Look = tuple[
-    np.ndarray, np.ndarray, bool, float, bool
-]  # of one crop, in the order of the fields of `Appearance`
+# Of one crop, in the order of the fields of `Appearance`.
+Look = tuple[np.ndarray, np.ndarray, bool, float, bool]
 
 MAX_CROPS = 64  # per image, all kinds of view together
 
@@ -156,9 +155,8 @@ def draw_boxes(view: View, heights: np.ndarray, widths: np.ndarray, u: np.ndarra
     heights, widths = np.asarray(heights)[:, None], np.asarray(widths)[:, None]
     area = heights * widths * _between(view.scale, u[:, AREA])
     ratio = np.exp(_between(np.log(view.ratio), u[:, RATIO]))
-    shape = np.rint(np.sqrt(np.stack([area / ratio, area * ratio]))).astype(
-        np.int64
-    )  # (2, B, ATTEMPTS)
+    # (2, B, ATTEMPTS).
+    shape = np.rint(np.sqrt(np.stack([area / ratio, area * ratio]))).astype(np.int64)
     fits = ((shape > 0) & (shape <= np.stack([heights, widths]))).all(0)
     first = fits.argmax(1)[None, :, None]
     height, width = np.take_along_axis(shape, first, 2)[..., 0]

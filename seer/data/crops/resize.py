@@ -165,9 +165,8 @@ def _resize(picture, top, left, height, width, flip, out):
     lying, quads = np.empty(STRIP * max(n, m), np.uint8), np.empty(STRIP * max(n, m), np.uint8)
     strip, quads_in = lying[: STRIP * n].reshape(STRIP, n), quads[: STRIP * n].reshape(4, 4 * n)
     made, quads_out = lying[: STRIP * m].reshape(STRIP, m), quads[: STRIP * m].reshape(4, 4 * m)
-    transposed = np.zeros(
-        STRIP * n + COLUMN * len(across), np.uint8
-    )  # with the columns that are not there
+    # With the columns that are not there.
+    transposed = np.zeros(STRIP * n + COLUMN * len(across), np.uint8)
     columns, sums = np.empty(STRIP * m, np.uint8), np.empty(max(n, COLUMN), np.float32)
     for y in range(0, len(target), STRIP):
         rows = min(STRIP, len(target) - y)

@@ -49,9 +49,8 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: np.rot90,
 }
 
-warnings.filterwarnings(
-    "ignore", module="PIL"
-)  # of large or odd files; what matters is raised as DamagedImage
+# Of large or odd files; what matters is raised as DamagedImage.
+warnings.filterwarnings("ignore", module="PIL")
 _pillow_limit = threading.Lock()
 
 

@@ -225,9 +225,8 @@ def _read_bytes(image: ImageFile, which: str) -> Image.Image:
         match = SIXTEEN_BITS.match(_rawmode(tile))
         assert match
         order = match[2] if which == "high" else OTHER_ORDER[match[2]]
-        colours = match[1].replace(
-            "RGBa", "RGBA"
-        )  # as they are: Pillow would divide each byte by alpha
+        # As they are: Pillow would divide each byte by alpha.
+        colours = match[1].replace("RGBa", "RGBA")
         image.tile[number] = _with_rawmode(tile, f"{colours};16{order}")
     image.load()
     return image

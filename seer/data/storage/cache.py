@@ -76,9 +76,8 @@ class Cache:
             except BlockingIOError:
                 os.close(descriptor)
                 return None
-            ours = files.is_still(
-                part, descriptor
-            )  # or somebody renamed or evicted it before we had the lock
+            # Or somebody renamed or evicted it before we had the lock.
+            ours = files.is_still(part, descriptor)
             if (present := self.open(digest, size)) is None and ours:
                 return self._complete(descriptor, part, url, digest, size)
             if ours:
@@ -102,9 +101,8 @@ class Cache:
         try:
             with self._writing():
                 while not self._make_room(descriptor, part, size):
-                    time.sleep(
-                        0.1
-                    )  # what fills the cache is being fetched just now, and can be evicted soon
+                    # What fills the cache is being fetched just now, and can be evicted soon.
+                    time.sleep(0.1)
                 _download(url, descriptor, digest, size)
                 os.replace(part, part.with_suffix(".tar"))
         except BaseException:

@@ -26,12 +26,11 @@ from seer.schema import Choice, Location, Number, check_options, option
 logger = logging.getLogger("seer.data")
 
 GAP = 2**17  # bytes: to read so many for nothing costs less than another request
-MERGED = (
-    2**22
-)  # bytes of one request at most, single members aside; times `store.REQUESTS` bounds what is in flight
-AHEAD = (
-    2**25
-)  # bytes of encoded images that a worker has fetched for later batches, if they are more than two
+# Bytes of one request at most, single members aside; times `store.REQUESTS` bounds what is in
+# flight.
+MERGED = 2**22
+# Bytes of encoded images that a worker has fetched for later batches, if they are more than two.
+AHEAD = 2**25
 LONGEST_AHEAD = 64  # batches, where images are tiny
 
 IdsOf = Callable[[int], np.ndarray]  # step → ids of its samples
@@ -112,9 +111,8 @@ class RemoteShards:
             raise InputError(
                 f"loader.cache_gb={config.cache_gb:g}: a shard has {largest / 1e9:.3g} GB; give more"
             )
-        needed = min(
-            int(self.manifest.bytes.sum()), 2 * open_shards * largest
-        )  # a lane may straddle two shards
+        # A lane may straddle two shards.
+        needed = min(int(self.manifest.bytes.sum()), 2 * open_shards * largest)
         folder = Path(
             config.cache_dir or Path(os.environ.get("SEER_CACHE", "~/.cache/seer")) / "shards"
         ).expanduser()
@@ -164,9 +162,8 @@ class ReadAhead:
 
     def __init__(self, read: Callable[[np.ndarray], list[bytes]], mean_bytes: float):
         self._read, self._mean_bytes = read, mean_bytes
-        self._pending: OrderedDict[tuple[IdsOf, int], Future] = (
-            OrderedDict()
-        )  # batch → its group: step → images
+        # Batch → its group: step → images.
+        self._pending: OrderedDict[tuple[IdsOf, int], Future] = OrderedDict()
         self._lock = Lock()
 
     def take(self, batch: int, step: int, ids_of: IdsOf, stride: int) -> list[bytes]:

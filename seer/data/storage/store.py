@@ -29,20 +29,14 @@ from seer.errors import InputError, first_line, nearest
 logger = logging.getLogger("seer.data")
 
 REQUESTS = 32  # at once, per process
-SECONDS, SLOWEST = (
-    30.0,
-    2**20,
-)  # a request may take that long, and a second more for each so many bytes
-ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE = (
-    10,
-    0.2,
-    30.0,
-)  # about a minute of patience with a server that refuses
+# A request may take that long, and a second more for each so many bytes.
+SECONDS, SLOWEST = (30.0, 2**20)
+# About a minute of patience with a server that refuses.
+ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE = (10, 0.2, 30.0)
 TELL_EVERY = 10  # seconds, while requests go on failing
 TRANSIENT = {408, 425, 429}  # and 5xx: the HTTP statuses after which it is worth asking again
-HOPELESS = re.compile(
-    "Credential|Token|Refresh|Profile|Validation|InvalidURL"
-)  # in names of exceptions of libraries
+# In names of exceptions of libraries.
+HOPELESS = re.compile("Credential|Token|Refresh|Profile|Validation|InvalidURL")
 
 HTTP = {"http", "https"}  # anybody's servers
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "http": "", "https": ""}
@@ -329,9 +323,8 @@ def _refusal(url: Url, error: BaseException, detail: str, done: str) -> InputErr
         return None
     if status == 404 or (status is None and isinstance(root, FileNotFoundError)):
         return NotThereError(f"{url} does not exist ({detail}); check the address")
-    hopeless = HOPELESS.search(type(root).__name__) or str(error).startswith(
-        "Forbidden: "
-    )  # the latter by gcsfs
+    # The latter by gcsfs.
+    hopeless = HOPELESS.search(type(root).__name__) or str(error).startswith("Forbidden: ")
     if status in (401, 403) or isinstance(error, PermissionError) or (status is None and hopeless):
         return InputError(f"{url}: access denied ({detail}); {ACCESS[EXTRAS[url.scheme]]}")
     if status is None and not isinstance(root, ValueError):

@@ -65,10 +65,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PREFIX = "method.backbone."
-PAUSES = (
-    2.0,
-    20.0,
-)  # seconds before what could not be written is tried again: network file systems recover
+# Seconds before what could not be written is tried again: network file systems recover.
+PAUSES = (2.0, 20.0)
 
 
 @dataclass

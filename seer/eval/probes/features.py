@@ -26,12 +26,10 @@ R = TypeVar("R")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SMALL = 64  # px; models of such images see them whole
 LARGE = 1e12  # of a feature
-LARGEST_BATCH = (
-    2**26
-)  # pixels, 200 MB: of images of 4,096 px, which a model's file may ask for, 4 pass at a time
-PREPROCESSING = (
-    1  # a number for `whole_or_centre` and `to_input`: another one when they give other pixels
-)
+# Pixels, 200 MB: of images of 4,096 px, which a model's file may ask for, 4 pass at a time.
+LARGEST_BATCH = 2**26
+# A number for `whole_or_centre` and `to_input`: another one when they give other pixels.
+PREPROCESSING = 1
 
 
 @dataclass

@@ -39,9 +39,8 @@ logger = logging.getLogger("seer.eval")
 
 REMEDY = "give smaller lrs"
 
-Batches = Callable[
-    [int], Iterator[tuple[Tensor, Tensor]]
-]  # epoch → batches of (features (B, D), labels (B,))
+# Epoch → batches of (features (B, D), labels (B,)).
+Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 
 RATES = ListOf(Number(above=0), 100, 1)  # those that diverge are told
 

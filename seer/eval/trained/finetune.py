@@ -176,9 +176,8 @@ def set_up(
     cutter = LabelledCrop(
         train.labels, model.size, config.seed, config.crop_scale, model.mean, model.std, finish
     )
-    each_by_itself = np.ones(
-        len(train), np.int64
-    )  # images, not shards, are permuted: neighbours are often of a class
+    # Images, not shards, are permuted: neighbours are often of a class.
+    each_by_itself = np.ones(len(train), np.int64)
     loader = Loader(
         LabelledSamples(train, config.data),
         Order(each_by_itself, config.seed, config.batch_size, config.loader.window),

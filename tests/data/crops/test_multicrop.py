@@ -76,9 +76,8 @@ def test_resizing_is_pillows_bilinear_to_one_level(shape, size):
     resized_crop(image, (0, 0, *shape), False, out)
     expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR), int)
     assert np.abs(out - expected).max() <= 1
-    assert (
-        np.abs(out - exactly_resized(image, size)).mean() < 0.4
-    )  # two roundings; a quarter is what one takes
+    # Two roundings; a quarter is what one takes.
+    assert np.abs(out - exactly_resized(image, size)).mean() < 0.4
 
 
 @settings(max_examples=60, deadline=None)

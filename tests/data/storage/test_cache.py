@@ -126,9 +126,8 @@ def test_processes_share_what_one_of_them_fetches(tmp_path, server):
     assert [pipe.recv() for pipe in ours] == [[True] * 3] * 4
     for process in processes:
         process.join()
-    assert server.asked == {
-        ("GET", f"/{name}"): 1 for name in "abc"
-    }  # in these processes, a shard is one piece
+    # In these processes, a shard is one piece.
+    assert server.asked == {("GET", f"/{name}"): 1 for name in "abc"}
 
 
 def slowly(answer):

@@ -90,9 +90,8 @@ def test_patience_ends(server, fault, monkeypatch):
         InputError, match=r"cannot be read, after 3 attempts \(.+\); check network and server"
     ) as raised:
         read_ranges([(Url(server.url) / "a/file", 0, 1000)])
-    assert (
-        server.asked.total() >= 3
-    )  # aiohttp repeats a request by itself if the connection was an old one
+    # Aiohttp repeats a request by itself if the connection was an old one.
+    assert server.asked.total() >= 3
     assert "\n" not in str(raised.value)
 
 
@@ -179,9 +178,8 @@ def test_an_unknown_scheme(url, word):
 @pytest.fixture
 def s3(monkeypatch):
     be_impatient(monkeypatch)
-    monkeypatch.setattr(
-        store, "SECONDS", 10
-    )  # nothing stalls here, and the first request makes a TLS context
+    # Nothing stalls here, and the first request makes a TLS context.
+    monkeypatch.setattr(store, "SECONDS", 10)
     with s3_server(monkeypatch) as server_and_upload:
         yield server_and_upload
 
@@ -265,9 +263,8 @@ def google(root) -> Callable[[str, str, dict], Answer]:
 
 
 def test_shards_on_google_cloud_storage(tmp_path, monkeypatch):
-    monkeypatch.setenv(
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false"
-    )  # else gRPC is tried, which no test server speaks
+    # Else gRPC is tried, which no test server speaks.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     pytest.importorskip("gcsfs", reason="needs pip install gcsfs")
     be_impatient(monkeypatch)
     manifest = write_shards(tmp_path / "shards", [3, 2])

@@ -46,9 +46,8 @@ def save_and_go_on(run_dir, mode):
     with writer(run_dir) as saves:
         saves.save(SAVED, method, optimizer, EXTRA, {"note": "whole"})
         saved = tiny.whole(method)
-        losses += tiny.steps(
-            method, module, optimizer, SAVED, STEPS
-        )  # which must not change what is being written
+        # Which must not change what is being written.
+        losses += tiny.steps(method, module, optimizer, SAVED, STEPS)
     return Result(losses, tiny.whole(method)), saved
 
 
@@ -414,9 +413,8 @@ def test_what_is_not_finite_is_not_gone_on_from(tmp_path, caplog, monkeypatch):
     method, _, optimizer = tiny.build(ParallelConfig())
     method.centre[2] = float("nan")
     with monkeypatch.context() as patched:
-        patched.setattr(
-            tensorfile, "is_finite", lambda values: True
-        )  # as versions before did not look
+        # As versions before did not look.
+        patched.setattr(tensorfile, "is_finite", lambda values: True)
         with writer(tmp_path) as saves:
             saves.save(2, method, optimizer, {"about": 2})
     assert len(checkpoints(tmp_path)) == 2

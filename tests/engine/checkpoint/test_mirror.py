@@ -28,9 +28,8 @@ def test_a_store_has_what_the_run_directory_has(tmp_path, bucket, caplog):
     assert names_in(elsewhere / "checkpoints") == ["step-000000006"]
     there = Mirror(store, World())
     assert there.checkpoints() == ["step-000000004", "step-000000006"]
-    assert not data_store.names(
-        there.url / "step-000000005"
-    )  # nothing is left of those that need not stay
+    # Nothing is left of those that need not stay.
+    assert not data_store.names(there.url / "step-000000005")
     # What is newest where it is intact, whether here or there; here, if there as well.
     assert saved(elsewhere, 7) == [6, 7]
     assert loaded(elsewhere, store=store) == 7

@@ -49,9 +49,8 @@ def test_any_flipped_bit_is_noticed(images):
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
         kept = feature_cache.load(key, len(images))
-        assert kept is None or torch.equal(
-            kept, features
-        )  # a space of the header may be another one
+        # A space of the header may be another one.
+        assert kept is None or torch.equal(kept, features)
 
 
 REPLACED = {
@@ -96,9 +95,8 @@ def test_what_is_not_what_was_written_is_computed_anew(images, caplog, kind):
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "not used, but computed anew" in caplog.text
     caplog.clear()
-    assert torch.equal(
-        extract(model, images, FeatureConfig()), features
-    )  # replaced, so nothing more is said
+    # Replaced, so nothing more is said.
+    assert torch.equal(extract(model, images, FeatureConfig()), features)
     assert not caplog.records
 
 

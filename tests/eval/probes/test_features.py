@@ -31,9 +31,8 @@ def test_features_are_those_of_torchvisions_preprocessing(data):
             for i in range(len(train))
         ]
     features = extract(model, train, FeatureConfig(batch_size=7))
-    torch.testing.assert_close(
-        features, torch.stack(expected), rtol=0, atol=0.02
-    )  # one of 255 levels, by rounding
+    # One of 255 levels, by rounding.
+    torch.testing.assert_close(features, torch.stack(expected), rtol=0, atol=0.02)
     assert features.dtype == torch.float32
 
 

@@ -57,9 +57,8 @@ def test_several_ks_score_as_each_alone(data):
     assert [score.headline for score in together] == [False, False, True]
     assert [replace(score, headline=True) for score in together] == alone
     assert [score.metric for score in together] == ["top1_k3", "top1_k9", "top1_k120"]
-    assert (
-        together[0].value > 0.5
-    )  # colour tells these classes apart most of the time; chance is 0.33
+    # Colour tells these classes apart most of the time; chance is 0.33.
+    assert together[0].value > 0.5
 
 
 def test_neighbours_of_features_of_any_size_are_the_same():

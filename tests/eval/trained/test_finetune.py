@@ -154,9 +154,8 @@ def test_batches_are_random_crops_with_their_labels(data, device_augment):
     order = Order(np.ones(len(train), np.int64), 3, 20, 256)
     loader = Loader(LabelledSamples(train, "images"), order, cutter, batch_size=20, config=config)
     batches = list(loader.iterate(0, 6))
-    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(
-        range(120)
-    )  # an epoch, each once
+    # An epoch, each once.
+    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(120))
     first = batches[0]
     assert first.labels.tolist() == train.labels[first.index.numpy()].tolist()
     assert len(first.labels.unique()) == 3

@@ -127,12 +127,8 @@ def test_names_that_climb_or_are_absolute_stay_below_the_output(tmp_path):
     build([tmp_path / "in.tar"], tmp_path / "out", BuildOptions(workers=1))
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
         names = tar.getnames()
-    assert sorted(names) == [
-        "a/b.jpg",
-        "c.jpg",
-        "etc/passwd.jpg",
-        "up.jpg",
-    ]  # the last is a hidden file
+    # The last is a hidden file.
+    assert sorted(names) == ["a/b.jpg", "c.jpg", "etc/passwd.jpg", "up.jpg"]
     assert {path.name for path in tmp_path.iterdir()} == {"in.tar", "out"}
 
 

@@ -101,9 +101,8 @@ def test_labels_and_empty_shards(copies, tmp_path):
     build([copies], tmp_path / "out", options(level="near", labels=True, shard_size=3))
     manifest = Manifest.load(tmp_path / "out")
     assert manifest.classes == ["a", "b", "c", "d"]
-    assert manifest.shards == [
-        f"shard-{i:06}.tar" for i in range(4)
-    ]  # the last two had nothing but copies
+    # The last two had nothing but copies.
+    assert manifest.shards == [f"shard-{i:06}.tar" for i in range(4)]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == manifest.shards
 
 

@@ -111,9 +111,8 @@ def test_memory_is_below_64_bytes_per_image(tmp_path, monkeypatch):
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
     assert (found != NONE).sum() > 2_000
-    assert (
-        peak / len(hashes) < 64 - 8 - 8
-    )  # of each image also its hash and its exact duplicate are held meanwhile
+    # Of each image also its hash and its exact duplicate are held meanwhile.
+    assert peak / len(hashes) < 64 - 8 - 8
 
 
 def test_what_is_not_confirmed_stays(tmp_path):
@@ -129,13 +128,8 @@ def test_what_is_not_confirmed_stays(tmp_path):
     found = near_duplicates(hashes, 2, tmp_path, confirm=confirm)
     assert found.tolist() == [NONE, NONE, NONE, 0, NONE, NONE]
     assert prepared == [[0, 1, 2, 3, 4]]
-    assert asked == [
-        (1, 0),
-        (2, 0),
-        (2, 1),
-        (3, 1),
-        (3, 0),
-    ]  # 3 went, so 4 has nothing near that stays
+    # 3 went, so 4 has nothing near that stays.
+    assert asked == [(1, 0), (2, 0), (2, 1), (3, 1), (3, 0)]
 
 
 def test_no_more_than_so_many_are_tried(tmp_path, monkeypatch):

@@ -85,9 +85,8 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     assert images(out) == [encoded(0), encoded(1), encoded(2)]
     assert contents(root) == before
     assert verify(out, workers=1).ok
-    assert (
-        index([root / "a" / "0.tar", root], workers=1, index_dir=out).samples == 4
-    )  # a further name, no other tar
+    # A further name, no other tar.
+    assert index([root / "a" / "0.tar", root], workers=1, index_dir=out).samples == 4
 
 
 def test_names_that_meet_and_names_that_are_no_text(tmp_path):

@@ -21,9 +21,8 @@ from tests.shards.server import picture, serve
 
 pytestmark = pytest.mark.usefixtures("impatient")
 DOWNLOAD = DownloadOptions(allow_private=True, per_host=64, connections=32)
-HASTY = replace(
-    DOWNLOAD, read_timeout=1, timeout=5, retries=1
-)  # for pages that would take for ever
+# For pages that would take for ever.
+HASTY = replace(DOWNLOAD, read_timeout=1, timeout=5, retries=1)
 OPTIONS = BuildOptions(workers=1, shard_size=10, download=DOWNLOAD)
 
 
