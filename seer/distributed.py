@@ -17,11 +17,11 @@ from torch.distributed.tensor import DTensor
 
 from seer.errors import InputError, nearest
 from seer.rendezvous import meet, read_place, whole_number
+from seer.schema import DEVICE
 
 Group = dist.ProcessGroup | None  # None: all ranks
 T = TypeVar("T")
 CPU = torch.device("cpu")
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,9 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in DEVICES:
-        raise InputError(
-            f"device={name} is unknown{nearest(name, DEVICES)}; use {', '.join(DEVICES)}"
-        )
+    if name not in DEVICE.values:
+        choices = ", ".join(map(str, DEVICE.values))
+        raise InputError(f"device={name} is unknown{nearest(name, DEVICE.values)}; use {choices}")
     if name == "cpu":
         return CPU
     if not torch.cuda.is_available():

@@ -17,7 +17,7 @@ FLOORS = """
     seer seer.data shards launch
     seer.background seer.errors seer.files seer.forkserver seer.start
     seer.hardware seer.outputs seer.rendezvous seer.schema
-    seer.distributed seer.inputs seer.steps seer.terminal
+    seer.distributed seer.inputs seer.precision seer.steps seer.terminal
     seer.config seer.jsonl seer.processes
     seer.rundir
     seer.results

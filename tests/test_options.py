@@ -15,13 +15,11 @@ from seer import config
 from seer.config.layers import flow, parse
 from seer.data.workers import MODES
 from seer.engine.optim import OPTIMIZERS, OptimConfig
-from seer.engine.parallel import PRECISIONS
 from seer.engine.schedule import SCHEDULES, ScheduleConfig
 from seer.errors import InputError
-from seer.eval.probes.features import PRECISIONS as EVAL_PRECISIONS
-from seer.eval.probes.features import FeatureConfig
 from seer.eval.tasks import TASKS
 from seer.methods import METHODS
+from seer.precision import PRECISIONS
 from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, load_config
 from seer.schema import KIND, Choice, check_options, default_of, kind_of
 from shards.build import BuildOptions
@@ -85,7 +83,6 @@ def required(schema: type) -> list[str]:
         (OptimConfig, "name", OPTIMIZERS),
         (ScheduleConfig, "name", SCHEDULES),
         (Pretrain, "precision", PRECISIONS),
-        (FeatureConfig, "precision", EVAL_PRECISIONS),
     ],
 )
 def test_choices_are_those_that_there_are(schema, name, registry):

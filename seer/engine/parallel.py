@@ -6,7 +6,7 @@ hold two of them.
 """
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,12 +22,10 @@ from seer.backbones.base import materialize
 from seer.distributed import World
 from seer.engine.batchnorm import BatchNorm, convert, statistics_spared
 from seer.errors import InputError, first_line, nearest
+from seer.precision import PRECISIONS
 from seer.schema import Choice, Flag, Integer, ListOf, check_options, option
 
 log = logging.getLogger(__name__)
-
-# What autocast computes in; None: no autocast. Parameters are fp32, or float64 for fp64.
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": None}
 
 # Parameters of a layer that is gathered by itself: of the 10B's last block each convolution but
 # one.
@@ -126,12 +124,6 @@ def to_precision(method: nn.Module, precision: str) -> nn.Module:
     if precision not in PRECISIONS:
         raise InputError(f"precision: '{precision}' is unknown{nearest(precision, PRECISIONS)}")
     return method.double() if precision == "fp64" else method
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """The context of a forward pass."""
-    dtype = PRECISIONS[precision]
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def find_backbones(method: nn.Module) -> list[nn.Module]:

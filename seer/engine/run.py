@@ -22,10 +22,11 @@ from seer.engine.learner import B, Batches, Learner
 from seer.engine.loop import Run, Saves, train
 from seer.engine.metrics import LogConfig, RunLog, log_file, write_environment
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
-from seer.engine.parallel import PRECISIONS, ParallelConfig
+from seer.engine.parallel import ParallelConfig
 from seer.engine.preempt import StopRequest, Watchdog
 from seer.engine.schedule import ScheduleConfig, effective
 from seer.errors import DivergedError, InputError, StoppedError
+from seer.precision import PRECISIONS
 from seer.rundir.lock import locked
 from seer.schema import DEVICE, SEED, WORD, Choice, Integer, Location, option, required
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from seer.distributed import CPU
 from seer.engine.learner import B, Learner, Output, Step
 from seer.engine.optim import LossScaler
-from seer.engine.parallel import autocast
+from seer.precision import autocast
 
 
 def train_step(

@@ -17,7 +17,7 @@ from seer.methods.base import Method, forward_crops, over_crops
 from seer.methods.heads import MLP, WIDTHS
 from seer.methods.losses import regression
 from seer.methods.memory import Teacher
-from seer.methods.precision import at_least_fp32
+from seer.precision import at_least_fp32
 from seer.schema import SHARE, Choice, check_options, option
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seer.distributed import local
-from seer.methods.precision import full_precision
+from seer.precision import full_precision
 from seer.schema import Integer, ListOf
 
 WIDTHS = ListOf(Integer(1, 2**17), 16, 1)  # of an MLP: hidden layers and output

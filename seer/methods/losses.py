@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seer.distributed import gather, rank
-from seer.methods.precision import full_precision
+from seer.precision import full_precision
 
 
 @full_precision

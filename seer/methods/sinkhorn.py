@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from seer.distributed import all_reduce_max, all_reduce_sum
-from seer.methods.precision import full_precision
+from seer.precision import full_precision
 
 
 @torch.no_grad()

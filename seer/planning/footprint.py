@@ -31,12 +31,13 @@ from seer.data.views import Views
 from seer.distributed import CPU, World, local
 from seer.engine.learner import Step
 from seer.engine.optim import build_optimizer
-from seer.engine.parallel import arrange, autocast, find_backbones
+from seer.engine.parallel import arrange, find_backbones
 from seer.hardware import PER_NODE
 from seer.methods import METHODS
 from seer.methods.base import Method
 from seer.methods.heads import Prototypes
 from seer.methods.memory import Queue
+from seer.precision import autocast
 from seer.pretrain.recipe import Pretrain
 
 aten = torch.ops.aten

@@ -10,11 +10,11 @@ from seer.engine import parallel
 from seer.engine.parallel import (
     CheckpointedStage,
     ParallelConfig,
-    autocast,
     checkpoint_stages,
     parallelize,
 )
 from seer.errors import InputError
+from seer.precision import autocast
 from seer.processes import spawn
 from tests.engine import tiny
 from tests.engine.tiny import STEPS, Tiny, train

@@ -15,15 +15,15 @@ from torch import Tensor
 from seer.data.crops.multicrop import centre_crop
 from seer.data.labelled import Labelled
 from seer.distributed import pick_device
-from seer.errors import InputError, nearest
+from seer.errors import InputError
 from seer.eval.probes import feature_cache
 from seer.interop.models import Model
-from seer.schema import DEVICE, Choice, Flag, Integer, option
+from seer.precision import autocast
+from seer.schema import DEVICE, Choice, Flag, Integer, check_options, option
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SMALL = 64  # px; models of such images see them whole
 LARGE = 1e12  # of a feature
 # Pixels, 200 MB: of images of 4,096 px, which a model's file may ask for, 4 pass at a time.
@@ -160,16 +160,13 @@ def frozen(model: Model, config: FeatureConfig) -> Callable[[Tensor], Tensor]:
     """The backbone as a function from normalised images `(B, 3, S, S)` to features `(B, D)` float32
     on the device.
     """
-    if config.precision not in PRECISIONS:
-        raise InputError(
-            f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}"
-        )
-    device, dtype = pick_device(config.device), PRECISIONS[config.precision]
+    check_options(config)
+    device = pick_device(config.device)
     network = model.backbone.to(device).to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
     def run(x: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(config.precision, device):
             return network(x).float()
 
     return run

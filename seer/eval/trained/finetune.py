@@ -22,7 +22,7 @@ from seer.data.views import LabelledImages
 from seer.distributed import World, all_reduce_sum
 from seer.engine.learner import Learner, Output, Step
 from seer.engine.optim import OptimConfig
-from seer.engine.parallel import autocast, check_parallel, parallelize
+from seer.engine.parallel import check_parallel, parallelize
 from seer.engine.peers import check_peers
 from seer.engine.run import RunConfig, Training, check_batch, enough_memory, fit
 from seer.engine.schedule import ScheduleConfig
@@ -31,6 +31,7 @@ from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import stack, to_input
 from seer.eval.scores import Score, share
 from seer.interop.models import Model, load_model
+from seer.precision import autocast
 from seer.rundir.names import CONFIG
 from seer.schema import AREAS, Integer, Location, Number, Text, check_options, option, required
 from seer.terminal import outlasting_terminal

@@ -164,7 +164,8 @@ def test_a_damaged_image_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [({"precision": "fp8"}, "fp32"), ({"device": "tpu"}, "use auto")]
+    ("option", "message"),
+    [({"precision": "fp8"}, "fp32"), ({"device": "tpu"}, "did you mean 'cpu'")],
 )
 def test_wrong_options_are_named(data, option, message):
     with pytest.raises(InputError, match=message):

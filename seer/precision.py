@@ -1,6 +1,7 @@
-"""Arithmetic that mixed precision must leave alone."""
+"""Mixed precision: what a forward pass computes in, and the arithmetic that it must leave alone."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -9,6 +10,15 @@ from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# What autocast computes in; None: no autocast. Parameters are fp32, or float64 for fp64.
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": None}
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """The context of a forward pass."""
+    dtype = PRECISIONS[precision]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
