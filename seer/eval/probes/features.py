@@ -1,7 +1,5 @@
 """Images through a frozen backbone, once: decoded in threads, computed in batches, kept on disk."""
 
-import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +18,7 @@ from seer.eval.probes import feature_cache
 from seer.interop.models import Model
 from seer.precision import autocast
 from seer.schema import DEVICE, Choice, Flag, Integer, check_options, option
+from seer.terminal import progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -105,7 +104,9 @@ def stream(
     backbone, device = frozen(model, config), pick_device(config.device)
     together = max(1, min(config.batch_size, LARGEST_BATCH // model.size**2))
     batches = [rows.tolist() for rows in torch.arange(count).split(together)]
-    for rows, pixels in watch(in_threads(load, batches, config.threads), len(batches), name):
+    for rows, pixels in watch(
+        in_threads(load, batches, config.threads), len(batches), name, "batches"
+    ):
         if rows:
             features = backbone(to_input(model, pixels.to(device))).cpu()
             check_finite(features, rows, name_of, model)
@@ -199,20 +200,9 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], threads: int) -> 
             yield result
 
 
-def watch(items: Iterable[T], total: int, name: str) -> Iterator[T]:
-    """The items, with a progress bar on a terminal and a line every ten seconds in a log, both on
-    stderr.
-    """
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        yield from track(items, name, total, console=console, transient=True)
-        return
-    last = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            print(f"{name}: {done} of {total}", file=sys.stderr, flush=True)
+def watch(items: Iterable[T], total: int, label: str, unit: str) -> Iterator[T]:
+    """The items, with `terminal.progress` on stderr."""
+    with progress(label, unit) as tick:
+        for done, item in enumerate(items, 1):
+            yield item
+            tick(done, total)

@@ -191,7 +191,7 @@ def fit(
     heads = torch.zeros(len(lrs), classes, dim + 1, device=device)
     velocity, rates = torch.zeros_like(heads), torch.tensor(lrs, device=device).view(-1, 1, 1)
     step, total = 0, config.epochs * -(-samples // config.sgd_batch)
-    for epoch in watch(range(config.epochs), config.epochs, "linear probe, epochs"):
+    for epoch in watch(range(config.epochs), config.epochs, "linear probe", "epochs"):
         for x, y in batches(epoch):
             x, y = with_one(x).to(device), y.to(device)
             # The gradient of the mean cross-entropy in the logits is softmax minus one-hot.
