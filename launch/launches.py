@@ -112,6 +112,11 @@ class Launch:
     def job(self, name: str) -> Job:
         return next(job for job in self.jobs if job.name == name)
 
+    def settle(self) -> None:
+        """Tell every job its launch's folder."""
+        for link in self.links:
+            link.jobs = [replace(job, folder=str(self.folder)) for job in link.jobs]
+
     def save(self) -> None:
         """Write the record, visible only when complete."""
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import os
 import time
-from dataclasses import replace
 from itertools import count
 
 from launch import attempts, holder
@@ -21,10 +20,7 @@ def run(launch: Launch) -> None:
         InputError, StoppedError: as the job's verb.
         RankError: a job that is not worth another attempt.
     """
-    launch.links = [
-        replace(k, jobs=[replace(j, folder=str(launch.folder)) for j in k.jobs])
-        for k in launch.links
-    ]
+    launch.settle()
     launch.save()
     with holder.holding(launch.folder):
         for job in launch.jobs:

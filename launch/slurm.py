@@ -25,7 +25,7 @@ from submitit.helpers import clean_env
 
 from launch import queue
 from launch.job import Job, Resources
-from launch.launches import Launch, Link
+from launch.launches import Launch
 from launch.profile import Profile
 from seer import files, inputs
 from seer.errors import InputError, nearest
@@ -94,10 +94,7 @@ def submit(launch: Launch, profile: Profile, requeue: bool = True, at_once: int 
         [launch.folder, *(Path(job.run_dir) for job in launch.jobs if job.run_dir)], profile, found
     )
     launch.cluster = asdict(profile)
-    launch.links = [
-        Link([replace(j, folder=str(launch.folder)) for j in k.jobs], [], k.each)
-        for k in launch.links
-    ]
+    launch.settle()
     _test(launch, profile, requeue)
     with ExitStack() as stack:
         for run_dir in sorted({job.run_dir for job in launch.jobs if job.run_dir}):

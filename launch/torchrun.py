@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 
 from launch import holder
 from launch.job import Job
@@ -24,10 +23,7 @@ def run(launch: Launch, node_rank: int, endpoint: str) -> None:
     Raises:
         InputError: bad input, which rank 0 has told already.
     """
-    launch.links = [
-        replace(link, jobs=[replace(job, folder=str(launch.folder)) for job in link.jobs])
-        for link in launch.links
-    ]
+    launch.settle()
     launch.save()
     with holder.holding(launch.folder):
         for job in launch.jobs:

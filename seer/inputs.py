@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -126,15 +127,23 @@ def read_yaml(path: Path, kind: Kind, limit: int = LARGEST_YAML) -> Any:
 
 def parse_yaml(text: str, kind: Kind, where: str) -> Any:
     """The value of a YAML text, as `kind` declares it; `where` is what an `UnreadableError` names."""
+    with yaml_of(text, where):
+        return kind.check(yaml.safe_load(text))
+
+
+@contextmanager
+def yaml_of(text: str, where: str) -> Iterator[None]:
+    """Around what reads a YAML text, which is bounded first; what is wrong with it becomes an
+    `UnreadableError` that names `where`.
+    """
     try:
         check_yaml(text)
-        return kind.check(yaml.safe_load(text))
+        yield
     except MismatchError as error:
         raise UnreadableError(f"{where}: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UnreadableError(
-            f"{where}: not readable as YAML ({yaml_problem(error, text)})"
-        ) from None
+        problem = yaml_problem(error, text)
+        raise UnreadableError(f"{where}: not readable as YAML ({problem})") from None
 
 
 def yaml_problem(error: Exception, text: str) -> str:

@@ -19,9 +19,8 @@ from seer.inputs import (
     LARGEST_YAML,
     YAML_LOADER,
     UnreadableError,
-    check_yaml,
     read_text,
-    yaml_problem,
+    yaml_of,
 )
 from seer.schema import MismatchError, join
 
@@ -81,16 +80,9 @@ def parse(text: str, where: str, given: bool = False) -> Tree:
     """The tree that a YAML text means. `UnreadableError` names `where` and the line, and quotes
     nothing but keys.
     """
-    try:
-        check_yaml(text)
+    with yaml_of(text, where):
         node = yaml.compose(text, Loader=YAML_LOADER)
         return Scalar("") if node is None else _tree(node, given)
-    except MismatchError as error:
-        raise UnreadableError(f"{where}: {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UnreadableError(
-            f"{where}: not readable as YAML ({yaml_problem(error, text)})"
-        ) from None
 
 
 def merge(below: Tree, above: Tree, key: str = "") -> Tree:
