@@ -8,6 +8,12 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "seer/__init__.py").read_text()).group(1)
 
+EXTRAS = {
+    "s3": ["s3fs>=2024.6"],
+    "gcs": ["gcsfs>=2024.6"],
+    "interop": ["timm>=1.0"],  # `timm:NAME` and `--to timm`
+}
+
 setup(
     name="seer-pretrain",
     version=VERSION,
@@ -52,24 +58,20 @@ setup(
         "markupsafe",
     ],
     extras_require={
-        "s3": ["s3fs>=2024.6"],
-        "gcs": ["gcsfs>=2024.6"],
-        "interop": ["timm>=1.0", "pycls", "fairscale"],
+        **EXTRAS,
         "dev": [
-            "pytest-xdist>=3.7",
+            *(requirement for extra in EXTRAS.values() for requirement in extra),
             "pytest>=8",
+            "pytest-xdist>=3.7",
             "hypothesis",
             "ruff",
             "mypy",
+            "types-PyYAML",
             "lightly",
             "albumentations",  # with lightly, the peers of benchmarks/multicrop.py
             "webdataset",
             "moto[s3,server]>=5",
-            "s3fs>=2024.6",
-            "gcsfs>=2024.6",
-            "timm>=1.0",
             "pycls",
-            "types-PyYAML",
         ],
     },
     entry_points={"console_scripts": ["seer = seer.__main__:main"]},

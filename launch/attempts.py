@@ -1,7 +1,7 @@
 """How the attempts of a job ended, and whether there is to be another.
 
-    FOLDER/attempts/NAME.jsonl             one row per attempt, once it is over
-    FOLDER/attempts/NAME/ATTEMPT-RANK.json how each process of it ended; a killed one writes nothing
+FOLDER/attempts/NAME.jsonl             one row per attempt, once it is over
+FOLDER/attempts/NAME/ATTEMPT-RANK.json how each process of it ended; a killed one writes nothing
 """
 
 import json

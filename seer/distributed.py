@@ -169,28 +169,28 @@ def local(tensor: Tensor) -> Tensor:
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: Tensor, group: Group) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
         ctx.group = group
         total = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=group)
         return total
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         # Every rank's loss depends on every rank's addend; the loss of all is the sum of losses.
         return all_reduce_sum(grads[0], ctx.group), None
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: Tensor, group: Group) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
         ctx.group, ctx.rows = group, len(tensor)
         gathered = tensor.new_empty(size(group) * len(tensor), *tensor.shape[1:])
         dist.all_gather(list(gathered.chunk(size(group))), tensor.contiguous(), group=group)
         return gathered
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         mine = dist.get_rank(ctx.group) * ctx.rows
         return all_reduce_sum(grads[0], ctx.group)[mine : mine + ctx.rows], None
 

@@ -1,6 +1,7 @@
 """What is told in one line instead of a traceback."""
 
 import shlex
+from collections.abc import Iterable
 from typing import NoReturn
 
 
@@ -117,7 +118,7 @@ def escaped(character: str) -> str:
     )
 
 
-def nearest(word: str, choices) -> str:
+def nearest(word: str, choices: Iterable[object]) -> str:
     """A hint naming the choice closest to `word`: `" (did you mean 'x'?)"`, or the choices when
     none is close.
     """

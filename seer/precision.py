@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,13 +30,13 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     """Run `function` outside autocast, its positional floating-point tensors in at least fp32."""
 
     @wraps(function)
-    def wrapped(*args, **kwargs):
-        args = tuple(
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        raised: Any = tuple(
             at_least_fp32(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args
         )
         device = next(a.device.type for a in args if isinstance(a, Tensor))
         # Autocast has no notion of the meta device, on which shapes and costs are worked out.
         with torch.autocast(device if device != "meta" else "cpu", enabled=False):
-            return function(*args, **kwargs)
+            return function(*raised, **kwargs)
 
     return wrapped

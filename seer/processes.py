@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -27,7 +28,7 @@ class RankError(RuntimeError):
     """A rank that `spawn` started failed; the message holds its rank and traceback."""
 
 
-def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[Any]:
+def spawn(function: Callable[..., Any], nproc: int, *args: Any, device: str = "auto") -> list[Any]:
     """Run `function(*args)` in `nproc` processes of this host, joined in a process group.
 
     The first failure ends all of them; they end, too, when this process dies, however it dies.
@@ -199,11 +200,12 @@ def _collect(processes: list, pipes: list[Connection], grace: float = 2.0) -> li
     return [reports[r][2] for r in range(len(pipes))]
 
 
-def _report(r: int, process, pipe: Connection) -> tuple[float, bool, Any]:
+def _report(r: int, process: BaseProcess, pipe: Connection) -> tuple[float, bool, Any]:
     with suppress(EOFError):
         return pickle.loads(pipe.recv_bytes())
     process.join()
     code = process.exitcode
+    assert code is not None  # it has ended
     if code == StoppedError.exit_code:
         return time.time(), False, StoppedError("stopped as asked, with nothing to save")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"

@@ -1,7 +1,7 @@
 """The rule of the house: imports go downwards, and no file stands in a circle."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -153,8 +153,13 @@ def circle(graph: dict[str, frozenset[str]]) -> list[str]:
     return []
 
 
+def homeless(names: Iterable[str]) -> list[str]:
+    """The modules that stand in no room."""
+    return [name for name in names if not room_of(name)]
+
+
 def test_every_file_stands_in_a_room_and_every_room_has_one():
-    assert not [name for name in modules() if not room_of(name)]
+    assert not homeless(modules())
     assert not FLOOR.keys() - {room_of(name) for name in modules()}
 
 
@@ -185,6 +190,26 @@ def test_a_wrong_import_is_found(name, other, finds):
     wrong = {**graph(), name: graph()[name] | {other}}
     assert finds(wrong)
     assert not finds(graph())
+
+
+@pytest.mark.parametrize(
+    "name", ["seer.extra", "seer.data.extra", "seer.rooms.extra", "shards.extra", "launch.extra"]
+)
+def test_a_file_in_no_room_is_found(name):
+    assert homeless([*modules(), name]) == [name]
+    assert not homeless(["seer.engine.extra", "shards.sources.deeper.extra"])
+
+
+def test_the_imports_of_a_file_are_found_wherever_they_stand(tmp_path):
+    path = tmp_path / "file.py"
+    path.write_text(
+        "import seer.errors\n"
+        "from seer import files as shared, __version__\n"
+        "if TYPE_CHECKING:\n    from seer.engine.loop import train\n"
+        "def late():\n    import os, seer.cli as cli\n"
+    )
+    known = {"seer", "seer.errors", "seer.files", "seer.engine.loop", "seer.cli", "seer.eval"}
+    assert set(imported(path, known)) == known - {"seer.eval"}
 
 
 def test_the_command_line_imports_nothing_heavy_until_a_verb_runs():

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from seer.backbones.base import Backbone, BackboneConfig, materialize
 from seer.backbones.regnet import ALIASES, REGNETS, RegNet
@@ -34,7 +35,7 @@ def canonical(name: str) -> str:
     return name
 
 
-def build(name: str | BackboneConfig, **options) -> Backbone:
+def build(name: str | BackboneConfig, **options: Any) -> Backbone:
     """Build a backbone, initialised, from its config or from its name or alias and the config's
     other fields.
 

@@ -9,10 +9,13 @@ workers there are.
 """
 
 from functools import lru_cache
+from typing import Self, TypeVar
 
 import numpy as np
 
 from seer.data.hashing import mix
+
+Position = TypeVar("Position", int, np.ndarray)
 
 ROUNDS = 24  # of swap-or-not; each halves what an observer could tell about the place of one sample in its window
 SHARDS, WINDOWS = 1, 2  # one domain of the hash per use, so that no two uses see the same numbers
@@ -39,10 +42,10 @@ class Order:
         self._first_ids = np.cumsum(self.sizes) - self.sizes
         self._line = lru_cache(maxsize=2)(self._lay_shards)
 
-    def __reduce__(self):
-        return Order, (self.sizes, self.seed, self.lanes, self.window)
+    def __reduce__(self) -> tuple[type[Self], tuple[np.ndarray, int, int, int]]:
+        return type(self), (self.sizes, self.seed, self.lanes, self.window)
 
-    def epoch(self, position: int | np.ndarray):
+    def epoch(self, position: Position) -> Position:
         """The epoch (from 0) of a stream position, or of an array of them."""
         return position // self.samples
 

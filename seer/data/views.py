@@ -1,6 +1,7 @@
 """What a loader hands to a learner: the crops of one batch, grouped by resolution, or labelled."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +19,7 @@ class Views:
     crops: tuple[Tensor, ...]
     index: Tensor
 
-    def to(self, *args, **kwargs) -> "Views":
+    def to(self, *args: Any, **kwargs: Any) -> "Views":
         """Move or convert the crops (not the index's dtype)."""
         crops = tuple(c.to(*args, **kwargs) for c in self.crops)
         return replace(self, crops=crops, index=self.index.to(crops[0].device))
@@ -48,7 +49,7 @@ class LabelledImages:
     labels: Tensor
     index: Tensor
 
-    def to(self, *args, **kwargs) -> "LabelledImages":
+    def to(self, *args: Any, **kwargs: Any) -> "LabelledImages":
         """Move or convert the pixels (of labels and index not the type)."""
         pixels = self.pixels.to(*args, **kwargs)
         return replace(

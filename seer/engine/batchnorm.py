@@ -8,6 +8,7 @@ keeps `nn.BatchNorm`'s definition.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -140,8 +141,13 @@ class _Synchronised(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: ProcessGroup
-    ):
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        group: ProcessGroup,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = _dense(x)
         mean, variance, count = _combine(gather(_moments(x)[None], group))
         ctx.save_for_backward(x, weight, mean, variance, count)
@@ -156,7 +162,7 @@ class _Synchronised(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor, *_):
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance, count = ctx.saved_tensors
         dy = dy.contiguous(memory_format=_format(x))
         scale = torch.rsqrt(variance + ctx.eps)
@@ -214,7 +220,16 @@ def _sums(dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> 
     return torch.stack([dbeta, dgamma * torch.sqrt(variance + eps)])
 
 
-def _dx(dy, x, gamma, mean, variance, count, sums, eps: float) -> Tensor:
+def _dx(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    count: Tensor,
+    sums: Tensor,
+    eps: float,
+) -> Tensor:
     """γ/σ · (dy − Σdy/n − (x − mean)/σ² · Σdy(x − mean)/n), the sums being over all ranks."""
     slope = gamma * (variance + eps) ** -1.5 * sums[1] / count
     dx = F.batch_norm(
@@ -232,7 +247,16 @@ def _sums_cuda(dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float
     return torch.stack([dy_sum, dy_xmu_sum])
 
 
-def _dx_cuda(dy, x, gamma, mean, variance, count, sums, eps: float) -> Tensor:
+def _dx_cuda(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    count: Tensor,
+    sums: Tensor,
+    eps: float,
+) -> Tensor:
     """`_dx` in one pass, without temporaries in fp32."""
     invstd, counts = torch.rsqrt(variance + eps), count.to(torch.int32).view(1)
     return torch.batch_norm_backward_elemt(dy, x, mean, invstd, gamma, sums[0], sums[1], counts)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from seer.backbones import Backbone
 from seer.backbones.regnet import RegNet
+from seer.backbones.resnet import ResNet
+from seer.errors import InputError
 
 T = TypeVar("T")
 
@@ -81,8 +83,21 @@ _REGNET_TIMM = Layout(
 )  # fmt: skip
 
 
+LAYOUTS: dict[type[Backbone], dict[str, Layout]] = {
+    ResNet: {"torchvision": _RESNET, "timm": _RESNET},
+    RegNet: {"torchvision": _REGNET_TORCHVISION, "timm": _REGNET_TIMM},
+}
+
+
 def layout(library: str, backbone: Backbone) -> Layout:
-    """The names that `library` (torchvision or timm) gives to this backbone's tensors."""
-    if not isinstance(backbone, RegNet):
-        return _RESNET
-    return {"torchvision": _REGNET_TORCHVISION, "timm": _REGNET_TIMM}[library]
+    """The names that `library` (torchvision or timm) gives to this backbone's tensors.
+
+    Raises:
+        InputError: there are none for this family of networks.
+    """
+    if type(backbone) not in LAYOUTS:
+        raise InputError(
+            f"{backbone.config.name}: seer does not know how {library} names its tensors; "
+            "export --to safetensors, which seer itself reads"
+        )
+    return LAYOUTS[type(backbone)][library]

@@ -5,4 +5,8 @@ from seer.methods.byol import BYOL
 from seer.methods.simclr import SimCLR
 from seer.methods.swav import SwAV
 
-METHODS: dict[str, type[Method]] = {"swav": SwAV, "simclr": SimCLR, "byol": BYOL}
+METHODS: dict[str, type[Method]] = {
+    "swav": SwAV,
+    "simclr": SimCLR,
+    "byol": BYOL,
+}

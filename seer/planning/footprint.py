@@ -10,7 +10,7 @@ measured on a laptop.
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -255,7 +256,7 @@ class Ledger(TorchDispatchMode):
         torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
         return super().__enter__()
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: Any) -> None:
         self._before_less()
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
         super().__exit__(*exception)
@@ -275,7 +276,13 @@ class Ledger(TorchDispatchMode):
             totals[self.kinds[serial]] += size
         return totals
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
             return args[0].fake_device  # two thirds of all calls
         out = func(*args, **(kwargs or {}))
@@ -320,14 +327,14 @@ class Ledger(TorchDispatchMode):
         if self._total > self._peak:
             self._peak, self.worst = self._total, dict(self.live)
 
-    def _record(self, func, args) -> None:
+    def _record(self, func: OpOverload, args: tuple[Any, ...]) -> None:
         """Where FSDP is, by what it tells profilers."""
         if "enter" in func._opname:
             self._records.append(args[0])
         elif self._records:
             self._records.pop()
 
-    def _message(self, func, args) -> None:
+    def _message(self, func: OpOverload, args: tuple[Any, ...]) -> None:
         out, given = (sum(map(_size, tree_leaves(a))) for a in args[:2])
         group = dist.ProcessGroup.unbox(next(a for a in args if isinstance(a, torch.ScriptObject)))
         # Of n ranks in a ring each sends (n - 1) / n of the whole, here taken for all of it; twice
@@ -341,7 +348,14 @@ class Ledger(TorchDispatchMode):
         self.traffic[far][0] += size
         self.traffic[far][1] += 1
 
-    def _count(self, func, args, kwargs, out, made: list[Tensor]) -> None:
+    def _count(
+        self,
+        func: OpOverload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+        made: list[Tensor],
+    ) -> None:
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         dtype = next((t.dtype for t in chain(given, made) if t.is_floating_point()), torch.float32)
         self.operations[
@@ -360,7 +374,7 @@ def _size(tensor: Any) -> int:
     return local(tensor).numel() * tensor.itemsize if isinstance(tensor, Tensor) else 0
 
 
-def _flops(func, args, kwargs, out) -> int:
+def _flops(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
     if func is aten.convolution_backward.default:
         # As many for each gradient as forward. Torch's own formula takes grouped convolutions for
         # dense ones.

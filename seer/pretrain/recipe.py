@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,14 @@ from seer.interop.models import load_backbone
 from seer.methods import METHODS
 from seer.methods.base import Method
 from seer.rundir.names import CONFIG
-from seer.schema import WORD, ListOf, Location, Number, option, required
-from seer.steps import whole_steps
+from seer.schema import WORD, ListOf, Location, Number, kind_of, option, required
+from seer.steps import PLACE, whole_steps
 
 logger = logging.getLogger("seer")
 
 PAGE = 4096  # bytes; each encoded image has pages of its own
 
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
-
-# Options of methods that are given in steps or as a share of the run.
-PLACES = ("freeze", "queue_from")
 
 # What younger options were before they existed, by section and its `name`: an older run goes on as
 # it began, or not.
@@ -166,8 +163,11 @@ def check_settings(config: Pretrain, ranks: int) -> None:
 
 def whole_places(config: Pretrain) -> dict[str, int]:
     """The method's places in the run, by option, in steps; raises `InputError`."""
-    given = {key: getattr(config.method, key) for key in PLACES if hasattr(config.method, key)}
-    return {key: whole_steps(place, config.steps, f"method.{key}") for key, place in given.items()}
+    method = config.method
+    places = [declared.name for declared in fields(method) if kind_of(declared) == PLACE]
+    return {
+        name: whole_steps(getattr(method, name), config.steps, f"method.{name}") for name in places
+    }
 
 
 def loader_bytes(config: Pretrain, ranks: int) -> int:

@@ -19,12 +19,12 @@ from seer.processes import spawn
 from tests.methods.tiny import build, views_for
 
 STEPS = 4
-OPTIONS = {"swav": {"queue": 7, "freeze": 1}, "simclr": {}, "byol": {"momentum": 0.5}}
+OPTIONS: dict[str, dict] = {"swav": {"queue": 7, "freeze": 1}, "byol": {"momentum": 0.5}}
 
 
 def build_without_batchnorm(name: str) -> Method:
     """Plain BatchNorm sees one rank only; making it see all is the engine's part."""
-    method = build(name, **OPTIONS[name]).double()
+    method = build(name, **OPTIONS.get(name, {})).double()
     for module in list(method.modules()):
         for key, child in module.named_children():
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):

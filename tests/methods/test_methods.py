@@ -13,7 +13,7 @@ EVERY = pytest.mark.parametrize("name", METHODS)
 
 @EVERY
 def test_built_on_meta_and_initialised_completely(name):
-    options = {"head": [16, 6], **HEADS[name]} | ({"queue": 8} if name == "swav" else {})
+    options = {"head": [16, 6], **HEADS.get(name, {})} | ({"queue": 8} if name == "swav" else {})
     with torch.device("meta"):
         method = METHODS[name](TinyBackbone(), METHODS[name].Config(**options))
     method.to_empty(device="cpu")
@@ -69,7 +69,7 @@ def test_runs_on_meta(name):
     """Shapes and costs can be worked out without memory."""
     with torch.device("meta"):
         method = METHODS[name](
-            TinyBackbone(), METHODS[name].Config(**{"head": [16, 6], **HEADS[name]})
+            TinyBackbone(), METHODS[name].Config(**{"head": [16, 6], **HEADS.get(name, {})})
         )
     views = views_for(name)
     assert method(views.to("meta"), Step(0, 10)).loss.is_meta

@@ -9,7 +9,7 @@ from seer.engine.step import train_step as engine_step
 from seer.methods import METHODS
 from seer.methods.base import Method
 
-HEADS = {"swav": {"prototypes": 12}, "simclr": {}, "byol": {"predictor": [16, 6]}}
+HEADS: dict[str, dict] = {"swav": {"prototypes": 12}, "byol": {"predictor": [16, 6]}}
 
 
 class TinyBackbone(nn.Module):
@@ -31,7 +31,7 @@ class TinyBackbone(nn.Module):
 
 def build(name: str, seed: int = 0, **options) -> Method:
     torch.manual_seed(seed)
-    options = {"head": [16, 6], **HEADS[name], **options}
+    options = {"head": [16, 6], **HEADS.get(name, {}), **options}
     return METHODS[name](TinyBackbone(), METHODS[name].Config(**options))
 
 

@@ -7,7 +7,7 @@ samples of its batch drew. The distributions are torchvision's (`RandomResizedCr
 `RandomApply`, ...), vectorised over the batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from itertools import permutations
@@ -192,6 +192,8 @@ def draw_appearance(view: View, u: np.ndarray) -> Appearance:
     )
 
 
-def _between(limits, u: np.ndarray) -> np.ndarray:
+def _between(
+    limits: Sequence[float] | tuple[np.ndarray, np.ndarray] | np.ndarray, u: np.ndarray
+) -> np.ndarray:
     low, high = limits
     return low + (high - low) * u

@@ -23,7 +23,7 @@ THIRD, SIXTH, HALF, SIX = np.float32(1 / 3), np.float32(1 / 6), np.float32(0.5),
 
 
 @njit(**OPTIONS)
-def _unpack(levels, red, green, blue):
+def _unpack(levels: np.ndarray, red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> None:
     for x in range(len(red)):
         i = INDEX(3) * INDEX(x)
         red[x] = levels[i]
@@ -32,7 +32,14 @@ def _unpack(levels, red, green, blue):
 
 
 @njit(**OPTIONS)
-def _blend(red, green, blue, keep, own, level):
+def _blend(
+    red: np.ndarray,
+    green: np.ndarray,
+    blue: np.ndarray,
+    keep: np.float32,
+    own: np.float32,
+    level: np.float32,
+) -> None:
     """`keep·x + own·grey(x) + level`, clamped."""
     for x in range(len(red)):
         other = own * (RED * red[x] + GREEN * green[x] + BLUE * blue[x]) + level
@@ -42,7 +49,7 @@ def _blend(red, green, blue, keep, own, level):
 
 
 @njit(**OPTIONS)
-def _turn(red, green, blue, turns):
+def _turn(red: np.ndarray, green: np.ndarray, blue: np.ndarray, turns: np.float32) -> None:
     """Turn the colour circle, as `augment.rotate_hues`."""
     for x in range(len(red)):
         r, g, b = red[x], green[x], blue[x]
@@ -57,13 +64,20 @@ def _turn(red, green, blue, turns):
 
 
 @njit(**OPTIONS)
-def _dip(hue):
+def _dip(hue: np.float32) -> np.float32:
     """The share of the chroma that a channel lacks, by the hue in turns from that channel's corner."""
     return min(max(TWO - SIX * abs(hue - np.floor(hue) - HALF), ZERO), ONE)
 
 
 @njit(**OPTIONS)
-def _jitter(red, green, blue, factors, order, mean):
+def _jitter(
+    red: np.ndarray,
+    green: np.ndarray,
+    blue: np.ndarray,
+    factors: np.ndarray,
+    order: np.ndarray,
+    mean: np.float32,
+) -> None:
     for op in order:
         factor = factors[op]
         if op == HUE:
@@ -76,7 +90,9 @@ def _jitter(red, green, blue, factors, order, mean):
 
 
 @njit(**OPTIONS)
-def _mean_grey(red, green, blue, size, margin):
+def _mean_grey(
+    red: np.ndarray, green: np.ndarray, blue: np.ndarray, size: int, margin: int
+) -> np.float32:
     """Of the crop without its margin."""
     columns = np.zeros(size, np.float32)  # a sum for each, so that the inner loop adds vectors
     for y in range(margin, margin + size):
@@ -84,14 +100,14 @@ def _mean_grey(red, green, blue, size, margin):
         for x in range(size):
             i = start + INDEX(x)
             columns[x] += RED * red[i] + GREEN * green[i] + BLUE * blue[i]
-    mean = 0.0
+    mean = np.float64(0)
     for total in columns:
         mean += total
     return np.float32(mean / (size * size))
 
 
 @njit(**OPTIONS)
-def _convolve(source, taps, step, out):
+def _convolve(source: np.ndarray, taps: np.ndarray, step: int | np.uintp, out: np.ndarray) -> None:
     """`out[i]` is `source[i + reach·step]` and its neighbours every `step`, weighted by `taps` on
     both sides.
 
@@ -122,12 +138,22 @@ def _convolve(source, taps, step, out):
 
 
 @njit(**OPTIONS)
-def _both(source, centre, distance, x):
+def _both(source: np.ndarray, centre: np.uintp, distance: np.uintp, x: int) -> np.float32:
     return source[centre - distance + INDEX(x)] + source[centre + distance + INDEX(x)]
 
 
 @njit(**OPTIONS)
-def _store(red, green, blue, size, pitch, solarize, scale, shift, out):
+def _store(
+    red: np.ndarray,
+    green: np.ndarray,
+    blue: np.ndarray,
+    size: int,
+    pitch: int,
+    solarize: bool,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """The first `size` pixels of every `pitch`, normalised and interleaved."""
     if solarize:
         for x in range(len(red)):
@@ -143,7 +169,17 @@ def _store(red, green, blue, size, pitch, solarize, scale, shift, out):
             out[o + INDEX(2)] = blue[i] * s2 + t2
 
 
-def _alter(crop, factors, order, grey, taps, solarize, scale, shift, out):
+def _alter(
+    crop: np.ndarray,
+    factors: np.ndarray,
+    order: np.ndarray,
+    grey: bool,
+    taps: np.ndarray,
+    solarize: bool,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Alter and normalise one crop.
 
     Args:

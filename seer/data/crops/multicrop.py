@@ -84,7 +84,14 @@ class _Resolution:
     size: int
     crops: list[tuple[int, View]]
 
-    def draw(self, seed: int, epochs, ids, heights, widths) -> tuple[Boxes, Appearance]:
+    def draw(
+        self,
+        seed: int,
+        epochs: np.ndarray,
+        ids: np.ndarray,
+        heights: np.ndarray,
+        widths: np.ndarray,
+    ) -> tuple[Boxes, Appearance]:
         """What V·B crops drew; row v·B + b is crop v of sample b."""
         boxes, looks = [], []
         for number, view in self.crops:

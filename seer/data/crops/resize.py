@@ -23,7 +23,7 @@ VECTOR = 32  # bytes: rows are filled up to whole vectors, because what is left 
 
 
 @njit(**OPTIONS)
-def _axis(length, size):
+def _axis(length: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Where each of `size` results begins among `length` pixels, `(size,)`, and its weights,
     `(taps, size)`.
 
@@ -52,7 +52,14 @@ def _axis(length, size):
 
 
 @njit(**OPTIONS)
-def _add_rows(source, start, pitch, weights, sums, out):
+def _add_rows(
+    source: np.ndarray,
+    start: int,
+    pitch: int,
+    weights: np.ndarray,
+    sums: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """`out[i]`: the rounded sum of `source[start + i]` and what follows every `pitch`, times the
     weights.
     """
@@ -80,7 +87,9 @@ def _add_rows(source, start, pitch, weights, sums, out):
 
 
 @njit(**OPTIONS)
-def _add_columns(source, starts, weights, sums, out):
+def _add_columns(
+    source: np.ndarray, starts: np.ndarray, weights: np.ndarray, sums: np.ndarray, out: np.ndarray
+) -> None:
     """The same for every column of a transposed strip. Known to be of `COLUMN` bytes, it takes a
     tenth as long.
     """
@@ -109,13 +118,13 @@ def _add_columns(source, starts, weights, sums, out):
 
 
 @njit(**OPTIONS)
-def _pair(source, column, i, p, q):
+def _pair(source: np.ndarray, column: int, i: int, p: np.float32, q: np.float32) -> np.float32:
     here = INDEX(column) + INDEX(i)
     return p * np.float32(source[here]) + q * np.float32(source[here + INDEX(COLUMN)])
 
 
 @njit(**OPTIONS)
-def _interleave(rows, out):
+def _interleave(rows: np.ndarray, out: np.ndarray) -> None:
     """Four rows to one: the first of each, then the second of each, and so on."""
     a, b, c, d = rows[0], rows[1], rows[2], rows[3]
     for x in range(len(a)):
@@ -124,7 +133,7 @@ def _interleave(rows, out):
 
 
 @njit(**OPTIONS)
-def _separate(row, out):
+def _separate(row: np.ndarray, out: np.ndarray) -> None:
     """The reverse: one row to four."""
     a, b, c, d = out[0], out[1], out[2], out[3]
     for x in range(len(a)):
@@ -133,7 +142,7 @@ def _separate(row, out):
 
 
 @njit(**OPTIONS)
-def _transpose(strip, quads, out):
+def _transpose(strip: np.ndarray, quads: np.ndarray, out: np.ndarray) -> None:
     """`(STRIP, n)` bytes to `(n, STRIP)`, flat. `quads` is memory for `(4, 4n)`."""
     for group in range(4):
         _interleave(strip[4 * group : 4 * group + 4], quads[group])
@@ -141,14 +150,22 @@ def _transpose(strip, quads, out):
 
 
 @njit(**OPTIONS)
-def _transpose_back(transposed, quads, out):
+def _transpose_back(transposed: np.ndarray, quads: np.ndarray, out: np.ndarray) -> None:
     """`(n, STRIP)` bytes, flat, to `(STRIP, n)`."""
     _separate(transposed.view(np.uint32), quads.view(np.uint32))
     for group in range(4):
         _separate(quads[group], out[4 * group : 4 * group + 4])
 
 
-def _resize(picture, top, left, height, width, flip, out):
+def _resize(
+    picture: np.ndarray,
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    flip: bool,
+    out: np.ndarray,
+) -> None:
     """Fill `out`, `(h, w, 3)` uint8, with a box of `picture`, `(H, W, 3)` uint8, mirrored if
     `flip`.
     """

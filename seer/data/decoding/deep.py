@@ -9,13 +9,17 @@ are also set right where they would give wrong colours without a word.
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImagePalette
 from PIL.ImageFile import ImageFile
 
 from seer.data.decoding.limits import DamagedImage
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import _Tile as Tile  # one of the pieces that a decoder is called for
 
 LEVELS = (255, 1023, 4095, 16383, 65535)  # white of 8, 10, 12, 14 and 16 bits
 DARKEST_OF_16_BITS = 64  # the high byte of all samples is below it if 14 bits hold them
@@ -170,11 +174,11 @@ def _sixteen_bits_of_sgi(image: ImageFile) -> bool:
     return tile.codec_name == "SGI16" or (isinstance(tile.args, tuple) and tile.args[-1] == 2)
 
 
-def _rawmode(tile) -> str:
+def _rawmode(tile: "Tile") -> str:
     return str(tile.args[0] if isinstance(tile.args, tuple) else tile.args)
 
 
-def _with_rawmode(tile, rawmode: str):
+def _with_rawmode(tile: "Tile", rawmode: str) -> "Tile":
     return tile._replace(
         args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode
     )
@@ -309,7 +313,7 @@ def _declared_white(image: ImageFile, data: bytes, samples: np.ndarray) -> int:
     return white_of_integers(samples)
 
 
-def _maximum_used(tags) -> int:
+def _maximum_used(tags: Mapping[int, Any]) -> int:
     """The highest sample that a TIFF says there may be; 0 where it says nothing that makes sense."""
     values = [
         value for tag in (MAX_SAMPLE, S_MAX_SAMPLE) for value in np.ravel(tags.get(tag, 0)).tolist()

@@ -5,6 +5,7 @@ files and indices.
 import os
 from functools import lru_cache, partial
 from threading import Lock
+from typing import Self
 
 import numpy as np
 
@@ -44,8 +45,8 @@ class Reader:
         self._seen: set[int] = set()  # shards of a store whose indices have been here
         self._index = lru_cache(OPEN_INDICES)(partial(_Index, manifest))
 
-    def __reduce__(self):
-        return Reader, (self.manifest, *self._options)
+    def __reduce__(self) -> tuple[type[Self], tuple[Manifest, FetchConfig, int]]:
+        return type(self), (self.manifest, *self._options)
 
     def __len__(self) -> int:
         return self.manifest.samples
@@ -170,6 +171,6 @@ class _File:
     def read(self, offset: int, size: int) -> bytes:
         return os.pread(self.descriptor, size, offset)
 
-    def __del__(self):
+    def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
