@@ -25,8 +25,9 @@ from seer.inputs import read_bytes
 from seer.schema import Integer, Maybe, MismatchError, Text
 from shards import pool
 from shards.dedup.find import REMOVALS as FOUND
-from shards.dedup.find import DedupOptions, find
+from shards.dedup.find import find
 from shards.dedup.known import of_shards
+from shards.options import DedupOptions
 from shards.records import quarantine, state
 from shards.writing.cut import cut
 

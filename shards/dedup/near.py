@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.options import MAX_DISTANCE
 from shards.sources.phash import FEATURELESS, MIRROR, canonical, distance
 
 BITS = 64
 SORTING = 12  # what sorting costs per hash and table, in comparisons of two hashes; measured, and not critical
 CHUNK = 1 << 16  # hashes at a time; as many as a core has in its cache
-MAX_DISTANCE = 16
 TRIES = 64  # candidates that an image is compared with: among thousands of like logos, not all
 NONE = -1
 HALF, LOWER = np.uint64(32), np.uint64(0xFFFFFFFF)  # of a packed pair

@@ -20,7 +20,8 @@ from yarl import URL
 from seer.errors import InputError, first_line
 from shards.download.addresses import PrivateAddress, public_socket
 from shards.download.hosts import Hosts
-from shards.sources.policy import PRIVATE_SCHEMES, DownloadOptions
+from shards.options import DownloadOptions
+from shards.sources.policy import PRIVATE_SCHEMES
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries; the first doubles each time
 REDIRECTS = 5

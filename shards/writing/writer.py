@@ -12,10 +12,11 @@ from seer.data.decoding.decode import DamagedImage
 from seer.data.storage.index import index_path, write_index
 from shards import pool
 from shards.archives.tars import TarWriter
+from shards.options import DownloadOptions
 from shards.records import state
 from shards.records.quarantine import Entry
 from shards.sources.listing import Container
-from shards.sources.policy import DownloadOptions, Policy
+from shards.sources.policy import Policy
 from shards.sources.samples import Sample, fit, load
 
 
