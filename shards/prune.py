@@ -100,10 +100,12 @@ def _check_rows(removals: pa.Table, records: dict[str, dict[str, Any]]) -> None:
     names = removals["shard"].to_pylist()
     rows = removals["row"].to_numpy()
     runs = [name for name, _ in groupby(names)]
-    if len(set(runs)) < len(runs) or not set(runs) <= records.keys():
+    shards = set(runs)
+    if len(shards) < len(runs) or not shards <= records.keys():
         raise MismatchError("shard", "rows of one shard are apart, or of no shard of this build")
-    same = np.array([before == name for before, name in pairwise(names)], bool)
-    if (np.diff(rows)[same] <= 0).any():
+    same_shard = [before == name for before, name in pairwise(names)]
+    steps = np.diff(rows)[np.array(same_shard, bool)]
+    if (steps <= 0).any():
         raise MismatchError("row", "the rows of a shard do not rise")
 
 

@@ -159,14 +159,18 @@ def _match(
     manifest: Manifest, wanted: pa.Array, column: str
 ) -> tuple[dict[str, np.ndarray], pa.Array]:
     """Rows by shard, of the shards that have any, and what was named in vain."""
-    concerned, found = dict[str, np.ndarray](), pa.array(np.zeros(len(wanted), bool))
+    rows_of = dict[str, np.ndarray]()
+    is_there = pa.array(np.zeros(len(wanted), bool))
     for number, shard in enumerate(manifest.shards):
         values = manifest.index(number, [column])[column]
-        rows = np.flatnonzero(pc.is_in(values, wanted).to_numpy(zero_copy_only=False))
+        is_wanted = pc.is_in(values, wanted).to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(is_wanted)
         if len(rows):
-            concerned[shard] = rows
-            found = pc.or_(found, pc.is_in(wanted, values.take(pa.array(rows)).combine_chunks()))
-    return concerned, wanted.filter(pc.invert(found))
+            rows_of[shard] = rows
+            matching = values.take(pa.array(rows)).combine_chunks()
+            is_there = pc.or_(is_there, pc.is_in(wanted, matching))
+    in_vain = wanted.filter(pc.invert(is_there))
+    return rows_of, in_vain
 
 
 def _replace(

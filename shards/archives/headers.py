@@ -228,10 +228,12 @@ def _enter_records(extended: _Extended, payload: bytes) -> None:
     """Enter PAX records, each `"LENGTH KEY=VALUE\\n"`. Raises DamagedTar."""
     place = 0
     while place < len(payload) and payload[place]:
-        digits = payload[place : place + MAX_SIZE_DIGITS + 1].split(b" ", 1)[0]
+        beginning = payload[place : place + MAX_SIZE_DIGITS + 1]
+        digits, _, _ = beginning.partition(b" ")
         length = int(digits) if digits.isdigit() else 0
         record = payload[place : place + length]
-        key, equals, value = record[len(digits) + 1 :].partition(b"=")
+        text = record[len(digits) + 1 :]
+        key, equals, value = text.partition(b"=")
         if not equals or len(record) < length or not value.endswith(b"\n"):
             raise DamagedTar(f"damaged tar (a bad extended header at byte {extended.start})")
         _enter(extended, key, value[:-1])

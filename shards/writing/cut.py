@@ -91,13 +91,16 @@ def _sound(entries: Iterator[tars.Entry]) -> Iterator[tars.Entry]:
 
 def _moved(index: pa.Table, spans: list[tuple[int, int]]) -> pa.Table:
     """The index with its offsets less what was taken out before them."""
-    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    taken = np.concatenate([[0], np.cumsum(ends - starts)])
+    edges = np.array(spans, np.int64).reshape(-1, 2)
+    starts, ends = edges.T
+    taken = np.cumsum(ends - starts)
+    taken_before = np.concatenate([[0], taken])
     offsets = index["offset"].to_numpy()
-    column = pa.array(offsets - taken[np.searchsorted(starts, offsets)], pa.int64())
-    return index.set_column(
-        index.schema.get_field_index("offset"), index.schema.field("offset"), column
-    )
+    spans_before = np.searchsorted(starts, offsets)
+    moved = offsets - taken_before[spans_before]
+    column = index.schema.get_field_index("offset")
+    field = index.schema.field(column)
+    return index.set_column(column, field, pa.array(moved, pa.int64()))
 
 
 def _renamed(index: pa.Table, tar: Path) -> pa.Table:
