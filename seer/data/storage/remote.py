@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from fsspec.utils import merge_offset_ranges
@@ -38,6 +39,14 @@ IdsOf = Callable[[int], np.ndarray]  # step → ids of its samples
 Span = tuple[int, int, int]  # shard, offset, size
 
 
+class Request(NamedTuple):
+    """Bytes of a shard that are asked for at once."""
+
+    shard: int
+    start: int
+    stop: int
+
+
 @dataclass
 class FetchConfig:
     """How shards are read that lie in a store. Nothing of it changes what is read.
@@ -54,6 +63,19 @@ class FetchConfig:
     fetch: str = option("auto", Choice("auto", "ranges", "shards"), incidental=True)
     cache_dir: str = option("", Location(), incidental=True)
     cache_gb: float = option(10.0, Number(0, 1e6), incidental=True)
+
+
+def merge_neighbours(spans: Sequence[Span]) -> list[Request]:
+    """One request for members that lie close together; `spans` are sorted, and so are these."""
+    shards = []
+    starts = []
+    stops = []
+    for shard, offset, size in spans:
+        shards.append(shard)
+        starts.append(offset)
+        stops.append(offset + size)
+    merged = merge_offset_ranges(shards, starts, stops, GAP, MERGED)
+    return [Request(*request) for request in zip(*merged, strict=True)]
 
 
 class RemoteShards:
@@ -89,18 +111,20 @@ class RemoteShards:
 
     def _read_ranges(self, spans: Sequence[Span]) -> Iterator[bytes]:
         """The members at `spans`, which come sorted."""
-        shards, starts, stops = (
-            [span[0] for span in spans],
-            [s[1] for s in spans],
-            [s[1] + s[2] for s in spans],
+        if not spans:
+            return
+        requests = merge_neighbours(spans)
+        bodies = read_ranges(
+            [(self._url(request.shard), request.start, request.stop) for request in requests]
         )
-        merged = list(zip(*merge_offset_ranges(shards, starts, stops, GAP, MERGED), strict=True))
-        bodies = read_ranges([(self._url(shard), start, stop) for shard, start, stop in merged])
-        k = 0
-        for shard, start, stop in zip(shards, starts, stops, strict=True):
-            while (shard, stop) > (merged[k][0], merged[k][2]):
-                k += 1
-            yield bodies[k][start - merged[k][1] : stop - merged[k][1]]
+        answers = zip(requests, bodies, strict=True)
+        request, body = next(answers)
+        for shard, offset, size in spans:
+            # Both are sorted by shard and offset.
+            while (shard, offset + size) > (request.shard, request.stop):
+                request, body = next(answers)
+            start = offset - request.start
+            yield body[start : start + size]
 
     def _url(self, shard: int) -> Url:
         return self.manifest.directory / self.manifest.shards[shard]
@@ -173,18 +197,21 @@ class ReadAhead:
         """The `batch` images of `ids_of(step)`; those of step + stride, step + 2·stride, … are
         asked for next.
         """
-        batches = int(min(max(1, AHEAD // (2 * batch * self._mean_bytes)), LONGEST_AHEAD))
+        fitting = AHEAD // (2 * batch * self._mean_bytes)
+        batches = int(min(max(1, fitting), LONGEST_AHEAD))
         far = step + batches * stride
         with self._lock:
             if (ids_of, step) not in self._pending:  # the first, alone: it is waited for
                 self._fetch(range(step, step + 1), ids_of)
                 self._fetch(range(step + stride, far, stride), ids_of)
             if (ids_of, far) not in self._pending:
-                self._fetch(range(far, far + batches * stride, stride), ids_of)
+                further = range(far, far + batches * stride, stride)
+                self._fetch(further, ids_of)
             group = self._pending.pop((ids_of, step))
             while len(self._pending) > 2 * batches * stride:  # left behind by who stopped
                 self._pending.popitem(last=False)
-        return group.result().pop(step)
+        fetched = group.result()
+        return fetched.pop(step)
 
     def _fetch(self, steps: range, ids_of: IdsOf) -> None:
         if steps:

@@ -127,17 +127,24 @@ def _surely_fits(kind: Kind, values: pa.Array) -> bool:
 
 def _surely_texts(kind: Text | FileName, ends: np.ndarray, data: np.ndarray) -> bool:
     lengths = np.diff(ends)
-    shortest, longest = int(lengths.min()), int(lengths.max())
+    shortest = int(lengths.min())
+    longest = int(lengths.max())
     if kind == DIGEST:
         return shortest == longest == 64 and bool(HEX[data].all())
     if isinstance(kind, FileName):
         suffix = np.frombuffer(kind.suffix.encode(), np.uint8)
-        if not suffix.size or shortest <= len(suffix) or longest > 255 or UNFIT[data].any():
+        if not suffix.size or shortest <= len(suffix) or longest > 255:
             return False
-        places = (ends[1:] - ends[0])[:, None] - np.arange(len(suffix), 0, -1)
+        if UNFIT[data].any():
+            return False
+        # Where in `data` the last bytes of each name are, `(N, len(suffix))`.
+        places = (ends[1:] - ends[0])[:, None]
+        places = places - np.arange(len(suffix), 0, -1)
         return bool((data[places] == suffix).all())
-    # No text has more characters than bytes.
-    return not kind.pattern and kind.shortest <= shortest // 4 and longest <= kind.longest
+    if kind.pattern:
+        return False
+    # No text has more characters than bytes, or fewer than a quarter of them.
+    return kind.shortest <= shortest // 4 and longest <= kind.longest
 
 
 def _bytes_of(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
