@@ -164,9 +164,13 @@ class _Reader:
         tree = opened_list(tree, key)
         if not isinstance(tree, list):
             value = tree.text if isinstance(tree, Scalar) else tree
-            raise InputError(str(refuse(kind or ANY_LIST, value, key)))
+            error = refuse(kind or ANY_LIST, value, key)
+            raise InputError(str(error))
         below = getattr(kind, "kind", None)
-        return [self.value(hint, item, None, f"{key}[{i}]", below) for i, item in enumerate(tree)]
+        values = []
+        for i, item in enumerate(tree):
+            values.append(self.value(hint, item, None, f"{key}[{i}]", below))
+        return values
 
     def _scalar(self, hint: Any, tree: Tree, key: str, kind: Kind) -> Any:
         if not isinstance(tree, Scalar):

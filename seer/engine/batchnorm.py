@@ -200,7 +200,8 @@ def _combine(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count = counts.sum()
     mean = (counts * means).sum(0) / count
     # Deviations are squared about the common mean: no difference of large squares cancels.
-    variance = (counts * (variances + (means - mean).square())).sum(0) / count
+    squares = variances + (means - mean).square()
+    variance = (counts * squares).sum(0) / count
     return mean, variance, count
 
 
@@ -216,12 +217,22 @@ def _sums(dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> 
 
 def _dx(dy, x, gamma, mean, variance, count, sums, eps: float) -> Tensor:
     """γ/σ · (dy − Σdy/n − (x − mean)/σ² · Σdy(x − mean)/n), the sums being over all ranks."""
+    dtype = mean.dtype
     slope = gamma * (variance + eps) ** -1.5 * sums[1] / count
+    # Normalising dy gives γ/σ · (dy − Σdy/n); its bias is what slope · (x − mean) has of mean.
     dx = F.batch_norm(
-        dy.to(mean.dtype), sums[0] / count, variance, gamma, slope * mean, training=False, eps=eps
+        dy.to(dtype),
+        sums[0] / count,
+        variance,
+        weight=gamma,
+        bias=slope * mean,
+        training=False,
+        eps=eps,
     )
-    slope = slope.view(-1, *[1] * (x.dim() - 2))
-    return dx.addcmul_(x.to(mean.dtype), slope, value=-1).to(x.dtype)
+    beside_channels = [1] * (x.dim() - 2)
+    slope = slope.view(-1, *beside_channels)
+    dx.addcmul_(x.to(dtype), slope, value=-1)
+    return dx.to(x.dtype)
 
 
 def _sums_cuda(dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:

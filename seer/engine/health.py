@@ -89,10 +89,14 @@ class Health:
         warmup: int = 0,
         symptoms: Iterable[Symptom] = (),
     ):
-        self.config, self.path, self.world = config, Path(run_dir) / HEALTH, world
-        self.log_every, self.judged_from = log_every, warmup + config.grace
+        self.config = config
+        self.path = Path(run_dir) / HEALTH
+        self.world = world
+        self.log_every = log_every
+        self.judged_from = warmup + config.grace
         self.symptoms = (*COLLAPSE, *symptoms)
-        self.skipped = broadcast_object(ledger.skipped(run_dir) if world.is_main else None)
+        skipped = ledger.skipped(run_dir) if world.is_main else None
+        self.skipped = broadcast_object(skipped)
         self._losses: deque[float] = deque(maxlen=config.window)
         self._bad = 0
         self._ill: Counter[str] = Counter()  # measurements in a row that showed a symptom

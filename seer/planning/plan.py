@@ -124,33 +124,54 @@ class Job:
         A node's GPUs pass on to each other what has come in, so the whole network of a node serves
         each of them.
         """
-        near, far, reduced = self.footprint.near, self.footprint.far, self.footprint.reduced
-        times, inside, hardware = self.config.accumulate, self.gpus <= PER_NODE, self.hardware
-        bulk = (near.bytes * times + reduced * inside) / hardware.link
-        bulk += (far.bytes * times + reduced * (not inside)) / min(hardware.link, hardware.network)
-        return bulk / (1e9 * BUS), times * (
-            near.messages * SHORT_IN_NODE + far.messages * SHORT_BEYOND
-        )
+        near = self.footprint.near
+        far = self.footprint.far
+        hardware = self.hardware
+        times = self.config.accumulate
+        bytes_near = near.bytes * times
+        bytes_far = far.bytes * times
+        # Gradients are reduced once, however many backward passes there are.
+        if self.gpus <= PER_NODE:
+            bytes_near += self.footprint.reduced
+        else:
+            bytes_far += self.footprint.reduced
+        bulk = bytes_near / hardware.link
+        bulk += bytes_far / min(hardware.link, hardware.network)
+        waiting = near.messages * SHORT_IN_NODE + far.messages * SHORT_BEYOND
+        return bulk / (1e9 * BUS), times * waiting
 
     def efficiency(self, seconds: float) -> float:
         """The share of the roofline at which a step takes so many seconds."""
         return self.roofline / max(seconds - self.exchange[1], 1e-9)
 
     def estimate(self, efficiency: float = EFFICIENCY, options: Options | None = None) -> Estimate:
-        options, (bulk, short) = options or Options(), self.exchange
-        compute, memory = (
-            self.roofline / efficiency,
-            self.footprint.peak * (1 + FRAGMENTED) + RESERVED,
-        )
+        options = options or Options()
+        hardware = self.hardware
+        bulk, short = self.exchange
+        compute = self.roofline / efficiency
+        memory = self.footprint.peak * (1 + FRAGMENTED) + RESERVED
         step = max(compute, bulk) + short
-        rate, gpu_hours = self.config.batch_size / step, self.gpus * step * self.config.steps / 3600
-        fits = "" if memory <= self.hardware.memory * GIB else "memory"
+        rate = self.config.batch_size / step
+        gpu_hours = self.gpus * step * self.config.steps / 3600
+        why_not = "" if memory <= hardware.memory * GIB else "memory"
+        if not hardware.has(self.config.precision):
+            why_not = f"no {self.config.precision}"
         return Estimate(
-            self.hardware.name, self.gpus, memory / GIB, self.hardware.memory,
-            fits if self.hardware.has(self.config.precision) else f"no {self.config.precision}",
-            compute, bulk + short, step, rate, gpu_hours / self.gpus, gpu_hours, gpu_hours * self.hardware.watts / 1e3,
-            None if options.price is None else options.price * gpu_hours, rate / self.gpus / options.images_per_core,
-        )  # fmt: skip
+            gpu=hardware.name,
+            gpus=self.gpus,
+            memory=memory / GIB,
+            capacity=hardware.memory,
+            why_not=why_not,
+            compute_seconds=compute,
+            exchange_seconds=bulk + short,
+            step_seconds=step,
+            images_per_second=rate,
+            hours=gpu_hours / self.gpus,
+            gpu_hours=gpu_hours,
+            kwh=gpu_hours * hardware.watts / 1e3,
+            cost=None if options.price is None else options.price * gpu_hours,
+            loader_cores=rate / self.gpus / options.images_per_core,
+        )
 
 
 @dataclass
@@ -203,13 +224,23 @@ class Plan:
 
 def table(estimates: list[Estimate]) -> list[str]:
     """Estimates side by side."""
-    columns = "GiB", "fits", "s/step", "images/s", "hours", "GPU-hours", "MWh", "cost"
-    return [f"{'GPU':>14}" + "".join(f"{name:>11}" for name in columns)] + [
-        f"{e.gpus:>5} {e.gpu:>8}{e.memory:11.1f}{e.why_not or 'yes':>11}{e.step_seconds:11.3g}"
-        f"{e.images_per_second:11,.0f}{e.hours:11,.1f}{e.gpu_hours:11,.0f}{e.kwh / 1e3:11.2f}"
-        f"{'' if e.cost is None else f'{e.cost:,.0f}':>11}"
-        for e in estimates
-    ]
+    columns = ("GiB", "fits", "s/step", "images/s", "hours", "GPU-hours", "MWh", "cost")
+    titles = "".join(f"{name:>11}" for name in columns)
+    lines = [f"{'GPU':>14}{titles}"]
+    for estimate in estimates:
+        cells = (
+            f"{estimate.memory:.1f}",
+            estimate.why_not or "yes",
+            f"{estimate.step_seconds:.3g}",
+            f"{estimate.images_per_second:,.0f}",
+            f"{estimate.hours:,.1f}",
+            f"{estimate.gpu_hours:,.0f}",
+            f"{estimate.kwh / 1e3:.2f}",
+            "" if estimate.cost is None else f"{estimate.cost:,.0f}",
+        )
+        figures = "".join(f"{cell:>11}" for cell in cells)
+        lines.append(f"{estimate.gpus:>5} {estimate.gpu:>8}{figures}")
+    return lines
 
 
 def plan(

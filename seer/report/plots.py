@@ -106,16 +106,19 @@ def running_mean(series: Series, most: int | None = None) -> Series:
     Args:
         most: how many means, evenly spread over a longer curve; None is one for every point.
     """
-    y = [v or 0.0 for v in series.y]
-    n = len(y)
-    count = min(n, most or n)
-    points = [round(i * (n - 1) / max(1, count - 1)) for i in range(count)]
+    y = [value or 0.0 for value in series.y]
+    length = len(y)
+    last = length - 1
+    count = min(length, most or length)
+    intervals = max(1, count - 1)
+    points = [round(i * last / intervals) for i in range(count)]
     means: list[float | None] = []
-    for i in points:
-        reach = min(n // 80, i, n - 1 - i)
-        window = y[i - reach : i + reach + 1]
+    for point in points:
+        reach = min(length // 80, point, last - point)
+        window = y[point - reach : point + reach + 1]
         means.append(math.fsum(window) / len(window))
-    return Series(series.name, [series.x[i] for i in points], means)
+    x = [series.x[point] for point in points]
+    return Series(series.name, x, means)
 
 
 def thin(series: Series) -> Series:
@@ -170,22 +173,27 @@ def _bounds(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _grid(x: Axis, y: Axis, ticks: Sequence[float], x_label: str) -> str:
-    lines = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-        f'<text class="tick" x="{LEFT - 8}" y="{y(t):.1f}" dy=".32em" text-anchor="end">{number(t)}</text>'
-        for t in ticks
-    ]
-    steps = [t for t in nice_ticks(x.low, x.high, 5) if t <= x.high * (1 + 1e-9)]
-    for t in steps:
-        near_end = x(t) > WIDTH - RIGHT - 40
-        anchor = "end" if near_end else "middle"
-        place = f'x="{min(x(t), WIDTH - RIGHT):.1f}" y="{HEIGHT - 12}"'
-        name = f"{x_label} " if t == steps[-1] and near_end else ""
-        lines.append(f'<text class="tick" {place} text-anchor="{anchor}">{name}{number(t)}</text>')
-    if not steps or x(steps[-1]) <= WIDTH - RIGHT - 40:
+    lines = []
+    for tick in ticks:
+        level = f"{y(tick):.1f}"
         lines.append(
-            f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">{x_label}</text>'
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level}" y2="{level}"/>'
+            f'<text class="tick" x="{LEFT - 8}" y="{level}" dy=".32em" text-anchor="end">'
+            f"{number(tick)}</text>"
         )
+    last = x.high * (1 + 1e-9)
+    steps = [step for step in nice_ticks(x.low, x.high, 5) if step <= last]
+    label_begins = WIDTH - RIGHT - 40
+    for step in steps:
+        near_end = x(step) > label_begins
+        anchor = "end" if near_end else "middle"
+        place = f'x="{min(x(step), WIDTH - RIGHT):.1f}" y="{HEIGHT - 12}"'
+        name = f"{x_label} " if step == steps[-1] and near_end else ""
+        text = f"{name}{number(step)}"
+        lines.append(f'<text class="tick" {place} text-anchor="{anchor}">{text}</text>')
+    if not steps or x(steps[-1]) <= label_begins:
+        place = f'x="{WIDTH - RIGHT}" y="{HEIGHT - 12}"'
+        lines.append(f'<text class="tick" {place} text-anchor="end">{x_label}</text>')
     return "".join(lines)
 
 
