@@ -322,7 +322,8 @@ def _first_link(
         )
     if array > 1 and len(combinations) > 1:
         raise InputError("--array and --sweep: one of them")
-    jobs, base = [], ""
+    jobs = []
+    base = ""
     if array > 1:
         for i in range(array):
             own = [a.replace("{i}", str(i + 1)).replace("{n}", str(array)) for a in arguments]

@@ -30,7 +30,9 @@ YAML_LOADER: Any = getattr(
     yaml, "CSafeLoader", yaml.SafeLoader
 )  # libyaml's, where it is there: 20 times as fast
 IRREGULAR = "not a regular file"
-NODES, DEEPEST = 100_000, 50  # of a YAML file, its aliases written out
+# Of a YAML file, its aliases written out.
+NODES = 100_000
+DEEPEST = 50
 
 
 class UnreadableError(InputError):

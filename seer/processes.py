@@ -55,7 +55,8 @@ def spawn(function: Callable, nproc: int, *args, device: str = "auto") -> list[A
         "LOCAL_WORLD_SIZE": str(nproc),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
-    processes, pipes = [], []
+    processes = []
+    pipes = []
     try:
         for r in range(nproc):
             ours, theirs = context.Pipe(duplex=False)

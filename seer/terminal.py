@@ -211,7 +211,8 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    console, last = Console(stderr=True), time.monotonic()
+    console = Console(stderr=True)
+    last = time.monotonic()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None)
 

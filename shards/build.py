@@ -108,7 +108,9 @@ def build(
         InputError: a source is missing, unreadable or without one usable image; `out` holds something else or is being
             built by another process; too few downloads succeed; the disk is full. Nothing that was there is changed.
     """
-    started, out, tick = time.monotonic(), Path(out), progress or (lambda *_: None)
+    started = time.monotonic()
+    out = Path(out)
+    tick = progress or (lambda *_: None)
     options.validate()
     part = parts.parse(options.part)
     columns = parse_columns(options.columns)
@@ -125,7 +127,8 @@ def build(
     state.refuse_another(out, plan)
     if part:
         return _build_part(part, listing, out, plan, options, tick, started)
-    complete, continued = state.is_complete(out), 0
+    complete = state.is_complete(out)
+    continued = 0
     if not complete or (out / state.STATE).exists():
         with state.locked(out):
             state.refuse_another(
@@ -181,8 +184,10 @@ def _build_part(
     started: float,
 ) -> BuildReport:
     """Write this part's shards, and finish the build if all others are there."""
-    names, continued = _shard_names(len(listing), options.shard_size), 0
-    mine, already = part.share(names), state.is_complete(out)
+    names = _shard_names(len(listing), options.shard_size)
+    continued = 0
+    mine = part.share(names)
+    already = state.is_complete(out)
     if not already:
         with state.locked(out, part.name), state.writing(out):
             with state.alone(out):
@@ -228,7 +233,8 @@ def _write_shards(
     progress: Progress,
 ) -> int:
     """Write those of `names` that are `missing`; returns the number of shards that were there."""
-    total, size = len(listing), options.shard_size
+    total = len(listing)
+    size = options.shard_size
     samples = {name: min(size, total - _number(name) * size) for name in names}
     mine = sum(samples.values())
     done = mine - sum(samples[name] for name in missing)

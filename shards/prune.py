@@ -72,10 +72,8 @@ def _decided(out: Path, shards: list[str], options: DedupOptions, workers: int) 
     path = state.file_of(out, state.STATE, REMOVALS)
     if not path.exists():
         filled = [record for shard in shards if (record := state.finished(out, shard))["samples"]]
-        names, sizes = (
-            [record["shard"] for record in filled],
-            [record["samples"] for record in filled],
-        )
+        names = [record["shard"] for record in filled]
+        sizes = [record["samples"] for record in filled]
         own = of_shards(out, names, sizes)
         table = find(own, options, out / state.STATE, workers)
         ends = np.cumsum([0, *sizes])
@@ -160,7 +158,8 @@ def settle(out: Path) -> None:
 
 
 def _place(out: Path, record: dict[str, Any]) -> None:
-    path, staged = out / record["shard"], _staged(out, record["shard"])
+    path = out / record["shard"]
+    staged = _staged(out, record["shard"])
     for new, old in zip(staged, (path, index_path(path)), strict=True):
         if not record["samples"]:
             old.unlink(missing_ok=True)

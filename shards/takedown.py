@@ -45,7 +45,8 @@ from shards.writing.cut import cut
 
 REMOVED = "removed.jsonl"
 STATE = ".removal"  # beside the shards while some are replaced
-JOURNAL, ENTRIES = "journal.json", "entries.jsonl"
+JOURNAL = "journal.json"
+ENTRIES = "entries.jsonl"
 REVISION = re.compile(r"(.*?)(?:\.r(\d{1,9}))?\.tar", re.IGNORECASE)
 HASH = Text(16, 16, "[0-9a-f]{16}", "a manifest's hash of 16 hex digits")
 JOURNAL_KIND = Record(
@@ -122,7 +123,8 @@ def remove(
     Raises:
         InputError: no shards, an unreadable list, nothing would be left, or another removal is under way.
     """
-    directory, list_file = Path(directory), Path(list_file)
+    directory = Path(directory)
+    list_file = Path(list_file)
     read, column = BY[by]
     wanted = pa.array(
         list(dict.fromkeys(read(list_file))), pa.binary(32) if column == "sha256" else pa.string()
@@ -181,7 +183,8 @@ def _replace(
     progress: Progress | None,
 ) -> None:
     """Write the shards concerned without these rows, and make the manifest name the new ones."""
-    directory, new_names = manifest.directory, _new_names(manifest, concerned)
+    directory = manifest.directory
+    new_names = _new_names(manifest, concerned)
     log = directory / REMOVED
     journal = {
         "before": manifest.hash,
@@ -189,7 +192,8 @@ def _replace(
         "shards": new_names,
     }
     files.write(directory / STATE / JOURNAL, json.dumps(journal))
-    rows, entries = {row["shard"]: row for row in manifest.table.to_pylist()}, dict[str, list]()
+    rows = {row["shard"]: row for row in manifest.table.to_pylist()}
+    entries = dict[str, list]()
     tasks = [
         (directory, shard, rows[shard]["sha256"], new_names[shard], gone)
         for shard, gone in concerned.items()
@@ -197,7 +201,8 @@ def _replace(
     for shard, row, gone in pool.run(
         replace_shard, tasks, min(workers or pool.cores(), len(concerned))
     ):
-        rows[shard], entries[shard] = row, gone
+        rows[shard] = row
+        entries[shard] = gone
         if progress:
             progress(len(entries), len(concerned))
     left = [row for row in rows.values() if row]  # the order is the manifest's
@@ -237,7 +242,8 @@ def replace_shard(
     is to be logged.
     """
     directory, shard, digest, new_name, rows = task
-    index, row = read_index(index_path(directory / shard)), None
+    index = read_index(index_path(directory / shard))
+    row = None
     if new_name:
         if (
             not (directory / shard).is_file() or sha256_file(directory / shard) != digest

@@ -362,7 +362,9 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
 
 def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
     """The global id of each key, as the run knew it."""
-    found, wanted, first = dict[str, int](), set(keys), 0
+    found = dict[str, int]()
+    wanted = set(keys)
+    first = 0
     for shard, size in enumerate(history.manifest.sizes.tolist()):
         found |= {
             name: first + row for row, name in enumerate(_keys(history, shard)) if name in wanted

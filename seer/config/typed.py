@@ -89,7 +89,8 @@ class _Reader:
     """Reads one tree. `chosen` are the dataclasses of the keys whose own type says nothing."""
 
     def __init__(self, references: References, chosen: Mapping[str, type]):
-        self.references, self.chosen = references, chosen
+        self.references = references
+        self.chosen = chosen
 
     def options(self, schema: type, tree: Tree, default: Any, where: str) -> Any:
         """An instance of `schema`. `default`: an instance, a mapping of its values, or None."""

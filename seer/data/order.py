@@ -15,7 +15,9 @@ import numpy as np
 from seer.data.hashing import mix
 
 ROUNDS = 24  # of swap-or-not; each halves what an observer could tell about the place of one sample in its window
-SHARDS, WINDOWS = 1, 2  # one domain of the hash per use, so that no two uses see the same numbers
+# One domain of the hash per use, so that no two uses see the same numbers.
+SHARDS = 1
+WINDOWS = 2
 
 
 class Order:
@@ -34,7 +36,9 @@ class Order:
         assert lanes > 0
         assert window > 0
         assert self.sizes.sum() > 0
-        self.seed, self.lanes, self.window = seed, lanes, window
+        self.seed = seed
+        self.lanes = lanes
+        self.window = window
         self.samples = int(self.sizes.sum())
         self._first_ids = np.cumsum(self.sizes) - self.sizes
         self._line = lru_cache(maxsize=2)(self._lay_shards)

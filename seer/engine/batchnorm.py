@@ -145,7 +145,8 @@ class _Synchronised(torch.autograd.Function):
         x = _dense(x)
         mean, variance, count = _combine(gather(_moments(x)[None], group))
         ctx.save_for_backward(x, weight, mean, variance, count)
-        ctx.eps, ctx.group = eps, group
+        ctx.eps = eps
+        ctx.group = group
         ctx.mark_non_differentiable(mean, variance, count)
         return (
             F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps),
@@ -245,7 +246,8 @@ def _sums_cuda(dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float
 
 def _dx_cuda(dy, x, gamma, mean, variance, count, sums, eps: float) -> Tensor:
     """`_dx` in one pass, without temporaries in fp32."""
-    invstd, counts = torch.rsqrt(variance + eps), count.to(torch.int32).view(1)
+    invstd = torch.rsqrt(variance + eps)
+    counts = count.to(torch.int32).view(1)
     return torch.batch_norm_backward_elemt(dy, x, mean, invstd, gamma, sums[0], sums[1], counts)
 
 

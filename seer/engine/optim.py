@@ -343,10 +343,12 @@ class LossScaler:
         if not finite:
             self.factor /= 2
         elif self.good_steps == self.interval:
-            self.factor, self.good_steps = self.factor * 2, 0
+            self.factor = self.factor * 2
+            self.good_steps = 0
 
     def state_dict(self) -> dict[str, float]:
         return {"factor": self.factor, "good_steps": self.good_steps}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.factor, self.good_steps = float(state["factor"]), int(state["good_steps"])
+        self.factor = float(state["factor"])
+        self.good_steps = int(state["good_steps"])

@@ -27,7 +27,8 @@ def check_peers() -> None:
 
 def describe() -> dict[str, str]:
     """What must be equal in all processes, and, first, the host to name where it is not."""
-    here, files = environment(), sorted(Path(__file__).parents[1].rglob("*.py"))
+    here = environment()
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
     code = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
     versions = {"python": here["python"], "seer": here["seer"], **here["packages"]}
     return {

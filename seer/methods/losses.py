@@ -77,7 +77,8 @@ def regression(predictions: Tensor, targets: Tensor) -> Tensor:
         Twice the mean of ‖p - t‖² = 2 - 2·cos(p, t) over images and pairs of crops: for two crops, the paper's sum over
         both directions. From 0 to 8; 4 when predictions and targets are orthogonal.
     """
-    p, t = F.normalize(predictions, dim=-1), F.normalize(targets.detach(), dim=-1)
+    p = F.normalize(predictions, dim=-1)
+    t = F.normalize(targets.detach(), dim=-1)
     cosines = torch.stack([(p * target).sum(-1).mean(-1) for target in t])
     different = ~torch.eye(len(t), len(p), dtype=torch.bool, device=p.device)
     return 4 - 4 * (cosines * different).sum() / (len(t) * (len(p) - 1))

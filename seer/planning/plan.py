@@ -37,8 +37,11 @@ GIB = 2**30
 # Assumed, not measured: what CUDA, its libraries and NCCL take for themselves, and the share lost
 # between the allocator's blocks; the share of a link's rate that collectives reach; the seconds
 # that a short one takes.
-RESERVED, FRAGMENTED = 1.5 * GIB, 0.05
-BUS, SHORT_IN_NODE, SHORT_BEYOND = 0.8, 20e-6, 60e-6
+RESERVED = 1.5 * GIB
+FRAGMENTED = 0.05
+BUS = 0.8
+SHORT_IN_NODE = 20e-6
+SHORT_BEYOND = 60e-6
 
 # Of the roofline: what SwAV's ResNet-50 with batch 256 reached. benchmarks/plan.py fits it anew,
 # and shows what the efficiency of each published run says of the others.
@@ -103,7 +106,8 @@ class Job:
     @property
     def roofline(self) -> float:
         """The least seconds in which a step's operations can run, one after the other."""
-        peak, bandwidth = self.hardware.peak, 1e9 * self.hardware.bandwidth
+        peak = self.hardware.peak
+        bandwidth = 1e9 * self.hardware.bandwidth
         spent = (
             n * max(o.flops / peak(o.dtype), o.bytes / bandwidth)
             for o, n in self.footprint.operations.items()
@@ -113,7 +117,8 @@ class Job:
     @property
     def sent(self) -> int:
         """Bytes that a GPU sends in a step."""
-        near, far = self.footprint.near, self.footprint.far
+        near = self.footprint.near
+        far = self.footprint.far
         return (near.bytes + far.bytes) * self.config.accumulate + self.footprint.reduced
 
     @property
@@ -201,7 +206,8 @@ class Plan:
 
     def lines(self) -> list[str]:
         """For a terminal."""
-        c, (plain, checkpointed) = self.chosen, self.kept_gib
+        c = self.chosen
+        plain, checkpointed = self.kept_gib
         found = [
             f"{self.recipe}: {c.gpus} × {c.gpu}, {self.batch_per_gpu} images each, {self.precision}, {self.mode}",
             f"{self.parameters / 1e6:,.1f}M parameters, {self.flops_per_image / 1e9:,.0f} GFLOP per image; "
@@ -247,14 +253,18 @@ def plan(
     recipe: str, overrides: list[str], gpus: int, gpu: str, options: Options | None = None
 ) -> Plan:
     """Plan a run of a recipe under overrides. Raises `InputError` as the run itself would."""
-    options, hardware, overrides = options or Options(), find(gpu), ["data=.", *overrides]
+    options = options or Options()
+    hardware = find(gpu)
+    overrides = ["data=.", *overrides]
     if hardware.name == "cpu":  # processes of this host, rather than of a server somewhere
         hardware = replace(
             hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus
         )
     job = Job.of(load_config(recipe, overrides, options.allow_env), gpus, hardware)
     efficiency = calibrate(options.calibrate, hardware) if options.calibrate else EFFICIENCY
-    chosen, config, footprint = job.estimate(efficiency, options), job.config, job.footprint
+    chosen = job.estimate(efficiency, options)
+    config = job.config
+    footprint = job.footprint
     checkpointed = any(config.parallel.checkpointing)
     layout = replace(config.parallel, checkpointing=[] if checkpointed else every_block(config))
     otherwise = measure(
@@ -377,7 +387,8 @@ def draw(estimates: list[Estimate], path: Path) -> None:
     """Images per second over GPU counts as SVG, where the run fits, beside a rate in proportion to
     the fewest GPUs'.
     """
-    gpus, first = [e.gpus for e in estimates], estimates[0]
+    gpus = [e.gpus for e in estimates]
+    first = estimates[0]
     rates = [None if e.why_not else e.images_per_second for e in estimates]
     proportional = [first.images_per_second * n / first.gpus for n in gpus]
     series = [Series("planned", gpus, rates), Series("in proportion", gpus, proportional)]

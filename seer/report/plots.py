@@ -6,8 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 480, 236
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 14, 34  # margins, in the units of the view box
+# Of the view box.
+WIDTH = 480
+HEIGHT = 236
+# Margins, in its units.
+LEFT = 54
+RIGHT = 14
+TOP = 14
+BOTTOM = 34
 POINTS = 360  # more than a curve on a screen can show
 COLOURS = 6  # classes s0 … s5 of the style sheet
 LARGEST = 1e300  # differences and means of larger values would be infinite
@@ -64,10 +70,8 @@ def line_chart(
     )
     last = max(max(s.x) for _, s in curves)
     ticks = nice_ticks(low, high, 5)
-    x, y = (
-        Axis(0.0, last or 1.0, LEFT, WIDTH - RIGHT),
-        Axis(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP),
-    )
+    x = Axis(0.0, last or 1.0, LEFT, WIDTH - RIGHT)
+    y = Axis(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP)
     parts = [_grid(x, y, ticks, x_label)]
     drawn = []
     for colour, s in curves:
@@ -128,7 +132,8 @@ def thin(series: Series) -> Series:
     n = len(series.x)
     if n <= POINTS:
         return series
-    keep, size = {0, n - 1}, 2 * n / POINTS
+    keep = {0, n - 1}
+    size = 2 * n / POINTS
     for b in range(POINTS // 2):
         bucket = range(int(b * size), min(n, int((b + 1) * size)))
         keep |= {
@@ -142,9 +147,12 @@ def thin(series: Series) -> Series:
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers that cover low … high."""
     raw = (high - low) / max(1, count - 1)
-    power = 10.0 ** math.floor(math.log10(raw))  # `_bounds` are far enough apart for that
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    magnitude = math.floor(math.log10(raw))  # `_bounds` are far enough apart for that
+    power = 10.0**magnitude
+    steps = [multiple * power for multiple in (1, 2, 2.5, 5, 10)]
+    step = next(step for step in steps if step >= raw * 0.999)
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]
 
 
@@ -166,7 +174,8 @@ def number(value: float) -> str:
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
     """Lowest and highest value, apart even when they agree."""
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     apart = high - low > max(1e-9 * max(abs(low), abs(high)), 1 / LARGEST)
     room = 0.0 if apart else max(abs(high) * 0.05, 1e-3)
     return low - room, high + room

@@ -22,14 +22,12 @@ MAX_SIZE_DIGITS = 19  # of a 64-bit number
 ZEROS_READ = 1 << 20  # bytes at a time, between the archives of a file
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
-FILE, FOLDER, LINK, SPARSE, SPECIAL, GLOBAL = (
-    "file",
-    "folder",
-    "link",
-    "sparse",
-    "special",
-    "global",
-)
+FILE = "file"
+FOLDER = "folder"
+LINK = "link"
+SPARSE = "sparse"
+SPECIAL = "special"
+GLOBAL = "global"
 KINDS = {
     b"0": FILE,
     b"\0": FILE,  # of tars from before 1988

@@ -55,7 +55,8 @@ def find(own: Known, options: DedupOptions, scratch: Path, workers: int = 0) -> 
             if kind == "earlier":
                 known.hashes[:] = FEATURELESS
     parts.append(("own", own))
-    fixed, among = sum(len(known) for _, known in parts) - len(own), options.level != "none"
+    fixed = sum(len(known) for _, known in parts) - len(own)
+    among = options.level != "none"
     digests, hashes = _concatenated(parts)
     found = exact_duplicates(digests, fixed, among)
     same = found != NONE
@@ -150,7 +151,8 @@ def _describe(
     bits = [
         None if equal else number for equal, number in zip(same[goes].tolist(), apart, strict=True)
     ]
-    reasons, datasets = [], []
+    reasons = []
+    datasets = []
     for number, name, distance in zip(numbers, names.to_pylist(), bits, strict=True):
         kind, known = parts[number]
         reasons.append(_reason(kind, known.name, name, distance))

@@ -26,7 +26,9 @@ SORTING = 12  # what sorting costs per hash and table, in comparisons of two has
 CHUNK = 1 << 16  # hashes at a time; as many as a core has in its cache
 TRIES = 64  # candidates that an image is compared with: among thousands of like logos, not all
 NONE = -1
-HALF, LOWER = np.uint64(32), np.uint64(0xFFFFFFFF)  # of a packed pair
+# Of a packed pair.
+HALF = np.uint64(32)
+LOWER = np.uint64(0xFFFFFFFF)
 
 
 def near_duplicates(
@@ -123,7 +125,8 @@ def _choose(
     """What goes because of what. `beside` has sorted pairs of groups that are near, packed, each
     both ways.
     """
-    group_of, found = groups.of_places(), np.full(groups.count, NONE, np.int64)
+    group_of = groups.of_places()
+    found = np.full(groups.count, NONE, np.int64)
     concerned = np.zeros(len(groups.keys) + 1, bool)
     for start in range(0, len(groups.keys), CHUNK):
         numbers = np.arange(start, min(start + CHUNK, len(groups.keys)))

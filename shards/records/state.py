@@ -106,7 +106,8 @@ def refuse_another(out: Path, plan: dict[str, Any]) -> None:
     recorded = recorded_plan(out)
     if recorded is None:
         return
-    then, now = _facts(recorded), _facts(plan)
+    then = _facts(recorded)
+    now = _facts(plan)
     # What an earlier version did not know is as if it had not been asked for.
     changed = [key for key in now if (then.get(key) or None) != (now[key] or None)]
     if changed:

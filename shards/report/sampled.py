@@ -58,7 +58,8 @@ def thumbnail(pixels: np.ndarray, side: int) -> bytes:
     """The middle square of an image, `side` pixels each way, as JPEG."""
     height, width = pixels.shape[:2]
     edge = min(height, width)
-    top, left = (height - edge) // 2, (width - edge) // 2
+    top = (height - edge) // 2
+    left = (width - edge) // 2
     square = cv2.resize(
         pixels[top : top + edge, left : left + edge], (side, side), interpolation=cv2.INTER_AREA
     )

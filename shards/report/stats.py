@@ -51,7 +51,8 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
     manifest = Manifest.load(directory)
     columns, counted = _gather(manifest)
     entries = quarantine.read(manifest.directory)
-    classes, labels = manifest.classes, counted["label"]
+    classes = manifest.classes
+    labels = counted["label"]
     measures = {
         "width": columns["width"],
         "height": columns["height"],

@@ -133,7 +133,8 @@ class RowList:
         return (self._row(number, rows[number]) for number in in_order)
 
     def _row(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
-        url, label = values.get("url"), values.get("label")
+        url = values.get("url")
+        label = values.get("label")
         members = [("cls", label.encode())] if self.numbered and label else []
         if values.get("caption") is not None:
             members.append(("txt", values["caption"].encode()))
@@ -239,13 +240,11 @@ class Listing:
     def rows(self, block: np.ndarray) -> list[dict[str, Any]]:
         """The samples of these numbers, in the order given."""
         found: dict[int, dict[str, Any]] = {}
-        start, parts = (
-            0,
-            [
-                (len(self.table), self._files),
-                *((len(each.table), each.rows) for each in self.lists),
-            ],
-        )
+        start = 0
+        parts = [
+            (len(self.table), self._files),
+            *((len(each.table), each.rows) for each in self.lists),
+        ]
         for count, rows_of in parts:
             mine = block[(block >= start) & (block < start + count)]
             found |= zip(mine.tolist(), rows_of(mine - start), strict=True)
@@ -280,7 +279,9 @@ def _unique(keys: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     if len(pc.unique(keys)) == len(keys):
         return keys
     names = keys.to_pylist()
-    taken, count, unique = set(names), Counter[str](), []
+    taken = set(names)
+    count = Counter[str]()
+    unique = []
     for name in names:
         count[name] += 1
         new = name

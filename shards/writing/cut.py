@@ -40,7 +40,8 @@ def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path)
         )
     spans, end = _spans(tar, _gone(contents, set(offsets[gone].tolist())))
     with open_data(tar) as source, open(new, "wb") as file:
-        writer, start = tars.TarWriter(file), 0
+        writer = tars.TarWriter(file)
+        start = 0
         for span_start, span_end in [*spans, (end, end)]:
             writer.copy(source, start, span_start)
             start = span_end
@@ -56,7 +57,9 @@ def _spans(tar: Path, gone: dict[int, str]) -> tuple[list[tuple[int, int]], int]
     What lies between the entries goes as well: the ends of archives that were put together in one
     file.
     """
-    names, spans, end = set(gone.values()), [], 0
+    names = set(gone.values())
+    spans = []
+    end = 0
     for entry in _sound(tars.entries(tar)):
         if entry.start > end:
             spans.append((end, entry.start))

@@ -55,7 +55,8 @@ class Normalise:
     @cached_property
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale and shift, `(3,)` float32 each, by which levels become values."""
-        mean, std = np.array(self.mean), np.array(self.std)
+        mean = np.array(self.mean)
+        std = np.array(self.std)
         return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
     def batch(self, planes: Tensor, out: Tensor) -> None:
@@ -186,7 +187,8 @@ def rotate_hues(planes: Tensor, turns: Tensor) -> Tensor:
     value = planes.amax(1, keepdim=True)
     chroma = value - planes.amin(1, keepdim=True)
     red, green, blue = planes.split(1, dim=1)
-    from_green, from_blue = (blue - red).add_(2 * chroma), (red - green).add_(4 * chroma)
+    from_green = (blue - red).add_(2 * chroma)
+    from_blue = (red - green).add_(4 * chroma)
     hue = torch.where(
         value == red, green - blue, torch.where(value == green, from_green, from_blue)
     )

@@ -29,7 +29,8 @@ MAX_CROPS = 64  # per image, all kinds of view together
 LUMA = (0.299, 0.587, 0.114)  # what is grey of a colour: ITU-R BT.601, Pillow's "L"
 ATTEMPTS = 10  # at a box that fits the image, before falling back to its centre
 # The row of uniform numbers of one crop. The box comes first, so that `draw_boxes` stands alone.
-AREA, RATIO = slice(0, ATTEMPTS), slice(ATTEMPTS, 2 * ATTEMPTS)
+AREA = slice(0, ATTEMPTS)
+RATIO = slice(ATTEMPTS, 2 * ATTEMPTS)
 TOP, LEFT, FLIP = range(2 * ATTEMPTS, 2 * ATTEMPTS + 3)
 BOX_UNIFORMS = FLIP + 1
 JITTER, ORDER, GREY, BLUR, SIGMA, SOLARIZE = range(BOX_UNIFORMS, BOX_UNIFORMS + 6)

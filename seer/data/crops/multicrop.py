@@ -88,7 +88,8 @@ class _Resolution:
 
     def draw(self, seed: int, epochs, ids, heights, widths) -> tuple[Boxes, Appearance]:
         """What V·B crops drew; row v·B + b is crop v of sample b."""
-        boxes, looks = [], []
+        boxes = []
+        looks = []
         for number, view in self.crops:
             u = crop_uniforms(seed, epochs, ids, number)
             boxes.append(draw_boxes(view, heights, widths, u))

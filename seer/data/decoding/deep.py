@@ -26,14 +26,12 @@ LINEAR = 16.0  # floats up to here are light, without a usual white
 UNDERSHOOT = 0.05  # of white, that is clipped to black
 
 # TIFF tags (TIFF 6.0, section 8; the last two in section 19)
-BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE, COLOUR_MAP, SAMPLE_FORMAT, S_MAX_SAMPLE = (
-    258,
-    262,
-    281,
-    320,
-    339,
-    341,
-)
+BITS_PER_SAMPLE = 258
+PHOTOMETRIC = 262
+MAX_SAMPLE = 281
+COLOUR_MAP = 320
+SAMPLE_FORMAT = 339
+S_MAX_SAMPLE = 341
 WHITE_IS_ZERO = 0
 SIGNED = 2
 

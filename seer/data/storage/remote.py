@@ -88,14 +88,16 @@ class RemoteShards:
 
     def __init__(self, manifest: Manifest, config: FetchConfig, open_shards: int):
         check_options(config, "loader")
-        self.manifest, self.wait = manifest, config.fetch == "shards"
+        self.manifest = manifest
+        self.wait = config.fetch == "shards"
         self.cache = None if config.fetch == "ranges" else self._open_cache(config, open_shards)
         self._bringing: Future | None = None
         self._lock = Lock()
 
     def read(self, spans: Sequence[Span]) -> list[bytes]:
         """The members at `spans`, in their order."""
-        data, missing = [b""] * len(spans), list[int]()
+        data = [b""] * len(spans)
+        missing = list[int]()
         forward = sorted(range(len(spans)), key=spans.__getitem__)
         for shard, members in groupby(forward, key=lambda i: spans[i][0]):
             descriptor = self._cached(shard)
@@ -131,7 +133,8 @@ class RemoteShards:
 
     def _open_cache(self, config: FetchConfig, open_shards: int) -> Cache | None:
         """The cache; None if `auto` finds it too small."""
-        limit, largest = int(config.cache_gb * 1e9), int(self.manifest.bytes.max())
+        limit = int(config.cache_gb * 1e9)
+        largest = int(self.manifest.bytes.max())
         if self.wait and largest > limit:
             raise InputError(
                 f"loader.cache_gb={config.cache_gb:g}: a shard has {largest / 1e9:.3g} GB; give more"
@@ -156,7 +159,8 @@ class RemoteShards:
         """A descriptor of the shard in the cache; None if it is to be read by ranges."""
         if (cache := self.cache) is None:
             return None
-        digest, size = self.manifest.digests[shard], int(self.manifest.bytes[shard])
+        digest = self.manifest.digests[shard]
+        size = int(self.manifest.bytes[shard])
         descriptor = cache.open(digest, size)
         if descriptor is None and self.wait:
             return cache.fetch(self._url(shard), digest, size)
@@ -187,7 +191,8 @@ class ReadAhead:
     """
 
     def __init__(self, read: Callable[[np.ndarray], list[bytes]], mean_bytes: float):
-        self._read, self._mean_bytes = read, mean_bytes
+        self._read = read
+        self._mean_bytes = mean_bytes
         self._pending: OrderedDict[tuple[IdsOf, int], Future] = (
             OrderedDict()
         )  # batch → its group: step → images

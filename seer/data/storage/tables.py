@@ -20,8 +20,13 @@ from seer.errors import first_line
 from seer.schema import DIGEST, FileName, Integer, Kind, Maybe, MismatchError, Plain, Text
 
 CODECS = {"UNCOMPRESSED", "SNAPPY"}  # what we write; others can expand a thousandfold
-DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # types of pages
-PLAIN, RLE_ENCODING = 0, 3
+# Types of pages.
+DATA = 0
+DICTIONARY = 2
+DATA_V2 = 3
+# Encodings.
+PLAIN = 0
+RLE_ENCODING = 3
 DICTIONARY_ENCODINGS = {2, 8}
 HEX = np.isin(np.arange(256), list(b"0123456789abcdef"))
 UNFIT = np.isin(np.arange(256), [*range(32), *b"/\\\x7f"])  # in a file's name
@@ -98,7 +103,8 @@ class TableFormat:
 def check_column(column: pa.ChunkedArray, kind: Kind, name: str) -> None:
     """Raise `MismatchError` that names the first value of a column that is not of the kind."""
     if isinstance(kind, Maybe):
-        kind, column = kind.kind, column.drop_null() if column.null_count else column
+        kind = kind.kind
+        column = column.drop_null() if column.null_count else column
     elif column.null_count:
         raise MismatchError(name, "it has a row without a value")
     start = 0

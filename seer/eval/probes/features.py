@@ -169,7 +169,8 @@ def frozen(model: Model, config: FeatureConfig) -> Callable[[Tensor], Tensor]:
         raise InputError(
             f"precision: '{config.precision}' is unknown{nearest(config.precision, PRECISIONS)}"
         )
-    device, dtype = pick_device(config.device), PRECISIONS[config.precision]
+    device = pick_device(config.device)
+    dtype = PRECISIONS[config.precision]
     network = model.backbone.to(device).to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()

@@ -86,9 +86,11 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
     check_options(config)
     features = extract(model, train, config, "training images")
     test_features = extract(model, test, config, "test images")
-    labels, truth = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
+    labels = torch.from_numpy(train.labels)
+    truth = torch.from_numpy(test.labels)
     scale = standardizer(features) if config.standardize else torch.nn.Identity()
-    features, test_features = scale(features), scale(test_features)
+    features = scale(features)
+    test_features = scale(test_features)
 
     device = pick_device(config.device)
 

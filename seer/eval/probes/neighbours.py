@@ -15,9 +15,13 @@ from seer.errors import InputError
 
 logger = logging.getLogger("seer.eval")
 
-SIDE, GAP, RADIUS = 96, 6, 8  # px
+# Pixels.
+SIDE = 96
+GAP = 6
+RADIUS = 8
 FORMATS = {".png": "PNG", ".webp": "WEBP"}  # that can be transparent
-GREEN, RED = "#2da44e", "#cf3f3f"
+GREEN = "#2da44e"
+RED = "#cf3f3f"
 
 
 def check_picture(path: Path) -> None:
