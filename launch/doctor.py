@@ -97,7 +97,8 @@ def _requeue(config: dict[str, str]) -> Finding:
 
 
 def _preemption(config: dict[str, str]) -> Finding:
-    kind, mode = config.get("PreemptType", ""), config.get("PreemptMode", "OFF")
+    kind = config.get("PreemptType", "")
+    mode = config.get("PreemptMode", "OFF")
     if kind in ("", "preempt/none", "(null)"):
         return Finding("ok", "preemption", "none on this cluster")
     kind = kind.removeprefix("preempt/")

@@ -155,10 +155,12 @@ def _check(link: Link, number: int) -> None:
     """Raise `MismatchError` unless a link's jobs are where they say, and all have an id or none."""
     where = f"links[{number}]"
     if link.ids and len(link.ids) != len(link.jobs):
-        raise MismatchError(where, f"{len(link.ids):,} ids of {len(link.jobs):,} jobs")
+        counts = f"{len(link.ids):,} ids of {len(link.jobs):,} jobs"
+        raise MismatchError(where, counts)
     for place, job in enumerate(link.jobs):
         if job.name != f"{number}-{place}":
-            raise MismatchError(f"{where}.jobs[{place}].name", f"'{job.name}' is not its place")
+            problem = f"'{job.name}' is not its place"
+            raise MismatchError(f"{where}.jobs[{place}].name", problem)
 
 
 def launches(jobs_dir: Path) -> tuple[list[Launch], list[str]]:
@@ -325,7 +327,8 @@ def _first_link(
         )
     if array > 1 and len(combinations) > 1:
         raise InputError("--array and --sweep: one of them")
-    jobs, base = [], ""
+    jobs = []
+    base = ""
     if array > 1:
         for i in range(array):
             own = [a.replace("{i}", str(i + 1)).replace("{n}", str(array)) for a in arguments]

@@ -139,8 +139,10 @@ def script(launch: Launch, number: int, profile: Profile, requeue: bool = True) 
 def _executor(
     launch: Launch, number: int, profile: Profile, requeue: bool, at_once: int = 256
 ) -> submitit.SlurmExecutor:
-    link, folder = launch.links[number], launch.folder
-    needs, python = link.jobs[0].resources, profile.python or shlex.quote(sys.executable)
+    link = launch.links[number]
+    folder = launch.folder
+    needs = link.jobs[0].resources
+    python = profile.python or shlex.quote(sys.executable)
     executor = _Executor(folder / "slurm", python=python)
     more = (
         {"kill-on-invalid-dep": "yes"}

@@ -135,11 +135,16 @@ def log_end(path: Path, lines: int) -> list[str]:
     obeys escaped.
     """
     with inputs.open_file(path) as file:
-        file.seek(max(0, file.seek(0, 2) - LARGEST_LOG))
+        size = file.seek(0, 2)
+        file.seek(max(0, size - LARGEST_LOG))
         text = file.read(LARGEST_LOG).decode(errors="replace")
-    ends = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]
-    ends = ends[:-1] if ends[-1:] == [""] else ends
-    return [printable(COLOURS.sub("", line).expandtabs()) for line in ends[-lines:]]
+    text = text.replace("\r\n", "\n")
+    # Of a line that was written over and over, as a bar's is, the last.
+    shown = [line.rpartition("\r")[2] for line in text.split("\n")]
+    if shown[-1] == "":
+        shown.pop()
+    colourless = [COLOURS.sub("", line) for line in shown[-lines:]]
+    return [printable(line.expandtabs()) for line in colourless]
 
 
 def cancel(jobs_dir: Path, what: str) -> list[str]:

@@ -184,7 +184,8 @@ class _Sum(torch.autograd.Function):
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
-        ctx.group, ctx.rows = group, len(tensor)
+        ctx.group = group
+        ctx.rows = len(tensor)
         gathered = tensor.new_empty(size(group) * len(tensor), *tensor.shape[1:])
         dist.all_gather(list(gathered.chunk(size(group))), tensor.contiguous(), group=group)
         return gathered

@@ -30,7 +30,9 @@ LONGEST_LINE = MEGABYTE
 # Libyaml's, where it is there: 20 times as fast.
 YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 IRREGULAR = "not a regular file"
-NODES, DEEPEST = 100_000, 50  # of a YAML file, its aliases written out
+# Of a YAML file, its aliases written out.
+NODES = 100_000
+DEEPEST = 50
 
 
 class UnreadableError(InputError):

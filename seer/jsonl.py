@@ -106,13 +106,20 @@ def tail(
 
 
 def _rows(file: BinaryIO, check: Check, unread: Unread, every: int = 1) -> Iterator[Row]:
-    last: tuple[int, bytes] | None = None
+    passed_over: tuple[int, bytes] | None = None
     for number, line in enumerate(_lines(file)):
-        last = (number, line) if number % every else None
-        if last is None and (row := _row(line, number + 1, check, unread)) is not None:
+        if number % every:
+            passed_over = (number, line)
+            continue
+        passed_over = None
+        row = _row(line, number + 1, check, unread)
+        if row is not None:
             yield row
-    if last is not None and (row := _row(last[1], last[0] + 1, check, unread)) is not None:
-        yield row
+    if passed_over is not None:  # the last row is always given
+        number, line = passed_over
+        row = _row(line, number + 1, check, unread)
+        if row is not None:
+            yield row
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

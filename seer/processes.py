@@ -56,7 +56,8 @@ def spawn(function: Callable[..., Any], nproc: int, *args: Any, device: str = "a
         "LOCAL_WORLD_SIZE": str(nproc),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
-    processes, pipes = [], []
+    processes = []
+    pipes = []
     try:
         for r in range(nproc):
             ours, theirs = context.Pipe(duplex=False)

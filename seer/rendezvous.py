@@ -214,9 +214,13 @@ def _mark(rank: int) -> str:
 
 def _ranks(missing: Sequence[int]) -> str:
     """`rank 3`; `ranks 1, 2 and 3`; `ranks 1, 2, 3, 4 and 59 more`."""
-    if len(missing) <= 1:
-        return f"rank {missing[0]}" if missing else "the last rank's answer"
+    if not missing:
+        return "the last rank's answer"
+    if len(missing) == 1:
+        return f"rank {missing[0]}"
     shown = [str(rank) for rank in missing[:NAMED]]
+    last = shown.pop()
     if len(missing) > NAMED:
-        return f"ranks {', '.join(shown)} and {len(missing) - NAMED} more"
-    return f"ranks {', '.join(shown[:-1])} and {shown[-1]}"
+        more = len(missing) - NAMED
+        return f"ranks {', '.join(shown)}, {last} and {more} more"
+    return f"ranks {', '.join(shown)} and {last}"

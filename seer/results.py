@@ -65,8 +65,11 @@ def describe(rows: list[Row]) -> list[str]:
     width = max(map(len, names), default=0)
     lines = []
     for name, row in zip(names, rows, strict=True):
-        value, low, high = (shown(row, key) for key in ("value", "low", "high"))
-        lines.append(f"{name:{width}}  {value:>7}  [{low:>7}, {high:>7}]  {row['model']}")
+        value = shown(row, "value")
+        low = shown(row, "low")
+        high = shown(row, "high")
+        interval = f"[{low:>7}, {high:>7}]"
+        lines.append(f"{name:{width}}  {value:>7}  {interval}  {row['model']}")
     return lines
 
 

@@ -237,7 +237,9 @@ class ListOf:
     rising: bool = False
 
     def check(self, value: Any, where: str = "") -> list[Any]:
-        if not isinstance(value, list | tuple) or not self.shortest <= len(value) <= self.longest:
+        if not isinstance(value, list | tuple):
+            raise refuse(self, value, where)
+        if not self.shortest <= len(value) <= self.longest:
             raise refuse(self, value, where)
         items = [self.kind.check(item, f"{where}[{i}]") for i, item in enumerate(value)]
         if self.distinct and len(set(items)) < len(items):
@@ -438,8 +440,10 @@ def _is_huge(value: float) -> bool:
 
 def shown(value: Any) -> str:
     """A value as an error shows it: on one line, short, and without what a terminal would obey."""
-    if isinstance(value, Mapping | list | tuple):
-        return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value):,}"
+    if isinstance(value, Mapping):
+        return f"a mapping of {len(value):,}"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value):,}"
     if isinstance(value, int) and value.bit_length() > 128:
         return f"a whole number of {value.bit_length():,} bits"
     text = ascii(value)

@@ -127,13 +127,15 @@ def emit(results: Any, target: str) -> None:
 
 def _plain(value: Any) -> Any:
     """A value as JSON can hold it, which knows no NaN."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    return str(value)
 
 
 def say(*lines: str, json_target: str = "") -> None:
@@ -205,7 +207,8 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    console, last = Console(stderr=True), time.monotonic()
+    console = Console(stderr=True)
+    last = time.monotonic()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None)
 

@@ -412,7 +412,8 @@ def preview(words: Sequence[str], ranks: int) -> Path | None:
         name = words[0] if words else ""
         if name not in command.commands:
             raise InputError(f"'{name}': not a verb to launch{nearest(name, command.commands)}")
-        command, words = command.commands[name], words[1:]
+        command = command.commands[name]
+        words = words[1:]
     try:
         context = command.make_context(verb, list(words))
     except usage_error as error:

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,84 +19,20 @@ import numpy as np
 
 from seer.data.storage.index import MANIFEST, Manifest, write_manifest
 from seer.errors import InputError
-from seer.schema import LINE, POSITIVE, Integer, Maybe, Number, check_options, option
 from shards import pool, prune
-from shards.dedup.find import IN_EVALUATION, DedupOptions
+from shards.dedup.find import IN_EVALUATION
+from shards.options import BuildOptions
 from shards.records import quarantine, state
 from shards.records.quarantine import Entry, counts
 from shards.records.state import Progress
 from shards.sources.labels import MAX_CLASSES
 from shards.sources.listing import Listing
 from shards.sources.lists import parse_columns
-from shards.sources.policy import PRIVATE_SCHEMES, DownloadOptions, Policy
+from shards.sources.policy import PRIVATE_SCHEMES, Policy
 from shards.sources.scan import scan
 from shards.writing import parts
 from shards.writing.parts import Part
 from shards.writing.writer import ShardTask, write_shard
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How to build. Everything but `workers`, `part` and the means of downloading is part of a
-    build's identity.
-
-    Attributes:
-        shard_size: samples per shard, before quarantine.
-        workers: processes; 0 for one per core.
-        labels: the folder directly below each source is the class of what it holds.
-        max_side, shorter_side, reencode, min_side, max_aspect, max_pixels, check: see `shards.sources.policy.Policy`.
-        shuffle: put the samples in a fixed random order, so that a class folder does not fill whole shards; without
-            it they stay in the order of their names, which reads huge tars from front to back.
-        columns: `"url=URL,caption=TEXT"`: which columns of lists say what, see `shards.sources.lists`.
-        download: how URLs are downloaded.
-        part: `"I/N"`: write the I-th of N shares of the shards, while other processes write theirs; see `parts.py`.
-        unwanted: which duplicates, and images of other data sets, to leave out.
-    """
-
-    shard_size: int = option(10_000, POSITIVE)
-    workers: int = option(0, Integer(0, 4096))
-    labels: bool = False
-    max_side: int | None = option(None, Maybe(POSITIVE))
-    reencode: int | None = option(None, Maybe(Integer(1, 100)))
-    shuffle: bool = True
-    shorter_side: int | None = option(None, Maybe(POSITIVE))
-    min_side: int | None = option(None, Maybe(POSITIVE))
-    max_aspect: float | None = option(None, Maybe(Number(1)))
-    max_pixels: int | None = option(None, Maybe(POSITIVE))
-    columns: str = option("", LINE)
-    download: DownloadOptions = field(default_factory=DownloadOptions)
-    part: str = option("", LINE)
-    unwanted: DedupOptions = field(default_factory=DedupOptions)
-    check: bool = True
-
-    def validate(self) -> None:
-        """Raise InputError for a value out of range, or options that exclude each other."""
-        check_options(self, flags=True)
-        self.unwanted.check()
-        if (self.unwanted.level == "near" or self.unwanted.exclude) and not self.check:
-            raise InputError(
-                "--no-check: near duplicates, and what --exclude names, are found by decoding every image"
-            )
-        parts.parse(self.part)
-        parse_columns(self.columns)
-
-    @property
-    def policy(self) -> Policy:
-        """What becomes of images by their size."""
-        return Policy(**{each.name: getattr(self, each.name) for each in fields(Policy)})
-
-    def identity(self) -> dict[str, Any]:
-        """The options that a build's result depends on."""
-        means = "workers", "download", "part", "unwanted", "check"
-        own = {name: value for name, value in asdict(self).items() if name not in means} | {
-            "no_check": not self.check
-        }
-        downloaded = "max_bytes", "ignore_robots_tag", "allow_private"
-        return (
-            own
-            | {name: getattr(self.download, name) for name in downloaded}
-            | self.unwanted.identity()
-        )
 
 
 @dataclass(frozen=True)
@@ -172,22 +108,27 @@ def build(
         InputError: a source is missing, unreadable or without one usable image; `out` holds something else or is being
             built by another process; too few downloads succeed; the disk is full. Nothing that was there is changed.
     """
-    started, out, tick = time.monotonic(), Path(out), progress or (lambda *_: None)
+    started = time.monotonic()
+    out = Path(out)
+    tick = progress or (lambda *_: None)
     options.validate()
+    part = parts.parse(options.part)
+    columns = parse_columns(options.columns)
     plan: dict[str, Any] = {
         "options": options.identity(),
         "sources": [quarantine.text(os.fsencode(os.path.abspath(source))) for source in sources],
     }
     state.refuse_another(out, plan)  # before the long look through the sources
     _refuse_unwritable(out)
-    listing = scan(sources, options.labels, out, parse_columns(options.columns))
+    listing = scan(sources, options.labels, out, columns)
     if not options.download.allow_private:
         _refuse_private(listing)
     plan |= {"samples": len(listing), "listing": listing.fingerprint}
     state.refuse_another(out, plan)
-    if part := parts.parse(options.part):
+    if part:
         return _build_part(part, listing, out, plan, options, tick, started)
-    complete, continued = state.is_complete(out), 0
+    complete = state.is_complete(out)
+    continued = 0
     if not complete or (out / state.STATE).exists():
         with state.locked(out):
             # Another process may have begun, or even ended, meanwhile.
@@ -242,8 +183,10 @@ def _build_part(
     started: float,
 ) -> BuildReport:
     """Write this part's shards, and finish the build if all others are there."""
-    names, continued = _shard_names(len(listing), options.shard_size), 0
-    mine, already = part.share(names), state.is_complete(out)
+    names = _shard_names(len(listing), options.shard_size)
+    continued = 0
+    mine = part.share(names)
+    already = state.is_complete(out)
     if not already:
         with state.locked(out, part.name), state.writing(out):
             with state.alone(out):
@@ -289,7 +232,8 @@ def _write_shards(
     progress: Progress,
 ) -> int:
     """Write those of `names` that are `missing`; returns the number of shards that were there."""
-    total, size = len(listing), options.shard_size
+    total = len(listing)
+    size = options.shard_size
     samples = {name: min(size, total - _number(name) * size) for name in names}
     mine = sum(samples.values())
     done = mine - sum(samples[name] for name in missing)
@@ -337,7 +281,7 @@ def _task(
     containers = {
         number: listing.containers[number] for number in {row["container"] for row in rows}
     }
-    return ShardTask(out, shard, rows, containers, options.policy, threads, options.download)
+    return ShardTask(out, shard, rows, containers, Policy.of(options), threads, options.download)
 
 
 def _finish(out: Path, plan: dict[str, Any], listing: Listing) -> None:

@@ -67,7 +67,8 @@ def run(
     if workers <= 1:
         yield from (function(task, tick) for task in tasks)
         return
-    tasks, seen = iter(tasks), 0
+    tasks = iter(tasks)
+    seen = 0
     with _processes(workers) as (pool, shared):
         pending = {pool.submit(_call, function, task) for task in islice(tasks, 2 * workers)}
         while pending:
@@ -95,7 +96,8 @@ def share(
     if workers <= 1:
         function(iter(tasks), tick)
         return
-    feed, seen = chain(tasks, repeat(_END, workers)), 0
+    feed = chain(tasks, repeat(_END, workers))
+    seen = 0
     with _processes(workers) as (pool, shared):
         pending = {pool.submit(_drain, function) for _ in range(workers)}
         item = next(feed, None)

@@ -25,8 +25,9 @@ from seer.inputs import read_bytes
 from seer.schema import Integer, Maybe, MismatchError, Text
 from shards import pool
 from shards.dedup.find import REMOVALS as FOUND
-from shards.dedup.find import DedupOptions, find
+from shards.dedup.find import find
 from shards.dedup.known import of_shards
+from shards.options import DedupOptions
 from shards.records import quarantine, state
 from shards.writing.cut import cut
 
@@ -71,10 +72,8 @@ def _decided(out: Path, shards: list[str], options: DedupOptions, workers: int) 
     path = state.file_of(out, state.STATE, REMOVALS)
     if not path.exists():
         filled = [record for shard in shards if (record := state.finished(out, shard))["samples"]]
-        names, sizes = (
-            [record["shard"] for record in filled],
-            [record["samples"] for record in filled],
-        )
+        names = [record["shard"] for record in filled]
+        sizes = [record["samples"] for record in filled]
         own = of_shards(out, names, sizes)
         table = find(own, options, out / state.STATE, workers)
         ends = np.cumsum([0, *sizes])
@@ -99,10 +98,12 @@ def _check_rows(removals: pa.Table, records: dict[str, dict[str, Any]]) -> None:
     names = removals["shard"].to_pylist()
     rows = removals["row"].to_numpy()
     runs = [name for name, _ in groupby(names)]
-    if len(set(runs)) < len(runs) or not set(runs) <= records.keys():
+    shards = set(runs)
+    if len(shards) < len(runs) or not shards <= records.keys():
         raise MismatchError("shard", "rows of one shard are apart, or of no shard of this build")
-    same = np.array([before == name for before, name in pairwise(names)], bool)
-    if (np.diff(rows)[same] <= 0).any():
+    same_shard = [before == name for before, name in pairwise(names)]
+    steps = np.diff(rows)[np.array(same_shard, bool)]
+    if (steps <= 0).any():
         raise MismatchError("row", "the rows of a shard do not rise")
 
 
@@ -157,7 +158,8 @@ def settle(out: Path) -> None:
 
 
 def _place(out: Path, record: dict[str, Any]) -> None:
-    path, staged = out / record["shard"], _staged(out, record["shard"])
+    path = out / record["shard"]
+    staged = _staged(out, record["shard"])
     for new, old in zip(staged, (path, index_path(path)), strict=True):
         if not record["samples"]:
             old.unlink(missing_ok=True)

@@ -45,7 +45,8 @@ from shards.writing.cut import cut
 
 REMOVED = "removed.jsonl"
 STATE = ".removal"  # beside the shards while some are replaced
-JOURNAL, ENTRIES = "journal.json", "entries.jsonl"
+JOURNAL = "journal.json"
+ENTRIES = "entries.jsonl"
 REVISION = re.compile(r"(.*?)(?:\.r(\d{1,9}))?\.tar", re.IGNORECASE)
 HASH = Text(16, 16, "[0-9a-f]{16}", "a manifest's hash of 16 hex digits")
 JOURNAL_KIND = Record(
@@ -122,7 +123,8 @@ def remove(
     Raises:
         InputError: no shards, an unreadable list, nothing would be left, or another removal is under way.
     """
-    directory, list_file = Path(directory), Path(list_file)
+    directory = Path(directory)
+    list_file = Path(list_file)
     read, column = BY[by]
     wanted = pa.array(
         list(dict.fromkeys(read(list_file))), pa.binary(32) if column == "sha256" else pa.string()
@@ -159,14 +161,18 @@ def _match(
     manifest: Manifest, wanted: pa.Array, column: str
 ) -> tuple[dict[str, np.ndarray], pa.Array]:
     """Rows by shard, of the shards that have any, and what was named in vain."""
-    concerned, found = dict[str, np.ndarray](), pa.array(np.zeros(len(wanted), bool))
+    rows_of = dict[str, np.ndarray]()
+    is_there = pa.array(np.zeros(len(wanted), bool))
     for number, shard in enumerate(manifest.shards):
         values = manifest.index(number, [column])[column]
-        rows = np.flatnonzero(pc.is_in(values, wanted).to_numpy(zero_copy_only=False))
+        is_wanted = pc.is_in(values, wanted).to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(is_wanted)
         if len(rows):
-            concerned[shard] = rows
-            found = pc.or_(found, pc.is_in(wanted, values.take(pa.array(rows)).combine_chunks()))
-    return concerned, wanted.filter(pc.invert(found))
+            rows_of[shard] = rows
+            matching = values.take(pa.array(rows)).combine_chunks()
+            is_there = pc.or_(is_there, pc.is_in(wanted, matching))
+    in_vain = wanted.filter(pc.invert(is_there))
+    return rows_of, in_vain
 
 
 def _replace(
@@ -177,7 +183,8 @@ def _replace(
     progress: Progress | None,
 ) -> None:
     """Write the shards concerned without these rows, and make the manifest name the new ones."""
-    directory, new_names = manifest.directory, _new_names(manifest, concerned)
+    directory = manifest.directory
+    new_names = _new_names(manifest, concerned)
     log = directory / REMOVED
     journal = {
         "before": manifest.hash,
@@ -185,7 +192,8 @@ def _replace(
         "shards": new_names,
     }
     files.write(directory / STATE / JOURNAL, json.dumps(journal))
-    rows, entries = {row["shard"]: row for row in manifest.table.to_pylist()}, dict[str, list]()
+    rows = {row["shard"]: row for row in manifest.table.to_pylist()}
+    entries = dict[str, list]()
     tasks = [
         (directory, shard, rows[shard]["sha256"], new_names[shard], gone)
         for shard, gone in concerned.items()
@@ -193,7 +201,8 @@ def _replace(
     for shard, row, gone in pool.run(
         replace_shard, tasks, min(workers or pool.cores(), len(concerned))
     ):
-        rows[shard], entries[shard] = row, gone
+        rows[shard] = row
+        entries[shard] = gone
         if progress:
             progress(len(entries), len(concerned))
     left = [row for row in rows.values() if row]  # the order is the manifest's
@@ -233,7 +242,8 @@ def replace_shard(
     is to be logged.
     """
     directory, shard, digest, new_name, rows = task
-    index, row = read_index(index_path(directory / shard)), None
+    index = read_index(index_path(directory / shard))
+    row = None
     if new_name:
         if (
             not (directory / shard).is_file() or sha256_file(directory / shard) != digest

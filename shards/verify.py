@@ -187,7 +187,8 @@ def _wrong_members(
     listing: Listing, indexed: dict[str, dict[str, Any]], known: set[str], classes: list[str]
 ) -> Iterator[str]:
     """The rows of the index that the tar has not, and then each sample of the tar against its row."""
-    container, present = listing.containers[0], set(listing.table["key"].to_pylist())
+    container = listing.containers[0]
+    present = set(listing.table["key"].to_pylist())
     yield from (
         f"{key} is in the index but not in the tar" for key in indexed if key not in present
     )

@@ -15,6 +15,8 @@ from seer import cli
 from seer import verbs as seer_verbs
 from seer.errors import InputError
 from shards import cli as shards_cli
+from shards.build import BuildReport
+from shards.options import BuildOptions, DedupOptions, DownloadOptions
 from tests.conftest import losses
 
 runner = CliRunner()
@@ -141,18 +143,68 @@ def test_a_flipped_bit_is_exit_code_2(shards, tmp_path):
     assert tar.name in result.output
 
 
-def test_the_defaults_of_a_build_are_those_of_its_options():
-    from shards.build import BuildOptions
-    from shards.sources.policy import DownloadOptions
+def built_with(monkeypatch, *words):
+    """The options that `seer shards build` hands to what builds."""
+    report = BuildReport("o", 1, 1, 1, {}, {}, None, False, 0, 1.0)
+    calls = []
+    monkeypatch.setattr("shards.build.build", lambda *arguments: calls.append(arguments) or report)
+    assert invoke("shards", "build", "a.tar", "b", "--out", "o", *words).exit_code == 0
+    ((sources, out, options, _),) = calls
+    assert (sources, out) == (["a.tar", "b"], Path("o"))
+    return options
 
-    verb = inspect.signature(shards_cli.shards_build).parameters
-    known = {
-        each.name: each.default for kind in (BuildOptions, DownloadOptions) for each in fields(kind)
+
+def test_a_build_without_options_has_the_defaults(monkeypatch):
+    assert built_with(monkeypatch) == BuildOptions()
+
+
+def test_every_option_of_a_build_reaches_it(monkeypatch):
+    words = """
+        --labels --columns url=U --max-side 1 --shorter-side 2 --reencode 3 --min-side 4 --max-aspect 5.5
+        --max-pixels 6 --no-check --shard-size 7 --workers 8 --no-shuffle --part 1/2
+        --connections 9 --per-host 10 --retries 11 --connect-timeout 12.5 --read-timeout 13
+        --timeout 14 --max-bytes 15 --min-success 0.5 --agent me --ignore-robots-tag
+        --allow-private --dedup near --distance 3 --against e --against f --exclude g --refuse h
+    """
+    download = DownloadOptions(
+        connections=9,
+        per_host=10,
+        retries=11,
+        connect_timeout=12.5,
+        read_timeout=13,
+        timeout=14,
+        max_bytes=15,
+        min_success=0.5,
+        agent="me",
+        ignore_robots_tag=True,
+        allow_private=True,
+    )
+    unwanted = DedupOptions("near", 3, against=["e", "f"], exclude=["g"], refuse=["h"])
+    assert built_with(monkeypatch, *words.split()) == BuildOptions(
+        labels=True,
+        columns="url=U",
+        max_side=1,
+        shorter_side=2,
+        reencode=3,
+        min_side=4,
+        max_aspect=5.5,
+        max_pixels=6,
+        check=False,
+        shard_size=7,
+        workers=8,
+        shuffle=False,
+        part="1/2",
+        download=download,
+        unwanted=unwanted,
+    )
+
+
+def test_of_a_build_only_the_window_of_downloads_is_no_option_of_the_command_line():
+    offered = set(inspect.signature(shards_cli.shards_build).parameters)
+    declared = {
+        each.name for kind in (BuildOptions, DownloadOptions, DedupOptions) for each in fields(kind)
     }
-    offered = {name: parameter.default for name, parameter in verb.items() if name in known}
-    assert offered == {name: known[name] for name in offered}
-    # `unwanted` has options of its own.
-    assert set(known) - set(offered) == {"download", "unwanted", "window"}
+    assert declared - offered == {"download", "unwanted", "window"}
 
 
 def test_parts_of_a_list(tmp_path):

@@ -17,7 +17,7 @@ FLOORS = """
     seer seer.data shards launch
     seer.background seer.errors seer.files seer.forkserver seer.start
     seer.hardware seer.outputs seer.rendezvous seer.schema
-    seer.distributed seer.inputs seer.precision seer.steps seer.terminal
+    seer.distributed seer.flags seer.inputs seer.precision seer.steps seer.terminal
     seer.config seer.jsonl seer.processes
     seer.rundir
     seer.results
@@ -29,7 +29,7 @@ FLOORS = """
     seer.data.workers
     seer.data.loader
 
-    shards.pool shards.records
+    shards.options shards.pool shards.records
     shards.archives
     shards.sources
     shards.dedup shards.download

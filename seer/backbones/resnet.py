@@ -1,6 +1,7 @@
 """ResNet (He et al. 2016, arXiv:1512.03385), the stride on the 3x3 convolution, with all widths
 multiplied by 1, 2 or 4 as in SwAV's wide networks (Caron et al. 2020, arXiv:2006.09882)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -68,12 +69,15 @@ class ResNet(Backbone):
 
 def _stage(spec: ResNetSpec, i: int) -> nn.Sequential:
     in_width = spec.widths[i - 1] if i else spec.inner_widths[0]
-    inner, out_width, stride = spec.inner_widths[i], spec.widths[i], 2 if i else 1
-    block = partial(Bottleneck, mid_width=inner) if spec.bottleneck else BasicBlock
-    first = block(in_width, out_width=out_width, stride=stride)
-    return nn.Sequential(
-        first, *(block(out_width, out_width=out_width) for _ in range(1, spec.depths[i]))
-    )
+    out_width = spec.widths[i]
+    stride = 2 if i else 1
+    block: Callable[..., nn.Module] = BasicBlock
+    if spec.bottleneck:
+        block = partial(Bottleneck, mid_width=spec.inner_widths[i])
+    blocks = [block(in_width, out_width=out_width, stride=stride)]
+    for _ in range(1, spec.depths[i]):
+        blocks.append(block(out_width, out_width=out_width))
+    return nn.Sequential(*blocks)
 
 
 _DEPTHS: dict[int, tuple[int, int, int, int]] = {

@@ -200,10 +200,12 @@ class History:
         """
         together = max(1, CHUNK // self.batch)
         for first in range(0, self.steps, together):
-            count = min(together, self.steps - first)
-            steps = np.arange(first, first + count)
-            ids = self.order.ids(first * self.batch, count * self.batch).reshape(count, self.batch)
-            yield steps, ids, ~np.isin(steps, self.skipped)
+            steps = np.arange(first, min(first + together, self.steps))
+            count = len(steps)
+            ids = self.order.ids(first * self.batch, count * self.batch)
+            ids = ids.reshape(count, self.batch)
+            is_taken = ~np.isin(steps, self.skipped)
+            yield steps, ids, is_taken
 
 
 def _removed(path: Any) -> Iterator[Row]:
@@ -259,35 +261,55 @@ def audit(
         InputError: no run directory, or a key that is nowhere in the data.
     """
     history = History(run_dir)
-    found = Audit(
-        str(run_dir), history.steps, images=history.manifest.samples, unread=history.unread
-    )
-    found.skipped = [step + 1 for step in history.skipped]
-    found.samples = (history.steps - len(found.skipped)) * history.batch
-    found.epochs = history.steps * history.batch // found.images
-    wanted = ids_of(history, keys) if keys else {}
-    found.found = {key: [] for key in keys}
-    counts = _counts(found.images)
-    total = 0
-    skipped = [np.empty(0, np.int64)]
+    images = history.manifest.samples
+    report = Audit(str(run_dir), history.steps, images=images, unread=history.unread)
+    report.skipped = [step + 1 for step in history.skipped]
+    report.samples = (history.steps - len(report.skipped)) * history.batch
+    report.epochs = history.steps * history.batch // images
+    report.found = {key: [] for key in keys}
+    ids_by_key = ids_of(history, keys) if keys else {}
+    counts = _counts(images)
+    passed_over = [np.empty(0, np.int64)]
+    fingerprint = 0
     for steps, ids, taken in history.stream():
         np.add.at(counts, ids[taken].ravel(), 1)
-        skipped.append(ids[~taken].ravel())
-        prints = ledger.fingerprint(steps[:, None], ids).sum(1) % ledger.MODULUS * taken
-        totals = (total + np.cumsum(prints)) % ledger.MODULUS
-        total = int(totals[-1])
-        for step, planned in enumerate(totals.tolist(), int(steps[0]) + 1):
-            found.fingerprints += step in history.seen
-            found.wrong += [step] if history.seen.get(step, planned) != planned else []
-        for key, id in wanted.items():
-            found.found[key] += (steps[(ids == id).any(1)] + 1).tolist()
+        passed_over.append(ids[~taken].ravel())
+        planned = _fingerprints(steps, ids, taken, fingerprint)
+        fingerprint = planned[-1]
+        _compare(report, history.seen, int(steps[0]), planned)
+        for key, id in ids_by_key.items():
+            came_up = steps[(ids == id).any(1)] + 1
+            report.found[key] += came_up.tolist()
         progress(int(steps[-1]) + 1, history.steps)
-    found.least, found.most = int(counts.min()), int(counts.max())
-    np.add.at(counts, np.concatenate(skipped), 1)
-    found.complete = int(counts.min()) == found.epochs and int(counts.max()) <= found.epochs + 1
-    damaged = ledger.read(history.path, history.steps * history.batch)
-    found.damaged = sum(entry.position // history.batch not in history.skipped for entry in damaged)
-    return found
+    report.least = int(counts.min())
+    report.most = int(counts.max())
+    # What was passed over after a rollback has had its turn.
+    np.add.at(counts, np.concatenate(passed_over), 1)
+    furthest_ahead = int(counts.max()) - report.epochs
+    report.complete = int(counts.min()) == report.epochs and furthest_ahead <= 1
+    for entry in ledger.read(history.path, history.steps * history.batch):
+        step = entry.position // history.batch
+        report.damaged += step not in history.skipped
+    return report
+
+
+def _fingerprints(steps: np.ndarray, ids: np.ndarray, taken: np.ndarray, before: int) -> list[int]:
+    """The fingerprint of all that was taken, after each of these steps; `before` is that before
+    them.
+    """
+    of_samples = ledger.fingerprint(steps[:, None], ids)
+    of_steps = of_samples.sum(1) % ledger.MODULUS * taken
+    after = (before + np.cumsum(of_steps)) % ledger.MODULUS
+    return after.tolist()
+
+
+def _compare(report: Audit, seen: dict[int, int], first: int, planned: list[int]) -> None:
+    """Enter into the report how the fingerprints that the run left compare with those planned."""
+    for step, fingerprint in enumerate(planned, first + 1):
+        if step in seen:
+            report.fingerprints += 1
+            if seen[step] != fingerprint:
+                report.wrong.append(step)
 
 
 def _counts(images: int) -> np.ndarray:
@@ -339,7 +361,9 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
 
 def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
     """The global id of each key, as the run knew it."""
-    found, wanted, first = dict[str, int](), set(keys), 0
+    found = dict[str, int]()
+    wanted = set(keys)
+    first = 0
     for shard, size in enumerate(history.manifest.sizes.tolist()):
         found |= {
             name: first + row for row, name in enumerate(_keys(history, shard)) if name in wanted

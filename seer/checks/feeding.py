@@ -64,7 +64,8 @@ def measure(data: str) -> DataPath:
     """Time one core on a batch from all over the data. Raises InputError as reading the data does."""
     torch.set_num_threads(1)
     manifest = Manifest.load(data)
-    reader, count = Reader(manifest), min(SAMPLES, manifest.samples)
+    reader = Reader(manifest)
+    count = min(SAMPLES, manifest.samples)
     ids = Order(manifest.sizes, 0, count, 256).ids(0, count)
     encoded, read = timed(lambda: reader.read(ids))
     images, decoding = timed(lambda: list(decoded(encoded)))

@@ -24,7 +24,8 @@ from seer.data.storage.store import Url, place
 from seer.data.workers import memory_needed
 from seer.errors import InputError
 
-PYTHON, TORCH = (3, 11), (2, 13)
+PYTHON = (3, 11)
+TORCH = (2, 13)
 WRITTEN = 64 * 2**20  # bytes of the test file
 SLOW = 100.0  # MB/s; SEER's checkpoint of 9 GB takes a minute and a half at that
 LITTLE = 20e9  # bytes free
@@ -107,7 +108,8 @@ def shared_memory() -> Finding:
     free = arena.shared_free()
     if free is None:
         return Finding("ok", "shm", f"no {arena.SHARED} here")
-    loader, crops = LoaderConfig(), MultiCrop(DEFAULT_VIEWS, 0)
+    loader = LoaderConfig()
+    crops = MultiCrop(DEFAULT_VIEWS, 0)
     need = memory_needed(
         loader.mode, loader.workers, loader.prefetch, crops.shapes(USUAL_SHARE), crops.dtype
     )
@@ -187,7 +189,8 @@ def _lock(folder: Path) -> Finding:
 
 
 def _speed(folder: Path) -> Finding:
-    block, began = os.urandom(2**20), time.perf_counter()
+    block = os.urandom(2**20)
+    began = time.perf_counter()
     with (folder / "data").open("wb") as file:
         for _ in range(WRITTEN // len(block)):
             file.write(block)

@@ -207,7 +207,8 @@ def config_hash(values: dict[str, Any], free: Collection[str] = ()) -> str:
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()) -> list[str]:
     """Where two configurations given as plain values disagree, but for the `free` keys."""
-    a, b = flatten(old), flatten(new)
+    a = flatten(old)
+    b = flatten(new)
     keys = [key for key in sorted(a.keys() | b.keys()) if not _under(key, free)]
     return [
         f"{key} is {a.get(key)!r} there and {b.get(key)!r} here"

@@ -32,7 +32,9 @@ class References:
     """
 
     def __init__(self, tree: dict[str, Tree], defaults: Any = None, allow_env: bool = False):
-        self.tree, self.defaults, self.allow_env = tree, defaults, allow_env
+        self.tree = tree
+        self.defaults = defaults
+        self.allow_env = allow_env
         self._texts: dict[
             str, str
         ] = {}  # of keys that were referred to: what is asked for twice is made once

@@ -89,7 +89,8 @@ class _Reader:
     """Reads one tree. `chosen` are the dataclasses of the keys whose own type says nothing."""
 
     def __init__(self, references: References, chosen: Mapping[str, type]):
-        self.references, self.chosen = references, chosen
+        self.references = references
+        self.chosen = chosen
 
     def options(self, schema: type, tree: Tree, default: Any, where: str) -> Any:
         """An instance of `schema`. `default`: an instance, a mapping of its values, or None."""
@@ -164,9 +165,13 @@ class _Reader:
         tree = opened_list(tree, key)
         if not isinstance(tree, list):
             value = tree.text if isinstance(tree, Scalar) else tree
-            raise InputError(str(refuse(kind or ANY_LIST, value, key)))
+            error = refuse(kind or ANY_LIST, value, key)
+            raise InputError(str(error))
         below = getattr(kind, "kind", None)
-        return [self.value(hint, item, None, f"{key}[{i}]", below) for i, item in enumerate(tree)]
+        values = []
+        for i, item in enumerate(tree):
+            values.append(self.value(hint, item, None, f"{key}[{i}]", below))
+        return values
 
     def _scalar(self, hint: Any, tree: Tree, key: str, kind: Kind) -> Any:
         if not isinstance(tree, Scalar):

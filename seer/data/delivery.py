@@ -65,8 +65,10 @@ class StepTask:
     def cut(self, step: int) -> Delivery:
         """The batch with its crops cut here."""
         clock = Clock()
-        positions, ids = self.positions(step), self.ids(step)
-        found, damaged = self.reader.read_step(ids, step, self.ids, self.stride), list[Damaged]()
+        positions = self.positions(step)
+        ids = self.ids(step)
+        found = self.reader.read_step(ids, step, self.ids, self.stride)
+        damaged = list[Damaged]()
         clock.lap("read")
         plan = self.cutter.plan([shape(data) for data in found], self.order.epoch(positions), ids)
         for i, data in enumerate(found):  # a batch of decoded photographs would be gigabytes
@@ -83,8 +85,10 @@ class StepTask:
     def send(self, step: int) -> Delivery:
         """The batch with its JPEGs as they are."""
         clock = Clock()
-        positions, ids = self.positions(step), self.ids(step)
-        found, damaged = self.reader.read_step(ids, step, self.ids, self.stride), list[Damaged]()
+        positions = self.positions(step)
+        ids = self.ids(step)
+        found = self.reader.read_step(ids, step, self.ids, self.stride)
+        damaged = list[Damaged]()
         clock.lap("read")
         images = [
             data if size_of_plain(data) else self._decoded(int(position), int(id), data, damaged)

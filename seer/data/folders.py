@@ -89,7 +89,8 @@ class Files:
     """Image files under one folder."""
 
     def __init__(self, root: Path, paths: Sequence[str]):
-        self.root, self.paths = root, paths
+        self.root = root
+        self.paths = paths
 
     @cached_property
     def fingerprint(self) -> str:

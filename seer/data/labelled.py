@@ -38,7 +38,8 @@ class Samples:
     """Samples of shards by global id."""
 
     def __init__(self, reader: Reader, ids: np.ndarray):
-        self.reader, self.ids = reader, ids
+        self.reader = reader
+        self.ids = ids
         self.fingerprint = hashlib.sha256(reader.manifest.hash.encode() + ids.tobytes()).hexdigest()
 
     def bytes(self, i: int) -> bytes:
@@ -97,7 +98,9 @@ class LabelledSamples:
     """Labelled images as a loader reads them. None is replaced by another, whose class may differ."""
 
     def __init__(self, images: Labelled, name: str):
-        self.images, self.name, self.identity = images, name, images.fingerprint
+        self.images = images
+        self.name = name
+        self.identity = images.fingerprint
 
     def __len__(self) -> int:
         return len(self.images)

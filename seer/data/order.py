@@ -18,7 +18,9 @@ from seer.data.hashing import mix
 Position = TypeVar("Position", int, np.ndarray)
 
 ROUNDS = 24  # of swap-or-not; each halves what an observer could tell about the place of one sample in its window
-SHARDS, WINDOWS = 1, 2  # one domain of the hash per use, so that no two uses see the same numbers
+# One domain of the hash per use, so that no two uses see the same numbers.
+SHARDS = 1
+WINDOWS = 2
 
 
 class Order:
@@ -37,7 +39,9 @@ class Order:
         assert lanes > 0
         assert window > 0
         assert self.sizes.sum() > 0
-        self.seed, self.lanes, self.window = seed, lanes, window
+        self.seed = seed
+        self.lanes = lanes
+        self.window = window
         self.samples = int(self.sizes.sum())
         self._first_ids = np.cumsum(self.sizes) - self.sizes
         self._line = lru_cache(maxsize=2)(self._lay_shards)
@@ -51,13 +55,15 @@ class Order:
 
     def ids(self, start: int, count: int) -> np.ndarray:
         """`(count,)` int64 global sample ids at stream positions start … start + count - 1."""
-        pieces = []
+        pieces = [np.empty(0, dtype=np.int64)]
         while count > 0:
             epoch, first = divmod(start, self.samples)
             length = min(count, self.samples - first)
-            pieces.append(self._ids_of_epoch(epoch, np.arange(first, first + length)))
-            start, count = start + length, count - length
-        return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+            places = np.arange(first, first + length)
+            pieces.append(self._ids_of_epoch(epoch, places))
+            start += length
+            count -= length
+        return np.concatenate(pieces)
 
     def _ids_of_epoch(self, epoch: int, i: np.ndarray) -> np.ndarray:
         """Sample ids of places `i` in [0, N) of one epoch."""
@@ -96,8 +102,10 @@ def permute(index: np.ndarray, length: np.ndarray, key: np.ndarray) -> np.ndarra
     the two swap. That works for any length and needs no table.
     """
     for round_ in range(ROUNDS):
-        pivot = (mix(key, 2 * round_) % length.astype(np.uint64)).astype(np.int64)
+        drawn = mix(key, 2 * round_) % length.astype(np.uint64)
+        pivot = drawn.astype(np.int64)
         partner = (pivot - index) % length
-        coin = mix(key, 2 * round_ + 1, np.maximum(index, partner))
+        larger = np.maximum(index, partner)  # the same for both of the pair
+        coin = mix(key, 2 * round_ + 1, larger)
         index = np.where(coin & np.uint64(1), partner, index)
     return index

@@ -151,7 +151,8 @@ class _Steps(Dataset):
     """
 
     def __init__(self, task: StepTask, arena: Arena | None):
-        self.task, self.arena = task, arena
+        self.task = task
+        self.arena = arena
 
     def __getitem__(self, step: int) -> Any:
         try:

@@ -151,7 +151,8 @@ class _Synchronised(torch.autograd.Function):
         x = _dense(x)
         mean, variance, count = _combine(gather(_moments(x)[None], group))
         ctx.save_for_backward(x, weight, mean, variance, count)
-        ctx.eps, ctx.group = eps, group
+        ctx.eps = eps
+        ctx.group = group
         ctx.mark_non_differentiable(mean, variance, count)
         return (
             F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps),
@@ -206,7 +207,8 @@ def _combine(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count = counts.sum()
     mean = (counts * means).sum(0) / count
     # Deviations are squared about the common mean: no difference of large squares cancels.
-    variance = (counts * (variances + (means - mean).square())).sum(0) / count
+    squares = variances + (means - mean).square()
+    variance = (counts * squares).sum(0) / count
     return mean, variance, count
 
 
@@ -231,12 +233,22 @@ def _dx(
     eps: float,
 ) -> Tensor:
     """γ/σ · (dy − Σdy/n − (x − mean)/σ² · Σdy(x − mean)/n), the sums being over all ranks."""
+    dtype = mean.dtype
     slope = gamma * (variance + eps) ** -1.5 * sums[1] / count
+    # Normalising dy gives γ/σ · (dy − Σdy/n); its bias is what slope · (x − mean) has of mean.
     dx = F.batch_norm(
-        dy.to(mean.dtype), sums[0] / count, variance, gamma, slope * mean, training=False, eps=eps
+        dy.to(dtype),
+        sums[0] / count,
+        variance,
+        weight=gamma,
+        bias=slope * mean,
+        training=False,
+        eps=eps,
     )
-    slope = slope.view(-1, *[1] * (x.dim() - 2))
-    return dx.addcmul_(x.to(mean.dtype), slope, value=-1).to(x.dtype)
+    beside_channels = [1] * (x.dim() - 2)
+    slope = slope.view(-1, *beside_channels)
+    dx.addcmul_(x.to(dtype), slope, value=-1)
+    return dx.to(x.dtype)
 
 
 def _sums_cuda(dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
@@ -258,7 +270,8 @@ def _dx_cuda(
     eps: float,
 ) -> Tensor:
     """`_dx` in one pass, without temporaries in fp32."""
-    invstd, counts = torch.rsqrt(variance + eps), count.to(torch.int32).view(1)
+    invstd = torch.rsqrt(variance + eps)
+    counts = count.to(torch.int32).view(1)
     return torch.batch_norm_backward_elemt(dy, x, mean, invstd, gamma, sums[0], sums[1], counts)
 
 

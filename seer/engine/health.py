@@ -70,7 +70,10 @@ class RollbackError(Exception):
 
     def __init__(self, first: int, last: int, why: str, named: bool = True):
         super().__init__(why)
-        self.first, self.last, self.why, self.named = max(1, first), last, why, named
+        self.first = max(1, first)
+        self.last = last
+        self.why = why
+        self.named = named
 
 
 class Health:
@@ -89,10 +92,14 @@ class Health:
         warmup: int = 0,
         symptoms: Iterable[Symptom] = (),
     ):
-        self.config, self.path, self.world = config, Path(run_dir) / HEALTH, world
-        self.log_every, self.judged_from = log_every, warmup + config.grace
+        self.config = config
+        self.path = Path(run_dir) / HEALTH
+        self.world = world
+        self.log_every = log_every
+        self.judged_from = warmup + config.grace
         self.symptoms = (*COLLAPSE, *symptoms)
-        self.skipped = broadcast_object(ledger.skipped(run_dir) if world.is_main else None)
+        skipped = ledger.skipped(run_dir) if world.is_main else None
+        self.skipped = broadcast_object(skipped)
         self._losses: deque[float] = deque(maxlen=config.window)
         self._bad = 0
         self._ill: Counter[str] = Counter()  # measurements in a row that showed a symptom
@@ -110,11 +117,9 @@ class Health:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Of a checkpoint that was saved without, `{}`."""
         self._losses.extend(state.get("losses", []))
-        self._bad, self._ill, self._well = (
-            state.get("bad", 0),
-            Counter(state.get("ill", {})),
-            state.get("well", 0),
-        )
+        self._bad = state.get("bad", 0)
+        self._ill = Counter(state.get("ill", {}))
+        self._well = state.get("well", 0)
 
     def fault(
         self, done: int, verdict: Verdict, excused: bool, last: bool = False
@@ -192,13 +197,12 @@ class Health:
             or not math.isfinite(values["loss"])
         ):
             return None
-        known, new = {**values, "batch": batch}, []
+        known = {**values, "batch": batch}
+        new = []
         for symptom in self.symptoms:
             shown = symptom.shown(known)
-            before, self._ill[symptom.name] = (
-                self._ill[symptom.name],
-                self._ill[symptom.name] + 1 if shown else 0,
-            )
+            before = self._ill[symptom.name]
+            self._ill[symptom.name] = self._ill[symptom.name] + 1 if shown else 0
             if self._ill[symptom.name] == self.config.patience:
                 new.append(symptom)
                 self._note(
@@ -253,7 +257,8 @@ def embedding_metrics(embeddings: Tensor) -> dict[str, Tensor]:
     """
     z = F.normalize(embeddings.double(), dim=1)[:, :WIDEST]
     moments = all_reduce_sum(torch.cat([z.T @ z, z.sum(dim=0, keepdim=True)])) / (len(z) * size())
-    second, mean = moments[:-1], moments[-1]
+    second = moments[:-1]
+    mean = moments[-1]
     singular = torch.linalg.eigvalsh(second).clamp_(min=0).sqrt()
     return {
         "effective_rank": torch.special.entr(singular / singular.sum().clamp_(min=1e-300))
@@ -289,7 +294,8 @@ def roll_back(
     Raises:
         DivergedError: there were so many rollbacks, or there is no checkpoint.
     """
-    told, path = f"step {fault.last}: {fault.why}", Path(run_dir) / HEALTH
+    told = f"step {fault.last}: {fault.why}"
+    path = Path(run_dir) / HEALTH
     rollbacks = broadcast_object(sum(row["event"] == "rollback" for row in jsonl.read(path)))
     header = load(fault.first - 1) or load(fault.last - 1) if rollbacks < limit else None
     if header is None:

@@ -79,7 +79,8 @@ def train(run: Run[B], start: int = 0) -> None:
         StoppedError: as asked, by a signal or by the run's health.
         DivergedError: the last steps are among those that are passed over; what was before them is saved.
     """
-    learner, optimizer = run.learner, run.optimizer
+    learner = run.learner
+    optimizer = run.optimizer
     parameters = [p for p in learner.parameters() if p.requires_grad]
     statistics = Statistics(learner)
     numbers = [number for number in range(start, run.steps) if number not in run.health.skipped]
@@ -91,7 +92,8 @@ def train(run: Run[B], start: int = 0) -> None:
     for number, batch in zip(
         numbers, run.batches.iterate(start, run.steps, run.health.skipped), strict=True
     ):
-        began, done = time.perf_counter(), number + 1
+        began = time.perf_counter()
+        done = number + 1
 
         # Where we are. Random numbers are a function of the step, so a continued run draws the ones
         # it would have.

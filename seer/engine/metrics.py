@@ -95,11 +95,14 @@ class RunLog:
     def __init__(
         self, run_dir: Path, config: LogConfig, world: World, total_steps: int, start: int = 0
     ):
-        self.config, self.world, self.total = config, world, total_steps
+        self.config = config
+        self.world = world
+        self.total = total_steps
         self.path = Path(run_dir) / METRICS
         self._waited = self._busy = 0.0
         self._work: dict[str, float] = {}
-        self._seconds_before, self._samples = 0.0, -1.0
+        self._seconds_before = 0.0
+        self._samples = -1.0
         self._writer: Any = None
         self._planned: dict[str, float] = {}
         self._unplanned = ""  # why the plan could not be read, once it was told
@@ -194,7 +197,8 @@ class RunLog:
         """
         names = sorted(metrics)
         now = time.perf_counter()
-        elapsed, self._window = max(now - self._window, 1e-9), now
+        elapsed = max(now - self._window, 1e-9)
+        self._window = now
         parts_of_work = sorted(self._work)
         timers = [
             self._waited / elapsed,
@@ -221,7 +225,8 @@ class RunLog:
         return dict(zip(keys, all_reduce_mean(vector).tolist(), strict=True))
 
     def _write(self, step: int, values: dict[str, float], place: Mapping[str, float]) -> None:
-        samples, elapsed = place.get("samples", 0), values.pop("elapsed")
+        samples = place.get("samples", 0)
+        elapsed = values.pop("elapsed")
         row = {
             "step": step,
             "loss": values.pop("loss"),
@@ -299,7 +304,10 @@ class _Console:
     """
 
     def __init__(self, total: int, start: int):
-        self.total, self.start, self.began, self.last_line = total, start, time.perf_counter(), 0.0
+        self.total = total
+        self.start = start
+        self.began = time.perf_counter()
+        self.last_line = 0.0
         console = Console(stderr=True)
         columns = (
             BarColumn(),

@@ -154,13 +154,19 @@ def _separate_scales(
     """One scalar tensor per parameter, by which its decayed gradient is multiplied: LARC's, from
     the gradient as is.
     """
-    p, g = squared_norms([*parameters, *gradients]).sqrt().chunk(2)
-    scale = group["trust"] * p / (g + group["weight_decay"] * p + group["eps"])
+    norms = squared_norms([*parameters, *gradients]).sqrt()
+    weight_norms, gradient_norms = norms.chunk(2)
+    decayed_norms = gradient_norms + group["weight_decay"] * weight_norms + group["eps"]
+    scale = group["trust"] * weight_norms / decayed_norms
     if group["clip"]:
-        scale = (scale / group["lr"]).clamp(max=1.0) if group["lr"] else torch.ones_like(scale)
+        if group["lr"]:
+            scale = (scale / group["lr"]).clamp(max=1.0)
+        else:
+            scale = torch.ones_like(scale)
     # A zero gradient must not let decay act alone, nor a zero weight be stuck at zero.
-    scale = torch.where(g > 0, scale, 0.0)
-    return list(torch.where(p > 0, scale, 1.0).unbind())
+    scale = torch.where(gradient_norms > 0, scale, 0.0)
+    scale = torch.where(weight_norms > 0, scale, 1.0)
+    return list(scale.unbind())
 
 
 def _joint_scales(
@@ -179,14 +185,17 @@ def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
     """
     members: dict[tuple[dist.ProcessGroup, ...], list[int]] = defaultdict(list)
     for i, tensor in enumerate(tensors):
-        members[_shard_groups(tensor)].append(i)
+        groups = _shard_groups(tensor)
+        members[groups].append(i)
     norms: dict[int, Tensor] = {}
     for groups, indices in members.items():
-        part = torch.stack(torch._foreach_norm([local(tensors[i]) for i in indices])).square()
+        shards = [local(tensors[i]) for i in indices]
+        squares = torch.stack(torch._foreach_norm(shards)).square()
         for group in groups:
-            dist.all_reduce(part, group=group)
-        norms.update(zip(indices, part.unbind(), strict=True))
-    return torch.stack([norms[i] for i in range(len(tensors))])
+            dist.all_reduce(squares, group=group)
+        norms.update(zip(indices, squares.unbind(), strict=True))
+    in_order = [norms[i] for i in range(len(tensors))]
+    return torch.stack(in_order)
 
 
 def _shard_groups(tensor: Tensor) -> tuple[dist.ProcessGroup, ...]:
@@ -332,10 +341,12 @@ class LossScaler:
         if not finite:
             self.factor /= 2
         elif self.good_steps == self.interval:
-            self.factor, self.good_steps = self.factor * 2, 0
+            self.factor = self.factor * 2
+            self.good_steps = 0
 
     def state_dict(self) -> dict[str, float]:
         return {"factor": self.factor, "good_steps": self.good_steps}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.factor, self.good_steps = float(state["factor"]), int(state["good_steps"])
+        self.factor = float(state["factor"])
+        self.good_steps = int(state["good_steps"])

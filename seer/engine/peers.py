@@ -27,7 +27,8 @@ def check_peers() -> None:
 
 def describe() -> dict[str, str]:
     """What must be equal in all processes, and, first, the host to name where it is not."""
-    here, files = environment(), sorted(Path(__file__).parents[1].rglob("*.py"))
+    here = environment()
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
     code = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
     versions = {"python": here["python"], "seer": here["seer"], **here["packages"]}
     return {
@@ -38,15 +39,24 @@ def describe() -> dict[str, str]:
 
 
 def differs(
-    rank: int, first: tuple[float, dict[str, str]], other: tuple[float, dict[str, str]]
+    rank: int, first: tuple[float, dict[str, str]], answer: tuple[float, dict[str, str]]
 ) -> str:
     """How this rank is unlike rank 0, in one line; "" where it is not."""
-    ours, theirs = first[1], other[1]
+    first_clock, ours = first
+    clock, theirs = answer
     where = f"rank {rank} on {theirs['host']}"
-    for key in [key for key in {**ours, **theirs} if key != "host"]:
-        here, there = ours.get(key, "not installed"), theirs.get(key, "not installed")
-        if here.split()[0] != there.split()[0]:
-            return f"{where}: {key} is {there}, and {here} on {ours['host']} (rank 0); install the same on all hosts"
-    if abs(other[0] - first[0]) > SKEW:
-        return f"{where}: its clock is {other[0] - first[0]:+.0f} s off that of {ours['host']}; synchronise them (NTP)"
+    for key in {**ours, **theirs}:
+        version = theirs.get(key, "not installed")
+        expected = ours.get(key, "not installed")
+        if key != "host" and version.split()[0] != expected.split()[0]:
+            return (
+                f"{where}: {key} is {version}, and {expected} on {ours['host']} (rank 0); "
+                "install the same on all hosts"
+            )
+    ahead = clock - first_clock
+    if abs(ahead) > SKEW:
+        return (
+            f"{where}: its clock is {ahead:+.0f} s off that of {ours['host']}; "
+            "synchronise them (NTP)"
+        )
     return ""

@@ -93,7 +93,8 @@ def check_batch(config: RunConfig, ranks: int) -> None:
             else f"{ranks} processes"
         )
         unit = ranks * config.accumulate
-        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        below = batch // unit * unit
+        above = (batch // unit + 1) * unit
         raise InputError(
             f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}"
         )

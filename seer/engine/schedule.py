@@ -124,9 +124,12 @@ def _restarts(config: ScheduleConfig, where: float, warm: float) -> float:
     cycle, begin, end = _cycle(config, where, warm)
     peak = config.peak * config.gamma**cycle
     climb = config.rewarm if cycle else 0.0
-    if where < begin + climb:
-        return config.final + (peak - config.final) * (where - begin) / climb
-    return cosine(peak, config.final, _part(where, begin + climb, end))
+    top = begin + climb
+    if where < top:
+        height = peak - config.final
+        return config.final + height * (where - begin) / climb
+    descended = _part(where, top, end)
+    return cosine(peak, config.final, descended)
 
 
 def _waves(config: ScheduleConfig, where: float, warm: float) -> float:

@@ -85,8 +85,10 @@ def _from_shards(manifest: Manifest) -> Pile:
         keys += [key or "" for key in table["key"].to_pylist()]
         sources += [source or "" for source in table["source"].to_pylist()]
     ids = np.arange(len(reader))
-    names = dict(enumerate(manifest.classes or [])) | {UNLABELLED: ""}
-    labels = [names.get(i, str(i)) for i in reader.labels(ids).tolist()]
+    names = dict(enumerate(manifest.classes or []))
+    names[UNLABELLED] = ""
+    numbers = reader.labels(ids).tolist()
+    labels = [names.get(number, str(number)) for number in numbers]
     return Pile(Samples(reader, ids), keys, sources, labels)
 
 

@@ -36,7 +36,8 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a proportion (1927); it stays inside [0, 1], and honest near
     its ends.
     """
-    p, shrink = successes / trials, 1 + Z**2 / trials
+    p = successes / trials
+    shrink = 1 + Z**2 / trials
     centre = (p + Z**2 / (2 * trials)) / shrink
     half = Z / shrink * math.sqrt(p * (1 - p) / trials + Z**2 / (4 * trials**2))
     return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))

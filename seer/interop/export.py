@@ -56,10 +56,12 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
         raise InputError(
             f"{model_spec}: is {to}'s or another library's own already; seer exports seer's backbones"
         )
-    state, about = backbone.state_dict(), {"config_hash": model.config_hash, "label": model.label}
+    state = backbone.state_dict()
+    about = {"config_hash": model.config_hash, "label": model.label}
     if to != "safetensors":
         _check_expressible(backbone, to)
-        state, about["library"] = layout(to, backbone).to_theirs(state), to
+        state = layout(to, backbone).to_theirs(state)
+        about["library"] = to
     recipe = HOW_TO_LOAD[to](backbone)
     about["how_to_load"] = _at(recipe, out)
     beside = out.with_name(f".{out.stem}.tmp.safetensors")
@@ -88,7 +90,8 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
 
 def _check_expressible(backbone: Backbone, library: str) -> None:
     """timm and torchvision fix the stride of every stem, and the width of a ResNet's."""
-    name, instead = backbone.config.name, "export --to safetensors, which seer itself reads"
+    name = backbone.config.name
+    instead = "export --to safetensors, which seer itself reads"
     if backbone.config.stem_stride != 2:
         raise InputError(
             f"--to {library}: it has no {name} with stem_stride={backbone.config.stem_stride}; {instead}"
@@ -116,7 +119,8 @@ def _run(recipe: str) -> nn.Module:
 def _compare(ours: nn.Module, theirs: nn.Module, library: str) -> float:
     """The largest absolute difference between two networks' features of random images."""
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    expected, got = ours.eval()(images), theirs(images)
+    expected = ours.eval()(images)
+    got = theirs(images)
     difference = (expected - got).abs().max().item()
     # Untrained networks have features of any size, so the tolerance is relative once they are
     # large.

@@ -37,9 +37,16 @@ class Layout:
         match = re.fullmatch(r"stages\.(\d+)\.(\d+)\.(.+)", module)
         if match is None:
             return f"{self.modules.get(module, module)}.{tensor}"
-        stage, block = int(match[1]), int(match[2])
-        prefix = self.block.format(stage=stage, block=block, stage1=stage + 1, block1=block + 1)
-        return f"{prefix}.{self.modules.get(match[3], match[3])}.{tensor}"
+        stage = int(match[1])
+        block = int(match[2])
+        layer = self.modules.get(match[3], match[3])
+        prefix = self.block.format(
+            stage=stage,
+            block=block,
+            stage1=stage + 1,
+            block1=block + 1,
+        )
+        return f"{prefix}.{layer}.{tensor}"
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {self.rename(key): tensor for key, tensor in state.items()}

@@ -166,7 +166,8 @@ def _load_file(path: Path) -> Model:
 def _load_untrained(name: str) -> Model:
     config = BackboneConfig(canonical(name))
     about = {"backbone": config.name, "weights": "random"}
-    mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
+    mean = list(IMAGENET_MEAN)
+    std = list(IMAGENET_STD)
     return Model(
         _untrained(config, 0), f"{config.name} untrained", 224, mean, std, config_hash(about)
     )

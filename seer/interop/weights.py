@@ -24,7 +24,9 @@ from seer.errors import InputError, first_line
 from seer.schema import join
 
 LARGEST_HEADER = 2**24  # bytes; a network of ten thousand tensors has a header of one million
-FLOATING, WHOLE, ELSE = "floating", "whole", "else"
+FLOATING = "floating"
+WHOLE = "whole"
+ELSE = "else"
 NESTED = ("state_dict", "model")  # where training scripts keep a state dict among other things
 DEEPEST = 4
 # Bytes, or instructions; the names and shapes of ten thousand tensors take less.

@@ -26,12 +26,15 @@ def swapped_prediction(
         The cross entropy in nats, averaged over images and the A·(V-1) pairs.
     """
     pairs = len(assign) * (len(scores) - 1)
+    log_probabilities = F.log_softmax(scores / temperature, dim=-1)
     loss = scores.new_zeros(())
-    for v, log_p in enumerate(F.log_softmax(scores / temperature, dim=-1)):
+    for v, log_p in enumerate(log_probabilities):
         # The cross entropy is linear in its target, so crop v meets all its targets at once.
         targets = [q for a, q in zip(assign, assignments, strict=True) if a != v]
         if targets:
-            loss = loss - (sum(targets[1:], targets[0]) * log_p).sum(-1).mean()
+            target = sum(targets[1:], targets[0])
+            likelihood = (target * log_p).sum(-1)
+            loss = loss - likelihood.mean()
     return loss / pairs
 
 
@@ -51,11 +54,14 @@ def nt_xent(embeddings: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     assert views == 2
     anchors = F.normalize(embeddings.flatten(0, 1), dim=1)
     logits = anchors @ gather(anchors).T / temperature
-    row = torch.arange(2 * batch, device=anchors.device)
-    first = 2 * batch * rank()
+    count = 2 * batch
+    first = count * rank()  # of the columns, this rank's
+    row = torch.arange(count, device=anchors.device)
     logits[row, first + row] = -torch.inf  # nothing is its own negative
-    positive = first + (row + batch) % (2 * batch)
-    return F.cross_entropy(logits, positive), (logits.argmax(1) == positive).float().mean()
+    positive = first + (row + batch) % count
+    nearest = logits.argmax(1)
+    loss = F.cross_entropy(logits, positive)
+    return loss, (nearest == positive).float().mean()
 
 
 @full_precision
@@ -71,7 +77,8 @@ def regression(predictions: Tensor, targets: Tensor) -> Tensor:
         Twice the mean of ‖p - t‖² = 2 - 2·cos(p, t) over images and pairs of crops: for two crops, the paper's sum over
         both directions. From 0 to 8; 4 when predictions and targets are orthogonal.
     """
-    p, t = F.normalize(predictions, dim=-1), F.normalize(targets.detach(), dim=-1)
+    p = F.normalize(predictions, dim=-1)
+    t = F.normalize(targets.detach(), dim=-1)
     cosines = torch.stack([(p * target).sum(-1).mean(-1) for target in t])
     different = ~torch.eye(len(t), len(p), dtype=torch.bool, device=p.device)
     return 4 - 4 * (cosines * different).sum() / (len(t) * (len(p) - 1))

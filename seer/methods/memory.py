@@ -65,7 +65,8 @@ class Teacher(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: nn.Module):
         super().__init__()
-        self.backbone, self.head = deepcopy(backbone), deepcopy(head)
+        self.backbone = deepcopy(backbone)
+        self.head = deepcopy(head)
         self.requires_grad_(False)
 
     @torch.no_grad()

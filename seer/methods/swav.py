@@ -124,7 +124,8 @@ class SwAV(Method):
     @torch.no_grad()
     def _assignments(self, embeddings: Tensor, scores: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """`(A, B, K)` assignments of the assigning crops, and how many prototypes went empty."""
-        batch, scores = scores.shape[1], scores[self.config.assign]
+        batch = scores.shape[1]
+        scores = scores[self.config.assign]
         if self.queue is not None:
             began = step.number >= whole_steps(
                 self.config.queue_from, step.total, "method.queue_from"
@@ -147,7 +148,8 @@ class SwAV(Method):
         )
 
     def _check(self, views: Views) -> None:
-        large, total = len(views.crops[0]), sum(map(len, views.crops))
+        large = len(views.crops[0])
+        total = sum(map(len, views.crops))
         if max(self.config.assign) >= large:
             raise InputError(
                 f"method.assign={self.config.assign}: the views have {large} large crops, counted from 0"

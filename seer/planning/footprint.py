@@ -356,13 +356,16 @@ class Ledger(TorchDispatchMode):
         out: Any,
         made: list[Tensor],
     ) -> None:
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        dtype = next((t.dtype for t in chain(given, made) if t.is_floating_point()), torch.float32)
-        self.operations[
-            Operation(dtype, _flops(func, args, kwargs, out), sum(map(_size, chain(given, made))))
-        ] += 1
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)] + made
+        dtypes = (tensor.dtype for tensor in tensors if tensor.is_floating_point())
+        dtype = next(dtypes, torch.float32)
+        flops = _flops(func, args, kwargs, out)
+        size = sum(map(_size, tensors))
+        self.operations[Operation(dtype, flops, size)] += 1
         if func in (aten.native_batch_norm.default, aten.native_batch_norm_backward.default):
-            self.statistics.append(4 * _size(made[-1]))
+            statistics = made[-1]
+            self.statistics.append(4 * _size(statistics))
 
 
 def _leaves_node(group: dist.ProcessGroup) -> bool:

@@ -37,8 +37,11 @@ GIB = 2**30
 # Assumed, not measured: what CUDA, its libraries and NCCL take for themselves, and the share lost
 # between the allocator's blocks; the share of a link's rate that collectives reach; the seconds
 # that a short one takes.
-RESERVED, FRAGMENTED = 1.5 * GIB, 0.05
-BUS, SHORT_IN_NODE, SHORT_BEYOND = 0.8, 20e-6, 60e-6
+RESERVED = 1.5 * GIB
+FRAGMENTED = 0.05
+BUS = 0.8
+SHORT_IN_NODE = 20e-6
+SHORT_BEYOND = 60e-6
 
 # Of the roofline: what SwAV's ResNet-50 with batch 256 reached. benchmarks/plan.py fits it anew,
 # and shows what the efficiency of each published run says of the others.
@@ -103,7 +106,8 @@ class Job:
     @property
     def roofline(self) -> float:
         """The least seconds in which a step's operations can run, one after the other."""
-        peak, bandwidth = self.hardware.peak, 1e9 * self.hardware.bandwidth
+        peak = self.hardware.peak
+        bandwidth = 1e9 * self.hardware.bandwidth
         spent = (
             n * max(o.flops / peak(o.dtype), o.bytes / bandwidth)
             for o, n in self.footprint.operations.items()
@@ -113,7 +117,8 @@ class Job:
     @property
     def sent(self) -> int:
         """Bytes that a GPU sends in a step."""
-        near, far = self.footprint.near, self.footprint.far
+        near = self.footprint.near
+        far = self.footprint.far
         return (near.bytes + far.bytes) * self.config.accumulate + self.footprint.reduced
 
     @property
@@ -124,33 +129,54 @@ class Job:
         A node's GPUs pass on to each other what has come in, so the whole network of a node serves
         each of them.
         """
-        near, far, reduced = self.footprint.near, self.footprint.far, self.footprint.reduced
-        times, inside, hardware = self.config.accumulate, self.gpus <= PER_NODE, self.hardware
-        bulk = (near.bytes * times + reduced * inside) / hardware.link
-        bulk += (far.bytes * times + reduced * (not inside)) / min(hardware.link, hardware.network)
-        return bulk / (1e9 * BUS), times * (
-            near.messages * SHORT_IN_NODE + far.messages * SHORT_BEYOND
-        )
+        near = self.footprint.near
+        far = self.footprint.far
+        hardware = self.hardware
+        times = self.config.accumulate
+        bytes_near = near.bytes * times
+        bytes_far = far.bytes * times
+        # Gradients are reduced once, however many backward passes there are.
+        if self.gpus <= PER_NODE:
+            bytes_near += self.footprint.reduced
+        else:
+            bytes_far += self.footprint.reduced
+        bulk = bytes_near / hardware.link
+        bulk += bytes_far / min(hardware.link, hardware.network)
+        waiting = near.messages * SHORT_IN_NODE + far.messages * SHORT_BEYOND
+        return bulk / (1e9 * BUS), times * waiting
 
     def efficiency(self, seconds: float) -> float:
         """The share of the roofline at which a step takes so many seconds."""
         return self.roofline / max(seconds - self.exchange[1], 1e-9)
 
     def estimate(self, efficiency: float = EFFICIENCY, options: Options | None = None) -> Estimate:
-        options, (bulk, short) = options or Options(), self.exchange
-        compute, memory = (
-            self.roofline / efficiency,
-            self.footprint.peak * (1 + FRAGMENTED) + RESERVED,
-        )
+        options = options or Options()
+        hardware = self.hardware
+        bulk, short = self.exchange
+        compute = self.roofline / efficiency
+        memory = self.footprint.peak * (1 + FRAGMENTED) + RESERVED
         step = max(compute, bulk) + short
-        rate, gpu_hours = self.config.batch_size / step, self.gpus * step * self.config.steps / 3600
-        fits = "" if memory <= self.hardware.memory * GIB else "memory"
+        rate = self.config.batch_size / step
+        gpu_hours = self.gpus * step * self.config.steps / 3600
+        why_not = "" if memory <= hardware.memory * GIB else "memory"
+        if not hardware.has(self.config.precision):
+            why_not = f"no {self.config.precision}"
         return Estimate(
-            self.hardware.name, self.gpus, memory / GIB, self.hardware.memory,
-            fits if self.hardware.has(self.config.precision) else f"no {self.config.precision}",
-            compute, bulk + short, step, rate, gpu_hours / self.gpus, gpu_hours, gpu_hours * self.hardware.watts / 1e3,
-            None if options.price is None else options.price * gpu_hours, rate / self.gpus / options.images_per_core,
-        )  # fmt: skip
+            gpu=hardware.name,
+            gpus=self.gpus,
+            memory=memory / GIB,
+            capacity=hardware.memory,
+            why_not=why_not,
+            compute_seconds=compute,
+            exchange_seconds=bulk + short,
+            step_seconds=step,
+            images_per_second=rate,
+            hours=gpu_hours / self.gpus,
+            gpu_hours=gpu_hours,
+            kwh=gpu_hours * hardware.watts / 1e3,
+            cost=None if options.price is None else options.price * gpu_hours,
+            loader_cores=rate / self.gpus / options.images_per_core,
+        )
 
 
 @dataclass
@@ -180,7 +206,8 @@ class Plan:
 
     def lines(self) -> list[str]:
         """For a terminal."""
-        c, (plain, checkpointed) = self.chosen, self.kept_gib
+        c = self.chosen
+        plain, checkpointed = self.kept_gib
         found = [
             f"{self.recipe}: {c.gpus} × {c.gpu}, {self.batch_per_gpu} images each, {self.precision}, {self.mode}",
             f"{self.parameters / 1e6:,.1f}M parameters, {self.flops_per_image / 1e9:,.0f} GFLOP per image; "
@@ -203,27 +230,41 @@ class Plan:
 
 def table(estimates: list[Estimate]) -> list[str]:
     """Estimates side by side."""
-    columns = "GiB", "fits", "s/step", "images/s", "hours", "GPU-hours", "MWh", "cost"
-    return [f"{'GPU':>14}" + "".join(f"{name:>11}" for name in columns)] + [
-        f"{e.gpus:>5} {e.gpu:>8}{e.memory:11.1f}{e.why_not or 'yes':>11}{e.step_seconds:11.3g}"
-        f"{e.images_per_second:11,.0f}{e.hours:11,.1f}{e.gpu_hours:11,.0f}{e.kwh / 1e3:11.2f}"
-        f"{'' if e.cost is None else f'{e.cost:,.0f}':>11}"
-        for e in estimates
-    ]
+    columns = ("GiB", "fits", "s/step", "images/s", "hours", "GPU-hours", "MWh", "cost")
+    titles = "".join(f"{name:>11}" for name in columns)
+    lines = [f"{'GPU':>14}{titles}"]
+    for estimate in estimates:
+        cells = (
+            f"{estimate.memory:.1f}",
+            estimate.why_not or "yes",
+            f"{estimate.step_seconds:.3g}",
+            f"{estimate.images_per_second:,.0f}",
+            f"{estimate.hours:,.1f}",
+            f"{estimate.gpu_hours:,.0f}",
+            f"{estimate.kwh / 1e3:.2f}",
+            "" if estimate.cost is None else f"{estimate.cost:,.0f}",
+        )
+        figures = "".join(f"{cell:>11}" for cell in cells)
+        lines.append(f"{estimate.gpus:>5} {estimate.gpu:>8}{figures}")
+    return lines
 
 
 def plan(
     recipe: str, overrides: list[str], gpus: int, gpu: str, options: Options | None = None
 ) -> Plan:
     """Plan a run of a recipe under overrides. Raises `InputError` as the run itself would."""
-    options, hardware, overrides = options or Options(), find(gpu), ["data=.", *overrides]
+    options = options or Options()
+    hardware = find(gpu)
+    overrides = ["data=.", *overrides]
     if hardware.name == "cpu":  # processes of this host, rather than of a server somewhere
         hardware = replace(
             hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus
         )
     job = Job.of(load_config(recipe, overrides, options.allow_env), gpus, hardware)
     efficiency = calibrate(options.calibrate, hardware) if options.calibrate else EFFICIENCY
-    chosen, config, footprint = job.estimate(efficiency, options), job.config, job.footprint
+    chosen = job.estimate(efficiency, options)
+    config = job.config
+    footprint = job.footprint
     checkpointed = any(config.parallel.checkpointing)
     layout = replace(config.parallel, checkpointing=[] if checkpointed else every_block(config))
     otherwise = measure(
@@ -346,7 +387,8 @@ def draw(estimates: list[Estimate], path: Path) -> None:
     """Images per second over GPU counts as SVG, where the run fits, beside a rate in proportion to
     the fewest GPUs'.
     """
-    gpus, first = [e.gpus for e in estimates], estimates[0]
+    gpus = [e.gpus for e in estimates]
+    first = estimates[0]
     rates = [None if e.why_not else e.images_per_second for e in estimates]
     proportional = [first.images_per_second * n / first.gpus for n in gpus]
     series = [Series("planned", gpus, rates), Series("in proportion", gpus, proportional)]

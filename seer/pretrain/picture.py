@@ -23,14 +23,21 @@ def picture_of_crops(
     """
     sample = order.ids(0, 1)
     image = decode(reader.read(sample)[0])
-    views = crops.finish(crops([image], np.zeros(1, np.int64), sample), "cpu")
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
+    batch = crops([image], np.zeros(1, np.int64), sample)
+    views = crops.finish(batch, "cpu")
+    mean = torch.tensor(config.mean).view(3, 1, 1)
+    std = torch.tensor(config.std).view(3, 1, 1)
+    largest = views.crops[0].shape[-1]
     rows = []
+    heights = []
     for group in views.crops:
-        shown = ((group[:, 0] * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        rows.append([crop.permute(1, 2, 0).numpy() for crop in shown])
-    heights = [160 * group.shape[-1] // views.crops[0].shape[-1] for group in views.crops]
-    return grid([[image, *rows[0]], *rows[1:]], heights)
+        pixels = (group[:, 0] * std + mean) * 255
+        pixels = pixels.round().clamp(0, 255).to(torch.uint8)
+        pictures = pixels.permute(0, 2, 3, 1).numpy()
+        rows.append(list(pictures))
+        heights.append(160 * group.shape[-1] // largest)
+    rows[0].insert(0, image)
+    return grid(rows, heights)
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], heights: Sequence[int]) -> Image.Image:

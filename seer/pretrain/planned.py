@@ -22,7 +22,8 @@ def planned_beside(config: Pretrain, world: World) -> Iterator[Popen | None]:
 
     Yields that process; it does not outlive the context.
     """
-    run_dir, on_gpu = Path(config.run_dir), world.device.type == "cuda"
+    run_dir = Path(config.run_dir)
+    on_gpu = world.device.type == "cuda"
     automatic = recognise(torch.cuda.get_device_name(world.device)) if on_gpu else "none"
     gpu = automatic if config.log.plan == "auto" else config.log.plan
     if not world.is_main or gpu in ("", "none") or (run_dir / PLAN).exists():

@@ -109,12 +109,17 @@ def rehearse(config: Pretrain) -> None:
     """
     resolutions = MultiCrop(config.views, config.seed).resolutions
     with torch.device("meta"):
-        method = METHODS[config.method.name](build(config.backbone), config.method)
-        crops = tuple(torch.empty(len(r.crops), 2, 3, r.size, r.size) for r in resolutions)
-        method(Views(crops, torch.empty(2, dtype=torch.int64)), Step(0, config.steps))
+        backbone = build(config.backbone)
+        method = METHODS[config.method.name](backbone, config.method)
+        crops = []
+        for resolution in resolutions:
+            count = len(resolution.crops)
+            crops.append(torch.empty(count, 2, 3, resolution.size, resolution.size))
+        views = Views(tuple(crops), torch.empty(2, dtype=torch.int64))
+        method(views, Step(0, config.steps))
         build_optimizer(method, config.optim)
-    for backbone in find_backbones(method):
-        checkpoint_stages(backbone, config.parallel.checkpointing)
+    for trunk in find_backbones(method):
+        checkpoint_stages(trunk, config.parallel.checkpointing)
 
 
 def check(config: Pretrain, manifest: Manifest, world: World) -> None:

@@ -77,14 +77,18 @@ def write_quickstart(
     Returns:
         How many patches each split has.
     """
+    wanted = {"train": train, "test": test}
     counts = {"train": 0, "test": 0}
     for number, (name, photo) in enumerate(photographs(max_side).items()):
-        for split, most in (("train", train), ("test", test)):
+        for split, most in wanted.items():
             folder = Path(out) / split / name
             folder.mkdir(parents=True, exist_ok=True)
-            for i, (top, left) in enumerate(_places(photo, split, size, most, (seed, number))):
-                patch = np.ascontiguousarray(photo[top : top + size, left : left + size])
-                (folder / f"{i:04d}.jpg").write_bytes(simplejpeg.encode_jpeg(patch, quality=95))
+            places = _places(photo, split, size, most, (seed, number))
+            for i, (top, left) in enumerate(places):
+                patch = photo[top : top + size, left : left + size]
+                jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(patch), quality=95)
+                path = folder / f"{i:04d}.jpg"
+                path.write_bytes(jpeg)
                 counts[split] += 1
     return counts
 
@@ -95,15 +99,18 @@ def _places(
     """`(top, left)` of up to `most` patches of a split, all different, spread by a hash."""
     height, width = photo.shape[:2]
     start, end = (round(share * width) for share in TEST_STRIP)
+    top = np.arange(height - size + 1)
     left = np.arange(width - size + 1)
+    right = left + size
     if split == "test":
-        left = left[(left >= start) & (left + size <= end)]
+        left = left[(left >= start) & (right <= end)]
     else:
-        left = left[(left + size <= start - GAP) | (left >= end + GAP)]
-    tops, lefts = (
-        grid.ravel() for grid in np.meshgrid(np.arange(height - size + 1), left, indexing="ij")
-    )
-    chosen = np.argsort(mix(*key, tops, lefts), kind="stable")[:most]
+        left = left[(right <= start - GAP) | (left >= end + GAP)]
+    tops, lefts = np.meshgrid(top, left, indexing="ij")
+    tops = tops.ravel()
+    lefts = lefts.ravel()
+    spread = np.argsort(mix(*key, tops, lefts), kind="stable")
+    chosen = spread[:most]
     yield from zip(tops[chosen].tolist(), lefts[chosen].tolist(), strict=True)
 
 

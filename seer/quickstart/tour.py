@@ -38,12 +38,10 @@ def quickstart(out: Path, minutes: float, say: Say, verb: Verb) -> dict[str, Any
         raise InputError(
             f"{out}: not empty and not an earlier quickstart; choose another folder with --out"
         )
-    images, shards, run, results = (
-        out / "images",
-        out / "shards",
-        out / "run",
-        out / "run" / RESULTS,
-    )
+    images = out / "images"
+    shards = out / "shards"
+    run = out / "run"
+    results = out / "run" / RESULTS
 
     say(
         "Photographs from scikit-image and scikit-learn, cut into patches (test patches from other parts of each):"

@@ -131,7 +131,8 @@ def is_headline(row: Row) -> bool:
 
 
 def _training_headlines(run: RunFiles) -> list[Headline]:
-    losses, rates = run.series("loss").finite().y, run.series("images_per_second").finite().y
+    losses = run.series("loss").finite().y
+    rates = run.series("images_per_second").finite().y
     waiting = dict(where_time_went(run)).get("waiting for data", 0.0)
     epochs = run.last("epoch")
     found = [

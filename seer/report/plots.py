@@ -6,8 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 480, 236
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 14, 34  # margins, in the units of the view box
+# Of the view box.
+WIDTH = 480
+HEIGHT = 236
+# Margins, in its units.
+LEFT = 54
+RIGHT = 14
+TOP = 14
+BOTTOM = 34
 POINTS = 360  # more than a curve on a screen can show
 COLOURS = 6  # classes s0 … s5 of the style sheet
 LARGEST = 1e300  # differences and means of larger values would be infinite
@@ -64,10 +70,8 @@ def line_chart(
     )
     last = max(max(s.x) for _, s in curves)
     ticks = nice_ticks(low, high, 5)
-    x, y = (
-        Axis(0.0, last or 1.0, LEFT, WIDTH - RIGHT),
-        Axis(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP),
-    )
+    x = Axis(0.0, last or 1.0, LEFT, WIDTH - RIGHT)
+    y = Axis(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP)
     parts = [_grid(x, y, ticks, x_label)]
     drawn = []
     for colour, s in curves:
@@ -106,16 +110,19 @@ def running_mean(series: Series, most: int | None = None) -> Series:
     Args:
         most: how many means, evenly spread over a longer curve; None is one for every point.
     """
-    y = [v or 0.0 for v in series.y]
-    n = len(y)
-    count = min(n, most or n)
-    points = [round(i * (n - 1) / max(1, count - 1)) for i in range(count)]
+    y = [value or 0.0 for value in series.y]
+    length = len(y)
+    last = length - 1
+    count = min(length, most or length)
+    intervals = max(1, count - 1)
+    points = [round(i * last / intervals) for i in range(count)]
     means: list[float | None] = []
-    for i in points:
-        reach = min(n // 80, i, n - 1 - i)
-        window = y[i - reach : i + reach + 1]
+    for point in points:
+        reach = min(length // 80, point, last - point)
+        window = y[point - reach : point + reach + 1]
         means.append(math.fsum(window) / len(window))
-    return Series(series.name, [series.x[i] for i in points], means)
+    x = [series.x[point] for point in points]
+    return Series(series.name, x, means)
 
 
 def thin(series: Series) -> Series:
@@ -125,7 +132,8 @@ def thin(series: Series) -> Series:
     n = len(series.x)
     if n <= POINTS:
         return series
-    keep, size = {0, n - 1}, 2 * n / POINTS
+    keep = {0, n - 1}
+    size = 2 * n / POINTS
     for b in range(POINTS // 2):
         bucket = range(int(b * size), min(n, int((b + 1) * size)))
         keep |= {
@@ -139,9 +147,12 @@ def thin(series: Series) -> Series:
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers that cover low … high."""
     raw = (high - low) / max(1, count - 1)
-    power = 10.0 ** math.floor(math.log10(raw))  # `_bounds` are far enough apart for that
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    magnitude = math.floor(math.log10(raw))  # `_bounds` are far enough apart for that
+    power = 10.0**magnitude
+    steps = [multiple * power for multiple in (1, 2, 2.5, 5, 10)]
+    step = next(step for step in steps if step >= raw * 0.999)
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]
 
 
@@ -163,29 +174,35 @@ def number(value: float) -> str:
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
     """Lowest and highest value, apart even when they agree."""
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     apart = high - low > max(1e-9 * max(abs(low), abs(high)), 1 / LARGEST)
     room = 0.0 if apart else max(abs(high) * 0.05, 1e-3)
     return low - room, high + room
 
 
 def _grid(x: Axis, y: Axis, ticks: Sequence[float], x_label: str) -> str:
-    lines = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-        f'<text class="tick" x="{LEFT - 8}" y="{y(t):.1f}" dy=".32em" text-anchor="end">{number(t)}</text>'
-        for t in ticks
-    ]
-    steps = [t for t in nice_ticks(x.low, x.high, 5) if t <= x.high * (1 + 1e-9)]
-    for t in steps:
-        near_end = x(t) > WIDTH - RIGHT - 40
-        anchor = "end" if near_end else "middle"
-        place = f'x="{min(x(t), WIDTH - RIGHT):.1f}" y="{HEIGHT - 12}"'
-        name = f"{x_label} " if t == steps[-1] and near_end else ""
-        lines.append(f'<text class="tick" {place} text-anchor="{anchor}">{name}{number(t)}</text>')
-    if not steps or x(steps[-1]) <= WIDTH - RIGHT - 40:
+    lines = []
+    for tick in ticks:
+        level = f"{y(tick):.1f}"
         lines.append(
-            f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">{x_label}</text>'
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level}" y2="{level}"/>'
+            f'<text class="tick" x="{LEFT - 8}" y="{level}" dy=".32em" text-anchor="end">'
+            f"{number(tick)}</text>"
         )
+    last = x.high * (1 + 1e-9)
+    steps = [step for step in nice_ticks(x.low, x.high, 5) if step <= last]
+    label_begins = WIDTH - RIGHT - 40
+    for step in steps:
+        near_end = x(step) > label_begins
+        anchor = "end" if near_end else "middle"
+        place = f'x="{min(x(step), WIDTH - RIGHT):.1f}" y="{HEIGHT - 12}"'
+        name = f"{x_label} " if step == steps[-1] and near_end else ""
+        text = f"{name}{number(step)}"
+        lines.append(f'<text class="tick" {place} text-anchor="{anchor}">{text}</text>')
+    if not steps or x(steps[-1]) <= label_begins:
+        place = f'x="{WIDTH - RIGHT}" y="{HEIGHT - 12}"'
+        lines.append(f'<text class="tick" {place} text-anchor="end">{x_label}</text>')
     return "".join(lines)
 
 

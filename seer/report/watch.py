@@ -142,26 +142,30 @@ def _state(run: RunDir, found: Status, events: list[Row], usual: float, now: flo
     return "training" if found.step else "starting"
 
 
-def _describe(found: Status, rows: list[Row]) -> float:
+def _describe(status: Status, rows: list[Row]) -> float:
     """Fill in what the rows tell; returns the usual seconds between rows."""
     last = rows[-1]
-    first = rows[-RECENT:][0]
-    found.step = last["step"]
-    found.loss = last.get("loss")
-    found.data_wait = last.get("data_wait")
-    found.losses = [row["loss"] for row in rows[-RECENT:] if _is_finite(row.get("loss"))]
-    found.signs = {name: row[name] for row in rows for name in SIGNS if row.get(name) is not None}
+    recent = rows[-RECENT:]
+    first = recent[0]
+    status.step = last["step"]
+    status.loss = last.get("loss")
+    status.data_wait = last.get("data_wait")
+    status.losses = [row["loss"] for row in recent if _is_finite(row.get("loss"))]
+    for row in rows:
+        signs = {name: row[name] for name in SIGNS if row.get(name) is not None}
+        status.signs |= signs
     steps = last["step"] - first["step"]
     seconds = (last.get("seconds") or 0.0) - (first.get("seconds") or 0.0)
     samples = (last.get("samples") or 0) - (first.get("samples") or 0)
     if steps > 0 and 0 < seconds < math.inf:
-        found.images_per_second = samples / seconds
-        found.left = (found.steps - found.step) * seconds / steps if found.steps else None
+        status.images_per_second = samples / seconds
+        if status.steps:
+            status.left = (status.steps - status.step) * seconds / steps
     else:
-        found.images_per_second = last.get("images_per_second")
+        status.images_per_second = last.get("images_per_second")
         seconds = 0.0
-    found.of_plan = _over_plan(last)
-    return seconds / max(1, len(rows[-RECENT:]) - 1)
+    status.of_plan = _over_plan(last)
+    return seconds / max(1, len(recent) - 1)
 
 
 def _over_plan(row: Row) -> dict[str, float]:
@@ -251,17 +255,25 @@ def remarks(found: Sequence[Status]) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def line(one: Status) -> str:
+def line(run: Status) -> str:
     """One run in one line of a log."""
-    known = one.state not in NO_RUN
-    parts = [f"step {one.step:,}" + (f" of {one.steps:,}" if one.steps else "")] if known else []
-    parts += [f"loss {one.loss:.4g}"] if one.loss is not None else []
-    parts += [f"{number(one.images_per_second)} images/s"] if one.images_per_second else []
-    parts += [f"waiting for data {_share(one.data_wait)}"] if one.data_wait is not None else []
-    parts += [f"{duration(one.left)} left"] if one.left is not None else []
-    parts += [one.health()] if one.health() else []
-    parts += [f"of plan: {_of_plan(one)}"] if one.of_plan else []
-    return printable(" · ".join([f"{one.run}: {one.state}", *parts]))
+    parts = [f"{run.run}: {run.state}"]
+    if run.state not in NO_RUN:
+        total = f" of {run.steps:,}" if run.steps else ""
+        parts.append(f"step {run.step:,}{total}")
+    if run.loss is not None:
+        parts.append(f"loss {run.loss:.4g}")
+    if run.images_per_second:
+        parts.append(f"{number(run.images_per_second)} images/s")
+    if run.data_wait is not None:
+        parts.append(f"waiting for data {_share(run.data_wait)}")
+    if run.left is not None:
+        parts.append(f"{duration(run.left)} left")
+    if health := run.health():
+        parts.append(health)
+    if run.of_plan:
+        parts.append(f"of plan: {_of_plan(run)}")
+    return printable(" · ".join(parts))
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -21,13 +21,28 @@ from seer import inputs
 from seer.errors import InputError
 from seer.inputs import UnreadableError
 
-CONFIG, METRICS, RESULTS, HEALTH = "config.yaml", "metrics.jsonl", "results.jsonl", "health.jsonl"
-SKIPPED, DAMAGED = "skipped.jsonl", "damaged"
-ENVIRONMENT, PLAN, MANIFEST = "environment.json", "plan.json", "manifest.parquet"
-LOG, REPORT, TENSORBOARD = "seer.log", "report.html", "tensorboard"
-IMAGES, CROPS, NEIGHBOURS = "images", "crops.png", "neighbours.png"
-CHECKPOINTS, HEADER, STATE, BACKBONE = "checkpoints", "header.json", "state", "backbone.safetensors"
-LOCK, OWNER, SUBMIT = ".lock", ".job.json", ".submit"
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+RESULTS = "results.jsonl"
+HEALTH = "health.jsonl"
+SKIPPED = "skipped.jsonl"
+DAMAGED = "damaged"
+ENVIRONMENT = "environment.json"
+PLAN = "plan.json"
+MANIFEST = "manifest.parquet"
+LOG = "seer.log"
+REPORT = "report.html"
+TENSORBOARD = "tensorboard"
+IMAGES = "images"
+CROPS = "crops.png"
+NEIGHBOURS = "neighbours.png"
+CHECKPOINTS = "checkpoints"
+HEADER = "header.json"
+STATE = "state"
+BACKBONE = "backbone.safetensors"
+LOCK = ".lock"
+OWNER = ".job.json"
+SUBMIT = ".submit"
 NAMES = {
     CONFIG,
     METRICS,

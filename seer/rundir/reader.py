@@ -45,9 +45,11 @@ from seer.rundir.names import (
 from seer.schema import MismatchError, Record
 
 # Of a file's rows; of a longer one every second, third, ... is read.
-MOST_ROWS, MOST_BYTES = (100_000, 64 * MEGABYTE)
+MOST_ROWS = 100_000
+MOST_BYTES = 64 * MEGABYTE
 SMALL = MEGABYTE  # environment.json and plan.json have thousands of bytes
-LARGEST_PICTURE, MOST_PIXELS = 32 * MEGABYTE, 2**26
+LARGEST_PICTURE = 32 * MEGABYTE
+MOST_PIXELS = 2**26
 PNG = b"\x89PNG\r\n\x1a\n"
 
 T = TypeVar("T")

@@ -22,14 +22,12 @@ MAX_SIZE_DIGITS = 19  # of a 64-bit number
 ZEROS_READ = 1 << 20  # bytes at a time, between the archives of a file
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
-FILE, FOLDER, LINK, SPARSE, SPECIAL, GLOBAL = (
-    "file",
-    "folder",
-    "link",
-    "sparse",
-    "special",
-    "global",
-)
+FILE = "file"
+FOLDER = "folder"
+LINK = "link"
+SPARSE = "sparse"
+SPECIAL = "special"
+GLOBAL = "global"
 KINDS = {
     b"0": FILE,
     b"\0": FILE,  # of tars from before 1988
@@ -228,10 +226,12 @@ def _enter_records(extended: _Extended, payload: bytes) -> None:
     """Enter PAX records, each `"LENGTH KEY=VALUE\\n"`. Raises DamagedTar."""
     place = 0
     while place < len(payload) and payload[place]:
-        digits = payload[place : place + MAX_SIZE_DIGITS + 1].split(b" ", 1)[0]
+        beginning = payload[place : place + MAX_SIZE_DIGITS + 1]
+        digits, _, _ = beginning.partition(b" ")
         length = int(digits) if digits.isdigit() else 0
         record = payload[place : place + length]
-        key, equals, value = record[len(digits) + 1 :].partition(b"=")
+        text = record[len(digits) + 1 :]
+        key, equals, value = text.partition(b"=")
         if not equals or len(record) < length or not value.endswith(b"\n"):
             raise DamagedTar(f"damaged tar (a bad extended header at byte {extended.start})")
         _enter(extended, key, value[:-1])

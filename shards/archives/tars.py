@@ -77,14 +77,17 @@ def runs(members: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
 
     DamagedTar is passed on after the runs before the damage.
     """
-    current, group, damage = "", dict[str, Member](), None
+    current = ""
+    group = dict[str, Member]()
+    damage = None
     try:
         for member in members:
             key, suffix = split_name(member.name)
             if group and (key != current or suffix in group):
                 yield current, group
                 group = {}
-            current, group[suffix] = key, member
+            current = key
+            group[suffix] = member
     except DamagedTar as error:
         damage = error
     if group:
@@ -117,7 +120,9 @@ class TarWriter:
     """
 
     def __init__(self, file: BinaryIO):
-        self.file, self.bytes, self.sha256 = file, 0, hashlib.sha256()
+        self.file = file
+        self.bytes = 0
+        self.sha256 = hashlib.sha256()
 
     def add(self, name: str, data: bytes) -> int:
         """Append one member; returns the offset of its data."""

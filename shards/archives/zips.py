@@ -17,7 +17,9 @@ Unpacker = bz2.BZ2Decompressor | lzma.LZMADecompressor
 
 ENCRYPTED = 1  # bit of a member's flags
 LOCAL_HEADER = struct.Struct("<26xHH")  # the lengths of name and extra field (APPNOTE 4.3.7)
-PACKED_READ, UNPACKED_AT_ONCE = 1 << 16, 1 << 20  # bytes
+# In bytes.
+PACKED_READ = 1 << 16
+UNPACKED_AT_ONCE = 1 << 20
 MAX_DICTIONARY = 1 << 26  # bytes; LZMA allocates it before it reads anything
 
 # What `zipfile` raises for what it cannot read: damage, encryption (RuntimeError), unknown methods
@@ -104,7 +106,8 @@ def _lzma(file: BinaryIO) -> Unpacker:
     head = file.read(9)
     if len(head) < 9 or head[2:4] != b"\5\0":
         raise zipfile.BadZipFile("no properties of LZMA")
-    literal, dictionary = head[4], int.from_bytes(head[5:], "little")
+    literal = head[4]
+    dictionary = int.from_bytes(head[5:], "little")
     if literal >= 9 * 5 * 5 or dictionary > MAX_DICTIONARY:
         raise zipfile.BadZipFile("properties of LZMA that are out of range")
     properties = {

@@ -13,7 +13,9 @@ SIDE = 64  # pixels of a thumbnail, each way
 MARGIN = 4  # pixels at the border that are not compared: a crop leaves nothing to compare them with
 ENOUGH = 0.9  # correlation of the edges of two pictures that are one
 HOPELESS = 0.15  # correlation of the pictures below which laying them over each other is not tried
-MOST_SCALED, MOST_MOVED = 0.12, 0.08  # by a crop of up to about a tenth; shares of the picture
+# By a crop of up to about a tenth; shares of the picture.
+MOST_SCALED = 0.12
+MOST_MOVED = 0.08
 STEPS = cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4
 EVERYWHERE = np.full((SIDE, SIDE), 255, np.uint8)
 
@@ -29,9 +31,11 @@ def alike(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two thumbnails show one picture: recompressed, resized, grey, mirrored, brightened,
     slightly cropped.
     """
-    one, other = one.astype(np.float32), other.astype(np.float32)
+    one = one.astype(np.float32)
+    other = other.astype(np.float32)
     mirrored = np.ascontiguousarray(other[:, ::-1])
-    direct, reflected = _correlation(one, other), _correlation(one, mirrored)
+    direct = _correlation(one, other)
+    reflected = _correlation(one, mirrored)
     if max(direct, reflected) < HOPELESS:
         return False
     if reflected > direct:
@@ -73,6 +77,7 @@ def _edges(picture: np.ndarray) -> np.ndarray:
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    one, other = one - one.mean(), other - other.mean()
+    one = one - one.mean()
+    other = other - other.mean()
     scale = np.sqrt((one * one).sum() * (other * other).sum())
     return float((one * other).sum() / scale) if scale else 0.0

@@ -6,26 +6,21 @@ named for comparison. Memory: 64 bytes per image at most, whether of this data s
 compared with.
 """
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from seer.errors import InputError
-from seer.schema import Choice, Integer, ListOf, Location, check_options, option
 from shards import pool
 from shards.dedup.alike import SIDE, alike
 from shards.dedup.known import Known, of_dataset, of_list, thumbnails_of
-from shards.dedup.near import CHUNK, MAX_DISTANCE, NONE, distances, near_duplicates
+from shards.dedup.near import CHUNK, NONE, distances, near_duplicates
+from shards.options import DedupOptions
 from shards.sources.phash import FEATURELESS
 
-PATHS = ListOf(Location(shortest=1))
 IN_EVALUATION = "in an evaluation set"  # the kind of reason
 
 # One row per image to be removed, in the order of the data set.
@@ -40,54 +35,6 @@ REMOVALS = pa.schema(
         ),  # bits between the perceptual hashes; null for equal bytes
     ]
 )
-
-
-@dataclass(frozen=True)
-class DedupOptions:
-    """What to leave out.
-
-    Attributes:
-        level: `none`, `exact` (equal bytes) or `near` (also perceptual hashes within `distance` bits and pixels alike).
-        distance: bits; larger finds more of the copies that were cropped, and takes longer.
-        against: earlier data sets whose images are not wanted again, by `level`.
-        exclude: evaluation sets whose images, and near duplicates of them, are not wanted at any `level`.
-        refuse: files of SHA-256 (such as the `removed.jsonl` of a takedown) that are not wanted at any `level`.
-    """
-
-    level: str = option("none", Choice("none", "exact", "near"), flag="--dedup")
-    distance: int = option(8, Integer(0, MAX_DISTANCE))
-    against: Sequence[str] = option((), PATHS)
-    exclude: Sequence[str] = option((), PATHS)
-    refuse: Sequence[str] = option((), PATHS)
-
-    def check(self) -> None:
-        """Raise InputError for values that make no sense."""
-        check_options(self, flags=True)
-        if self.against and self.level == "none":
-            raise InputError(
-                "--against needs to know what a duplicate is; give --dedup exact or --dedup near"
-            )
-        for path in (*self.against, *self.exclude, *self.refuse):
-            if not Path(
-                path
-            ).exists():  # before the long work whose result is to be compared with it
-                raise InputError(
-                    f"{path} does not exist; give shards or a folder of images, to --refuse a list"
-                )
-
-    def identity(self) -> dict[str, Any]:
-        """What a build's result depends on, ready for JSON."""
-        paths = {
-            name: [os.path.abspath(p) for p in getattr(self, name)]
-            for name in ("against", "exclude", "refuse")
-        }
-        near = self.level == "near" or bool(self.exclude)
-        return {"dedup": self.level, "distance": self.distance if near else None, **paths}
-
-    @property
-    def any(self) -> bool:
-        """Whether there is anything to look for."""
-        return self.level != "none" or bool(self.exclude or self.refuse)
 
 
 def find(own: Known, options: DedupOptions, scratch: Path, workers: int = 0) -> pa.Table:
@@ -108,7 +55,8 @@ def find(own: Known, options: DedupOptions, scratch: Path, workers: int = 0) -> 
             if kind == "earlier":
                 known.hashes[:] = FEATURELESS
     parts.append(("own", own))
-    fixed, among = sum(len(known) for _, known in parts) - len(own), options.level != "none"
+    fixed = sum(len(known) for _, known in parts) - len(own)
+    among = options.level != "none"
     digests, hashes = _concatenated(parts)
     found = exact_duplicates(digests, fixed, among)
     same = found != NONE
@@ -203,7 +151,8 @@ def _describe(
     bits = [
         None if equal else number for equal, number in zip(same[goes].tolist(), apart, strict=True)
     ]
-    reasons, datasets = [], []
+    reasons = []
+    datasets = []
     for number, name, distance in zip(numbers, names.to_pylist(), bits, strict=True):
         kind, known = parts[number]
         reasons.append(_reason(kind, known.name, name, distance))

@@ -80,7 +80,8 @@ def of_shards(
     """
     ends = np.cumsum([0, *sizes])
     try:
-        digests, hashes = np.empty((ends[-1], 2), np.uint64), np.empty(ends[-1], np.uint64)
+        digests = np.empty((ends[-1], 2), np.uint64)
+        hashes = np.empty(ends[-1], np.uint64)
     except MemoryError:
         raise InputError(
             f"{directory} has {ends[-1]:,} images, whose hashes do not fit in memory"

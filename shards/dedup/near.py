@@ -12,21 +12,23 @@ growing in n.
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from itertools import combinations, pairwise
+from itertools import combinations, count, pairwise
 from math import comb
 from pathlib import Path
 
 import numpy as np
 
+from shards.options import MAX_DISTANCE
 from shards.sources.phash import FEATURELESS, MIRROR, canonical, distance
 
 BITS = 64
 SORTING = 12  # what sorting costs per hash and table, in comparisons of two hashes; measured, and not critical
 CHUNK = 1 << 16  # hashes at a time; as many as a core has in its cache
-MAX_DISTANCE = 16
 TRIES = 64  # candidates that an image is compared with: among thousands of like logos, not all
 NONE = -1
-HALF, LOWER = np.uint64(32), np.uint64(0xFFFFFFFF)  # of a packed pair
+# Of a packed pair.
+HALF = np.uint64(32)
+LOWER = np.uint64(0xFFFFFFFF)
 
 
 def near_duplicates(
@@ -60,15 +62,15 @@ def near_duplicates(
     assert len(hashes) < 1 << 32
     groups = _Groups(hashes)
     with tempfile.TemporaryFile(dir=scratch) as file:
-        for one, other in pairs(groups.keys, furthest):
-            for group, beside in ((one, other), (other, one)):
+        for left, right in pairs(groups.keys, furthest):
+            for group, beside in ((left, right), (right, left)):
                 matters = groups.useful(group, beside, fixed, among_others)
-                (
-                    group[matters].astype(np.uint64) << HALF | beside[matters].astype(np.uint64)
-                ).tofile(file)
-        beside = (
-            np.memmap(file, np.uint64).view(np.ndarray) if file.tell() else np.empty(0, np.uint64)
-        )
+                upper = group[matters].astype(np.uint64)
+                lower = beside[matters].astype(np.uint64)
+                (upper << HALF | lower).tofile(file)
+        beside = np.empty(0, np.uint64)
+        if file.tell():
+            beside = np.memmap(file, np.uint64).view(np.ndarray)
         beside.sort()
         return _choose(groups, beside, fixed, among_others, confirm)
 
@@ -79,16 +81,22 @@ class _Groups:
     """
 
     def __init__(self, hashes: np.ndarray):
+        self.count = len(hashes)
         keys = canonical(hashes)
-        self.order = np.argsort(keys, kind="stable").astype(np.uint32)
+        order = np.argsort(keys, kind="stable").astype(np.uint32)
         keys.sort()
         featureless = int(np.count_nonzero(keys == FEATURELESS))  # these sort first
-        keys, self.order = keys[featureless:], self.order[featureless:]
-        new = np.ones(len(keys), bool)
-        new[1:] = keys[1:] != keys[:-1]
-        self.keys = keys[new]
-        self.starts = np.append(np.flatnonzero(new), len(keys)).astype(np.uint32)
-        self.count = len(hashes)
+        keys = keys[featureless:]
+        self.order = order[featureless:]
+        is_new = np.ones(len(keys), bool)
+        is_new[1:] = keys[1:] != keys[:-1]
+        self.keys = keys[is_new]
+        starts = np.flatnonzero(is_new)
+        self.starts = np.append(starts, len(keys)).astype(np.uint32)
+
+    def members(self, group: int, count: int) -> list[int]:
+        """The first places of a group, `count` of them."""
+        return self.order[self.starts[group] :][:count].tolist()
 
     def first(self, groups: np.ndarray) -> np.ndarray:
         return self.order[self.starts[groups]]
@@ -117,7 +125,8 @@ def _choose(
     """What goes because of what. `beside` has sorted pairs of groups that are near, packed, each
     both ways.
     """
-    group_of, found = groups.of_places(), np.full(groups.count, NONE, np.int64)
+    group_of = groups.of_places()
+    found = np.full(groups.count, NONE, np.int64)
     concerned = np.zeros(len(groups.keys) + 1, bool)
     for start in range(0, len(groups.keys), CHUNK):
         numbers = np.arange(start, min(start + CHUNK, len(groups.keys)))
@@ -153,21 +162,25 @@ def _candidates(groups: _Groups, stay: np.ndarray, beside: np.ndarray, group: in
     """Up to `TRIES` places near to a group that stay, the nearest first, the earlier ones of equal
     distance first.
     """
-    low, high = np.searchsorted(beside, np.array([group << 32, (group + 1) << 32], np.uint64))
-    own = groups.order[groups.starts[group] :][: min(stay[group], TRIES)].tolist()
+    bounds = np.array([group << 32, (group + 1) << 32], np.uint64)
+    low, high = np.searchsorted(beside, bounds)
+    own = groups.members(group, min(stay[group], TRIES))
     if low == high or len(own) == TRIES:
         return own
     near = (beside[low:high] & LOWER).astype(np.int64)
     near = near[stay[near] > 0]
     apart = distance(groups.keys[near], groups.keys[group])
-    found = [(0, place) for place in own]
-    for bits, group in sorted(zip(apart.tolist(), near.tolist(), strict=True)):
-        if len(found) >= TRIES and bits > found[-1][0]:
+    nearest_first = sorted(zip(apart.tolist(), near.tolist(), strict=True))
+    candidates = [(0, place) for place in own]
+    furthest = 0
+    for bits, neighbour in nearest_first:
+        if len(candidates) >= TRIES and bits > furthest:
             break
-        found += [
-            (bits, place) for place in groups.order[groups.starts[group] :][: stay[group]].tolist()
-        ]
-    return [place for _, place in sorted(set(found))[:TRIES]]
+        furthest = bits
+        members = groups.members(neighbour, stay[neighbour])
+        candidates += [(bits, place) for place in members]
+    nearest = sorted(set(candidates))
+    return [place for _, place in nearest[:TRIES]]
 
 
 def pairs(hashes: np.ndarray, furthest: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -179,21 +192,29 @@ def pairs(hashes: np.ndarray, furthest: int) -> Iterator[tuple[np.ndarray, np.nd
     """
     blocks = choose_blocks(2 * len(hashes), furthest)
     table = np.empty(2 * len(hashes), np.uint64)
+    as_they_are = table[: len(hashes)]
+    mirrored = table[len(hashes) :]
     for front in combinations(range(blocks), blocks - furthest):
         layout = _Layout(blocks, front)
         for start in range(0, len(hashes), CHUNK):
-            chunk = hashes[start : start + CHUNK]
-            table[start : start + len(chunk)] = layout.apply(chunk)
-            table[len(hashes) + start :][: len(chunk)] = layout.apply(chunk ^ MIRROR)
+            chunk = slice(start, start + CHUNK)
+            as_they_are[chunk] = layout.apply(hashes[chunk])
+            mirrored[chunk] = layout.apply(hashes[chunk] ^ MIRROR)
         table.sort()
-        for one, other in _neighbours(table, layout.front_bits, furthest):
-            one, other = layout.undo(one), layout.undo(other)
+        for left, right in _neighbours(table, layout.front_bits, furthest):
+            left = layout.undo(left)
+            right = layout.undo(right)
+            first = canonical(left)
+            second = canonical(right)
             # Each pair comes with that of both mirror images: of the two, that with the smaller
             # hash as it is counts.
-            first, second = canonical(one), canonical(other)
-            new = np.where(first < second, one == first, other == second) & (first != second)
-            new &= layout.is_first_for(one ^ other)
-            yield np.searchsorted(hashes, first[new]), np.searchsorted(hashes, second[new])
+            counts = np.where(first < second, left == first, right == second)
+            counts &= first != second
+            counts &= layout.is_first_for(left ^ right)
+            yield (
+                np.searchsorted(hashes, first[counts]),
+                np.searchsorted(hashes, second[counts]),
+            )
 
 
 def choose_blocks(count: int, furthest: int) -> int:
@@ -216,29 +237,40 @@ def _neighbours(
     """
     behind = np.uint64(BITS - front_bits)
     for start in range(0, len(table), CHUNK):
-        places, step = np.arange(start, min(start + CHUNK, len(table))), 1
-        while len(places := places[places + step < len(table)]):
-            one, other = table[places], table[places + step]
-            alike = ((one ^ other) >> behind) == 0 if front_bits else np.full(len(places), True)
-            places, one, other = places[alike], one[alike], other[alike]
-            near = np.bitwise_count(one ^ other) <= furthest
-            yield one[near], other[near]
-            step += 1
+        places = np.arange(start, min(start + CHUNK, len(table)))
+        # Each hash meets the next one, then the one after that, as long as their fronts agree.
+        for step in count(1):
+            places = places[places + step < len(table)]
+            if not len(places):
+                break
+            differences = table[places] ^ table[places + step]
+            if front_bits:
+                agree = (differences >> behind) == 0
+                places = places[agree]
+                differences = differences[agree]
+            near = places[np.bitwise_count(differences) <= furthest]
+            yield table[near], table[near + step]
 
 
 class _Layout:
     """64 bits cut into `blocks`, and those of `front` moved to the front."""
 
     def __init__(self, blocks: int, front: Iterable[int]):
-        edges = [BITS * block // blocks for block in range(blocks + 1)]
-        spans = [(np.uint64(low), np.uint64(high - low)) for low, high in pairwise(edges)]
         self.front = list(front)
-        self.masks = [np.uint64(((1 << int(width)) - 1) << int(low)) for low, width in spans]
-        self.front_bits = sum(int(spans[block][1]) for block in self.front)
-        self.moves, top = [], BITS  # of each block: its mask, where it begins, and where it goes
-        for block in [*self.front, *(block for block in range(blocks) if block not in self.front)]:
-            top -= int(spans[block][1])
-            self.moves.append((self.masks[block], spans[block][0], np.uint64(top)))
+        behind = [block for block in range(blocks) if block not in self.front]
+        edges = [BITS * block // blocks for block in range(blocks + 1)]
+        widths = [high - low for low, high in pairwise(edges)]
+        self.front_bits = sum(widths[block] for block in self.front)
+        self.masks = []
+        for low, width in zip(edges[:-1], widths, strict=True):
+            mask = ((1 << width) - 1) << low
+            self.masks.append(np.uint64(mask))
+        self.moves = []  # of each block: its mask, where it begins, and where it goes
+        top = BITS
+        for block in self.front + behind:
+            top -= widths[block]
+            move = (self.masks[block], np.uint64(edges[block]), np.uint64(top))
+            self.moves.append(move)
 
     def apply(self, hashes: np.ndarray) -> np.ndarray:
         moved = np.zeros_like(hashes)

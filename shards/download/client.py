@@ -20,9 +20,12 @@ from yarl import URL
 from seer.errors import InputError, first_line
 from shards.download.addresses import PrivateAddress, public_socket
 from shards.download.hosts import Hosts
-from shards.sources.policy import PRIVATE_SCHEMES, DownloadOptions
+from shards.options import DownloadOptions
+from shards.sources.policy import PRIVATE_SCHEMES
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries; the first doubles each time
+# Seconds between tries; the first doubles each time.
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 30.0
 REDIRECTS = 5
 TRANSIENT = {408, 425, 429}  # and 5xx
 # `none` is noindex and nofollow.
@@ -43,13 +46,11 @@ class Unavailable(Exception):  # noqa: N818  # what was found, not what went wro
 
     def __init__(self, reason: str, transient: bool = False, dead: bool = False, wait: float = 0.0):
         super().__init__(reason)
-        self.reason, self.transient, self.dead, self.wait, self.attempts = (
-            reason,
-            transient,
-            dead,
-            wait,
-            1,
-        )
+        self.reason = reason
+        self.transient = transient
+        self.dead = dead
+        self.wait = wait
+        self.attempts = 1
 
 
 class Downloader:
@@ -58,8 +59,10 @@ class Downloader:
     """
 
     def __init__(self, options: DownloadOptions, resolver: Any = None):
-        self.options, self.resolver = options, resolver
-        self.hosts, self.slots = Hosts(options.per_host), asyncio.Semaphore(options.connections)
+        self.options = options
+        self.resolver = resolver
+        self.hosts = Hosts(options.per_host)
+        self.slots = asyncio.Semaphore(options.connections)
         self.schemes: dict[str, Callable[[str], Awaitable[bytes]]] = {
             "http": self._http,
             "https": self._http,
@@ -182,7 +185,8 @@ class Downloader:
 
     def _refuse(self, response: aiohttp.ClientResponse) -> None:
         """Raise Unavailable for what is not to be had, or not to be taken."""
-        status, headers = response.status, response.headers
+        status = response.status
+        headers = response.headers
         if status != 200:
             wait = headers.get("Retry-After", "")
             seconds = float(wait) if wait.isdigit() else 0.0
@@ -197,7 +201,8 @@ class Downloader:
             raise Unavailable(f"too many bytes (more than {self.options.max_bytes:,})")
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        parts, size = [], 0
+        parts = []
+        size = 0
         async for part in response.content.iter_any():
             parts.append(part)
             size += len(part)
@@ -262,7 +267,8 @@ def forbidden(values: list[str], agent: str = "seer") -> str:
         for part in value.lower().split(","):
             name, colon, rest = part.strip().partition(":")
             if colon and name != "unavailable_after" and not name.startswith("max-"):
-                concerned, name = name.strip() == agent, rest
+                concerned = name.strip() == agent
+                name = rest
             if concerned and name.strip() in FORBIDDING:
                 return name.strip()
     return ""

@@ -33,7 +33,8 @@ class Host:
         """Note how a request ended: with an answer (None), or why there was none."""
         self.faults = self.faults + 1 if fault else 0
         if fault:
-            self.reason, self.resting_until = fault.split(" (")[0], time.monotonic() + REST
+            self.reason = fault.split(" (")[0]
+            self.resting_until = time.monotonic() + REST
 
 
 class Hosts:

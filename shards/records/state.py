@@ -98,7 +98,8 @@ def refuse_another(out: Path, plan: dict[str, Any]) -> None:
     recorded = recorded_plan(out)
     if recorded is None:
         return
-    then, now = _facts(recorded), _facts(plan)
+    then = _facts(recorded)
+    now = _facts(plan)
     # What an earlier version did not know is as if it had not been asked for.
     changed = [key for key in now if (then.get(key) or None) != (now[key] or None)]
     if changed:
@@ -269,14 +270,19 @@ def begin(out: Path, plan: dict[str, Any], shards: Sequence[str] | None = None) 
     `shards` are those that this process will write, when others write theirs at the same time;
     None: it is alone.
     """
-    leftovers = [path for pattern in (f"{STATE}/.*", *LEFTOVERS) for path in _files(out, pattern)]
+    leftovers = list[Path]()
+    for pattern in (f"{STATE}/.*", *LEFTOVERS):
+        leftovers += _files(out, pattern)
+    mine = None
     if shards is not None:
         mine = {shard.removesuffix(".tar") for shard in shards}
-        leftovers = [path for path in leftovers if path.name[1:].partition(".")[0] in mine]
     for leftover in leftovers:
-        leftover.unlink(missing_ok=True)
-    if shards is None or not (out / STATE / PLAN).exists():
-        files.write(out / STATE / PLAN, json.dumps(plan, indent=1))
+        shard = leftover.name[1:].partition(".")[0]
+        if mine is None or shard in mine:
+            leftover.unlink(missing_ok=True)
+    path = out / STATE / PLAN
+    if shards is None or not path.exists():
+        files.write(path, json.dumps(plan, indent=1))
 
 
 def end(out: Path) -> None:

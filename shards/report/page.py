@@ -17,7 +17,8 @@ TITLES |= {
     "aspect_ratio": ("Aspect ratio", "width / height"),
     "image_bytes": ("Image size", "bytes"),
 }
-THUMBNAILS, SIDE = 60, 96
+THUMBNAILS = 60
+SIDE = 96
 MOST_BARS = 15
 
 
@@ -89,7 +90,8 @@ def _bars(counts: dict[str, int]) -> list[tuple[str, int, float]]:
 
 def _columns(histogram: dict[str, list]) -> list[tuple[str, int, float]]:
     """`(range, count, height in %)`."""
-    edges, most = histogram["edges"], max(histogram["counts"])
+    edges = histogram["edges"]
+    most = max(histogram["counts"])
     spans = zip(edges, edges[1:], histogram["counts"], strict=False)
     return [
         (f"{low:,.4g} – {high:,.4g}", count, round(100 * count / most, 2))

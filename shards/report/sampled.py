@@ -17,17 +17,20 @@ def draw(manifest: Manifest, count: int) -> Iterator[tuple[str, np.ndarray]]:
     """`(key, pixels)` of up to `count` different images; those that cannot be read or decoded are
     left out.
     """
-    candidates = mix(np.arange(2 * count + 16)) % np.uint64(manifest.samples)
-    chosen = np.array(sorted(list(dict.fromkeys(candidates.tolist()))[:count]))
+    drawn = mix(np.arange(2 * count + 16)) % np.uint64(manifest.samples)
+    different = list(dict.fromkeys(drawn.tolist()))
+    chosen = np.array(sorted(different[:count]))
     ends = np.cumsum(manifest.sizes)
-    numbers = np.searchsorted(ends, chosen, side="right")
-    for number in np.unique(numbers).tolist():
-        path = manifest.directory / manifest.shards[number]
+    starts = ends - manifest.sizes
+    shard_of = np.searchsorted(ends, chosen, side="right")
+    for number in np.unique(shard_of).tolist():
+        path = str(manifest.directory / manifest.shards[number])
         table = manifest.index(number, ["key", "offset", "size"])
-        rows = chosen[numbers == number] - (ends[number] - manifest.sizes[number])
+        rows = chosen[shard_of == number] - starts[number]
         for row in table.take(rows).to_pylist():
             try:
-                yield row["key"], decode(tars.read_range(str(path), row["offset"], row["size"]))
+                data = tars.read_range(path, row["offset"], row["size"])
+                yield row["key"], decode(data)
             except (OSError, DamagedImage):
                 continue
 
@@ -55,7 +58,8 @@ def thumbnail(pixels: np.ndarray, side: int) -> bytes:
     """The middle square of an image, `side` pixels each way, as JPEG."""
     height, width = pixels.shape[:2]
     edge = min(height, width)
-    top, left = (height - edge) // 2, (width - edge) // 2
+    top = (height - edge) // 2
+    left = (width - edge) // 2
     square = cv2.resize(
         pixels[top : top + edge, left : left + edge], (side, side), interpolation=cv2.INTER_AREA
     )

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from seer.data.storage.index import Manifest
-from shards.dedup.find import DedupOptions, exact_duplicates, find
+from shards.dedup.find import exact_duplicates, find
 from shards.dedup.known import halves, of_shards
 from shards.dedup.near import NONE
+from shards.options import DedupOptions
 from shards.records import quarantine
 from shards.records.quarantine import counts
 from shards.report import sampled
@@ -50,7 +51,8 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
     manifest = Manifest.load(directory)
     columns, counted = _gather(manifest)
     entries = quarantine.read(manifest.directory)
-    classes, labels = manifest.classes, counted["label"]
+    classes = manifest.classes
+    labels = counted["label"]
     measures = {
         "width": columns["width"],
         "height": columns["height"],

@@ -82,7 +82,8 @@ class DelimitedTable:
     """CSV or TSV, by a function that gives `(line, fields)`. Everything is text."""
 
     def __init__(self, path: Path, rows: Callable[[Path], Iterator[tuple[int, list[str]]]]):
-        self.path, self.rows = path, rows
+        self.path = path
+        self.rows = rows
         self.names = next((fields for _, fields in rows(path)), [])
 
     def unfit(self, role: str, column: str) -> str:

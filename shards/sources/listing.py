@@ -106,27 +106,35 @@ class RowList:
 
     def only_scheme(self) -> str:
         """The scheme that all its URLs have, in lower case; "" if they differ, or some have none."""
+        if "url" not in self.table.column_names:
+            return ""
         schemes = set[str]()
-        for batch in self.batches if "url" in self.table.column_names else []:
-            found = pc.extract_regex(batch["url"], r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
-            names = pc.unique(pc.struct_field(found, "scheme")).to_pylist()
-            schemes.update(text(name).lower() if name else "" for name in names)
+        for batch in self.batches:
+            matches = pc.extract_regex(batch["url"], r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
+            names = pc.unique(pc.struct_field(matches, "scheme"))
+            for name in names.to_pylist():
+                schemes.add(text(name).lower() if name else "")
         return schemes.pop() if len(schemes) == 1 else ""
 
     def rows(self, numbers: np.ndarray) -> Iterator[dict[str, Any]]:
         """Rows like those of `LISTING`, and under `members` what the list says: `(suffix, data)`
         pairs.
         """
-        places = np.searchsorted(self.starts, numbers, side="right") - 1
-        found: dict[int, dict[str, Any]] = {}
-        for place in np.unique(places):  # batch by batch: `Table.take` would copy whole columns
-            mine = numbers[places == place]
-            taken = self.batches[place].take(pa.array(mine - self.starts[place])).to_pylist()
-            found |= dict(zip(mine.tolist(), taken, strict=True))
-        return (self._row(number, found[number]) for number in numbers.tolist())
+        batch_of = np.searchsorted(self.starts, numbers, side="right") - 1
+        rows: dict[int, dict[str, Any]] = {}
+        # Batch by batch: `Table.take` would copy whole columns.
+        for batch in np.unique(batch_of):
+            of_batch = numbers[batch_of == batch]
+            places = pa.array(of_batch - self.starts[batch])
+            taken = self.batches[batch].take(places)
+            pairs = zip(of_batch.tolist(), taken.to_pylist(), strict=True)
+            rows.update(pairs)
+        in_order = numbers.tolist()
+        return (self._row(number, rows[number]) for number in in_order)
 
     def _row(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
-        url, label = values.get("url"), values.get("label")
+        url = values.get("url")
+        label = values.get("label")
         members = [("cls", label.encode())] if self.numbered and label else []
         if values.get("caption") is not None:
             members.append(("txt", values["caption"].encode()))
@@ -232,13 +240,11 @@ class Listing:
     def rows(self, block: np.ndarray) -> list[dict[str, Any]]:
         """The samples of these numbers, in the order given."""
         found: dict[int, dict[str, Any]] = {}
-        start, parts = (
-            0,
-            [
-                (len(self.table), self._files),
-                *((len(each.table), each.rows) for each in self.lists),
-            ],
-        )
+        start = 0
+        parts = [
+            (len(self.table), self._files),
+            *((len(each.table), each.rows) for each in self.lists),
+        ]
         for count, rows_of in parts:
             mine = block[(block >= start) & (block < start + count)]
             found |= zip(mine.tolist(), rows_of(mine - start), strict=True)
@@ -273,7 +279,9 @@ def _unique(keys: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     if len(pc.unique(keys)) == len(keys):
         return keys
     names = keys.to_pylist()
-    taken, count, unique = set(names), Counter[str](), []
+    taken = set(names)
+    count = Counter[str]()
+    unique = []
     for name in names:
         count[name] += 1
         new = name

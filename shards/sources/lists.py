@@ -92,13 +92,12 @@ def _read(path: Path, listing: Listing, columns: Columns, folder: Path | None) -
     try:
         table = FORMATS[path.suffix.lower()](path)
         chosen = _choose(path, table, columns, listing.notes)
-        container, groups = Container(os.path.abspath(path), "", "urls"), None
+        container = Container(os.path.abspath(path), "", "urls")
+        groups = None
         if column := chosen.pop("image", ""):
             prefix = "" if "url" in chosen else f"{path.name}/"
-            container, groups = (
-                Container(os.path.abspath(path), prefix, "column", column),
-                group_starts(path),
-            )
+            container = Container(os.path.abspath(path), prefix, "column", column)
+            groups = group_starts(path)
         batches = (
             arranged(batch, path.name, listing.notes)
             for batch in table.batches(chosen, listing.notes)

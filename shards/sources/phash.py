@@ -46,15 +46,17 @@ def phash(pixels: np.ndarray) -> int:
     """The hash of `(H, W, 3)` uint8 RGB; `FEATURELESS` for a picture without contrast."""
     height, width = pixels.shape[:2]
     if max(height, width) > SAMPLED:
-        pixels = cv2.resize(
-            pixels, (min(width, SAMPLED), min(height, SAMPLED)), interpolation=cv2.INTER_LINEAR
-        )
-    luma = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.int64) @ LUMA
+        sampled = (min(width, SAMPLED), min(height, SAMPLED))
+        pixels = cv2.resize(pixels, sampled, interpolation=cv2.INTER_LINEAR)
+    small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    luma = small.astype(np.int64) @ LUMA
     centred = luma * luma.size - luma.sum()
-    if np.abs(centred).sum() < LEAST_CONTRAST * LUMA.sum() * luma.size**2:
+    contrast = np.abs(centred).sum()
+    if contrast < LEAST_CONTRAST * LUMA.sum() * luma.size**2:
         return FEATURELESS
     spectrum = BASIS @ centred @ BASIS.T
-    return int(WEIGHTS[spectrum[U, V] > 0].sum(dtype=np.uint64))
+    bits = WEIGHTS[spectrum[U, V] > 0]
+    return int(bits.sum(dtype=np.uint64))
 
 
 def canonical(hashes: np.ndarray) -> np.ndarray:

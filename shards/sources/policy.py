@@ -1,11 +1,10 @@
-"""What a build does with images by their size, and how it asks servers for them."""
+"""What a build does with images by their size, and which addresses it takes for private."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 from seer.data.decoding.decode import MAX_PIXELS, DamagedImage
-from seer.schema import LINE, POSITIVE, SHARE, Integer, Number, option
-
-SECONDS = Number(0.001, 1e6)
+from shards.options import BuildOptions
 
 # How URLs begin that are read by the user's own rights and credentials, and not by anybody's.
 PRIVATE_SCHEMES = "file", "s3", "gs", "gcs"
@@ -32,6 +31,11 @@ class Policy:
     max_pixels: int | None = None
     check: bool = True
 
+    @classmethod
+    def of(cls, options: BuildOptions) -> Self:
+        """What a build asks for."""
+        return cls(**{each.name: getattr(options, each.name) for each in fields(cls)})
+
     @property
     def most_pixels(self) -> int:
         """What the decoder may allocate."""
@@ -55,33 +59,3 @@ class Policy:
 
 KEEP = Policy()  # every image as it is
 LOOK = Policy(check=False)
-
-
-@dataclass(frozen=True)
-class DownloadOptions:
-    """How to download. The first three decide what a build contains, the others how it gets there.
-
-    Attributes:
-        max_bytes: a response larger than this is left out, at the latest when so much of it has come.
-        ignore_robots_tag: also take what its server asks not to be used for search or AI (`X-Robots-Tag`).
-        allow_private: also connect to loopback, link-local, private and other addresses that are not public, and read
-            what is no `http(s)://`: files and objects of stores.
-        connections: in flight per process; per_host: of these, to one host.
-        retries: tries after the first, of what may pass (timeouts, broken connections, 429, 5xx).
-        connect_timeout, read_timeout, timeout: seconds to connect, between two pieces of a response, of one try in all.
-        min_success: the build stops when a smaller share of the last `window` downloads succeeded; 0 never stops it.
-        agent: what we say we are.
-    """
-
-    max_bytes: int = option(32 << 20, POSITIVE)
-    ignore_robots_tag: bool = False
-    allow_private: bool = False
-    connections: int = option(256, Integer(1, 65_536))
-    per_host: int = option(8, POSITIVE)
-    retries: int = option(2, Integer(0, 1000))
-    connect_timeout: float = option(10.0, SECONDS)
-    read_timeout: float = option(10.0, SECONDS)
-    timeout: float = option(60.0, SECONDS)
-    min_success: float = option(0.05, SHARE)
-    window: int = option(1000, POSITIVE)
-    agent: str = option("Mozilla/5.0 (compatible; seer)", LINE)

@@ -40,7 +40,8 @@ def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path)
         )
     spans, end = _spans(tar, _gone(contents, set(offsets[gone].tolist())))
     with open_data(tar) as source, open(new, "wb") as file:
-        writer, start = tars.TarWriter(file), 0
+        writer = tars.TarWriter(file)
+        start = 0
         for span_start, span_end in [*spans, (end, end)]:
             writer.copy(source, start, span_start)
             start = span_end
@@ -56,7 +57,9 @@ def _spans(tar: Path, gone: dict[int, str]) -> tuple[list[tuple[int, int]], int]
     What lies between the entries goes as well: the ends of archives that were put together in one
     file.
     """
-    names, spans, end = set(gone.values()), [], 0
+    names = set(gone.values())
+    spans = []
+    end = 0
     for entry in _sound(tars.entries(tar)):
         if entry.start > end:
             spans.append((end, entry.start))
@@ -91,13 +94,16 @@ def _sound(entries: Iterator[tars.Entry]) -> Iterator[tars.Entry]:
 
 def _moved(index: pa.Table, spans: list[tuple[int, int]]) -> pa.Table:
     """The index with its offsets less what was taken out before them."""
-    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    taken = np.concatenate([[0], np.cumsum(ends - starts)])
+    edges = np.array(spans, np.int64).reshape(-1, 2)
+    starts, ends = edges.T
+    taken = np.cumsum(ends - starts)
+    taken_before = np.concatenate([[0], taken])
     offsets = index["offset"].to_numpy()
-    column = pa.array(offsets - taken[np.searchsorted(starts, offsets)], pa.int64())
-    return index.set_column(
-        index.schema.get_field_index("offset"), index.schema.field("offset"), column
-    )
+    spans_before = np.searchsorted(starts, offsets)
+    moved = offsets - taken_before[spans_before]
+    column = index.schema.get_field_index("offset")
+    field = index.schema.field(column)
+    return index.set_column(column, field, pa.array(moved, pa.int64()))
 
 
 def _renamed(index: pa.Table, tar: Path) -> pa.Table:

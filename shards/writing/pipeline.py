@@ -40,18 +40,22 @@ class Block:
     """What has come of one block: entries and samples, whose bytes lie in a scratch file."""
 
     def __init__(self, task: ShardTask):
-        self.task, self.missing = task, len(task.rows)
-        self.found: list[Sample | Entry | None] = [None] * len(task.rows)
+        count = len(task.rows)
+        self.task = task
+        self.missing = count
+        self.found: list[Sample | Entry | None] = [None] * count
         self.places: dict[int, list[tuple[str, int, int]]] = {}
         self.scratch = tempfile.TemporaryFile(dir=task.out / state.STATE)  # noqa: SIM115  # closed when written
-        self.end, self.lock = 0, threading.Lock()
+        self.end = 0
+        self.lock = threading.Lock()
 
     def keep(self, number: int, found: Sample | Entry) -> None:
         """Lay aside what came of a row; from any thread."""
         if isinstance(found, Sample):
             data = b"".join(data for _, data in found.members)
             with self.lock:
-                start, self.end = self.end, self.end + len(data)
+                start = self.end
+                self.end = self.end + len(data)
             with state.writing(self.task.out):
                 written = 0
                 while written < len(data):
@@ -86,7 +90,8 @@ class Success:
     """How the latest downloads ended, and how those of each shard did."""
 
     def __init__(self, least: float, window: int):
-        self.least, self.window = least, window
+        self.least = least
+        self.window = window
         self.latest: deque[str] = deque(maxlen=window)  # reasons, "" for success
         self.shards: dict[str, Counter[bool]] = {}
 
@@ -151,12 +156,10 @@ class Pipeline:
     """What the downloads of one process share."""
 
     def __init__(self, first: ShardTask, tick: pool.Tick):
-        self.out, self.threads, self.tick, self.options = (
-            first.out,
-            first.threads,
-            tick,
-            first.download,
-        )
+        self.out = first.out
+        self.threads = first.threads
+        self.tick = tick
+        self.options = first.download
         self.success = Success(self.options.min_success, self.options.window)
         self.blocks = asyncio.Semaphore(OPEN_BLOCKS)
         self.begun = asyncio.Semaphore(WINDOW * self.options.connections)

@@ -12,10 +12,11 @@ from seer.data.decoding.decode import DamagedImage
 from seer.data.storage.index import index_path, write_index
 from shards import pool
 from shards.archives.tars import TarWriter
+from shards.options import DownloadOptions
 from shards.records import state
 from shards.records.quarantine import Entry
 from shards.sources.listing import Container
-from shards.sources.policy import DownloadOptions, Policy
+from shards.sources.policy import Policy
 from shards.sources.samples import Sample, fit, load
 
 
@@ -42,7 +43,8 @@ def write_shard(
     Args:
         loaded: what has come of the task's rows, in their order; None reads them now.
     """
-    path, temporary = task.out / task.shard, task.out / state.STATE / f".{task.shard}.{os.getpid()}"
+    path = task.out / task.shard
+    temporary = task.out / state.STATE / f".{task.shard}.{os.getpid()}"
     with state.writing(task.out):
         try:
             with open(temporary, "wb") as file:
@@ -61,7 +63,9 @@ def _fill(
     task: ShardTask, file: BinaryIO, tick: pool.Tick, found: Iterator[Sample | Entry]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write the members; returns the rows of the index, and the record."""
-    writer, rows, quarantine = TarWriter(file), list[dict[str, Any]](), list[Entry]()
+    writer = TarWriter(file)
+    rows = list[dict[str, Any]]()
+    quarantine = list[Entry]()
     for loaded in found:
         if isinstance(loaded, Sample):
             rows.append(_write(writer, loaded))

@@ -32,9 +32,9 @@ from seer.data.storage.remote import FetchConfig
 from seer.rundir.names import DAMAGED, SKIPPED
 from shards import prune, takedown
 from shards.build import BuildOptions, build
-from shards.dedup.find import DedupOptions
 from shards.dedup.known import of_dataset, of_list
 from shards.indexing import index, index_on_first_use
+from shards.options import DedupOptions
 from shards.records import state
 from shards.report.stats import stats
 from shards.verify import verify

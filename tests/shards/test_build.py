@@ -15,9 +15,9 @@ from PIL import Image, ImageOps
 from seer.data.storage.index import MANIFEST, Manifest, index_path, read_index
 from seer.errors import InputError
 from shards.build import BuildOptions, build
+from shards.options import DownloadOptions
 from shards.records import quarantine, state
 from shards.report.stats import lines, stats
-from shards.sources.policy import DownloadOptions
 from shards.verify import verify
 from tests.shards.conftest import bomb, contents, encoded, pixels
 

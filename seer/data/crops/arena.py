@@ -109,10 +109,13 @@ class Arena:
     def __init__(self, workers: int, slots: int, shapes: Sequence[Shape], dtype: type):
         self.slots = slots
         self.starts = _starts(shapes, dtype)
+        every_slot = workers * slots
         # `share_memory_` would touch all of it.
         storage = torch.UntypedStorage._new_shared(arena_bytes(workers, slots, shapes, dtype))
-        self.memory = torch.empty(0, dtype=torch.uint8).set_(storage).view(workers * slots, -1)
-        self.held = torch.zeros(workers * slots, len(shapes), dtype=torch.uint8).share_memory_()
+        memory = torch.empty(0, dtype=torch.uint8).set_(storage)
+        self.memory = memory.view(every_slot, -1)
+        held = torch.zeros(every_slot, len(shapes), dtype=torch.uint8)
+        self.held = held.share_memory_()
         self.id = next(_ids)
         self.lease: Lease | None = None  # of the latest arrays that were taken here
         _arenas[self.id] = self

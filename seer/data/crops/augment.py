@@ -52,7 +52,8 @@ class Normalise:
     @cached_property
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale and shift, `(3,)` float32 each, by which levels become values."""
-        mean, std = np.array(self.mean), np.array(self.std)
+        mean = np.array(self.mean)
+        std = np.array(self.std)
         return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
     def batch(self, planes: Tensor, out: Tensor) -> None:
@@ -103,11 +104,13 @@ def augment_batch(crops: Tensor, looks: Appearance, normalise: Normalise) -> Ten
     Which crops an operation concerns is known on the host, so nothing waits for the device.
     """
     out = torch.empty(crops.shape, dtype=torch.float32, device=crops.device)
-    count = max(1, _ROUND.get(crops.device.type, _ROUND["cuda"]) // max(1, crops[:1].numel()))
+    values = _ROUND.get(crops.device.type, _ROUND["cuda"])
+    count = max(1, values // max(1, crops[:1].numel()))
     with torch.autocast(crops.device.type, enabled=False):
         for start in range(0, len(crops), count):
             rows = slice(start, start + count)
-            normalise.batch(_alter(crops[rows], looks[rows]), out[rows])
+            altered = _alter(crops[rows], looks[rows])
+            normalise.batch(altered, out[rows])
     return out
 
 
@@ -180,7 +183,8 @@ def rotate_hues(planes: Tensor, turns: Tensor) -> Tensor:
     value = planes.amax(1, keepdim=True)
     chroma = value - planes.amin(1, keepdim=True)
     red, green, blue = planes.split(1, dim=1)
-    from_green, from_blue = (blue - red).add_(2 * chroma), (red - green).add_(4 * chroma)
+    from_green = (blue - red).add_(2 * chroma)
+    from_blue = (red - green).add_(4 * chroma)
     hue = torch.where(
         value == red, green - blue, torch.where(value == green, from_green, from_blue)
     )
@@ -218,14 +222,17 @@ def blur_matrices(sigmas: np.ndarray, size: int, device: torch.device) -> Tensor
         taps = blur_taps(sigma, size)
         row[: len(taps)] = taps
     kernels = torch.from_numpy(half).to(device, non_blocking=True)
-    both_sides = torch.cat([kernels[:, 1:size].flip(1), kernels[:, :size]], 1)
-    sums = kernels.unfold(1, size, 1)  # (N, size, size), the tap at distance i + j
-    differences = both_sides.unfold(1, size, 1).flip(1)  # ... at |i - j|
+    before_centre = kernels[:, 1:size].flip(1)
+    both_sides = torch.cat([before_centre, kernels[:, :size]], 1)
+    at_sum = kernels.unfold(1, size, 1)  # (N, size, size), the tap at distance i + j
+    matrices = both_sides.unfold(1, size, 1).flip(1)  # ... at |i - j|
     # Pixel j counts directly, and as its mirror image beyond either border; the border pixels have
     # none on their side.
-    differences[:, :, 1:] += sums[:, :, 1:]
-    differences[:, :, :-1] += sums.flip(1, 2)[:, :, :-1]
-    return differences
+    mirrored_below = at_sum[:, :, 1:]
+    mirrored_above = at_sum.flip(1, 2)[:, :, :-1]
+    matrices[:, :, 1:] += mirrored_below
+    matrices[:, :, :-1] += mirrored_above
+    return matrices
 
 
 @cache

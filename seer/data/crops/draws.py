@@ -28,7 +28,8 @@ MAX_CROPS = 64  # per image, all kinds of view together
 LUMA = (0.299, 0.587, 0.114)  # what is grey of a colour: ITU-R BT.601, Pillow's "L"
 ATTEMPTS = 10  # at a box that fits the image, before falling back to its centre
 # The row of uniform numbers of one crop. The box comes first, so that `draw_boxes` stands alone.
-AREA, RATIO = slice(0, ATTEMPTS), slice(ATTEMPTS, 2 * ATTEMPTS)
+AREA = slice(0, ATTEMPTS)
+RATIO = slice(ATTEMPTS, 2 * ATTEMPTS)
 TOP, LEFT, FLIP = range(2 * ATTEMPTS, 2 * ATTEMPTS + 3)
 BOX_UNIFORMS = FLIP + 1
 JITTER, ORDER, GREY, BLUR, SIGMA, SOLARIZE = range(BOX_UNIFORMS, BOX_UNIFORMS + 6)
@@ -152,19 +153,46 @@ def draw_boxes(view: View, heights: np.ndarray, widths: np.ndarray, u: np.ndarra
     """`RandomResizedCrop` and a flip, for images of `heights` × `widths` `(B,)`, from `u` `(B,
     BOX_UNIFORMS…)`.
     """
-    heights, widths = np.asarray(heights)[:, None], np.asarray(widths)[:, None]
-    area = heights * widths * _between(view.scale, u[:, AREA])
-    ratio = np.exp(_between(np.log(view.ratio), u[:, RATIO]))
-    # (2, B, ATTEMPTS).
-    shape = np.rint(np.sqrt(np.stack([area / ratio, area * ratio]))).astype(np.int64)
-    fits = ((shape > 0) & (shape <= np.stack([heights, widths]))).all(0)
-    first = fits.argmax(1)[None, :, None]
-    height, width = np.take_along_axis(shape, first, 2)[..., 0]
-    top = np.floor(u[:, TOP] * (heights[:, 0] - height + 1)).astype(np.int64)
-    left = np.floor(u[:, LEFT] * (widths[:, 0] - width + 1)).astype(np.int64)
+    heights = np.asarray(heights)
+    widths = np.asarray(widths)
+    areas = heights * widths
+    area = areas[:, None] * _between(view.scale, u[:, AREA])
+    log_ratio = _between(np.log(view.ratio), u[:, RATIO])
+    ratio = np.exp(log_ratio)
+    # Of all attempts, `(B, ATTEMPTS)`, the first that fits the image counts.
+    tried_heights = _rounded(np.sqrt(area / ratio))
+    tried_widths = _rounded(np.sqrt(area * ratio))
+    fits = _fits(tried_heights, heights) & _fits(tried_widths, widths)
+    first = fits.argmax(1)
+    height = _of_attempt(first, tried_heights)
+    width = _of_attempt(first, tried_widths)
+    top = _placed(u[:, TOP], heights - height)
+    left = _placed(u[:, LEFT], widths - width)
     drawn = np.stack([top, left, height, width], 1)
-    box = np.where(fits.any(1)[:, None], drawn, _central_boxes(view, heights[:, 0], widths[:, 0]))
-    return Boxes(box, u[:, FLIP] < view.flip)
+    central = _central_boxes(view, heights, widths)
+    some_fits = fits.any(1)
+    box = np.where(some_fits[:, None], drawn, central)
+    flip = u[:, FLIP] < view.flip
+    return Boxes(box, flip)
+
+
+def _rounded(sides: np.ndarray) -> np.ndarray:
+    return np.rint(sides).astype(np.int64)
+
+
+def _fits(sides: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Which of the sides tried, `(B, ATTEMPTS)`, are sides of a box within the image."""
+    return (sides > 0) & (sides <= limits[:, None])
+
+
+def _of_attempt(number: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """`(B,)` of `(B, ATTEMPTS)`: of each image, what the attempt of this number gave."""
+    return np.take_along_axis(sides, number[:, None], 1)[:, 0]
+
+
+def _placed(u: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Uniformly from 0 to `room`, both included."""
+    return np.floor(u * (room + 1)).astype(np.int64)
 
 
 def _central_boxes(view: View, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
@@ -178,16 +206,21 @@ def _central_boxes(view: View, heights: np.ndarray, widths: np.ndarray) -> np.nd
 def draw_appearance(view: View, u: np.ndarray) -> Appearance:
     """How each of N crops is altered, from `u` `(N, UNIFORMS)`."""
     strength = np.array([view.brightness, view.contrast, view.saturation, view.hue])
-    low, high = IDENTITY - strength, IDENTITY + strength
-    low[: Op.HUE] = low[: Op.HUE].clip(0)
+    low = IDENTITY - strength
+    high = IDENTITY + strength
+    low[: Op.HUE] = low[: Op.HUE].clip(0)  # a shift of hue may be negative, a factor may not
     factors = _between((low, high), u[:, FACTORS])
+    is_jittered = u[:, [JITTER]] < view.jitter
+    factors = np.where(is_jittered, factors, IDENTITY)
+    sigma = _between(view.blur_sigma, u[:, SIGMA])
+    is_blurred = u[:, BLUR] < view.blur
+    sigma = np.where(is_blurred, sigma, 0)
+    order = (u[:, ORDER] * len(ORDERS)).astype(np.int64)
     return Appearance(
-        factors=np.where(u[:, [JITTER]] < view.jitter, factors, IDENTITY).astype(np.float32),
-        order=ORDERS[(u[:, ORDER] * len(ORDERS)).astype(np.int64)],
+        factors=factors.astype(np.float32),
+        order=ORDERS[order],
         grey=u[:, GREY] < view.grey,
-        sigma=np.where(u[:, BLUR] < view.blur, _between(view.blur_sigma, u[:, SIGMA]), 0).astype(
-            np.float32
-        ),
+        sigma=sigma.astype(np.float32),
         solarize=u[:, SOLARIZE] < view.solarize,
     )
 

@@ -10,6 +10,7 @@ device.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -48,6 +49,7 @@ __all__ = [
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+REDUCTIONS = (1, 2, 4, 8)  # of a picture, that decoders know
 
 # Samples are what runs in parallel. OpenCV's own threads would compete with the loader's, and do
 # not survive a fork.
@@ -93,7 +95,8 @@ class _Resolution:
         widths: np.ndarray,
     ) -> tuple[Boxes, Appearance]:
         """What V·B crops drew; row v·B + b is crop v of sample b."""
-        boxes, looks = [], []
+        boxes = []
+        looks = []
         for number, view in self.crops:
             u = crop_uniforms(seed, epochs, ids, number)
             boxes.append(draw_boxes(view, heights, widths, u))
@@ -166,6 +169,15 @@ class MultiCrop:
         return Views(tuple(pixels.permute(0, 1, 4, 2, 3) for pixels in crops), index)
 
 
+class _Work(NamedTuple):
+    """The crops of one resolution of a plan; row v·B + b is crop v of image b."""
+
+    boxes: list[list[int]]
+    flips: list[bool]
+    looks: list[Look]
+    out: np.ndarray
+
+
 class CropPlan:
     """The crops of B images: drawn before the images are decoded, and cut one image after the
     other.
@@ -183,42 +195,54 @@ class CropPlan:
         epochs: np.ndarray,
         ids: np.ndarray,
     ):
-        self.crops, self.shapes, self.epochs, self.ids = crops, list(shapes), epochs, ids
-        count = len(self.shapes)
-        self.out = arena.arrays(crops.shapes(count), crops.dtype)
-        draws = [
-            r.draw(crops.seed, epochs, ids, *np.array(self.shapes).T) for r in crops.resolutions
-        ]
-        self.looks = tuple(looks for _, looks in draws)
-        self.work = [
-            (boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
-            for (boxes, looks), out in zip(draws, self.out, strict=True)
-        ]
-        smallest = [boxes.box[:, 2:].reshape(-1, count, 2).min((0, 2)) for boxes, _ in draws]
-        ratios = np.min([s // r.size for s, r in zip(smallest, crops.resolutions, strict=True)], 0)
+        self.crops = crops
+        self.shapes = list(shapes)
+        self.epochs = epochs
+        self.ids = ids
         self.augment_seconds = 0.0
-        self.reductions = [max(f for f in (1, 2, 4, 8) if f <= max(1, ratio)) for ratio in ratios]
+        count = len(self.shapes)
+        heights, widths = np.array(self.shapes).T
+        self.out = arena.arrays(crops.shapes(count), crops.dtype)
+        self.work: list[_Work] = []
+        every_look = []
+        ratios = []
+        for resolution, out in zip(crops.resolutions, self.out, strict=True):
+            boxes, looks = resolution.draw(crops.seed, epochs, ids, heights, widths)
+            work = _Work(boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
+            self.work.append(work)
+            every_look.append(looks)
+            sides = boxes.box[:, 2:].reshape(-1, count, 2)
+            ratios.append(sides.min((0, 2)) // resolution.size)
+        self.looks = tuple(every_look)
+        self.reductions = [_reduction(ratio) for ratio in np.min(ratios, 0)]
 
     def cut(self, b: int, image: np.ndarray) -> None:
         """Cut image b's crops from `image`: itself, itself reduced, or another (of any shape) that
         replaces it.
         """
-        factor = 1 if image.shape[:2] == self.shapes[b] else self.reductions[b]
-        if image.shape[:2] != reduced(self.shapes[b], factor):
-            self._draw_again(b, image.shape[:2])
+        shape = image.shape[:2]
+        count = len(self.shapes)
+        factor = 1 if shape == self.shapes[b] else self.reductions[b]
+        if shape != reduced(self.shapes[b], factor):
+            self._draw_again(b, shape)
             factor = 1
-        for box, flip, look, out in self.work:
-            for row in range(b, len(out), len(self.shapes)):
-                self._make(image, _reduced_box(box[row], factor), flip[row], look[row], out[row])
+        for boxes, flips, looks, out in self.work:
+            for row in range(b, len(out), count):
+                box = _reduced_box(boxes[row], factor)
+                self._make(image, box, flips[row], looks[row], out[row])
 
     def _draw_again(self, b: int, shape: tuple[int, int]) -> None:
         """Boxes for an image of another shape; how crops look does not depend on it."""
-        one, (height, width) = slice(b, b + 1), np.array(shape)[:, None]
-        for resolution, (box, *_) in zip(self.crops.resolutions, self.work, strict=True):
-            boxes, _ = resolution.draw(
-                self.crops.seed, self.epochs[one], self.ids[one], height, width
-            )
-            box[b :: len(self.shapes)] = boxes.box.tolist()
+        heights = np.array(shape[:1])
+        widths = np.array(shape[1:])
+        epochs = self.epochs[b : b + 1]
+        ids = self.ids[b : b + 1]
+        seed = self.crops.seed
+        count = len(self.shapes)
+        resolutions = self.crops.resolutions
+        for resolution, work in zip(resolutions, self.work, strict=True):
+            boxes, _ = resolution.draw(seed, epochs, ids, heights, widths)
+            work.boxes[b::count] = boxes.box.tolist()
 
     def _make(
         self, image: np.ndarray, box: list[int], flip: bool, look: Look, out: np.ndarray
@@ -243,6 +267,13 @@ class CropPlan:
             () if self.crops.finished else self.looks,
             torch.from_numpy(np.array(self.ids, np.int64)),
         )
+
+
+def _reduction(ratio: int) -> int:
+    """By how much a picture may be reduced when its smallest crop is `ratio` times as large as
+    needed.
+    """
+    return max(factor for factor in REDUCTIONS if factor <= max(1, ratio))
 
 
 def _reduced_box(box: list[int], factor: int) -> list[int]:
@@ -282,11 +313,14 @@ def centre_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
             f"crop size {size}: should be from 1 to {resize}, to which the shorter side is resized"
         )
     image = _without_far_ends(image)
-    height, width = (int(resize * side / min(image.shape[:2])) for side in image.shape[:2])
+    shape = image.shape[:2]
+    height, width = (int(resize * side / min(shape)) for side in shape)
     resized = np.empty((height, width, 3), np.uint8)
-    resized_crop(image, (0, 0, *image.shape[:2]), False, resized)
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return resized[top : top + size, left : left + size].copy()
+    resized_crop(image, (0, 0, *shape), False, resized)
+    top = round((height - size) / 2)
+    left = round((width - size) / 2)
+    square = resized[top : top + size, left : left + size]
+    return square.copy()
 
 
 def _without_far_ends(image: np.ndarray, longest: int = 16) -> np.ndarray:

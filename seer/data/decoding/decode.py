@@ -231,7 +231,8 @@ def _why_not_read(data: bytes) -> str:
 def _size_of_bomb(data: bytes) -> tuple[int, int]:
     """Width and height of what Pillow refuses to open, whose message has only their product."""
     with _pillow_limit:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
         try:
             return Image.open(io.BytesIO(data), formats=FORMATS).size
         finally:
@@ -258,7 +259,8 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """`(H, W, 3)` of an image whose samples have 8 bits."""
     if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        lab = ImageCms.createProfile("LAB")
+        srgb = ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
     if image.mode == "La":  # premultiplied; Pillow converts it to this alone
         image = image.convert("LA")

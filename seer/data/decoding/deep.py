@@ -30,14 +30,12 @@ LINEAR = 16.0  # floats up to here are light, without a usual white
 UNDERSHOOT = 0.05  # of white, that is clipped to black
 
 # TIFF tags (TIFF 6.0, section 8; the last two in section 19)
-BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE, COLOUR_MAP, SAMPLE_FORMAT, S_MAX_SAMPLE = (
-    258,
-    262,
-    281,
-    320,
-    339,
-    341,
-)
+BITS_PER_SAMPLE = 258
+PHOTOMETRIC = 262
+MAX_SAMPLE = 281
+COLOUR_MAP = 320
+SAMPLE_FORMAT = 339
+S_MAX_SAMPLE = 341
 WHITE_IS_ZERO = 0
 SIGNED = 2
 
@@ -240,12 +238,14 @@ def _load_grey_with_alpha(image: ImageFile, data: bytes) -> Image.Image:
     """PNG's four bytes of a pixel (grey, then alpha, high bytes first) as four bands."""
     image.tile = [_with_rawmode(tile, "RGBA") for tile in image.tile]
     image.load()
-    read = np.asarray(image).astype(np.uint16)
-    grey = (read[..., 0] << 8) | read[..., 1]
-    alpha = (read[..., 2] << 8) | read[..., 3]
+    pixels = np.asarray(image).astype(np.uint16)
+    grey_high, grey_low, alpha_high, alpha_low = np.moveaxis(pixels, -1, 0)
+    grey = (grey_high << 8) | grey_low
+    alpha = (alpha_high << 8) | alpha_low
     white = _declared_white(image, data, grey)
     opaque = max(white, white_of_integers(alpha))
-    return Image.fromarray(np.dstack([scaled(grey, white), scaled(alpha, opaque)]), "LA")
+    bands = np.dstack([scaled(grey, white), scaled(alpha, opaque)])
+    return Image.fromarray(bands, "LA")
 
 
 def _grey(image: ImageFile, data: bytes) -> Image.Image:

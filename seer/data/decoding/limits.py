@@ -27,7 +27,8 @@ MAX_TILES = 65_536
 MAX_TIFF_ENTRIES = 4_096
 
 JPEG_MAGIC = b"\xff\xd8\xff"
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+START_OF_SCAN = 0xDA
+END_OF_IMAGE = 0xD9
 PROGRESSIVE = {0xC2, 0xCA}  # frames, by Huffman and by arithmetic coding
 FRAMES = {0xC0, 0xC1, 0xC9, *PROGRESSIVE}
 NO_MARKER = {0x00, 0xFF}  # after 0xFF: a stuffed byte, a fill byte
@@ -35,7 +36,9 @@ WITHOUT_LENGTH = {0x01, *range(0xD0, 0xDA)}
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")
 TIFF_COUNTED = {273: MAX_TILES, 324: MAX_TILES}  # StripOffsets, TileOffsets
-TILE_WIDTH, TILE_LENGTH, COMPRESSION = 322, 323, 259
+TILE_WIDTH = 322
+TILE_LENGTH = 323
+COMPRESSION = 259
 TIFF_JPEG = {6, 7}
 TIFF_INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}  # field types
 

@@ -32,7 +32,8 @@ class Cache:
     """Shards in `folder`, together at most `limit` bytes; the longest unused ones make room."""
 
     def __init__(self, folder: Path, limit: int):
-        self.folder, self.limit = folder, limit
+        self.folder = folder
+        self.limit = limit
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from fsspec.utils import merge_offset_ranges
@@ -37,6 +38,14 @@ IdsOf = Callable[[int], np.ndarray]  # step → ids of its samples
 Span = tuple[int, int, int]  # shard, offset, size
 
 
+class Request(NamedTuple):
+    """Bytes of a shard that are asked for at once."""
+
+    shard: int
+    start: int
+    stop: int
+
+
 @dataclass
 class FetchConfig:
     """How shards are read that lie in a store. Nothing of it changes what is read.
@@ -55,6 +64,19 @@ class FetchConfig:
     cache_gb: float = option(10.0, Number(0, 1e6), incidental=True)
 
 
+def merge_neighbours(spans: Sequence[Span]) -> list[Request]:
+    """One request for members that lie close together; `spans` are sorted, and so are these."""
+    shards = []
+    starts = []
+    stops = []
+    for shard, offset, size in spans:
+        shards.append(shard)
+        starts.append(offset)
+        stops.append(offset + size)
+    merged = merge_offset_ranges(shards, starts, stops, GAP, MERGED)
+    return [Request(*request) for request in zip(*merged, strict=True)]
+
+
 class RemoteShards:
     """Reads members of the shards of a manifest that lies in a store. Safe to share between
     threads.
@@ -65,14 +87,16 @@ class RemoteShards:
 
     def __init__(self, manifest: Manifest, config: FetchConfig, open_shards: int):
         check_options(config, "loader")
-        self.manifest, self.wait = manifest, config.fetch == "shards"
+        self.manifest = manifest
+        self.wait = config.fetch == "shards"
         self.cache = None if config.fetch == "ranges" else self._open_cache(config, open_shards)
         self._bringing: Future | None = None
         self._lock = Lock()
 
     def read(self, spans: Sequence[Span]) -> list[bytes]:
         """The members at `spans`, in their order."""
-        data, missing = [b""] * len(spans), list[int]()
+        data = [b""] * len(spans)
+        missing = list[int]()
         forward = sorted(range(len(spans)), key=spans.__getitem__)
         for shard, members in groupby(forward, key=lambda i: spans[i][0]):
             descriptor = self._cached(shard)
@@ -88,25 +112,28 @@ class RemoteShards:
 
     def _read_ranges(self, spans: Sequence[Span]) -> Iterator[bytes]:
         """The members at `spans`, which come sorted."""
-        shards, starts, stops = (
-            [span[0] for span in spans],
-            [s[1] for s in spans],
-            [s[1] + s[2] for s in spans],
+        if not spans:
+            return
+        requests = merge_neighbours(spans)
+        bodies = read_ranges(
+            [(self._url(request.shard), request.start, request.stop) for request in requests]
         )
-        merged = list(zip(*merge_offset_ranges(shards, starts, stops, GAP, MERGED), strict=True))
-        bodies = read_ranges([(self._url(shard), start, stop) for shard, start, stop in merged])
-        k = 0
-        for shard, start, stop in zip(shards, starts, stops, strict=True):
-            while (shard, stop) > (merged[k][0], merged[k][2]):
-                k += 1
-            yield bodies[k][start - merged[k][1] : stop - merged[k][1]]
+        answers = zip(requests, bodies, strict=True)
+        request, body = next(answers)
+        for shard, offset, size in spans:
+            # Both are sorted by shard and offset.
+            while (shard, offset + size) > (request.shard, request.stop):
+                request, body = next(answers)
+            start = offset - request.start
+            yield body[start : start + size]
 
     def _url(self, shard: int) -> Url:
         return self.manifest.directory / self.manifest.shards[shard]
 
     def _open_cache(self, config: FetchConfig, open_shards: int) -> Cache | None:
         """The cache; None if `auto` finds it too small."""
-        limit, largest = int(config.cache_gb * 1e9), int(self.manifest.bytes.max())
+        limit = int(config.cache_gb * 1e9)
+        largest = int(self.manifest.bytes.max())
         if self.wait and largest > limit:
             raise InputError(
                 f"loader.cache_gb={config.cache_gb:g}: a shard has {largest / 1e9:.3g} GB; give more"
@@ -130,7 +157,8 @@ class RemoteShards:
         """A descriptor of the shard in the cache; None if it is to be read by ranges."""
         if (cache := self.cache) is None:
             return None
-        digest, size = self.manifest.digests[shard], int(self.manifest.bytes[shard])
+        digest = self.manifest.digests[shard]
+        size = int(self.manifest.bytes[shard])
         descriptor = cache.open(digest, size)
         if descriptor is None and self.wait:
             return cache.fetch(self._url(shard), digest, size)
@@ -161,7 +189,8 @@ class ReadAhead:
     """
 
     def __init__(self, read: Callable[[np.ndarray], list[bytes]], mean_bytes: float):
-        self._read, self._mean_bytes = read, mean_bytes
+        self._read = read
+        self._mean_bytes = mean_bytes
         # Batch → its group: step → images.
         self._pending: OrderedDict[tuple[IdsOf, int], Future] = OrderedDict()
         self._lock = Lock()
@@ -170,18 +199,21 @@ class ReadAhead:
         """The `batch` images of `ids_of(step)`; those of step + stride, step + 2·stride, … are
         asked for next.
         """
-        batches = int(min(max(1, AHEAD // (2 * batch * self._mean_bytes)), LONGEST_AHEAD))
+        fitting = AHEAD // (2 * batch * self._mean_bytes)
+        batches = int(min(max(1, fitting), LONGEST_AHEAD))
         far = step + batches * stride
         with self._lock:
             if (ids_of, step) not in self._pending:  # the first, alone: it is waited for
                 self._fetch(range(step, step + 1), ids_of)
                 self._fetch(range(step + stride, far, stride), ids_of)
             if (ids_of, far) not in self._pending:
-                self._fetch(range(far, far + batches * stride, stride), ids_of)
+                further = range(far, far + batches * stride, stride)
+                self._fetch(further, ids_of)
             group = self._pending.pop((ids_of, step))
             while len(self._pending) > 2 * batches * stride:  # left behind by who stopped
                 self._pending.popitem(last=False)
-        return group.result().pop(step)
+        fetched = group.result()
+        return fetched.pop(step)
 
     def _fetch(self, steps: range, ids_of: IdsOf) -> None:
         if steps:

@@ -30,9 +30,12 @@ logger = logging.getLogger("seer.data")
 
 REQUESTS = 32  # at once, per process
 # A request may take that long, and a second more for each so many bytes.
-SECONDS, SLOWEST = (30.0, 2**20)
+SECONDS = 30.0
+SLOWEST = 2**20
 # About a minute of patience with a server that refuses.
-ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE = (10, 0.2, 30.0)
+ATTEMPTS = 10
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 30.0
 TELL_EVERY = 10  # seconds, while requests go on failing
 TRANSIENT = {408, 425, 429}  # and 5xx: the HTTP statuses after which it is worth asking again
 # In names of exceptions of libraries.
@@ -288,7 +291,8 @@ class _Server:
 
         `request` is called with the file's name as fsspec has it.
         """
-        there, seconds = self.fs._strip_protocol(str(url)), SECONDS + size / SLOWEST
+        there = self.fs._strip_protocol(str(url))
+        seconds = SECONDS + size / SLOWEST
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with self.slots:

@@ -20,8 +20,13 @@ from seer.errors import first_line
 from seer.schema import DIGEST, FileName, Integer, Kind, Maybe, MismatchError, Plain, Text
 
 CODECS = {"UNCOMPRESSED", "SNAPPY"}  # what we write; others can expand a thousandfold
-DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # types of pages
-PLAIN, RLE_ENCODING = 0, 3
+# Types of pages.
+DATA = 0
+DICTIONARY = 2
+DATA_V2 = 3
+# Encodings.
+PLAIN = 0
+RLE_ENCODING = 3
 DICTIONARY_ENCODINGS = {2, 8}
 HEX = np.isin(np.arange(256), list(b"0123456789abcdef"))
 UNFIT = np.isin(np.arange(256), [*range(32), *b"/\\\x7f"])  # in a file's name
@@ -98,7 +103,8 @@ class TableFormat:
 def check_column(column: pa.ChunkedArray, kind: Kind, name: str) -> None:
     """Raise `MismatchError` that names the first value of a column that is not of the kind."""
     if isinstance(kind, Maybe):
-        kind, column = kind.kind, column.drop_null() if column.null_count else column
+        kind = kind.kind
+        column = column.drop_null() if column.null_count else column
     elif column.null_count:
         raise MismatchError(name, "it has a row without a value")
     start = 0
@@ -127,17 +133,24 @@ def _surely_fits(kind: Kind, values: pa.Array) -> bool:
 
 def _surely_texts(kind: Text | FileName, ends: np.ndarray, data: np.ndarray) -> bool:
     lengths = np.diff(ends)
-    shortest, longest = int(lengths.min()), int(lengths.max())
+    shortest = int(lengths.min())
+    longest = int(lengths.max())
     if kind == DIGEST:
         return shortest == longest == 64 and bool(HEX[data].all())
     if isinstance(kind, FileName):
         suffix = np.frombuffer(kind.suffix.encode(), np.uint8)
-        if not suffix.size or shortest <= len(suffix) or longest > 255 or UNFIT[data].any():
+        if not suffix.size or shortest <= len(suffix) or longest > 255:
             return False
-        places = (ends[1:] - ends[0])[:, None] - np.arange(len(suffix), 0, -1)
+        if UNFIT[data].any():
+            return False
+        # Where in `data` the last bytes of each name are, `(N, len(suffix))`.
+        places = (ends[1:] - ends[0])[:, None]
+        places = places - np.arange(len(suffix), 0, -1)
         return bool((data[places] == suffix).all())
-    # No text has more characters than bytes.
-    return not kind.pattern and kind.shortest <= shortest // 4 and longest <= kind.longest
+    if kind.pattern:
+        return False
+    # No text has more characters than bytes, or fewer than a quarter of them.
+    return kind.shortest <= shortest // 4 and longest <= kind.longest
 
 
 def _bytes_of(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 12
+TRUE = 1
+FALSE = 2
+BYTE = 3
+I16 = 4
+I32 = 5
+I64 = 6
+DOUBLE = 7
+BINARY = 8
+STRUCT = 12
 MISSING: tuple[int, Any] = 0, None
 DEEPEST = 4  # of structures within structures
 LONGEST = 10  # bytes of a number of 64 bits
@@ -51,7 +59,9 @@ def read_struct(content: bytes, place: int, end: int) -> tuple[Struct, int]:
 
 class _Reader:
     def __init__(self, content: bytes, place: int, end: int):
-        self.content, self.place, self.end = content, place, end
+        self.content = content
+        self.place = place
+        self.end = end
 
     def struct(self, depth: int) -> Struct:
         if depth == DEEPEST:

@@ -196,10 +196,13 @@ def is_finite(values: Tensor) -> bool:
     if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
         array = values.detach().numpy()
         with np.errstate(all="ignore"):  # NaN is both the largest and the smallest
-            return bool(np.isfinite(array.max()) and np.isfinite(array.min()))
+            smallest = array.min()
+            largest = array.max()
+        return bool(np.isfinite(smallest) and np.isfinite(largest))
     # What is not finite stays so in any sum; a sum of finite numbers may overflow, which is looked
     # into.
-    return isfinite(float(values.sum(dtype=torch.float32))) or bool(values.isfinite().all())
+    total = float(values.sum(dtype=torch.float32))
+    return isfinite(total) or bool(values.isfinite().all())
 
 
 def _layout(
@@ -209,15 +212,21 @@ def _layout(
     will start.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
-    end, begins = 0, {}
+    begins = {}
+    end = 0
     for name, (code, shape) in tensors.items():
-        begins[name], end = end, end + prod(shape) * ITEM_SIZES[code]
-        header[name] = {"dtype": code, "shape": shape, "data_offsets": [begins[name], end]}
+        begins[name] = end
+        end += prod(shape) * ITEM_SIZES[code]
+        header[name] = {
+            "dtype": code,
+            "shape": shape,
+            "data_offsets": [begins[name], end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, {
-        name: 8 + len(text) + begin for name, begin in begins.items()
-    }
+    first_bytes = len(text).to_bytes(8, "little") + text
+    places = {name: len(first_bytes) + begin for name, begin in begins.items()}
+    return first_bytes, places
 
 
 def _chunks(tensor: Tensor, size: int) -> Sequence[Tensor]:

@@ -20,7 +20,8 @@ def named_state(method: nn.Module, optimizer: Optimizer) -> State:
     """Every tensor of a run by name: `method.<name>` and `optimizer.<parameter's name>.<key>`."""
     state: State = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
     for parameter, name in _names(method, optimizer).items():
-        for key, value in optimizer.state.get(parameter, {}).items():
+        kept = optimizer.state.get(parameter, {})
+        for key, value in kept.items():
             assert isinstance(value, Tensor), f"optimizer state {key} of {name} is no tensor"
             state[f"optimizer.{name}.{key}"] = value
     return state
@@ -78,20 +79,20 @@ def _copy(tensor: DTensor) -> tuple[int, int]:
 
 def check_names(path: Path, saved: Shapes, method: nn.Module) -> None:
     """Raise `InputError` unless the checkpoint's names and shapes are the method's."""
-    here = {f"method.{name}": list(tensor.shape) for name, tensor in method.state_dict().items()}
-    there = {name: shape for name, (_, shape) in saved.items() if name.startswith("method.")}
-    wrong = [
-        f"{n} is {there[n]} there and {s} here"
-        for n, s in here.items()
-        if n in there and there[n] != s
-    ]
-    wrong += [f"{n} is missing there" for n in here if n not in there]
-    wrong += [f"{n} is only there" for n in there if n not in here]
-    if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise InputError(
-            f"{path}: of another architecture: {'; '.join(wrong[:3])}{more}; use another run_dir"
-        )
+    own = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    stored = [name for name in saved if name.startswith("method.")]
+    problems = []
+    for name, tensor in own.items():
+        shape = list(tensor.shape)
+        if name in saved and saved[name][1] != shape:
+            problems.append(f"{name} is {saved[name][1]} there and {shape} here")
+    problems += [f"{name} is missing there" for name in own if name not in saved]
+    problems += [f"{name} is only there" for name in stored if name not in own]
+    if problems:
+        first = "; ".join(problems[:3])
+        if len(problems) > 3:
+            first += f" (and {len(problems) - 3} more)"
+        raise InputError(f"{path}: of another architecture: {first}; use another run_dir")
 
 
 def allocate(method: nn.Module, optimizer: Optimizer, saved: Shapes) -> State:

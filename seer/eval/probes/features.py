@@ -101,14 +101,15 @@ def stream(
     Raises:
         InputError: names the first image whose features are not finite.
     """
-    backbone, device = frozen(model, config), pick_device(config.device)
+    backbone = frozen(model, config)
+    device = pick_device(config.device)
     together = max(1, min(config.batch_size, LARGEST_BATCH // model.size**2))
     batches = [rows.tolist() for rows in torch.arange(count).split(together)]
-    for rows, pixels in watch(
-        in_threads(load, batches, config.threads), len(batches), name, "batches"
-    ):
+    loaded = in_threads(load, batches, config.threads)
+    for rows, pixels in watch(loaded, len(batches), name, "batches"):
         if rows:
-            features = backbone(to_input(model, pixels.to(device))).cpu()
+            inputs = to_input(model, pixels.to(device))
+            features = backbone(inputs).cpu()
             check_finite(features, rows, name_of, model)
             yield rows, features
 

@@ -49,7 +49,8 @@ def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> lis
         check_picture(Path(config.neighbours))
     bank = extract(model, train, config, "training images")
     queries = extract(model, test, config, "test images")
-    labels, truth = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
+    labels = torch.from_numpy(train.labels)
+    truth = torch.from_numpy(test.labels)
     similarity, nearest = search(queries, bank, max(config.k), pick_device(config.device))
     path = picture(model, config)
     if path:

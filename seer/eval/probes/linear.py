@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,11 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
     check_options(config)
     features = extract(model, train, config, "training images")
     test_features = extract(model, test, config, "test images")
-    labels, truth = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
+    labels = torch.from_numpy(train.labels)
+    truth = torch.from_numpy(test.labels)
     scale = standardizer(features) if config.standardize else torch.nn.Identity()
-    features, test_features = scale(features), scale(test_features)
+    features = scale(features)
+    test_features = scale(test_features)
 
     device = pick_device(config.device)
 
@@ -189,16 +192,21 @@ def fit(
     """
     device = pick_device(config.device)
     heads = torch.zeros(len(lrs), classes, dim + 1, device=device)
-    velocity, rates = torch.zeros_like(heads), torch.tensor(lrs, device=device).view(-1, 1, 1)
-    step, total = 0, config.epochs * -(-samples // config.sgd_batch)
+    velocity = torch.zeros_like(heads)
+    rates = torch.tensor(lrs, device=device).view(-1, 1, 1)
+    total = config.epochs * -(-samples // config.sgd_batch)
+    step = 0
     for epoch in watch(range(config.epochs), config.epochs, "linear probe", "epochs"):
-        for x, y in batches(epoch):
-            x, y = with_one(x).to(device), y.to(device)
+        for features, labels in batches(epoch):
+            x = with_one(features).to(device)
+            target = F.one_hot(labels.to(device), classes).unsqueeze(1)
             # The gradient of the mean cross-entropy in the logits is softmax minus one-hot.
-            error = (product(heads, x).softmax(-1) - F.one_hot(y, classes).unsqueeze(1)) / len(x)
-            gradient = torch.einsum("brc,bd->rcd", error, x).add_(heads, alpha=config.weight_decay)
+            error = (product(heads, x).softmax(-1) - target) / len(x)
+            gradient = torch.einsum("brc,bd->rcd", error, x)
+            gradient.add_(heads, alpha=config.weight_decay)
             velocity.mul_(config.momentum).add_(gradient)
-            heads -= rates * (0.5 + 0.5 * math.cos(math.pi * step / total)) * velocity
+            cosine = 0.5 + 0.5 * math.cos(math.pi * step / total)
+            heads -= rates * cosine * velocity
             step += 1
     return heads
 
@@ -245,25 +253,35 @@ def augmented_batches(
     """Shuffled batches of features of random-resized crops and flips of the images `rows`, computed
     as needed.
     """
-    backbone, device = frozen(model, config), pick_device(config.device)
+    backbone = frozen(model, config)
+    device = pick_device(config.device)
     low, high = config.crop_scale
+    slots = np.arange(BOX_UNIFORMS)
+
+    def load(epoch: int, ids: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        draws = uniform(config.seed, epoch, ids[:, None], slots)
+        crops = []
+        for i, u in zip(ids.tolist(), draws, strict=True):
+            image = train.image(i)
+            crops.append(train_crop(image, model.size, u, (low, high)))
+        stacked = np.stack(crops)
+        return ids, torch.from_numpy(stacked)
+
+    def embed(pixels: Tensor) -> Tensor:
+        features = []
+        for part in pixels.split(config.batch_size):
+            inputs = to_input(model, part.to(device))
+            features.append(backbone(inputs))
+        return torch.cat(features).cpu()
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        def load(ids: np.ndarray) -> tuple[np.ndarray, Tensor]:
-            draws = uniform(config.seed, epoch, ids[:, None], np.arange(BOX_UNIFORMS))
-            pairs = zip(ids.tolist(), draws, strict=True)
-            crops = [train_crop(train.image(i), model.size, u, (low, high)) for i, u in pairs]
-            return ids, torch.from_numpy(np.stack(crops))
-
         order = [rows[i].numpy() for i in shuffled(len(rows), config, epoch)]
-        for ids, pixels in in_threads(load, order, config.threads):
-            parts = [
-                backbone(to_input(model, part.to(device)))
-                for part in pixels.split(config.batch_size)
-            ]
-            values = torch.cat(parts).cpu()
-            check_finite(values, ids.tolist(), train.source.name, model)
-            yield scale(values), torch.from_numpy(train.labels[ids])
+        load_batch = partial(load, epoch)
+        for ids, pixels in in_threads(load_batch, order, config.threads):
+            features = embed(pixels)
+            check_finite(features, ids.tolist(), train.source.name, model)
+            labels = train.labels[ids]
+            yield scale(features), torch.from_numpy(labels)
 
     return batches
 

@@ -15,9 +15,13 @@ from seer.errors import InputError
 
 logger = logging.getLogger("seer.eval")
 
-SIDE, GAP, RADIUS = 96, 6, 8  # px
+# Pixels.
+SIDE = 96
+GAP = 6
+RADIUS = 8
 FORMATS = {".png": "PNG", ".webp": "WEBP"}  # that can be transparent
-GREEN, RED = "#2da44e", "#cf3f3f"
+GREEN = "#2da44e"
+RED = "#cf3f3f"
 
 
 def check_picture(path: Path) -> None:
@@ -47,15 +51,22 @@ def draw_neighbours(
 
     `nearest`: `(Q, k)`, for every test image the numbers of its nearest training images.
     """
-    chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:rows])
+    shuffled = np.random.default_rng(0).permutation(len(test))
+    chosen = np.sort(shuffled[:rows])
     columns = min(columns, nearest.shape[1])
     step = SIDE + GAP
-    sheet = Image.new("RGBA", ((columns + 1) * step + GAP, len(chosen) * step - GAP))  # transparent
-    for row, i in enumerate(chosen.tolist()):
-        _paste(sheet, test.image(i), 0, row * step)
-        for column, j in enumerate(nearest[i, :columns].tolist(), 1):
-            agrees = bool(train.labels[j] == test.labels[i])
-            _paste(sheet, train.image(j), column * step + GAP, row * step, GREEN if agrees else RED)
+    width = (columns + 1) * step + GAP
+    height = len(chosen) * step - GAP
+    sheet = Image.new("RGBA", (width, height))  # transparent
+    for row, tested in enumerate(chosen.tolist()):
+        top = row * step
+        _paste(sheet, test.image(tested), 0, top)
+        neighbours = nearest[tested, :columns].tolist()
+        for column, neighbour in enumerate(neighbours, 1):
+            left = column * step + GAP
+            agrees = bool(train.labels[neighbour] == test.labels[tested])
+            frame = GREEN if agrees else RED
+            _paste(sheet, train.image(neighbour), left, top, frame)
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as beside:
         sheet.save(beside, FORMATS[path.suffix.lower()])

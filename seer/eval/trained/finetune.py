@@ -205,12 +205,17 @@ def score(
     """Top-1 accuracy on the test images, of which each rank takes its share. A collective."""
     module.eval()
     right = torch.zeros((), dtype=torch.int64, device=world.device)
-    for batch in batches_of(test, model, max(1, config.batch_size // world.size), world):
-        batch = batch.to(torch.float64) if config.precision == "fp64" else batch
+    end = Step(config.steps, config.steps)
+    size = max(1, config.batch_size // world.size)
+    for batch in batches_of(test, model, size, world):
+        if config.precision == "fp64":
+            batch = batch.to(torch.float64)
         with autocast(config.precision, world.device):
-            right += module(batch, Step(config.steps, config.steps)).metrics["right"]
+            metrics = module(batch, end).metrics
+            right += metrics["right"]
     hits = int(all_reduce_sum(right))
-    return share("top1", "top-1", hits, len(test), {"steps": config.steps}, headline=True)
+    trained = {"steps": config.steps}
+    return share("top1", "top-1", hits, len(test), trained, headline=True)
 
 
 def batches_of(test: Labelled, model: Model, size: int, world: World) -> Iterator[LabelledImages]:

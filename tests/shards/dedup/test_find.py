@@ -11,9 +11,10 @@ from seer.errors import InputError
 from shards import prune
 from shards.build import BuildOptions, build
 from shards.dedup import find
-from shards.dedup.find import DedupOptions, exact_duplicates
+from shards.dedup.find import exact_duplicates
 from shards.dedup.near import NONE
 from shards.indexing import index
+from shards.options import DedupOptions
 from shards.records import quarantine, state
 from shards.sources.phash import distance
 from shards.verify import verify

@@ -10,7 +10,7 @@ from aiohttp.abc import AbstractResolver
 from seer.errors import InputError
 from shards.download import client, hosts
 from shards.download.client import Downloader, Unavailable, forbidden
-from shards.sources.policy import DownloadOptions
+from shards.options import DownloadOptions
 from tests.shards.server import picture, serve
 
 pytestmark = pytest.mark.usefixtures("impatient")

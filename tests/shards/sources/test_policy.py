@@ -7,7 +7,7 @@ from seer.data.decoding.decode import DamagedImage
 from seer.data.storage.index import index_path, read_index
 from seer.errors import InputError
 from shards.build import BuildOptions, build
-from shards.dedup.find import DedupOptions
+from shards.options import DedupOptions
 from shards.sources import samples
 from shards.sources.policy import LOOK, Policy
 from shards.sources.samples import fit
@@ -105,5 +105,5 @@ def test_limits_are_counted_as_quarantine(folder, tmp_path):
 
 def test_policies_are_part_of_the_identity():
     assert BuildOptions(min_side=3).identity() != BuildOptions().identity()
-    assert BuildOptions(min_side=3, max_side=7).policy == Policy(min_side=3, max_side=7)
-    assert BuildOptions().policy == samples.KEEP
+    assert Policy.of(BuildOptions(min_side=3, max_side=7)) == Policy(min_side=3, max_side=7)
+    assert Policy.of(BuildOptions()) == samples.KEEP

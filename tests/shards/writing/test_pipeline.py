@@ -12,8 +12,8 @@ import webdataset
 from seer.data.storage.index import Manifest, index_path, read_index
 from seer.errors import InputError
 from shards.build import BuildOptions, build
+from shards.options import DownloadOptions
 from shards.records import quarantine
-from shards.sources.policy import DownloadOptions
 from shards.verify import verify
 from shards.writing import pipeline
 from tests.shards.conftest import contents, encoded
