@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from seer.engine.bank import banks_of
 from seer.engine.checkpoint.tensorfile import Block
 from seer.errors import InputError
 
@@ -18,12 +19,19 @@ Shapes = dict[str, list]  # name → [dtype, shape]
 
 def named_state(method: nn.Module, optimizer: Optimizer) -> State:
     """Every tensor of a run by name: `method.<name>` and `optimizer.<parameter's name>.<key>`."""
-    state: State = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    state = _method_state(method)
     for parameter, name in _names(method, optimizer).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             assert isinstance(value, Tensor), f"optimizer state {key} of {name} is no tensor"
             state[f"optimizer.{name}.{key}"] = value
     return state
+
+
+def _method_state(method: nn.Module) -> State:
+    """The method's own: parameters, buffers and banks."""
+    state = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    banks = {f"method.{name}.rows": bank.whole() for name, bank in banks_of(method).items()}
+    return state | banks
 
 
 def describe(state: State) -> Shapes:
@@ -78,7 +86,7 @@ def _copy(tensor: DTensor) -> tuple[int, int]:
 
 def check_names(path: Path, saved: Shapes, method: nn.Module) -> None:
     """Raise `InputError` unless the checkpoint's names and shapes are the method's."""
-    here = {f"method.{name}": list(tensor.shape) for name, tensor in method.state_dict().items()}
+    here = {name: list(tensor.shape) for name, tensor in _method_state(method).items()}
     there = {name: shape for name, (_, shape) in saved.items() if name.startswith("method.")}
     wrong = [
         f"{n} is {there[n]} there and {s} here"
@@ -98,7 +106,7 @@ def allocate(method: nn.Module, optimizer: Optimizer, saved: Shapes) -> State:
     """The tensors that a checkpoint fills: the method's, and those of the optimizer's state, made
     here as yet empty.
     """
-    state: State = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    state = _method_state(method)
     parameters = {name: parameter for parameter, name in _names(method, optimizer).items()}
     optimizer.state.clear()
     for full_name, (dtype_name, shape) in saved.items():
