@@ -230,6 +230,17 @@ def gather(tensor: Tensor, group: Group = None) -> Tensor:
     return tensor if size(group) == 1 else _Gather.apply(tensor, group)
 
 
+def exchange(tensor: Tensor) -> Tensor:
+    """Of `(size * n, ...)` send the r-th n rows to rank r; what all ranks send here, in rank order.
+    Without gradient.
+    """
+    if size() == 1:
+        return tensor
+    received = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    dist.all_to_all_single(received, tensor.contiguous())
+    return received
+
+
 def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
     """Overwrite `tensor` with rank `source`'s, in place, and return it."""
     if size() > 1:

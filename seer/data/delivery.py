@@ -13,7 +13,7 @@ from seer.data.crops.multicrop import MultiCrop
 from seer.data.cutter import Cutter, Parcel, Samples
 from seer.data.decoding.decode import DamagedImage, decode, shape
 from seer.data.ledger import Damaged
-from seer.data.order import Order
+from seer.data.order import OnePass, Order
 
 
 class Clock:
@@ -44,7 +44,7 @@ class StepTask:
     """Step number → `Delivery` of this rank's batch. Picklable: it is what workers are sent."""
 
     reader: Samples
-    order: Order
+    order: Order | OnePass
     cutter: Cutter
     share: int
     rank: int

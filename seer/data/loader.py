@@ -6,8 +6,8 @@ that divides the global batch.
 """
 
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic
 
@@ -19,7 +19,7 @@ from seer.data.crops.multicrop import MultiCrop
 from seer.data.cutter import Cutter, Made, Parcel, Samples
 from seer.data.delivery import Clock, Delivery, StepTask
 from seer.data.ledger import Damaged
-from seer.data.order import Order
+from seer.data.order import OnePass, Order
 from seer.data.storage.index import Manifest
 from seer.data.storage.reader import Reader
 from seer.data.storage.remote import FetchConfig
@@ -119,19 +119,18 @@ class Loader(Generic[Made]):
         Steps in `skipped` are passed over. Damaged samples are entered in the ledger of `run_dir`,
         if there is one.
         """
-        make = MODES[self.config.mode] if self.config.workers else inline
         # No list of them: there may be a hundred million.
         steps: Sequence[int] = range(start_step, stop_step)
         if skipped:
             steps = [step for step in steps if step not in skipped]
-        results = make(self.task, steps, self.config.workers, self.config.prefetch, self.device)
+        results = self._deliveries(self.task, steps)
         try:
             for step in steps:
                 began = time.perf_counter()
                 delivery = next(results)
                 clock = Clock()
                 self.wait_seconds = time.perf_counter() - began
-                batch, damaged = self._decoded(step, delivery)
+                batch, damaged = self._decoded(self.task, step, delivery)
                 self.replaced += len(damaged)
                 if damaged and self.run_dir:
                     ledger.write(self.run_dir, self.rank, damaged)
@@ -145,7 +144,31 @@ class Loader(Generic[Made]):
         finally:
             results.close()
 
-    def _decoded(self, step: int, delivery: Delivery) -> tuple[Parcel, list[Damaged]]:
+    def survey(self, epoch: int) -> Iterator[Made]:
+        """Every sample once, cut and in the order as in this epoch; of which no count and no ledger
+        knows.
+
+        All ranks have equally many batches, and these are full: the first samples of the pass come
+        once more at its end, where there are too few. While it lasts it takes the memory of a
+        loader of its own.
+        """
+        task = replace(self.task, order=OnePass(self.order, epoch))
+        steps = range(-(-self.samples // (task.share * task.world_size)))
+        results = self._deliveries(task, steps)
+        try:
+            for step in steps:
+                batch, _ = self._decoded(task, step, next(results))
+                yield self.cutter.finish(batch, self.device)
+        finally:
+            results.close()
+
+    def _deliveries(self, task: StepTask, steps: Sequence[int]) -> Generator[Delivery]:
+        make = MODES[self.config.mode] if self.config.workers else inline
+        return make(task, steps, self.config.workers, self.config.prefetch, self.device)
+
+    def _decoded(
+        self, task: StepTask, step: int, delivery: Delivery
+    ) -> tuple[Parcel, list[Damaged]]:
         """What was sent encoded is decoded on the device; if something there is damaged, all of it
         once more, here.
         """
@@ -154,6 +177,6 @@ class Loader(Generic[Made]):
                 assert isinstance(self.cutter, MultiCrop)
                 return cut(delivery.batch, self.cutter, self.device), delivery.damaged
             except RuntimeError:
-                delivery = self.task.cut(step)
+                delivery = task.cut(step)
         assert not isinstance(delivery.batch, Encoded)
         return delivery.batch, delivery.damaged

@@ -8,6 +8,7 @@ window; neighbours in a batch come from distant shards; and nobody needs to know
 workers there are.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self, TypeVar
 
@@ -91,6 +92,28 @@ class Order:
         length = np.minimum(self.window, lane_length - window_start)
         key = mix(self.seed, WINDOWS, epoch, lane, window)
         return lane_start + window_start + permute(j - window_start, length, key)
+
+
+@dataclass(frozen=True)
+class OnePass:
+    """One epoch of an order as a stream of its own, which begins anew where it ends."""
+
+    order: Order
+    number: int
+
+    def epoch(self, position: int | np.ndarray) -> np.ndarray:
+        """The epoch of every position: that of the pass."""
+        return np.full_like(position, self.number)
+
+    def ids(self, start: int, count: int) -> np.ndarray:
+        """`(count,)` int64 global sample ids at positions start … start + count - 1."""
+        pieces = []
+        while count > 0:
+            place = start % self.order.samples
+            length = min(count, self.order.samples - place)
+            pieces.append(self.order.ids(self.number * self.order.samples + place, length))
+            start, count = start + length, count - length
+        return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
 
 def permute(index: np.ndarray, length: np.ndarray, key: np.ndarray) -> np.ndarray:

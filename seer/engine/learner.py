@@ -4,7 +4,7 @@ A pretraining method, a finetuned classifier, a detector and a segmenter are the
 engine.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -19,7 +19,8 @@ class Step:
     this step's rate.
 
     `measure` says whether anyone will look at the step's metrics: what is costly may be left out of
-    the others.
+    the others. In a survey (`surveying`) no update follows: its batches are not to be remembered as
+    the step's.
     """
 
     number: int
@@ -27,6 +28,7 @@ class Step:
     epoch: float = 0.0
     lr: float = 0.0
     measure: bool = True
+    surveying: bool = False
 
 
 @dataclass
@@ -80,12 +82,22 @@ class Batches(Protocol[Made]):
     def iterate(self, start: int, stop: int, skipped: Collection[int] = ()) -> Iterator[Made]:
         """This rank's batches of the steps start … stop - 1, in order, but for the skipped."""
 
+    def survey(self, epoch: int) -> Iterator[Made]:
+        """This rank's batches of one pass over all samples, as they are in this epoch, that is
+        neither counted nor entered in the ledger. All ranks have equally many, and equally large
+        ones; some samples may come twice.
+        """
+
+
+Survey = Callable[[], Iterator[tuple[B, Output]]]  # a pass; see `Learner.before_epoch`
+
 
 class Learner(nn.Module, Generic[B]):
     """What is trained. Knows neither the engine nor how its parameters are sharded.
 
     It must be buildable on the `meta` device: `reset_parameters()` (re)initialises everything that
-    is its own, backbone included. State that survives a checkpoint is parameters and buffers.
+    is its own, backbone included. State that survives a checkpoint is parameters, buffers and banks
+    (`engine.bank`).
 
     A step that is not finite is not applied. So `forward` changes no buffer but BatchNorm's running
     statistics, which the engine restores; queues, banks and teachers move in `after_update`.
@@ -113,8 +125,12 @@ class Learner(nn.Module, Generic[B]):
         (teachers copy them).
         """
 
-    def before_epoch(self, batches: Batches[B]) -> None:
-        """Called before the first step of each epoch (DeepCluster's k-means)."""
+    def before_epoch(self, step: Step, survey: Survey[B]) -> None:
+        """Called before the first step of each epoch (DeepCluster's k-means).
+
+        `survey()` is a pass over all samples: this rank's batches and what `forward` gives for each
+        of them, without gradients. It leaves no trace but in banks.
+        """
 
     def after_backward(self, step: Step) -> None:
         """Called when gradients are final, before clipping and the update (frozen prototypes)."""

@@ -3,8 +3,9 @@
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic
 
 import torch
@@ -20,8 +21,9 @@ from seer.engine.metrics import RunLog
 from seer.engine.optim import LossScaler, clip_grad_norm
 from seer.engine.preempt import StopRequest, Watchdog, agree
 from seer.engine.schedule import ScheduleConfig, value
-from seer.engine.step import forward_backward, update
+from seer.engine.step import forward_backward, parts_of, update
 from seer.errors import StoppedError
+from seer.precision import autocast
 
 
 @dataclass
@@ -109,7 +111,7 @@ def train(run: Run[B], start: int = 0) -> None:
         for group in optimizer.param_groups:
             group["lr"] = step.lr * group["factor"]
         if begins_epoch(run, number):
-            learner.before_epoch(run.batches)
+            learner.before_epoch(step, partial(survey, run, step))
 
         statistics.keep()
         output = gradients(run, batch, step)
@@ -202,6 +204,27 @@ def begins_epoch(run: Run, number: int) -> bool:
         number * run.batch_size // run.samples_per_epoch
         > before * run.batch_size // run.samples_per_epoch
     )
+
+
+def survey(run: Run[B], step: Step) -> Iterator[tuple[B, Output]]:
+    """One pass over all samples, as they are in the epoch of `step`: this rank's micro-batches, and
+    what the learner gives for each.
+
+    No gradient, no count, no running statistics are left of it.
+    """
+    epoch = step.number * run.batch_size // run.samples_per_epoch
+    step = replace(step, measure=False, surveying=True)
+    statistics = Statistics(run.learner)
+    statistics.keep()
+    try:
+        for batch in run.batches.survey(epoch):
+            for part in parts_of(batch, run.precision, run.accumulate):
+                run.watchdog.beat()
+                with torch.no_grad(), autocast(run.precision, run.world.device):
+                    output = run.module(part, step)
+                yield part, output
+    finally:
+        statistics.restore()
 
 
 def gradients(run: Run[B], batch: B, step: Step) -> Output:

@@ -161,8 +161,14 @@ def attempt(
     optimizer = build_optimizer(learner, config.optim)
     scaler = LossScaler(enabled=config.precision == "fp16")
     checkpointer = Checkpointer(run_dir, config.checkpoint, world, asked)
-    load = partial(checkpointer.load, learner, optimizer)
 
+    def check_data(header: dict[str, Any]) -> None:
+        if header["data"] != batches.identity:
+            raise InputError(
+                f"{batches.name}: the images have changed since {run_dir} began; give another run_dir"
+            )
+
+    load = partial(checkpointer.load, learner, optimizer, check=check_data)
     if fault is None:
         header = load()
     else:
@@ -174,10 +180,6 @@ def attempt(
     start = 0
     batches.seen = 0
     if header is not None:
-        if header["data"] != batches.identity:
-            raise InputError(
-                f"{batches.name}: the images have changed since {run_dir} began; give another run_dir"
-            )
         scaler.load_state_dict(header["scaler"])
         health.load_state_dict(header.get("health", {}))
         start = header["step"]

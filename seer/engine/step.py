@@ -56,8 +56,7 @@ def forward_backward(
         The mean loss, detached, and what the last micro-batch gave besides.
     """
     scaler = scaler or LossScaler(False)
-    batch = batch.to(torch.float64) if precision == "fp64" else batch
-    parts = batch.chunk(accumulate)
+    parts = parts_of(batch, precision, accumulate)
     losses = []
     for part in parts:
         with no_sync(module) if part is not parts[-1] else nullcontext():
@@ -67,6 +66,12 @@ def forward_backward(
         losses.append(output.loss.detach() / accumulate)
     learner.after_backward(step)
     return replace(output, loss=sum(losses[1:], losses[0]))
+
+
+def parts_of(batch: B, precision: str, accumulate: int) -> list[B]:
+    """A batch in the type of the parameters, as micro-batches."""
+    batch = batch.to(torch.float64) if precision == "fp64" else batch
+    return batch.chunk(accumulate)
 
 
 def update(learner: Learner, optimizer: Optimizer, step: Step) -> None:

@@ -1,5 +1,9 @@
 """Self-supervised methods. Adding one is one file here and one line in `METHODS`."""
 
+from typing import Any
+
+from torch import nn
+
 from seer.methods.base import Method
 from seer.methods.byol import BYOL
 from seer.methods.simclr import SimCLR
@@ -10,3 +14,11 @@ METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
     "byol": BYOL,
 }
+
+
+def make(backbone: nn.Module, config: Any, samples: int) -> Method:
+    """The method that a `Config` describes, with its banks for so many images."""
+    method = METHODS[config.name](backbone, config)
+    for name, bank in method.banks(config, samples).items():
+        method.add_module(name, bank)
+    return method

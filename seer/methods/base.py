@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seer.data.views import Views
+from seer.engine.bank import Bank
 from seer.engine.learner import Learner
 
 
@@ -22,6 +23,13 @@ class Method(Learner[Views]):
         `steps`; a line each.
         """
         return []
+
+    @classmethod
+    def banks(cls, config: Any, samples: int) -> dict[str, Bank]:
+        """The rows that such a method keeps of each of so many images, by the name of the attribute
+        that they become.
+        """
+        return {}
 
 
 def forward_crops(network: nn.Module, views: Views, resolutions: slice = slice(None)) -> Tensor:

@@ -28,13 +28,16 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from seer.backbones import build
+from seer.data.storage.index import Manifest
 from seer.data.views import Views
 from seer.distributed import CPU, World, local
+from seer.engine.bank import Bank
 from seer.engine.learner import Step
 from seer.engine.optim import build_optimizer
 from seer.engine.parallel import arrange, find_backbones
+from seer.errors import InputError
 from seer.hardware import PER_NODE
-from seer.methods import METHODS
+from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.methods.heads import Prototypes
 from seer.methods.memory import Queue
@@ -43,8 +46,8 @@ from seer.pretrain.recipe import Pretrain
 
 aten = torch.ops.aten
 
-KINDS = ("parameters", "prototypes", "queue", "gradients", "optimizer", "inputs", "activations", "head and scores",
-         "communication", "backward")  # fmt: skip
+KINDS = ("parameters", "prototypes", "queue", "banks", "gradients", "optimizer", "inputs", "activations",
+         "head and scores", "communication", "backward")  # fmt: skip
 
 
 class Operation(NamedTuple):
@@ -100,7 +103,11 @@ class Footprint:
 
 
 def measure(
-    config: Pretrain, ranks: int, sync_batchnorm: bool = True, forward_only: bool = False
+    config: Pretrain,
+    ranks: int,
+    sync_batchnorm: bool = True,
+    forward_only: bool = False,
+    samples: int = 0,
 ) -> Footprint:
     """The cost of a step of `config` on one of `ranks` ranks.
 
@@ -108,16 +115,18 @@ def measure(
         sync_batchnorm: run synchronised BatchNorm as on CPUs. GPUs have kernels for its arithmetic: for them count its
             collectives beside an ordinary BatchNorm, whose memory and traffic are the same.
         forward_only: stop after the forward pass; `kept` is right then, and little else.
+        samples: images of the data, of which banks have rows; 0: as many as there are.
 
     Raises:
-        InputError: the configuration suits neither its parts nor this number of ranks.
+        InputError: the configuration suits neither its parts nor this number of ranks; there are banks and no data.
     """
+    samples = samples or _samples_banked(config)
     layout = replace(
         config.parallel, compile=False, bn_group=config.parallel.bn_group if sync_batchnorm else 1
     )
     with _pretended(ranks):
         with torch.device("meta"):
-            method = METHODS[config.method.name](build(config.backbone), config.method)
+            method = make(build(config.backbone), config.method, samples)
         gradients = sum(p.numel() * p.itemsize for p in method.parameters() if p.requires_grad)
         whole = sum(p.numel() for p in method.parameters())
         arrange(method, layout, World(0, ranks, 0, min(PER_NODE, ranks)), config.precision)
@@ -134,6 +143,19 @@ def measure(
         Traffic(*ledger.traffic[False]), Traffic(*ledger.traffic[True]),
         2 * gradients if config.parallel.mode == "ddp" and ranks > 1 else 0,
     )  # fmt: skip
+
+
+def _samples_banked(config: Pretrain) -> int:
+    """How many images banks have rows of; 0 where there are none, and the data need not be there."""
+    name = config.method.name
+    if not METHODS[name].banks(config.method, 1):
+        return 0
+    try:
+        return Manifest.load(config.data).samples
+    except InputError as error:
+        raise InputError(
+            f"method.name={name} keeps rows of every image: give data=SHARDS ({error})"
+        ) from error
 
 
 @contextmanager
@@ -192,6 +214,8 @@ def _name_parts(method: Method, ledger: "Ledger") -> None:
             module.parameters(recurse=False), module.buffers(recurse=False)
         )
         ledger.name(map(local, own), kind)
+        if isinstance(module, Bank):
+            ledger.name([module.rows], "banks")
         if isinstance(module, Queue):
             # A constant, which fake tensors may be compared with.
             module.pushed = torch.tensor(len(module.rows))
@@ -339,9 +363,8 @@ class Ledger(TorchDispatchMode):
         group = dist.ProcessGroup.unbox(next(a for a in args if isinstance(a, torch.ScriptObject)))
         # Of n ranks in a ring each sends (n - 1) / n of the whole, here taken for all of it; twice
         # in an all-reduce.
-        self.exchange(
-            2 * out if func._opname == "allreduce_" else abs(out - given), _leaves_node(group)
-        )
+        sizes = {"allreduce_": 2 * out, "alltoall_base_": out}
+        self.exchange(sizes.get(func._opname, abs(out - given)), _leaves_node(group))
 
     def exchange(self, size: int, far: bool) -> None:
         """Count a collective in which this rank sends `size` bytes, beyond its node or within."""

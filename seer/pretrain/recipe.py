@@ -32,7 +32,7 @@ from seer.errors import InputError
 from seer.hardware import Hardware, find
 from seer.inputs import read_text
 from seer.interop.models import load_backbone
-from seer.methods import METHODS
+from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.rundir.names import CONFIG
 from seer.schema import WORD, ListOf, Location, Number, kind_of, option, required
@@ -110,7 +110,7 @@ def rehearse(config: Pretrain) -> None:
     resolutions = MultiCrop(config.views, config.seed).resolutions
     with torch.device("meta"):
         backbone = build(config.backbone)
-        method = METHODS[config.method.name](backbone, config.method)
+        method = make(backbone, config.method, config.batch_size)
         crops = []
         for resolution in resolutions:
             count = len(resolution.crops)
@@ -255,9 +255,12 @@ def meaning(config: Pretrain) -> dict[str, Any]:
     }
 
 
-def build_method(config: Pretrain) -> Method:
+def build_method(config: Pretrain, samples: int = 0) -> Method:
     """The method with its initial weights, the same in every process; without memory if
     `parallel.deferred_init`.
+
+    Args:
+        samples: how many images there are, which a method with banks needs to know.
     """
     deferred = config.parallel.deferred_init
     if deferred and config.init:
@@ -266,7 +269,7 @@ def build_method(config: Pretrain) -> Method:
         )
     torch.manual_seed(config.seed)
     with torch.device("meta" if deferred else "cpu"):
-        method = METHODS[config.method.name](build(config.backbone), config.method)
+        method = make(build(config.backbone), config.method, samples)
     if config.init:
         load_backbone(config.init, into=method.backbone)  # type: ignore[arg-type]
         method.after_load()

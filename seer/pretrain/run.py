@@ -51,7 +51,7 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
     """A pretraining as the engine takes it."""
     run_dir = Path(config.run_dir)
     with enough_memory(world.device, TOO_LARGE):
-        method = build_method(config)
+        method = build_method(config, manifest.samples)
         module = parallelize(method, config.parallel, world, config.precision)
     crops = MultiCrop(
         config.views, config.seed, not config.loader.device_augment, config.mean, config.std

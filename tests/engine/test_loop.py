@@ -34,7 +34,7 @@ class Mean(Method):
         distance = self.weight - views.crops[0].mean((0, 1, 3, 4))
         return Output(distance.square().sum(), {"first": distance[0].detach()})
 
-    def before_epoch(self, loader) -> None:
+    def before_epoch(self, step, survey) -> None:
         self.calls.append(("before_epoch", 0))
 
     def after_backward(self, step: Step) -> None:

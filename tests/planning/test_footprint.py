@@ -1,5 +1,6 @@
 """The footprint of a step against counts by hand and against what a real step allocates."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -8,10 +9,14 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from seer.data.views import Views
+from seer.engine.bank import Bank
 from seer.engine.learner import Step
 from seer.engine.optim import build_optimizer
 from seer.engine.parallel import checkpoint_stages, find_backbones
+from seer.errors import InputError
+from seer.methods import METHODS
 from seer.methods.base import Method
+from seer.methods.swav import SwAV
 from seer.planning.footprint import KINDS, NOTHING, Footprint, Ledger, measure
 from seer.pretrain.recipe import Pretrain, build_method, load_config
 
@@ -166,3 +171,43 @@ def test_half_precision_halves_what_is_gathered(tiny):
 def test_a_queue_is_counted_when_full(tiny):
     found = measure(config_of(tiny, ONE_SIZE, "method.queue=64"), 1)
     assert found.memory["queue"] == 64 * 2 * 16 * 4  # images, assigning crops, width, bytes
+
+
+class Remembering(SwAV):
+    """Reads and writes a row of 16 numbers for each image."""
+
+    @classmethod
+    def banks(cls, config, samples):
+        return {"features": Bank(samples, 16)}
+
+    def forward(self, views, step):
+        output = super().forward(views, step)
+        rows = self.features.read(views.index)
+        return replace(output, loss=output.loss + (rows - output.embeddings).square().mean())
+
+    def after_update(self, step):
+        super().after_update(step)
+        self.features.write(torch.arange(2), torch.zeros(2, 16))
+
+
+def test_a_bank_is_counted_by_the_share_of_each_rank(tiny, shards, monkeypatch):
+    plain = measured(tiny, 4, "parallel.mode=ddp")
+    monkeypatch.setitem(METHODS, "swav", Remembering)
+    config = config_of(tiny, ONE_SIZE, "parallel.mode=ddp", f"data={shards}")
+    found = measure(config, 4)
+    assert plain.memory["banks"] == 0
+    assert found.memory["banks"] == (40 / 4 + 1) * 16 * 4  # images, a row to spare, width, bytes
+    assert measure(config, 4, samples=1001).memory["banks"] == (251 + 1) * 16 * 4
+    # To read a batch of 16, its indices (of 8 bytes) are gathered and rows are exchanged. To write
+    # two rows of each rank, indices and rows are gathered.
+    read = 3 / 4 * 16 * 8 + 16 * 16 * 4
+    written = 3 / 4 * 8 * (8 + 16 * 4)
+    assert found.near.bytes - plain.near.bytes == read + written
+    assert found.near.messages == plain.near.messages + 4
+
+
+def test_a_bank_needs_the_data_to_be_there(tiny, monkeypatch, tmp_path):
+    monkeypatch.setitem(METHODS, "swav", Remembering)
+    with pytest.raises(InputError, match="keeps rows of every image: give data=SHARDS") as error:
+        measure(config_of(tiny, f"data={tmp_path}"), 1)
+    assert "\n" not in str(error.value)

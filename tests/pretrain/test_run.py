@@ -13,7 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from seer.engine.bank import Bank
 from seer.errors import InputError
+from seer.methods import METHODS
+from seer.methods.swav import SwAV
 from seer.pretrain.recipe import load_config
 from seer.pretrain.run import run
 from seer.processes import spawn
@@ -232,3 +235,26 @@ def test_a_run_directory_of_another_configuration_is_refused_unchanged(tiny, sha
     ):
         pretrain(tiny, shards, tmp_path / "run", "steps=2", "method.epsilon=0.03")
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+class Surveying(SwAV):
+    """Counts how often surveys have shown each image."""
+
+    @classmethod
+    def banks(cls, config, samples):
+        return {"shown": Bank(samples, dtype=torch.int64)}
+
+    def before_epoch(self, step, survey):
+        for views, output in survey():
+            assert output.embeddings.shape == (len(views.index), 16)
+            self.shown.write(views.index, self.shown.read(views.index) + 1)
+
+
+def test_a_method_keeps_a_row_of_each_image(tiny, shards, tmp_path, monkeypatch):
+    """Of 40 images in batches of 8: the second epoch begins with step 6."""
+    monkeypatch.setitem(METHODS, "swav", Surveying)
+    with_bank = pretrain(tiny, shards, tmp_path / "bank", "steps=6")
+    (file,) = (tmp_path / "bank/checkpoints/step-000000006/state").iterdir()
+    assert load_file(file)["method.shown.rows"].tolist() == [2] * 40
+    monkeypatch.undo()
+    assert with_bank == pretrain(tiny, shards, tmp_path / "none", "steps=6")

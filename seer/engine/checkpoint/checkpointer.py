@@ -342,12 +342,17 @@ class Checkpointer:
             shutil.rmtree(path, ignore_errors=True)
 
     def load(
-        self, method: nn.Module, optimizer: Optimizer, until: int | None = None
+        self,
+        method: nn.Module,
+        optimizer: Optimizer,
+        until: int | None = None,
+        check: Callable[[Header], None] = lambda header: None,
     ) -> Header | None:
         """Go on from the newest intact checkpoint: fill `method` and `optimizer` in place.
 
         Args:
             until: take none of a later step, and remove those: what led there is taken back.
+            check: raises where what `save` was given as `extra` is not this run's; before anything is filled.
 
         Returns:
             What `save` was given as `extra`, and `step`; None when there is no checkpoint.
@@ -361,7 +366,7 @@ class Checkpointer:
             try:
                 if not local:
                     self._fetch(path)
-                header = self._restore(path, method, optimizer)
+                header = self._restore(path, method, optimizer, check)
             except (DamagedError, NotThereError) as error:
                 damages.append(error)
                 self._damaged.add(path)
@@ -407,11 +412,18 @@ class Checkpointer:
         self.mirror.fetch(path.name, _hidden(path))
         self._on_main(lambda: self._show(path))
 
-    def _restore(self, path: Path, method: nn.Module, optimizer: Optimizer) -> Header:
+    def _restore(
+        self,
+        path: Path,
+        method: nn.Module,
+        optimizer: Optimizer,
+        check: Callable[[Header], None],
+    ) -> Header:
         """Verify a checkpoint, then read it. Raises `DamagedError` on every rank, `InputError` if
         it is another's.
         """
         header = self._on_main(lambda: read_header(path))
+        check(header)
         check_names(path, header["tensors"], method)
         verified = self._on_all(
             lambda: integrity.verify(path, header, self.world.rank, self.world.size)

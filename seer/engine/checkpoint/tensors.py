@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from seer.engine.bank import banks_of
 from seer.engine.checkpoint.tensorfile import Block
 from seer.errors import InputError
 
@@ -18,13 +19,20 @@ Shapes = dict[str, list]  # name → [dtype, shape]
 
 def named_state(method: nn.Module, optimizer: Optimizer) -> State:
     """Every tensor of a run by name: `method.<name>` and `optimizer.<parameter's name>.<key>`."""
-    state: State = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    state = _method_state(method)
     for parameter, name in _names(method, optimizer).items():
         kept = optimizer.state.get(parameter, {})
         for key, value in kept.items():
             assert isinstance(value, Tensor), f"optimizer state {key} of {name} is no tensor"
             state[f"optimizer.{name}.{key}"] = value
     return state
+
+
+def _method_state(method: nn.Module) -> State:
+    """The method's own: parameters, buffers and banks."""
+    state = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    banks = {f"method.{name}.rows": bank.whole() for name, bank in banks_of(method).items()}
+    return state | banks
 
 
 def describe(state: State) -> Shapes:
@@ -79,7 +87,7 @@ def _copy(tensor: DTensor) -> tuple[int, int]:
 
 def check_names(path: Path, saved: Shapes, method: nn.Module) -> None:
     """Raise `InputError` unless the checkpoint's names and shapes are the method's."""
-    own = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    own = _method_state(method)
     stored = [name for name in saved if name.startswith("method.")]
     problems = []
     for name, tensor in own.items():
@@ -99,7 +107,7 @@ def allocate(method: nn.Module, optimizer: Optimizer, saved: Shapes) -> State:
     """The tensors that a checkpoint fills: the method's, and those of the optimizer's state, made
     here as yet empty.
     """
-    state: State = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    state = _method_state(method)
     parameters = {name: parameter for parameter, name in _names(method, optimizer).items()}
     optimizer.state.clear()
     for full_name, (dtype_name, shape) in saved.items():
