@@ -147,13 +147,14 @@ def thin(series: Series) -> Series:
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers that cover low … high."""
     raw = (high - low) / max(1, count - 1)
-    magnitude = math.floor(math.log10(raw))  # `_bounds` are far enough apart for that
-    power = 10.0**magnitude
+    least = raw * 0.999
+    power = 10.0 ** math.floor(math.log10(raw))  # `_bounds` are far enough apart for that
     steps = [multiple * power for multiple in (1, 2, 2.5, 5, 10)]
-    step = next(step for step in steps if step >= raw * 0.999)
+    step = next(step for step in steps if step >= least)
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, last + 1)]
+    ticks = range(first, last + 1)
+    return [tick * step for tick in ticks]
 
 
 def number(value: float) -> str:
