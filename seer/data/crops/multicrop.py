@@ -32,6 +32,7 @@ from seer.data.crops.draws import (
     draw_boxes,
 )
 from seer.data.decoding.decode import reduced
+from seer.data.members import Extras
 from seer.data.views import Views
 from seer.errors import InputError
 
@@ -105,6 +106,8 @@ class MultiCrop:
 
     Raises `InputError` for views that make no sense.
     """
+
+    suffixes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -192,7 +195,7 @@ class CropPlan:
         self.augment_seconds = 0.0
         self.reductions = [max(f for f in (1, 2, 4, 8) if f <= max(1, ratio)) for ratio in ratios]
 
-    def cut(self, b: int, image: np.ndarray) -> None:
+    def cut(self, b: int, image: np.ndarray, extras: Extras = ()) -> None:
         """Cut image b's crops from `image`: itself, itself reduced, or another (of any shape) that
         replaces it.
         """
