@@ -188,7 +188,8 @@ class CropPlan:
         self.looks = tuple(looks for _, looks in draws)
         self.work = [
             (boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
-            for (boxes, looks), out in zip(draws, self.out, strict=True)
+            # A cutter that cuts more than crops has further arrays.
+            for (boxes, looks), out in zip(draws, self.out, strict=False)
         ]
         smallest = [boxes.box[:, 2:].reshape(-1, count, 2).min((0, 2)) for boxes, _ in draws]
         ratios = np.min([s // r.size for s, r in zip(smallest, crops.resolutions, strict=True)], 0)
