@@ -61,7 +61,7 @@ class Cutter(Protocol[Made]):
 
     Attributes:
         dtype: of the arrays.
-        suffixes: of the members that are read of each sample besides its image: `mask.png`, in small letters.
+        suffixes: of the members that are read of each sample besides its image, in lower case: `mask.png`.
     """
 
     dtype: type

@@ -101,6 +101,7 @@ class StepTask:
         ]
         clock.lap("decode")
         assert isinstance(self.cutter, MultiCrop)
+        assert not self.cutter.suffixes
         return Delivery(
             encode(images, self.cutter, self.order.epoch(positions), ids), damaged, clock.seconds
         )

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from torch import Tensor
 from seer.data.crops.multicrop import CropBatch, CropPlan, MultiCrop, View
 from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
+from seer.data.storage import index as format
 from seer.data.storage.index import (
+    INDEX_SCHEMA,
     Manifest,
     index_path,
     read_index,
@@ -25,6 +28,7 @@ from seer.data.storage.index import (
     write_manifest,
 )
 from seer.data.storage.reader import Reader
+from seer.errors import InputError
 from tests.conftest import photograph
 from tests.servers import files, serve
 
@@ -267,6 +271,29 @@ def test_an_image_alone_is_cut_as_if_there_were_nothing_else(shards):
     ):
         assert torch.equal(views.crops[0][0], images)
         assert torch.equal(views.index, index)
+
+
+def test_an_index_of_an_earlier_version_serves_images_alone(shards, tmp_path):
+    folder = tmp_path / "shards"
+    shutil.copytree(shards.directory, folder)
+    schema = INDEX_SCHEMA.remove(INDEX_SCHEMA.get_field_index("extras"))
+    for shard in shards.shards:
+        path = index_path(folder / shard)
+        format._write(path, read_index(path).drop_columns(["extras"]), schema)
+    plain = MultiCrop({"one": VIEW}, SEED)
+    for views, expected in zip(
+        make(Manifest.load(folder), plain, INLINE).iterate(0, 4),
+        make(shards, plain, INLINE).iterate(0, 4),
+        strict=True,
+    ):
+        assert torch.equal(views.crops[0], expected.crops[0])
+    with_maps = MapCrop({"one": VIEW}, SEED, finish=False)
+    with pytest.raises(InputError, match="an earlier seer wrote it; run: seer shards index"):
+        next(make(Manifest.load(folder), with_maps, INLINE).iterate(0, 1))
+    with serve(files(tmp_path)) as server:
+        remote = Manifest.load(f"{server.url}/shards")
+        with pytest.raises(InputError, match=r"an earlier seer wrote it; .*upload the indices"):
+            next(make(remote, with_maps, INLINE).iterate(0, 1))
 
 
 def test_members_that_nobody_asks_for_cost_no_read(shards):

@@ -193,9 +193,14 @@ class _Index:
         if not suffixes:
             return
         if EXTRAS not in table.column_names:
+            remedy = f"run: seer shards index {quoted(tar.parent)}"
+            if isinstance(tar, Url):
+                remedy = (
+                    "run seer shards index where the tars can be written, and upload the indices"
+                )
             raise InputError(
-                f"{index_path(tar)} does not say where a sample's {suffixes[0]} lies: an earlier seer wrote it; "
-                f"run: seer shards index {quoted(tar)}"
+                f"{index_path(tar)} does not say where a sample's {suffixes[0]} lies: "
+                f"an earlier seer wrote it; {remedy}"
             )
         column = table[EXTRAS].combine_chunks()
         self.places += [_places(column, suffix) for suffix in suffixes]
