@@ -145,6 +145,14 @@ class Text:
             raise refuse(self, value, where)
         return value
 
+    def allows(self, value: str) -> bool:
+        """Whether a text is of the kind."""
+        try:
+            self.check(value)
+        except MismatchError:
+            return False
+        return True
+
     def says(self) -> str:
         if self.asked:
             return self.asked
@@ -333,6 +341,8 @@ class Record:
 
 # Kinds that many share.
 DIGEST = Text(64, 64, "[0-9a-f]{64}", "64 hex digits (a SHA-256)")
+# What follows the key in the name of a tar's member: `mask.png`.
+SUFFIX = Text(255, 1, r"[a-z0-9_+.-]+", "a suffix: a-z, 0-9, '_', '+', '-' and dots")
 # What stands in one line of a table, a log or a batch script.
 LINE = Text(
     1024, 0, r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*", "a text of one line, up to 1,024 characters"

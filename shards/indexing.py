@@ -13,6 +13,7 @@ from typing import Any
 from seer import files, inputs
 from seer.data.decoding.decode import DamagedImage
 from seer.data.storage.index import (
+    EXTRAS,
     MANIFEST,
     Manifest,
     index_path,
@@ -29,8 +30,10 @@ from shards.records.quarantine import counts
 from shards.records.state import Progress
 from shards.sources.labels import MAX_CLASSES
 from shards.sources.places import homes, left_out, nested_tars, own_tars
-from shards.sources.samples import fit, load, look
+from shards.sources.samples import fit, look, row_in_tar, with_extras
 from shards.sources.scan import labelled_rows, scan_tar
+
+COMPLETED = "indices completed, which an earlier version wrote without masks, captions and the like"
 
 
 @dataclass
@@ -105,9 +108,15 @@ def index(
         stale = [
             path for path in paths if anew or not is_current(path, known.rows.get(path.name), check)
         ]
-        report.current += len(paths) - len(stale)
         results = []
         with state.writing(folder):
+            current = sorted(set(paths) - set(stale))
+            for path, fitting in _complete(current, workers):
+                if fitting:
+                    notes.add(COMPLETED, str(path))
+                else:
+                    stale.append(path)
+            report.current += len(paths) - len(stale)
             for result in _index_all(stale, known, check, workers):
                 results.append(result)
                 notes.update(result["notes"])
@@ -193,6 +202,31 @@ def _index_all(
         yield from pool.run(index_tar, tasks, min(workers, len(unknown)))
 
 
+def _complete(tars: list[Path], workers: int) -> Iterator[tuple[Path, bool]]:
+    """Enter the members besides the images where an index lacks them; of each of these tars whether
+    its samples are where the index has them.
+
+    Only the tars' headers are read: no image is decoded for that.
+    """
+    lacking = [
+        tar for tar in tars if EXTRAS not in read_index(index_path(tar), [EXTRAS]).schema.names
+    ]
+    processes = min(workers or pool.cores(), len(lacking))
+    yield from pool.run(complete_tar, lacking, processes)
+
+
+def complete_tar(tar: Path, tick: pool.Tick) -> tuple[Path, bool]:
+    """Write the index of one tar again, with what it lacked."""
+    index = read_index(index_path(tar))
+    listed = scan_tar(tar).table
+    extras = dict(zip(listed["offset"].to_pylist(), listed["extras"].to_pylist(), strict=True))
+    offsets = index["offset"].to_pylist()
+    fitting = set(offsets) <= extras.keys()
+    if fitting:
+        write_index(index_path(tar), with_extras(index, [extras[offset] for offset in offsets]))
+    return tar, fitting
+
+
 def _extend(
     folder: Path, known: _Known, results: list[dict[str, Any]], report: IndexReport
 ) -> None:
@@ -263,7 +297,7 @@ def index_tar(task: tuple[Path, bool, list[str]], tick: pool.Tick) -> dict[str, 
     entries, rows = listing.quarantine, []
     for row in labelled_rows(listing, names):
         try:
-            made = load(row, listing.containers[0], fit if check else look).index_row(row["offset"])
+            made = row_in_tar(row, listing.containers[0], fit if check else look)
             rows.append(
                 {**made, "source": sources.get((made["key"], made["sha256"]), made["source"])}
             )

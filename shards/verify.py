@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seer.data.decoding.decode import DamagedImage
-from seer.data.storage.index import LARGEST_TABLE, Manifest, index_path, parse_index
+from seer.data.storage.index import EXTRAS, LARGEST_TABLE, Manifest, index_path, parse_index
 from seer.errors import InputError, first_line, quoted
 from seer.inputs import read_bytes
 from seer.schema import MismatchError
@@ -19,11 +19,21 @@ from shards.records import quarantine
 from shards.records.state import Progress
 from shards.sources.listing import Listing
 from shards.sources.places import is_tar
-from shards.sources.samples import load, look
+from shards.sources.samples import look, row_in_tar
 from shards.sources.scan import labelled_rows, scan_tar
 
 # What a tar can tell about a sample.
-COMPARED = ("key", "offset", "size", "width", "height", "format", "sha256", "label")
+COMPARED = (
+    "key",
+    "offset",
+    "size",
+    "width",
+    "height",
+    "format",
+    "sha256",
+    "label",
+    EXTRAS,  # unless an earlier version wrote the index
+)
 MOST_MEMBERS = 5  # named per shard
 INTERRUPTED = (
     "a removal was interrupted or is under way; if none is, run: seer shards verify --repair"
@@ -167,7 +177,8 @@ def _wrong_index(tar: Path, row: dict[str, Any], known: set[str], classes: list[
         return [
             f"its index cannot be read ({first_line(error)}); run: seer shards index {quoted(tar)}"
         ]
-    indexed = {item["key"]: item for item in table.select(COMPARED).to_pylist()}
+    compared = [name for name in COMPARED if name in table.column_names]
+    indexed = {item["key"]: item for item in table.select(compared).to_pylist()}
     listing = scan_tar(tar)
     problems = [entry["reason"] for entry in listing.quarantine if entry["source"] not in known]
     if len(table) != row["samples"]:
@@ -200,8 +211,8 @@ def _wrong_members(
                 yield f"{row['key']} is in the tar but not in the index"
             continue
         try:
-            sample = load(row, container, look).index_row(row["offset"])
-            wrong = [name for name in COMPARED if sample[name] != expected[name]]
+            sample = row_in_tar(row, container, look)
+            wrong = [name for name in expected if sample[name] != expected[name]]
         except DamagedImage as damage:
             wrong = [damage.reason]
         if wrong:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seer.data.members import Extras, Replacement, Sample
+
 Made = TypeVar("Made", covariant=True)
 
 
@@ -44,8 +46,11 @@ class Plan(Protocol):
     reductions: list[int]
     augment_seconds: float
 
-    def cut(self, b: int, image: np.ndarray) -> None:
-        """Cut from image b: `(H, W, 3)` uint8, reduced or not, or another that replaces it."""
+    def cut(self, b: int, image: np.ndarray, extras: Extras = ()) -> None:
+        """Cut from image b: `(H, W, 3)` uint8, reduced or not, or another that replaces it.
+
+        `extras` are the members of the sample whose image this is, by the cutter's `suffixes`.
+        """
 
     def batch(self) -> Parcel:
         """What has been cut."""
@@ -56,9 +61,11 @@ class Cutter(Protocol[Made]):
 
     Attributes:
         dtype: of the arrays.
+        suffixes: of the members that are read of each sample besides its image, in lower case: `mask.png`.
     """
 
     dtype: type
+    suffixes: tuple[str, ...]
 
     def shapes(self, count: int) -> list[tuple[int, ...]]:
         """Of the arrays that `count` images fill."""
@@ -88,14 +95,19 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def read_step(
-        self, ids: np.ndarray, step: int, ids_of: Callable[[int], np.ndarray], stride: int = 1
-    ) -> list[bytes]:
-        """The images `ids`, which are `ids_of(step)`, for a worker whose next steps are `stride`
+        self,
+        ids: np.ndarray,
+        step: int,
+        ids_of: Callable[[int], np.ndarray],
+        stride: int = 1,
+        suffixes: tuple[str, ...] = (),
+    ) -> list[Sample]:
+        """The samples `ids`, which are `ids_of(step)`, for a worker whose next steps are `stride`
         apart.
         """
 
-    def replacement(self, damaged: int, reason: str) -> tuple[np.ndarray, int]:
-        """What is shown in the place of an image that cannot be decoded, and its id.
+    def replacement(self, damaged: int, reason: str, suffixes: tuple[str, ...] = ()) -> Replacement:
+        """What is shown in the place of an image that cannot be decoded.
 
         Raises `InputError` where nothing may be.
         """

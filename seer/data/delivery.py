@@ -13,6 +13,7 @@ from seer.data.crops.multicrop import MultiCrop
 from seer.data.cutter import Cutter, Parcel, Samples
 from seer.data.decoding.decode import DamagedImage, decode, shape
 from seer.data.ledger import Damaged
+from seer.data.members import Extras, Sample
 from seer.data.order import OnePass, Order
 
 
@@ -67,14 +68,18 @@ class StepTask:
         clock = Clock()
         positions = self.positions(step)
         ids = self.ids(step)
-        found = self.reader.read_step(ids, step, self.ids, self.stride)
+        samples = self._read(step, ids)
         damaged = list[Damaged]()
         clock.lap("read")
-        plan = self.cutter.plan([shape(data) for data in found], self.order.epoch(positions), ids)
-        for i, data in enumerate(found):  # a batch of decoded photographs would be gigabytes
-            image = self._decoded(int(positions[i]), int(ids[i]), data, damaged, plan.reductions[i])
+        shapes = [shape(sample.image) for sample in samples]
+        plan = self.cutter.plan(shapes, self.order.epoch(positions), ids)
+        for i, sample in enumerate(samples):  # a batch of decoded photographs would be gigabytes
+            position = int(positions[i])
+            image, extras = self._decoded(
+                position, int(ids[i]), sample, damaged, plan.reductions[i]
+            )
             clock.lap("decode")
-            plan.cut(i, image)
+            plan.cut(i, image, extras)
             clock.lap("crop")
         augmenting = {
             "augment": plan.augment_seconds,
@@ -87,26 +92,35 @@ class StepTask:
         clock = Clock()
         positions = self.positions(step)
         ids = self.ids(step)
-        found = self.reader.read_step(ids, step, self.ids, self.stride)
+        samples = self._read(step, ids)
         damaged = list[Damaged]()
         clock.lap("read")
         images = [
-            data if size_of_plain(data) else self._decoded(int(position), int(id), data, damaged)
-            for position, id, data in zip(positions, ids, found, strict=True)
+            sample.image
+            if size_of_plain(sample.image)
+            else self._decoded(int(position), int(id), sample, damaged)[0]
+            for position, id, sample in zip(positions, ids, samples, strict=True)
         ]
         clock.lap("decode")
         assert isinstance(self.cutter, MultiCrop)
+        assert not self.cutter.suffixes
         return Delivery(
             encode(images, self.cutter, self.order.epoch(positions), ids), damaged, clock.seconds
         )
 
+    def _read(self, step: int, ids: np.ndarray) -> list[Sample]:
+        suffixes = self.cutter.suffixes
+        return self.reader.read_step(ids, step, self.ids, self.stride, suffixes)
+
     def _decoded(
-        self, position: int, id: int, data: bytes, damaged: list[Damaged], reduction: int = 1
-    ) -> np.ndarray:
-        """The image, or the one that replaces it, which is added to `damaged`."""
+        self, position: int, id: int, sample: Sample, damaged: list[Damaged], reduction: int = 1
+    ) -> tuple[np.ndarray, Extras]:
+        """Image and other members of the sample, or of the one that replaces it, which is added to
+        `damaged`.
+        """
         try:
-            return decode(data, reduction=reduction)
+            return decode(sample.image, reduction=reduction), sample.extras
         except DamagedImage as damage:
-            image, replacement = self.reader.replacement(id, damage.reason)
-            damaged.append(Damaged(position, id, replacement, damage.reason))
-            return image
+            instead = self.reader.replacement(id, damage.reason, self.cutter.suffixes)
+            damaged.append(Damaged(position, id, instead.id, damage.reason))
+            return instead.image, instead.extras

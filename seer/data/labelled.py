@@ -6,12 +6,13 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 
 from seer.data.decoding.decode import DamagedImage, decode
 from seer.data.folders import Files, images_under, readable
+from seer.data.members import Sample
 from seer.data.storage.index import MANIFEST, Manifest
 from seer.data.storage.reader import UNLABELLED, Reader
 from seer.data.storage.store import Url, place
@@ -106,10 +107,16 @@ class LabelledSamples:
         return len(self.images)
 
     def read_step(
-        self, ids: np.ndarray, step: int, ids_of: Callable[[int], np.ndarray], stride: int = 1
-    ) -> list[bytes]:
-        """The encoded images `ids`."""
-        return [self._bytes(id) for id in ids.tolist()]
+        self,
+        ids: np.ndarray,
+        step: int,
+        ids_of: Callable[[int], np.ndarray],
+        stride: int = 1,
+        suffixes: tuple[str, ...] = (),
+    ) -> list[Sample]:
+        """The encoded images `ids`; labels are all that is known besides."""
+        assert not suffixes
+        return [Sample(self._bytes(id)) for id in ids.tolist()]
 
     def _bytes(self, id: int) -> bytes:
         try:
@@ -117,7 +124,7 @@ class LabelledSamples:
         except DamagedImage as damage:
             raise self._unusable(id, damage.reason) from damage
 
-    def replacement(self, damaged: int, reason: str) -> tuple[np.ndarray, int]:
+    def replacement(self, damaged: int, reason: str, suffixes: tuple[str, ...] = ()) -> NoReturn:
         """Raises `InputError` that names the file."""
         raise self._unusable(damaged, reason)
 

@@ -72,6 +72,7 @@ def _headlines(figures: dict[str, Any]) -> list[tuple[str, str]]:
 def _tables(figures: dict[str, Any]) -> dict[str, dict[str, int]]:
     return {
         "Formats": figures["formats"],
+        "Other members": figures["extras"],
         "Sources": figures["sources"],
         "Quarantine": figures["quarantined"],
         "Ignored files": figures["ignored"],

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from seer.data.storage.index import Manifest
+from seer.data.storage.index import EXTRAS, Manifest
 from shards.dedup.find import exact_duplicates, find
 from shards.dedup.known import halves, of_shards
 from shards.dedup.near import NONE
@@ -19,7 +21,7 @@ from shards.records import quarantine
 from shards.records.quarantine import counts
 from shards.report import sampled
 
-COLUMNS = ["width", "height", "size", "format", "sha256", "label", "source"]
+COLUMNS = ["width", "height", "size", "format", "sha256", "label", "source", EXTRAS]
 QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
 BINS = 24
 MOST_NAMED = 20  # quarantine entries listed one by one
@@ -37,6 +39,8 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
     Keys: directory, shards, samples, bytes (of the tars), samples_per_shard, width, height,
     aspect_ratio (width / height), image_bytes (quantiles each), histograms (of width, height,
     aspect_ratio and image_bytes: `edges` and `counts`, in equal steps of the logarithm), formats,
+    extras (members besides images and labels by suffix, the rarest summed up as `…`; those of indices of
+    earlier versions are not known),
     classes (samples by class, None without labels), unlabelled, duplicates (images whose bytes
     occur earlier), near_duplicates (further ones, as `--dedup near` finds them; None if they were
     not looked for), sources (images by host, archive or first folder; the rarest summed up as `…`),
@@ -68,6 +72,7 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
         **{name: _quantiles(values) for name, values in measures.items()},
         "histograms": {name: _histogram(values) for name, values in measures.items()},
         "formats": dict(counted["format"].most_common()),
+        "extras": _commonest(counted[EXTRAS]),
         "classes": None
         if classes is None
         else {name: labels[label] for label, name in enumerate(classes)},
@@ -84,11 +89,11 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
 
 
 def _gather(manifest: Manifest) -> tuple[dict[str, np.ndarray], dict[str, Counter]]:
-    """Numeric columns over all shards, and counts by format, label and source."""
+    """Numeric columns over all shards, and counts by format, label, source and suffix."""
     parts: dict[str, list[np.ndarray]] = {
         name: [] for name in ("width", "height", "size", "digest")
     }
-    counted = {name: Counter[Any]() for name in ("format", "label", "source")}
+    counted = {name: Counter[Any]() for name in ("format", "label", "source", EXTRAS)}
     for number in range(len(manifest.shards)):
         table = manifest.index(number, COLUMNS)
         for name in ("width", "height", "size"):
@@ -97,7 +102,15 @@ def _gather(manifest: Manifest) -> tuple[dict[str, np.ndarray], dict[str, Counte
         counted["format"].update(table["format"].to_pylist())
         counted["label"].update(table["label"].to_pylist())
         counted["source"].update(map(_origin, table["source"].to_pylist()))
+        if EXTRAS in table.column_names:
+            counted[EXTRAS].update(_suffixes(table[EXTRAS]))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}, counted
+
+
+def _suffixes(extras: pa.ChunkedArray) -> dict[str, int]:
+    """How many members have each suffix."""
+    counts = pc.value_counts(pc.struct_field(pc.list_flatten(extras), "suffix"))
+    return {count["values"]: count["counts"] for count in counts.to_pylist()}
 
 
 def _origin(source: str) -> str:
@@ -139,6 +152,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"{found['samples']:,} images in {found['shards']:,} shards, {found['bytes'] / 1e6:,.1f} MB",
         f"formats: {counts(found['formats'], most=8)}",
     ]
+    if found["extras"]:
+        result.append(f"other members: {counts(found['extras'], most=8)}")
     for name in ("width", "height", "aspect_ratio", "image_bytes"):
         values = ", ".join(f"{quantile} {value:,.4g}" for quantile, value in found[name].items())
         result.append(f"{name.replace('_', ' ')}: {values}")

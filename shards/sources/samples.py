@@ -4,7 +4,7 @@ asked.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import simplejpeg
 
 from seer.data.decoding.decode import JPEG_MAGIC, DamagedImage, ImageInfo, decode, probe
+from seer.data.storage.index import EXTRAS, INDEX_SCHEMA
+from seer.schema import SUFFIX
 from shards.archives import columns, tars, zips
 from shards.records.quarantine import text
 from shards.sources.labels import parse_bytes
@@ -25,7 +28,10 @@ from shards.sources.policy import KEEP, LOOK, Policy
 MAX_BYTES = 1 << 29  # a file larger than this is no photograph; reading it could exhaust the memory
 RESIZED_QUALITY = 95
 MAX_JPEG_SIDE = 65_500  # of libjpeg
+LABEL = "cls"  # the suffix of the member that says it
 SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}
+
+Extra = dict[str, Any]  # a member besides the image: suffix, offset, size
 
 
 @dataclass
@@ -42,9 +48,9 @@ class Sample:
     phash: int | None
     label: int | None
 
-    def index_row(self, offset: int) -> dict[str, Any]:
+    def index_row(self, offset: int, members: Iterable[Extra]) -> dict[str, Any]:
         """Its row of `seer.data.storage.index.INDEX_SCHEMA`, when its image begins at `offset` in
-        the tar.
+        the tar, which has these other members of it.
         """
         facts = {
             "key": self.key,
@@ -58,7 +64,36 @@ class Sample:
             "sha256": self.sha256,
             "phash": self.phash,
             "label": self.label,
+            EXTRAS: extras_of(members),
         }
+
+
+def row_in_tar(row: dict[str, Any], tar: Container, process: "Process") -> dict[str, Any]:
+    """The index's row of a listed sample that stays where it is in its tar. Raises DamagedImage."""
+    return load(row, tar, process).index_row(row["offset"], row["extras"])
+
+
+def extras_of(members: Iterable[Extra]) -> list[Extra] | None:
+    """What the index says of a sample's members besides its image, in the order of the tar.
+
+    The label is left out, which has a column of its own, and what has no suffix by which it could
+    be asked for. None if nothing is left.
+    """
+    in_order = sorted(members, key=lambda member: member["offset"])
+    extras = [
+        member
+        for member in in_order
+        if member["suffix"] != LABEL and SUFFIX.allows(member["suffix"])
+    ]
+    return extras or None
+
+
+def with_extras(index: pa.Table, listed: Iterable[list[Extra]]) -> pa.Table:
+    """An index whose samples have the members that were listed, row by row."""
+    field = INDEX_SCHEMA.field(EXTRAS)
+    column = pa.array([extras_of(members) for members in listed], field.type)
+    rest = index.drop_columns([name for name in index.column_names if name == EXTRAS])
+    return rest.append_column(field, column)
 
 
 # What becomes of an image's bytes: they, what they are, and their perceptual hash if known. Raises
@@ -89,10 +124,10 @@ def load(
         suffix = SUFFIXES.get(info.format, info.format.lower())
     extras += row.get("members", [])
     if row.get("label") is not None:
-        extras = [("cls", str(row["label"]).encode()), *extras]
+        extras = [(LABEL, str(row["label"]).encode()), *extras]
     # After re-encoding a sample's `jpg` is the image.
     extras = [extra for extra in extras if extra[0] != suffix]
-    label = parse_bytes(dict(extras).get("cls", b"")).number
+    label = parse_bytes(dict(extras).get(LABEL, b"")).number
     source = container.source_of(row["name"])
     digest = hashlib.sha256(data).digest()
     return Sample(row["key"], source, info, [(suffix, data), *extras], digest, perceptual, label)

@@ -12,6 +12,7 @@ from seer.inputs import open_data
 from shards.archives import tars
 from shards.archives.contents import TarContents, read_contents
 from shards.archives.headers import LINK
+from shards.sources.samples import with_extras
 from shards.sources.scan import scan_tar
 
 
@@ -47,7 +48,7 @@ def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path)
             start = span_end
         writer.close()
     table = _moved(index.filter(pa.array(~gone)), spans)
-    return CutShard(_renamed(table, new), writer.bytes, writer.sha256.hexdigest())
+    return CutShard(_described(table, new), writer.bytes, writer.sha256.hexdigest())
 
 
 def _spans(tar: Path, gone: dict[int, str]) -> tuple[list[tuple[int, int]], int]:
@@ -106,11 +107,14 @@ def _moved(index: pa.Table, spans: list[tuple[int, int]]) -> pa.Table:
     return index.set_column(column, field, pa.array(moved, pa.int64()))
 
 
-def _renamed(index: pa.Table, tar: Path) -> pa.Table:
-    """The index with the keys that the tar gives now: where a name occurs twice, they depend on
-    what stands before.
+def _described(index: pa.Table, tar: Path) -> pa.Table:
+    """The index with the keys and other members that the tar gives now.
+
+    Where a name occurs twice, its key depends on what stands before; and an earlier version did not
+    enter the other members.
     """
-    found = scan_tar(tar).table
-    keys = dict(zip(found["offset"].to_pylist(), found["key"].to_pylist(), strict=True))
-    column = pa.array([keys[offset] for offset in index["offset"].to_pylist()], pa.string())
-    return index.set_column(index.schema.get_field_index("key"), index.schema.field("key"), column)
+    rows = {row["offset"]: row for row in scan_tar(tar).table.to_pylist()}
+    samples = [rows[offset] for offset in index["offset"].to_pylist()]
+    keys = pa.array([sample["key"] for sample in samples], pa.string())
+    index = index.set_column(index.schema.get_field_index("key"), index.schema.field("key"), keys)
+    return with_extras(index, [sample["extras"] for sample in samples])

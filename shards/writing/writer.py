@@ -17,7 +17,7 @@ from shards.records import state
 from shards.records.quarantine import Entry
 from shards.sources.listing import Container
 from shards.sources.policy import Policy
-from shards.sources.samples import Sample, fit, load
+from shards.sources.samples import Extra, Sample, fit, load
 
 
 @dataclass(frozen=True)
@@ -102,5 +102,9 @@ def attempt(task: ShardTask, row: dict[str, Any], data: bytes | None = None) -> 
 
 
 def _write(writer: TarWriter, sample: Sample) -> dict[str, Any]:
-    offsets = [writer.add(f"{sample.key}.{suffix}", data) for suffix, data in sample.members]
-    return sample.index_row(offsets[0])
+    members = list[Extra]()
+    for suffix, data in sample.members:
+        offset = writer.add(f"{sample.key}.{suffix}", data)
+        members.append({"suffix": suffix, "offset": offset, "size": len(data)})
+    image, *extras = members
+    return sample.index_row(image["offset"], extras)

@@ -2,9 +2,11 @@
 bytes and by links.
 """
 
+import io
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,6 +21,7 @@ from seer.data import ledger
 from seer.data.labelled import load_labelled
 from seer.data.storage import index as format
 from seer.data.storage.index import (
+    EXTRAS,
     MANIFEST,
     MANIFEST_SCHEMA,
     METADATA_KEY,
@@ -49,13 +52,19 @@ SHARD = "shard-000000.tar"
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Path:
-    """Eight images in two classes, one of them twice, one damaged."""
+    """Eight images in two classes, one of them twice, one damaged; and a tar of two with masks."""
     root = tmp_path_factory.mktemp("sources")
     for number in range(8):
         path = root / "ab"[number % 2] / f"{number}.jpg"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(encoded(min(number, 6), size=(8, 8)))
     (root / "a/broken.jpg").write_bytes(encoded(9)[:200])
+    with tarfile.open(root / "a/more.tar", "w") as tar:
+        for name in ("x.jpg", "x.mask.png", "x.json", "y.jpg", "y.mask.png"):
+            data = encoded(20 + ord(name[0]), size=(8, 8))
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
     return root
 
 
@@ -105,6 +114,7 @@ def read(folder: Path) -> None:
     reader = Reader(Manifest.load(folder))
     ids = np.unique(np.array([0, 1, 2, 3, len(reader) - 1]).clip(0, len(reader) - 1))
     reader.read(ids)
+    reader.read_samples(ids, ("mask.png", "json"))
     reader.labels(ids)
     reader.next_in_shard(0)
 
@@ -186,8 +196,15 @@ def test_manifests(finished, strangers, data):
 @given(st.data())
 def test_indices(finished, strangers, data):
     world = strangers(finished)
-    path = sorted(world.folder.glob("*.index.parquet"))[0]
-    forge(path, data.draw(spoiled(read_index(path).to_pylist())), format.INDEX_SCHEMA)
+    path = data.draw(st.sampled_from(sorted(world.folder.glob("*.index.parquet"))))
+    rows = read_index(path).to_pylist()
+    with_extras = [place for place, row in enumerate(rows) if row[EXTRAS]]
+    if with_extras and data.draw(st.booleans()):
+        place = with_extras[0]
+        rows[place] |= {EXTRAS: data.draw(spoiled(rows[place][EXTRAS]))}
+    else:
+        rows = data.draw(spoiled(rows))
+    forge(path, rows, format.INDEX_SCHEMA)
     trial(world, data.draw(everything), world.folder)
 
 

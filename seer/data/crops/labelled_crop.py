@@ -37,6 +37,8 @@ class LabelledCrop:
         finish: normalise in the worker; otherwise on the device.
     """
 
+    suffixes: tuple[str, ...] = ()
+
     def __init__(
         self,
         labels: np.ndarray,

@@ -33,6 +33,7 @@ from seer.data.crops.draws import (
     draw_boxes,
 )
 from seer.data.decoding.decode import reduced
+from seer.data.members import Extras
 from seer.data.views import Views
 from seer.errors import InputError
 
@@ -115,6 +116,8 @@ class MultiCrop:
 
     Raises `InputError` for views that make no sense.
     """
+
+    suffixes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -206,7 +209,8 @@ class CropPlan:
         self.work: list[_Work] = []
         every_look = []
         ratios = []
-        for resolution, out in zip(crops.resolutions, self.out, strict=True):
+        # A cutter that cuts more than crops has further arrays.
+        for resolution, out in zip(crops.resolutions, self.out, strict=False):
             boxes, looks = resolution.draw(crops.seed, epochs, ids, heights, widths)
             work = _Work(boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
             self.work.append(work)
@@ -216,7 +220,7 @@ class CropPlan:
         self.looks = tuple(every_look)
         self.reductions = [_reduction(ratio) for ratio in np.min(ratios, 0)]
 
-    def cut(self, b: int, image: np.ndarray) -> None:
+    def cut(self, b: int, image: np.ndarray, extras: Extras = ()) -> None:
         """Cut image b's crops from `image`: itself, itself reduced, or another (of any shape) that
         replaces it.
         """

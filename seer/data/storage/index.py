@@ -26,6 +26,7 @@ from seer.errors import InputError, first_line, quoted, unreadable
 from seer.inputs import UnreadableError, parse_json, read_bytes
 from seer.schema import (
     DIGEST,
+    SUFFIX,
     FileName,
     Integer,
     ListOf,
@@ -47,6 +48,7 @@ UNSEALED = b"0" * 64
 MOST_SHARDS, MOST_SAMPLES = 2**20, 2**23  # of a data set; of a shard
 LARGEST_TAR, LARGEST_IMAGE = 2**42, 2**29  # bytes
 MOST_CLASSES = 2**20
+MOST_EXTRAS = 2**24  # of all samples of a shard
 LARGEST_TABLE = 2**30  # bytes of a manifest's or an index's file
 
 MANIFEST_SCHEMA = pa.schema(
@@ -57,6 +59,8 @@ MANIFEST_SCHEMA = pa.schema(
         ("sha256", pa.string()),
     ]
 )
+EXTRAS = "extras"
+EXTRA = pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # the WebDataset key: member name without its extensions
@@ -69,6 +73,8 @@ INDEX_SCHEMA = pa.schema(
         ("sha256", pa.binary(32)),
         pa.field("phash", pa.uint64(), nullable=True),
         pa.field("label", pa.int32(), nullable=True),
+        # The sample's other members, which earlier versions did not enter.
+        pa.field(EXTRAS, pa.list_(EXTRA), nullable=True),
     ]
 )
 
@@ -114,8 +120,23 @@ INDEX_FORMAT = TableFormat(
         "sha256": Plain(),  # 32 bytes, by its type
         "phash": Maybe(Plain()),
         "label": Maybe(Integer(0, 2**31 - 1)),
+        EXTRAS: Maybe(
+            ListOf(
+                Record(
+                    {
+                        "suffix": SUFFIX,
+                        "offset": Integer(0, LARGEST_TAR),
+                        "size": Integer(0, LARGEST_IMAGE),
+                    },
+                    extra=None,
+                ),
+                MOST_EXTRAS,
+            )
+        ),
     },
     MOST_SAMPLES,
+    most_items=MOST_EXTRAS,
+    optional=frozenset([EXTRAS]),
 )
 
 
@@ -232,6 +253,8 @@ class Manifest:
     def index(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         """The index of a shard, or some of its columns, as the manifest has it.
 
+        Without `extras` if an earlier version wrote it.
+
         Raises:
             InputError: it is unreadable, has another number of samples, or one outside the tar or its classes.
         """
@@ -241,7 +264,7 @@ class Manifest:
         table = read_index(path, list(dict.fromkeys([*wanted, *sorted(places)])))
         if problem := self._contradiction(shard, table):
             raise InputError(f"{path} {problem}; run: seer shards index")
-        return table.select(wanted)
+        return table.select([name for name in wanted if name in table.column_names])
 
     def _contradiction(self, shard: int, table: pa.Table) -> str:
         """How an index contradicts the manifest; "" if it does not."""
@@ -254,6 +277,13 @@ class Manifest:
             if ends.max() > self.bytes[shard]:
                 return (
                     f"has a sample that ends at byte {ends.max()} of a tar of {self.bytes[shard]}"
+                )
+        if EXTRAS in table.column_names:
+            extras = table[EXTRAS].combine_chunks().flatten()
+            ends = extras.field("offset").to_numpy() + extras.field("size").to_numpy()
+            if ends.max(initial=0) > self.bytes[shard]:
+                return (
+                    f"has a member that ends at byte {ends.max()} of a tar of {self.bytes[shard]}"
                 )
         if "label" in table.column_names and self.classes is not None:
             label = table["label"].fill_null(-1).to_numpy().max()
@@ -324,7 +354,8 @@ def _write(path: Path, rows: Iterable[Mapping] | pa.Table, schema: pa.Schema) ->
     buffer = io.BytesIO()
     # Of texts that differ from row to row, a dictionary makes a larger file that takes longer to
     # read.
-    with pq.ParquetWriter(buffer, schema, use_dictionary=["format"]) as writer:
+    repeating = ["format", f"{EXTRAS}.list.element.suffix"]
+    with pq.ParquetWriter(buffer, schema, use_dictionary=repeating) as writer:
         writer.write_table(table.cast(schema))
         writer.add_key_value_metadata({SEAL_KEY: UNSEALED})
     with files.replacing(path) as beside:

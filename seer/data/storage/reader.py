@@ -3,22 +3,28 @@ files and indices.
 """
 
 import os
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from threading import Lock
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from seer.background import in_background
 from seer.data.decoding.decode import DamagedImage, decode
-from seer.data.storage.index import Manifest
-from seer.data.storage.remote import FetchConfig, IdsOf, ReadAhead, RemoteShards
+from seer.data.members import Replacement, Sample
+from seer.data.storage.index import EXTRAS, Manifest, index_path
+from seer.data.storage.remote import FetchConfig, IdsOf, ReadAhead, RemoteShards, Span
 from seer.data.storage.store import REQUESTS, Url
 from seer.errors import InputError, quoted
 from seer.inputs import open_regular
 
 OPEN_FILES = 256  # well under the usual limit of 1,024 descriptors
-OPEN_INDICES = 1024  # at 10,000 samples a shard, 200 MB
+OPEN_INDICES = (
+    1024  # at 10,000 samples a shard, 200 MB; for each suffix that is asked for 120 MB more
+)
 UNLABELLED = -1
 
 
@@ -38,11 +44,12 @@ class Reader:
         self._remote = (
             RemoteShards(manifest, *self._options) if isinstance(manifest.directory, Url) else None
         )
-        self._ahead = ReadAhead(self.read, manifest.bytes.sum() / manifest.samples)
+        self._ahead: dict[tuple[str, ...], ReadAhead[Sample]] = {}
         self._ends = np.cumsum(manifest.sizes)
         self._file = lru_cache(OPEN_FILES)(partial(_File, manifest))
         self._loading = Lock()
-        self._seen: set[int] = set()  # shards of a store whose indices have been here
+        # Shards of a store whose indices have been here, and for which suffixes.
+        self._seen: set[tuple[int, tuple[str, ...]]] = set()
         self._index = lru_cache(OPEN_INDICES)(partial(_Index, manifest))
 
     def __reduce__(self) -> tuple[type[Self], tuple[Manifest, FetchConfig, int]]:
@@ -60,37 +67,62 @@ class Reader:
         """The encoded images of `ids`, in their order. A file that ends early gives short or empty
         bytes.
         """
-        ids = np.asarray(ids, dtype=np.int64)
-        data = [b""] * len(ids)
-        shards, rows = self.locate(ids)
-        if self._remote:
-            indices = self._indices(shards)
-            places = [
-                (s, indices[s], r) for s, r in zip(shards.tolist(), rows.tolist(), strict=True)
-            ]
-            return self._remote.read(
-                [(s, int(index.offsets[r]), int(index.sizes[r])) for s, index, r in places]
-            )
-        for i in np.argsort(ids, kind="stable").tolist():  # forward through each shard
-            shard = int(shards[i])
-            index, row = self._index(shard), rows[i]
-            data[i] = self._file(shard).read(int(index.offsets[row]), int(index.sizes[row]))
-        return data
+        return [sample.image for sample in self.read_samples(ids)]
 
-    def read_step(self, ids: np.ndarray, step: int, ids_of: IdsOf, stride: int = 1) -> list[bytes]:
-        """The encoded images of `ids`, which are `ids_of(step)`, for a worker whose next steps are
-        `stride` apart.
+    def read_samples(self, ids: np.ndarray, suffixes: tuple[str, ...] = ()) -> list[Sample]:
+        """The samples `ids`, in their order, with the members of these suffixes and no others.
 
-        Out of a store, the images of those are fetched in the background meanwhile.
+        Raises:
+            InputError: members are asked for, and an index does not say where they lie.
         """
-        return self._ahead.take(len(ids), step, ids_of, stride) if self._remote else self.read(ids)
+        ids = np.asarray(ids, dtype=np.int64)
+        order = np.argsort(ids, kind="stable")  # forward through each shard
+        shards, rows = self.locate(ids[order])
+        fetched = self._indices(shards, suffixes) if self._remote else {}
+        spans: list[Span] = []
+        present: list[list[bool]] = []  # which members each sample has
+        for shard, row in zip(shards.tolist(), rows.tolist(), strict=True):
+            index = fetched[shard] if self._remote else self._index(shard, suffixes)
+            members = index.members(row)
+            spans += [(shard, *member) for member in members if member is not None]
+            present.append([member is not None for member in members])
+        data = iter(self._remote.read(spans) if self._remote else self._read_files(spans))
+        samples = [Sample(b"")] * len(ids)
+        for place, has in zip(order.tolist(), present, strict=True):
+            image, *extras = [next(data) if member else None for member in has]
+            samples[place] = Sample(image or b"", tuple(extras))
+        return samples
+
+    def _read_files(self, spans: list[Span]) -> Iterator[bytes]:
+        for shard, offset, size in spans:
+            yield self._file(shard).read(offset, size)
+
+    def read_step(
+        self,
+        ids: np.ndarray,
+        step: int,
+        ids_of: IdsOf,
+        stride: int = 1,
+        suffixes: tuple[str, ...] = (),
+    ) -> list[Sample]:
+        """The samples `ids`, which are `ids_of(step)`, for a worker whose next steps are `stride`
+        apart, as `read_samples` gives them.
+
+        Out of a store, those of the next steps are fetched in the background meanwhile.
+        """
+        if not self._remote:
+            return self.read_samples(ids, suffixes)
+        read = partial(self.read_samples, suffixes=suffixes)
+        whole_sample = float(self.manifest.bytes.sum() / self.manifest.samples)
+        ahead = self._ahead.setdefault(suffixes, ReadAhead(read, whole_sample))
+        return ahead.take(len(ids), step, ids_of, stride)
 
     def labels(self, ids: np.ndarray) -> np.ndarray:
         """`(len(ids),)` int64 labels; `UNLABELLED` where the index has none."""
         ids = np.asarray(ids, dtype=np.int64)
         labels = np.full(len(ids), UNLABELLED, dtype=np.int64)
         shards, rows = self.locate(ids)
-        for shard, index in self._indices(shards).items():
+        for shard, index in self._indices(shards, ()).items():
             of_shard = shards == shard
             labels[of_shard] = index.labels[rows[of_shard]]
         return labels
@@ -105,19 +137,19 @@ class Reader:
         """What the samples hash to."""
         return self.manifest.hash
 
-    def replacement(self, damaged: int, reason: str) -> tuple[np.ndarray, int]:
-        """The next good sample of the shard, decoded, and its id: the same one in every run, on
-        every rank.
+    def replacement(self, damaged: int, reason: str, suffixes: tuple[str, ...] = ()) -> Replacement:
+        """The next good sample of the shard: the same one in every run, on every rank.
 
         Raises:
             InputError: the shard has none.
         """
-        sample = self.next_in_shard(damaged)
-        while sample != damaged:
+        id = self.next_in_shard(damaged)
+        while id != damaged:
+            (sample,) = self.read_samples(np.array([id]), suffixes)
             try:
-                return decode(self.read(np.array([sample]))[0]), sample
+                return Replacement(decode(sample.image), sample.extras, id)
             except DamagedImage:
-                sample = self.next_in_shard(sample)
+                id = self.next_in_shard(id)
         shard = self.manifest.shards[int(self.locate(np.array([damaged]))[0][0])]
         raise InputError(
             f"{self.manifest.directory / shard} has no readable image left; "
@@ -129,29 +161,72 @@ class Reader:
         (shard,), (row,) = self.locate(np.array([sample]))
         return int(sample - row + (row + 1) % self.manifest.sizes[shard])
 
-    def _indices(self, shards: np.ndarray) -> dict[int, "_Index"]:
+    def _indices(self, shards: np.ndarray, suffixes: tuple[str, ...]) -> dict[int, "_Index"]:
         """The indices of these shards; those of a store are fetched side by side."""
         numbers = np.unique(shards).tolist()
         with self._loading:
-            new = [s for s in numbers if s not in self._seen] if self._remote else []
+            new = [s for s in numbers if self._remote and (s, suffixes) not in self._seen]
             for i in range(0, len(new), REQUESTS):
-                for loading in [in_background(self._index, s) for s in new[i : i + REQUESTS]]:
+                group = new[i : i + REQUESTS]
+                for loading in [in_background(self._index, s, suffixes) for s in group]:
                     loading.result()
-            self._seen.update(new)
-        return {s: self._index(s) for s in numbers}
+            self._seen.update((s, suffixes) for s in new)
+        return {s: self._index(s, suffixes) for s in numbers}
 
 
 class _Index:
-    """The columns of a shard's index that reading needs."""
+    """What reading needs of a shard's index.
 
-    def __init__(self, manifest: Manifest, shard: int):
+    Attributes:
+        labels: by row; `UNLABELLED` where there is none.
+        places: of the images, and of the members of each suffix: two arrays by row, offsets and sizes. A size below 0
+            says that there is no such member.
+    """
+
+    def __init__(self, manifest: Manifest, shard: int, suffixes: tuple[str, ...]):
         tar = manifest.directory / manifest.shards[shard]
         if isinstance(tar, Url):
             manifest.check_size(shard, tar.size())
-        table = manifest.index(shard, ["offset", "size", "label"])
-        self.offsets = table["offset"].to_numpy()
-        self.sizes = table["size"].to_numpy()
+        columns = ["offset", "size", "label"]
+        table = manifest.index(shard, [*columns, EXTRAS] if suffixes else columns)
         self.labels = table["label"].fill_null(UNLABELLED).to_numpy()
+        self.places = [(table["offset"].to_numpy(), table["size"].to_numpy())]
+        if not suffixes:
+            return
+        if EXTRAS not in table.column_names:
+            remedy = f"run: seer shards index {quoted(tar.parent)}"
+            if isinstance(tar, Url):
+                remedy = (
+                    "run seer shards index where the tars can be written, and upload the indices"
+                )
+            raise InputError(
+                f"{index_path(tar)} does not say where a sample's {suffixes[0]} lies: "
+                f"an earlier seer wrote it; {remedy}"
+            )
+        column = table[EXTRAS].combine_chunks()
+        self.places += [_places(column, suffix) for suffix in suffixes]
+
+    def members(self, row: int) -> list[tuple[int, int] | None]:
+        """Offset and size of the image in this row and of its other members, None where there is
+        none.
+        """
+        places = [(int(offsets[row]), int(sizes[row])) for offsets, sizes in self.places]
+        return [place if place[1] >= 0 else None for place in places]
+
+
+def _places(extras: pa.ListArray, suffix: str) -> tuple[np.ndarray, np.ndarray]:
+    """`(n,)` int64 offsets and int32 sizes of the members of this suffix; -1 where there is none.
+
+    Of several with one suffix, which nobody writes, it is the last.
+    """
+    offsets = np.full(len(extras), -1, np.int64)
+    sizes = np.full(len(extras), -1, np.int32)
+    items = extras.flatten()
+    chosen = pc.equal(items.field("suffix"), suffix).to_numpy(zero_copy_only=False)
+    rows = pc.list_parent_indices(extras).to_numpy()[chosen]
+    offsets[rows] = items.field("offset").to_numpy()[chosen]
+    sizes[rows] = items.field("size").to_numpy()[chosen]
+    return offsets, sizes
 
 
 class _File:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from fsspec.utils import merge_offset_ranges
@@ -30,10 +30,12 @@ GAP = 2**17  # bytes: to read so many for nothing costs less than another reques
 # Bytes of one request at most, single members aside; times `store.REQUESTS` bounds what is in
 # flight.
 MERGED = 2**22
-# Bytes of encoded images that a worker has fetched for later batches, if they are more than two.
+# Bytes of samples, all members counted, that a worker has fetched for later batches, if they are
+# more than two.
 AHEAD = 2**25
 LONGEST_AHEAD = 64  # batches, where images are tiny
 
+Read = TypeVar("Read")
 IdsOf = Callable[[int], np.ndarray]  # step → ids of its samples
 Span = tuple[int, int, int]  # shard, offset, size
 
@@ -180,7 +182,7 @@ class RemoteShards:
             self.cache = None
 
 
-class ReadAhead:
+class ReadAhead(Generic[Read]):
     """The next batches of a worker, fetched in the background in groups of as many as fit `AHEAD`
     bytes.
 
@@ -188,15 +190,15 @@ class ReadAhead:
     requests bring them.
     """
 
-    def __init__(self, read: Callable[[np.ndarray], list[bytes]], mean_bytes: float):
+    def __init__(self, read: Callable[[np.ndarray], list[Read]], mean_bytes: float):
         self._read = read
         self._mean_bytes = mean_bytes
-        # Batch → its group: step → images.
+        # Batch → its group: step → samples.
         self._pending: OrderedDict[tuple[IdsOf, int], Future] = OrderedDict()
         self._lock = Lock()
 
-    def take(self, batch: int, step: int, ids_of: IdsOf, stride: int) -> list[bytes]:
-        """The `batch` images of `ids_of(step)`; those of step + stride, step + 2·stride, … are
+    def take(self, batch: int, step: int, ids_of: IdsOf, stride: int) -> list[Read]:
+        """The `batch` samples of `ids_of(step)`; those of step + stride, step + 2·stride, … are
         asked for next.
         """
         fitting = AHEAD // (2 * batch * self._mean_bytes)
@@ -220,9 +222,9 @@ class ReadAhead:
             group = in_background(self._read_group, steps, ids_of)
             self._pending |= {(ids_of, step): group for step in steps}
 
-    def _read_group(self, steps: range, ids_of: IdsOf) -> dict[int, list[bytes]]:
+    def _read_group(self, steps: range, ids_of: IdsOf) -> dict[int, list[Read]]:
         ids = [ids_of(step) for step in steps]
-        images = iter(self._read(np.concatenate(ids)))
+        samples = iter(self._read(np.concatenate(ids)))
         return {
-            step: list(islice(images, len(some))) for step, some in zip(steps, ids, strict=True)
+            step: list(islice(samples, len(some))) for step, some in zip(steps, ids, strict=True)
         }

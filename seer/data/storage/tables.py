@@ -17,7 +17,19 @@ import pyarrow.parquet as pq
 
 from seer.data.storage.thrift import Struct, read_struct
 from seer.errors import first_line
-from seer.schema import DIGEST, FileName, Integer, Kind, Maybe, MismatchError, Plain, Text
+from seer.schema import (
+    DIGEST,
+    SUFFIX,
+    FileName,
+    Integer,
+    Kind,
+    ListOf,
+    Maybe,
+    MismatchError,
+    Plain,
+    Record,
+    Text,
+)
 
 CODECS = {"UNCOMPRESSED", "SNAPPY"}  # what we write; others can expand a thousandfold
 # Types of pages.
@@ -28,7 +40,11 @@ DATA_V2 = 3
 PLAIN = 0
 RLE_ENCODING = 3
 DICTIONARY_ENCODINGS = {2, 8}
-HEX = np.isin(np.arange(256), list(b"0123456789abcdef"))
+# Kinds of texts that only have to be of some length and of these bytes.
+BYTES = {
+    DIGEST: np.isin(np.arange(256), list(b"0123456789abcdef")),
+    SUFFIX: np.isin(np.arange(256), list(b"abcdefghijklmnopqrstuvwxyz0123456789_+.-")),
+}
 UNFIT = np.isin(np.arange(256), [*range(32), *b"/\\\x7f"])  # in a file's name
 
 
@@ -38,15 +54,22 @@ class TableFormat:
     may be.
 
     A column whose kind is a `Maybe` may have nulls; `Plain` leaves its values to the column's type.
+    A column of lists has structures as their items: its kind is a `ListOf` a `Record`, perhaps in a
+    `Maybe`.
     """
 
     schema: pa.Schema
     kinds: Mapping[str, Kind]
     most_rows: int
     most_bytes: int = 2**29  # of one column, as it will lie in memory
+    most_items: int = 0  # of all lists of a column
+    optional: frozenset[str] = frozenset()  # columns that earlier versions did not write
 
     def parse(self, content: bytes, columns: list[str] | None = None) -> pa.Table:
-        """The table that a file's content is, or some of its columns. Raises `MismatchError`."""
+        """The table that a file's content is, or some of its columns. Raises `MismatchError`.
+
+        An optional column that the file has not is not in the table, either.
+        """
         try:
             table = self._read(content, columns or self.schema.names)
             for name in table.column_names:
@@ -66,38 +89,47 @@ class TableFormat:
         # the interpreter ends, and that aborts the process.
         buffer = pa.BufferReader(content)
         metadata = pq.read_metadata(buffer)
-        self._check_columns(metadata.schema.to_arrow_schema())
+        present = self._check_columns(metadata.schema.to_arrow_schema())
         if metadata.num_rows > self.most_rows:
             raise MismatchError(
                 "", f"it has {metadata.num_rows:,} rows; at most {self.most_rows:,} are read"
             )
-        texts = []
-        for name in columns:
-            field = self.schema.get_field_index(name)
-            pages = _checked_pages(content, metadata, field)
+        columns = [name for name in columns if name in present.names]
+        texts: dict[str, str] = {}  # to be read as dictionaries: their place in the file by column
+        for leaf in range(metadata.num_columns):
+            place = metadata.schema.column(leaf)
+            name = place.path.split(".")[0]
+            if name not in columns:
+                continue
+            most_items = self.most_items if "." in place.path else 0
+            pages = _checked_pages(content, metadata, leaf, most_items)
             if sum(page.size for page in pages) > self.most_bytes:
                 raise MismatchError(name, f"more than {self.most_bytes:,} bytes")
-            if _expanded(pages) > self.most_bytes and self.schema.field(field).type == pa.string():
-                texts.append(name)
+            if _expanded(pages) > self.most_bytes and place.physical_type == "BYTE_ARRAY":
+                texts[name] = place.path
         with pq.ParquetFile(
-            buffer, metadata=metadata, read_dictionary=texts, pre_buffer=False
+            buffer, metadata=metadata, read_dictionary=list(texts.values()), pre_buffer=False
         ) as file:
             table = file.read(columns, use_threads=False)
-        for name in texts:
-            column = _decoded(table[name], self.most_bytes)
-            table = table.set_column(
-                table.column_names.index(name), self.schema.field(name), column
-            )
+        for name, path in texts.items():
+            _check_expanded(table[name], path, self.most_bytes)
+        if texts:
+            table = table.cast(pa.schema([present.field(name) for name in table.column_names]))
         table.validate(full=True)  # that texts are UTF-8, above all
         return table
 
-    def _check_columns(self, schema: pa.Schema) -> None:
-        if missing := [name for name in self.schema.names if name not in schema.names]:
-            raise MismatchError("", f"it has no column {missing[0]}")
-        if not schema.equals(self.schema):
+    def _check_columns(self, schema: pa.Schema) -> pa.Schema:
+        """The columns that are there, of those that there should be."""
+        missing = [name for name in self.schema.names if name not in schema.names]
+        required = [name for name in missing if name not in self.optional]
+        if required:
+            raise MismatchError("", f"it has no column {required[0]}")
+        present = pa.schema([field for field in self.schema if field.name not in missing])
+        if not schema.equals(present):
             raise MismatchError(
                 "", f"its columns are not {', '.join(self.schema.names)}, or of other types"
             )
+        return present
 
 
 def check_column(column: pa.ChunkedArray, kind: Kind, name: str) -> None:
@@ -107,12 +139,25 @@ def check_column(column: pa.ChunkedArray, kind: Kind, name: str) -> None:
         column = column.drop_null() if column.null_count else column
     elif column.null_count:
         raise MismatchError(name, "it has a row without a value")
+    if isinstance(kind, ListOf):
+        assert isinstance(kind.kind, Record)
+        for chunk in column.chunks:
+            _check_items(chunk.flatten(), kind.kind, name)
+        return
     start = 0
     for chunk in column.chunks:
         if len(chunk) and not _surely_fits(kind, chunk):
             for i, value in enumerate(chunk.to_pylist(), start):
                 kind.check(value, f"{name}[{i}]")
         start += len(chunk)
+
+
+def _check_items(items: pa.StructArray, kind: Record, name: str) -> None:
+    """The same for what stands in lists."""
+    if items.null_count:
+        raise MismatchError(name, "it has an item without a value")
+    for field, below in kind.required.items():
+        check_column(pa.chunked_array([items.field(field)]), below, f"{name}.{field}")
 
 
 def _surely_fits(kind: Kind, values: pa.Array) -> bool:
@@ -135,8 +180,10 @@ def _surely_texts(kind: Text | FileName, ends: np.ndarray, data: np.ndarray) -> 
     lengths = np.diff(ends)
     shortest = int(lengths.min())
     longest = int(lengths.max())
-    if kind == DIGEST:
-        return shortest == longest == 64 and bool(HEX[data].all())
+    if kind in BYTES:
+        assert isinstance(kind, Text)
+        fitting = kind.shortest <= shortest and longest <= kind.longest
+        return fitting and bool(BYTES[kind][data].all())
     if isinstance(kind, FileName):
         suffix = np.frombuffer(kind.suffix.encode(), np.uint8)
         if not suffix.size or shortest <= len(suffix) or longest > 255:
@@ -161,10 +208,15 @@ def _bytes_of(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return ends, whole[ends[0] : ends[-1]]
 
 
-def _decoded(column: pa.ChunkedArray, most_bytes: int) -> pa.ChunkedArray:
-    """Texts out of a dictionary, unless they would take too much memory."""
+def _check_expanded(column: pa.ChunkedArray, path: str, most_bytes: int) -> None:
+    """Raise `MismatchError` if a dictionary's texts, once written out, would take too much memory.
+
+    The dictionary is the column, or, by its `path` in the file, a field of its lists' items.
+    """
     size = 0
     for chunk in column.chunks:
+        if "." in path:
+            chunk = chunk.flatten().field(path.rpartition(".")[2])
         indices = chunk.indices.drop_null().to_numpy()
         lengths = (
             np.diff(_bytes_of(chunk.dictionary)[0])
@@ -174,7 +226,6 @@ def _decoded(column: pa.ChunkedArray, most_bytes: int) -> pa.ChunkedArray:
         size += int(lengths[indices].sum(dtype=np.int64))
     if size > most_bytes:
         raise MismatchError("", f"a column of {size:,} bytes; at most {most_bytes:,} are read")
-    return column.cast(pa.string())
 
 
 class Page(NamedTuple):
@@ -186,19 +237,30 @@ class Page(NamedTuple):
     encoding: int
 
 
-def _checked_pages(content: bytes, metadata: pq.FileMetaData, column: int) -> list[Page]:
-    """The pages of a column. Raises `MismatchError` if they are not as we write them."""
+def _checked_pages(
+    content: bytes, metadata: pq.FileMetaData, column: int, most_items: int
+) -> list[Page]:
+    """The pages of a column. Raises `MismatchError` if they are not as we write them.
+
+    Where there are lists, a value of a page is an item, or a row whose list has none.
+    """
     pages = list[Page]()
+    values = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         chunk = group.column(column)
         if chunk.compression not in CODECS:
             raise MismatchError("", f"compressed by {chunk.compression}; only snappy is read")
         of_chunk = list(_pages(content, chunk)) if group.num_rows else []
-        rows = sum(page.values for page in of_chunk if page.type != DICTIONARY)
-        if not group.num_rows == chunk.num_values == rows:
+        in_pages = sum(page.values for page in of_chunk if page.type != DICTIONARY)
+        without_lists = chunk.num_values == group.num_rows
+        fitting = chunk.num_values >= group.num_rows if most_items else without_lists
+        if not fitting or chunk.num_values != in_pages:
             raise MismatchError("", "its pages have not the rows that its footer says")
+        values += in_pages
         pages += of_chunk
+    if values > metadata.num_rows + most_items:
+        raise MismatchError("", f"lists of {values:,} items; at most {most_items:,} are read")
     if unknown := {page.encoding for page in pages} - {PLAIN, RLE_ENCODING} - DICTIONARY_ENCODINGS:
         raise MismatchError(
             "", f"its pages are encoded in a way that is not read (Parquet's number {min(unknown)})"

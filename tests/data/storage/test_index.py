@@ -235,6 +235,49 @@ def test_indices_that_lead_out_of_their_tar_are_refused(tmp_path, changes, words
         manifest.index(0, ["offset"])
 
 
+EXTRA = {"suffix": "txt", "offset": 512, "size": 5}
+
+
+@pytest.mark.parametrize(
+    ("extras", "words"),
+    [
+        ([EXTRA | {"offset": -1}], r"extras.offset\[0\]: -1 is not a whole number from 0"),
+        ([EXTRA, EXTRA | {"offset": 2**43}], r"extras.offset\[1\]: 8796093022208 is not"),
+        ([EXTRA | {"size": -1}], r"extras.size\[0\]: -1 is not a whole number from 0"),
+        ([EXTRA | {"size": 2**30}], "extras.size"),
+        ([EXTRA | {"offset": 10**6}], "has a member that ends at byte 1000005 of a tar of 10240"),
+        ([EXTRA | {"offset": 10_236}], "has a member that ends at byte 10241 of a tar of 10240"),
+        ([EXTRA | {"suffix": "t\x1b[2J"}], r"extras.suffix\[0\]: 't\\x1b\[2J' is not a suffix"),
+        ([EXTRA | {"suffix": "../x"}], "is not a suffix"),
+        ([EXTRA | {"suffix": "größe"}], "is not a suffix"),
+        ([EXTRA | {"suffix": ""}], "is not a suffix"),
+        ([EXTRA | {"suffix": "x" * 256}], "is not a suffix"),
+        ([EXTRA | {"suffix": None}], "extras.suffix: it has a row without a value"),
+        ([EXTRA | {"offset": None}], "extras.offset: it has a row without a value"),
+        ([None], "extras: it has an item without a value"),
+    ],
+)
+def test_extras_that_lead_out_of_their_tar_are_refused(tmp_path, extras, words):
+    manifest = write_shards(tmp_path, [3])
+    path = index_path(tmp_path / manifest.shards[0])
+    rows = read_index(path).to_pylist()
+    write_index(path, [rows[0], rows[1] | {"extras": extras}, rows[2]])
+    with pytest.raises(InputError, match=words) as raised:
+        manifest.index(0)
+    assert str(raised.value).isprintable()
+    assert manifest.index(0, ["offset", "label"]).column_names == ["offset", "label"]
+
+
+@pytest.mark.parametrize("extras", [None, [], [EXTRA], [EXTRA | {"offset": 10_235}, EXTRA]])
+def test_extras_within_their_tar_are_as_they_were_written(tmp_path, extras):
+    manifest = write_shards(tmp_path, [3])
+    path = index_path(tmp_path / manifest.shards[0])
+    rows = read_index(path).to_pylist()
+    rows[1]["extras"] = extras
+    write_index(path, rows)
+    assert manifest.index(0)["extras"].to_pylist() == [None, extras, None]
+
+
 def test_a_flipped_bit_of_an_index_is_not_trained_on(tmp_path):
     manifest = write_shards(tmp_path, [3])
     path = index_path(tmp_path / manifest.shards[0])

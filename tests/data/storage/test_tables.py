@@ -1,5 +1,6 @@
 import io
 import struct
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,18 @@ from hypothesis import strategies as st
 
 from seer.data.storage.tables import TableFormat, check_column
 from seer.data.storage.thrift import ThriftError, read_struct
-from seer.schema import DIGEST, FileName, Integer, Maybe, MismatchError, Plain, Text
+from seer.schema import (
+    DIGEST,
+    SUFFIX,
+    FileName,
+    Integer,
+    ListOf,
+    Maybe,
+    MismatchError,
+    Plain,
+    Record,
+    Text,
+)
 from tests.fuzz.harness import within_memory
 from tests.strategies import HOSTILE, values
 
@@ -46,7 +58,8 @@ TEXTS = [value for value in HOSTILE if isinstance(value, str) and value.isascii(
 
 
 @pytest.mark.parametrize(
-    "kind", [DIGEST, FileName(".tar"), FileName(), Text(4, 1), Text(3), Text(9, 0, "[a-c]*")]
+    "kind",
+    [DIGEST, SUFFIX, FileName(".tar"), FileName(), Text(4, 1), Text(3), Text(9, 0, "[a-c]*")],
 )
 @given(st.data())
 @settings(max_examples=40, deadline=None)
@@ -116,6 +129,96 @@ def test_a_small_file_that_means_a_huge_table_is_refused():
     ):
         with within_memory(), pytest.raises(MismatchError, match=problem):
             FORMAT.parse(content)
+
+
+ITEM = Record({"suffix": SUFFIX, "size": Integer(0, 9)}, extra=None)
+ITEMS = pa.list_(pa.struct([("suffix", pa.string()), ("size", pa.int64())]))
+LISTS = TableFormat(
+    pa.schema([("id", pa.int64()), ("items", ITEMS)]),
+    {"id": Plain(), "items": Maybe(ListOf(ITEM))},
+    most_rows=10**6,
+    most_items=1000,
+    optional=frozenset(["items"]),
+)
+
+
+def lists(rows: list, repeating: bool = True, **options) -> bytes:
+    file = io.BytesIO()
+    columns = [pa.array(range(len(rows)), pa.int64()), pa.array(rows, ITEMS)]
+    dictionaries = ["items.list.element.suffix"] if repeating else False
+    pq.write_table(
+        pa.Table.from_arrays(columns, schema=LISTS.schema),
+        file,
+        use_dictionary=dictionaries,
+        **options,
+    )
+    return file.getvalue()
+
+
+def items(kind: Maybe) -> st.SearchStrategy:
+    """Lists of the kind, and such with one thing wrong that the column's type can hold."""
+    wrong = st.sampled_from(
+        [{"suffix": "a/b"}, {"suffix": None}, {"suffix": "A"}, {"size": 10}, {"size": None}]
+    )
+    spoiled = st.tuples(values(kind.kind).filter(len), wrong).map(
+        lambda pair: [*pair[0][:-1], pair[0][-1] | pair[1]]
+    )
+    return values(kind) | spoiled | st.just([None])
+
+
+@given(st.lists(items(LISTS.kinds["items"]), min_size=1, max_size=5), st.integers(1, 3))
+@settings(max_examples=80, deadline=None)
+def test_columns_of_lists_are_judged_as_their_values_are(rows, row_group_size):
+    content = lists(rows, row_group_size=row_group_size)
+    if all(fits(LISTS.kinds["items"], row) for row in rows):
+        assert LISTS.parse(content)["items"].to_pylist() == rows
+    else:
+        with pytest.raises(MismatchError, match="items"):
+            LISTS.parse(content)
+    assert LISTS.parse(content, ["id"]).to_pylist() == [{"id": i} for i in range(len(rows))]
+
+
+def test_lists_are_bounded_together():
+    whole = [{"suffix": "a", "size": 1}] * 500
+    assert LISTS.parse(lists([whole, whole])).num_rows == 2
+    with pytest.raises(MismatchError, match="lists of 1,003 items; at most 1,000 are read"):
+        LISTS.parse(lists([whole, [*whole, *whole[:3]]]))
+
+
+def test_a_small_file_that_means_huge_lists_is_refused():
+    """A hundred million items by run length, and one long text for each of very many items."""
+    numbers = pa.array([0] * 30_000_000, pa.int32())
+    size = pa.DictionaryArray.from_arrays(numbers, pa.array([1]))
+    text = pa.DictionaryArray.from_arrays(numbers, pa.array(["x" * 200]))
+    many = pa.StructArray.from_arrays([text, size], ["suffix", "size"])
+    column = pa.ListArray.from_arrays(pa.array([0, len(many)], pa.int32()), many)
+    table = pa.Table.from_arrays([pa.array([0]), column], ["id", "items"])
+    file = io.BytesIO()
+    pq.write_table(table, file, store_schema=False)
+    assert len(file.getvalue()) < 10_000_000
+    roomy = replace(LISTS, most_items=10**8)
+    for format, problem in (
+        (LISTS, "lists of 30,000,000 items"),
+        (roomy, "a column of 6,000,000,000 bytes"),
+    ):
+        with within_memory(2**29), pytest.raises(MismatchError, match=problem):
+            format.parse(file.getvalue())
+
+
+def test_a_column_that_earlier_versions_did_not_write_may_be_missing():
+    file = io.BytesIO()
+    pq.write_table(pa.table({"id": [1, 2]}), file)
+    assert LISTS.parse(file.getvalue()).column_names == ["id"]
+    assert LISTS.parse(file.getvalue(), ["id", "items"]).column_names == ["id"]
+    with pytest.raises(MismatchError, match="it has no column id"):
+        LISTS.parse(lists([None]).replace(b"id", b"ie"))
+
+
+def test_long_texts_of_a_dictionary_are_written_out():
+    rows = [[{"suffix": "x" * 200 + str(i % 3), "size": 1}] * 4 for i in range(100)]
+    close = replace(LISTS, most_bytes=100_000)
+    assert close.parse(lists(rows))["items"].to_pylist() == rows
+    assert close.parse(lists(rows)).schema.equals(LISTS.schema)
 
 
 def test_more_rows_than_there_may_be():
