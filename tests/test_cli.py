@@ -15,7 +15,7 @@ from seer import cli
 from seer import verbs as seer_verbs
 from seer.errors import InputError
 from shards import cli as shards_cli
-from tests.conftest import losses
+from tests.kit.runs import losses
 
 runner = CliRunner()
 

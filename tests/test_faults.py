@@ -28,8 +28,8 @@ from seer.pretrain.recipe import Pretrain, load_config
 from seer.pretrain.run import run
 from seer.processes import RankError, spawn
 from seer.rundir.names import checkpoints
-from tests.conftest import losses, rows
-from tests.servers import bucket_server
+from tests.kit.runs import losses, rows
+from tests.kit.servers import bucket_server
 
 SEED = int(os.environ.get("SEER_FAULT_SEED", 1))
 STEPS, SPOILED_STEP = 40, 7  # more than nineteen attempts come to, each two or three steps

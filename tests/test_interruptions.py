@@ -14,14 +14,14 @@ import pytest
 
 from seer import start
 from seer.terminal import Outlasting
-from tests.interruptions import WAYS, Terminal
+from tests.kit.interruptions import WAYS, Terminal
 
 ROOT = Path(__file__).parent.parent
 MOMENTS = int(os.environ.get("SEER_MOMENTS", 1))
 
 
 def test_a_run_is_interrupted_in_each_way_and_comes_to_the_same(tiny, shards, tmp_path):
-    command = [sys.executable, "-m", "tests.interruptions", tiny, str(shards), str(tmp_path)]
+    command = [sys.executable, "-m", "tests.kit.interruptions", tiny, str(shards), str(tmp_path)]
     done = subprocess.run(
         [*command, "--moments", str(MOMENTS)], cwd=ROOT, capture_output=True, text=True, check=False
     )

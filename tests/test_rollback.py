@@ -17,7 +17,7 @@ from seer.pretrain.run import run
 from seer.processes import spawn
 from seer.report.watch import status
 from seer.rundir.names import SKIPPED
-from tests.conftest import rows
+from tests.kit.runs import rows
 
 SETTINGS = [
     "precision=fp64",

@@ -19,7 +19,8 @@ from seer.data.storage.reader import Reader
 from shards.build import BuildOptions, build
 from shards.indexing import index
 from shards.writing.writer import write_shard
-from tests.conftest import jpeg, photograph, spoil
+from tests.kit.faults import spoil
+from tests.kit.pictures import jpeg, photograph
 
 CROPS = {"large": View(size=8, count=1)}
 

@@ -27,7 +27,8 @@ from seer.engine.schedule import ScheduleConfig
 from seer.methods import METHODS
 from seer.processes import spawn
 from tests.engine import tiny
-from tests.engine.tiny import Backbone, full
+from tests.engine.tiny import full
+from tests.kit.networks import ResidualNet
 
 BATCH, STEPS = 16, 3
 METHOD = {
@@ -87,7 +88,7 @@ class Result:
 def trained(name: str, layout: ParallelConfig, accumulate: int = 1) -> Result:
     world, optim = distributed.init("cpu"), OPTIM[name]
     torch.manual_seed(0)
-    method = METHODS[name](Backbone(), METHODS[name].Config(**METHOD[name]))
+    method = METHODS[name](ResidualNet(), METHODS[name].Config(**METHOD[name]))
     module = parallelize(method, layout, world, "fp64")
     optimizer, losses = build_optimizer(method, optim), []
 

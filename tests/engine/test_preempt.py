@@ -17,7 +17,7 @@ from seer.errors import StoppedError
 from seer.pretrain import run
 from seer.pretrain.recipe import load_config
 from seer.processes import spawn
-from tests.conftest import losses, rows
+from tests.kit.runs import losses, rows
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -17,7 +17,7 @@ from launch import attempts, torchrun
 from launch.cli import app
 from launch.job import Job, Resources
 from seer import distributed
-from tests.conftest import losses
+from tests.kit.runs import losses
 
 ROOT = str(Path(distributed.__file__).parent.parent)
 
@@ -141,6 +141,7 @@ def test_torchrun_on_two_hosts(tiny, shards, tmp_path, monkeypatch):
         tiny,
         f"data={shards}",
         "steps=3",
+        "backbone.name=regnety_002",
         "parallel.mode=ddp",
         "run_dir=run",
         "device=cpu",

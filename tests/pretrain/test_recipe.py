@@ -33,7 +33,7 @@ from seer.pretrain.recipe import (
     whole_places,
 )
 from seer.pretrain.run import announce, run
-from tests.conftest import rows
+from tests.kit.runs import rows
 
 # Batch, steps; peak, start and final rate, steps of warm-up; steps of freezing, and from which
 # there is a queue. Of SEER and SwAV these are reference values; all are what the recipes said when

@@ -38,7 +38,7 @@ def test_it_is_loaded_by_the_first_crop_only():
 CROPS = """
 import hashlib, numpy as np
 from seer.data.crops.multicrop import MultiCrop, View
-from tests.conftest import photograph
+from tests.kit.pictures import photograph
 views = MultiCrop({"large": View(size=40, count=8)}, seed=0)
 crops = views([photograph(i) for i in range(4)], np.zeros(4, int), np.arange(4)).crops[0]
 print(hashlib.sha256(crops.numpy().tobytes()).hexdigest())

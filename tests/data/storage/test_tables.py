@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from seer.data.storage.tables import TableFormat, check_column
 from seer.data.storage.thrift import ThriftError, read_struct
 from seer.schema import DIGEST, FileName, Integer, Maybe, MismatchError, Plain, Text
-from tests.fuzz.harness import within_memory
-from tests.strategies import HOSTILE, values
+from tests.kit.fuzzing import within_memory
+from tests.kit.strategies import HOSTILE, values
 
 SCHEMA = pa.schema([("name", pa.string()), ("size", pa.int64()), pa.field("note", pa.string())])
 FORMAT = TableFormat(
