@@ -7,12 +7,8 @@ import pytest
 import torch
 
 from seer import forkserver
-from tests.kit import networks
 from tests.kit.pictures import jpeg, photograph
-from tests.kit.runs import TINY
-
-# The longest files come first, so that two processes end together.
-LONGEST = ["test_faults", "test_places", "test_run", "test_rollback", "test_equality"]
+from tests.kit.runs import tiny_recipe
 
 
 def pytest_configure() -> None:
@@ -22,7 +18,7 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
     # One server forks the ranks and the loaders' workers of all tests, so it imports what any of
     # them needs: what it lacks, each of hundreds of processes would import by itself.
-    everything = [*forkserver.TRAINING, *forkserver.LOADING, networks.__name__, "pytest"]
+    everything = [*forkserver.TRAINING, *forkserver.LOADING, "tests.kit.warm", "pytest"]
     forkserver.TRAINING[:] = forkserver.LOADING[:] = everything
 
 
@@ -52,13 +48,12 @@ def shards(folder, tmp_path_factory) -> Path:
 def tiny(tmp_path_factory) -> str:
     """The path of a recipe that makes five steps of SwAV in a second.
 
-    Its backbone is known to the tests and to what they fork, and not to a command that they start:
-    that takes `regnety_002`.
+    A command that is started, not forked, does not know its backbone, and takes `regnety_002`.
     """
-    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
-    path.write_text(TINY.replace("regnety_002", "regnety_tiny"))
-    return str(path)
+    return tiny_recipe(tmp_path_factory.mktemp("recipes"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    """The files with slow tests first, so that two processes end together."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)

@@ -198,6 +198,7 @@ def train(tiny, shards):
     return train
 
 
+@pytest.mark.slow
 def test_a_run_survives_twenty_faults(train, tmp_path):
     """Nineteen that end the run, and a batch that is not finite, which the undisturbed run has as
     well.
@@ -236,6 +237,7 @@ def suffer(train, run_dir: Path, fault: Fault, draw: random.Random) -> None:
         AFTERWARDS[fault.name](checkpoints(run_dir)[-1], draw)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_store_where_its_directory_is_lost(
     tiny, shards, tmp_path, monkeypatch
 ):

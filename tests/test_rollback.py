@@ -86,6 +86,7 @@ def poisoned(make):
     return {nproc: make(f"poisoned{nproc}", (5, 6), nproc=nproc) for nproc in (1, 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_steps_that_are_not_finite_lead_back_and_are_passed_over(poisoned, foreseen, nproc):
     run_dir = poisoned[nproc]

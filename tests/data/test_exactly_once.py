@@ -61,6 +61,7 @@ def built(images: Path, out: Path, shard_size: int, kills: int, monkeypatch) -> 
     return out
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(
     max_examples=25,

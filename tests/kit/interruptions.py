@@ -27,7 +27,6 @@ import seer.checks.audit
 from seer import cli, forkserver
 from seer.engine.checkpoint.integrity import read_header
 from seer.rundir.names import latest
-from tests.kit import networks  # noqa: F401  # whose backbone the recipe may name
 from tests.kit.runs import rows
 
 STEPS = 8

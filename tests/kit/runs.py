@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from tests.kit import networks  # noqa: F401  # whose backbone `tiny_recipe` names
+
 TINY = """
 steps: 5
 batch_size: 8
@@ -19,6 +21,13 @@ loader: {workers: 0}
 checkpoint: {every: 100}
 log: {every: 1, tensorboard: false}
 """
+
+
+def tiny_recipe(folder: Path) -> str:
+    """The path of that recipe with a backbone that only the tests, and what they fork, know."""
+    path = folder / "tiny.yaml"
+    path.write_text(TINY.replace("regnety_002", "regnety_tiny"))
+    return str(path)
 
 
 def rows(run_dir: Path) -> list[dict]:

@@ -35,6 +35,7 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp64", "fp32"])
 def test_one_process_ddp_and_fsdp_make_the_same_run(tiny, shards, tmp_path, precision):
     tolerance = {"fp64": 1e-9, "fp32": 1e-4}[precision]
@@ -69,6 +70,7 @@ def test_one_process_ddp_and_fsdp_make_the_same_run(tiny, shards, tmp_path, prec
         assert difference < tolerance * 100, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 def test_the_other_methods_agree_across_processes(tiny, shards, tmp_path, method):
     settings = [
@@ -89,6 +91,7 @@ def test_the_other_methods_agree_across_processes(tiny, shards, tmp_path, method
     assert len(set(alone)) == 3
 
 
+@pytest.mark.slow
 def test_a_run_continued_at_another_world_size(tiny, shards, tmp_path):
     settings = ["precision=fp64", "steps=6", "checkpoint.every=2", "parallel.mode=fsdp"]
     undisturbed = pretrain(tiny, shards, tmp_path / "a", *settings)
@@ -100,6 +103,7 @@ def test_a_run_continued_at_another_world_size(tiny, shards, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_killed_run_continues_bit_for_bit(tiny, shards, tmp_path, seed):
     settings = ["steps=12", "checkpoint.every=3", "method.queue=16", "loader.workers=1"]

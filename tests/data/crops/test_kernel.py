@@ -45,6 +45,7 @@ print(hashlib.sha256(crops.numpy().tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_compiled_anew_or_from_the_cache_every_bit_is_the_same(tmp_path):
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     anew, cached = (
