@@ -4,15 +4,25 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= quickstart
 
-.PHONY: quickstart test check bench clean
+# Two tests at a time, a file's tests in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Once, where two processes, and what they fork, would each do it.
+COMPILE := $(BIN)/python -c "import seer.data.crops.kernel, seer.data.crops.resize"
+
+.PHONY: quickstart test quick check bench clean
 
 quickstart: $(VENV)/.installed          ## embedded photographs → shards → SwAV → scores → report
 	$(BIN)/seer quickstart --out $(OUT)
 
 test: $(VENV)/.dev                      ## the whole test suite
 	$(BIN)/python -m pytest tests/slurm
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-		--ignore tests/slurm
+	$(COMPILE)
+	$(PYTEST) --ignore tests/slurm
+
+quick: $(VENV)/.dev                     ## in two minutes: the tests of what differs from main, and what looks at everything
+	$(COMPILE)
+	$(PYTEST) -m "not slow" $$($(BIN)/python -m tests.kit.changed)
 
 check: $(VENV)/.dev                     ## lint, format and types
 	$(BIN)/ruff check .

@@ -28,8 +28,8 @@ from seer.pretrain.recipe import Pretrain, load_config
 from seer.pretrain.run import run
 from seer.processes import RankError, spawn
 from seer.rundir.names import checkpoints
-from tests.conftest import losses, rows
-from tests.servers import bucket_server
+from tests.kit.runs import losses, rows
+from tests.kit.servers import bucket_server
 
 SEED = int(os.environ.get("SEER_FAULT_SEED", 1))
 STEPS, SPOILED_STEP = 40, 7  # more than nineteen attempts come to, each two or three steps
@@ -195,6 +195,7 @@ def train(tiny, shards):
     return train
 
 
+@pytest.mark.slow
 def test_a_run_survives_twenty_faults(train, tmp_path):
     """Nineteen that end the run, and a batch that is not finite, which the undisturbed run has as
     well.
@@ -233,6 +234,7 @@ def suffer(train, run_dir: Path, fault: Fault, draw: random.Random) -> None:
         AFTERWARDS[fault.name](checkpoints(run_dir)[-1], draw)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_store_where_its_directory_is_lost(
     tiny, shards, tmp_path, monkeypatch
 ):

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from seer import files
-from tests.shards.conftest import die, killed
+from tests.kit.faults import die, killed
 
 
 @pytest.fixture

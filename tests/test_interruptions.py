@@ -14,14 +14,15 @@ import pytest
 
 from seer import start
 from seer.terminal import Outlasting
-from tests.interruptions import WAYS, Terminal
+from tests.kit.interruptions import WAYS, Terminal
 
 ROOT = Path(__file__).parent.parent
 MOMENTS = int(os.environ.get("SEER_MOMENTS", 1))
 
 
+@pytest.mark.slow
 def test_a_run_is_interrupted_in_each_way_and_comes_to_the_same(tiny, shards, tmp_path):
-    command = [sys.executable, "-m", "tests.interruptions", tiny, str(shards), str(tmp_path)]
+    command = [sys.executable, "-m", "tests.kit.interruptions", tiny, str(shards), str(tmp_path)]
     done = subprocess.run(
         [*command, "--moments", str(MOMENTS)], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -49,6 +50,7 @@ def at_terminal(program: str) -> Terminal:
     return terminal
 
 
+@pytest.mark.slow
 def test_the_first_interrupt_asks_and_the_second_ends():
     # A wait that Python does not come back from, as that for a peer which is gone.
     terminal = at_terminal(
@@ -62,6 +64,7 @@ def test_the_first_interrupt_asks_and_the_second_ends():
     terminal.close()
 
 
+@pytest.mark.slow
 def test_a_run_outlives_its_terminal(tmp_path):
     first = "from seer.terminal import outlast_terminal, say\noutlast_terminal()\n"
     then = f"say('on'); open({str(tmp_path / 'alive')!r}, 'w').close()"
@@ -71,6 +74,7 @@ def test_a_run_outlives_its_terminal(tmp_path):
     assert (tmp_path / "alive").exists()
 
 
+@pytest.mark.slow
 def test_what_is_ignored_stays_ignored():
     """As under `nohup`, and in the background of a shell script."""
     ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"

@@ -23,7 +23,7 @@ from seer.precision import PRECISIONS
 from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, load_config
 from seer.schema import KIND, Choice, check_options, default_of, kind_of
 from shards.build import BuildOptions
-from tests.strategies import damaged, values
+from tests.kit.strategies import damaged, values
 
 NEEDED = {
     "model": "x",

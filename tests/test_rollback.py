@@ -17,7 +17,7 @@ from seer.pretrain.run import run
 from seer.processes import spawn
 from seer.report.watch import status
 from seer.rundir.names import SKIPPED
-from tests.conftest import rows
+from tests.kit.runs import rows
 
 SETTINGS = [
     "precision=fp64",
@@ -86,6 +86,7 @@ def poisoned(make):
     return {nproc: make(f"poisoned{nproc}", (5, 6), nproc=nproc) for nproc in (1, 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_steps_that_are_not_finite_lead_back_and_are_passed_over(poisoned, foreseen, nproc):
     run_dir = poisoned[nproc]

@@ -23,7 +23,7 @@ from seer.schema import (
     check_options,
     option,
 )
-from tests.strategies import HOSTILE, damaged, values
+from tests.kit.strategies import HOSTILE, damaged, values
 
 KINDS = [
     Flag(),

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from seer import cli
 from seer.data.storage.index import MANIFEST
 from seer.errors import InputError
-from tests.conftest import losses
-from tests.servers import be_impatient, files, s3_server, serve
+from tests.kit.runs import losses
+from tests.kit.servers import be_impatient, files, s3_server, serve
 
 runner = CliRunner()
 

@@ -19,7 +19,7 @@ from seer.pretrain.recipe import load_config, rehearse
 from seer.pretrain.run import run
 from seer.report.html import write_report
 from seer.results import read_results
-from tests.conftest import TINY, losses
+from tests.kit.runs import TINY, losses
 
 METHOD = "{name: swav, head: [32, 16], prototypes: 12, freeze: 1}"
 

@@ -17,8 +17,8 @@ from seer.eval.embed import embed
 from seer.pretrain.recipe import load_config
 from seer.pretrain.run import run
 from seer.processes import spawn
-from tests.conftest import spoil
-from tests.servers import be_impatient
+from tests.kit.faults import spoil
+from tests.kit.servers import be_impatient
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from seer.checks.feeding import REMEDIES, DataPath, decoded, lines, measure
 from seer.cli import app
 from seer.data.storage.index import Manifest
 from seer.errors import InputError
-from tests.conftest import jpeg, photograph, spoil
+from tests.kit.faults import spoil
+from tests.kit.pictures import jpeg, photograph
 
 
 def test_rates_and_cores_follow_from_the_times():

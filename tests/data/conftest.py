@@ -2,68 +2,10 @@
 `shards` package.
 """
 
-import hashlib
-import io
-import tarfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import numpy as np
 import pytest
-import simplejpeg
 
-from seer.data.storage.index import Manifest, index_path, write_index, write_manifest
-
-
-def coloured_jpeg(number: int, size: int = 16) -> bytes:
-    """A JPEG of one flat grey that tells which sample it is (`number` modulo 256, to within the
-    codec's error).
-    """
-    return simplejpeg.encode_jpeg(np.full((size, size, 3), number % 256, np.uint8), quality=100)
-
-
-def write_shards(
-    directory: Path,
-    sizes: Sequence[int],
-    image: Callable[[int], bytes] = coloured_jpeg,
-    labels: Callable[[int], int | None] = lambda i: None,
-    classes: list[str] | None = None,
-) -> Manifest:
-    """Shards of `sizes` samples; `image` and `labels` get the global id."""
-    directory.mkdir(parents=True, exist_ok=True)
-    rows, sample = [], 0
-    for number, size in enumerate(sizes):
-        path, index = directory / f"shard-{number:06d}.tar", []
-        with tarfile.open(path, "w") as tar:
-            for _ in range(size):
-                data, key = image(sample), f"{sample:09d}"
-                info = tarfile.TarInfo(f"{key}.jpg")
-                info.size = len(data)
-                start = tar.offset + tarfile.BLOCKSIZE
-                tar.addfile(info, io.BytesIO(data))
-                index.append(
-                    {
-                        "key": key,
-                        "source": f"{key}.jpg",
-                        "offset": start,
-                        "size": len(data),
-                        "width": 16,
-                        "height": 16,
-                    }
-                    | {
-                        "format": "JPEG",
-                        "sha256": hashlib.sha256(data).digest(),
-                        "label": labels(sample),
-                    }
-                )
-                sample += 1
-        write_index(index_path(path), index)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        rows.append(
-            {"shard": path.name, "samples": size, "bytes": path.stat().st_size, "sha256": digest}
-        )
-    write_manifest(directory, rows, {"classes": classes})
-    return Manifest.load(directory)
+from seer.data.storage.index import Manifest
+from tests.kit.shards import write_shards
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from seer.data.storage.reader import Reader
 from shards.build import BuildOptions, build
 from shards.indexing import index
 from shards.writing.writer import write_shard
-from tests.conftest import jpeg, photograph, spoil
+from tests.kit.faults import spoil
+from tests.kit.pictures import jpeg, photograph
 
 CROPS = {"large": View(size=8, count=1)}
 
@@ -60,6 +61,7 @@ def built(images: Path, out: Path, shard_size: int, kills: int, monkeypatch) -> 
     return out
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(
     max_examples=25,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from seer.data.decoding.decode import DamagedImage
 from seer.data.folders import Files, images_under, read_image, readable
 from seer.errors import InputError
-from tests.data.conftest import coloured_jpeg
+from tests.kit.pictures import coloured_jpeg
 
 LATIN = os.fsdecode(b"caf\xe9.jpg")
 

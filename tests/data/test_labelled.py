@@ -7,8 +7,9 @@ from PIL import Image
 
 from seer.data.labelled import load_labelled, splits
 from seer.errors import InputError
-from tests.data.conftest import coloured_jpeg, write_shards
-from tests.fuzz.harness import within_memory
+from tests.kit.fuzzing import within_memory
+from tests.kit.pictures import coloured_jpeg
+from tests.kit.shards import write_shards
 
 FILES = {
     "cat/1.jpg": 10,

@@ -23,7 +23,8 @@ from seer.data.order import Order
 from seer.data.storage import reader
 from seer.data.views import Views
 from seer.errors import InputError
-from tests.data.conftest import coloured_jpeg, write_shards
+from tests.kit.pictures import coloured_jpeg
+from tests.kit.shards import write_shards
 
 ROOT = Path(__file__).parent.parent.parent
 VIEWS = {"large": View(size=12, count=2), "small": View(size=6, count=3, scale=[0.1, 0.5])}

@@ -29,8 +29,8 @@ from seer.data.storage.index import (
 )
 from seer.data.storage.reader import Reader
 from seer.errors import InputError
-from tests.conftest import photograph
-from tests.servers import files, serve
+from tests.kit.pictures import photograph
+from tests.kit.servers import files, serve
 
 # Of no box here is a side a multiple of 64: no centre of a pixel falls between two of the map.
 SIZE, BATCH, SAMPLES, SEED = 32, 6, 22, 5

@@ -9,7 +9,8 @@ from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import OnePass, Order
 from seer.data.views import Views
 from seer.rundir.names import DAMAGED
-from tests.data.conftest import coloured_jpeg, write_shards
+from tests.kit.pictures import coloured_jpeg
+from tests.kit.shards import write_shards
 
 SAMPLES, BATCH, EPOCH = 28, 6, 2  # 5 batches, of which the last has 4 samples and 2 again
 MODES = [

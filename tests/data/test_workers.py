@@ -15,7 +15,7 @@ from seer.data.workers import Need, memory_needed
 from seer.distributed import World
 from seer.errors import InputError
 from seer.pretrain.recipe import check_memory, load_config, loader_bytes, loader_memory
-from tests.data.conftest import write_shards
+from tests.kit.shards import write_shards
 
 SHAPES = [(6, 8, 8, 3), (9, 4, 4, 3)]
 CROPS = sum(int(np.prod(shape)) * 4 for shape in SHAPES)
@@ -119,6 +119,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.name != "posix" or os.geteuid() != 0 or shutil.which("unshare") is None,
     reason="mounts a tmpfs, as root",

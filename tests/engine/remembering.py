@@ -21,8 +21,8 @@ from seer.engine.optim import OptimConfig, build_optimizer
 from seer.engine.parallel import ParallelConfig, parallelize
 from seer.engine.run import RunConfig, Training, fit
 from seer.engine.schedule import ScheduleConfig
-from tests.conftest import rows
 from tests.engine.tiny import Backbone, full
+from tests.kit.runs import rows
 
 SAMPLES, BATCH, WIDTH, STEPS = 34, 8, 5, 9  # the second epoch begins with step 6
 CLUSTERS = 3

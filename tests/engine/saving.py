@@ -1,7 +1,5 @@
 """Checkpoints of `tiny`: saved, loaded, looked at and damaged."""
 
-import random
-
 import torch
 
 from seer.distributed import World, init
@@ -51,14 +49,3 @@ def names_in(folder):
 def shard(path):
     (file,) = (path / "state").iterdir()
     return file
-
-
-def flip_a_bit(file):
-    data = bytearray(file.read_bytes())
-    bit = random.Random(file.name).randrange(8 * len(data))
-    data[bit // 8] ^= 1 << bit % 8
-    file.write_bytes(data)
-
-
-def truncate(file):
-    file.write_bytes(file.read_bytes()[:-100])

@@ -27,7 +27,8 @@ from seer.engine.schedule import ScheduleConfig
 from seer.methods import METHODS
 from seer.processes import spawn
 from tests.engine import tiny
-from tests.engine.tiny import Backbone, full
+from tests.engine.tiny import full
+from tests.kit.networks import ResidualNet
 
 BATCH, STEPS = 16, 3
 METHOD = {
@@ -87,7 +88,7 @@ class Result:
 def trained(name: str, layout: ParallelConfig, accumulate: int = 1) -> Result:
     world, optim = distributed.init("cpu"), OPTIM[name]
     torch.manual_seed(0)
-    method = METHODS[name](Backbone(), METHODS[name].Config(**METHOD[name]))
+    method = METHODS[name](ResidualNet(), METHODS[name].Config(**METHOD[name]))
     module = parallelize(method, layout, world, "fp64")
     optimizer, losses = build_optimizer(method, optim), []
 
@@ -166,6 +167,7 @@ def test_the_runs_are_worth_comparing(alone):
     assert alone["swav", 1].losses != alone["swav", 2].losses
 
 
+@pytest.mark.slow
 def test_processes_equal_one(ranks, alone):
     for results, _ in ranks:
         for (name, _, accumulate), result in results.items():
@@ -176,6 +178,7 @@ def test_processes_equal_one(ranks, alone):
             torch.testing.assert_close(result.state, expected.state, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_what_each_rank_holds(ranks, alone):
     """FSDP shares everything trained among all ranks, hybrid sharding among two of them; small
     tensors unevenly.
@@ -188,6 +191,7 @@ def test_what_each_rank_holds(ranks, alone):
         assert size == 2 or whole / 2 < held["hybrid"] < 0.65 * whole
 
 
+@pytest.mark.slow
 def test_deferred_shards_differ_and_their_copies_do_not(ranks):
     drawn = [weight for _, weight in ranks]
     assert not torch.equal(drawn[0], drawn[1])

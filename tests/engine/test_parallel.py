@@ -87,6 +87,7 @@ def test_the_losses_are_worth_comparing(alone):
     assert alone.state["teacher.stem.1.num_batches_tracked"] == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp", "ddp, checkpointed", "fsdp", "fsdp, checkpointed"])
 def test_ranks_equal_one_process(ranks, alone, name):
     for results, *_ in ranks:

@@ -17,7 +17,7 @@ from seer.errors import StoppedError
 from seer.pretrain import run
 from seer.pretrain.recipe import load_config
 from seer.processes import spawn
-from tests.conftest import losses, rows
+from tests.kit.runs import losses, rows
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -54,10 +54,11 @@ def interrupt_after(run: Path, step: int, number: int) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny, shards, tmp_path, processes):
     def train(place: str) -> Path:
-        keys = [f"data={shards}", f"run_dir={tmp_path / place}", "steps=24", "parallel.mode=ddp"]
+        keys = [f"data={shards}", f"run_dir={tmp_path / place}", "steps=16", "parallel.mode=ddp"]
         config = load_config(tiny, keys)
         return spawn(run.run, 2, config, device="cpu")[0] if processes == 2 else run.run(config)
 
@@ -69,7 +70,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny, shards, tmp_
         train("parts")
     thread.join()
     done = rows(tmp_path / "parts")[-1]["step"]
-    assert 3 <= done < 24
+    assert 3 <= done < 16
     assert [path.name for path in (tmp_path / "parts/checkpoints").iterdir()] == [
         f"step-{done:09d}"
     ]

@@ -17,41 +17,9 @@ from seer.engine.optim import SGD
 from seer.engine.parallel import ParallelConfig, parallelize
 from seer.engine.step import train_step
 from seer.methods.base import Method, forward_crops, over_crops
+from tests.kit.networks import ResidualNet
 
 WIDTH, BATCH, STEPS = 4, 8, 5
-
-
-class Block(nn.Module):
-    """A residual block; the shortcut changes the width where it must."""
-
-    def __init__(self, in_width: int, out_width: int):
-        super().__init__()
-        self.conv = nn.Conv2d(in_width, out_width, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(out_width)
-        self.shortcut = (
-            nn.Identity() if in_width == out_width else nn.Conv2d(in_width, out_width, 1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)) + self.shortcut(x), inplace=True)
-
-
-class Backbone(nn.Module):
-    def __init__(self, width: int = WIDTH):
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
-        one = nn.Sequential(Block(width, width), Block(width, width), Block(width, width))
-        two = nn.Sequential(Block(width, 2 * width), Block(2 * width, 2 * width))
-        self.stages = nn.ModuleList([one, two])
-        self.out_dim = 2 * width
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        return x.mean((2, 3))
 
 
 class Tiny(Method):
@@ -61,7 +29,8 @@ class Tiny(Method):
 
     def __init__(self, width: int = WIDTH):
         super().__init__()
-        self.backbone, self.teacher = Backbone(width), Backbone(width).requires_grad_(False)
+        self.backbone = ResidualNet(width)
+        self.teacher = ResidualNet(width).requires_grad_(False)
         self.head = nn.Sequential(
             nn.Linear(2 * width, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5)
         )

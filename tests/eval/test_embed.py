@@ -18,9 +18,10 @@ from seer.eval import pixels
 from seer.eval.embed import embed
 from seer.eval.probes.features import FeatureConfig, extract
 from shards.takedown import remove
-from tests.data.conftest import write_shards
-from tests.eval.conftest import small_model, write_images
-from tests.fuzz.harness import within_time
+from tests.eval.conftest import small_model
+from tests.kit.fuzzing import within_time
+from tests.kit.pictures import write_images
+from tests.kit.shards import write_shards
 
 
 @pytest.fixture(autouse=True)

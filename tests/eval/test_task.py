@@ -11,7 +11,8 @@ from seer.eval import pixels
 from seer.eval.task import evaluate
 from seer.eval.tasks import TASKS
 from seer.results import KEYS, read_results
-from tests.eval.conftest import COLOURS, small_model, write_images
+from tests.eval.conftest import small_model
+from tests.kit.pictures import COLOURS, write_images
 
 
 def test_rows_have_the_documented_keys_and_are_appended(data, tmp_path):

@@ -12,8 +12,8 @@ from launch import profile
 from seer import config
 from seer.pretrain.recipe import Pretrain, load_config
 from seer.schema import Integer, MapOf, Plain, Record, Text, kind_of
-from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
-from tests.strategies import HOSTILE, damaged
+from tests.kit.fuzzing import World, damaged_bytes, fuzz, trial
+from tests.kit.strategies import HOSTILE, damaged
 from tests.test_options import options_of
 
 READERS = {

@@ -41,10 +41,11 @@ from shards.options import DedupOptions
 from shards.records import state
 from shards.report.stats import stats
 from shards.verify import verify
-from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
-from tests.servers import be_impatient, files, serve
-from tests.shards.conftest import at_change, encoded, killed
-from tests.strategies import spoiled
+from tests.kit.faults import at_change, killed
+from tests.kit.fuzzing import World, damaged_bytes, fuzz, trial
+from tests.kit.pictures import encoded
+from tests.kit.servers import be_impatient, files, serve
+from tests.kit.strategies import spoiled
 
 OPTIONS = BuildOptions(workers=1, shard_size=3, labels=True, unwanted=DedupOptions("exact"))
 SHARD = "shard-000000.tar"

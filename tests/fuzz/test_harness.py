@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seer.errors import InputError
-from tests.fuzz.harness import Hung, World, damaged_bytes, fuzz, trial
+from tests.kit.fuzzing import Hung, World, damaged_bytes, fuzz, trial
 
 
 @pytest.fixture

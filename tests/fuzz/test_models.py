@@ -5,7 +5,6 @@ declare.
 import json
 import shutil
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from seer.backbones import BACKBONES, build
-from seer.backbones.regnet import RegNet, RegNetSpec
 from seer.eval.probes import feature_cache
 from seer.interop.models import NEEDED, SUMS, load_backbone, load_model
 from seer.interop.native import ABOUT, backbone_metadata
 from seer.interop.weights import read_weights
 from seer.rundir.names import HEADER
-from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
 from tests.interop.conftest import MEAN, STD, write_config
-from tests.strategies import damaged, values
-
-TINY = partial(RegNet, RegNetSpec(8, 8, 8.0, 2.0, 8, se=True))
+from tests.kit.fuzzing import World, damaged_bytes, fuzz, trial
+from tests.kit.networks import TINY
+from tests.kit.strategies import damaged, values
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ from seer.rundir import kinds, names
 from seer.rundir.kinds import METRIC, _is_plain, numbers
 from seer.rundir.reader import last_step
 from seer.schema import Kind, Record
-from tests.conftest import TINY
-from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
+from tests.kit.fuzzing import World, damaged_bytes, fuzz, trial
+from tests.kit.runs import TINY
+from tests.kit.strategies import damaged, values
 from tests.report.damages import HEAD, good_run
-from tests.strategies import damaged, values
 
 EVENT_KINDS = [Record(kinds.EVENT.required | kind.required) for kind in kinds.EVENTS.values()]
 ROWS: dict[str, list[Kind]] = {

@@ -1,5 +1,5 @@
 import json
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -7,8 +7,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from seer.backbones import BACKBONES, Backbone, build
-from seer.backbones.regnet import RegNet, RegNetSpec
+from seer.backbones import Backbone, build
 from seer.interop.models import save_backbone
 from seer.interop.native import backbone_metadata
 from tests.backbones.parity import settle
@@ -57,15 +56,6 @@ def run(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture
-def tiny(monkeypatch) -> str:
-    """The name of a backbone of 80 kB, of which many files can be written."""
-    monkeypatch.setitem(
-        BACKBONES, "regnety_tiny", partial(RegNet, RegNetSpec(8, 8, 8.0, 2.0, 8, se=True))
-    )
-    return "regnety_tiny"
-
-
 def pack(header: dict | bytes, body: bytes = b"") -> bytes:
     """A safetensors file of this header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -73,7 +63,7 @@ def pack(header: dict | bytes, body: bytes = b"") -> bytes:
 
 
 def tiny_file(path: Path, about: dict | None = None, **changes) -> Path:
-    """A whole file of the backbone of `tiny`; `changes` replace tensors by name, or take them out
+    """A whole file of the backbone `regnety_tiny`; `changes` replace tensors by name, or take them out
     if None.
     """
     backbone = build("regnety_tiny")

@@ -21,8 +21,8 @@ from seer.errors import InputError
 from seer.interop import weights
 from seer.interop.models import load_backbone, load_model
 from seer.interop.weights import load_strictly, read_weights
-from tests.fuzz.harness import within_memory, within_time
 from tests.interop.conftest import MEAN, STD, pack, tiny_file, write_checkpoint, write_config
+from tests.kit.fuzzing import within_memory, within_time
 
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 SOUND = {
@@ -220,14 +220,14 @@ TENSORS = {
 
 
 @pytest.mark.parametrize("kind", TENSORS)
-def test_tensors_that_are_not_the_networks(tmp_path, tiny, kind):
+def test_tensors_that_are_not_the_networks(tmp_path, kind):
     changes, words = TENSORS[kind]
     path = tiny_file(tmp_path / "file.safetensors", **changes)
     for load in (load_model, load_backbone):
         assert words in refusal(load, str(path))
 
 
-def test_tensors_under_two_names_each(tmp_path, tiny):
+def test_tensors_under_two_names_each(tmp_path):
     path = tiny_file(tmp_path / "file.safetensors", {"library": "timm"})
     theirs = {
         "stem.conv.weight": torch.zeros(32, 3, 3, 3),
@@ -238,7 +238,7 @@ def test_tensors_under_two_names_each(tmp_path, tiny):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_are_taken(tmp_path, tiny, dtype):
+def test_other_precisions_are_taken(tmp_path, dtype):
     weight = torch.linspace(-1, 1, 32 * 27).view(32, 3, 3, 3).to(dtype)
     model = load_model(str(tiny_file(tmp_path / "file.safetensors", **{STEM: weight})))
     assert torch.equal(model.backbone.stem.conv.weight, weight.float())
@@ -411,7 +411,7 @@ def test_layouts_of_training_scripts_are_read(tmp_path):
 # Paths, and runs
 
 
-def test_what_is_no_file(tmp_path, tiny):
+def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")
     (tmp_path / "link.safetensors").symlink_to("nowhere")
     (tmp_path / "device.safetensors").symlink_to("/dev/zero")

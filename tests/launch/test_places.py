@@ -17,7 +17,7 @@ from launch import attempts, torchrun
 from launch.cli import app
 from launch.job import Job, Resources
 from seer import distributed
-from tests.conftest import losses
+from tests.kit.runs import losses
 
 ROOT = str(Path(distributed.__file__).parent.parent)
 
@@ -26,13 +26,14 @@ def launch(*arguments: str):
     return CliRunner().invoke(app, list(arguments))
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_started_again_and_nothing_is_lost(tiny, shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     started = _watch_processes(monkeypatch)
     common = (
         tiny,
         f"data={shards}",
-        "steps=24",
+        "steps=12",
         "checkpoint.every=2",
         "parallel.mode=ddp",
         "device=cpu",
@@ -87,6 +88,7 @@ def _watch_processes(monkeypatch) -> list[int]:
     return started
 
 
+@pytest.mark.slow
 def test_the_same_step_failing_thrice_stops_the_job(tiny, shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEER_HANG_SECONDS", "0.001")  # every step takes longer, and is held to hang
@@ -122,6 +124,7 @@ def test_gpus_that_are_not_there_are_refused_before_anything_is_started(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_torchrun_on_two_hosts(tiny, shards, tmp_path, monkeypatch):
     """Both are this machine; each runs the same command with a number of its own."""
     command = [
@@ -141,6 +144,7 @@ def test_torchrun_on_two_hosts(tiny, shards, tmp_path, monkeypatch):
         tiny,
         f"data={shards}",
         "steps=3",
+        "backbone.name=regnety_002",
         "parallel.mode=ddp",
         "run_dir=run",
         "device=cpu",

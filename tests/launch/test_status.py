@@ -21,8 +21,8 @@ from launch.job import Job, Resources
 from launch.launches import LAUNCH, Launch, Link, launches
 from launch.profile import recorded
 from seer.errors import InputError
-from tests.fuzz.harness import World, damaged_bytes, fuzz, trial
-from tests.strategies import damaged
+from tests.kit.fuzzing import World, damaged_bytes, fuzz, trial
+from tests.kit.strategies import damaged
 
 
 def seer(*words: str) -> tuple[int, str]:

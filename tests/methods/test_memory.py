@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from seer.methods.heads import MLP
 from seer.methods.memory import Queue, Teacher
-from tests.methods.tiny import TinyBackbone, make_views
+from tests.kit.networks import ConvNet
+from tests.methods.tiny import make_views
 
 
 @settings(max_examples=50, deadline=None)
@@ -35,8 +36,8 @@ def test_queue_travels_in_a_state_dict():
     assert copy.full
 
 
-def student() -> tuple[TinyBackbone, MLP]:
-    return TinyBackbone(), MLP(8, [16, 6])
+def student() -> tuple[ConvNet, MLP]:
+    return ConvNet(), MLP(8, [16, 6])
 
 
 def test_teacher_follows_parameters_and_keeps_its_own_statistics():

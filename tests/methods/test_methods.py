@@ -6,7 +6,8 @@ import torch
 from seer.config import resolve
 from seer.engine.learner import Step
 from seer.methods import METHODS
-from tests.methods.tiny import HEADS, TinyBackbone, build, train_step, views_for
+from tests.kit.networks import ConvNet
+from tests.methods.tiny import HEADS, build, train_step, views_for
 
 EVERY = pytest.mark.parametrize("name", METHODS)
 
@@ -15,7 +16,7 @@ EVERY = pytest.mark.parametrize("name", METHODS)
 def test_built_on_meta_and_initialised_completely(name):
     options = {"head": [16, 6], **HEADS.get(name, {})} | ({"queue": 8} if name == "swav" else {})
     with torch.device("meta"):
-        method = METHODS[name](TinyBackbone(), METHODS[name].Config(**options))
+        method = METHODS[name](ConvNet(), METHODS[name].Config(**options))
     method.to_empty(device="cpu")
     with torch.no_grad():
         for tensor in (*method.parameters(), *method.buffers()):
@@ -69,7 +70,7 @@ def test_runs_on_meta(name):
     """Shapes and costs can be worked out without memory."""
     with torch.device("meta"):
         method = METHODS[name](
-            TinyBackbone(), METHODS[name].Config(**{"head": [16, 6], **HEADS.get(name, {})})
+            ConvNet(), METHODS[name].Config(**{"head": [16, 6], **HEADS.get(name, {})})
         )
     views = views_for(name)
     assert method(views.to("meta"), Step(0, 10)).loss.is_meta

@@ -1,38 +1,22 @@
-"""A backbone, views and method configurations small enough for every test."""
+"""Methods, views and method configurations small enough for every test."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seer.data.views import Views
 from seer.engine.learner import Step
 from seer.engine.step import train_step as engine_step
 from seer.methods import METHODS
 from seer.methods.base import Method
+from tests.kit.networks import ConvNet
 
 HEADS: dict[str, dict] = {"swav": {"prototypes": 12}, "byol": {"predictor": [16, 6]}}
-
-
-class TinyBackbone(nn.Module):
-    """Convolution, BatchNorm, ReLU, mean over space: `(B, 3, S, S)` to `(B, 8)`."""
-
-    out_dim = 8
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, self.out_dim, 3), nn.BatchNorm2d(self.out_dim)
-
-    def reset_parameters(self) -> None:
-        self.conv.reset_parameters()
-        self.bn.reset_parameters()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x)).relu().mean((2, 3))
 
 
 def build(name: str, seed: int = 0, **options) -> Method:
     torch.manual_seed(seed)
     options = {"head": [16, 6], **HEADS.get(name, {}), **options}
-    return METHODS[name](TinyBackbone(), METHODS[name].Config(**options))
+    return METHODS[name](ConvNet(), METHODS[name].Config(**options))
 
 
 def make_views(

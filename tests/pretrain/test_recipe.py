@@ -34,7 +34,7 @@ from seer.pretrain.recipe import (
     whole_places,
 )
 from seer.pretrain.run import announce, run
-from tests.conftest import rows
+from tests.kit.runs import rows
 
 # Batch, steps; peak, start and final rate, steps of warm-up; steps of freezing, and from which
 # there is a queue. Of SEER and SwAV these are reference values; all are what the recipes said when
@@ -125,6 +125,7 @@ def test_a_recipe_opens_with_its_cost(name):
         assert any(line.startswith("Differs ") for line in header(name))
 
 
+@pytest.mark.slow
 @EVERY
 def test_the_command_in_its_first_lines_can_be_launched_there(name, tmp_path):
     ranks, _ = published_hardware(name)
@@ -188,6 +189,7 @@ def test_simclr_with_32_images():
 FOOTPRINTS: dict[str, Any] = {}
 
 
+@pytest.mark.slow
 @EVERY
 def test_it_makes_a_step_on_its_published_hardware(name):
     """As laid out there, on fake tensors. Large crops alone: the launch above has seen the small

@@ -14,8 +14,8 @@ from seer import cli
 from seer.errors import TOLD, InputError
 from seer.hardware import find
 from seer.planning.plan import Job, calibrate
-from tests.conftest import TINY
-from tests.fuzz.harness import within_memory, within_time
+from tests.kit.fuzzing import within_memory, within_time
+from tests.kit.runs import TINY
 from tests.report.damages import DAMAGES, STEPS, good_run, lines, metric
 
 SECONDS = 60  # of a verb; it takes a tenth of a second

@@ -19,7 +19,8 @@ from shards.options import DownloadOptions
 from shards.records import quarantine, state
 from shards.report.stats import lines, stats
 from shards.verify import verify
-from tests.shards.conftest import bomb, contents, encoded, pixels
+from tests.kit.faults import contents
+from tests.kit.pictures import bomb, encoded, pixels
 
 INLINE = BuildOptions(workers=1, shard_size=8)
 

@@ -19,7 +19,8 @@ from shards.indexing import COMPLETED, index
 from shards.report.stats import lines, stats
 from shards.takedown import remove
 from shards.verify import verify
-from tests.shards.conftest import contents, encoded
+from tests.kit.faults import contents
+from tests.kit.pictures import encoded
 
 SUFFIXES = ("mask.png", "json", "txt", "boxes.json", "depth.npy", "Caption", "größe", "x" * 300)
 IMAGE = encoded(0, size=(4, 4))

@@ -15,7 +15,8 @@ from shards.build import BuildOptions, build
 from shards.indexing import index
 from shards.records import quarantine
 from shards.verify import verify
-from tests.shards.conftest import bomb, contents, encoded
+from tests.kit.faults import contents
+from tests.kit.pictures import bomb, encoded
 
 
 def webdataset_tar(path, numbers, **extra):

@@ -14,7 +14,8 @@ import pytest
 from seer.errors import InputError
 from shards.build import BuildOptions, build
 from shards.verify import verify
-from tests.shards.conftest import at_change, contents, die, encoded, killed
+from tests.kit.faults import at_change, contents, die, killed
+from tests.kit.pictures import encoded
 
 OPTIONS = BuildOptions(workers=1, shard_size=11, labels=True)
 

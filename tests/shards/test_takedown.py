@@ -21,7 +21,8 @@ from shards.indexing import index
 from shards.records import state
 from shards.takedown import REMOVED, read_log, remove
 from shards.verify import verify
-from tests.shards.conftest import at_change, contents, encoded, killed
+from tests.kit.faults import at_change, contents, killed
+from tests.kit.pictures import encoded
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from seer.errors import InputError
 from shards.build import BuildOptions, build
 from shards.indexing import index
 from shards.verify import verify
-from tests.shards.conftest import contents
+from tests.kit.faults import contents
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from launch import attempts, queue
 from launch.cli import app
 from seer import jsonl
-from tests.conftest import TINY
+from tests.kit.runs import TINY
 
 HERE = Path(__file__).parent
 NEEDED = ["slurmctld", "slurmd", "sbatch", "munged", "ip", "slurmdbd", "mariadbd"]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from seer.cli import app
 from seer.errors import InputError
-from tests.conftest import losses, rows
+from tests.kit.runs import losses, rows
 from tests.slurm.conftest import Cluster, command, kill, lose, missing, restart_nodes, started, step
 
 COMMON = ("--time", "20", "--backoff", "0", "--set", "cpus_per_task=1")

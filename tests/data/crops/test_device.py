@@ -17,7 +17,8 @@ from seer.data.order import Order
 from seer.data.storage.index import Manifest, index_path, read_index
 from seer.errors import InputError
 from shards.build import BuildOptions, build
-from tests.conftest import jpeg, photograph, spoil
+from tests.kit.faults import spoil
+from tests.kit.pictures import jpeg, photograph
 
 VIEWS = {"large": View(size=24, count=2), "small": View(size=12, count=2, scale=[0.1, 0.3])}
 

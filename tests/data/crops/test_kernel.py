@@ -38,13 +38,14 @@ def test_it_is_loaded_by_the_first_crop_only():
 CROPS = """
 import hashlib, numpy as np
 from seer.data.crops.multicrop import MultiCrop, View
-from tests.conftest import photograph
+from tests.kit.pictures import photograph
 views = MultiCrop({"large": View(size=40, count=8)}, seed=0)
 crops = views([photograph(i) for i in range(4)], np.zeros(4, int), np.arange(4)).crops[0]
 print(hashlib.sha256(crops.numpy().tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_compiled_anew_or_from_the_cache_every_bit_is_the_same(tmp_path):
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     anew, cached = (

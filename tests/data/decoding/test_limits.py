@@ -27,7 +27,8 @@ from seer.data.order import Order
 from seer.data.storage.index import Manifest
 from seer.errors import InputError
 from shards.build import BuildOptions, build
-from tests.data.conftest import coloured_jpeg, write_shards
+from tests.kit.pictures import coloured_jpeg
+from tests.kit.shards import write_shards
 
 FLAT = Image.new("RGB", (64, 48), (90, 130, 200))
 

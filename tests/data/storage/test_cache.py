@@ -13,7 +13,7 @@ from seer.data.storage import cache as module
 from seer.data.storage.cache import Cache
 from seer.data.storage.store import Url
 from seer.errors import InputError
-from tests.servers import be_impatient, files, serve
+from tests.kit.servers import be_impatient, files, serve
 
 SIZE = 50_000
 

@@ -17,8 +17,9 @@ from seer.data.storage.index import (
     write_manifest,
 )
 from seer.errors import InputError
-from tests.data.conftest import coloured_jpeg, write_shards
-from tests.servers import files, serve
+from tests.kit.pictures import coloured_jpeg
+from tests.kit.servers import files, serve
+from tests.kit.shards import write_shards
 
 
 def test_index_points_at_what_webdataset_reads(shards):

@@ -10,7 +10,8 @@ from seer.data.storage import reader as module
 from seer.data.storage.index import index_path, write_index
 from seer.data.storage.reader import UNLABELLED, Reader
 from seer.errors import InputError
-from tests.data.conftest import coloured_jpeg, write_shards
+from tests.kit.pictures import coloured_jpeg
+from tests.kit.shards import write_shards
 
 
 def test_reads_any_samples_in_the_order_asked(shards):

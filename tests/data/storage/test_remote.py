@@ -22,8 +22,9 @@ from seer.data.storage.reader import Reader
 from seer.data.storage.remote import FetchConfig, ReadAhead
 from seer.errors import InputError
 from seer.eval.embed import open_pile
-from tests.data.conftest import coloured_jpeg, write_shards
-from tests.servers import be_impatient, files, serve
+from tests.kit.pictures import coloured_jpeg
+from tests.kit.servers import be_impatient, files, serve
+from tests.kit.shards import write_shards
 
 VIEWS = {"large": View(size=12, count=1)}
 

@@ -16,8 +16,9 @@ from seer.data.storage.reader import Reader
 from seer.data.storage.remote import FetchConfig
 from seer.data.storage.store import NotThereError, Url, place, read_ranges
 from seer.errors import InputError
-from tests.data.conftest import coloured_jpeg, write_shards
-from tests.servers import Answer, Handler, be_impatient, files, s3_server, serve
+from tests.kit.pictures import coloured_jpeg
+from tests.kit.servers import Answer, Handler, be_impatient, files, s3_server, serve
+from tests.kit.shards import write_shards
 
 CONTENT = random.Random(1).randbytes(100_000)
 

@@ -22,8 +22,8 @@ from seer.schema import (
     Record,
     Text,
 )
-from tests.fuzz.harness import within_memory
-from tests.strategies import HOSTILE, values
+from tests.kit.fuzzing import within_memory
+from tests.kit.strategies import HOSTILE, values
 
 SCHEMA = pa.schema([("name", pa.string()), ("size", pa.int64()), pa.field("note", pa.string())])
 FORMAT = TableFormat(

@@ -111,6 +111,7 @@ def _load_and_save_again(run_dirs_and_modes):
     return _each(load_and_go_on, [(run_dir, mode) for run_dir, _, mode in run_dirs_and_modes])
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_continues(runs, tmp_path):
     """From 2 to 4 to 1, and 1 to 4, sharded and not. Four share tensors of 5 and 7 rows, unevenly;
     some get none.
@@ -258,6 +259,7 @@ def _die(line):
     return run
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_of_a_save(tmp_path):
     lines = _die(0)
     saved(tmp_path / "count", 1)

@@ -12,7 +12,8 @@ from seer.interop.models import load_backbone
 from seer.processes import spawn
 from seer.rundir.names import checkpoints, latest
 from tests.engine import tiny
-from tests.engine.saving import flip_a_bit, loaded, names_in, saved, shard, truncate, writer
+from tests.engine.saving import loaded, names_in, saved, shard, writer
+from tests.kit.faults import flip_a_bit, truncate
 
 
 def test_formats_of_other_versions(tmp_path):

@@ -10,8 +10,9 @@ from seer.errors import InputError
 from seer.processes import spawn
 from seer.rundir.names import latest
 from tests.engine import tiny
-from tests.engine.saving import loaded, names_in, saved, shard, truncate, writer
-from tests.servers import bucket_server
+from tests.engine.saving import loaded, names_in, saved, shard, writer
+from tests.kit.faults import truncate
+from tests.kit.servers import bucket_server
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from seer.errors import InputError
 from seer.eval.probes import features
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import FeatureConfig, extract, in_threads, stack, taming, to_input
-from tests.data.conftest import write_shards
-from tests.eval.conftest import small_model, write_images
+from tests.eval.conftest import small_model
+from tests.kit.pictures import write_images
+from tests.kit.shards import write_shards
 
 
 def test_features_are_those_of_torchvisions_preprocessing(data):
@@ -91,7 +92,7 @@ def test_features_are_computed_once_and_again_only_when_something_changed(data, 
 
     other_weights, other_size = small_model(seed=1), small_model(size=20)
     other_statistics = copy.deepcopy(model)
-    other_statistics.backbone.layers[1].running_mean += 1
+    other_statistics.backbone.bn.running_mean += 1
     for changed in (other_weights, other_size, other_statistics):
         changed.backbone.seen = 0
         assert not torch.equal(extract(changed, test, FeatureConfig()), first)
@@ -124,7 +125,7 @@ def test_shards_give_the_features_of_the_folder_they_came_from(data, tmp_path):
 def test_features_that_are_not_finite_are_refused_with_the_image(data, tmp_path):
     test = load_labelled(data, "test")
     model = small_model()
-    model.backbone.layers[1].running_var.fill_(-1.0)  # finite weights, whose features are not
+    model.backbone.bn.running_var.fill_(-1.0)  # finite weights, whose features are not
     with pytest.raises(
         InputError, match=r"net: its features of .*/test/brick/000\.png are NaN or infinite"
     ):

@@ -27,7 +27,8 @@ from seer.processes import spawn
 from seer.results import read_results
 from seer.rundir.names import checkpoints
 from seer.verbs import preview
-from tests.eval.conftest import small_model, write_images
+from tests.eval.conftest import small_model
+from tests.kit.pictures import write_images
 
 QUICK = ["batch_size=24", "loader.workers=0", "log.every=1", "log.tensorboard=false", "device=cpu"]
 

@@ -11,7 +11,7 @@ from shards.archives.contents import (
     UNJOINED,
     read_contents,
 )
-from tests.shards.conftest import encoded
+from tests.kit.pictures import encoded
 from tests.shards.sources.test_scan import pack
 
 

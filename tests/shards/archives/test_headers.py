@@ -11,8 +11,8 @@ from seer.errors import InputError
 from shards.archives import headers
 from shards.archives.headers import DamagedTar, entries
 from shards.indexing import index
-from tests.fuzz.harness import SECONDS, within_memory, within_time
-from tests.shards.conftest import encoded
+from tests.kit.fuzzing import SECONDS, within_memory, within_time
+from tests.kit.pictures import encoded
 
 CASES = int(os.environ.get("SEER_FUZZ", 60))
 GIGABYTES = 4 << 30

@@ -8,7 +8,7 @@ from webdataset.tariterators import base_plus_ext
 
 from shards.archives import tars
 from shards.build import BuildOptions, build
-from tests.shards.conftest import encoded
+from tests.kit.pictures import encoded
 
 NAMES = [
     "a.jpg",

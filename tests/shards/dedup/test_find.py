@@ -18,7 +18,8 @@ from shards.options import DedupOptions
 from shards.records import quarantine, state
 from shards.sources.phash import distance
 from shards.verify import verify
-from tests.shards.conftest import at_change, contents, encoded, killed
+from tests.kit.faults import at_change, contents, killed
+from tests.kit.pictures import encoded
 
 
 def options(workers=1, shard_size=6, shuffle=False, labels=False, **wanted):

@@ -11,7 +11,7 @@ from seer.errors import InputError
 from shards.download import client, hosts
 from shards.download.client import Downloader, Unavailable, forbidden
 from shards.options import DownloadOptions
-from tests.shards.server import picture, serve
+from tests.kit.downloads import picture, serve
 
 pytestmark = pytest.mark.usefixtures("impatient")
 QUICK = DownloadOptions(allow_private=True, per_host=64)

@@ -19,7 +19,7 @@ from shards.build import BuildOptions, build
 from shards.report.page import write_page
 from shards.report.stats import _commonest, _origin, lines, stats
 from shards.verify import verify
-from tests.shards.conftest import encoded
+from tests.kit.pictures import encoded
 from tests.shards.sources.test_scan import pack
 
 

@@ -18,7 +18,7 @@ from shards.sources import samples
 from shards.sources.lists import parse_columns
 from shards.sources.scan import scan
 from shards.verify import verify
-from tests.shards.conftest import encoded
+from tests.kit.pictures import encoded
 
 ROWS = [
     {

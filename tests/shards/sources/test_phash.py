@@ -12,7 +12,7 @@ from seer.quickstart.pictures import photographs
 from shards.build import BuildOptions, build
 from shards.indexing import index
 from shards.sources.phash import FEATURELESS, FREQUENCIES, MIRROR, SIDE, canonical, distance, phash
-from tests.shards.conftest import pixels
+from tests.kit.pictures import pixels
 
 
 @cache

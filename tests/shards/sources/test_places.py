@@ -12,7 +12,8 @@ from shards.indexing import index, index_on_first_use
 from shards.sources.scan import scan
 from shards.takedown import remove
 from shards.verify import verify
-from tests.shards.conftest import contents, encoded
+from tests.kit.faults import contents
+from tests.kit.pictures import encoded
 from tests.shards.sources.test_scan import pack
 
 

@@ -11,7 +11,7 @@ from shards.options import DedupOptions
 from shards.sources import samples
 from shards.sources.policy import LOOK, Policy
 from shards.sources.samples import fit
-from tests.shards.conftest import bomb, encoded
+from tests.kit.pictures import bomb, encoded
 
 
 @pytest.mark.parametrize(

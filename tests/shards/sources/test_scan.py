@@ -11,7 +11,7 @@ from shards.archives import tars
 from shards.build import BuildOptions, build
 from shards.indexing import index
 from shards.sources.scan import scan
-from tests.shards.conftest import encoded
+from tests.kit.pictures import encoded
 
 
 def found(*sources, **options):

@@ -17,7 +17,8 @@ from shards.records import state
 from shards.verify import verify
 from shards.writing import parts
 from shards.writing.parts import Part
-from tests.shards.conftest import contents, encoded
+from tests.kit.faults import contents
+from tests.kit.pictures import encoded
 
 OPTIONS = BuildOptions(workers=1, shard_size=3, labels=True)
 

@@ -16,8 +16,9 @@ from shards.options import DownloadOptions
 from shards.records import quarantine
 from shards.verify import verify
 from shards.writing import pipeline
-from tests.shards.conftest import contents, encoded
-from tests.shards.server import picture, serve
+from tests.kit.downloads import picture, serve
+from tests.kit.faults import contents
+from tests.kit.pictures import encoded
 
 pytestmark = pytest.mark.usefixtures("impatient")
 DOWNLOAD = DownloadOptions(allow_private=True, per_host=64, connections=32)

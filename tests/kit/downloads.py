@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from tests.shards.conftest import encoded
+from tests.kit.pictures import encoded
 
 
 def picture(number: int) -> bytes:

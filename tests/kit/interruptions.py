@@ -1,7 +1,7 @@
 """Runs at a terminal that are interrupted at random moments and continued, against one that was
 left alone.
 
-    python -m tests.interruptions RECIPE SHARDS OUT [--moments 20 --seed 1] [KEY=VALUE...]
+    python -m tests.kit.interruptions RECIPE SHARDS OUT [--moments 20 --seed 1] [KEY=VALUE...]
 
 Prints how each way of interrupting ended, as JSON, and fails at the first difference. Runs are
 forked from this process, which has imported what they need: a run takes two seconds instead of ten.
@@ -27,7 +27,7 @@ import seer.checks.audit
 from seer import cli, forkserver
 from seer.engine.checkpoint.integrity import read_header
 from seer.rundir.names import latest
-from tests.conftest import rows
+from tests.kit.runs import rows
 
 STEPS = 8
 SETTINGS = [
@@ -40,7 +40,7 @@ SETTINGS = [
 # What ended a process that was asked before it trained; the same command starts it then.
 TOO_EARLY = {130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP}
 DEADLINE = 120.0  # seconds
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Terminal:
