@@ -21,7 +21,8 @@ from seer.engine.optim import OptimConfig, build_optimizer
 from seer.engine.parallel import ParallelConfig, parallelize
 from seer.engine.run import RunConfig, Training, fit
 from seer.engine.schedule import ScheduleConfig
-from tests.engine.tiny import Backbone, full
+from tests.engine.tiny import full
+from tests.kit.networks import ResidualNet
 from tests.kit.runs import rows
 
 SAMPLES, BATCH, WIDTH, STEPS = 34, 8, 5, 9  # the second epoch begins with step 6
@@ -33,7 +34,7 @@ class Remembering(Learner[Views]):
 
     def __init__(self, samples: int = SAMPLES, bank_width: int = WIDTH):
         super().__init__()
-        self.backbone = Backbone()
+        self.backbone = ResidualNet()
         self.head = nn.Linear(self.backbone.out_dim, WIDTH)
         self.prototypes = nn.Linear(WIDTH, CLUSTERS, bias=False)
         self.features = Bank(samples, bank_width)
