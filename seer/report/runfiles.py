@@ -86,9 +86,8 @@ def describe_run(run: RunFiles) -> str:
     views = [
         view for view in config.get("views", {}).values() if view.get("count") and view.get("size")
     ]
-    method = at(config, "method", "name")
     parts = [
-        {"swav": "SwAV", "simclr": "SimCLR", "byol": "BYOL"}.get(method, method),
+        at(config, "method", "name"),
         at(config, "backbone", "name"),
         " + ".join(f"{view['count']}×{view['size']}" for view in views) + " px crops"
         if views

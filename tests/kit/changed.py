@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ALWAYS = ["tests/test_imports.py", "tests/test_options.py", "tests/test_cli.py"]
+ALWAYS = ["tests/test_cli.py", "tests/test_imports.py", "tests/test_options.py"]
 ELSEWHERE = {"slurm", "kit"}  # needs a cluster; has no tests
 
 

@@ -48,7 +48,7 @@ def test_the_page_shows_scores_curves_pictures_and_configuration(run):
     page = Page(path)
     text = re.sub(r"\s+", " ", page.text)
     for expected in (
-        "SwAV · regnety_002 · 2×48 + 4×32 px crops · batch 32", "2025-03-04", "70.0 %", "65.0 – 75.0",
+        "swav · regnety_002 · 2×48 + 4×32 px crops · batch 32", "2025-03-04", "70.0 %", "65.0 – 75.0",
         "small, step 100", "kNN top-1, k = 20", "Linear top-1", "untrained 40.0 % · pixels 30.0 %",
         "Learning rate", "Prototypes in use",
         "all 64", "ln K", "Perplexity", "Throughput", "waiting for data 10.0 %", "training steps 70.0 %",
