@@ -205,6 +205,11 @@ def config_hash(values: dict[str, Any], free: Collection[str] = ()) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def identity(config: Any) -> str:
+    """Twelve hex digits that name a configuration, but for what is incidental."""
+    return config_hash(to_dict(config), incidental(type(config)))
+
+
 def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()) -> list[str]:
     """Where two configurations given as plain values disagree, but for the `free` keys."""
     a = flatten(old)

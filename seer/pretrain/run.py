@@ -29,8 +29,7 @@ TOO_LARGE = (
 
 
 def run(config: Pretrain) -> Path:
-    """Train, or go on training, in this process of the world. What can be checked is checked before
-    a file is written.
+    """Train, or go on training, in this process of the world, once all that can be is checked.
 
     Raises:
         InputError: wrong input, or a run directory that belongs to another configuration or is in use.
@@ -53,14 +52,12 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
     with enough_memory(world.device, TOO_LARGE):
         method = build_method(config, manifest.samples)
         module = parallelize(method, config.parallel, world, config.precision)
-    crops = MultiCrop(
-        config.views, config.seed, not config.loader.device_augment, config.mean, config.std
-    )
+    finished = not config.loader.device_augment
+    crops = MultiCrop(config.views, config.seed, finished, config.mean, config.std)
     lanes = config.loader.lanes or config.batch_size
     order = Order(manifest.sizes, config.seed, lanes, config.loader.window)
-    reader = Reader(
-        manifest, config.loader, min(lanes, config.batch_size // world.size * world.local_size)
-    )
+    of_this_host = config.batch_size // world.size * world.local_size
+    reader = Reader(manifest, config.loader, min(lanes, of_this_host))
     loader = Loader(
         reader,
         order,
@@ -84,12 +81,8 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
             picture_of_crops(reader, order, crops, config).save(run_dir / IMAGES / CROPS)
 
     def weights(step: int) -> dict[str, str]:
-        free = configuration.incidental(Pretrain)
         size = max(view.size for view in config.views.values() if view.count)
-        about = {
-            "step": step,
-            "config_hash": configuration.config_hash(configuration.to_dict(config), free),
-        }
+        about = {"step": step, "config_hash": configuration.identity(config)}
         return backbone_metadata(config.backbone, size, config.mean, config.std, about)
 
     return Training(

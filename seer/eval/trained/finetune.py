@@ -115,7 +115,7 @@ def configure(model: str, data: str, overrides: list[str]) -> FinetuneConfig:
     loaded = load_model(model)
     config = replace(config, weights=weights_hash(loaded.backbone))
     if not config.run_dir:
-        digest = configuration.config_hash(asdict(config), configuration.incidental(FinetuneConfig))
+        digest = configuration.identity(config)
         home = loaded.run_dir or Path()
         config = replace(config, run_dir=str(home / "eval" / f"finetune-{digest}"))
     check_run_dir(config)
