@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from seer.errors import TOLD
 
-SECONDS = 20  # of one trial; an honest one takes milliseconds, on a busy machine a second
+SECONDS = 60  # of one trial; an honest one takes milliseconds, on a busy machine seconds
 MEMORY = 2**28  # bytes that a trial may take besides what the process had
 # Bytes of address space besides: what would be taken is refused before the machine swaps.
 ADDRESSES = 2**31
