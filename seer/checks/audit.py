@@ -154,6 +154,11 @@ class History:
         self.data: Any = place(config["data"])
         self.manifest = Manifest.load(run.path)
         self.manifest.directory = self.data  # of which the run keeps a copy
+        if self.batch > self.manifest.samples:
+            raise InputError(
+                f"{run.file(CONFIG)}: batch_size: {self.batch:,} is more than the "
+                f"{self.manifest.samples:,} images of the run, so it is not what it trained with"
+            )
         lanes = config["loader"]["lanes"] or self.batch
         self.order = Order(self.manifest.sizes, config["seed"], lanes, config["loader"]["window"])
         self.unread: list[str] = []

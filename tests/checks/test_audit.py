@@ -111,6 +111,16 @@ def test_steps_can_be_audited_when_the_store_cannot_be_asked(history, tmp_path, 
         audit(run_dir, ["key"])
 
 
+def test_a_batch_larger_than_the_data_is_damage(history, tmp_path):
+    """Which would be millions of epochs to go through."""
+    run_dir = shutil.copytree(history[0], tmp_path / "run")
+    config = configuration.read(run_dir / "config.yaml") | {"batch_size": 2**24}
+    (run_dir / "config.yaml").write_text(json.dumps(config))
+    message = r"config.yaml: batch_size: 16,777,216 is more than the \d+ images of the run"
+    with pytest.raises(InputError, match=message):
+        audit(run_dir)
+
+
 def test_an_index_that_the_manifest_contradicts_names_no_keys(history, tmp_path):
     run_dir, shards = (
         shutil.copytree(history[0], tmp_path / "run"),
