@@ -17,7 +17,7 @@ from pathlib import Path
 from seer import files, inputs, jsonl
 from seer.errors import InputError, StoppedError
 from seer.inputs import UnreadableError
-from seer.rundir import reader
+from seer.rundir import rundir
 from seer.schema import Integer, Number, Record, Text
 from seer.start import ASKED
 
@@ -143,7 +143,7 @@ def conclude(
 
 def last_step(run_dir: str) -> int:
     """The last step in a run's metrics; -1 where there is none."""
-    return reader.last_step(Path(run_dir)) if run_dir else -1
+    return rundir.last_step(Path(run_dir)) if run_dir else -1
 
 
 def verdict(attempts: list[Attempt], retries: int, backoff: float) -> Verdict:

@@ -173,6 +173,13 @@ def test_no_file_stands_in_a_circle():
     assert not circle(graph())
 
 
+def test_a_file_has_a_name_that_no_other_room_uses():
+    """But for what is the same thing in each: a command line, a base class, the run of a training."""
+    files = [path.stem for path in modules().values() if path.stem != "__init__"]
+    several = {name for name in files if files.count(name) > 1}
+    assert several == {"__main__", "base", "cli", "run"}
+
+
 def test_rooms_see_no_more_than_they_need():
     assert not unseen(graph())
 

@@ -13,7 +13,7 @@ from tests.kit.changed import ALWAYS
     [
         ("seer/data/order.py", "tests/data/test_order.py"),
         ("seer/data/crops/draws.py", "tests/data/crops/test_draws.py"),
-        ("seer/methods/symptoms.py", "tests/methods"),  # without tests of its own: its room's
+        ("seer/methods/prototypes.py", "tests/methods"),  # without tests of its own: its room's
         ("shards/verify.py", "tests/shards/test_verify.py"),
         ("tests/engine/tiny.py", "tests/engine"),  # what the room's tests share
         ("tests/engine/test_optim.py", "tests/engine/test_optim.py"),

@@ -31,7 +31,7 @@ OPENERS = {
     "seer.data.storage.tables": "the one reader of Parquet files with declared columns",
     "seer.files": "files of ours: to have them reach the disk, and to write without following links",
     "seer.jsonl": "a run's metrics and results, from files that seer.inputs has opened",
-    "seer.rundir.reader": "a run's pictures, whose bytes seer.inputs has read",
+    "seer.rundir.rundir": "a run's pictures, whose bytes seer.inputs has read",
     "seer.checks.audit": "what was removed from the data of a store",
     "seer.processes": "what ranks of ours send",
     "seer.engine.peers": "what processes of one run leave for each other",

@@ -31,7 +31,7 @@ from seer.inputs import UnreadableError
 from seer.jsonl import Row, Unread
 from seer.rundir.kinds import HEADER_KIND, is_newer, numbers
 from seer.rundir.names import CONFIG, DAMAGED, HEADER, METRICS, SKIPPED, latest
-from seer.rundir.reader import RunDir
+from seer.rundir.rundir import RunDir
 from seer.schema import FileName, Integer, Maybe, MismatchError, Record, Text
 
 CHUNK = 1 << 20  # samples looked at together

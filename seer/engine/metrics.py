@@ -32,7 +32,7 @@ from seer.distributed import World, all_reduce_mean
 from seer.errors import InputError
 from seer.rundir.kinds import finite, metric_row
 from seer.rundir.names import ENVIRONMENT, LOG, METRICS, TENSORBOARD, check_written
-from seer.rundir.reader import read_plan
+from seer.rundir.rundir import read_plan
 from seer.schema import WORD, Integer, option
 
 logger = logging.getLogger("seer")

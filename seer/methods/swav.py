@@ -20,8 +20,8 @@ from seer.methods.base import Method, forward_crops, over_crops
 from seer.methods.heads import MLP, WIDTHS, Prototypes
 from seer.methods.losses import swapped_prediction
 from seer.methods.memory import Queue
+from seer.methods.prototypes import PROTOTYPES
 from seer.methods.sinkhorn import sinkhorn
-from seer.methods.symptoms import PROTOTYPES
 from seer.precision import at_least_fp32
 from seer.schema import TEMPERATURE, Choice, Integer, ListOf, check_options, option
 from seer.steps import PLACE, whole_steps

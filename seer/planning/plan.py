@@ -29,7 +29,7 @@ from seer.planning.footprint import Footprint, measure
 from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, load_config, loader_bytes
 from seer.report.plots import Series, line_chart
 from seer.rundir.names import CONFIG
-from seer.rundir.reader import RunDir
+from seer.rundir.rundir import RunDir
 from seer.schema import Record
 
 GIB = 2**30

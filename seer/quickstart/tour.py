@@ -13,7 +13,7 @@ from seer.outputs import check_folder_writable
 from seer.quickstart.pictures import write_quickstart
 from seer.results import read_results
 from seer.rundir.names import CONFIG, REPORT, RESULTS
-from seer.rundir.reader import RunDir
+from seer.rundir.rundir import RunDir
 
 Say = Callable[..., None]
 Verb = Callable[..., None]

@@ -11,7 +11,7 @@ from seer.report.plots import Series
 from seer.results import latest
 from seer.rundir.kinds import finite
 from seer.rundir.names import CROPS, NEIGHBOURS
-from seer.rundir.reader import RunDir
+from seer.rundir.rundir import RunDir
 
 YEAR = 365 * 86_400
 

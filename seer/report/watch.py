@@ -21,7 +21,7 @@ from seer.report.diagnosis import SIGNS, Ailment, ailments, not_applied
 from seer.report.plots import LARGEST, number
 from seer.report.runfiles import duration
 from seer.rundir.names import CONFIG, HEALTH, LOG, METRICS
-from seer.rundir.reader import RunDir
+from seer.rundir.rundir import RunDir
 
 TAIL = 1 << 18  # bytes of metrics.jsonl: some hundred rows
 RECENT = 30  # rows that rates are taken over

@@ -16,7 +16,7 @@ from seer.engine.health import Health, HealthConfig, RollbackError, embedding_me
 from seer.engine.preempt import Verdict
 from seer.engine.symptoms import COLLAPSE
 from seer.errors import InputError, PausedError
-from seer.methods.symptoms import PROTOTYPES
+from seer.methods.prototypes import PROTOTYPES
 from seer.processes import spawn
 from seer.schema import check_options
 

@@ -19,7 +19,7 @@ from seer.report.runfiles import read_run
 from seer.report.watch import line, remarks, status, table
 from seer.rundir import kinds, names
 from seer.rundir.kinds import METRIC, _is_plain, numbers
-from seer.rundir.reader import last_step
+from seer.rundir.rundir import last_step
 from seer.schema import Kind, Record
 from tests.kit.fuzzing import World, damaged_bytes, fuzz, trial
 from tests.kit.runs import TINY

@@ -247,7 +247,7 @@ def test_a_run_that_may_not_be_read_is_named(run, monkeypatch):
 
 
 def test_a_long_log_is_thinned_and_its_last_row_shown(run, monkeypatch):
-    monkeypatch.setattr("seer.rundir.reader.MOST_ROWS", 1000)
+    monkeypatch.setattr("seer.rundir.rundir.MOST_ROWS", 1000)
     lines(run / "metrics.jsonl", [metric(step) for step in range(1, 5003)])
     code, text = seer("report", str(run))
     assert code == 0
