@@ -259,11 +259,12 @@ def test_memory_does_not_grow(photos):
     footprint = []
     tracemalloc.start()
     for step, _ in enumerate(make(photos).iterate(0, 121)):
-        if step in (20, 120):
+        if step in (20, 70, 120):
             gc.collect()
             footprint.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    assert footprint[1] - footprint[0] < 100 * 200  # bytes: a leaked object a step would be more
+    # A leaked object a step would be more, in both halves; what is made but once is in one.
+    assert np.diff(footprint).min() < 50 * 200  # bytes
 
 
 def test_worker_memory_and_descriptors_do_not_grow(photos):
@@ -278,7 +279,8 @@ def test_worker_memory_and_descriptors_do_not_grow(photos):
             )
     (pages, *files), (pages_later, *files_later) = footprint
     assert pages_later - pages < 1000  # 4 MB over 390 steps
-    assert all(abs(later - before) <= 12 for before, later in zip(files, files_later, strict=True))
+    # Fewer may be open later: of what an earlier test left.
+    assert all(later - before <= 12 for before, later in zip(files, files_later, strict=True))
 
 
 def test_workers_end_with_a_killed_trainer(photos):
