@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 # Once, where two processes, and what they fork, would each do it.
 COMPILE := $(BIN)/python -c "import seer.data.crops.kernel, seer.data.crops.resize"
 
-.PHONY: quickstart test quick check bench clean
+.PHONY: quickstart test quick check bench gpu clean
 
 quickstart: $(VENV)/.installed          ## embedded photographs → shards → SwAV → scores → report
 	$(BIN)/seer quickstart --out $(OUT)
@@ -38,6 +38,9 @@ bench: $(VENV)/.dev                     ## the README's figures, each against it
 	test -z "$(PHOTOGRAPHS)" || $(BIN)/python benchmarks/loader.py "$(PHOTOGRAPHS)" --json loader.json
 	test -z "$(PHOTOGRAPHS)" || $(BIN)/python benchmarks/multicrop.py "$(PHOTOGRAPHS)" --json multicrop.json
 	test -z "$(CIFAR10)" || $(BIN)/python benchmarks/cifar.py "$(CIFAR10)" --json cifar.json
+
+gpu:                                    ## what only a GPU can prove, in eight minutes, without installation; PHOTOGRAPHS=DIR, CIFAR10=DIR
+	$(PYTHON) benchmarks/gpu/run.py $(if $(PHOTOGRAPHS),--data "$(PHOTOGRAPHS)") $(if $(CIFAR10),--cifar "$(CIFAR10)")
 
 clean:
 	rm -rf $(VENV) build *.egg-info

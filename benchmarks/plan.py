@@ -19,29 +19,18 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import torch
 from harness import arguments, figure, report
+from noise import train_on_noise
 
 from seer import distributed
 from seer.config import recipes
-from seer.data.views import Views
-from seer.distributed import World
-from seer.engine.health import Health, HealthConfig
-from seer.engine.loop import Run, Saves, train
-from seer.engine.metrics import LogConfig, RunLog
-from seer.engine.optim import LossScaler, build_optimizer
-from seer.engine.parallel import parallelize
-from seer.engine.schedule import effective
 from seer.hardware import HARDWARE
 from seer.planning.plan import Job
-from seer.pretrain.recipe import Pretrain, build_method, load_config, published_hardware
+from seer.pretrain.recipe import Pretrain, load_config, published_hardware
 from seer.processes import spawn
 
 SMALL = [
@@ -135,29 +124,6 @@ PUBLISHED = (
 )
 
 
-class Same:
-    """A loader that hands out the same views again and again, and so takes no time."""
-
-    wait_seconds, seen = 0.0, 0
-
-    def __init__(self, config: Pretrain, ranks: int):
-        self.work_seconds: dict[str, float] = {}
-        batch, sizes = (
-            config.batch_size // ranks,
-            sorted(config.views.values(), key=lambda view: -view.size),
-        )
-        crops = [
-            torch.randn(v.count, batch, v.size, v.size, 3).permute(0, 1, 4, 2, 3)
-            for v in sizes
-            if v.count
-        ]
-        self.views = Views(tuple(crops), torch.arange(batch))
-
-    def iterate(self, start: int, stop: int, skip: Collection[int] = ()) -> Iterator[Views]:
-        for _ in range(start, stop):
-            yield self.views
-
-
 def status(field: str) -> int:
     """Bytes of a line of /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -172,53 +138,14 @@ def trained(config: Pretrain, small: Pretrain) -> tuple[int, float]:
     is about.
     """
     world = distributed.init("cpu")
-    train_on_noise(small, world)
+    train_on_noise(small, world, time.process_time)
     gc.collect()
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-    seconds = train_on_noise(config, world)
+    seconds = train_on_noise(config, world, time.process_time)
     grown = status("VmHWM") - before
     distributed.shutdown()
     return grown, statistics.median(seconds[1:])
-
-
-def train_on_noise(config: Pretrain, world: World) -> list[float]:
-    """CPU seconds of the steps."""
-    method = build_method(config)
-    module = parallelize(method, config.parallel, world, config.precision)
-    ends: list[float] = []
-
-    def finished(*_, **__) -> dict[str, float]:
-        ends.append(time.process_time())
-        return {}
-
-    with (
-        TemporaryDirectory() as folder,
-        RunLog(Path(folder), LogConfig(100, False), world, config.steps) as log,
-    ):
-        log.step = finished  # type: ignore[method-assign]
-        health = Health(HealthConfig(every=0), Path(folder), world)
-        schedule = effective(config.schedule, config.batch_size, config.steps)
-        run = Run(
-            learner=method,
-            module=module,
-            optimizer=build_optimizer(method, config.optim),
-            scaler=LossScaler(False),
-            batches=Same(config, world.size),
-            schedule=schedule,
-            log=log,
-            health=health,
-            world=world,
-            saves=Saves(lambda step: None),
-            steps=config.steps,
-            batch_size=config.batch_size,
-            samples_per_epoch=10**6,
-            seed=config.seed,
-            precision=config.precision,
-            accumulate=config.accumulate,
-        )
-        train(run)
-    return [end - begin for begin, end in pairwise(ends)]
 
 
 def fresh(config: Pretrain, ranks: int) -> tuple[int, float]:

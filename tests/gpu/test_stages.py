@@ -1,0 +1,64 @@
+"""`make gpu`: its refusals, and every stage on the CPU in tiny sizes, so that the first run on a GPU
+meets no typo.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks/gpu/run.py"
+
+
+def gpu(*options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, options)]
+    environment = {**os.environ, "PYTHONPATH": ""}  # from the source tree, whatever is installed
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def results(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_in_one_line():
+    answer = gpu()
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("gpu: no GPU that PyTorch can use")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_an_unknown_stage_is_refused():
+    answer = gpu("--device", "cpu", "--only", "steps")
+    assert answer.returncode == 2
+    assert "--only steps: there are the stages right, step" in answer.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["step", "kernels", "loading"])
+def test_a_stage_on_the_cpu(stage, tmp_path):
+    answer = gpu("--device", "cpu", "--small", "--only", stage, "--out", tmp_path)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    rows = [row for row in results(tmp_path) if row["stage"] == stage]
+    assert rows[-1]["what"] == "stage"
+    assert rows[-1]["code"] == 0
+    assert len(rows) >= 3
+    table = (tmp_path / "table.md").read_text()
+    assert all(row["what"] in table for row in rows)
+
+
+def test_a_stage_that_fails_or_takes_too_long_is_told_and_the_next_one_runs(tmp_path):
+    # Nothing can be done within six seconds but to begin.
+    answer = gpu(
+        "--device", "cpu", "--small", "--only", "step,kernels", "--minutes", 0.1, "--out", tmp_path
+    )
+    assert answer.returncode == 1
+    assert "failed or cut off: step, kernels" in answer.stdout
+    ends = [row["code"] for row in results(tmp_path) if row.get("what") == "stage"]
+    assert ends[0] == "cut off after 6 s" or ends[0] == 0
