@@ -4,6 +4,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from run import Options
@@ -43,7 +44,7 @@ def longest(case: Case, options: Options) -> Iterator[dict[str, Any]]:
     """A row of each kind of kernel and of each of the longest, in ms of one step."""
     cuda = options.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    config = config_of(case, [], options)
+    config = replace(config_of(case, [], options), steps=5)
     steps_of(config, options)  # libraries load, algorithms are chosen
     began = time.perf_counter()
     with profile(activities=activities) as profiler:

@@ -38,6 +38,7 @@ STAGES = {
     "crops": 60,
     "kernels": 60,
     "compiled": 150,
+    "whole": 120,
     "loading": 60,
     "speedrun": 240,
 }

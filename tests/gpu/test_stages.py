@@ -4,7 +4,6 @@ meets no typo.
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +40,7 @@ def test_an_unknown_stage_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["step", "kernels", "loading"])
+@pytest.mark.parametrize("stage", ["step", "kernels", "loading", "whole"])
 def test_a_stage_on_the_cpu(stage, tmp_path):
     answer = gpu("--device", "cpu", "--small", "--only", stage, "--out", tmp_path)
     assert answer.returncode == 0, answer.stderr[-2000:]
