@@ -35,7 +35,7 @@ setup(
         "shards.report": ["*.html.j2"],
     },
     install_requires=[
-        "torch>=2.13",
+        "torch>=2.11",
         "torchvision",
         "numpy",
         "simplejpeg>=1.7",

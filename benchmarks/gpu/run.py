@@ -169,7 +169,9 @@ def run(name: str, options: argparse.Namespace, end: float) -> bool:
 
 def stage(options: argparse.Namespace) -> int:
     """This process's stage: its rows as they come."""
-    os.environ["PYTHONPATH"] = str(ROOT)  # what processes of the stage import from
+    # What processes of the stage import from, before whatever they are given besides.
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     sys.path[:0] = [str(HERE), str(ROOT), str(HERE.parent)]
     import torch
 

@@ -16,6 +16,7 @@ from typing import Any
 from run import ROOT, Options
 
 from seer.quickstart.pictures import write_quickstart
+from seer.rundir.names import LOG, METRICS
 from shards.build import BuildOptions, build
 
 MODES = {
@@ -23,7 +24,7 @@ MODES = {
     "decoded on the device": ["loader.device_augment=true", "loader.device_decode=true"],
     "finished by workers": ["loader.device_augment=false"],
 }
-STOPPED = re.compile(r"saved (\S+): training stopped for ([\d.]+) s")
+STOPPED = re.compile(r"saved \S+: training stopped for ([\d.]+) s")
 
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:
@@ -70,9 +71,9 @@ def trained(shards: Path, run_dir: Path, overrides: list[str], options: Options)
     )
     if told.returncode:
         return {"failed": (told.stderr.strip().splitlines() or ["no word"])[-1][:200]}
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    lines = (run_dir / METRICS).read_text().splitlines()
     late = [json.loads(line) for line in lines][steps // 2 :]
-    stops = [float(seconds) for _, seconds in STOPPED.findall(told.stderr + told.stdout)]
+    stops = [float(seconds) for seconds in STOPPED.findall((run_dir / LOG).read_text())]
     return {
         "batch": batch,
         "workers": workers(options),

@@ -8,6 +8,7 @@ hold two of them.
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
 
 import torch
@@ -30,6 +31,12 @@ log = logging.getLogger(__name__)
 # Parameters of a layer that is gathered by itself: of the 10B's last block each convolution but
 # one.
 LARGE = 10**8
+# As the option is called from PyTorch 2.13 on, and as it was before.
+SYNCS_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel).parameters
+)
 
 
 @dataclass
@@ -83,7 +90,7 @@ def parallelize(
     if config.mode == "ddp" and world.size > 1:
         # BatchNorm keeps its buffers equal by itself; to broadcast them would undo its groups.
         return DistributedDataParallel(
-            method, forward_sync_buffers=False, gradient_as_bucket_view=True
+            method, gradient_as_bucket_view=True, **{SYNCS_BUFFERS: False}
         )
     return method
 
