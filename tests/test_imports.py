@@ -22,7 +22,7 @@ FLOORS = """
     seer.rundir
     seer.results
 
-    seer.data.members
+    seer.data.ahead seer.data.members
     seer.data.cutter seer.data.decoding seer.data.hashing seer.data.views
     seer.data.crops seer.data.folders seer.data.order seer.data.storage
     seer.data.labelled seer.data.ledger

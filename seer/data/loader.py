@@ -9,11 +9,13 @@ import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic
+from typing import Generic, NamedTuple
 
+import numpy as np
 import torch
 
 from seer.data import ledger
+from seer.data.ahead import LANES, one_ahead
 from seer.data.crops.device import Encoded, cut
 from seer.data.crops.multicrop import MultiCrop
 from seer.data.cutter import Cutter, Made, Parcel, Samples
@@ -49,6 +51,26 @@ class LoaderConfig(FetchConfig):
     device_decode: bool = False
     lanes: int = option(0, Integer(0, 2**24))
     window: int = option(256, Integer(1, 2**24))
+
+
+class Awaited(NamedTuple):
+    """A delivery, and the seconds that passed until it was there."""
+
+    step: int
+    delivery: Delivery
+    seconds: float
+
+
+class Prepared(NamedTuple, Generic[Made]):
+    """A batch on the device, its `(B,)` ids, what was damaged, and what `Loader` says of it when it
+    is handed out.
+    """
+
+    made: Made
+    ids: np.ndarray
+    damaged: list[Damaged]
+    delivery_wait: float
+    seconds: dict[str, float]
 
 
 class Loader(Generic[Made]):
@@ -104,6 +126,8 @@ class Loader(Generic[Made]):
             stride=max(1, self.config.workers),
             encoded=self.config.device_decode,
         )
+        make_lane = LANES.get(self.device.type)
+        self._lane = make_lane(self.device) if make_lane else None
         self.rank, self.run_dir = rank, run_dir
         self.wait_seconds = 0.0
         self.work_seconds: dict[str, float] = {}
@@ -124,24 +148,20 @@ class Loader(Generic[Made]):
         if skipped:
             steps = [step for step in steps if step not in skipped]
         results = self._deliveries(self.task, steps)
+        batches = one_ahead(_awaited(results, steps), self._prepared, self._lane)
         try:
-            for step in steps:
-                began = time.perf_counter()
-                delivery = next(results)
-                clock = Clock()
-                self.wait_seconds = time.perf_counter() - began
-                batch, damaged = self._decoded(self.task, step, delivery)
-                self.replaced += len(damaged)
-                if damaged and self.run_dir:
-                    ledger.write(self.run_dir, self.rank, damaged)
+            for step, (batch, waited) in zip(steps, batches, strict=True):
+                self.wait_seconds = batch.delivery_wait + waited
+                self.work_seconds = batch.seconds
+                self.replaced += len(batch.damaged)
+                if batch.damaged and self.run_dir:
+                    ledger.write(self.run_dir, self.rank, batch.damaged)
                 self.seen = (
-                    self.seen + int(ledger.fingerprint(step, batch.index.numpy()).sum())
+                    self.seen + int(ledger.fingerprint(step, batch.ids).sum())
                 ) % ledger.MODULUS
-                made = self.cutter.finish(batch, self.device)
-                clock.lap("finish")
-                self.work_seconds = delivery.seconds | clock.seconds
-                yield made
+                yield batch.made
         finally:
+            batches.close()
             results.close()
 
     def survey(self, epoch: int) -> Iterator[Made]:
@@ -166,6 +186,16 @@ class Loader(Generic[Made]):
         make = MODES[self.config.mode] if self.config.workers else inline
         return make(task, steps, self.config.workers, self.config.prefetch, self.device)
 
+    def _prepared(self, awaited: "Awaited") -> "Prepared[Made]":
+        """The batch on the device, with what is to be counted when it is handed out."""
+        step, delivery, wait = awaited
+        clock = Clock()
+        batch, damaged = self._decoded(self.task, step, delivery)
+        ids = batch.index.numpy()
+        made = self.cutter.finish(batch, self.device)
+        clock.lap("finish")
+        return Prepared(made, ids, damaged, wait, delivery.seconds | clock.seconds)
+
     def _decoded(
         self, task: StepTask, step: int, delivery: Delivery
     ) -> tuple[Parcel, list[Damaged]]:
@@ -180,3 +210,10 @@ class Loader(Generic[Made]):
                 delivery = task.cut(step)
         assert not isinstance(delivery.batch, Encoded)
         return delivery.batch, delivery.damaged
+
+
+def _awaited(results: Iterator[Delivery], steps: Sequence[int]) -> Iterator[Awaited]:
+    for step in steps:
+        began = time.perf_counter()
+        delivery = next(results)
+        yield Awaited(step, delivery, time.perf_counter() - began)

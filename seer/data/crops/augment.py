@@ -1,9 +1,10 @@
-"""The appearance of crops: colour jitter, grey, blur, solarize, normalise; by two executors that
+"""The appearance of crops: colour jitter, grey, blur, solarize, normalise; by executors that
 agree.
 
 `augment_crop` works on one uint8 crop with a compiled kernel, in the loader's worker.
-`augment_batch` works on a batch of them with torch, on any device. Torchvision's operations are the
-reference for both: every operation of the jitter clamps to [0, 255] before the next, because strong
+`augment_batch` works on a batch of them, on any device: on GPUs with the kernels of `fused`,
+elsewhere, and as their oracle, with torch (`augment_plain`). Torchvision's operations are the
+reference for all: every operation of the jitter clamps to [0, 255] before the next, because strong
 factors saturate and a product of matrices would not. Both compute in fp32 and never round, as
 torchvision does on tensors of floats, and so agree to 0.01 of a level of 255; torchvision on 8-bit
 images also cuts each result down to an integer. `tests/data/crops/test_augment.py` states the
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from seer.data.crops.draws import IDENTITY, LUMA, Appearance, Look, Op
+from seer.data.crops.executors import kernels_for
 from seer.errors import InputError
 
 # Red, green and blue on the colour circle, a turn added to stay positive.
@@ -93,6 +95,12 @@ def blur_radius(sigma: float, size: int) -> int:
     return min(ceil(BLUR_REACH * sigma), size - 1)
 
 
+def blur_radii(sigmas: np.ndarray, size: int) -> np.ndarray:
+    """`blur_radius` of `(N,)` sigmas, int64; 0 where there is no blur."""
+    radii = np.ceil(BLUR_REACH * sigmas.astype(np.float64)).astype(np.int64)
+    return np.minimum(radii, size - 1)
+
+
 # ---- a batch of crops, torch -----------------------------------------------------------------------------------------
 
 
@@ -100,6 +108,17 @@ def blur_radius(sigma: float, size: int) -> int:
 def augment_batch(crops: Tensor, looks: Appearance, normalise: Normalise) -> Tensor:
     """Alter and normalise `(N, S, S, 3)` uint8 crops on their device. Returns `(N, S, S, 3)`
     float32.
+    """
+    kernels = kernels_for(crops.device)
+    if not kernels:
+        return augment_plain(crops, looks, normalise)
+    radii = blur_radii(looks.sigma, crops.shape[1])
+    return kernels.alter(crops, looks, radii, *normalise.weights)
+
+
+@torch.no_grad()
+def augment_plain(crops: Tensor, looks: Appearance, normalise: Normalise) -> Tensor:
+    """`augment_batch` in plain torch.
 
     Which crops an operation concerns is known on the host, so nothing waits for the device.
     """

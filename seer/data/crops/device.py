@@ -5,6 +5,14 @@ On CUDA devices torchvision decodes with nvJPEG, batch by batch; on a CPU, as in
 path runs on libjpeg. What the decoder would not show as `decode` does (other formats, CMYK, RGB,
 pictures that EXIF turns) a worker decodes and sends as pixels. Crops agree with the workers' own to
 two levels of 255 where the decoders agree.
+
+What torchvision's nvJPEG decoder does (`decode_jpegs_cuda.cpp`, 0.21 to 0.29): each picture comes
+back in a tensor of its own, not side by side in one; it decodes on a private stream, for which the
+current stream is made to wait; and the calling thread waits until all are decoded, so it should not
+be the one that launches training steps. The private stream does not wait for the current one,
+although the pictures' memory comes from that one's pool, where what has been freed may still be in
+use by kernels that have not run yet (pytorch/vision, pull request 9606). So `decoded` first waits
+for the current stream, which should have nothing to do but this.
 """
 
 from collections.abc import Sequence
@@ -17,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seer.data.crops.draws import Boxes
+from seer.data.crops.executors import kernels_for
 from seer.data.crops.multicrop import CropBatch, MultiCrop
 from seer.data.decoding import limits
 from seer.data.decoding.decode import JPEG_MAGIC, MAX_PIXELS, DamagedImage, may_be_turned
@@ -100,28 +109,47 @@ def cut(encoded: Encoded, crops: MultiCrop, device: torch.device | str) -> CropB
     """Decode on `device` and cut there. Raises `RuntimeError` where one of the images cannot be
     decoded.
     """
+    device = torch.device(device)
     images = pixels(encoded.images, device)
-    groups = []
-    for resolution, boxes in zip(crops.resolutions, encoded.boxes, strict=True):
-        rows = zip(boxes.box.tolist(), boxes.flip.tolist(), strict=True)
-        made = [
-            resized(images[n % len(images)], box, flip, resolution.size)
-            for n, (box, flip) in enumerate(rows)
-        ]
-        groups.append(torch.stack(made).unflatten(0, (-1, len(images))))
-    return CropBatch(tuple(groups), encoded.looks, encoded.index)
+    kernels = kernels_for(device)
+    cut_all = kernels.cut if kernels else cut_plain
+    groups = cut_all(images, encoded.boxes, [resolution.size for resolution in crops.resolutions])
+    by_image = tuple(group.unflatten(0, (-1, len(images))) for group in groups)
+    return CropBatch(by_image, encoded.looks, encoded.index)
 
 
-def pixels(images: list[Tensor], device: torch.device | str) -> list[Tensor]:
+def pixels(images: list[Tensor], device: torch.device) -> list[Tensor]:
     """`(3, H, W)` uint8 of each image, on `device`; JPEGs in one batch."""
-    from torchvision.io import ImageReadMode, decode_jpeg  # a second to import, and seldom needed
-
     jpegs = [image for image in images if image.ndim == 1]
-    decoded = iter(decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device) if jpegs else [])
+    decoded_jpegs = iter(decoded(jpegs, device) if jpegs else [])
     return [
-        next(decoded) if image.ndim == 1 else image.to(device, non_blocking=True)
+        next(decoded_jpegs) if image.ndim == 1 else image.to(device, non_blocking=True)
         for image in images
     ]
+
+
+def decoded(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
+    """`(3, H, W)` uint8 of each JPEG; waits for the current stream, and until all are decoded."""
+    from torchvision.io import ImageReadMode, decode_jpeg  # a second to import, and seldom needed
+
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    return decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device)
+
+
+def cut_plain(images: list[Tensor], boxes: Sequence[Boxes], sizes: Sequence[int]) -> list[Tensor]:
+    """Cut from B images, `(3, H, W)` uint8 each, the crops of each resolution.
+
+    Returns `(V·B, size, size, 3)` uint8 for each of `sizes`; crop n is of image n modulo B.
+    """
+    groups = []
+    for each, size in zip(boxes, sizes, strict=True):
+        rows = zip(each.box.tolist(), each.flip.tolist(), strict=True)
+        crops = [
+            resized(images[n % len(images)], box, flip, size) for n, (box, flip) in enumerate(rows)
+        ]
+        groups.append(torch.stack(crops))
+    return groups
 
 
 def resized(image: Tensor, box: Sequence[int], flip: bool, size: int) -> Tensor:
