@@ -4,11 +4,13 @@ import math
 import resource
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._inductor.utils import fresh_cache
 
 from seer import config as configuration
 from seer import distributed
@@ -174,9 +176,10 @@ def compiled(
     module.train()
     views = next(batches.iterate(0, 1))
     batches.seen = 0
-    return prepare(
-        method, module, views, Step(TICKS, TICKS, measure=False), config.precision, config.graph
-    )
+    unfrozen = Step(TICKS, TICKS, measure=False)
+    # Whoever ran before has left compiled kernels on the disk; they are part of this run's time.
+    with fresh_cache() if config.parallel.compile else nullcontext():
+        return prepare(method, module, views, unfrozen, config.precision, config.graph)
 
 
 def train(
