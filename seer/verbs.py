@@ -187,6 +187,40 @@ def plan(
 
 
 @app.command(
+    epilog=example(
+        "seer speedrun gpu data=cifar10",
+        "seer speedrun cpu data=cifar10 method.temperature=0.5 --nproc 2 --json -",
+    )
+)
+def speedrun(
+    config: Annotated[
+        str, typer.Argument(metavar="CLASS", help="cpu, gpu, or the path of a YAML file.")
+    ],
+    overrides: Overrides = None,
+    nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
+    allow_env: AllowEnv = False,
+    json_target: Json = "",
+) -> None:
+    """Train on small images without labels for a few minutes, and tell what the features are worth:
+    kNN accuracy against the clock.
+    """
+    from seer import forkserver
+
+    if nproc > 1:
+        forkserver.start(forkserver.TRAINING)
+    from seer.processes import spawn
+    from seer.speedrun.entry import load_config
+    from seer.speedrun.run import describe, run
+
+    resolved = load_config(config, overrides or [], allow_env)
+    index_tars(*(f"{resolved.data}/{split}" for split in ("train", "test", "val")))
+    alone = nproc == 1
+    row = run(resolved) if alone else spawn(run, nproc, resolved, device=resolved.device)[0]
+    say(describe(row), json_target=json_target)
+    emit(row, json_target)
+
+
+@app.command(
     "eval",
     epilog=example(
         "seer eval knn --model runs/swav_small --data cifar10 k=[20,200]",

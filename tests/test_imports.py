@@ -48,7 +48,7 @@ FLOORS = """
     seer.report
     seer.checks seer.quickstart
     seer.pretrain
-    seer.planning
+    seer.planning seer.speedrun
 
     launch.holder launch.profile launch.queue
     launch.attempts launch.doctor

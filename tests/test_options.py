@@ -22,6 +22,7 @@ from seer.methods import METHODS
 from seer.precision import PRECISIONS
 from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, load_config
 from seer.schema import KIND, Choice, check_options, default_of, kind_of
+from seer.speedrun.entry import Speedrun
 from shards.build import BuildOptions
 from tests.kit.strategies import damaged, values
 
@@ -35,6 +36,7 @@ NEEDED = {
 }
 ROOTS = [
     Pretrain,
+    Speedrun,
     *METHOD_CONFIGS.values(),
     *(task.config for task in TASKS.values()),
     Profile,
@@ -242,7 +244,7 @@ CASES = [
 
 def resolved(schema: type, layer: dict) -> Any:
     return config.resolve(
-        schema, [layer], {"method": METHOD_CONFIGS} if schema is Pretrain else None
+        schema, [layer], {"method": METHOD_CONFIGS} if schema in (Pretrain, Speedrun) else None
     )
 
 

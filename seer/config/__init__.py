@@ -34,6 +34,7 @@ RENAMED = {
     "swav_regnety_128": "swav_regnety_128gf",
     "swav_regnety_256": "swav_regnety_256gf",
 }
+OTHER_FILES = {"clusters", "speedrun"}  # folders of files that are no pretraining recipes
 LONGEST_CHAIN = 16  # of bases
 DEEPEST_KEY = 16  # parts of a dotted key
 
@@ -46,11 +47,11 @@ RECIPES = next(
 
 
 def recipes() -> dict[str, Path]:
-    """Every recipe that comes with seer, by name."""
+    """Every pretraining recipe that comes with seer, by name."""
     return {
         path.stem: path
         for path in sorted(RECIPES.rglob("*.yaml"))
-        if path.parent.name != "clusters"
+        if path.parent.name not in OTHER_FILES
     }
 
 

@@ -1,0 +1,35 @@
+"""The speedrun of the class `gpu`: CIFAR-10 without labels in three minutes, and kNN."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from seer.quickstart.pictures import write_quickstart
+from seer.speedrun.entry import load_config
+from seer.speedrun.run import run
+
+# Tiny, for machines without a GPU: the same ways in a second.
+SMALL = [
+    "minutes=0.1",
+    "reserve=0",
+    "batch_size=16",
+    "every=1",
+    "backbone.name=regnetx_002",
+    "parallel.compile=false",
+]
+
+
+def rows(options: Any) -> Iterator[dict[str, Any]]:
+    """One row: of CIFAR-10, or, where sizes are tiny, of any pictures."""
+    data = options.data if options.small else (getattr(options, "cifar", None) or options.data)
+    with tempfile.TemporaryDirectory() as folder:
+        if data is None and options.small:
+            data = Path(folder, "pictures")
+            write_quickstart(data, size=32, train=4, test=1)
+        if data is None:
+            yield {"what": "speedrun", "skipped": "no images: give CIFAR-10 as class folders"}
+            return
+        overrides = [f"data={data}", f"device={options.device.type}"]
+        config = load_config("gpu", overrides + (SMALL if options.small else []))
+        yield {"what": "speedrun", **run(config)}

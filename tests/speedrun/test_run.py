@@ -1,0 +1,248 @@
+"""A speedrun ends in time, with a score, and without having seen a label."""
+
+import sys
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from seer import cli
+from seer.distributed import World
+from seer.errors import DivergedError, InputError
+from seer.eval.probes.features import to_input
+from seer.methods.simclr import SimCLR
+from seer.speedrun import run as running
+from seer.speedrun.decoded import read
+from seer.speedrun.entry import RECIPES, check, load_config
+from seer.speedrun.run import Stopwatch, describe, represent, run
+from tests.kit import networks  # noqa: F401  # whose backbone the recipe names
+from tests.kit.pictures import write_images
+
+RECIPE = """
+batch_size: 8
+minutes: 1
+reserve: 5
+every: 1
+backbone: {name: regnety_tiny, stem_stride: 1}
+method: {name: simclr, head: [16, 8]}
+views:
+  large: {size: 12, count: 2, blur: 0.0}
+  small: {count: 0}
+optim: {larc: false}
+schedule: {peak: 0.1, final: 0.01, warmup: 0.1}
+"""
+CPU = World()
+
+
+class Clock:
+    """Advances by so many seconds whenever somebody looks."""
+
+    def __init__(self, seconds: float = 1.0):
+        self.ticks = count()
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds * next(self.ticks)
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("colours")
+    write_images(root / "train", 10, 0, size=16, noise=5)
+    write_images(root / "test", 4, 1, size=16, noise=5)
+    return root
+
+
+@pytest.fixture
+def recipe(tmp_path) -> str:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return str(path)
+
+
+@pytest.fixture
+def config(recipe, data):
+    return load_config(recipe, [f"data={data}"])
+
+
+def test_it_ends_in_time_with_a_score(config):
+    lines: list[str] = []
+    row = run(config, Clock(), lines.append)
+    assert row["in_time"]
+    assert 40 < row["seconds"] < 60
+    assert 0.6 < row["low"] < row["knn"] <= row["high"]  # three colours
+    assert sum(row["parts"].values()) == pytest.approx(row["seconds"], abs=1)
+    assert list(row["parts"]) == ["build", "rehearsal", "compile", "train", "features", "knn"]
+    assert row["epochs"] == pytest.approx(row["steps"] * 8 / 30)
+    assert row["images"] == [30, 12]
+    assert "30 + 12 images in memory" in lines[0]
+    assert any("loss" in line for line in lines)
+    assert describe(row).startswith("kNN ")
+    assert "later than" in describe({**row, "in_time": False})
+
+
+def test_the_schedule_follows_the_time_whatever_a_step_takes(config, monkeypatch):
+    for seconds in (0.5, 2.0):
+        rates: list[float] = []
+        original = running.update
+
+        def noted(method, optimizer, step, original=original, rates=rates):
+            rates.append(optimizer.param_groups[0]["lr"])
+            original(method, optimizer, step)
+
+        monkeypatch.setattr(running, "update", noted)
+        represent(config, read(config.data)[0], CPU, Stopwatch(Clock(seconds), CPU.device), silent)
+        monkeypatch.setattr(running, "update", original)
+        warm = 0.1 * len(rates)
+        assert rates[0] < 0.05 * seconds + 0.03
+        assert max(rates) == pytest.approx(0.1, rel=0.1)
+        assert rates.index(max(rates)) == pytest.approx(warm, abs=2)
+        assert rates[-1] == pytest.approx(0.01, abs=0.01)
+
+
+def test_twice_the_same_seed_and_time_give_the_same_features_and_another_seed_others(config):
+    pixels, _ = read(config.data)
+
+    def made(seed: int) -> torch.Tensor:
+        config.seed = seed
+        return represent(config, pixels, CPU, Stopwatch(Clock(), CPU.device), silent)[0]
+
+    first = made(0)
+    assert torch.equal(first, made(0))
+    assert not torch.equal(first, made(1))
+
+
+def test_no_label_is_seen_before_the_vote(config, data, tmp_path, monkeypatch):
+    """Images whose classes are called and sorted otherwise give the same features to the last bit."""
+    seen = []
+    original = running.decide
+
+    def noted(bank, queries, labels, world):
+        seen.append((bank, queries, labels))
+        return original(bank, queries, labels, world)
+
+    monkeypatch.setattr(running, "decide", noted)
+    run(config, Clock(), silent)
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for old, new in {"brick": "zinc", "moss": "brick", "slate": "moss"}.items():
+            (tmp_path / split / new).symlink_to(data / split / old)
+    config.data = str(tmp_path)
+    run(config, Clock(), silent)
+    (bank, queries, labels), (other_bank, other_queries, other_labels) = seen
+    assert torch.equal(bank, other_bank)
+    assert torch.equal(queries, other_queries)
+    assert not torch.equal(labels.train, other_labels.train)
+
+
+def test_features_are_those_of_the_network_in_evaluation(config):
+    method = SimCLR(running.build(config.backbone), config.method)
+    images = read(config.data)[0].test
+    made = running.features(config, method.backbone, images, CPU)
+    method.backbone.eval()
+    model = SimpleNamespace(mean=config.mean, std=config.std)
+    with torch.no_grad():
+        expected = method.backbone(to_input(model, images))
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "{name: byol, head: [16, 8], predictor: [16, 8]}",
+        "{name: swav, head: [16, 8], prototypes: 10, freeze: 0.1}",
+    ],
+)
+def test_every_method_runs(recipe, data, method):
+    config = load_config(recipe, [f"data={data}", f"method={method}"])
+    assert run(config, Clock(2.0), silent)["method"] in method
+
+
+def test_a_loss_that_is_not_finite_ends_it(config):
+    config.schedule.peak = 1e30
+    with pytest.raises(DivergedError, match=r"lower schedule.peak"):
+        run(config, Clock(), silent)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["minutes=0.1"], r"minutes=0.1: after \d+ s of building and compiling no time is left"),
+        (["schedule.warmup=10"], "schedule.warmup=10: a speedrun has a time"),
+        (["method={name: swav, head: [8], freeze: 5}"], "method.freeze=5: a speedrun has a time"),
+        (["batch_size=32"], "30 images are fewer than one batch"),
+        (["views.large.count=3"], "simclr compares two crops"),
+        (["precision=fp16"], "precision: 'fp16' is unknown"),
+        (["steps=5"], "steps: unknown key"),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_a_line(recipe, data, overrides, problem):
+    with pytest.raises(InputError, match=problem):
+        run(load_config(recipe, [f"data={data}", *overrides]), Clock(), silent)
+
+
+def test_fewer_images_than_the_vote_needs(recipe, tmp_path):
+    write_images(tmp_path / "train", 1, 0)
+    write_images(tmp_path / "test", 1, 1)
+    config = load_config(recipe, [f"data={tmp_path}", "batch_size=2"])
+    with pytest.raises(InputError, match="3 training images; the vote needs 20"):
+        run(config, Clock(), silent)
+
+
+def test_a_batch_that_does_not_divide(config):
+    with pytest.raises(InputError, match="batch_size=8 does not divide among 3 processes"):
+        check(config, 3)
+
+
+def test_a_class_that_is_not_there():
+    with pytest.raises(InputError, match="speedrun tpu: no such class; give cpu or gpu"):
+        load_config("tpu", [])
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipe_of_a_class_can_be_run(path, data):
+    """With a tiny network and batch: all else as it stands."""
+    small = ["batch_size=8", "device=cpu", "parallel.mode=none", "parallel.compile=false"]
+    config = load_config(path.stem, [f"data={data}", *small, "backbone.name=regnety_tiny"])
+    check(config, 1)
+    assert run(config, Clock(config.minutes * 4), silent)["in_time"]
+    with torch.device("meta"):
+        running.build(load_config(path.stem, ["data=x"]).backbone)
+
+
+@pytest.mark.slow
+def test_the_verb_in_two_processes(recipe, data, tmp_path):
+    words = ["speedrun", recipe, f"data={data}", "minutes=0.2", "reserve=0.5"]
+    words += [
+        "parallel.mode=ddp",
+        "parallel.bn_group=1",
+        "--nproc",
+        "2",
+        "--json",
+        str(tmp_path / "row.json"),
+    ]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0, result.output
+    assert "kNN " in result.output
+    assert '"processes": 2' in (tmp_path / "row.json").read_text()
+
+
+def test_the_stage_of_the_gpu_benchmarks(monkeypatch, data):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks/gpu"))
+    monkeypatch.delitem(sys.modules, "speedrun", raising=False)
+    import speedrun
+
+    monkeypatch.setattr(speedrun, "SMALL", [*speedrun.SMALL, "backbone.name=regnety_tiny"])
+    options = SimpleNamespace(device=CPU.device, small=True, data=data)
+    (row,) = speedrun.rows(options)
+    assert row["knn"] > 0
+    options = SimpleNamespace(device=CPU.device, small=False, data=None)
+    (row,) = speedrun.rows(options)
+    assert "no images" in row["skipped"]
