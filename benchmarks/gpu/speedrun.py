@@ -22,7 +22,7 @@ SMALL = [
 
 def rows(options: Any) -> Iterator[dict[str, Any]]:
     """One row: of CIFAR-10, or, where sizes are tiny, of any pictures."""
-    data = options.data if options.small else (getattr(options, "cifar", None) or options.data)
+    data = options.data if options.small else options.cifar
     with tempfile.TemporaryDirectory() as folder:
         if data is None and options.small:
             data = Path(folder, "pictures")
