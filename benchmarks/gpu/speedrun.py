@@ -11,7 +11,7 @@ from seer.speedrun.run import run
 
 # Tiny, for machines without a GPU: the same ways in a second.
 SMALL = [
-    "minutes=0.1",
+    "minutes=0.4",
     "reserve=0",
     "batch_size=16",
     "every=1",
