@@ -57,7 +57,8 @@ def nt_xent(embeddings: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     count = 2 * batch
     first = count * rank()  # of the columns, this rank's
     row = torch.arange(count, device=anchors.device)
-    logits[row, first + row] = -torch.inf  # nothing is its own negative
+    # Nothing is its own negative. Numbers put at indices would be copied from the host, waiting.
+    logits.diagonal(first).fill_(-torch.inf)
     positive = first + (row + batch) % count
     nearest = logits.argmax(1)
     loss = F.cross_entropy(logits, positive)

@@ -20,31 +20,46 @@ class Queue(nn.Module):
 
     rows: Tensor
     pushed: Tensor
+    _noted: tuple[Tensor | None, int, int]
 
     def __init__(self, length: int, *shape: int):
         super().__init__()
         self.register_buffer("rows", torch.zeros(length, *shape))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
+        self._note(0)
 
     def reset_parameters(self) -> None:
         self.rows.zero_()
-        self.pushed.zero_()
+        self.clear()
 
     @torch.no_grad()
     def clear(self) -> None:
         """Forget every row."""
         self.pushed.zero_()
+        self._note(0)
 
     @property
     def full(self) -> bool:
-        """Whether every row has been pushed (waits for the device)."""
-        return not self.pushed.is_meta and bool(self.pushed >= len(self.rows))
+        """Whether every row has been pushed.
+
+        It waits for the device once after a checkpoint was loaded, and not at any other time.
+        """
+        if self.pushed.is_meta:
+            return False
+        count = self._count()
+        if count is None:
+            count = int(self.pushed)
+            self._note(count)
+        return count >= len(self.rows)
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
         """Append the `(n, ...)` rows of each rank, in rank order."""
         rows = gather(rows.detach().to(self.rows.dtype))
+        count = self._count()
         self.pushed += len(rows)
+        if count is not None:
+            self._note(count + len(rows))
         rows = rows[-len(self.rows) :]
         numbers = self.pushed - len(rows) + torch.arange(len(rows), device=rows.device)
         self.rows[numbers % len(self.rows)] = rows
@@ -52,6 +67,21 @@ class Queue(nn.Module):
     def share(self) -> Tensor:
         """This rank's part of the rows; the ranks' parts together are the whole queue."""
         return self.rows.tensor_split(size())[rank()]
+
+    def _note(self, count: int) -> None:
+        """Remember on the host what `pushed` holds, by the version of the tensor: whoever writes
+        into it, or puts another in its place, makes the note void.
+        """
+        self._noted = (self.pushed, self.pushed._version, count)
+
+    def _count(self) -> int | None:
+        """What `pushed` holds; None where only the device knows."""
+        tensor, version, count = self._noted
+        return count if tensor is self.pushed and version == self.pushed._version else None
+
+    def __getstate__(self) -> dict:
+        """Of a copy: its tensors count their versions anew."""
+        return {**self.__dict__, "_noted": (None, 0, 0)}
 
 
 class Teacher(nn.Module):

@@ -125,7 +125,8 @@ class SwAV(Method):
     def _assignments(self, embeddings: Tensor, scores: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """`(A, B, K)` assignments of the assigning crops, and how many prototypes went empty."""
         batch = scores.shape[1]
-        scores = scores[self.config.assign]
+        # One by one: indices in a list would be copied to the device, which waits for it.
+        scores = torch.stack([scores[crop] for crop in self.config.assign])
         if self.queue is not None:
             began = step.number >= whole_steps(
                 self.config.queue_from, step.total, "method.queue_from"
@@ -133,18 +134,19 @@ class SwAV(Method):
             if began and self.queue.full:
                 remembered = over_crops(self.prototypes, self.queue.share().transpose(0, 1))
                 scores = torch.cat([scores, remembered], dim=1)
-            self._remember(embeddings[self.config.assign], step)
+            assigning = [embeddings[crop] for crop in self.config.assign]
+            self._remember(torch.stack(assigning, dim=1), step)
         targets, empty = sinkhorn(scores, self.config.epsilon, self.config.iterations)
         return targets[:, :batch], empty
 
     def _remember(self, embeddings: Tensor, step: Step) -> None:
-        """Keep a micro-batch for the queue, which takes it after the update: those of a step that
-        fails are dropped.
+        """Keep a micro-batch, `(B, A, D)`, for the queue, which takes it after the update: those of
+        a step that fails are dropped.
         """
         number, fresh = self._fresh
         self._fresh = (
             step.number,
-            [*(fresh if number == step.number else []), embeddings.transpose(0, 1)],
+            [*(fresh if number == step.number else []), embeddings],
         )
 
     def _check(self, views: Views) -> None:

@@ -212,21 +212,3 @@ def compare(members, whole):
 
 def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cuda_kernels_equal_the_formulas(dtype):
-    x, dy = (
-        example(8, 16, 5, 5, seed=seed, dtype=dtype).cuda().to(memory_format=torch.channels_last)
-        for seed in (0, 1)
-    )
-    mean, variance, count = batchnorm._combine(batchnorm._moments(x)[None])
-    sums = batchnorm._sums_cuda(dy, x, mean, variance, 1e-5)
-    torch.testing.assert_close(
-        sums, batchnorm._sums(dy, x, mean, variance, 1e-5), rtol=1e-3, atol=1e-2
-    )
-    arguments = dy, x, torch.ones_like(mean), mean, variance, count, sums, 1e-5
-    torch.testing.assert_close(
-        batchnorm._dx_cuda(*arguments), batchnorm._dx(*arguments), rtol=1e-2, atol=1e-3
-    )

@@ -1,0 +1,72 @@
+"""Losses, gradients and a few steps of every method, against the same in float64 on the CPU.
+
+float64 is the oracle on every device: a GPU that agrees with a CPU's fp32 may share its error. The
+tolerances are relative: of losses to the loss, of gradients and weights to the length of the whole
+vector, which BatchNorm over 8 images makes several times as sensitive as the loss (a CPU's fp32
+comes to 7e-6). Half precision keeps 8 (bf16) and 11 bits (fp16) of what goes into each product.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+
+from seer.distributed import CPU
+from tests.gpu.small import LEARNERS, Course, course, distance
+
+# Of the first loss, of its gradient, and of losses and weights after three steps.
+TOLERANCES = {
+    "fp64": (1e-10, 1e-10, 1e-9),
+    "fp32": (1e-5, 3e-5, 3e-4),
+    "bf16": (2e-2, 0.4, 0.1),
+    "fp16": (2e-3, 0.15, 3e-2),
+}
+
+
+@cache
+def oracle(name: str, accumulate: int = 1) -> Course:
+    return course(name, CPU, "fp64", channels_last=False, accumulate=accumulate)
+
+
+def agree(ours: Course, theirs: Course, precision: str, measured) -> None:
+    first, gradient, later = TOLERANCES[precision]
+    losses = [abs(a / b - 1) for a, b in zip(ours.losses, theirs.losses, strict=True)]
+    errors = {
+        "loss": losses[0],
+        "gradient": distance(ours.gradient, theirs.gradient),
+        "later": max(*losses, distance(ours.weights, theirs.weights)),
+    }
+    for name, error in errors.items():
+        measured(name, error)
+    limits = {"loss": first, "gradient": gradient, "later": later}
+    beyond = {name: error for name, error in errors.items() if not error < limits[name]}
+    assert not beyond
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_training_is_that_of_float64(device, name, precision, measured):
+    agree(course(name, device, precision), oracle(name), precision, measured)
+
+
+@pytest.mark.parametrize("name", ["swav", "finetune"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_layout_in_memory_changes_nothing(device, name, precision, measured):
+    ours = course(name, device, precision, channels_last=False)
+    agree(ours, oracle(name), precision, measured)
+
+
+def test_micro_batches_too(device, measured):
+    agree(
+        course("swav-queue", device, "fp32", accumulate=2),
+        oracle("swav-queue", 2),
+        "fp32",
+        measured,
+    )
+
+
+def test_a_wrong_gradient_is_found(device):
+    """What the tolerance of fp32 is worth: one part in ten thousand is seen."""
+    ours = course("simclr", device, "fp64")
+    assert distance(ours.gradient * (1 + 1e-4), oracle("simclr").gradient) > TOLERANCES["fp32"][1]
+    assert torch.isfinite(ours.gradient).all()
