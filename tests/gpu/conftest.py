@@ -14,7 +14,17 @@ CUDA = pytest.param(
     "cuda",
     marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device"),
 )
-FILES = ("losses", "runs", "batchnorm", "numerics", "waits", "sharding", "pictures", "machine", "stages")
+FILES = (
+    "losses",
+    "runs",
+    "batchnorm",
+    "numerics",
+    "waits",
+    "sharding",
+    "pictures",
+    "machine",
+    "stages",
+)
 
 
 @pytest.fixture(params=["cpu", CUDA])
