@@ -35,7 +35,7 @@ from seer.data.crops.multicrop import MultiCrop, View
 from tests.kit.pictures import jpeg, photograph
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() and not INTERPRETED else "cpu")
 LEVELS = Normalise((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # leaves levels as they are
 ROOT = Path(__file__).parents[3]
 CHOICES = [(1.0, 0.0), (0.0, 0.2), (1.8, -0.5)]  # a factor, and a turn of the hue
@@ -45,6 +45,7 @@ in_kernels = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICE.type == "cuda" or INTERPRETED, reason="the kernels run here")
 def test_in_the_interpreter():
     pytest.importorskip("triton", minversion="3.7")  # before, it fails with numpy's newest
