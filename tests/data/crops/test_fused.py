@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from seer.data.crops.multicrop import MultiCrop, View
 from tests.kit.pictures import jpeg, photograph
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() and not INTERPRETED else "cpu")
 LEVELS = Normalise((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # leaves levels as they are
 ROOT = Path(__file__).parents[3]
 CHOICES = [(1.0, 0.0), (0.0, 0.2), (1.8, -0.5)]  # a factor, and a turn of the hue
@@ -44,6 +45,7 @@ in_kernels = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICE.type == "cuda" or INTERPRETED, reason="the kernels run here")
 def test_in_the_interpreter():
     pytest.importorskip("triton", minversion="3.7")  # before, it fails with numpy's newest
@@ -57,11 +59,11 @@ def test_in_the_interpreter():
 
 
 POINTERS = {
-    "_cut": {"table": "*i64", "out": "*u8"},
-    "_mean_greys": {"crops": "*u8", "looks": "*fp32", "means": "*fp32"},
-    "_alter": {"crops": "*u8", "looks": "*fp32", "means": "*fp32", "out": "*fp32"},
-    "_blur_rows": dict.fromkeys(("levels", "looks", "rows", "between"), "*fp32"),
-    "_blur_columns": dict.fromkeys(("between", "looks", "rows", "out"), "*fp32"),
+    "fused_cut._cut": {"table": "*i64", "out": "*u8"},
+    "fused_alter._mean_greys": {"crops": "*u8", "looks": "*fp32", "means": "*fp32"},
+    "fused_alter._alter": {"crops": "*u8", "looks": "*fp32", "means": "*fp32", "out": "*fp32"},
+    "fused_alter._blur_rows": dict.fromkeys(("levels", "looks", "rows", "between"), "*fp32"),
+    "fused_alter._blur_columns": dict.fromkeys(("between", "looks", "rows", "out"), "*fp32"),
 }
 
 
@@ -73,10 +75,9 @@ def test_kernels_compile_for_a_card_that_need_not_be_there(name):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from seer.data.crops import fused
-
-    kernel = getattr(fused, name)
-    constants = {"SIZE": 96, "BLOCK": fused.BLOCK}
+    module = import_module(f"seer.data.crops.{name.split('.')[0]}")
+    kernel = getattr(module, name.split(".")[1])
+    constants = {"SIZE": 96, "BLOCK": module.BLOCK}
     signature = {
         argument: POINTERS[name].get(argument, "constexpr" if argument in constants else "fp32")
         for argument in kernel.arg_names
@@ -137,7 +138,7 @@ def test_crops_are_pillows(size):
 
 
 @in_kernels
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data(), size=st.sampled_from([1, 2, 9]))
 def test_any_box_is_cut(data, size):
     height, width = (data.draw(st.integers(1, 20)) for _ in range(2))
@@ -242,7 +243,7 @@ def test_every_combination_of_looks_is_altered_as_by_the_plain_function():
         ((factor, 0.7 * factor + 0.3, 2 - factor, turn), ORDERS[(5 * n) % 24], grey, sigma, solar)
         for n, ((factor, turn), grey, sigma, solar) in enumerate(switches)
     ]
-    assert differ_by(13, looks_of(rows)) < 0.01
+    assert differ_by(9, looks_of(rows)) < 0.01
 
 
 @in_kernels
@@ -261,10 +262,10 @@ def test_crops_smaller_than_the_blur_reaches(size, sigma):
 
 @in_kernels
 def test_crops_of_several_programs_each_channel_normalised_by_its_own():
-    from seer.data.crops import fused
+    from seer.data.crops import fused_alter
 
     size = 47
-    assert size * size > fused.MEAN_BLOCK > fused.BLOCK
+    assert size * size > fused_alter.MEAN_BLOCK > fused_alter.BLOCK
     normalise = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     factors = (1.1, 0.3, 0.9, 0.1)
     rows = [(factors, ORDERS[7], False, sigma, False) for sigma in (0.0, 0.6)]
@@ -272,7 +273,7 @@ def test_crops_of_several_programs_each_channel_normalised_by_its_own():
 
 
 @in_kernels
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     size=st.integers(1, 24),
     factors=st.tuples(*[st.floats(0, 3, width=32)] * 3, st.floats(-0.5, 0.5, width=32)),
@@ -303,7 +304,7 @@ def test_radii_are_those_of_each_crop():
 
 @in_kernels
 def test_the_table_of_looks_says_what_was_drawn():
-    from seer.data.crops import fused
+    from seer.data.crops.fused_alter import look_table
 
     looks = looks_of(
         [
@@ -311,7 +312,7 @@ def test_the_table_of_looks_says_what_was_drawn():
             ((1.0, 1.0, 1.0, 0.0), [Op.CONTRAST, Op.HUE, Op.BRIGHTNESS, Op.SATURATION], False, 0.0, True),
         ]
     )  # fmt: skip
-    first, second = fused.look_table(looks, np.array([6, 0]))
+    first, second = look_table(looks, np.array([6, 0]))
     np.testing.assert_allclose(first[:8], [3, 0.1, 2, 0.7, 1, 0.6, 0, 0.5])
     assert first[8:12].tolist() == [2, 1, 0, 6]
     taps = blur_taps(2.0, 224)
