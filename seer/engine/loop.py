@@ -21,7 +21,7 @@ from seer.engine.metrics import RunLog
 from seer.engine.optim import LossScaler, clip_grad_norm
 from seer.engine.preempt import StopRequest, Watchdog, agree
 from seer.engine.schedule import ScheduleConfig, value
-from seer.engine.step import forward_backward, parts_of, update
+from seer.engine.step import forward_backward, parts_of, prepare, update
 from seer.errors import StoppedError
 from seer.precision import autocast
 
@@ -119,6 +119,7 @@ def train(run: Run[B], start: int = 0) -> None:
 
         # All ranks decide together, and before anything is applied.
         norm = clip_grad_norm(parameters, run.clip_grad)
+        prepare(optimizer)
         verdict = agree(output.loss, norm, bool(run.asked.by), run.saves.late())
         run.scaler.update(verdict.finite)
         last = number == numbers[-1]

@@ -100,6 +100,20 @@ class SGD(Optimizer):
             "rate_in_momentum": rate_in_momentum,
         }
         super().__init__(params, defaults)
+        self._prepared = False
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Decay and scale the gradients, which `step` does otherwise. Parameters stay as they are.
+
+        It is most of the work for the host, and the loop has it done while the device is still busy
+        with the backward pass. What is prepared and not wanted goes with the gradients.
+        """
+        for group in self.param_groups:
+            parameters = _with_gradient(group)
+            if parameters:
+                self._scale(group, parameters)
+        self._prepared = True
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Any:
@@ -107,19 +121,27 @@ class SGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if not self._prepared:
+            self.prepare()
+        self._prepared = False
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
+            parameters = _with_gradient(group)
             if parameters:
                 self._update(group, parameters)
         return loss
 
-    def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        self._prepared = False
+
+    def _scale(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """From gradients to what momentum sums up, in place."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         separate = group["trust"] and not group["joint"]
         scales = _separate_scales(group, parameters, gradients) if separate else None
-        weights = [local(p) for p in parameters]
         updates = [local(g) for g in gradients]
         if group["weight_decay"]:
+            weights = [local(p) for p in parameters]
             torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         if group["trust"] and group["joint"]:
             # These are decayed by now, in place.
@@ -128,6 +150,10 @@ class SGD(Optimizer):
             torch._foreach_mul_(updates, scales)
         if group["rate_in_momentum"]:
             torch._foreach_mul_(updates, group["lr"])
+
+    def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        weights = [local(p) for p in parameters]
+        updates = [local(p.grad) for p in parameters if p.grad is not None]
         if group["momentum"]:
             buffers = [local(self._buffer(p)) for p in parameters]
             torch._foreach_mul_(buffers, group["momentum"])
@@ -146,6 +172,10 @@ class SGD(Optimizer):
             # A DTensor's is a DTensor, and so saved in shards.
             state["momentum_buffer"] = torch.zeros_like(parameter)
         return state["momentum_buffer"]
+
+
+def _with_gradient(group: dict[str, Any]) -> list[Tensor]:
+    return [p for p in group["params"] if p.grad is not None]
 
 
 def _separate_scales(
@@ -187,15 +217,23 @@ def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
     for i, tensor in enumerate(tensors):
         groups = _shard_groups(tensor)
         members[groups].append(i)
+    if len(members) == 1:  # as usual, and for the host thousands of calls less
+        return _squares(tensors, *members)
     norms: dict[int, Tensor] = {}
     for groups, indices in members.items():
-        shards = [local(tensors[i]) for i in indices]
-        squares = torch.stack(torch._foreach_norm(shards)).square()
-        for group in groups:
-            dist.all_reduce(squares, group=group)
+        squares = _squares([tensors[i] for i in indices], groups)
         norms.update(zip(indices, squares.unbind(), strict=True))
     in_order = [norms[i] for i in range(len(tensors))]
     return torch.stack(in_order)
+
+
+def _squares(tensors: Sequence[Tensor], groups: tuple[dist.ProcessGroup, ...]) -> Tensor:
+    """Squared norms of tensors that are cut over the same groups."""
+    shards = [local(tensor) for tensor in tensors]
+    squares = torch.stack(torch._foreach_norm(shards)).square()
+    for group in groups:
+        dist.all_reduce(squares, group=group)
+    return squares
 
 
 def _shard_groups(tensor: Tensor) -> tuple[dist.ProcessGroup, ...]:

@@ -53,7 +53,7 @@ class ParallelConfig:
             number of GPUs keeps the gathering of parameters inside the node, and costs memory.
         bn_group: processes whose batches BatchNorm takes as one: 0 all, 1 each its own, n every n consecutive ones.
         compile: compile the backbone's blocks, where there is a compiler.
-        channels_last: keep convolution weights in channels-last order (fsdp keeps them as they are).
+        channels_last: keep images and convolution weights in channels-last order (fsdp keeps weights as they are).
         deferred_init: build the method without memory and initialise each process's shards only: for methods too big
             for one process. The weights then depend on the number of processes.
     """
@@ -110,6 +110,9 @@ def arrange(
         method.to(world.device)
     if config.channels_last and not sharded:  # FSDP takes contiguous parameters only
         method.to(memory_format=torch.channels_last)
+    if not config.channels_last:
+        for backbone in backbones:  # crops are channels last in memory
+            backbone.register_forward_pre_hook(_contiguous)
     if config.compile and can_compile(world.device):
         compile_blocks(backbones)
     for backbone in backbones:
@@ -122,6 +125,10 @@ def arrange(
             _mesh(config.shard_group, world),
             None if config.compile else PRECISIONS[precision],
         )
+
+
+def _contiguous(backbone: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.contiguous() for tensor in inputs)
 
 
 def to_precision(method: nn.Module, precision: str) -> nn.Module:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from seer.distributed import CPU
 from seer.engine.learner import B, Learner, Output, Step
-from seer.engine.optim import LossScaler
+from seer.engine.optim import SGD, LossScaler
 from seer.precision import autocast
 
 
@@ -72,6 +72,12 @@ def parts_of(batch: B, precision: str, accumulate: int) -> list[B]:
     """A batch in the type of the parameters, as micro-batches."""
     batch = batch.to(torch.float64) if precision == "fp64" else batch
     return batch.chunk(accumulate)
+
+
+def prepare(optimizer: Optimizer) -> None:
+    """What an optimizer can do of its update before it is known whether the step is applied."""
+    if isinstance(optimizer, SGD):
+        optimizer.prepare()
 
 
 def update(learner: Learner, optimizer: Optimizer, step: Step) -> None:
