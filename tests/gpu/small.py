@@ -106,7 +106,7 @@ def course(
     scaler = LossScaler(precision == "fp16", scale=2.0**10)
     result = Course()
     for number in range(steps):
-        step = Step(number, steps, lr=0.02)
+        step = Step(number, steps, lr=0.005)
         for group in optimizer.param_groups:
             group["lr"] = step.lr * group["factor"]
         output = forward_backward(

@@ -78,6 +78,7 @@ def at_verdict(number: int, signal_number: int) -> None:
     loop.agree = agree_or_die
 
 
+@pytest.mark.slow
 def test_the_same_run_twice(device, deterministic, undisturbed, tiny, shards, tmp_path):
     config = config_of(tiny, shards, tmp_path / "run", device)
     pretraining.run(config)
@@ -86,6 +87,7 @@ def test_the_same_run_twice(device, deterministic, undisturbed, tiny, shards, tm
     assert steps[-1][1] != steps[0][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("precision=bf16",)], ids=["fp32", "bf16"])
 def test_stopped_and_continued(
     device, deterministic, undisturbed, tiny, shards, tmp_path, monkeypatch, more
@@ -107,6 +109,7 @@ def run_and_die(config: Pretrain) -> None:
     pretraining.run(config)
 
 
+@pytest.mark.slow
 def test_killed_and_continued(device, deterministic, undisturbed, tiny, shards, tmp_path):
     """`kill -9`, while a save may be under way."""
     config = config_of(tiny, shards, tmp_path / "run", device)
