@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from seer.data.crops.augment import augment_batch, augment_plain
-from seer.data.crops.device import cut_plain, decoded, encode, pixels
+from seer.data.crops.device import cut_plain, decoded, encode, pixels, size_of_plain
 from seer.data.crops.draws import IDENTITY, Appearance, Boxes, Op
 from seer.data.crops.executors import kernels_for
 from seer.data.crops.multicrop import DEFAULT_VIEWS, MultiCrop, View
@@ -135,7 +135,9 @@ def jpegs_of(folder: Path | None, count: int) -> list[bytes]:
         paths = sorted(
             path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")
         )
-        return [paths[i % len(paths)].read_bytes() for i in range(count)]
+        photographs_there = [path.read_bytes() for path in paths]
+        plain = [jpeg for jpeg in photographs_there if size_of_plain(jpeg)]
+        return [plain[i % len(plain)] for i in range(count)]
     sources = list(photographs().values())
     rng = np.random.default_rng(0)
     return [part(sources[i % len(sources)], rng) for i in range(count)]

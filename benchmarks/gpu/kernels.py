@@ -51,7 +51,12 @@ def longest(case: Case, options: Options) -> Iterator[dict[str, Any]]:
         seconds = steps_of(config, options)
     whole = time.perf_counter() - began
     kind_of_device = DeviceType.CUDA if cuda else DeviceType.CPU
-    events = [event for event in profiler.key_averages() if event.device_type == kind_of_device]
+    events = [
+        event
+        for event in profiler.key_averages()
+        # What users have named, such as `Optimizer.step`, spans kernels that count by themselves.
+        if event.device_type == kind_of_device and not event.key.startswith("Optimizer.")
+    ]
     spent = Counter({event.key: own_ms(event, cuda) / config.steps for event in events})
     by_kind: Counter[str] = Counter()
     for name, ms in spent.items():

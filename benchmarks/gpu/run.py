@@ -35,8 +35,9 @@ NEEDED = ("torch", "torchvision", "simplejpeg", "cv2", "numba", "pyarrow", "type
 STAGES = {
     "right": 130,
     "step": 140,
+    "layouts": 90,
     "crops": 40,
-    "kernels": 40,
+    "kernels": 70,
     "whole": 80,
     "compiled": 150,
     "speedrun": 220,

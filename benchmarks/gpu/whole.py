@@ -22,7 +22,6 @@ from shards.build import BuildOptions, build
 MODES = {
     "altered on the device": ["loader.device_augment=true"],
     "decoded on the device": ["loader.device_augment=true", "loader.device_decode=true"],
-    "finished by workers": ["loader.device_augment=false"],
 }
 STOPPED = re.compile(r"saved \S+: training stopped for ([\d.]+) s")
 
