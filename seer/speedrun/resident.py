@@ -223,6 +223,16 @@ def resized_crops(images: Tensor, boxes: Boxes, size: int) -> Tensor:
     return (rows @ images.float() @ columns.mT).flatten(0, 1)
 
 
+def whole(images: Tensor, size: int) -> Tensor:
+    """Whole images `(B, H, W, 3)` uint8, their levels resized to squares of `size`; 0 leaves them."""
+    if not size:
+        return images
+    height, width = images.shape[1:3]
+    none = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    boxes = Boxes(none, none, none + height, none + width, none.bool())
+    return resized_crops(images.permute(0, 3, 1, 2), boxes, size).permute(0, 2, 3, 1)
+
+
 def filters(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
     """`(N, size, pixels)` float32 matrices that resize the pixels from `start` on, `(N,)`, as many
     as `length` `(N,)`, to `size`: triangles as wide as a pixel of the larger of both grids.

@@ -17,6 +17,7 @@ from seer.methods.simclr import SimCLR
 from seer.speedrun import run as running
 from seer.speedrun.decoded import read
 from seer.speedrun.entry import RECIPES, check, load_config
+from seer.speedrun.resident import whole
 from seer.speedrun.run import Stopwatch, describe, represent, run
 from tests.kit import networks  # noqa: F401  # whose backbone the recipe names
 from tests.kit.pictures import write_images
@@ -150,6 +151,11 @@ def test_features_are_those_of_the_network_in_evaluation(config):
     model = SimpleNamespace(mean=config.mean, std=config.std)
     with torch.no_grad():
         expected = method.backbone(to_input(model, images))
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
+    config.size = 10
+    with torch.no_grad():
+        expected = method.backbone(to_input(model, whole(images, 10)))
+    made = running.features(config, method.backbone, images, CPU)
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
 
 
