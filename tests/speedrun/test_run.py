@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from seer import cli
@@ -141,6 +142,41 @@ def test_no_label_is_seen_before_the_vote(config, data, tmp_path, monkeypatch):
     assert torch.equal(bank, other_bank)
     assert torch.equal(queries, other_queries)
     assert not torch.equal(labels.train, other_labels.train)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a GPU: values that the host asks for, sizes that depend on values."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.__name__.split(".")[0] in self.NAMES
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_steps_wait_for_the_device_only_to_look_at_the_loss(config, every, monkeypatch):
+    config.every = every
+    config.minutes = 0.6
+    waits = Waits()
+    original = running.train
+
+    def watched(*parts):
+        with waits:
+            return original(*parts)
+
+    monkeypatch.setattr(running, "train", watched)
+    pixels, _ = read(config.data)
+    *_, trained = represent(config, pixels, CPU, Stopwatch(Clock(), CPU.device), silent)
+    assert trained["steps"] >= 2 * every
+    assert waits.count == trained["steps"] // every
+    with waits:
+        float(torch.ones(1))
+    assert waits.count == trained["steps"] // every + 1
 
 
 def test_features_are_those_of_the_network_in_evaluation(config):
