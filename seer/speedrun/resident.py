@@ -94,7 +94,7 @@ class ResidentBatches:
                 f"{name}: {self.samples} images are fewer than one batch; use batch_size={self.samples} or less"
             )
         self.name = name
-        self.identity = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+        self.identity = hashlib.sha256(pixels.contiguous().numpy().data).hexdigest()
         self.seen = 0
         self.work_seconds: dict[str, float] = {}
         self.views = [view for view in views.values() if view.count]
@@ -103,7 +103,7 @@ class ResidentBatches:
         self.device = world.device
         share = batch_size // world.size
         self.share = slice(world.rank * share, (world.rank + 1) * share)
-        self.planes = pixels.permute(0, 3, 1, 2).contiguous().to(world.device)
+        self.planes = pixels.to(world.device).permute(0, 3, 1, 2).contiguous()
         self.scale = 1 / (255 * torch.tensor(std, device=world.device).view(3, 1, 1))
         self.shift = (-torch.tensor(mean) / torch.tensor(std)).to(world.device).view(3, 1, 1)
         self._epoch = -1

@@ -65,10 +65,11 @@ class Stopwatch:
         return self.clock() - self.began
 
     def lap(self, part: str) -> None:
-        """What has passed since the last lap was for this part."""
+        """What has passed since the last lap was for this part, too if it had one before."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        self.parts[part] = self.seconds - sum(self.parts.values())
+        passed = self.seconds - sum(self.parts.values())
+        self.parts[part] = self.parts.get(part, 0.0) + passed
 
 
 def run(config: Speedrun, clock: Clock = time.perf_counter, say: Say = on_stderr) -> dict[str, Any]:

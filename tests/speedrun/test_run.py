@@ -90,6 +90,29 @@ def test_it_ends_in_time_with_a_score(config):
     assert "later than" in describe({**row, "in_time": False})
 
 
+def test_a_part_that_comes_twice_has_the_seconds_of_both():
+    seconds = iter([10.0, 13.0, 14.0, 16.0])
+    watch = Stopwatch(lambda: next(seconds), CPU.device)
+    for part in ("build", "train", "build"):
+        watch.lap(part)
+    assert watch.parts == {"build": 5.0, "train": 1.0}
+
+
+def test_what_features_take_is_foreseen_from_a_few(config, monkeypatch):
+    """By a clock that only computing them moves: a second for each image, a hundred before that."""
+    pixels, _ = read(config.data)
+    now = [100.0]
+
+    def features(config, backbone, images, world):
+        now[0] += len(images)
+
+    monkeypatch.setattr(running, "features", features)
+    watch = Stopwatch(lambda: now[0], CPU.device)
+    now[0] += 100  # of building
+    method = SimpleNamespace(backbone=None)
+    assert running.feature_seconds(config, method, pixels, CPU, watch) == 1.25 * (30 + 12)
+
+
 def test_the_schedule_follows_the_time_whatever_a_step_takes(config, monkeypatch):
     for seconds in (0.5, 2.0):
         rates: list[float] = []
@@ -254,7 +277,7 @@ def test_the_recipe_of_a_class_can_be_run(path, data):
     small = ["batch_size=8", "device=cpu", "parallel.mode=none", "parallel.compile=false"]
     config = load_config(path.stem, [f"data={data}", *small, "backbone.name=regnety_tiny"])
     check(config, 1)
-    assert run(config, Clock(config.minutes * 4), silent)["in_time"]
+    assert run(config, Clock(config.minutes), silent)["in_time"]
     with torch.device("meta"):
         running.build(load_config(path.stem, ["data=x"]).backbone)
 
