@@ -277,7 +277,7 @@ def test_the_recipe_of_a_class_can_be_run(path, data):
     small = ["batch_size=8", "device=cpu", "parallel.mode=none", "parallel.compile=false"]
     config = load_config(path.stem, [f"data={data}", *small, "backbone.name=regnety_tiny"])
     check(config, 1)
-    assert run(config, Clock(config.minutes), silent)["in_time"]
+    assert run(config, Clock(config.minutes / 4), silent)["in_time"]
     with torch.device("meta"):
         running.build(load_config(path.stem, ["data=x"]).backbone)
 
