@@ -253,8 +253,11 @@ def _dx(
 
 def _sums_cuda(dy: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
     invstd = torch.rsqrt(variance + eps)
+    # For half precision that is not channels last the kernel takes the statistics' type from the
+    # weight, and refuses without one. It has no other use for it.
+    weight = torch.ones_like(mean)
     dy_sum, dy_xmu_sum, _, _ = torch.batch_norm_backward_reduce(
-        dy, x, mean, invstd, None, True, False, False
+        dy, x, mean, invstd, weight, True, False, False
     )
     return torch.stack([dy_sum, dy_xmu_sum])
 

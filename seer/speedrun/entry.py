@@ -39,6 +39,7 @@ class Speedrun:
     Attributes:
         minutes: from the images in memory to the score.
         reserve: seconds kept for the vote and what nobody foresaw; what the features take is measured.
+        size: side in pixels of the whole images whose features are compared; 0 is their own.
         every: steps between two looks at the loss, for each of which a GPU has to come to rest.
         graph: on a GPU, record a step's kernels and start them as one.
     """
@@ -47,6 +48,7 @@ class Speedrun:
     data: str = required(Location(shortest=1))
     minutes: float = option(3.0, Number(above=0, high=10_000))
     reserve: float = option(2.0, Number(0, 3600))
+    size: int = option(0, Integer(0, 1024))
     every: int = option(20, Integer(1, 10**6), incidental=True)
     graph: bool = option(True, Flag(), incidental=True)
     seed: int = option(0, SEED)

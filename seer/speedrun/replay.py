@@ -46,7 +46,8 @@ def prepare(
     for _ in range(WARM_UP):
         launch(views, step)
         method.zero_grad(set_to_none=True)
-    if graph and views.index.is_cuda:
+    alone = module is method  # a graph of DDP's would have to hold its collectives
+    if graph and alone and views.index.is_cuda:
         try:
             return Gradients(record(method, launch, views, step), True)
         except RuntimeError as error:

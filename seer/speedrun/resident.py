@@ -94,7 +94,7 @@ class ResidentBatches:
                 f"{name}: {self.samples} images are fewer than one batch; use batch_size={self.samples} or less"
             )
         self.name = name
-        self.identity = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+        self.identity = hashlib.sha256(pixels.contiguous().numpy().data).hexdigest()
         self.seen = 0
         self.work_seconds: dict[str, float] = {}
         self.views = [view for view in views.values() if view.count]
@@ -103,7 +103,7 @@ class ResidentBatches:
         self.device = world.device
         share = batch_size // world.size
         self.share = slice(world.rank * share, (world.rank + 1) * share)
-        self.planes = pixels.permute(0, 3, 1, 2).contiguous().to(world.device)
+        self.planes = pixels.to(world.device).permute(0, 3, 1, 2).contiguous()
         self.scale = 1 / (255 * torch.tensor(std, device=world.device).view(3, 1, 1))
         self.shift = (-torch.tensor(mean) / torch.tensor(std)).to(world.device).view(3, 1, 1)
         self._epoch = -1
@@ -221,6 +221,16 @@ def resized_crops(images: Tensor, boxes: Boxes, size: int) -> Tensor:
     rows = rows.view(*per_image, height)
     columns = columns.view(*per_image, width)
     return (rows @ images.float() @ columns.mT).flatten(0, 1)
+
+
+def whole(images: Tensor, size: int) -> Tensor:
+    """Whole images `(B, H, W, 3)` uint8, their levels resized to squares of `size`; 0 leaves them."""
+    if not size:
+        return images
+    height, width = images.shape[1:3]
+    none = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    boxes = Boxes(none, none, none + height, none + width, none.bool())
+    return resized_crops(images.permute(0, 3, 1, 2), boxes, size).permute(0, 2, 3, 1)
 
 
 def filters(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:

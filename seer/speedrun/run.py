@@ -34,7 +34,7 @@ from seer.precision import autocast
 from seer.speedrun.decoded import Labels, Pixels, read
 from seer.speedrun.entry import Speedrun, check
 from seer.speedrun.replay import Gradients, prepare
-from seer.speedrun.resident import ResidentBatches
+from seer.speedrun.resident import ResidentBatches, whole
 from seer.terminal import say as say_on
 
 # Of the vote: Wu et al. 2018, as `seer eval knn` has it.
@@ -65,10 +65,11 @@ class Stopwatch:
         return self.clock() - self.began
 
     def lap(self, part: str) -> None:
-        """What has passed since the last lap was for this part."""
+        """What has passed since the last lap was for this part, too if it had one before."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        self.parts[part] = self.seconds - sum(self.parts.values())
+        passed = self.seconds - sum(self.parts.values())
+        self.parts[part] = self.parts.get(part, 0.0) + passed
 
 
 def run(config: Speedrun, clock: Clock = time.perf_counter, say: Say = on_stderr) -> dict[str, Any]:
@@ -281,18 +282,19 @@ def features(config: Speedrun, backbone: nn.Module, images: Tensor, world: World
     backbone.eval()
     width: int = backbone.out_dim  # type: ignore[assignment]
     model = Model(backbone, config.name, images.shape[1], config.mean, config.std, "")
-    found = torch.zeros(len(images), width, device=world.device)
+    made = torch.zeros(len(images), width, device=world.device)
     rows = torch.arange(len(images)).split(config.batch_size)
     # Blocks are compiled for training; to compile them again would take longer than it spares.
-    with torch.compiler.set_stance("force_eager"), autocast(config.precision, world.device):
+    with torch.compiler.set_stance("force_eager"):
         for part in rows[world.rank :: world.size]:
-            found[part.to(world.device)] = backbone(
-                to_input(model, images[part].to(world.device))
-            ).float()
-    found = all_reduce_sum(found)
-    if not bool(found.isfinite().all()):
+            inputs = to_input(model, whole(images[part].to(world.device), config.size))
+            with autocast(config.precision, world.device):
+                values = backbone(inputs)
+            made[part.to(world.device)] = values.float()
+    made = all_reduce_sum(made)
+    if not bool(made.isfinite().all()):
         raise DivergedError("features are not finite; lower schedule.peak")
-    return found
+    return made
 
 
 def decide(bank: Tensor, queries: Tensor, labels: Labels, world: World) -> Score:

@@ -104,7 +104,11 @@ def test_stopped_and_continued(
 
 
 def run_and_die(config: Pretrain) -> None:
+    """In a process of its own, which has neither the fixtures nor their environment."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     at_verdict(7, signal.SIGKILL)
     pretraining.run(config)
 

@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from seer import distributed
 from seer.distributed import World
-from seer.engine.batchnorm import convert
 from seer.engine.checkpoint.checkpointer import CheckpointConfig, Checkpointer
 from seer.engine.learner import Learner, Step
 from seer.engine.optim import OptimConfig, build_optimizer
@@ -33,11 +32,10 @@ def group(device):
 
 def laid_out(way: str, made: Learner, device: torch.device) -> nn.Module:
     """The module to call. Of one rank `parallelize` makes neither, so it is told of two."""
+    layout = ParallelConfig(way if way == "ddp" else "none", channels_last=False)
     if way == "ddp":
-        return parallelize(
-            made, ParallelConfig("ddp", channels_last=False), World(0, 2, 0, 2, device)
-        )
-    convert(made, None).to(device)
+        return parallelize(made, layout, World(0, 2, 0, 2, device))
+    parallelize(made, layout, World(device=device))
     if way == "fsdp":
         shard(made, find_backbones(made), init_device_mesh(device.type, (1,)))
     return made

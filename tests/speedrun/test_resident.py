@@ -22,6 +22,7 @@ from seer.speedrun.resident import (
     draw_boxes,
     recolour,
     resized_crops,
+    whole,
 )
 
 PLAIN = View(size=8, blur=0.0)
@@ -91,6 +92,18 @@ def test_colours_are_those_of_the_pipeline(order):
     torch.testing.assert_close(
         made.unflatten(2, (6, 6)), expected.permute(0, 3, 1, 2), atol=2e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("size", [5, 12, 20])
+def test_whole_images_are_resized(size):
+    pictures = images(3, 12, 15)
+    expected = F.interpolate(
+        pictures.permute(0, 3, 1, 2).float(), (size, size), mode="bilinear", antialias=True
+    )
+    torch.testing.assert_close(
+        whole(pictures, size), expected.permute(0, 2, 3, 1), atol=1e-3, rtol=0
+    )
+    assert whole(pictures, 0) is pictures
 
 
 def test_a_view_that_alters_nothing_shows_the_image():

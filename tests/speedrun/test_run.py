@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from seer import cli
@@ -17,6 +18,7 @@ from seer.methods.simclr import SimCLR
 from seer.speedrun import run as running
 from seer.speedrun.decoded import read
 from seer.speedrun.entry import RECIPES, check, load_config
+from seer.speedrun.resident import whole
 from seer.speedrun.run import Stopwatch, describe, represent, run
 from tests.kit import networks  # noqa: F401  # whose backbone the recipe names
 from tests.kit.pictures import write_images
@@ -88,6 +90,29 @@ def test_it_ends_in_time_with_a_score(config):
     assert "later than" in describe({**row, "in_time": False})
 
 
+def test_a_part_that_comes_twice_has_the_seconds_of_both():
+    seconds = iter([10.0, 13.0, 14.0, 16.0])
+    watch = Stopwatch(lambda: next(seconds), CPU.device)
+    for part in ("build", "train", "build"):
+        watch.lap(part)
+    assert watch.parts == {"build": 5.0, "train": 1.0}
+
+
+def test_what_features_take_is_foreseen_from_a_few(config, monkeypatch):
+    """By a clock that only computing them moves: a second for each image, a hundred before that."""
+    pixels, _ = read(config.data)
+    now = [100.0]
+
+    def features(config, backbone, images, world):
+        now[0] += len(images)
+
+    monkeypatch.setattr(running, "features", features)
+    watch = Stopwatch(lambda: now[0], CPU.device)
+    now[0] += 100  # of building
+    method = SimpleNamespace(backbone=None)
+    assert running.feature_seconds(config, method, pixels, CPU, watch) == 1.25 * (30 + 12)
+
+
 def test_the_schedule_follows_the_time_whatever_a_step_takes(config, monkeypatch):
     for seconds in (0.5, 2.0):
         rates: list[float] = []
@@ -142,6 +167,41 @@ def test_no_label_is_seen_before_the_vote(config, data, tmp_path, monkeypatch):
     assert not torch.equal(labels.train, other_labels.train)
 
 
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a GPU: values that the host asks for, sizes that depend on values."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.__name__.split(".")[0] in self.NAMES
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_steps_wait_for_the_device_only_to_look_at_the_loss(config, every, monkeypatch):
+    config.every = every
+    config.minutes = 0.6
+    waits = Waits()
+    original = running.train
+
+    def watched(*parts):
+        with waits:
+            return original(*parts)
+
+    monkeypatch.setattr(running, "train", watched)
+    pixels, _ = read(config.data)
+    *_, trained = represent(config, pixels, CPU, Stopwatch(Clock(), CPU.device), silent)
+    assert trained["steps"] >= 2 * every
+    assert waits.count == trained["steps"] // every
+    with waits:
+        float(torch.ones(1))
+    assert waits.count == trained["steps"] // every + 1
+
+
 def test_features_are_those_of_the_network_in_evaluation(config):
     method = SimCLR(running.build(config.backbone), config.method)
     images = read(config.data)[0].test
@@ -150,6 +210,11 @@ def test_features_are_those_of_the_network_in_evaluation(config):
     model = SimpleNamespace(mean=config.mean, std=config.std)
     with torch.no_grad():
         expected = method.backbone(to_input(model, images))
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
+    config.size = 10
+    with torch.no_grad():
+        expected = method.backbone(to_input(model, whole(images, 10)))
+    made = running.features(config, method.backbone, images, CPU)
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -212,7 +277,7 @@ def test_the_recipe_of_a_class_can_be_run(path, data):
     small = ["batch_size=8", "device=cpu", "parallel.mode=none", "parallel.compile=false"]
     config = load_config(path.stem, [f"data={data}", *small, "backbone.name=regnety_tiny"])
     check(config, 1)
-    assert run(config, Clock(config.minutes * 4), silent)["in_time"]
+    assert run(config, Clock(config.minutes / 4), silent)["in_time"]
     with torch.device("meta"):
         running.build(load_config(path.stem, ["data=x"]).backbone)
 
