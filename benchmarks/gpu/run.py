@@ -39,7 +39,7 @@ STAGES = {
     "crops": 40,
     "kernels": 70,
     "whole": 80,
-    "compiled": 150,
+    "compiled": 120,
     "speedrun": 220,
     "loading": 50,
 }
