@@ -116,16 +116,18 @@ def conclude(
     """
     noted = _endings(Path(folder), name, this_attempt())
     cause = next((e for e in noted if e["code"] not in (0, StoppedError.exit_code)), None)
+    stopped = next((e for e in noted if e["code"] == StoppedError.exit_code), None)
     if code == 0:
         cause = {"code": 0, "told": "done", "host": ""}
-    elif cause is None and code - 128 in ASKED:  # before there was a handler for it
-        cause = {
+    elif cause is None and code - 128 in ASKED:
+        # Without a note: before there was a handler for it.
+        cause = stopped or {
             "code": StoppedError.exit_code,
             "told": f"stopped by {signal.Signals(code - 128).name}",
             "host": "",
         }
     elif cause is None and code == StoppedError.exit_code:
-        cause = next((e for e in noted if e["code"] == code), None)
+        cause = stopped
     if cause is None:  # whoever else was told to stop then, was so because of this
         how = f"killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
         cause = {

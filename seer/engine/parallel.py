@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -89,9 +90,8 @@ def parallelize(
         _materialize(method, world, config.shard_group)
     if config.mode == "ddp" and world.size > 1:
         # BatchNorm keeps its buffers equal by itself; to broadcast them would undo its groups.
-        return DistributedDataParallel(
-            method, gradient_as_bucket_view=True, **{SYNCS_BUFFERS: False}
-        )
+        leave_buffers: dict[str, Any] = {SYNCS_BUFFERS: False}
+        return DistributedDataParallel(method, gradient_as_bucket_view=True, **leave_buffers)
     return method
 
 

@@ -3,8 +3,8 @@
 Memory, arithmetic and messages are those of the real step (`footprint.py`). Time is a model with
 one free number: no operation can be faster than its arithmetic at the processor's peak or its
 traffic at the memory's full speed, whichever takes longer; the sum over a step's operations,
-divided by an efficiency, is the time of the step. The efficiency comes from a published run, or
-from a run of one's own (`--calibrate`).
+divided by an efficiency, is the time of the step. The efficiency was measured or published
+(`efficiency.py`), or comes from a run of one's own (`--calibrate`).
 """
 
 import os
@@ -25,6 +25,7 @@ from seer.engine.run import check_batch
 from seer.errors import InputError
 from seer.hardware import HARDWARE, PER_NODE, Hardware, find
 from seer.jsonl import Row
+from seer.planning.efficiency import Efficiency, efficiencies
 from seer.planning.footprint import Footprint, measure
 from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, load_config, loader_bytes
 from seer.report.plots import Series, line_chart
@@ -42,10 +43,6 @@ FRAGMENTED = 0.05
 BUS = 0.8
 SHORT_IN_NODE = 20e-6
 SHORT_BEYOND = 60e-6
-
-# Of the roofline: what SwAV's ResNet-50 with batch 256 reached. benchmarks/plan.py fits it anew,
-# and shows what the efficiency of each published run says of the others.
-EFFICIENCY = 0.178
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,9 @@ class Job:
         """The share of the roofline at which a step takes so many seconds."""
         return self.roofline / max(seconds - self.exchange[1], 1e-9)
 
-    def estimate(self, efficiency: float = EFFICIENCY, options: Options | None = None) -> Estimate:
+    def estimate(self, efficiency: float | None = None, options: Options | None = None) -> Estimate:
+        """Without an efficiency, that which is to be expected."""
+        efficiency = efficiency or efficiencies(self.config, self.hardware)[0].share
         options = options or Options()
         hardware = self.hardware
         bulk, short = self.exchange
@@ -184,8 +183,9 @@ class Plan:
     """The answer to `seer plan`: the run as asked for, the same on other hardware, and what would
     make it fit.
 
-    `kept_gib` is what the forward pass keeps of the backbone's activations, without and with
-    checkpointing: as the recipe has it, or else of every block.
+    `otherwise` are seconds of a step by what else was seen of the efficiency. `kept_gib` is what the
+    forward pass keeps of the backbone's activations, without and with checkpointing: as the recipe has it,
+    or else of every block.
     """
 
     recipe: str
@@ -197,6 +197,8 @@ class Plan:
     sent_gb: float
     loader_gib_per_node: float
     efficiency: float
+    efficiency_source: str
+    otherwise: dict[str, float]
     memory_gib: dict[str, float]
     kept_gib: tuple[float, float]
     chosen: Estimate
@@ -219,6 +221,11 @@ class Plan:
             f"  activations kept for the backward pass: {checkpointed:.2f} with checkpointing, {plain:.2f} without",
             f"step: {c.step_seconds:.3g} s; computing {c.compute_seconds:.3g} s at {self.efficiency:.1%} of the "
             f"roofline, exchanging {c.exchange_seconds:.3g} s, mostly at the same time",
+            f"  efficiency {self.efficiency_source}",
+            *(
+                f"  {seconds:.3g} s at the one {source}"
+                for source, seconds in self.otherwise.items()
+            ),
             f"loader: {c.loader_cores:.2f} cores per GPU, {self.loader_gib_per_node:.1f} GiB of host memory per node",
             *table([c, *self.others]),
         ]
@@ -261,8 +268,12 @@ def plan(
             hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus
         )
     job = Job.of(load_config(recipe, overrides, options.allow_env), gpus, hardware)
-    efficiency = calibrate(options.calibrate, hardware) if options.calibrate else EFFICIENCY
-    chosen = job.estimate(efficiency, options)
+    calibrated = calibrate(options.calibrate, hardware) if options.calibrate else None
+    expected, *less_likely = efficiencies(job.config, hardware)
+    if calibrated:
+        less_likely = [expected, *less_likely]
+        expected = Efficiency(calibrated, f"of {options.calibrate}")
+    chosen = job.estimate(expected.share, options)
     config = job.config
     footprint = job.footprint
     checkpointed = any(config.parallel.checkpointing)
@@ -280,12 +291,14 @@ def plan(
         recipe=config.name, precision=config.precision, mode=config.parallel.mode,
         batch_per_gpu=config.batch_size // gpus, parameters=footprint.parameters,
         flops_per_image=footprint.flops / footprint.batch, sent_gb=job.sent / 1e9,
-        loader_gib_per_node=loader_bytes(config, gpus) * min(gpus, PER_NODE) / GIB, efficiency=efficiency,
+        loader_gib_per_node=loader_bytes(config, gpus) * min(gpus, PER_NODE) / GIB, efficiency=expected.share,
+        efficiency_source=expected.source,
+        otherwise={each.source: job.estimate(each.share).step_seconds for each in less_likely},
         memory_gib={kind: size / GIB for kind, size in footprint.memory.items()},
         kept_gib=(kept[0] / GIB, kept[1] / GIB), chosen=chosen,
-        others=[replace(job, hardware=other).estimate(efficiency, options) for other in others],
+        others=[replace(job, hardware=other).estimate(calibrated, options) for other in others],
         advice=advise(recipe, overrides, gpus, hardware, options.allow_env) if chosen.why_not else [],
-        sweep=[job.estimate(efficiency, options) for job in jobs_around(job)] if options.sweep else [],
+        sweep=[job.estimate(calibrated, options) for job in jobs_around(job)] if options.sweep else [],
     )  # fmt: skip
 
 

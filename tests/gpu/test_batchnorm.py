@@ -18,6 +18,14 @@ SHAPES = {"NC": (64, 24), "NCHW": (8, 24, 7, 5), "one pixel": (16, 24, 1, 1)}
 EPSILON = 1e-5
 
 
+def limit_of_sums(x: Tensor, precision: str) -> float:
+    """PyTorch's kernel for planes that are not channels last rounds each product that it sums to
+    the type of its inputs (`Float2` in ATen's Normalization.cuh), in its own BatchNorm as well.
+    """
+    is_exact = not x.is_cuda or x.dim() == 2 or x.is_contiguous(memory_format=torch.channels_last)
+    return SUMS if is_exact else max(SUMS, ROUNDED[precision])
+
+
 def example(shape, dtype, layout, device, seed) -> Tensor:
     """Values about 3, as the type holds them."""
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2 + 3
@@ -60,7 +68,7 @@ def test_kernels_equal_the_formulas(device, shape, layout, precision):
 
     sums = sums_of(dy, x, mean, variance, EPSILON)
     for ours, theirs in zip(sums, expected["sums"], strict=True):
-        assert distance(ours, theirs) < SUMS
+        assert distance(ours, theirs) < limit_of_sums(x, precision)
     dx = dx_of(dy, x, gamma, mean, variance, count, sums, EPSILON)
     assert dx.dtype == x.dtype
     if dx.dim() == 4:

@@ -90,6 +90,13 @@ def test_a_rank_that_was_asked_to_stop_before_it_could_answer_has_not_failed(tmp
     assert (attempt.code, attempt.told) == (75, "stopped by SIGUSR2")
 
 
+def test_a_rank_that_had_saved_when_it_was_ended_is_quoted(tmp_path, place):
+    place(0, 75, "stopped after step 5 as asked (SIGUSR2); saved")
+    (attempt,) = conclude(tmp_path, "0-0", "", 128 + signal.SIGTERM)
+    assert attempt.code == 75
+    assert attempt.told == "node1: stopped after step 5 as asked (SIGUSR2); saved"
+
+
 def test_stopped_ranks_are_no_failure_and_other_attempts_do_not_count(tmp_path, place, monkeypatch):
     place(0, 1, "of the attempt before")
     monkeypatch.setenv("SEER_ATTEMPT", "7.1")

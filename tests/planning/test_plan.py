@@ -15,6 +15,7 @@ from seer.distributed import World
 from seer.engine.metrics import planned
 from seer.errors import InputError
 from seer.hardware import HARDWARE, find, recognise
+from seer.planning.efficiency import efficiencies
 from seer.planning.footprint import Footprint, Operation, Traffic, measure
 from seer.planning.plan import (
     GIB,
@@ -74,6 +75,26 @@ def test_beyond_one_node_the_network_counts(job):
 
 def test_efficiency_is_the_inverse_of_the_estimate(job):
     assert job.efficiency(job.estimate(0.37).step_seconds) == pytest.approx(0.37)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "gpu", "shares"),
+    [
+        ("resnet50", "h200", [0.40, 0.178]),
+        ("regnety_032", "h100", [0.20, 0.178]),
+        ("regnety_032", "v100-32g", [0.178, 0.20]),
+        ("regnety_032", "cpu", [0.178]),
+    ],
+)
+def test_what_was_measured_counts_for_its_cards_and_what_was_published_for_others(
+    job, backbone, gpu, shares
+):
+    config = replace(job.config, backbone=replace(job.config.backbone, name=backbone))
+    expected = efficiencies(config, HARDWARE[gpu])
+    assert [each.share for each in expected] == shares
+    assert ("measured" in expected[0].source) == (gpu in ("h100", "h200"))
+    there = replace(job, config=config, hardware=HARDWARE[gpu])
+    assert there.estimate().step_seconds == there.estimate(shares[0]).step_seconds
 
 
 def test_what_does_not_fit(job):
