@@ -27,15 +27,13 @@ import seer.checks.audit
 from seer import cli, forkserver
 from seer.engine.checkpoint.integrity import read_header
 from seer.rundir.names import latest
-from tests.kit.runs import rows
+from tests.kit.runs import SMALL, rows
 
 STEPS = 8
 SETTINGS = [
     f"steps={STEPS}",
-    "batch_size=4",
     "checkpoint.every=3",
-    "views.large.size=16",
-    "views.small.count=0",
+    *SMALL,
 ]
 # What ended a process that was asked before it trained; the same command starts it then.
 TOO_EARLY = {130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP}
