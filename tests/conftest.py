@@ -22,6 +22,13 @@ def pytest_configure() -> None:
     forkserver.TRAINING[:] = forkserver.LOADING[:] = everything
 
 
+@pytest.fixture(scope="session", autouse=True)
+def rehearsals() -> None:
+    from tests.kit.rehearsals import rehearse_once
+
+    rehearse_once()
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     """Class folders: train/{a,b}/*.jpg with 40 images, test/{a,b}/*.jpg with 16."""

@@ -22,11 +22,6 @@ from tests.kit.runs import losses
 runner = CliRunner()
 
 
-def seer(*words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from seer.cli import main; main()", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def invoke(*words: str):
     result = runner.invoke(cli.app, list(words))
     if result.exception and not isinstance(result.exception, SystemExit | InputError):
@@ -71,12 +66,17 @@ def test_help_imports_nothing_heavy():
         (["report", "/nowhere"], "/nowhere: not a run directory"),
     ],
 )
-def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(words, message):
-    result = seer(*words)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(words, message, monkeypatch, capfd):
+    """The whole command, in this process; test_terminal.py has it in one of its own."""
+    monkeypatch.setattr(sys, "argv", ["seer", *words])
+    monkeypatch.setattr(cli, "answer_interrupts", lambda: None)  # Ctrl-C is pytest's
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capfd.readouterr()
+    assert ended.value.code == 2
+    assert printed.out == ""
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
 
 
 def test_from_images_to_a_report(folder, tiny, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ from seer.pretrain.recipe import Pretrain, load_config
 from seer.pretrain.run import run
 from seer.processes import RankError, spawn
 from seer.rundir.names import checkpoints
-from tests.kit.runs import losses, rows
+from tests.kit.runs import SMALL, losses, rows
 from tests.kit.servers import bucket_server
 
 SEED = int(os.environ.get("SEER_FAULT_SEED", 1))
@@ -37,8 +37,7 @@ SETTINGS = [
     f"steps={STEPS}",
     "precision=fp64",
     "checkpoint.every=2",
-    "views.large.size=16",
-    "views.small.count=0",
+    *SMALL,
 ]
 LINES_OF_A_SAVE = 4000  # no fewer are run
 

@@ -3,59 +3,73 @@
 `SEER_MOMENTS` interrupts as many runs in each way.
 """
 
+import ctypes
 import json
 import os
 import signal
-import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from seer import start
-from seer.terminal import Outlasting
-from tests.kit.interruptions import WAYS, Terminal
+from seer import forkserver, start
+from seer.engine.preempt import SIGNALS, StopRequest
+from seer.terminal import Outlasting, outlast_terminal, say
+from tests.kit.interruptions import WAYS, Terminal, try_recipe
 
-ROOT = Path(__file__).parent.parent
 MOMENTS = int(os.environ.get("SEER_MOMENTS", 1))
+
+
+def interrupt_runs(recipe: str, shards: Path, out: Path, said: Path) -> None:
+    """In a process that was forked from the server, which blocks what runs are asked by."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, forkserver.SHIELDED)
+    said.write_text(json.dumps(try_recipe(recipe, str(shards), out, MOMENTS, seed=1)))
 
 
 @pytest.mark.slow
 def test_a_run_is_interrupted_in_each_way_and_comes_to_the_same(tiny, shards, tmp_path):
-    command = [sys.executable, "-m", "tests.kit.interruptions", tiny, str(shards), str(tmp_path)]
-    done = subprocess.run(
-        [*command, "--moments", str(MOMENTS)], cwd=ROOT, capture_output=True, text=True, check=False
+    said = tmp_path / "outcomes.json"
+    process = forkserver.start(forkserver.TRAINING).Process(
+        target=interrupt_runs, args=(tiny, shards, tmp_path / "runs", said)
     )
-    assert done.returncode == 0, done.stderr
-    outcomes = json.loads(done.stdout.splitlines()[-1])
+    process.start()
+    process.join()
+    assert process.exitcode == 0  # the traceback is on stderr
+    outcomes = json.loads(said.read_text())
     assert outcomes.keys() == WAYS.keys()
     assert [ends["saved"] for ends in outcomes.values()] == [MOMENTS] * len(WAYS)
 
 
-STOPPING = """
-import time
-from seer.engine.preempt import StopRequest
-with StopRequest() as asked:
-    print("begun", flush=True)
-    while not asked.by:
-        time.sleep(0.01)
-    print("asked by", asked.by, flush=True)
-    {then}
-"""
+def training(then: Callable[[], object]) -> None:
+    """What answers signals as a run does: it says that it begins, what it is asked by, and goes on."""
+    for number in SIGNALS:  # pytest has handlers of its own
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+    with StopRequest() as asked:
+        print("begun", flush=True)
+        while not asked.by:
+            time.sleep(0.01)
+        print("asked by", asked.by, flush=True)
+        then()
 
 
-def at_terminal(program: str) -> Terminal:
-    terminal = Terminal([sys.executable, "-c", program], execute=True)
+def at_terminal(function: Callable[[], object]) -> Terminal:
+    terminal = Terminal(function)
     assert terminal.shows(b"begun")
     return terminal
 
 
-@pytest.mark.slow
+def wait_in_c() -> None:
+    """A wait that Python does not come back from, as that for a peer which is gone."""
+    libc = ctypes.CDLL(None)
+    libc.pause()
+    libc.sleep(60)
+
+
 def test_the_first_interrupt_asks_and_the_second_ends():
-    # A wait that Python does not come back from, as that for a peer which is gone.
-    terminal = at_terminal(
-        STOPPING.format(then="import ctypes; c = ctypes.CDLL(None); c.pause(); c.sleep(60)")
-    )
+    terminal = at_terminal(lambda: training(wait_in_c))
     os.write(terminal.screen, b"\x03")
     assert terminal.shows(b"asked by SIGINT")
     assert terminal.shows(b"Ctrl-C again ends at once")
@@ -64,21 +78,29 @@ def test_the_first_interrupt_asks_and_the_second_ends():
     terminal.close()
 
 
-@pytest.mark.slow
 def test_a_run_outlives_its_terminal(tmp_path):
-    first = "from seer.terminal import outlast_terminal, say\noutlast_terminal()\n"
-    then = f"say('on'); open({str(tmp_path / 'alive')!r}, 'w').close()"
-    terminal = at_terminal(first + STOPPING.format(then=then))
+    def say_on() -> None:
+        say("on")
+        (tmp_path / "alive").touch()
+
+    def outlast() -> None:
+        outlast_terminal()
+        training(say_on)
+
+    terminal = at_terminal(outlast)
     terminal.close()
     assert terminal.wait(30) == 0
     assert (tmp_path / "alive").exists()
 
 
-@pytest.mark.slow
 def test_what_is_ignored_stays_ignored():
     """As under `nohup`, and in the background of a shell script."""
-    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    terminal = at_terminal(ignore + STOPPING.format(then=""))
+
+    def ignore() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        training(lambda: None)
+
+    terminal = at_terminal(ignore)
     os.kill(terminal.pid, signal.SIGHUP)
     assert terminal.wait(0.3) is None
     os.kill(terminal.pid, signal.SIGUSR1)
@@ -91,7 +113,9 @@ def test_an_interrupted_import_is_one_line(tmp_path):
     slow = "import time\nprint('begun', flush=True)\ntry: time.sleep(60)\nfinally: print('odd')"
     (tmp_path / "slow.py").write_text(slow)
     program = "from seer.start import answer_interrupts; answer_interrupts(); import slow"
-    terminal = Terminal([sys.executable, "-c", program], execute=True, cwd=tmp_path)
+    root = Path(start.__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{tmp_path}"}
+    terminal = Terminal(lambda: os.execve(sys.executable, ["python", "-c", program], environment))
     assert terminal.shows(b"begun")
     os.write(terminal.screen, b"\x03")
     assert terminal.wait(30) == start.INTERRUPTED

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,12 +10,13 @@ import pytest
 import torch
 
 from seer.distributed import rank
-from seer.engine.preempt import SIGNALS, StopRequest, agree
+from seer.engine.preempt import SIGNALS, StopRequest, Watchdog, agree
 from seer.errors import StoppedError
 from seer.pretrain import run
 from seer.pretrain.recipe import load_config
 from seer.processes import spawn
-from tests.kit.runs import losses, rows
+from tests.kit.interruptions import Terminal
+from tests.kit.runs import SMALL, losses, rows
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -55,17 +54,16 @@ def interrupt_after(run: Path, step: int, number: int) -> threading.Thread:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny, shards, tmp_path, processes):
+def test_ranks_that_were_stopped_go_on_as_if_they_had_not_been(tiny, shards, tmp_path):
+    """tests/test_interruptions.py has runs of one process."""
+    settings = [*SMALL, "steps=16", "parallel.mode=ddp"]
+
     def train(place: str) -> Path:
-        keys = [f"data={shards}", f"run_dir={tmp_path / place}", "steps=16", "parallel.mode=ddp"]
-        config = load_config(tiny, keys)
-        return spawn(run.run, 2, config, device="cpu")[0] if processes == 2 else run.run(config)
+        config = load_config(tiny, [f"data={shards}", f"run_dir={tmp_path / place}", *settings])
+        return spawn(run.run, 2, config, device="cpu")[0]
 
     whole = train("whole")
-    thread = interrupt_after(
-        tmp_path / "parts", 3, signal.SIGTERM if processes == 2 else signal.SIGUSR2
-    )
+    thread = interrupt_after(tmp_path / "parts", 3, signal.SIGTERM)
     with pytest.raises(StoppedError, match=r"stopped after step \d+ as asked"):
         train("parts")
     thread.join()
@@ -77,22 +75,19 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny, shards, tmp_
     assert losses(train("parts")) == losses(whole)
 
 
-HANG = """
-import time
-from seer.engine.preempt import Watchdog
-with Watchdog() as watchdog:
-    for _ in range(3):
-        watchdog.beat()
-    def collective_that_never_ends(): time.sleep(600)
-    collective_that_never_ends()
-"""
+def test_a_hung_step_ends_with_the_stack_on_stderr(monkeypatch):
+    monkeypatch.setenv("SEER_HANG_SECONDS", "0.5")
 
+    def collective_that_never_ends() -> None:
+        time.sleep(600)
 
-def test_a_hung_step_ends_with_the_stack_on_stderr():
-    root = str(Path(run.__file__).parents[2])
-    environment = {**os.environ, "SEER_HANG_SECONDS": "0.5", "PYTHONPATH": root}
-    done = subprocess.run(
-        [sys.executable, "-c", HANG], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 1
-    assert "collective_that_never_ends" in done.stderr
+    def hang() -> None:
+        with Watchdog() as watchdog:
+            for _ in range(3):
+                watchdog.beat()
+            collective_that_never_ends()
+
+    terminal = Terminal(hang)
+    assert terminal.wait(120) == 1
+    assert b"collective_that_never_ends" in terminal.output
+    terminal.close()

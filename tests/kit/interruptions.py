@@ -20,45 +20,38 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import seer.checks.audit
 from seer import cli, forkserver
 from seer.engine.checkpoint.integrity import read_header
 from seer.rundir.names import latest
-from tests.kit.runs import rows
+from tests.kit.runs import SMALL, rows
 
 STEPS = 8
 SETTINGS = [
     f"steps={STEPS}",
-    "batch_size=4",
     "checkpoint.every=3",
-    "views.large.size=16",
-    "views.small.count=0",
+    *SMALL,
 ]
 # What ended a process that was asked before it trained; the same command starts it then.
 TOO_EARLY = {130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGHUP}
 DEADLINE = 120.0  # seconds
-ROOT = Path(__file__).parents[2]
 
 
 class Terminal:
     """A process with a terminal of its own, which is drained, as a person's is.
 
     Args:
-        words: of `seer`, which is run in a fork of this process; or, to `execute`, of any program.
-        cwd: where a program runs; in the root of the project, if it is not given.
+        function: what it does, in a fork of this process.
     """
 
-    def __init__(self, words: list[str], execute: bool = False, cwd: Path = ROOT):
+    def __init__(self, function: Callable[[], object]):
         self.output = b""
         self.pid, self.screen = pty.fork()
-        if self.pid == 0 and execute:
-            os.chdir(cwd)
-            os.execve(words[0], words, {**os.environ, "PYTHONPATH": f"{ROOT}:{cwd}"})
-        elif self.pid == 0:
-            run_command(words)
+        if self.pid == 0:
+            be(function)
 
     def close(self) -> None:
         os.close(self.screen)
@@ -94,14 +87,13 @@ class Terminal:
                 time.sleep(0.002)
 
 
-def run_command(words: list[str]) -> None:
-    """Be the `seer` command, in a process that was forked for it."""
-    sys.argv = ["seer", *words]
+def be(function: Callable[[], object]) -> None:
+    """Call a function in a process that was forked for it, and end with it."""
     # The ones that were inherited may know where in a file they are.
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     code = 1
     try:
-        cli.main()
+        function()
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0
@@ -110,6 +102,16 @@ def run_command(words: list[str]) -> None:
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def run_command(words: list[str]) -> Terminal:
+    """The `seer` command at a terminal."""
+
+    def command() -> None:
+        sys.argv = ["seer", *words]
+        cli.main()
+
+    return Terminal(command)
 
 
 def press_ctrl_c(terminal: Terminal) -> None:
@@ -140,7 +142,7 @@ def course(run_dir: Path) -> tuple[list[tuple], dict[str, str]]:
 def finish(words: list[str]) -> float:
     """Run to the end; the seconds that it took."""
     began = time.monotonic()
-    terminal = Terminal(words)
+    terminal = run_command(words)
     code = terminal.wait(DEADLINE)
     assert code == 0, f"ended with {code}:\n{terminal.output.decode()}"
     terminal.close()
@@ -151,7 +153,7 @@ def interrupt(words: list[str], run_dir: Path, way: str, step: int, pause: float
     """Interrupt a run so many seconds after it has logged a step (0: after its start); how it
     ended.
     """
-    terminal = Terminal([*words, f"run_dir={run_dir}"])
+    terminal = run_command([*words, f"run_dir={run_dir}"])
     metrics = run_dir / "metrics.jsonl"
     code = None
     while (
@@ -198,6 +200,17 @@ def try_all(words: list[str], out: Path, moments: int, draw: random.Random) -> d
     return outcomes
 
 
+def try_recipe(
+    recipe: str, shards: str, out: Path, moments: int, seed: int, overrides: Sequence[str] = ()
+) -> dict[str, Counter]:
+    """`try_all` with runs of a recipe, in a process that has imported what they need and has no
+    threads.
+    """
+    forkserver.start = lambda modules: None  # type: ignore[assignment, return-value] # without workers it is not needed
+    words = ["pretrain", recipe, f"data={shards}", *SETTINGS, *overrides]
+    return try_all(words, out, moments, random.Random(seed))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -215,9 +228,7 @@ def main() -> None:
         "torch._meta_registrations",
     ):
         importlib.import_module(module)
-    forkserver.start = lambda modules: None  # type: ignore[assignment, return-value] # without workers it is not needed
-    words = ["pretrain", options.recipe, f"data={options.shards}", *SETTINGS, *overrides]
-    print(json.dumps(try_all(words, options.out, options.moments, random.Random(options.seed))))
+    print(json.dumps(try_recipe(**vars(options), overrides=overrides)))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ checkpoint: {every: 100}
 log: {every: 1, tensorboard: false}
 """
 
+# One resolution, where it does not matter that there may be several.
+SMALL = ["views.large.size=16", "views.small.count=0"]
+
 
 def tiny_recipe(folder: Path) -> str:
     """The path of that recipe with a backbone that only the tests, and what they fork, know."""

@@ -6,8 +6,12 @@ The first step costs a process more than a second, most of it spent on compiling
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from seer.pretrain.recipe import load_config, rehearse
-from tests.kit.runs import tiny_recipe
+from seer.pretrain import recipe
+from tests.kit.rehearsals import rehearse_once
+from tests.kit.runs import SMALL, tiny_recipe
 
+rehearse_once()
 with TemporaryDirectory() as folder:
-    rehearse(load_config(tiny_recipe(Path(folder)), ["data=."]))
+    path = tiny_recipe(Path(folder))
+    for settings in ([], SMALL):
+        recipe.rehearse(recipe.load_config(path, ["data=.", *settings]))

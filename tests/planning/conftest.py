@@ -1,4 +1,4 @@
-"""The planner is tested on a published network, whose stages have blocks to checkpoint."""
+"""A published network, whose stages have blocks to checkpoint, and which other processes know."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from tests.kit.runs import TINY
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> str:
+def published(tmp_path_factory) -> str:
     """The path of a recipe of SwAV on `regnety_002`."""
-    path: Path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    path: Path = tmp_path_factory.mktemp("published") / "published.yaml"
     path.write_text(TINY)
     return str(path)

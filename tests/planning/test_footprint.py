@@ -88,8 +88,8 @@ def test_the_ledger_follows_storages_to_their_end():
 
 
 @pytest.mark.parametrize("checkpointing", ["parallel.checkpointing=[]", EVERY_BLOCK])
-def test_peak_memory_is_that_of_a_real_step(tiny, checkpointing):
-    config = config_of(tiny, checkpointing)
+def test_peak_memory_is_that_of_a_real_step(published, checkpointing):
+    config = config_of(published, checkpointing)
     memory = measure(config, 1).memory
     resident = sum(memory[kind] for kind in ("parameters", "prototypes", "optimizer", "inputs"))
     assert sum(memory.values()) - resident == pytest.approx(allocated(config), rel=0.1)
@@ -110,14 +110,15 @@ def test_flops_are_those_counted_by_hand(tiny):
     assert measure(config, 1).flops == sum(counted)
 
 
-def test_checkpointing_keeps_less_and_computes_more(tiny):
+def test_checkpointing_keeps_less_and_computes_more(published):
     plain, checkpointed = (
-        measure(config_of(tiny, ONE_SIZE, c), 1) for c in ("parallel.checkpointing=[]", EVERY_BLOCK)
+        measure(config_of(published, ONE_SIZE, c), 1)
+        for c in ("parallel.checkpointing=[]", EVERY_BLOCK)
     )
     assert checkpointed.kept < plain.kept / 2
     assert 1.2 * plain.flops < checkpointed.flops < 4 / 3 * plain.flops
     assert (
-        measure(config_of(tiny, ONE_SIZE, EVERY_BLOCK), 1, forward_only=True).kept
+        measure(config_of(published, ONE_SIZE, EVERY_BLOCK), 1, forward_only=True).kept
         == checkpointed.kept
     )
 

@@ -109,9 +109,9 @@ def test_what_does_not_fit(job):
     )
 
 
-def test_remedies_go_from_what_changes_nothing_to_smaller_micro_batches(tiny):
+def test_remedies_go_from_what_changes_nothing_to_smaller_micro_batches(published):
     found = list(
-        remedies(load_config(tiny, ["data=.", "batch_size=16", "parallel.mode=ddp"]), 4, V100)
+        remedies(load_config(published, ["data=.", "batch_size=16", "parallel.mode=ddp"]), 4, V100)
     )
     blocks = "parallel.checkpointing=[[1],[1],[1,2,3,4],[1,2,3,4,5,6,7]]"
     assert found[0] == ["parallel.checkpointing=[[1],[],[],[]]"]
@@ -126,9 +126,9 @@ def test_remedies_go_from_what_changes_nothing_to_smaller_micro_batches(tiny):
     ]
 
 
-def test_remedies_begin_with_a_format_that_the_gpu_has(tiny):
+def test_remedies_begin_with_a_format_that_the_gpu_has(published):
     config = load_config(
-        tiny, ["data=.", "precision=bf16", f"parallel.checkpointing={[[1], [1], [], []]}"]
+        published, ["data=.", "precision=bf16", f"parallel.checkpointing={[[1], [1], [], []]}"]
     )
     assert list(remedies(config, 1, V100))[:2] == [
         ["precision=fp16"],
@@ -136,13 +136,13 @@ def test_remedies_begin_with_a_format_that_the_gpu_has(tiny):
     ]
 
 
-def test_advice_fits_and_is_the_first_that_does(tiny):
+def test_advice_fits_and_is_the_first_that_does(published):
     overrides = ["data=.", "batch_size=64", "views.large.size=96", "views.small.count=0"]
-    job = Job.of(load_config(tiny, overrides), 1, V100)
+    job = Job.of(load_config(published, overrides), 1, V100)
     tight = replace(V100, memory=job.estimate().memory * 0.99)
-    (advice,) = advise(tiny, overrides, 1, tight)
+    (advice,) = advise(published, overrides, 1, tight)
     assert advice == "parallel.checkpointing=[[1],[],[],[]]"
-    assert not Job.of(load_config(tiny, [*overrides, advice]), 1, tight).estimate().why_not
+    assert not Job.of(load_config(published, [*overrides, advice]), 1, tight).estimate().why_not
 
 
 def test_calibration_reads_the_median_step_of_a_run(tiny, tmp_path):
@@ -206,11 +206,11 @@ def test_devices_are_recognised(device, name):
     assert recognise(device) == name
 
 
-def test_a_run_has_itself_planned_beside_it(tiny, tmp_path, monkeypatch):
+def test_a_run_has_itself_planned_beside_it(published, tmp_path, monkeypatch):
     # On a busy machine the lowest priority gets no time at all.
     monkeypatch.setattr(os, "setpriority", lambda *_: None)
     config = load_config(
-        tiny, ["data=.", f"run_dir={tmp_path}", "views.small.count=0", "log.plan=cpu"]
+        published, ["data=.", f"run_dir={tmp_path}", "views.small.count=0", "log.plan=cpu"]
     )
     configuration.save(config, tmp_path / "config.yaml")
     with planned_beside(config, World()) as child:
@@ -220,7 +220,7 @@ def test_a_run_has_itself_planned_beside_it(tiny, tmp_path, monkeypatch):
     assert found["planned_images_per_second"] > 0
     for other in (
         config,
-        load_config(tiny, ["data=."]),
+        load_config(published, ["data=."]),
     ):  # there is a plan; and on CPUs nobody asked for one
         with planned_beside(other, World()) as child:
             assert child is None

@@ -2,12 +2,12 @@
 gone afterwards.
 """
 
-import importlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -199,9 +199,11 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     """Four nodes of eight cores and two GPUs that are none, accounting included."""
     if why := missing():
         pytest.skip(why)
-    for compiled in ("seer.data.crops.resize", "seer.data.crops.kernel"):
-        importlib.import_module(compiled)  # once, and not in a dozen jobs at a time
+    # Once, and not in a dozen jobs at a time.
+    program = "import seer.data.crops.resize, seer.data.crops.kernel"
+    compiling = subprocess.Popen([sys.executable, "-c", program], cwd=HERE.parent.parent)
     with started(SLURM_LAB_NODES="4", SLURM_LAB_CPUS="8"):
+        assert compiling.wait() == 0
         yield Cluster(tmp_path_factory.mktemp("slurm"))
 
 

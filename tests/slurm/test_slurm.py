@@ -2,7 +2,7 @@
 run out of time.
 
 They are queued at once, as on a shared cluster, and each test waits for what concerns it. The run
-that everything happens to has two nodes to itself.
+that everything happens to comes last: two nodes are its own, and then the cores are, too.
 """
 
 import os
@@ -21,9 +21,8 @@ from tests.kit.runs import losses, rows
 from tests.slurm.conftest import Cluster, command, kill, lose, missing, restart_nodes, started, step
 
 COMMON = ("--time", "20", "--backoff", "0", "--set", "cpus_per_task=1")
-# The machine has fewer cores than the nodes claim; the longest run goes first.
-ELSEWHERE = ("--set", "sbatch={exclude: 'node[1-2]'}")
-OTHERS = (*COMMON, *ELSEWHERE, "--set", "setup=['renice -n 10 $$']")
+OTHERS = (*COMMON, "--set", "sbatch={exclude: 'node[1-2]'}")
+ALONE = ("--partition", "low", "--set", "sbatch={nodelist: 'node[1-2]'}")
 REPORT = ("--then", "report", "{run}")
 TWO = ("--nodes", "2", "--tasks-per-node", "1")
 FOUR = ("--nodes", "2", "--tasks-per-node", "2")
@@ -34,7 +33,6 @@ class Queued:
     """The jobs in the queue, and where they train."""
 
     work: Path
-    disturbed: str
     undisturbed: list[str]
     four: dict[str, str]
     limited: str
@@ -89,6 +87,7 @@ def queued(cluster, train) -> Queued:
     limit = ("--time", "3", "--set", "signal_seconds=60")  # SLURM may send it a minute earlier
     # By the kernel: importing torch takes more.
     killed = ("--backoff", "1", "--set", "setup=['ulimit -t 1']")
+    limited = train("limited", *OTHERS, *limit, config=("steps=5000",))[0]
     return Queued(
         work=cluster.work,
         undisturbed=train("undisturbed", *OTHERS, *TWO, then=REPORT),
@@ -96,24 +95,104 @@ def queued(cluster, train) -> Queued:
             mode: train(mode, *OTHERS, *FOUR, config=(*few, f"parallel.mode={mode}"))[0]
             for mode in ("ddp", "fsdp")
         },
-        limited=train("limited", *COMMON, *ELSEWHERE, *limit, config=("steps=5000",))[0],
+        limited=limited,
         sweep=train("sweep", *OTHERS, "--sweep", "seed=[1,2]", config=few, then=REPORT),
         dying=train("dying", *OTHERS, *killed)[0],
         blind=train("blind", *OTHERS, "--gpus-per-node", "1")[0],
-        disturbed=train(
-            "disturbed",
-            *COMMON,
-            *TWO,
-            "--partition",
-            "low",
-            "--set",
-            "sbatch={nodelist: 'node[1-2]'}",
-        )[0],
     )
 
 
-def test_a_run_that_went_through_everything_has_the_same_losses(cluster, queued):
-    job, run = queued.disturbed, cluster.work / "disturbed"
+def test_where_requeueing_is_forbidden_a_new_job_takes_its_place_and_what_waited_waits_for_it(
+    cluster, queued, train
+):
+    first, report = train("forbidden", *COMMON, "--no-requeue", config=("steps=30",), then=REPORT)
+    run = cluster.work / "forbidden"
+    cluster.until(lambda: step(run) >= 2, first)
+    command("scancel", "--signal=USR2", first)
+    cluster.wait(first)  # it is over: what it began goes on elsewhere
+    assert cluster.history(first)[0].code == 75
+    successor = cluster.row(first)["job"]
+    assert successor != first
+    cluster.wait(successor)
+    cluster.wait(report)
+    assert len(losses(run)) == 30
+    assert (run / "report.html").is_file()
+
+
+def test_out_of_time_a_run_is_saved_and_goes_on_and_a_cancelled_one_does_not(cluster, queued):
+    job, run = queued.limited, cluster.work / "limited"
+
+    def saved() -> list[int]:
+        """The steps after which an attempt was out of time; on a slow machine the first may not get
+        that far.
+        """
+        history = cluster.history(job)
+        assert {attempt.code for attempt in history} <= {75}
+        return [
+            attempt.step
+            for attempt in history
+            if attempt.told.endswith("as asked (SIGUSR2); saved")
+        ]
+
+    cluster.until(lambda: bool(saved()) and step(run) > saved()[0], job)
+    steps = [row["step"] for row in rows(run)]  # read once: the run goes on
+    assert steps == list(range(1, len(steps) + 1))
+    assert job in cluster.ask("cancel", job)
+    cluster.wait(job, "CANCELLED")
+    assert "nothing" in cluster.ask("cancel", job)
+
+
+def test_four_ranks_on_two_nodes_train_by_ddp_and_by_fsdp(cluster, queued):
+    cluster.wait(queued.undisturbed[0])
+    for mode, job in queued.four.items():
+        cluster.wait(job)
+        assert losses(cluster.work / mode) == pytest.approx(
+            losses(cluster.work / "undisturbed")[:3], rel=1e-3
+        )
+
+
+def test_a_report_follows_the_run(cluster, queued):
+    for job in queued.undisturbed:
+        cluster.wait(job)
+    assert (cluster.work / "undisturbed" / "report.html").is_file()
+    assert cluster.row(queued.undisturbed[0])["state"] == "COMPLETED"
+
+
+def test_a_sweep_is_an_array_and_a_report_follows_each_of_its_runs(cluster, queued):
+    assert [id.partition("_")[2] for id in queued.sweep] == ["0", "1", "0", "1"]
+    for id in queued.sweep:
+        cluster.wait(id)
+    first, second = (losses(cluster.work / "sweep" / f"seed={seed}") for seed in (1, 2))
+    assert len(first) == len(second) == 3
+    assert first != second
+    assert (cluster.work / "sweep" / "seed=2" / "report.html").is_file()
+
+
+def test_a_rank_killed_thrice_at_the_same_step_stops_the_job(cluster, queued):
+    cluster.wait(queued.dying, "FAILED")
+    history = cluster.history(queued.dying)
+    assert [attempt.code for attempt in history] == [128 + signal.SIGXCPU] * 3
+    log = cluster.ask("logs", queued.dying)
+    assert (
+        "failed 3 times before its first step, the last time: a process was killed by signal 24"
+        in log
+    )
+    first, second, third = (attempt.when for attempt in history)
+    assert second - first >= 1  # the backoff, doubled after each
+    assert third - second >= 2
+
+
+def test_gpus_that_pytorch_does_not_see_end_the_job_at_once(cluster, queued):
+    cluster.wait(queued.blind, "FAILED")
+    (only,) = cluster.history(queued.blind)  # another attempt would end alike
+    assert only.code == 2
+    assert "1 GPUs per node were asked for and PyTorch" in only.told
+
+
+def test_a_run_that_went_through_everything_has_the_same_losses(cluster, queued, train):
+    cluster.wait(queued.undisturbed[0])
+    (job,) = train("disturbed", *COMMON, *TWO, *ALONE)
+    run = cluster.work / "disturbed"
 
     def gets_on() -> int:
         """Wait until it has trained on, in a new attempt; where it is then."""
@@ -162,97 +241,10 @@ def test_a_run_that_went_through_everything_has_the_same_losses(cluster, queued)
     assert codes[0] == 75
     assert codes[-2] in (1, 137)
     assert codes[-1] == 0
-    cluster.wait(queued.undisturbed[0])
     assert losses(run) == losses(cluster.work / "undisturbed")
     assert len(losses(run)) == 80
     audited = CliRunner().invoke(app, ["audit", str(run)])
     assert audited.exit_code == 0, audited.output
-
-
-def test_four_ranks_on_two_nodes_train_by_ddp_and_by_fsdp(cluster, queued):
-    for mode, job in queued.four.items():
-        cluster.wait(job)
-        assert losses(cluster.work / mode) == pytest.approx(
-            losses(cluster.work / "undisturbed")[:3], rel=1e-3
-        )
-
-
-def test_a_report_follows_the_run(cluster, queued):
-    for job in queued.undisturbed:
-        cluster.wait(job)
-    assert (cluster.work / "undisturbed" / "report.html").is_file()
-    assert cluster.row(queued.undisturbed[0])["state"] == "COMPLETED"
-
-
-def test_a_sweep_is_an_array_and_a_report_follows_each_of_its_runs(cluster, queued):
-    assert [id.partition("_")[2] for id in queued.sweep] == ["0", "1", "0", "1"]
-    for id in queued.sweep:
-        cluster.wait(id)
-    first, second = (losses(cluster.work / "sweep" / f"seed={seed}") for seed in (1, 2))
-    assert len(first) == len(second) == 3
-    assert first != second
-    assert (cluster.work / "sweep" / "seed=2" / "report.html").is_file()
-
-
-def test_a_rank_killed_thrice_at_the_same_step_stops_the_job(cluster, queued):
-    cluster.wait(queued.dying, "FAILED")
-    history = cluster.history(queued.dying)
-    assert [attempt.code for attempt in history] == [128 + signal.SIGXCPU] * 3
-    log = cluster.ask("logs", queued.dying)
-    assert (
-        "failed 3 times before its first step, the last time: a process was killed by signal 24"
-        in log
-    )
-    first, second, third = (attempt.when for attempt in history)
-    assert second - first >= 1  # the backoff, doubled after each
-    assert third - second >= 2
-
-
-def test_gpus_that_pytorch_does_not_see_end_the_job_at_once(cluster, queued):
-    cluster.wait(queued.blind, "FAILED")
-    (only,) = cluster.history(queued.blind)  # another attempt would end alike
-    assert only.code == 2
-    assert "1 GPUs per node were asked for and PyTorch" in only.told
-
-
-def test_where_requeueing_is_forbidden_a_new_job_takes_its_place_and_what_waited_waits_for_it(
-    cluster, train
-):
-    first, report = train("forbidden", *COMMON, "--no-requeue", config=("steps=30",), then=REPORT)
-    run = cluster.work / "forbidden"
-    cluster.until(lambda: step(run) >= 2, first)
-    command("scancel", "--signal=USR2", first)
-    cluster.wait(first)  # it is over: what it began goes on elsewhere
-    assert cluster.history(first)[0].code == 75
-    successor = cluster.row(first)["job"]
-    assert successor != first
-    cluster.wait(successor)
-    cluster.wait(report)
-    assert len(losses(run)) == 30
-    assert (run / "report.html").is_file()
-
-
-def test_out_of_time_a_run_is_saved_and_goes_on_and_a_cancelled_one_does_not(cluster, queued):
-    job, run = queued.limited, cluster.work / "limited"
-
-    def saved() -> list[int]:
-        """The steps after which an attempt was out of time; on a slow machine the first may not get
-        that far.
-        """
-        history = cluster.history(job)
-        assert {attempt.code for attempt in history} <= {75}
-        return [
-            attempt.step
-            for attempt in history
-            if attempt.told.endswith("as asked (SIGUSR2); saved")
-        ]
-
-    cluster.until(lambda: bool(saved()) and step(run) > saved()[0], job)
-    steps = [row["step"] for row in rows(run)]  # read once: the run goes on
-    assert steps == list(range(1, len(steps) + 1))
-    assert job in cluster.ask("cancel", job)
-    cluster.wait(job, "CANCELLED")
-    assert "nothing" in cluster.ask("cancel", job)
 
 
 def test_a_run_in_the_queue_is_refused_a_second_time(cluster, train):

@@ -1,0 +1,18 @@
+"""Rehearsals are a third of a tiny run, and the same for most of them."""
+
+from seer.pretrain import recipe
+from seer.pretrain import run as pretraining
+
+
+def rehearse_once() -> None:
+    """From now on this process, and what it forks, rehearses no configuration a second time."""
+    rehearse, done = recipe.rehearse, set[str]()
+
+    def remembering(config: recipe.Pretrain) -> None:
+        parts = [config.views, config.backbone, config.method, config.optim, config.batch_size]
+        seen = repr([*parts, config.parallel.checkpointing])
+        if seen not in done:
+            rehearse(config)
+            done.add(seen)
+
+    recipe.rehearse = pretraining.rehearse = remembering
