@@ -66,13 +66,13 @@ def test_help_imports_nothing_heavy():
         (["report", "/nowhere"], "/nowhere: not a run directory"),
     ],
 )
-def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(words, message, monkeypatch, capfd):
+def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(words, message, monkeypatch, capsys):
     """The whole command, in this process; test_terminal.py has it in one of its own."""
     monkeypatch.setattr(sys, "argv", ["seer", *words])
     monkeypatch.setattr(cli, "answer_interrupts", lambda: None)  # Ctrl-C is pytest's
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    printed = capfd.readouterr()
+    printed = capsys.readouterr()
     assert ended.value.code == 2
     assert printed.out == ""
     assert message in printed.err
