@@ -1,12 +1,13 @@
 """What many tests share: a small set of shards, and a recipe that trains in seconds."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from seer import forkserver
+from seer import distributed, forkserver
 from tests.kit.pictures import jpeg, photograph
 from tests.kit.runs import tiny_recipe
 
@@ -27,6 +28,14 @@ def rehearsals() -> None:
     from tests.kit.rehearsals import rehearse_once
 
     rehearse_once()
+
+
+@pytest.fixture(autouse=True)
+def no_world_left() -> Iterator[None]:
+    """A run that fails in this process leaves its world, which the next test would find itself in."""
+    yield
+    if distributed._world is not None:
+        distributed.shutdown()
 
 
 @pytest.fixture(scope="session")

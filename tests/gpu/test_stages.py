@@ -47,7 +47,7 @@ def test_a_stage_on_the_cpu(stage, tmp_path):
     rows = [row for row in results(tmp_path) if row["stage"] == stage]
     assert rows[-1]["what"] == "stage"
     assert rows[-1]["code"] == 0
-    assert len(rows) >= 3
+    assert len(rows) > 1
     table = (tmp_path / "table.md").read_text()
     assert all(row["what"] in table for row in rows)
 

@@ -305,9 +305,9 @@ def test_the_stage_of_the_gpu_benchmarks(monkeypatch, data):
     import speedrun
 
     monkeypatch.setattr(speedrun, "SMALL", [*speedrun.SMALL, "backbone.name=regnety_tiny"])
-    options = SimpleNamespace(device=CPU.device, small=True, data=data)
+    options = SimpleNamespace(device=CPU.device, small=True, data=data, seconds=60)
     (row,) = speedrun.rows(options)
     assert row["knn"] > 0
-    options = SimpleNamespace(device=CPU.device, small=False, data=None)
+    options = SimpleNamespace(device=CPU.device, small=False, data=None, cifar=None)
     (row,) = speedrun.rows(options)
     assert "no images" in row["skipped"]
