@@ -223,7 +223,7 @@ class Plan:
             f"roofline, exchanging {c.exchange_seconds:.3g} s, mostly at the same time",
             f"  efficiency {self.efficiency_source}",
             *(
-                f"  {seconds:.3g} s at the one {source}"
+                f"  {seconds:.3g} s with the efficiency {source}"
                 for source, seconds in self.otherwise.items()
             ),
             f"loader: {c.loader_cores:.2f} cores per GPU, {self.loader_gib_per_node:.1f} GiB of host memory per node",
@@ -272,7 +272,7 @@ def plan(
     expected, *less_likely = efficiencies(job.config, hardware)
     if calibrated:
         less_likely = [expected, *less_likely]
-        expected = Efficiency(calibrated, f"of {options.calibrate}")
+        expected = Efficiency(calibrated, f"as {options.calibrate} reached it")
     chosen = job.estimate(expected.share, options)
     config = job.config
     footprint = job.footprint
