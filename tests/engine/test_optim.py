@@ -364,3 +364,16 @@ def disagreeing_ranks() -> tuple[bool, float]:
 
 def test_ranks_agree_on_a_bad_step_and_empty_shards_count_nothing():
     assert spawn(disagreeing_ranks, 2, device="cpu") == [(False, [9.0, 16.0])] * 2
+
+
+def test_what_was_prepared_for_a_step_that_is_not_taken_goes_with_its_gradients():
+    weights = [nn.Parameter(torch.ones(3, 2)) for _ in range(2)]
+    first, second = (SGD([weight], lr=0.1, weight_decay=0.5, trust=0.01) for weight in weights)
+    weights[0].grad = torch.full((3, 2), 7.0)
+    first.prepare()
+    first.zero_grad()
+    for weight in weights:
+        weight.grad = torch.arange(6.0).view(3, 2)
+    first.step()
+    second.step()
+    assert torch.equal(weights[0], weights[1])

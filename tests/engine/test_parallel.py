@@ -278,3 +278,13 @@ def test_a_method_without_backbone_is_left_whole():
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))
     assert parallelize(net, ParallelConfig(checkpointing=[[1]]), World()) is net
     assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_images_have_the_order_that_was_asked_for(channels_last):
+    network = build_backbone("regnety_002")
+    parallelize(network, ParallelConfig(channels_last=channels_last), World())
+    seen = []
+    network.stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].stride(1)))
+    network(torch.zeros(2, 3, 32, 32).to(memory_format=torch.channels_last))
+    assert seen == [1 if channels_last else 32 * 32]
