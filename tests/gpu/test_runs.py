@@ -160,6 +160,7 @@ def test_what_is_saved_is_what_was_there(device, tmp_path, monkeypatch):
                     for _ in range(20):
                         tensor.mul_(1)
                     tensor.fill_(step)
+            saves.finish()  # or the thread may come to see the last step's event only once it is cleared
             overwritten.clear()
             saves.save(step, method, optimizer)
             with torch.no_grad():
