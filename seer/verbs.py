@@ -6,13 +6,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from seer import outputs
+from seer.commands import USAGE_ERROR, RecipeCommand
 from seer.errors import InputError, nearest, quoted
 from seer.eval.tasks import TASKS
 from seer.terminal import (
@@ -91,11 +92,33 @@ def index_tars(*folders: str, nested: bool = False) -> None:
     index_on_first_use(folders, shown, nested)
 
 
+def as_shards(data: str, run_dir: str) -> str:
+    """The data; where they are a folder of images, shards of it, made beside the run."""
+    from shards.first_use import holds_images, shards_of
+
+    if not holds_images(data):
+        return data
+    from seer.pretrain.recipe import data_of
+
+    @contextmanager
+    def shown(out: Path) -> Iterator[Callable[[int, int], None]]:
+        with progress("building", "images") as tick:
+            yield tick
+
+    folder = Path(data)
+    out, report = shards_of(folder, Path(run_dir).parent, data_of(run_dir), shown)
+    say(f"{folder} holds images; their shards are {out}", json_target="-")
+    say(*(report.lines() if report else ()), json_target="-")
+    return str(out)
+
+
 @app.command(
+    cls=RecipeCommand,
     epilog=example(
+        "seer pretrain swav_small data=photos/ epochs=100",
         "seer pretrain swav_small data=shards/ steps=5000",
         "seer pretrain swav_regnety_16gf data=shards/ batch_size=64 --nproc 2",
-    )
+    ),
 )
 def pretrain(
     config: Annotated[
@@ -118,11 +141,52 @@ def pretrain(
 
     resolved = load_config(config, overrides or [], allow_env)
     index_tars(resolved.data, nested=True)
+    resolved = replace(resolved, data=as_shards(resolved.data, resolved.run_dir))
     run_dir = spawn(run, nproc, resolved, device=resolved.device)[0] if nproc > 1 else run(resolved)
     say(f"run     {run_dir}", f"report  seer report {quoted(run_dir)}")
 
 
+@app.command(epilog=example("seer recipes"))
+def recipes(json_target: Json = "") -> None:
+    """The recipes: for which images and hardware, how many hours, and what score to expect."""
+    from seer.pretrain.catalogue import catalogue
+
+    entries = catalogue()
+    say(*(line for entry in entries for line in entry.lines()), json_target=json_target)
+    emit([asdict(entry) for entry in entries], json_target)
+
+
 @app.command(
+    "config",
+    cls=RecipeCommand,
+    epilog=example(
+        "seer config swav_small",
+        "seer config swav_small schedule batch_size=64",
+    ),
+)
+def configuration(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
+    ],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY | KEY=VALUE]...", show_default=False)
+    ] = None,
+    allow_env: AllowEnv = False,
+    json_target: Json = "",
+) -> None:
+    """Every key of a recipe with its value, meaning and range, or those keys that are named."""
+    from seer.config.meanings import meanings, under
+    from seer.pretrain.recipe import load_config
+
+    overrides = [word for word in words or [] if "=" in word]
+    names = [word for word in words or [] if "=" not in word]
+    rows = under(names, meanings(load_config(config, ["data=SHARDS", *overrides], allow_env)))
+    say(*(line for row in rows for line in row.lines()), json_target=json_target)
+    emit([asdict(row) for row in rows], json_target)
+
+
+@app.command(
+    cls=RecipeCommand,
     epilog=example(
         "seer plan swav_regnety_256gf --gpus 512 --gpu v100-32g",
         "seer plan swav_resnet50_800ep --gpus 64 --gpu a100-40g --price 1.5 --sweep",
@@ -187,10 +251,11 @@ def plan(
 
 
 @app.command(
+    cls=RecipeCommand,
     epilog=example(
         "seer speedrun gpu data=cifar10",
         "seer speedrun cpu data=cifar10 method.temperature=0.5 --nproc 2 --json -",
-    )
+    ),
 )
 def speedrun(
     config: Annotated[
@@ -223,17 +288,27 @@ def speedrun(
 @app.command(
     "eval",
     epilog=example(
+        "seer eval all --model runs/swav_small --data flowers",
         "seer eval knn --model runs/swav_small --data cifar10 k=[20,200]",
         "seer eval linear --model timm:resnet18 --data flowers",
         "seer eval finetune --model runs/swav_small --data flowers epochs=50 --nproc 2 parallel.mode=ddp",
     ),
 )
 def evaluate(
-    task: Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(TASKS)}.")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help=f"{', '.join(TASKS)}; all: the quick ones, of the model, untrained, and of raw pixels.",
+        ),
+    ],
     model: ModelOption,
     data: Annotated[
         str,
-        typer.Option("--data", help="A folder with train/ and test/ (or val/): classes or shards."),
+        typer.Option(
+            "--data",
+            help="Class folders or labelled shards, in train/ and test/ (or val/); else one in five is held out.",
+        ),
     ],
     overrides: Overrides = None,
     out: Annotated[
@@ -251,15 +326,21 @@ def evaluate(
         outlast_terminal()
         forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
 
+    from seer.eval.baselines import evaluate_all, table
     from seer.eval.task import evaluate as run
     from seer.results import describe
 
     index_tars(data, *(f"{data}/{split}" for split in ("train", "test", "val")))
-    rows = run(task, model, data, overrides or [], out, nproc)
-    if not rows:  # of several processes one measures
-        return
-    say(*describe(rows), json_target=json_target)
-    emit(rows, json_target)
+    if task == "all":
+        if nproc > 1:
+            raise InputError(f"--nproc {nproc}: {task} is one process")
+        rows = evaluate_all(model, data, overrides or [], out)
+        say(*table(rows), json_target=json_target)
+    else:
+        rows = run(task, model, data, overrides or [], out, nproc)
+        say(*describe(rows), json_target=json_target)
+    if rows:  # of several processes one measures
+        emit(rows, json_target)
 
 
 @app.command(
@@ -438,8 +519,6 @@ def preview(words: Sequence[str], ranks: int) -> Path | None:
     Raises:
         InputError: no such verb, or one that cannot be run so.
     """
-    # Click's, whether that is typer's own copy or not.
-    usage_error: Any = typer.BadParameter.__base__
     command: Any = typer.main.get_command(app)
     verb, *rest = words
     while hasattr(command, "commands"):
@@ -450,7 +529,7 @@ def preview(words: Sequence[str], ranks: int) -> Path | None:
         words = words[1:]
     try:
         context = command.make_context(verb, list(words))
-    except usage_error as error:
+    except USAGE_ERROR as error:
         raise InputError(f"{' '.join([verb, *rest])}: {error.format_message()}") from error
     return TRAINING[verb](ranks, **context.params) if verb in TRAINING else None
 

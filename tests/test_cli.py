@@ -64,6 +64,17 @@ def test_help_imports_nothing_heavy():
         (["shards", "build", "/nowhere", "--out", "/tmp/never"], "/nowhere"),
         (["eval", "knn", "--model", "nothing", "--data", "/nowhere"], "/nowhere"),
         (["report", "/nowhere"], "/nowhere: not a run directory"),
+        (
+            ["pretrain", "swav_small", "--data", "my photos"],
+            "--data: no such option; keys of a recipe have no dashes: 'data=my photos'",
+        ),
+        (["plan", "swav_small", "--batch-size=64"], "have no dashes: batch_size=64"),
+        (["speedrun", "cpu", "--data"], "have no dashes: data=VALUE"),
+        (["config", "swav_small", "shedule"], "shedule: unknown key (did you mean 'schedule'?)"),
+        (
+            ["pretrain", "swav_small", "data=x", "steps=1", "epochs=1"],
+            "steps, epochs: both are given",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(words, message, monkeypatch, capsys):

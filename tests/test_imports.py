@@ -17,7 +17,7 @@ FLOORS = """
     seer seer.data shards launch
     seer.background seer.errors seer.files seer.forkserver seer.start
     seer.hardware seer.outputs seer.rendezvous seer.schema
-    seer.distributed seer.flags seer.inputs seer.precision seer.steps seer.terminal
+    seer.commands seer.distributed seer.flags seer.inputs seer.precision seer.steps seer.terminal
     seer.config seer.jsonl seer.processes
     seer.rundir
     seer.results
@@ -37,6 +37,7 @@ FLOORS = """
     shards.report shards.writing
     shards.prune shards.takedown
     shards.build shards.indexing
+    shards.first_use
     shards.verify
     shards.cli
 
@@ -239,6 +240,7 @@ def test_the_command_line_imports_nothing_heavy_until_a_verb_runs():
         "typer",
         "launch.cli",
         "seer",
+        "seer.commands",
         "seer.errors",
         "seer.eval.tasks",
         "seer.start",

@@ -118,6 +118,9 @@ class Files:
         """Raises `DamagedImage`."""
         return read_image(self.root / self.paths[i])
 
+    def key(self, i: int) -> str:
+        return self.paths[i]
+
     def name(self, i: int) -> str:
         return readable(str(self.root / self.paths[i]))
 

@@ -3,8 +3,10 @@ interface.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -18,9 +20,12 @@ from seer.data.storage.reader import UNLABELLED, Reader
 from seer.data.storage.store import Url, place
 from seer.errors import InputError, unreadable
 
+logger = logging.getLogger("seer.data")
+
 MOST_SAMPLES = 2**27  # of labelled shards, whose labels are all held in memory
 # A split's name → the folders that may hold it.
 SPLITS = {"train": ("train",), "test": ("test", "val")}
+HELD_OUT = 5  # one of so many images of each class is a test image, where data have no split
 SPLIT_FOLDERS = {"train", "test", "val", "valid", "validation"}
 
 
@@ -31,6 +36,8 @@ class Source(Protocol):
     def fingerprint(self) -> str: ...
 
     def bytes(self, i: int) -> bytes: ...
+
+    def key(self, i: int) -> str: ...  # within the source
 
     def name(self, i: int) -> str: ...
 
@@ -46,8 +53,31 @@ class Samples:
     def bytes(self, i: int) -> bytes:
         return self.reader.read(self.ids[i : i + 1])[0]
 
+    def key(self, i: int) -> str:
+        return str(self.ids[i])
+
     def name(self, i: int) -> str:
         return f"sample {self.ids[i]} of {readable(str(self.reader.manifest.directory))}"
+
+
+class Part:
+    """Some images of a source, by their numbers there."""
+
+    def __init__(self, whole: Source, numbers: np.ndarray):
+        self.whole = whole
+        self.numbers = numbers.tolist()
+        self.fingerprint = hashlib.sha256(
+            whole.fingerprint.encode() + numbers.tobytes()
+        ).hexdigest()
+
+    def bytes(self, i: int) -> bytes:
+        return self.whole.bytes(self.numbers[i])
+
+    def key(self, i: int) -> str:
+        return self.whole.key(self.numbers[i])
+
+    def name(self, i: int) -> str:
+        return self.whole.name(self.numbers[i])
 
 
 class Labelled:
@@ -160,11 +190,20 @@ def splits(data: Path | str) -> tuple[Labelled, Labelled]:
     """Training and test images under `data`, labelled by the same classes: those of which there are
     training images.
 
+    Data without a split of their own, class folders or labelled shards, are split by `divided`, which is said.
+
     Raises:
         InputError: as `load_labelled`; a test image's class has no training images; all are of one class.
     """
-    train = load_labelled(data, "train")
-    test = load_labelled(data, "test")
+    if has_split(data):
+        train = load_labelled(data, "train")
+        test = load_labelled(data, "test")
+    else:
+        train, test = divided(load_labelled(data))
+        _say_once(
+            f"{readable(str(data))} has no train/ and test/: one image in {HELD_OUT} of each class is held out; "
+            f"{len(train):,} images to train on, {len(test):,} to test with"
+        )
     occurring = np.unique(train.labels).tolist()
     classes = [train.classes[number] for number in occurring]
     tested = {test.classes[number] for number in np.unique(test.labels)}
@@ -177,6 +216,48 @@ def splits(data: Path | str) -> tuple[Labelled, Labelled]:
             f"{data}: all training images are of class '{classes[0]}'; a score needs two classes or more"
         )
     return _relabelled(train, classes), _relabelled(test, classes)
+
+
+def has_split(data: Path | str) -> bool:
+    """Whether data have folders for training and test, or ought to: stores, and what is not there."""
+    root = place(data)
+    if isinstance(root, Url) or not os.path.isdir(root):
+        return True
+    names = [name for names in SPLITS.values() for name in names]
+    return any(os.path.isdir(root / name) for name in names)
+
+
+def divided(images: Labelled) -> tuple[Labelled, Labelled]:
+    """Training and test images, one in `HELD_OUT` of each class held out, at least one of two.
+
+    Which ones depends on their names within the data alone: not on where these lie, hardly on what is added to them.
+
+    Raises:
+        InputError: no class has two images.
+    """
+    digests = [
+        hashlib.sha256(os.fsencode(images.source.key(i))).digest() for i in range(len(images))
+    ]
+    held_out = np.zeros(len(images), dtype=bool)
+    for label in np.unique(images.labels):
+        members = sorted(np.flatnonzero(images.labels == label).tolist(), key=digests.__getitem__)
+        count = round(len(members) / HELD_OUT) or int(len(members) > 1)
+        held_out[members[:count]] = True
+    if not held_out.any():
+        raise InputError(
+            f"{images.source.name(0)} and all others are alone in their classes; a score needs two images of a class"
+        )
+    train, test = (_part(images, np.flatnonzero(chosen)) for chosen in (~held_out, held_out))
+    return train, test
+
+
+def _part(images: Labelled, numbers: np.ndarray) -> Labelled:
+    return Labelled(Part(images.source, numbers), images.labels[numbers], images.classes)
+
+
+@cache
+def _say_once(line: str) -> None:
+    logger.warning("%s", line)
 
 
 def _relabelled(images: Labelled, classes: list[str]) -> Labelled:

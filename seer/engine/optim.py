@@ -25,15 +25,20 @@ class OptimConfig:
 
     Attributes:
         name: `sgd`, `lars` or `adamw`.
+        momentum: `sgd`, `lars`: the share of the last direction that the next one keeps.
+        weight_decay: times the weight is added to its gradient (`adamw`: times the rate is taken from the weight).
+        nesterov: `sgd`: look a step of the momentum ahead.
         larc: `sgd`: scale every parameter's rate by the ratio of its norm to its gradient's.
         larc_trust: LARC's and LARS's trust coefficient.
         larc_clip: `sgd`: never let LARC raise a parameter's rate above the schedule's.
+        larc_eps: added to the denominator of LARC's and LARS's ratio.
         lars_joint_norm: `lars`: the ratio is to the norm of the decayed gradient, ‖g + decay · p‖, as in SimCLR's,
             BYOL's and MoCo v3's code; false: to ‖g‖ + decay · ‖p‖, the paper's equation 6, and LARC's.
         rate_in_momentum: `sgd`, `lars`: momentum sums what was subtracted, rates and all, as in the paper of LARS and
             in SimCLR's code; false: it sums gradients, and the rate of the step multiplies the sum (BYOL's, torch's).
         decay_norm_and_bias: `sgd`, `adamw`: decay vectors (BatchNorm, biases) too. LARS never does.
-        betas: `adamw` only, as is `eps`.
+        betas: `adamw`: decay of the means of the gradient and of its square.
+        eps: `adamw`: added to the denominator.
         clip_grad: the largest norm of the whole gradient; 0 leaves it alone.
     """
 

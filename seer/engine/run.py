@@ -39,7 +39,19 @@ STEP_TOO_LARGE = (
 
 @dataclass
 class RunConfig:
-    """What is to be said of every run. `batch_size` is global, `steps` are optimizer updates."""
+    """What is to be said of every run.
+
+    Attributes:
+        name: what the run is called.
+        run_dir: where everything of the run lies; the same command continues the run that is there.
+        seed: of initial weights, order and crops.
+        steps: updates of the weights.
+        batch_size: images of a step, over all processes.
+        accumulate: micro-batches that a step's batch is cut into, one after the other; each is a batch of its own for
+            BatchNorm and for what a loss compares.
+        precision: of the backbone's arithmetic; `fp16` scales the loss.
+        device: `auto` is a GPU where there is one.
+    """
 
     name: str = option("run", WORD, incidental=True)
     run_dir: str = option("runs/${name}", Location(shortest=1), incidental=True)

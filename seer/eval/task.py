@@ -9,7 +9,7 @@ import torch
 
 from seer.config import incidental, parse_overrides, resolve, significant
 from seer.data.folders import readable
-from seer.data.labelled import splits
+from seer.data.labelled import HELD_OUT, has_split, splits
 from seer.errors import InputError, nearest
 from seer.eval import pixels
 from seer.eval.scores import Score
@@ -19,6 +19,10 @@ from seer.interop.weights import reason
 from seer.processes import spawn
 from seer.results import append_results, check_results
 from seer.rundir.names import RESULTS
+
+# What data without a split of their own are called in results: scores on another split are no
+# scores on this one.
+SPLIT_HERE = f" (1 in {HELD_OUT} held out)"
 
 
 def evaluate(
@@ -53,7 +57,7 @@ def evaluate(
     seconds = round(time.perf_counter() - began, 2)
     common = {
         "task": task,
-        "data": readable(str(data)),
+        "data": readable(str(data)) + ("" if has_split(data) else SPLIT_HERE),
         "model": model.label,
         "config_hash": model.config_hash,
     }

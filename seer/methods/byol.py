@@ -27,7 +27,8 @@ class BYOLConfig:
     and 300).
 
     Attributes:
-        head: hidden and output widths of the projection head; `predictor`'s likewise, ending in the same output width.
+        head: hidden and output widths of the projection head.
+        predictor: those of the predictor, ending in the same output width.
         momentum: of the teacher at the first step; it rises to 1 along a cosine.
     """
 

@@ -27,7 +27,7 @@ from seer.hardware import HARDWARE, PER_NODE, Hardware, find
 from seer.jsonl import Row
 from seer.planning.efficiency import Efficiency, efficiencies
 from seer.planning.footprint import Footprint, measure
-from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, load_config, loader_bytes
+from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, foreseen, load_config, loader_bytes
 from seer.report.plots import Series, line_chart
 from seer.rundir.names import CONFIG
 from seer.rundir.rundir import RunDir
@@ -267,7 +267,7 @@ def plan(
         hardware = replace(
             hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus
         )
-    job = Job.of(load_config(recipe, overrides, options.allow_env), gpus, hardware)
+    job = Job.of(foreseen(load_config(recipe, overrides, options.allow_env)), gpus, hardware)
     calibrated = calibrate(options.calibrate, hardware) if options.calibrate else None
     expected, *less_likely = efficiencies(job.config, hardware)
     if calibrated:
@@ -336,8 +336,8 @@ def advise(
     recipe: str, overrides: list[str], gpus: int, hardware: Hardware, allow_env: bool = False
 ) -> list[str]:
     """The first of the `remedies` under which the run fits; none if nothing helps."""
-    for changes in remedies(load_config(recipe, overrides, allow_env), gpus, hardware):
-        changed = load_config(recipe, [*overrides, *changes], allow_env)
+    for changes in remedies(foreseen(load_config(recipe, overrides, allow_env)), gpus, hardware):
+        changed = foreseen(load_config(recipe, [*overrides, *changes], allow_env))
         if not Job.of(changed, gpus, hardware).estimate().why_not:
             return changes
     return []

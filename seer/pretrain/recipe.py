@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from seer.interop.models import load_backbone
 from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.rundir.names import CONFIG
-from seer.schema import WORD, ListOf, Location, Number, kind_of, option, required
+from seer.schema import WORD, Integer, ListOf, Location, Number, kind_of, option, required
 from seer.steps import PLACE, whole_steps
 
 logger = logging.getLogger("seer")
@@ -54,9 +54,19 @@ BEFORE = {
 
 @dataclass
 class Pretrain(RunConfig):
-    """A pretraining run. `init` is a run or an exported file."""
+    """A pretraining run.
+
+    Attributes:
+        data: shards in a folder or a store, or a folder of images, of which shards are made beside the run.
+        epochs: passes over the images, which give the steps once the images are known; 0 where `steps` are given.
+        init: a run or an exported file, whose backbone this one starts from; empty: from random weights.
+        mean, std: of the images' channels, from 0 to 1, by which they are normalised.
+        method.name: the method; its other keys are the method's own.
+    """
 
     name: str = option("pretrain", WORD, incidental=True)
+    steps: int = option(0, Integer(0, 10**8))
+    epochs: float = option(0.0, Number(0, 1e6), incidental=True)
     data: str = required(Location(shortest=1))
     init: str = option("", Location())
     mean: list[float] = option([0.485, 0.456, 0.406], ListOf(Number(0, 1), 3, 3))
@@ -73,8 +83,42 @@ def load_config(recipe: str, overrides: list[str], allow_env: bool = False) -> P
     Args:
         allow_env: let `${oc.env:NAME}` in the recipe stand for a variable of the environment.
     """
-    named = ["name=" + Path(recipe).stem, *overrides]
-    return configuration.load(Pretrain, recipe, named, {"method": METHOD_CONFIGS}, allow_env)
+    named = ["name=" + Path(recipe).stem, *overrides, *_length_not_given(overrides)]
+    config = configuration.load(Pretrain, recipe, named, {"method": METHOD_CONFIGS}, allow_env)
+    if bool(config.steps) == bool(config.epochs):
+        given = "both are given" if config.steps else "neither is given"
+        raise InputError(f"steps, epochs: {given}, and a run has one of them; set the other to 0")
+    return config
+
+
+def _length_not_given(overrides: list[str]) -> list[str]:
+    """`steps` and `epochs` say the same thing: what is given replaces the recipe's other one."""
+    keys = {override.partition("=")[0] for override in overrides}
+    other = {"steps": "epochs", "epochs": "steps"}
+    return [f"{other[key]}=0" for key in other if key in keys and other[key] not in keys]
+
+
+def with_steps(config: Pretrain, images: int) -> Pretrain:
+    """The configuration with the steps that its epochs are over so many images."""
+    if not config.epochs:
+        return config
+    return replace(config, steps=max(1, round(config.epochs * images / config.batch_size)))
+
+
+def foreseen(config: Pretrain) -> Pretrain:
+    """The same where nothing is to be trained yet: by the manifest of data that can be read here.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if not config.epochs:
+        return config
+    try:
+        return with_steps(config, Manifest.load(config.data).samples)
+    except InputError as error:
+        raise InputError(
+            f"epochs={config.epochs:g}: how many steps they are depends on the images, and {error}; or give steps="
+        ) from error
 
 
 def published_hardware(recipe: str) -> tuple[int, Hardware]:
@@ -94,7 +138,7 @@ def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = Fal
     """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's
     directory.
     """
-    config = load_config(recipe, overrides, allow_env)
+    config = foreseen(load_config(recipe, overrides, allow_env))
     check_settings(config, ranks)
     check_run_dir(config)
     rehearse(config)
@@ -214,6 +258,12 @@ def check_run_dir(config: Pretrain) -> None:
             f"{config.run_dir}: belongs to another configuration: {'; '.join(map(str, differing[:3]))}{more}; "
             "choose another run_dir, or give the same values to continue"
         )
+
+
+def data_of(run_dir: Path | str) -> Path | None:
+    """The data that a run was begun with; None where none has begun."""
+    path = Path(run_dir) / CONFIG
+    return Path(saved_config(path).data) if path.is_file() else None
 
 
 def saved_config(path: Path) -> Pretrain:

@@ -18,7 +18,15 @@ from seer.engine.run import Training, enough_memory, fit
 from seer.interop.native import backbone_metadata
 from seer.pretrain.picture import picture_of_crops
 from seer.pretrain.planned import planned_beside
-from seer.pretrain.recipe import Pretrain, announce, build_method, check, check_run_dir, rehearse
+from seer.pretrain.recipe import (
+    Pretrain,
+    announce,
+    build_method,
+    check,
+    check_run_dir,
+    rehearse,
+    with_steps,
+)
 from seer.rundir.names import CONFIG, CROPS, IMAGES, MANIFEST
 from seer.terminal import outlasting_terminal
 
@@ -38,6 +46,7 @@ def run(config: Pretrain) -> Path:
         world = distributed.init(config.device)
         check_peers()
         manifest = Manifest.load(config.data)
+        config = with_steps(config, manifest.samples)
         check(config, manifest, world)
         rehearse(config)
         training = set_up(config, manifest, world)

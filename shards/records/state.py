@@ -51,6 +51,10 @@ RECORD = Record(
 )
 
 
+class AnotherBuildError(InputError):
+    """A folder that holds another build, or something else: what is to be built belongs elsewhere."""
+
+
 def file_of(out: Path, state: str, name: str) -> Path:
     """A file of the state that stands in `out`.
 
@@ -78,14 +82,16 @@ def recorded_plan(out: Path) -> dict[str, Any] | None:
     if (out / MANIFEST).exists():
         plan = Manifest.load(out).build
         if "options" not in plan:
-            raise InputError(f"{out} holds shards that were indexed, not built; give another --out")
+            raise AnotherBuildError(
+                f"{out} holds shards that were indexed, not built; give another --out"
+            )
         return plan
     if begun is not None:
         return begun
     if out.is_file():
-        raise InputError(f"{out} is a file; give a folder as --out")
+        raise AnotherBuildError(f"{out} is a file; give a folder as --out")
     if filled:
-        raise InputError(
+        raise AnotherBuildError(
             f"{out} is not empty and holds no build; give a new or empty folder as --out"
         )
     return None
@@ -109,7 +115,7 @@ def refuse_another(out: Path, plan: dict[str, Any]) -> None:
             if key != "listing"
         ]
         facts = facts or ["names or sizes of its source files have changed"]
-        raise InputError(
+        raise AnotherBuildError(
             f"{out} holds another build: {'; '.join(facts)}; give another --out, or delete it first"
         )
 

@@ -237,3 +237,48 @@ def test_a_label_without_a_name_makes_no_list_of_its_length(tmp_path):
     images = load_labelled(tmp_path)
     assert images.classes == ["0", "999999999"]
     assert images.labels.tolist() == [0, 1]
+
+
+def test_data_without_a_split_are_split_by_their_names(tmp_path, caplog):
+    files = {f"{name}/{i}.jpg": 10 * i for name in ("cat", "dog") for i in range(10)}
+    train, test = splits(write_folders(tmp_path / "pets", files | {"zebra/0.jpg": 200}))
+    assert (len(train), len(test)) == (17, 4)
+    assert np.bincount(test.labels).tolist() == [2, 2]
+    assert sorted(contents(train) + contents(test)) == sorted(
+        (name.partition("/")[0], grey) for name, grey in (files | {"zebra/0.jpg": 200}).items()
+    )
+    assert (
+        "one image in 5 of each class is held out; 17 images to train on, 4 to test with"
+        in caplog.text
+    )
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "pets").rename(moved)
+    _, held_out = splits(moved)
+    assert contents(held_out) == contents(test)
+    assert [held_out.bytes(i) for i in range(4)] == [test.bytes(i) for i in range(4)]
+    # What is added leaves most of the others where they are.
+    write_folders(moved, {"cat/new.jpg": 250})
+    _, grown = splits(moved)
+    assert len(set(contents(grown)) & set(contents(test))) >= 3
+
+
+def test_shards_without_a_split_are_split(tmp_path):
+    write_shards(tmp_path, [6, 4], labels=lambda i: i % 2, classes=["even", "odd"])
+    train, test = splits(tmp_path)
+    assert (len(train), len(test)) == (8, 2)
+    assert sorted(grey for _, grey in contents(train) + contents(test)) == list(range(10))
+    assert all(
+        (grey % 2 == 1) == (name == "odd") for name, grey in contents(train) + contents(test)
+    )
+    assert train.fingerprint != test.fingerprint
+
+
+def test_classes_of_one_image_each_cannot_be_split(tmp_path):
+    with pytest.raises(InputError, match="two images of a class"):
+        splits(write_folders(tmp_path, {"cat/1.jpg": 1, "dog/1.jpg": 2}))
+
+
+def test_half_a_split_is_no_data_without_one(tmp_path):
+    write_folders(tmp_path / "train")
+    with pytest.raises(InputError, match="no folder test/ or val/"):
+        splits(tmp_path)

@@ -25,11 +25,13 @@ from seer.pretrain.recipe import (
     Pretrain,
     check_run_dir,
     check_settings,
+    foreseen,
     load_config,
     preview,
     published_hardware,
     saved_config,
     whole_places,
+    with_steps,
 )
 from seer.pretrain.run import announce, run
 from tests.kit.runs import rows
@@ -431,3 +433,44 @@ def test_rates_for_images_and_shares_train_as_rates_and_steps_do(
         "rate 0.2 for 16 images → 0.1 for 8; warm-up 1 of 2 steps"
         in (relative / "seer.log").read_text()
     )
+
+
+def test_epochs_are_steps_once_the_images_are_known(tiny, shards):
+    config = load_config(tiny, [f"data={shards}", "epochs=3", "batch_size=16"])
+    assert (config.steps, config.epochs) == (0, 3)
+    assert with_steps(config, 40).steps == foreseen(config).steps == round(3 * 40 / 16)
+    assert with_steps(replace(config, epochs=0.001), 40).steps == 1
+    by_steps = load_config(tiny, [f"data={shards}", "steps=7"])
+    assert (by_steps.steps, by_steps.epochs) == (7, 0)
+    assert with_steps(by_steps, 40) == foreseen(by_steps) == by_steps
+    assert configuration.identity(with_steps(config, 40)) == configuration.identity(
+        load_config(tiny, [f"data={shards}", "steps=8", "batch_size=16"])
+    )
+
+
+@pytest.mark.parametrize("given", [["steps=0"], ["epochs=0"], ["steps=2", "epochs=2"]])
+def test_a_run_has_one_length(tiny, given):
+    with pytest.raises(
+        InputError, match=r"steps, epochs: .* is given|steps, epochs: both are given"
+    ):
+        load_config(tiny, ["data=x", *given])
+
+
+def test_a_file_may_give_epochs_for_its_bases_steps(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: swav_small\nepochs: 2\n")
+    with pytest.raises(
+        InputError, match=r"both are given, and a run has one of them; set the other to 0"
+    ):
+        load_config(str(path), ["data=x"])
+    path.write_text("base: swav_small\nsteps: 0\nepochs: 2\n")
+    assert load_config(str(path), ["data=x"]).epochs == 2
+    assert load_config(str(path), ["data=x", "steps=5"]).steps == 5
+
+
+def test_epochs_of_data_that_cannot_be_read_here_are_refused_beforehand(tiny):
+    config = load_config(tiny, ["data=/nowhere", "epochs=3"])
+    with pytest.raises(
+        InputError, match=r"epochs=3: how many steps .* /nowhere does not exist.*steps="
+    ):
+        foreseen(config)

@@ -1,0 +1,38 @@
+"""How the verbs are parsed, where typer's own way leaves people in doubt."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from seer.errors import InputError, quoted
+
+USAGE_ERROR: Any = typer.BadParameter.__base__  # Click's, whether that is typer's own copy or not
+
+
+class RecipeCommand(TyperCommand):
+    """A verb with a recipe, whose keys people try as options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except USAGE_ERROR as error:
+            option = getattr(error, "option_name", "")
+            if type(error).__name__ != "NoSuchOption" or not option.startswith("--"):
+                raise
+            raise InputError(
+                f"{option}: no such option; keys of a recipe have no dashes: {as_key(option, words)}"
+            ) from None
+
+
+def as_key(option: str, words: Sequence[str]) -> str:
+    """What was meant by an option, as a key of a recipe: `data=x` for `--data x`."""
+    key = option.lstrip("-").replace("-", "_")
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith(f"{option}="):
+            return quoted(f"{key}={word.partition('=')[2]}")
+        if word == option and following and not following.startswith("-"):
+            return quoted(f"{key}={following}")
+    return f"{key}=VALUE"

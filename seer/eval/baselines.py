@@ -1,0 +1,103 @@
+"""What a backbone is worth beside the same network untrained and the raw pixels, by every task that
+is quick.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from seer.config import parse_overrides, resolve
+from seer.errors import InputError, nearest
+from seer.eval.task import evaluate
+from seer.eval.tasks import TASKS
+from seer.jsonl import Row
+from seer.results import shown
+from seer.rundir.names import RESULTS
+
+QUICK = {name: task for name, task in TASKS.items() if task.quick}
+
+
+def evaluate_all(
+    model: str, data: Path | str, overrides: list[str], out: Path | str | None = None
+) -> list[Row]:
+    """Run the quick tasks on a model and its baselines; their results, in the order of measurement.
+
+    Args:
+        model: as `evaluate` takes it.
+        overrides: options as `key=value`, each for the tasks that have it.
+        out: results file; by default that of the model's run, the baselines' results included.
+
+    Raises:
+        InputError: as `evaluate` raises it; no task has an option.
+    """
+    options = {name: options_of(name, overrides) for name in QUICK}
+    out = out or (run_of(model) or Path()) / RESULTS
+    specs = [model, *baselines(model, size_of(options["knn"]))]
+    return [
+        row
+        for name in QUICK
+        for spec in specs
+        for row in evaluate(name, spec, data, options[name], out)
+    ]
+
+
+def options_of(task: str, overrides: list[str]) -> list[str]:
+    """The overrides that are options of a task. Raises `InputError` for what none has."""
+    names = {name: {field.name for field in fields(QUICK[name].config)} for name in QUICK}
+    every = set().union(*names.values())
+    keys = [override.partition("=")[0] for override in overrides]
+    if unknown := next((key for key in keys if key.partition(".")[0] not in every), None):
+        raise InputError(
+            f"{unknown}: none of {', '.join(QUICK)} has such an option{nearest(unknown, every)}"
+        )
+    pairs = zip(keys, overrides, strict=True)
+    return [override for key, override in pairs if key.partition(".")[0] in names[task]]
+
+
+def size_of(overrides: list[str]) -> int:
+    """The side of the images in pixels that is asked for; 0: each model's own."""
+    return resolve(QUICK["knn"].config, [parse_overrides(overrides)]).size
+
+
+def baselines(model: str, size: int = 0) -> list[str]:
+    """What a model is compared with: the same network untrained, where it can be had by a word, and
+    raw pixels, of images of this `size` if it is not 0.
+    """
+    library, _, rest = model.partition(":")
+    if run := run_of(model):
+        untrained = f"{run}:random"
+    elif library in ("timm", "torchvision") and rest:
+        untrained = f"{library}:{rest.partition(':')[0]}:random"
+    else:
+        untrained = ""
+    pixels = f"pixels:{size}" if size else "pixels"
+    return [spec for spec in (untrained, pixels) if spec and model not in (spec, "pixels")]
+
+
+def run_of(model: str) -> Path | None:
+    """The run directory that a model's word names, if it does."""
+    for path in (Path(model), Path(model.rpartition(":")[0])):
+        if str(path) != "." and path.is_dir():
+            return path
+    return None
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Each task's main value, a line for each model, for a terminal."""
+    rows = [row for row in rows if row["headline"]]
+    titles = list(dict.fromkeys(row["title"] for row in rows))
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    cells = {(row["model"], row["title"]): _cell(row) for row in rows}
+    width = max(map(len, models), default=0)
+    columns = [max(len(title), *(len(cell) for cell in cells.values())) for title in titles]
+
+    def line(name: str, texts: list[str]) -> str:
+        aligned = (text.rjust(column) for text, column in zip(texts, columns, strict=True))
+        return "   ".join([name.ljust(width), *aligned])
+
+    body = [line(model, [cells.get((model, title), "") for title in titles]) for model in models]
+    return [line("", titles), *body]
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{shown(row)} [{shown(row, 'low', False)}, {shown(row, 'high', False)}]"

@@ -1,0 +1,64 @@
+"""`seer config`: what it prints is true, complete, and can be given back."""
+
+import shlex
+from dataclasses import dataclass
+
+import pytest
+
+from seer.config import flatten, recipes, to_dict
+from seer.config.meanings import attributes, meanings, under
+from seer.errors import InputError
+from seer.pretrain.recipe import load_config
+
+
+@dataclass
+class Base:
+    """Options of a base. `depth` and `width` are sizes; `colour` is another matter.
+
+    Attributes:
+        speed: how fast
+            it is: in m/s.
+        first, second: the two.
+    """
+
+
+@dataclass
+class Derived(Base):
+    """It says more of `width`.
+
+    Attributes (and those of `Base`):
+        second: the other one.
+    """
+
+
+def test_what_docstrings_say():
+    texts = attributes(Derived)
+    assert texts["speed"] == "how fast it is: in m/s."
+    assert texts["first"] == "the two."
+    assert texts["second"] == "the other one."
+    assert texts["depth"] == "`depth` and `width` are sizes;"
+    assert texts["colour"] == "`colour` is another matter."
+    assert texts["width"] == "It says more of `width`."
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_every_key_has_a_meaning_and_its_value_can_be_given_back(recipe):
+    config = load_config(recipe, ["data=SHARDS"])
+    rows = meanings(config)
+    assert {row.key: row.value for row in rows} == flatten(to_dict(config))
+    assert [row.key for row in rows if not row.meaning] == []
+    words = [row.lines()[0] for row in rows]
+    given = [word for line in words for word in shlex.split(line)]
+    assert load_config(recipe, [w for w in given if not w.startswith("epochs=")]) == config
+
+
+def test_keys_that_are_named():
+    rows = meanings(load_config("swav_small", ["data=SHARDS"]))
+    assert {row.key for row in under(["schedule"], rows)} >= {"schedule.peak", "schedule.warmup"}
+    assert [row.key for row in under(["views.large.size", "seed"], rows)] == [
+        "seed",
+        "views.large.size",
+    ]
+    assert under([], rows) == rows
+    with pytest.raises(InputError, match=r"shedule: unknown key.*schedule"):
+        under(["shedule"], rows)

@@ -1,0 +1,119 @@
+"""A folder of images given to a training: shards beside the run, once, and only where that is meant."""
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from seer.data.storage.index import MANIFEST, Manifest
+from seer.errors import InputError
+from shards import first_use
+from shards.build import build
+from shards.first_use import holds_images, shards_of
+from shards.options import BuildOptions
+from tests.kit.pictures import coloured_jpeg, jpeg, photograph
+
+
+@pytest.fixture(autouse=True)
+def in_one_process(monkeypatch):
+    def alone(sources, out, progress=None):
+        return build(sources, out, BuildOptions(workers=1), progress)
+
+    monkeypatch.setattr(first_use, "build", alone)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "my photos"
+    for i in range(6):
+        path = folder / "2024" / f"{i}.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(photograph(i)))
+    return folder
+
+
+def made(folder: Path, runs: Path, begun_with: Path | None = None):
+    return shards_of(folder, runs, begun_with, lambda out: nullcontext(lambda done, total: None))
+
+
+def test_they_are_made_once(photos, tmp_path):
+    runs = tmp_path / "runs"
+    out, report = made(photos, runs)
+    assert out == runs / "my photos-shards"
+    assert report.samples == Manifest.load(out).samples == 6
+    before = (out / MANIFEST).stat()
+    assert made(photos, runs) == (out, None)
+    assert (out / MANIFEST).stat() == before
+    assert [path.name for path in runs.iterdir()] == [out.name]
+
+
+def test_other_images_have_other_shards_and_a_begun_run_keeps_its_own(photos, tmp_path):
+    runs = tmp_path / "runs"
+    first, _ = made(photos, runs)
+    (photos / "new.jpg").write_bytes(jpeg(photograph(99)))
+    assert made(photos, runs, begun_with=first) == (first, None)
+    second, report = made(photos, runs)
+    assert (second.name, report.samples) == ("my photos-shards-2", 7)
+    elsewhere = tmp_path / "other" / "my photos"
+    shutil.copytree(photos, elsewhere)
+    third, report = made(elsewhere, runs)
+    assert (third.name, report.samples) == ("my photos-shards-3", 7)
+    assert made(photos, runs) == (second, None)
+    # What a run was begun with, but is not made here, says nothing.
+    assert made(photos, runs, begun_with=photos) == (second, None)
+
+
+def test_what_lies_there_is_left_alone(photos, tmp_path):
+    foreign = tmp_path / "runs" / "my photos-shards"
+    foreign.mkdir(parents=True)
+    (foreign / "letter.txt").write_text("mine")
+    out, _ = made(photos, tmp_path / "runs")
+    assert out.name == "my photos-shards-2"
+    assert [path.name for path in foreign.iterdir()] == ["letter.txt"]
+
+
+def test_a_killed_building_is_continued(photos, tmp_path, monkeypatch):
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shards.build._write_shards", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made(photos, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        first_use, "build", lambda s, o, progress: build(s, o, BuildOptions(workers=1))
+    )
+    out, report = made(photos, tmp_path)
+    assert (out.name, report.samples) == ("my photos-shards", 6)
+
+
+@pytest.mark.parametrize("held_out", ["test", "val", "Validation"])
+def test_test_images_are_not_trained_on(photos, tmp_path, held_out):
+    (photos / "2024").rename(photos / "train")
+    shutil.copytree(photos / "train", photos / held_out)
+    with pytest.raises(
+        InputError, match=rf"holds train/ and {held_out}/.*give data='.*/train'; for all"
+    ):
+        made(photos, tmp_path)
+    out, _ = made(photos / "train", tmp_path)
+    assert out.name == "my photos-train-shards"
+
+
+def test_what_is_a_folder_of_images(photos, tmp_path):
+    shards = tmp_path / "shards"
+    build([photos], shards, BuildOptions(workers=1))
+    assert holds_images(str(photos))
+    assert holds_images(str(photos / "2024"))
+    assert not holds_images(str(shards))
+    assert not holds_images(str(tmp_path / "nothing"))
+    assert not holds_images("s3://bucket/shards")
+    assert not holds_images(str(photos / "2024" / "0.JPG"))
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("a")
+    assert not holds_images(str(texts))
+    (texts / "a.png").write_bytes(coloured_jpeg(1))
+    assert holds_images(str(texts))
+    shutil.copy(shards / "shard-000000.tar", texts)
+    assert not holds_images(str(texts))  # these are indexed
