@@ -41,8 +41,8 @@ def shards_of(
 ) -> tuple[Path, BuildReport | None]:
     """Shards of a folder of images: those that are there, or new ones.
 
-    They lie in `beside/NAME-shards` (of `flowers/train`: `flowers-train-shards`); in `NAME-shards-2` and so on where that holds those of another
-    folder, or of other images than the folder has now.
+    They lie in `beside/NAME-shards` (of `flowers/train`: `flowers-train-shards`), in `NAME-shards-2`
+    and so on where that holds those of another folder, or of other images than the folder has now.
 
     Args:
         begun_with: the data of a run that is to go on, which stays what it is.
