@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from seer import outputs
-from seer.errors import InputError, nearest, quoted
-from seer.eval.tasks import TASKS
+from seer.errors import InputError, nearest
+from seer.eval.tasks import TASKS, check_options
 from seer.terminal import (
     AllowEnv,
     Json,
@@ -107,19 +107,31 @@ def pretrain(
 ) -> None:
     """Pretrain a backbone. The same command again continues the run."""
     from seer import forkserver
+    from seer.pretrain.ending import is_alone, is_finished, last_lines
+    from seer.pretrain.recipe import check_run_dir, check_settings, load_config
 
     outlast_terminal()  # also what is said at the end
+
+    # What is wrong is told, and what is done already, before torch is imported, which takes seconds.
+    resolved = load_config(config, overrides or [], allow_env)
+    alone = is_alone()
+    if alone:
+        check_settings(resolved, nproc)
+    check_run_dir(resolved)
+    index_tars(resolved.data, nested=True)
+    if alone and is_finished(resolved):
+        return say(*last_lines(resolved))
+
     # Imports while this process does.
     forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
-
-    from seer.pretrain.recipe import load_config
     from seer.pretrain.run import run
     from seer.processes import spawn
 
-    resolved = load_config(config, overrides or [], allow_env)
-    index_tars(resolved.data, nested=True)
-    run_dir = spawn(run, nproc, resolved, device=resolved.device)[0] if nproc > 1 else run(resolved)
-    say(f"run     {run_dir}", f"report  seer report {quoted(run_dir)}")
+    if nproc == 1:
+        run(resolved)
+    else:
+        spawn(run, nproc, resolved, device=resolved.device)
+    return say(*last_lines(resolved))
 
 
 @app.command(
@@ -138,7 +150,10 @@ def plan(
     gpus: Annotated[int, typer.Option(help="Processes, each with a GPU.", min=1)],
     gpu: Annotated[
         str,
-        typer.Option(help="v100-16g, v100-32g, a100-40g, a100-80g, h100, h200, b200, l40s, cpu."),
+        typer.Option(
+            help="v100-16g, v100-32g, a100-40g, a100-80g, h100, h200, b200, l40s, t4, l4, a10, a6000, "
+            "rtx-3090, rtx-4090, rtx-5090, cpu."
+        ),
     ],
     price: Annotated[
         float | None,
@@ -170,6 +185,12 @@ def plan(
     """
     if sweep:
         outputs.check_writable(plot, "--plot")
+    from seer.hardware import find
+    from seer.pretrain.recipe import load_config
+
+    # Before torch is imported.
+    find(gpu)
+    load_config(config, ["data=.", *(overrides or [])], allow_env)
     from seer.planning.plan import Options, draw
     from seer.planning.plan import plan as run
 
@@ -205,14 +226,14 @@ def speedrun(
     kNN accuracy against the clock.
     """
     from seer import forkserver
+    from seer.speedrun.entry import load_config
 
+    resolved = load_config(config, overrides or [], allow_env)  # before torch is imported
     if nproc > 1:
         forkserver.start(forkserver.TRAINING)
     from seer.processes import spawn
-    from seer.speedrun.entry import load_config
     from seer.speedrun.run import describe, run
 
-    resolved = load_config(config, overrides or [], allow_env)
     index_tars(*(f"{resolved.data}/{split}" for split in ("train", "test", "val")))
     alone = nproc == 1
     row = run(resolved) if alone else spawn(run, nproc, resolved, device=resolved.device)[0]
@@ -247,7 +268,8 @@ def evaluate(
     """Measure a backbone on labelled images; values come with 95 % intervals."""
     from seer import forkserver
 
-    if task in TASKS and TASKS[task].trained:
+    check_options(task, model, data, overrides or [])  # before torch is imported
+    if TASKS[task].trained:
         outlast_terminal()
         forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
 
@@ -460,7 +482,12 @@ def preview_pretrain(
 ) -> Path:
     """What a launched `pretrain` would refuse; its run directory."""
     check_one(nproc)
-    from seer.pretrain.recipe import preview
+    from seer.pretrain.recipe import check_settings, load_config
+
+    check_settings(
+        load_config(config, overrides or [], allow_env), ranks
+    )  # before torch is imported
+    from seer.pretrain.rehearsal import preview
 
     return preview(config, overrides or [], ranks, allow_env).absolute()
 
