@@ -16,7 +16,8 @@ from seer.engine.metrics import LogConfig, RunLog
 from seer.engine.optim import LossScaler, build_optimizer
 from seer.engine.parallel import parallelize
 from seer.engine.schedule import effective
-from seer.pretrain.recipe import Pretrain, build_method
+from seer.pretrain.recipe import Pretrain
+from seer.pretrain.rehearsal import build_method
 
 
 class SameViews:

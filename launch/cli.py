@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 from seer.terminal import AllowEnv, Json, emit, example, finite, say, warn
 
 if TYPE_CHECKING:
@@ -283,9 +283,8 @@ def _tell(launch: "Launch") -> None:
     for link in launch.links:
         for id, job in zip(link.ids, link.jobs, strict=True):
             say(f"{id:12} {shlex.join(job.command)}")
-    say(
-        f"status  seer launch status {launch.links[0].ids[0].partition('_')[0]}    records and logs in {launch.folder}"
-    )
+    first_job = launch.links[0].ids[0].partition("_")[0]
+    say(f"status  seer launch status {quoted(first_job)}    records and logs in {launch.folder}")
 
 
 def _forget(folder: Path) -> None:

@@ -28,7 +28,7 @@ from launch.job import Job, Resources
 from launch.launches import Launch
 from launch.profile import Profile
 from seer import files, inputs
-from seer.errors import InputError, nearest
+from seer.errors import InputError, nearest, quoted
 from seer.rundir.kinds import OWNER_KIND
 from seer.rundir.names import OWNER, SUBMIT
 
@@ -337,7 +337,7 @@ def unclaimed(run_dir: str) -> Iterator[None]:
         state = queue.states([job]).get(job) if job else None
         if state and state.active:
             raise InputError(
-                f"{run_dir}: job {job} of it is {state.state.lower()} already; `seer launch cancel {job}` first, "
-                "or choose another run_dir"
+                f"{run_dir}: job {job} of it is {state.state.lower()} already; `seer launch cancel {quoted(job)}` "
+                "first, or choose another run_dir"
             )
         yield

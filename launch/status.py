@@ -13,7 +13,7 @@ from launch import attempts, holder, queue
 from launch.job import Job
 from launch.launches import RECORD, Launch, Link, new_folder, select
 from seer import inputs
-from seer.errors import InputError, StoppedError, printable
+from seer.errors import InputError, StoppedError, printable, quoted
 from seer.inputs import UnreadableError
 from seer.rundir.names import LOG
 
@@ -213,7 +213,9 @@ def unfinished(jobs_dir: Path, what: str) -> Launch:
             for id, state in zip(names, states, strict=True)
             if id in named
         ):
-            raise InputError(f"{what}: still in the queue; `seer launch cancel {what}` first")
+            raise InputError(
+                f"{what}: still in the queue; `seer launch cancel {quoted(what)}` first"
+            )
         left = [job for job, state in zip(link.jobs, states, strict=True) if state != "COMPLETED"]
         links += [Link(left, each=link.each)] if left else []
     if not links:

@@ -3,6 +3,7 @@ killed.
 """
 
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -57,6 +58,12 @@ def is_still(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def sha256(path: Path) -> str:
+    """What a file hashes to, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

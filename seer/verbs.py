@@ -4,8 +4,8 @@ what it trains."""
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +14,9 @@ import typer
 
 from seer import outputs
 from seer.commands import USAGE_ERROR, RecipeCommand
-from seer.errors import InputError, nearest, quoted
-from seer.eval.tasks import TASKS
+from seer.errors import InputError, nearest
+from seer.eval.tasks import TASKS, check_options
+from seer.readiness import as_shards, index_tars
 from seer.terminal import (
     AllowEnv,
     Json,
@@ -79,39 +80,6 @@ def typed(*words: str) -> None:
     app(list(words), standalone_mode=False)
 
 
-def index_tars(*folders: str, nested: bool = False) -> None:
-    """Index tars that have no manifest yet; if `nested`, also where they all lie in folders below."""
-    from shards.indexing import index_on_first_use
-
-    @contextmanager
-    def shown(folder: Path) -> Iterator[Callable[[int, int], None]]:
-        say(f"{folder} holds tars without a manifest; indexing them", json_target="-")
-        with progress("indexing", "tars") as tick:
-            yield tick
-
-    index_on_first_use(folders, shown, nested)
-
-
-def as_shards(data: str, run_dir: str) -> str:
-    """The data; where they are a folder of images, shards of it, made beside the run."""
-    from shards.first_use import holds_images, shards_of
-
-    if not holds_images(data):
-        return data
-    from seer.pretrain.recipe import data_of
-
-    @contextmanager
-    def shown(out: Path) -> Iterator[Callable[[int, int], None]]:
-        with progress("building", "images") as tick:
-            yield tick
-
-    folder = Path(data)
-    out, report = shards_of(folder, Path(run_dir).parent, data_of(run_dir), shown)
-    say(f"{folder} holds images; their shards are {out}", json_target="-")
-    say(*(report.lines() if report else ()), json_target="-")
-    return str(out)
-
-
 @app.command(
     cls=RecipeCommand,
     epilog=example(
@@ -130,20 +98,36 @@ def pretrain(
 ) -> None:
     """Pretrain a backbone. The same command again continues the run."""
     from seer import forkserver
+    from seer.pretrain.ending import is_alone, is_finished, last_lines
+    from seer.pretrain.length import foreseen
+    from seer.pretrain.recipe import check_run_dir, check_settings, load_config
 
     outlast_terminal()  # also what is said at the end
+
+    # What is wrong is told, and what is done already, before torch is imported, which takes seconds.
+    resolved = load_config(config, overrides or [], allow_env)
+    alone = is_alone()
+    if alone and resolved.steps:
+        check_settings(resolved, nproc)
+    index_tars(resolved.data, nested=True)
+    resolved = replace(resolved, data=as_shards(resolved.data, resolved.run_dir))
+    resolved = foreseen(resolved)
+    if alone:
+        check_settings(resolved, nproc)
+    check_run_dir(resolved)
+    if alone and is_finished(resolved):
+        return say(*last_lines(resolved))
+
     # Imports while this process does.
     forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
-
-    from seer.pretrain.recipe import load_config
     from seer.pretrain.run import run
     from seer.processes import spawn
 
-    resolved = load_config(config, overrides or [], allow_env)
-    index_tars(resolved.data, nested=True)
-    resolved = replace(resolved, data=as_shards(resolved.data, resolved.run_dir))
-    run_dir = spawn(run, nproc, resolved, device=resolved.device)[0] if nproc > 1 else run(resolved)
-    say(f"run     {run_dir}", f"report  seer report {quoted(run_dir)}")
+    if nproc == 1:
+        run(resolved)
+    else:
+        spawn(run, nproc, resolved, device=resolved.device)
+    return say(*last_lines(resolved))
 
 
 @app.command(epilog=example("seer recipes"))
@@ -202,7 +186,10 @@ def plan(
     gpus: Annotated[int, typer.Option(help="Processes, each with a GPU.", min=1)],
     gpu: Annotated[
         str,
-        typer.Option(help="v100-16g, v100-32g, a100-40g, a100-80g, h100, h200, b200, l40s, cpu."),
+        typer.Option(
+            help="v100-16g, v100-32g, a100-40g, a100-80g, h100, h200, b200, l40s, t4, l4, a10, a6000, "
+            "rtx-3090, rtx-4090, rtx-5090, cpu."
+        ),
     ],
     price: Annotated[
         float | None,
@@ -234,6 +221,12 @@ def plan(
     """
     if sweep:
         outputs.check_writable(plot, "--plot")
+    from seer.hardware import find
+    from seer.pretrain.recipe import load_config
+
+    # Before torch is imported.
+    find(gpu)
+    load_config(config, ["data=.", *(overrides or [])], allow_env)
     from seer.planning.plan import Options, draw
     from seer.planning.plan import plan as run
 
@@ -270,14 +263,14 @@ def speedrun(
     kNN accuracy against the clock.
     """
     from seer import forkserver
+    from seer.speedrun.entry import load_config
 
+    resolved = load_config(config, overrides or [], allow_env)  # before torch is imported
     if nproc > 1:
         forkserver.start(forkserver.TRAINING)
     from seer.processes import spawn
-    from seer.speedrun.entry import load_config
     from seer.speedrun.run import describe, run
 
-    resolved = load_config(config, overrides or [], allow_env)
     index_tars(*(f"{resolved.data}/{split}" for split in ("train", "test", "val")))
     alone = nproc == 1
     row = run(resolved) if alone else spawn(run, nproc, resolved, device=resolved.device)[0]
@@ -322,7 +315,8 @@ def evaluate(
     """Measure a backbone on labelled images; values come with 95 % intervals."""
     from seer import forkserver
 
-    if task in TASKS and TASKS[task].trained:
+    check_options(task, model, data, overrides or [])  # before torch is imported
+    if TASKS[task].trained:
         outlast_terminal()
         forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
 
@@ -539,7 +533,12 @@ def preview_pretrain(
 ) -> Path:
     """What a launched `pretrain` would refuse; its run directory."""
     check_one(nproc)
-    from seer.pretrain.recipe import preview
+    from seer.pretrain.recipe import check_settings, load_config
+
+    check_settings(
+        load_config(config, overrides or [], allow_env), ranks
+    )  # before torch is imported
+    from seer.pretrain.rehearsal import preview
 
     return preview(config, overrides or [], ranks, allow_env).absolute()
 

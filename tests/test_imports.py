@@ -16,13 +16,13 @@ PACKAGES = ("seer", "shards", "launch")
 FLOORS = """
     seer seer.data shards launch
     seer.background seer.errors seer.files seer.forkserver seer.start
-    seer.hardware seer.outputs seer.rendezvous seer.schema
+    seer.hardware seer.outputs seer.registry seer.rendezvous seer.schema
     seer.commands seer.distributed seer.flags seer.inputs seer.precision seer.steps seer.terminal
     seer.config seer.jsonl seer.processes
     seer.rundir
     seer.results
 
-    seer.data.ahead seer.data.members
+    seer.data.ahead seer.data.members seer.data.options
     seer.data.cutter seer.data.decoding seer.data.hashing seer.data.views
     seer.data.crops seer.data.folders seer.data.order seer.data.storage
     seer.data.labelled seer.data.ledger
@@ -53,6 +53,7 @@ FLOORS = """
 
     launch.holder launch.profile launch.queue
     launch.attempts launch.doctor
+    seer.readiness
     seer.verbs
     launch.job
     launch.launches
@@ -76,7 +77,7 @@ UNSEEN = {
     "launch": "seer.methods seer.engine seer.data:",
 }
 # The command line's verbs reach what they run.
-REACHING = {"seer.cli", "seer.verbs"}
+REACHING = {"seer.cli", "seer.readiness", "seer.verbs"}
 
 
 @cache
@@ -175,10 +176,12 @@ def test_no_file_stands_in_a_circle():
 
 
 def test_a_file_has_a_name_that_no_other_room_uses():
-    """But for what is the same thing in each: a command line, a base class, the run of a training."""
+    """But for what is the same thing in each: a command line, a base class, what can be said of the
+    room's work, the run of a training.
+    """
     files = [path.stem for path in modules().values() if path.stem != "__init__"]
     several = {name for name in files if files.count(name) > 1}
-    assert several == {"__main__", "base", "cli", "run"}
+    assert several == {"__main__", "base", "cli", "options", "run"}
 
 
 def test_rooms_see_no_more_than_they_need():
@@ -243,6 +246,7 @@ def test_the_command_line_imports_nothing_heavy_until_a_verb_runs():
         "seer.commands",
         "seer.errors",
         "seer.eval.tasks",
+        "seer.readiness",
         "seer.start",
         "seer.terminal",
         "shards.cli",

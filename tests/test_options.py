@@ -18,9 +18,9 @@ from seer.engine.optim import OPTIMIZERS, OptimConfig
 from seer.engine.schedule import SCHEDULES, ScheduleConfig
 from seer.errors import InputError
 from seer.eval.tasks import TASKS
-from seer.methods import METHODS
+from seer.methods import METHOD_CONFIGS, METHODS
 from seer.precision import PRECISIONS
-from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, load_config
+from seer.pretrain.recipe import Pretrain, load_config
 from seer.schema import KIND, Choice, check_options, default_of, kind_of
 from seer.speedrun.entry import Speedrun
 from shards.build import BuildOptions

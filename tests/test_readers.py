@@ -29,7 +29,7 @@ OTHERS = {"self.open", "cache.open", "self.lease.open", "result.open"}
 OPENERS = {
     "seer.inputs": "the one reader of small files that others may have written",
     "seer.data.storage.tables": "the one reader of Parquet files with declared columns",
-    "seer.files": "files of ours: to have them reach the disk, and to write without following links",
+    "seer.files": "files of ours: to have them reach the disk, to hash them, and to write without following links",
     "seer.jsonl": "a run's metrics and results, from files that seer.inputs has opened",
     "seer.rundir.rundir": "a run's pictures, whose bytes seer.inputs has read",
     "seer.checks.audit": "what was removed from the data of a store",
@@ -43,6 +43,7 @@ OPENERS = {
     "seer.data.decoding.decode": "bytes as images, within limits",
     "seer.data.folders": "image files, regular ones, which seer.data.decoding.decode takes",
     "seer.quickstart.pictures": "photographs that come with the dependencies",
+    "seer.engine.checkpoint.header": "checkpoints",
     "seer.engine.checkpoint.integrity": "checkpoints",
     "seer.engine.metrics": "the processor's name",
     "seer.engine.checkpoint.tensorfile": "checkpoints",

@@ -15,7 +15,8 @@ from seer.eval.probes.features import FeatureConfig, extract
 from seer.eval.task import evaluate
 from seer.interop.export import export
 from seer.interop.models import load_model
-from seer.pretrain.recipe import load_config, rehearse
+from seer.pretrain.recipe import load_config
+from seer.pretrain.rehearsal import rehearse
 from seer.pretrain.run import run
 from seer.report.html import write_report
 from seer.results import read_results

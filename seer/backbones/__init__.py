@@ -2,29 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from seer.backbones.base import Backbone, BackboneConfig, materialize
-from seer.backbones.regnet import ALIASES, REGNETS, RegNet
-from seer.backbones.resnet import RESNETS, ResNet
+from seer.backbones.designs import ALIASES, REGNETS, RESNETS
+from seer.backbones.options import BackboneConfig
 from seer.errors import InputError, nearest
+from seer.registry import Later, Registry
 from seer.schema import check_options, shown
 
-__all__ = [
-    "ALIASES",
-    "BACKBONES",
-    "Backbone",
-    "BackboneConfig",
-    "build",
-    "canonical",
-    "materialize",
-]
+if TYPE_CHECKING:
+    from seer.backbones.base import Backbone
 
-BACKBONES: dict[str, Callable[[BackboneConfig], Backbone]] = {
-    **{name: partial(RegNet, spec) for name, spec in REGNETS.items()},
-    **{name: partial(ResNet, spec) for name, spec in RESNETS.items()},
-}
+__all__ = ["ALIASES", "BACKBONES", "BackboneConfig", "build", "canonical"]
+
+BACKBONES: "Registry[Callable[[BackboneConfig], Backbone]]" = Registry(
+    {
+        **{name: Later("seer.backbones.regnet.RegNet", spec) for name, spec in REGNETS.items()},
+        **{name: Later("seer.backbones.resnet.ResNet", spec) for name, spec in RESNETS.items()},
+    }
+)
 
 
 def canonical(name: str) -> str:
@@ -35,7 +31,7 @@ def canonical(name: str) -> str:
     return name
 
 
-def build(name: str | BackboneConfig, **options: Any) -> Backbone:
+def build(name: str | BackboneConfig, **options: Any) -> "Backbone":
     """Build a backbone, initialised, from its config or from its name or alias and the config's
     other fields.
 

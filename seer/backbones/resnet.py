@@ -2,36 +2,13 @@
 multiplied by 1, 2 or 4 as in SwAV's wide networks (Caron et al. 2020, arXiv:2006.09882)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seer.backbones.base import Backbone, BackboneConfig, Bottleneck, ResidualBlock, conv, conv_norm
-
-EXPANSION = 4  # of a bottleneck's output over its middle
-
-
-@dataclass(frozen=True)
-class ResNetSpec:
-    """Blocks per stage, whether they are bottlenecks or pairs of 3x3 convolutions, and the width
-    multiplier.
-    """
-
-    depths: tuple[int, int, int, int]
-    bottleneck: bool
-    width: int = 1
-
-    @property
-    def inner_widths(self) -> tuple[int, ...]:
-        """Widths of the 3x3 convolutions, stage by stage; the stem is as wide as the first."""
-        return tuple(64 * self.width * 2**i for i in range(4))
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Widths of the stages' outputs."""
-        return tuple(width * (EXPANSION if self.bottleneck else 1) for width in self.inner_widths)
+from seer.backbones.designs import ResNetSpec
 
 
 class BasicBlock(ResidualBlock):
@@ -78,18 +55,3 @@ def _stage(spec: ResNetSpec, i: int) -> nn.Sequential:
     for _ in range(1, spec.depths[i]):
         blocks.append(block(out_width, out_width=out_width))
     return nn.Sequential(*blocks)
-
-
-_DEPTHS: dict[int, tuple[int, int, int, int]] = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-}
-RESNETS = {
-    f"resnet{layers}" + (f"w{width}" if width > 1 else ""): ResNetSpec(depths, layers >= 50, width)
-    for layers, depths in _DEPTHS.items()
-    for width in (1, 2, 4)
-}

@@ -25,7 +25,7 @@ from seer.data.order import Order
 from seer.data.storage.index import Manifest, index_path, read_index
 from seer.data.storage.reader import Reader
 from seer.data.storage.store import place
-from seer.engine.checkpoint.integrity import read_header
+from seer.engine.checkpoint.header import read_header
 from seer.errors import InputError
 from seer.inputs import UnreadableError
 from seer.jsonl import Row, Unread

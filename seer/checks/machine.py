@@ -64,6 +64,7 @@ def software() -> Iterator[Finding]:
     )
     yield _cuda()
     yield shared_memory()
+    yield load()
     backends = {
         "gloo": dist.is_gloo_available(),
         "NCCL": dist.is_nccl_available() and torch.cuda.is_available(),
@@ -79,6 +80,16 @@ def software() -> Iterator[Finding]:
             f"{told}, without {needed}",
             "install a PyTorch that is built with it",
         )
+
+
+def load() -> Finding:
+    """Whether other processes leave this host's cores to a run."""
+    cores = os.cpu_count() or 1
+    busy = os.getloadavg()[0]
+    told = f"{busy:.1f} processes at work in the last minute, {cores} cores"
+    if busy <= cores:
+        return Finding("ok", "load", told)
+    return Finding("warning", "load", told, "training shares these with others, and takes longer")
 
 
 def _cuda() -> Finding:

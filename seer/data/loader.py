@@ -7,7 +7,7 @@ that divides the global batch.
 
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, NamedTuple
 
@@ -21,36 +21,13 @@ from seer.data.crops.multicrop import MultiCrop
 from seer.data.cutter import Cutter, Made, Parcel, Samples
 from seer.data.delivery import Clock, Delivery, StepTask
 from seer.data.ledger import Damaged
+from seer.data.options import LoaderConfig
 from seer.data.order import OnePass, Order
 from seer.data.storage.index import Manifest
 from seer.data.storage.reader import Reader
-from seer.data.storage.remote import FetchConfig
 from seer.data.workers import MODES, inline
 from seer.errors import InputError
-from seer.schema import Choice, Integer, check_options, option
-
-
-@dataclass
-class LoaderConfig(FetchConfig):
-    """How batches are made ready. Only `lanes` and `window` decide what is in them.
-
-    Attributes (and those of `FetchConfig`):
-        workers: processes or threads per rank; 0 makes each batch when it is asked for.
-        mode: `processes`, or `threads` (they share the trainer's interpreter: only for images that decode slowly).
-        prefetch: batches made ahead per worker.
-        device_augment: colour, blur and normalisation on the accelerator instead of in the workers.
-        device_decode: JPEGs decoded and cropped on the accelerator as well (`device_augment` must be on).
-        lanes: places of the data read side by side; 0 is the global batch.
-        window: how many successive samples of a lane are mixed.
-    """
-
-    workers: int = option(2, Integer(0, 1024), incidental=True)
-    mode: str = option("processes", Choice(*MODES), incidental=True)
-    prefetch: int = option(2, Integer(1, 1024), incidental=True)
-    device_augment: bool = False
-    device_decode: bool = False
-    lanes: int = option(0, Integer(0, 2**24))
-    window: int = option(256, Integer(1, 2**24))
+from seer.schema import check_options
 
 
 class Awaited(NamedTuple):

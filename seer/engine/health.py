@@ -11,7 +11,6 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,42 +22,17 @@ from torch import Tensor
 from seer import jsonl
 from seer.data import ledger
 from seer.distributed import World, all_reduce_sum, broadcast_object, on_main, size
+from seer.engine.options import ENOUGH, HealthConfig
 from seer.engine.preempt import Verdict
 from seer.engine.symptoms import COLLAPSE, Symptom
 from seer.errors import DivergedError, PausedError
 from seer.rundir.names import HEALTH, checkpoints, step_of
-from seer.schema import COUNT, Choice, Integer, Number, option
 
 logger = logging.getLogger("seer")
 
-ENOUGH = 32  # losses, before any is called a spike
 WIDEST = 512  # dimensions of embeddings that are looked at: the cost grows with their cube
 NO_CHECKPOINT = "and there is no checkpoint to go back to"
 ADVICE = "lower schedule.peak, lengthen schedule.warmup, or use precision=bf16, in a new run_dir"
-
-
-@dataclass
-class HealthConfig:
-    """What counts as a fault, and what follows from one.
-
-    Attributes:
-        every: steps between measurements of collapse, in rows that are logged anyhow; 0 none.
-        grace: steps after the rate's warm-up before which collapse is measured and not judged.
-        act: on a collapse: `none` (say so), `pause` (save and stop), `rollback`.
-        spike: a loss this many robust deviations above the median of the last ones leads to a rollback; 0 never. A
-            deviation is 1.4826 times the median absolute one, and at least a hundredth of the median.
-        window: how many losses median and deviation are of.
-        patience: steps in a row that are not finite before a rollback; measurements in a row that make a symptom.
-        rollbacks: how many there may be in a run.
-    """
-
-    every: int = option(50, COUNT)
-    grace: int = option(300, COUNT)
-    act: str = option("none", Choice("none", "pause", "rollback"))
-    spike: float = option(20.0, Number(0))
-    window: int = option(128, Integer(ENOUGH, 100_000))
-    patience: int = option(3, Integer(1, 1000))
-    rollbacks: int = option(10, Integer(0, 1000))
 
 
 class RollbackError(Exception):

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,13 +28,16 @@ from torch import Tensor
 from seer import __version__, files, jsonl
 from seer.data.ledger import over_ranks
 from seer.distributed import World, all_reduce_mean
+from seer.engine.options import LogConfig
 from seer.errors import InputError
 from seer.rundir.kinds import finite, metric_row
 from seer.rundir.names import ENVIRONMENT, LOG, METRICS, TENSORBOARD, check_written
 from seer.rundir.rundir import read_plan
-from seer.schema import WORD, Integer, option
 
 logger = logging.getLogger("seer")
+
+# Steps of a process after each of which its pace is measured anew.
+WARM_UPS = (1, 10)
 
 PACKAGES = (
     "torch",
@@ -47,22 +49,6 @@ PACKAGES = (
     "pillow",
     "pyarrow",
 )
-
-
-@dataclass
-class LogConfig:
-    """What a run writes down.
-
-    Attributes:
-        every: steps between logged rows (the first and the last step are always logged).
-        tensorboard: write `tensorboard/` too.
-        plan: the GPU, by `seer plan`'s name, for which the run has itself planned in the background, so that metrics
-            hold what was predicted beside what is; `auto` recognises it, and does nothing on CPUs; `none` never plans.
-    """
-
-    every: int = option(10, Integer(1, 10**9))
-    tensorboard: bool = True
-    plan: str = option("auto", WORD)
 
 
 @contextmanager
@@ -301,12 +287,17 @@ def memory(device: torch.device) -> int:
 class _Console:
     """A progress bar on a terminal; in a log, a plain line for every logged step, at most one a
     second.
+
+    Time left is told from the steps after the first, and after `WARM_UPS`' last from those after
+    it: the first steps of a process pay for memory, kernels, compiled code and workers.
     """
 
     def __init__(self, total: int, start: int):
         self.total = total
         self.start = start
+        self.measured_from = start
         self.began = time.perf_counter()
+        self.rows = 0
         self.last_line = 0.0
         console = Console(stderr=True)
         columns = (
@@ -325,18 +316,17 @@ class _Console:
             self.task = self.bar.add_task("", total=total, completed=start, row="")
 
     def advance(self, step: int) -> None:
+        if step - self.start in WARM_UPS:
+            self.measured_from = step
+            self.began = time.perf_counter()
         if self.bar:
             self.bar.update(self.task, completed=step)
 
     def show(self, row: Mapping[str, Any]) -> str:
         """Show a logged row; returns it as the line that goes to seer.log."""
         step = int(row["step"])
-        per_step = (time.perf_counter() - self.began) / max(1, step - self.start)
-        left = timedelta(seconds=round(per_step * (self.total - step)))
-        text = (
-            f"loss {row['loss']:.4f} · {row['images_per_second']:.0f} images/s · "
-            f"waiting for data {100 * row['data_wait']:.0f} % · {left} left"
-        )
+        self.rows += 1
+        text = f"loss {row['loss']:.4f} · {self._pace(step, row)}"
         line = f"step {step}/{self.total} · {text}"
         if self.bar:
             self.bar.update(self.task, completed=step, row=text)
@@ -344,6 +334,18 @@ class _Console:
             self.last_line = time.perf_counter()
             print(line, file=sys.stderr, flush=True)
         return line
+
+    def _pace(self, step: int, row: Mapping[str, Any]) -> str:
+        seconds = time.perf_counter() - self.began
+        if step - self.start == 1:
+            return f"first step {seconds:.1f} s"
+        per_step = seconds / (step - self.measured_from)
+        left = timedelta(seconds=round(per_step * (self.total - step)))
+        rate = row["images_per_second"]
+        if self.rows == 1 and row.get("samples"):  # the row's own rate has the first step in it
+            rate = row["samples"] / step / per_step
+        waiting = f"waiting for data {100 * row['data_wait']:.0f} %"
+        return f"{rate:.0f} images/s · {waiting} · {left} left"
 
     def close(self) -> None:
         if self.bar:

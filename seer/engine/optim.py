@@ -6,7 +6,6 @@ Nothing here waits for the device: norms, scales and verdicts stay tensors until
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,46 +15,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from seer.distributed import local
-from seer.schema import Choice, ListOf, Number, check_options, option
-
-
-@dataclass
-class OptimConfig:
-    """How parameters are updated. The learning rate comes from the schedule, every step.
-
-    Attributes:
-        name: `sgd`, `lars` or `adamw`.
-        momentum: `sgd`, `lars`: the share of the last direction that the next one keeps.
-        weight_decay: times the weight is added to its gradient (`adamw`: times the rate is taken from the weight).
-        nesterov: `sgd`: look a step of the momentum ahead.
-        larc: `sgd`: scale every parameter's rate by the ratio of its norm to its gradient's.
-        larc_trust: LARC's and LARS's trust coefficient.
-        larc_clip: `sgd`: never let LARC raise a parameter's rate above the schedule's.
-        larc_eps: added to the denominator of LARC's and LARS's ratio.
-        lars_joint_norm: `lars`: the ratio is to the norm of the decayed gradient, ‖g + decay · p‖, as in SimCLR's,
-            BYOL's and MoCo v3's code; false: to ‖g‖ + decay · ‖p‖, the paper's equation 6, and LARC's.
-        rate_in_momentum: `sgd`, `lars`: momentum sums what was subtracted, rates and all, as in the paper of LARS and
-            in SimCLR's code; false: it sums gradients, and the rate of the step multiplies the sum (BYOL's, torch's).
-        decay_norm_and_bias: `sgd`, `adamw`: decay vectors (BatchNorm, biases) too. LARS never does.
-        betas: `adamw`: decay of the means of the gradient and of its square.
-        eps: `adamw`: added to the denominator.
-        clip_grad: the largest norm of the whole gradient; 0 leaves it alone.
-    """
-
-    name: str = option("sgd", Choice("sgd", "lars", "adamw"))
-    momentum: float = option(0.9, Number(0, below=1))
-    weight_decay: float = option(1e-6, Number(0, 100))
-    nesterov: bool = False
-    larc: bool = True
-    larc_trust: float = option(0.001, Number(above=0, high=1))
-    larc_clip: bool = False
-    larc_eps: float = option(1e-8, Number(0, 1))
-    lars_joint_norm: bool = True
-    rate_in_momentum: bool = False
-    decay_norm_and_bias: bool = True
-    betas: list[float] = option([0.9, 0.999], ListOf(Number(0, below=1), 2, 2))
-    eps: float = option(1e-8, Number(above=0, high=1))
-    clip_grad: float = option(0.0, Number(0, 1e30))
+from seer.engine.options import OptimConfig
+from seer.schema import check_options
 
 
 class SGD(Optimizer):

@@ -7,7 +7,6 @@ hold two of them.
 
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass
 from inspect import signature
 from itertools import pairwise
 from typing import Any
@@ -23,9 +22,9 @@ from torch.utils.checkpoint import checkpoint
 from seer.backbones.base import materialize
 from seer.distributed import World
 from seer.engine.batchnorm import BatchNorm, convert, statistics_spared
+from seer.engine.options import ParallelConfig, check_parallel
 from seer.errors import InputError, first_line, nearest
 from seer.precision import PRECISIONS
-from seer.schema import Choice, Flag, Integer, ListOf, check_options, option
 
 log = logging.getLogger(__name__)
 
@@ -38,36 +37,6 @@ SYNCS_BUFFERS = next(
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in signature(DistributedDataParallel).parameters
 )
-
-
-@dataclass
-class ParallelConfig:
-    """How the work is spread over processes; it changes memory and speed, not what is learned.
-
-    Attributes:
-        mode: `ddp` copies the method to every process, `fsdp` shards it, `none` is for one process. With one process
-            all three are the same.
-        checkpointing: for each stage of the backbone, where its groups of blocks end; of a group only the input is kept
-            for the backward pass, which computes the rest again. `[[2], [7], [9, 17], []]`, SEER's, makes the first
-            stages one group each, the third two groups, and leaves the fourth alone; `[]` leaves all alone.
-        shard_group: `fsdp`: processes that share one copy of the method: 0 all, n every n consecutive ones. A node's
-            number of GPUs keeps the gathering of parameters inside the node, and costs memory.
-        bn_group: processes whose batches BatchNorm takes as one: 0 all, 1 each its own, n every n consecutive ones.
-        compile: compile the backbone's blocks, where there is a compiler.
-        channels_last: keep images and convolution weights in channels-last order (fsdp keeps weights as they are).
-        deferred_init: build the method without memory and initialise each process's shards only: for methods too big
-            for one process. The weights then depend on the number of processes.
-    """
-
-    mode: str = option("none", Choice("none", "ddp", "fsdp"), incidental=True)
-    checkpointing: list[list[int]] = option(
-        [], ListOf(ListOf(Integer(1, 1000), 1000), 100), incidental=True
-    )
-    shard_group: int = option(0, Integer(0, 2**24), incidental=True)
-    bn_group: int = option(0, Integer(0, 2**24))
-    compile: bool = option(False, Flag(), incidental=True)
-    channels_last: bool = option(True, Flag(), incidental=True)
-    deferred_init: bool = False
 
 
 def parallelize(
@@ -142,21 +111,6 @@ def to_precision(method: nn.Module, precision: str) -> nn.Module:
 
 def find_backbones(method: nn.Module) -> list[nn.Module]:
     return [m for m in method.modules() if isinstance(getattr(m, "stages", None), nn.ModuleList)]
-
-
-def check_parallel(config: ParallelConfig, ranks: int) -> None:
-    """Raise `InputError` for what `ranks` processes cannot do."""
-    check_options(config, "parallel")
-    if config.mode == "none" and ranks > 1:
-        raise InputError(
-            f"parallel.mode=none is for one process and there are {ranks}; use ddp or fsdp"
-        )
-    for key in ("bn_group", "shard_group"):
-        count = getattr(config, key)
-        if 0 < count < ranks and ranks % count:
-            raise InputError(
-                f"parallel.{key}={count} does not divide {ranks} processes; 0 is all of them"
-            )
 
 
 def _batchnorm_group(count: int, world: World) -> dist.ProcessGroup | None:

@@ -2,10 +2,12 @@
 trained lives it.
 """
 
+import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic
@@ -16,57 +18,24 @@ from torch import nn
 from seer import distributed
 from seer.data.ledger import over_ranks
 from seer.distributed import World
-from seer.engine.checkpoint.checkpointer import CheckpointConfig, Checkpointer
-from seer.engine.health import Health, HealthConfig, RollbackError, roll_back
+from seer.engine.checkpoint.checkpointer import Checkpointer
+from seer.engine.health import Health, RollbackError, roll_back
 from seer.engine.learner import B, Batches, Learner
 from seer.engine.loop import Run, Saves, train
-from seer.engine.metrics import LogConfig, RunLog, log_file, write_environment
-from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
-from seer.engine.parallel import ParallelConfig
+from seer.engine.metrics import RunLog, log_file, write_environment
+from seer.engine.optim import LossScaler, build_optimizer
+from seer.engine.options import RunConfig
 from seer.engine.preempt import StopRequest, Watchdog
-from seer.engine.schedule import ScheduleConfig, effective
-from seer.errors import DivergedError, InputError, StoppedError
-from seer.precision import PRECISIONS
+from seer.engine.schedule import effective
+from seer.errors import DivergedError, InputError, StoppedError, printable
 from seer.rundir.lock import locked
-from seer.schema import DEVICE, SEED, WORD, Choice, Integer, Location, option, required
 
-INCIDENTAL = {"incidental": True}
+logger = logging.getLogger("seer")
+
 STEP_TOO_LARGE = (
     "this step; use a smaller batch_size, accumulate=2, precision=bf16, or parallel.checkpointing; the run continues "
     "from its newest checkpoint"
 )
-
-
-@dataclass
-class RunConfig:
-    """What is to be said of every run.
-
-    Attributes:
-        name: what the run is called.
-        run_dir: where everything of the run lies; the same command continues the run that is there.
-        seed: of initial weights, order and crops.
-        steps: updates of the weights.
-        batch_size: images of a step, over all processes.
-        accumulate: micro-batches that a step's batch is cut into, one after the other; each is a batch of its own for
-            BatchNorm and for what a loss compares.
-        precision: of the backbone's arithmetic; `fp16` scales the loss.
-        device: `auto` is a GPU where there is one.
-    """
-
-    name: str = option("run", WORD, incidental=True)
-    run_dir: str = option("runs/${name}", Location(shortest=1), incidental=True)
-    seed: int = option(0, SEED)
-    steps: int = required(Integer(1, 10**8))
-    batch_size: int = option(256, Integer(1, 2**24))
-    accumulate: int = option(1, Integer(1, 2**16))
-    precision: str = option("fp32", Choice(*PRECISIONS))
-    device: str = option("auto", DEVICE, incidental=True)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=INCIDENTAL)
-    health: HealthConfig = field(default_factory=HealthConfig, metadata=INCIDENTAL)
-    log: LogConfig = field(default_factory=LogConfig, metadata=INCIDENTAL)
 
 
 @dataclass(kw_only=True)
@@ -76,6 +45,7 @@ class Training(Generic[B]):
     Attributes:
         module: `learner` as `parallelize` wrapped it.
         prepare: write what the directory says of the run; called once the directory is this run's.
+        announce: say what is to be known of the run beyond `opening`, which is said before.
         begin: keep what is to be kept of the data; called with the number of steps that are done already.
         end: called on all ranks after the last step, while the directory is still this run's.
         weights: the metadata of the whole backbone beside a checkpoint, by its step; None: no such file.
@@ -88,28 +58,12 @@ class Training(Generic[B]):
     module: nn.Module
     batches: Batches[B]
     prepare: Callable[[], None]
+    announce: Callable[[], None] = lambda: None
     begin: Callable[[int], None] = lambda start: None
     end: Callable[[], None] = lambda: None
     weights: Callable[[int], dict[str, str] | None] = lambda step: None
     keys_of: Callable[[int], list[str]] = lambda step: []
     beside: Callable[[], AbstractContextManager[Any]] = nullcontext
-
-
-def check_batch(config: RunConfig, ranks: int) -> None:
-    """Whether the batch divides among `ranks` processes; raises `InputError`."""
-    batch = config.batch_size
-    if batch % (ranks * config.accumulate):
-        parts = (
-            f"{ranks} processes × {config.accumulate} micro-batches"
-            if config.accumulate > 1
-            else f"{ranks} processes"
-        )
-        unit = ranks * config.accumulate
-        below = batch // unit * unit
-        above = (batch // unit + 1) * unit
-        raise InputError(
-            f"batch_size={batch} does not divide among {parts}; use {below or above} or {above}"
-        )
 
 
 def fit(training: Training[B], world: World) -> Path:
@@ -143,6 +97,23 @@ def fit(training: Training[B], world: World) -> Path:
             raise
     distributed.shutdown()
     return run_dir
+
+
+def opening(config: RunConfig, batches: Batches[B], start: int) -> str:
+    """What a run is, in one line: images, length, directory, and where it begins."""
+    epochs = config.steps * config.batch_size / batches.samples
+    seen = start * config.batch_size / batches.samples
+    begun = f"continued after step {start:,} (epoch {seen:.3g})" if start else "new"
+    return (
+        f"{batches.samples:,} images in {batches.name} · {epochs:.3g} epochs: {config.steps:,} steps of "
+        f"{config.batch_size:,} · {config.run_dir}, {begun}"
+    )
+
+
+def tell(line: str) -> None:
+    """Say a line on stderr and in the log."""
+    print(printable(line), file=sys.stderr, flush=True)
+    logger.info("%s", line)
 
 
 @contextmanager
@@ -197,6 +168,9 @@ def attempt(
         start = header["step"]
         batches.seen = header["seen"] if world.is_main else 0
     if world.is_main:
+        if fault is None:
+            tell(opening(config, batches, start))
+            training.announce()
         training.begin(start)
 
     def save(done: int) -> None:

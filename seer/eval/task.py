@@ -10,10 +10,10 @@ import torch
 from seer.config import incidental, parse_overrides, resolve, significant
 from seer.data.folders import readable
 from seer.data.labelled import HELD_OUT, has_split, splits
-from seer.errors import InputError, nearest
+from seer.errors import InputError
 from seer.eval import pixels
 from seer.eval.scores import Score
-from seer.eval.tasks import TASKS
+from seer.eval.tasks import TASKS, check_options
 from seer.interop.models import Model, load_model
 from seer.interop.weights import reason
 from seer.processes import spawn
@@ -45,8 +45,7 @@ def evaluate(
     Raises:
         InputError: in one line, what is wrong with any of these.
     """
-    if task not in TASKS:
-        raise InputError(f"task '{task}' is unknown{nearest(task, TASKS)}")
+    check_options(task, model_spec, data, overrides)
     if nproc > 1 and not TASKS[task].trained:
         raise InputError(f"--nproc {nproc}: {task} is one process")
     if out:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from seer import outputs
-from seer.backbones import Backbone
+from seer.backbones.base import Backbone
 from seer.backbones.resnet import ResNet
 from seer.errors import InputError, nearest
 from seer.interop import timm, torchvision

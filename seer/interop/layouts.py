@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from seer.backbones import Backbone
+from seer.backbones.base import Backbone
 from seer.backbones.regnet import RegNet
 from seer.backbones.resnet import ResNet
 from seer.errors import InputError

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from seer.backbones import Backbone, BackboneConfig, build, canonical
+from seer.backbones import BackboneConfig, build, canonical
+from seer.backbones.base import Backbone
 from seer.config import config_hash, incidental, read
 from seer.data.crops.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from seer.data.folders import readable
-from seer.data.loader import LoaderConfig
-from seer.engine.checkpoint.integrity import check_file
-from seer.engine.run import RunConfig
+from seer.data.options import LoaderConfig
+from seer.engine.checkpoint.header import check_file
+from seer.engine.options import RunConfig
 from seer.errors import InputError
 from seer.inputs import read_json, read_yaml
 from seer.interop.native import (

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seer.backbones import Backbone, BackboneConfig, build, canonical
+from seer.backbones import BackboneConfig, build, canonical
+from seer.backbones.base import Backbone
 from seer.errors import InputError
 from seer.inputs import UnreadableError, parse_json
 from seer.interop.layouts import LIBRARIES, layout

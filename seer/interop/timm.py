@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import Any
 
-from seer.backbones import Backbone
+from seer.backbones.base import Backbone
 from seer.backbones.regnet import SE_RATIO, RegNet
 from seer.errors import InputError, nearest
 from seer.interop.foreign import Pooled, fetch, load_trunk, weights_file

@@ -5,8 +5,9 @@ from typing import Any
 from torch import nn
 from torchvision import models
 
-from seer.backbones import Backbone
-from seer.backbones.regnet import SE_RATIO, RegNet, RegNetSpec
+from seer.backbones.base import Backbone
+from seer.backbones.designs import RegNetSpec
+from seer.backbones.regnet import SE_RATIO, RegNet
 from seer.backbones.resnet import ResNet
 from seer.errors import InputError, nearest
 from seer.interop.foreign import Pooled, fetch, load_trunk, weights_file

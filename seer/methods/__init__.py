@@ -1,22 +1,47 @@
 """Self-supervised methods. Adding one is one file here and one line in `METHODS`."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from seer.methods.options import BYOLConfig, SimCLRConfig, SwAVConfig
+from seer.registry import Later, Registry
 
-from seer.methods.base import Method
-from seer.methods.byol import BYOL
-from seer.methods.simclr import SimCLR
-from seer.methods.swav import SwAV
+if TYPE_CHECKING:
+    from torch import nn
 
-METHODS: dict[str, type[Method]] = {
-    "swav": SwAV,
-    "simclr": SimCLR,
-    "byol": BYOL,
-}
+    from seer.methods.base import Method
+
+METHODS: "Registry[type[Method]]" = Registry(
+    {
+        "swav": Later("seer.methods.swav.SwAV"),
+        "simclr": Later("seer.methods.simclr.SimCLR"),
+        "byol": Later("seer.methods.byol.BYOL"),
+    }
+)
+# Of methods whose options stand apart: they are known without torch.
+OPTIONS = {"swav": SwAVConfig, "simclr": SimCLRConfig, "byol": BYOLConfig}
 
 
-def make(backbone: nn.Module, config: Any, samples: int) -> Method:
+class MethodOptions(Mapping[str, type]):
+    """The dataclass of each method's options, by the method's name."""
+
+    def __getitem__(self, name: str) -> type:
+        return OPTIONS.get(name) or METHODS[name].Config
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(METHODS)
+
+    def __len__(self) -> int:
+        return len(METHODS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in METHODS
+
+
+METHOD_CONFIGS = MethodOptions()
+
+
+def make(backbone: "nn.Module", config: Any, samples: int) -> "Method":
     """The method that a `Config` describes, with its banks for so many images."""
     method = METHODS[config.name](backbone, config)
     for name, bank in method.banks(config, samples).items():

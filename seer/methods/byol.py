@@ -3,7 +3,6 @@ arXiv:2006.07733).
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +13,12 @@ from seer.distributed import all_reduce_mean
 from seer.engine.learner import Output, Step
 from seer.errors import InputError
 from seer.methods.base import Method, forward_crops, over_crops
-from seer.methods.heads import MLP, WIDTHS
+from seer.methods.heads import MLP
 from seer.methods.losses import regression
 from seer.methods.memory import Teacher
+from seer.methods.options import BYOLConfig
 from seer.precision import at_least_fp32
-from seer.schema import SHARE, Choice, check_options, option
-
-
-@dataclass
-class BYOLConfig:
-    """The defaults are the paper's for ResNet-50 and 1000 epochs (0.99 is its `momentum` for 100
-    and 300).
-
-    Attributes:
-        head: hidden and output widths of the projection head.
-        predictor: those of the predictor, ending in the same output width.
-        momentum: of the teacher at the first step; it rises to 1 along a cosine.
-    """
-
-    name: str = option("byol", Choice("byol"))
-    head: list[int] = option([4096, 256], WIDTHS)
-    predictor: list[int] = option([4096, 256], WIDTHS)
-    momentum: float = option(0.996, SHARE)
+from seer.schema import check_options
 
 
 class BYOL(Method):

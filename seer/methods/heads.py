@@ -8,9 +8,6 @@ from torch import Tensor, nn
 
 from seer.distributed import local
 from seer.precision import full_precision
-from seer.schema import Integer, ListOf
-
-WIDTHS = ListOf(Integer(1, 2**17), 16, 1)  # of an MLP: hidden layers and output
 
 
 class MLP(nn.Sequential):

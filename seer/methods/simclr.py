@@ -2,35 +2,16 @@
 arXiv:2002.05709).
 """
 
-from dataclasses import dataclass
-
 from torch import nn
 
 from seer.data.views import Views
 from seer.engine.learner import Output, Step
 from seer.errors import InputError
 from seer.methods.base import Method, forward_crops, over_crops
-from seer.methods.heads import MLP, WIDTHS
+from seer.methods.heads import MLP
 from seer.methods.losses import nt_xent
-from seer.schema import TEMPERATURE, Choice, check_options, option
-
-
-@dataclass
-class SimCLRConfig:
-    """The defaults are the paper's for ResNet-50, with BatchNorm on the output as in its code.
-
-    Attributes:
-        head: hidden and output widths of the projection head; `head_bn` puts BatchNorm on its hidden layers and
-            `head_bn_out` on its output, which has no shift in SimCLR's code: `head_bn_shift` trains one.
-        temperature: of the similarities.
-    """
-
-    name: str = option("simclr", Choice("simclr"))
-    head: list[int] = option([2048, 128], WIDTHS)
-    head_bn: bool = True
-    head_bn_out: bool = True
-    head_bn_shift: bool = False
-    temperature: float = option(0.1, TEMPERATURE)
+from seer.methods.options import SimCLRConfig
+from seer.schema import check_options
 
 
 class SimCLR(Method):

@@ -6,7 +6,6 @@ SEER (Goyal et al. 2021, arXiv:2103.01988) is this method with a 3-layer head wi
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,47 +16,15 @@ from seer.distributed import all_reduce_sum
 from seer.engine.learner import Output, Step
 from seer.errors import InputError
 from seer.methods.base import Method, forward_crops, over_crops
-from seer.methods.heads import MLP, WIDTHS, Prototypes
+from seer.methods.heads import MLP, Prototypes
 from seer.methods.losses import swapped_prediction
 from seer.methods.memory import Queue
+from seer.methods.options import SwAVConfig
 from seer.methods.prototypes import PROTOTYPES
 from seer.methods.sinkhorn import sinkhorn
 from seer.precision import at_least_fp32
-from seer.schema import TEMPERATURE, Choice, Integer, ListOf, check_options, option
-from seer.steps import PLACE, whole_steps
-
-
-@dataclass
-class SwAVConfig:
-    """The defaults are the paper's for ResNet-50.
-
-    Attributes:
-        head: hidden and output widths of the projection head; `head_bn` puts BatchNorm on the hidden layers and
-            `head_bn_out` on the output, which spreads small batches over the sphere from the first step.
-        prototypes: K. A loss that stays at ln K has learned nothing: lower `epsilon`, or raise `freeze`.
-        temperature: of the softmax that predicts.
-        epsilon: of the Sinkhorn assignments that are predicted; smaller is sharper.
-        iterations: of Sinkhorn.
-        assign: which of the large crops give assignments.
-        queue: images remembered, over all ranks, to help assign small batches; 0 for none. They count once the queue is
-            full.
-        queue_from: the step from which images are remembered, or below 1 a share of the run: so the first ones to count
-            come from this step, as in SwAV's code, whose queue is made then.
-        freeze: steps for which the prototypes stay as they were initialised, or below 1 a share of the run.
-    """
-
-    name: str = option("swav", Choice("swav"))
-    head: list[int] = option([2048, 128], WIDTHS)
-    head_bn: bool = True
-    head_bn_out: bool = False
-    prototypes: int = option(3000, Integer(2, 10**6))
-    temperature: float = option(0.1, TEMPERATURE)
-    epsilon: float = option(0.05, TEMPERATURE)
-    iterations: int = option(3, Integer(1, 1000))
-    assign: list[int] = option([0, 1], ListOf(Integer(0, 63), 64, 1, distinct=True))
-    queue: int = option(0, Integer(0, 10**7))
-    queue_from: int | float = option(0, PLACE)
-    freeze: int | float = option(313, PLACE)
+from seer.schema import check_options
+from seer.steps import whole_steps
 
 
 class SwAV(Method):

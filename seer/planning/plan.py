@@ -20,14 +20,16 @@ import torch
 from seer import config as configuration
 from seer import inputs, outputs
 from seer.backbones import build
-from seer.engine.parallel import check_parallel
-from seer.engine.run import check_batch
+from seer.engine.options import check_batch, check_parallel
 from seer.errors import InputError
 from seer.hardware import HARDWARE, PER_NODE, Hardware, find
 from seer.jsonl import Row
+from seer.methods import METHOD_CONFIGS
 from seer.planning.efficiency import Efficiency, efficiencies
 from seer.planning.footprint import Footprint, measure
-from seer.pretrain.recipe import METHOD_CONFIGS, Pretrain, foreseen, load_config, loader_bytes
+from seer.pretrain.length import foreseen
+from seer.pretrain.recipe import Pretrain, load_config
+from seer.pretrain.rehearsal import loader_bytes
 from seer.report.plots import Series, line_chart
 from seer.rundir.names import CONFIG
 from seer.rundir.rundir import RunDir

@@ -1,48 +1,29 @@
-"""What a pretraining run is to be: its configuration, and whether it can be, told before anything
-is written.
+"""What a pretraining run is to be: its configuration. Imports nothing that takes long, so that a
+misspelt key is told at once; whether the run can be is told by `rehearsal`.
 """
 
-import logging
-import os
 import re
-import sys
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from seer import config as configuration
-from seer.backbones import BackboneConfig, build
+from seer.backbones import canonical
+from seer.backbones.options import BackboneConfig
 from seer.config.layers import Scalar, Tree
-from seer.data.crops.arena import SHARED, docker_remedy, shared_free
-from seer.data.crops.multicrop import DEFAULT_VIEWS, MultiCrop, View
-from seer.data.loader import LoaderConfig
-from seer.data.storage.index import Manifest
-from seer.data.views import Views
-from seer.data.workers import Need, memory_needed
-from seer.distributed import World
-from seer.engine.learner import Step
-from seer.engine.optim import build_optimizer
-from seer.engine.parallel import check_parallel, checkpoint_stages, find_backbones
-from seer.engine.run import RunConfig, check_batch
-from seer.engine.schedule import describe, effective, value
+from seer.data.crops.draws import DEFAULT_VIEWS, View
+from seer.data.options import LoaderConfig
+from seer.engine.options import RunConfig, check_batch, check_parallel
+from seer.engine.schedule import effective, value
 from seer.errors import InputError
 from seer.hardware import Hardware, find
 from seer.inputs import read_text
-from seer.interop.models import load_backbone
-from seer.methods import METHODS, make
-from seer.methods.base import Method
+from seer.methods import METHOD_CONFIGS
+from seer.methods.options import SwAVConfig
 from seer.rundir.names import CONFIG
 from seer.schema import WORD, Integer, ListOf, Location, Number, kind_of, option, required
 from seer.steps import PLACE, whole_steps
-
-logger = logging.getLogger("seer")
-
-PAGE = 4096  # bytes; each encoded image has pages of its own
-
-METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
 # What younger options were before they existed, by section and its `name`: an older run goes on as
 # it began, or not.
@@ -74,7 +55,7 @@ class Pretrain(RunConfig):
     views: dict[str, View] = field(default_factory=lambda: deepcopy(DEFAULT_VIEWS))
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    method: Any = field(default_factory=METHODS["swav"].Config)
+    method: Any = field(default_factory=SwAVConfig)
 
 
 def load_config(recipe: str, overrides: list[str], allow_env: bool = False) -> Pretrain:
@@ -98,29 +79,6 @@ def _length_not_given(overrides: list[str]) -> list[str]:
     return [f"{other[key]}=0" for key in other if key in keys and other[key] not in keys]
 
 
-def with_steps(config: Pretrain, images: int) -> Pretrain:
-    """The configuration with the steps that its epochs are over so many images."""
-    if not config.epochs:
-        return config
-    return replace(config, steps=max(1, round(config.epochs * images / config.batch_size)))
-
-
-def foreseen(config: Pretrain) -> Pretrain:
-    """The same where nothing is to be trained yet: by the manifest of data that can be read here.
-
-    Raises:
-        InputError: they cannot.
-    """
-    if not config.epochs:
-        return config
-    try:
-        return with_steps(config, Manifest.load(config.data).samples)
-    except InputError as error:
-        raise InputError(
-            f"epochs={config.epochs:g}: how many steps they are depends on the images, and {error}; or give steps="
-        ) from error
-
-
 def published_hardware(recipe: str) -> tuple[int, Hardware]:
     """How many processors of which kind a recipe's first lines name: `# Hardware   512 V100-32GB, 16 images each`.
 
@@ -134,70 +92,6 @@ def published_hardware(recipe: str) -> tuple[int, Hardware]:
     return int(line[1]), find(line[2], f"{path}: Hardware")
 
 
-def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = False) -> Path:
-    """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's
-    directory.
-    """
-    config = foreseen(load_config(recipe, overrides, allow_env))
-    check_settings(config, ranks)
-    check_run_dir(config)
-    rehearse(config)
-    if Path(config.data).parent.is_dir():  # or else it is in a store, or on the other hosts alone
-        Manifest.load(config.data)
-    return Path(config.run_dir)
-
-
-def rehearse(config: Pretrain) -> None:
-    """One step on the `meta` device, in no time and without memory: what a part would refuse, it
-    refuses here.
-    """
-    resolutions = MultiCrop(config.views, config.seed).resolutions
-    with torch.device("meta"):
-        backbone = build(config.backbone)
-        method = make(backbone, config.method, config.batch_size)
-        crops = []
-        for resolution in resolutions:
-            count = len(resolution.crops)
-            crops.append(torch.empty(count, 2, 3, resolution.size, resolution.size))
-        views = Views(tuple(crops), torch.empty(2, dtype=torch.int64))
-        method(views, Step(0, config.steps))
-        build_optimizer(method, config.optim)
-    for trunk in find_backbones(method):
-        checkpoint_stages(trunk, config.parallel.checkpointing)
-
-
-def check(config: Pretrain, manifest: Manifest, world: World) -> None:
-    """Everything about a configuration that its types do not say; raises `InputError`."""
-    check_settings(config, world.size)
-    if manifest.samples < config.batch_size:
-        less = f"use batch_size={manifest.samples} or less"
-        raise InputError(
-            f"{config.data}: {manifest.samples} images are fewer than one batch; {less}"
-        )
-    check_memory(config, manifest, world)
-
-
-def check_memory(config: Pretrain, manifest: Manifest, world: World) -> None:
-    """Whether this host has the memory for its ranks' batches; raises `InputError`."""
-    image_bytes = int(manifest.bytes.sum()) // manifest.samples
-    need = loader_memory(config, world.size, image_bytes)
-    needed = need.total * world.local_size
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > present:
-        raise InputError(
-            f"views: the crops of batches in flight need {needed / 2**30:.0f} GiB of memory and this host has "
-            f"{present / 2**30:.0f}; use a smaller batch_size, fewer or smaller views, or fewer loader.workers"
-        )
-    shared = need.shared * world.local_size
-    free = shared_free()
-    if free is not None and shared > free:
-        raise InputError(
-            f"{SHARED} has {free / 2**20:.0f} MiB free and the batches of this host's loaders need "
-            f"{shared / 2**20:.0f}; in Docker: {docker_remedy(shared)}; else loader.prefetch=1, fewer loader.workers "
-            "(0 needs none), loader.device_augment=true (a quarter), or a smaller batch_size"
-        )
-
-
 def check_settings(config: Pretrain, ranks: int) -> None:
     """What can be told of a configuration on `ranks` processes without data or machine; raises
     `InputError`.
@@ -206,6 +100,7 @@ def check_settings(config: Pretrain, ranks: int) -> None:
     check_parallel(config.parallel, ranks)
     if config.log.plan not in ("auto", "none"):
         find(config.log.plan, "log.plan")
+    canonical(config.backbone.name)
     value(effective(config.schedule, config.batch_size, config.steps), 0, config.steps)
     whole_places(config)
 
@@ -217,31 +112,6 @@ def whole_places(config: Pretrain) -> dict[str, int]:
     return {
         name: whole_steps(getattr(method, name), config.steps, f"method.{name}") for name in places
     }
-
-
-def loader_bytes(config: Pretrain, ranks: int) -> int:
-    """Bytes of the batches that one rank's loader holds at once; of images sent encoded their size
-    is not known.
-    """
-    return loader_memory(config, ranks).total
-
-
-def loader_memory(config: Pretrain, ranks: int, image_bytes: int = 0) -> Need:
-    """The memory of one rank's loader; `image_bytes` of an encoded image, which
-    `loader.device_decode` sends.
-    """
-    loader = config.loader
-    crops = MultiCrop(config.views, config.seed, finish=not loader.device_augment)
-    share = config.batch_size // ranks
-    encoded_bytes = share * (image_bytes + PAGE) if loader.device_decode else 0
-    return memory_needed(
-        loader.mode,
-        loader.workers,
-        loader.prefetch,
-        crops.shapes(share),
-        crops.dtype,
-        encoded_bytes,
-    )
 
 
 def check_run_dir(config: Pretrain) -> None:
@@ -303,37 +173,3 @@ def meaning(config: Pretrain) -> dict[str, Any]:
         "schedule": schedule | rates,
         "method": values["method"] | whole_places(config),
     }
-
-
-def build_method(config: Pretrain, samples: int = 0) -> Method:
-    """The method with its initial weights, the same in every process; without memory if
-    `parallel.deferred_init`.
-
-    Args:
-        samples: how many images there are, which a method with banks needs to know.
-    """
-    deferred = config.parallel.deferred_init
-    if deferred and config.init:
-        raise InputError(
-            "init: needs the whole backbone in every process; set parallel.deferred_init=false"
-        )
-    torch.manual_seed(config.seed)
-    with torch.device("meta" if deferred else "cpu"):
-        method = make(build(config.backbone), config.method, samples)
-    if config.init:
-        load_backbone(config.init, into=method.backbone)  # type: ignore[arg-type]
-        method.after_load()
-    return method
-
-
-def announce(config: Pretrain) -> None:
-    """Say, on stderr and in the log, what the rate becomes with this batch, and which options do
-    nothing here.
-    """
-    line = describe(config.schedule, config.batch_size, config.steps)
-    print(line, file=sys.stderr, flush=True)
-    logger.info("%s", line)
-    for warning in METHODS[config.method.name].warnings(
-        config.method, config.batch_size, config.steps
-    ):
-        logger.warning("%s", warning)

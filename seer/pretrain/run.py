@@ -16,17 +16,11 @@ from seer.engine.parallel import parallelize
 from seer.engine.peers import check_peers
 from seer.engine.run import Training, enough_memory, fit
 from seer.interop.native import backbone_metadata
+from seer.pretrain.length import with_steps
 from seer.pretrain.picture import picture_of_crops
 from seer.pretrain.planned import planned_beside
-from seer.pretrain.recipe import (
-    Pretrain,
-    announce,
-    build_method,
-    check,
-    check_run_dir,
-    rehearse,
-    with_steps,
-)
+from seer.pretrain.recipe import Pretrain, check_run_dir
+from seer.pretrain.rehearsal import announce, build_method, check, rehearse
 from seer.rundir.names import CONFIG, CROPS, IMAGES, MANIFEST
 from seer.terminal import outlasting_terminal
 
@@ -82,7 +76,6 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
     def prepare() -> None:
         (run_dir / IMAGES).mkdir(exist_ok=True)
         configuration.save(config, run_dir / CONFIG)
-        announce(config)
 
     def begin(start: int) -> None:
         if start == 0 or not (run_dir / MANIFEST).is_file():  # a checkpoint may come from a store
@@ -100,6 +93,7 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
         module=module,
         batches=loader,
         prepare=prepare,
+        announce=partial(announce, config),
         begin=begin,
         weights=weights,
         keys_of=partial(audit.keys_of_step, run_dir),

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from seer import config as configuration
-from seer.backbones import BackboneConfig
+from seer.backbones.options import BackboneConfig
 from seer.data.crops.draws import DEFAULT_VIEWS, View
-from seer.engine.optim import OptimConfig
-from seer.engine.parallel import ParallelConfig
+from seer.engine.options import OptimConfig, ParallelConfig
 from seer.engine.schedule import ScheduleConfig
 from seer.errors import InputError
-from seer.methods import METHODS
+from seer.methods import METHOD_CONFIGS
+from seer.methods.options import SwAVConfig
 from seer.schema import (
     DEVICE,
     SEED,
@@ -59,7 +59,7 @@ class Speedrun:
     std: list[float] = option([0.247, 0.2435, 0.2616], ListOf(Number(0.001, 1000), 3, 3))
     views: dict[str, View] = field(default_factory=lambda: deepcopy(DEFAULT_VIEWS))
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    method: Any = field(default_factory=METHODS["swav"].Config)
+    method: Any = field(default_factory=SwAVConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -75,8 +75,7 @@ def load_config(recipe: str, overrides: list[str], allow_env: bool = False) -> S
         classes = " or ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
         raise InputError(f"speedrun {recipe}: no such class; give {classes}, or a .yaml file")
     given = [f"name={Path(recipe).stem}", *overrides]
-    variants = {"method": {name: method.Config for name, method in METHODS.items()}}
-    return configuration.load(Speedrun, path, given, variants, allow_env)
+    return configuration.load(Speedrun, path, given, {"method": METHOD_CONFIGS}, allow_env)
 
 
 def check(config: Speedrun, ranks: int) -> None:

@@ -5,7 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from seer.backbones import Backbone, build
+from seer.backbones import build
+from seer.backbones.base import Backbone
 
 
 @cache

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from seer.backbones import ALIASES, BACKBONES, BackboneConfig, build, canonical, materialize
+from seer.backbones import ALIASES, BACKBONES, BackboneConfig, build, canonical
+from seer.backbones.base import materialize
 from seer.backbones.regnet import RegNet, RegNetSpec
 from seer.config import parse_overrides, resolve
 from seer.errors import InputError

@@ -12,7 +12,7 @@ from pycls.models.regnet import RegNet as PyclsRegNet
 from torch import nn
 
 from seer.backbones import build
-from seer.backbones.regnet import REGNETS
+from seer.backbones.designs import REGNETS
 from seer.interop.layouts import Layout, layout
 from tests.backbones.parity import assert_same_function, on_meta, settle, shapes
 

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from seer.backbones import build
-from seer.backbones.resnet import RESNETS
+from seer.backbones.designs import RESNETS
 from seer.interop.layouts import layout
 from tests.backbones.parity import assert_same_function, on_meta, settle, shapes
 

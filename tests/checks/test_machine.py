@@ -12,6 +12,16 @@ from seer.data.crops.multicrop import DEFAULT_VIEWS
 from seer.errors import InputError
 
 
+def test_a_load_above_the_cores_is_a_warning(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.getloadavg", lambda: (4.0, 9.0, 9.0))
+    assert machine.load().level == "ok"
+    monkeypatch.setattr("os.getloadavg", lambda: (4.1, 0.0, 0.0))
+    assert str(machine.load()).startswith(
+        "warning load        4.1 processes at work in the last minute, 4 cores; "
+    )
+
+
 def by_subject(findings) -> dict[str, machine.Finding]:
     return {finding.subject: finding for finding in findings}
 

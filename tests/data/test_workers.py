@@ -14,7 +14,8 @@ from seer.data.crops.arena import Arena
 from seer.data.workers import Need, memory_needed
 from seer.distributed import World
 from seer.errors import InputError
-from seer.pretrain.recipe import check_memory, load_config, loader_bytes, loader_memory
+from seer.pretrain.recipe import load_config
+from seer.pretrain.rehearsal import check_memory, loader_bytes, loader_memory
 from tests.kit.shards import write_shards
 
 SHAPES = [(6, 8, 8, 3), (9, 4, 4, 3)]
@@ -83,9 +84,9 @@ def test_the_plan_counts_what_the_loader_takes(config):
 def test_too_little_shared_memory_is_told_before_workers_start(config, tmp_path, monkeypatch):
     manifest = write_shards(tmp_path / "shards", [16])
     need = loader_memory(config(), 2).shared
-    monkeypatch.setattr("seer.pretrain.recipe.shared_free", lambda: 2 * need)
+    monkeypatch.setattr("seer.pretrain.rehearsal.shared_free", lambda: 2 * need)
     check_memory(config(), manifest, World(0, 2, 0, 2))
-    monkeypatch.setattr("seer.pretrain.recipe.shared_free", lambda: 2 * need - 1)
+    monkeypatch.setattr("seer.pretrain.rehearsal.shared_free", lambda: 2 * need - 1)
     with pytest.raises(
         InputError,
         match=r"^/dev/shm has [23] MiB free .* docker run --shm-size=1g, or --ipc=host; else",
@@ -93,7 +94,7 @@ def test_too_little_shared_memory_is_told_before_workers_start(config, tmp_path,
         check_memory(config(), manifest, World(0, 2, 0, 2))
     check_memory(config(), manifest, World(0, 2, 0, 1))  # the other rank is on another host
     check_memory(config("loader.workers=0"), manifest, World(0, 2, 0, 2))
-    monkeypatch.setattr("seer.pretrain.recipe.shared_free", lambda: None)
+    monkeypatch.setattr("seer.pretrain.rehearsal.shared_free", lambda: None)
     check_memory(config(), manifest, World(0, 2, 0, 2))
 
 

@@ -116,6 +116,36 @@ def test_a_continued_runs_first_rate_counts_only_its_own_samples(tmp_path, monke
     assert jsonl.read(tmp_path / "metrics.jsonl")[-1]["images_per_second"] == 10.0
 
 
+def test_the_console_leaves_a_processs_first_steps_out_of_its_pace(tmp_path, monkeypatch, capsys):
+    """Ten images a step: 100 s for the first, 10 s for the next nine, then 1 s."""
+    now = [0.0]
+    monkeypatch.setattr("seer.engine.metrics.time.perf_counter", lambda: now[0])
+    start = 100
+    with RunLog(tmp_path, LogConfig(every=1, tensorboard=False), World(), 200, start) as log:
+        for step in range(start + 1, start + 31):
+            taken = step - start
+            now[0] += 100.0 if taken == 1 else 10.0 if taken <= 10 else 1.0
+            log.step(step, {"loss": torch.tensor(1.0)}, {"samples": 10 * step}, 0, 0.0, 1.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("loss 1.0000 · first step 100.0 s")
+    assert lines[1].endswith("1 images/s · waiting for data 0 % · 0:16:20 left")  # 98 steps of 10 s
+    assert lines[9].endswith("0:15:00 left")
+    assert lines[10].endswith("10 images/s · waiting for data 0 % · 0:01:29 left")
+    assert lines[29].endswith("0:01:10 left")
+
+
+def test_the_first_row_of_a_continued_run_has_the_pace_without_its_first_step(
+    tmp_path, monkeypatch, capsys
+):
+    now = [0.0]
+    monkeypatch.setattr("seer.engine.metrics.time.perf_counter", lambda: now[0])
+    with RunLog(tmp_path, LogConfig(every=10, tensorboard=False), World(), 40, start=25) as log:
+        for step in range(26, 31):
+            now[0] += 60.0 if step == 26 else 2.0
+            log.step(step, {"loss": torch.tensor(1.0)}, {"samples": 10 * step}, 0, 0.0, 1.0)
+    assert "5 images/s · waiting for data 0 % · 0:00:20 left" in capsys.readouterr().err
+
+
 def test_the_loaders_work_is_logged_as_a_share_of_the_time(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("seer.engine.metrics.time.perf_counter", lambda: now[0])

@@ -22,7 +22,7 @@ from seer.distributed import World
 from seer.engine import loop
 from seer.engine.checkpoint import checkpointer
 from seer.engine.checkpoint.checkpointer import CheckpointConfig, Checkpointer
-from seer.engine.checkpoint.integrity import read_header
+from seer.engine.checkpoint.header import read_header
 from seer.engine.optim import SGD
 from seer.errors import StoppedError
 from seer.pretrain import run as pretraining

@@ -7,7 +7,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from seer.backbones import Backbone, build
+from seer.backbones import build
+from seer.backbones.base import Backbone
 from seer.interop.models import save_backbone
 from seer.interop.native import backbone_metadata
 from tests.backbones.parity import settle

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import seer.checks.audit
 from seer import cli, forkserver
-from seer.engine.checkpoint.integrity import read_header
+from seer.engine.checkpoint.header import read_header
 from seer.rundir.names import latest
 from tests.kit.runs import SMALL, rows
 

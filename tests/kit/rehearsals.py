@@ -1,18 +1,19 @@
 """Rehearsals are a third of a tiny run, and the same for most of them."""
 
-from seer.pretrain import recipe
+from seer.pretrain import rehearsal
 from seer.pretrain import run as pretraining
+from seer.pretrain.recipe import Pretrain
 
 
 def rehearse_once() -> None:
     """From now on this process, and what it forks, rehearses no configuration a second time."""
-    rehearse, done = recipe.rehearse, set[str]()
+    rehearse, done = rehearsal.rehearse, set[str]()
 
-    def remembering(config: recipe.Pretrain) -> None:
+    def remembering(config: Pretrain) -> None:
         parts = [config.views, config.backbone, config.method, config.optim, config.batch_size]
         seen = repr([*parts, config.parallel.checkpointing])
         if seen not in done:
             rehearse(config)
             done.add(seen)
 
-    recipe.rehearse = pretraining.rehearse = remembering
+    rehearsal.rehearse = pretraining.rehearse = remembering

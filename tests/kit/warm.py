@@ -6,7 +6,8 @@ The first step costs a process more than a second, most of it spent on compiling
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from seer.pretrain import recipe
+from seer.pretrain import rehearsal
+from seer.pretrain.recipe import load_config
 from tests.kit.rehearsals import rehearse_once
 from tests.kit.runs import SMALL, tiny_recipe
 
@@ -14,4 +15,4 @@ rehearse_once()
 with TemporaryDirectory() as folder:
     path = tiny_recipe(Path(folder))
     for settings in ([], SMALL):
-        recipe.rehearse(recipe.load_config(path, ["data=.", *settings]))
+        rehearsal.rehearse(load_config(path, ["data=.", *settings]))

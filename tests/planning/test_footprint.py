@@ -18,7 +18,8 @@ from seer.methods import METHODS
 from seer.methods.base import Method
 from seer.methods.swav import SwAV
 from seer.planning.footprint import KINDS, NOTHING, Footprint, Ledger, measure
-from seer.pretrain.recipe import Pretrain, build_method, load_config
+from seer.pretrain.recipe import Pretrain, load_config
+from seer.pretrain.rehearsal import build_method
 
 LAST = Step(4, 5)
 ONE_SIZE = "views.small.count=0"

@@ -183,6 +183,7 @@ def test_the_sweep_takes_counts_that_divide_batch_and_groups(tiny, tmp_path):
 
 def test_names(tiny):
     assert find("V100-32GB") is find("v100_32g") is V100
+    assert find("RTX 4090") is find("rtx-4090")
     with pytest.raises(InputError, match=r"did you mean 'a100-80g'.*; there are v100-16g, "):
         find("a100-80")
     with pytest.raises(InputError, match="does not divide among 3 processes"):
@@ -199,7 +200,20 @@ def test_names(tiny):
         ("NVIDIA A100 80GB PCIe", "a100-80g"),
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA L40S", "l40s"),
-        ("NVIDIA T4", ""),
+        ("Tesla T4", "t4"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40", ""),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", ""),
+        ("NVIDIA RTX A6000", "a6000"),
+        ("NVIDIA RTX 6000 Ada Generation", ""),
+        ("NVIDIA GeForce RTX 3090", "rtx-3090"),
+        ("NVIDIA GeForce RTX 3090 Ti", ""),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", ""),
+        ("NVIDIA GeForce RTX 4090 D", ""),
+        ("NVIDIA GeForce RTX 5090", "rtx-5090"),
+        ("NVIDIA GH200 480GB", ""),
     ],
 )
 def test_devices_are_recognised(device, name):

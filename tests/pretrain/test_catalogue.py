@@ -14,4 +14,6 @@ def test_every_recipe_says_what_it_is_for():
     assert small.hours == "0.5"
     assert "48.7 %" in small.score
     longer = next(entry for entry in entries if entry.recipe == "swav_resnet50_bs256")
-    assert longer.score.endswith("which are steps=2001824 method.freeze=0.0025 method.queue_from=0.0375")
+    assert longer.score.endswith(
+        "which are steps=2001824 method.freeze=0.0025 method.queue_from=0.0375"
+    )

@@ -21,19 +21,18 @@ from seer.engine.health import Health
 from seer.engine.schedule import effective
 from seer.errors import InputError
 from seer.planning.footprint import measure
+from seer.pretrain.length import foreseen, with_steps
 from seer.pretrain.recipe import (
     Pretrain,
     check_run_dir,
     check_settings,
-    foreseen,
     load_config,
-    preview,
     published_hardware,
     saved_config,
     whole_places,
-    with_steps,
 )
-from seer.pretrain.run import announce, run
+from seer.pretrain.rehearsal import announce, preview
+from seer.pretrain.run import run
 from tests.kit.runs import rows
 
 # Batch, steps; peak, start and final rate, steps of warm-up; steps of freezing, and from which
@@ -89,6 +88,16 @@ PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dic
         (256, 1_000_912),
         (0.6, 0.0, 0.0006, 0),
         {"freeze": 5005, "queue_from": 75_068},
+    ),
+    "swav_gpu_96": (
+        (256, 78_125),
+        (0.6, 0.0, 0.0006, 0),
+        {"freeze": 391, "queue_from": 5859},
+    ),
+    "swav_gpu_224": (
+        (128, 195_312),
+        (0.3, 0.0, 0.0003, 0),
+        {"freeze": 977, "queue_from": 14_648},
     ),
     "simclr_resnet50": ((4096, 312_785), (4.8, 0.0, 0.0, 3128), {}),
     "byol_resnet50": ((4096, 312_785), (3.2, 0.0, 0.0, 3128), {}),
@@ -384,7 +393,8 @@ def test_a_run_directory_that_is_not_a_runs_is_told_by_its_file(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_a_run_says_what_its_rate_became_and_what_has_no_effect(capsys, caplog):
+def test_a_run_says_what_its_rate_became_and_what_has_no_effect(capsys, caplog, monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     overrides = [
         "data=shards",
         "batch_size=2048",
@@ -399,6 +409,9 @@ def test_a_run_says_what_its_rate_became_and_what_has_no_effect(capsys, caplog):
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert caplog.messages[0] == line
     assert caplog.messages[1].startswith("method.queue=3840: no step uses it")
+    monkeypatch.setattr("os.getloadavg", lambda: (1e6, 0.0, 0.0))
+    announce(load_config("swav_small", ["data=shards"]))
+    assert caplog.messages[-1].startswith("1000000.0 processes at work in the last minute")
 
 
 def test_rates_for_images_and_shares_train_as_rates_and_steps_do(

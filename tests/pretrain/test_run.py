@@ -126,10 +126,17 @@ def wait_for_rows(path: Path, count: int, process: BaseProcess) -> None:
     raise AssertionError(f"the run did not reach step {count}")
 
 
-def test_a_finished_run_is_left_as_it_is(tiny, shards, tmp_path):
+def test_a_finished_run_is_left_as_it_is_and_each_time_says_what_it_is(
+    tiny, shards, tmp_path, capsys
+):
     first = pretrain(tiny, shards, tmp_path / "run", "steps=2")
+    what = f"40 images in {shards} · 0.4 epochs: 2 steps of 8 · {tmp_path / 'run'}, "
+    assert capsys.readouterr().err.splitlines()[0] == f"{what}new"
     weights = (tmp_path / "run/checkpoints/step-000000002/backbone.safetensors").stat().st_mtime_ns
     assert pretrain(tiny, shards, tmp_path / "run", "steps=2") == first
+    again = f"{what}continued after step 2 (epoch 0.4)"
+    assert capsys.readouterr().err.splitlines()[0] == again
+    assert again in (tmp_path / "run/seer.log").read_text()
     assert (
         tmp_path / "run/checkpoints/step-000000002/backbone.safetensors"
     ).stat().st_mtime_ns == weights

@@ -8,7 +8,6 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
@@ -18,11 +17,12 @@ import numpy as np
 from fsspec.utils import merge_offset_ranges
 
 from seer.background import in_background
+from seer.data.options import FetchConfig
 from seer.data.storage.cache import Cache, UnwritableError
 from seer.data.storage.index import Manifest
 from seer.data.storage.store import Url, read_ranges
 from seer.errors import InputError
-from seer.schema import Choice, Location, Number, check_options, option
+from seer.schema import check_options
 
 logger = logging.getLogger("seer.data")
 
@@ -46,24 +46,6 @@ class Request(NamedTuple):
     shard: int
     start: int
     stop: int
-
-
-@dataclass
-class FetchConfig:
-    """How shards are read that lie in a store. Nothing of it changes what is read.
-
-    Attributes:
-        fetch: `ranges`: the bytes of the images that a batch needs, neighbours in one request. `shards`: whole shards,
-            into `cache_dir`. `auto`: `ranges`; but if the shards that this host reads at a time fit into the cache, one
-            after the other is brought there in the background, and read there from then on.
-        cache_dir: a folder on a local disk; all processes of a host share it. Empty: `$SEER_CACHE/shards`
-            (`~/.cache/seer/shards`).
-        cache_gb: what may lie there, in 10⁹ bytes.
-    """
-
-    fetch: str = option("auto", Choice("auto", "ranges", "shards"), incidental=True)
-    cache_dir: str = option("", Location(), incidental=True)
-    cache_gb: float = option(10.0, Number(0, 1e6), incidental=True)
 
 
 def merge_neighbours(spans: Sequence[Span]) -> list[Request]:

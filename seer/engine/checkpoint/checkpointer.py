@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -34,7 +33,7 @@ from seer.background import in_background
 from seer.data.storage.store import NotThereError
 from seer.distributed import Group, World, on_all, on_main
 from seer.engine.checkpoint import integrity, tensorfile
-from seer.engine.checkpoint.integrity import DamagedError, Header, read_header
+from seer.engine.checkpoint.header import DamagedError, Header, damage, read_header
 from seer.engine.checkpoint.mirror import Mirror
 from seer.engine.checkpoint.tensorfile import Block, NotFiniteError, is_finite
 from seer.engine.checkpoint.tensors import (
@@ -47,6 +46,7 @@ from seer.engine.checkpoint.tensors import (
     share,
 )
 from seer.engine.health import RollbackError
+from seer.engine.options import CheckpointConfig
 from seer.engine.preempt import StopRequest
 from seer.errors import DivergedError, InputError, StoppedError, UnsavedError, first_line
 from seer.rundir.names import (
@@ -58,7 +58,6 @@ from seer.rundir.names import (
     checkpoints,
     step_of,
 )
-from seer.schema import COUNT, Integer, Location, Number, option
 
 T = TypeVar("T")
 
@@ -67,34 +66,6 @@ log = logging.getLogger(__name__)
 PREFIX = "method.backbone."
 # Seconds before what could not be written is tried again: network file systems recover.
 PAUSES = (2.0, 20.0)
-
-
-@dataclass
-class CheckpointConfig:
-    """When to save and what to keep.
-
-    Attributes:
-        every: steps between checkpoints; 0 saves by time and at the end.
-        minutes: save as well where so many have passed since the last save, by the clock of rank 0; 0 never does.
-        keep_last: how many of the newest stay.
-        keep_every: checkpoints of steps divisible by this stay for good; 0 none.
-        store: a folder in an object store (`s3://…`, `gs://…`), this run's alone, to copy checkpoints to, and to fetch
-            them from where the run directory has none as new; empty: none.
-    """
-
-    every: int = option(1000, COUNT)
-    minutes: float = option(15.0, Number(0, 1e6))
-    keep_last: int = option(2, Integer(1, 10**9))
-    keep_every: int = option(0, COUNT)
-    store: str = option("", Location())
-
-    def surplus(self, names: list[str]) -> list[str]:
-        """Which of the checkpoints, oldest first, need not stay."""
-        return [
-            n
-            for n in names[: -self.keep_last]
-            if not self.keep_every or step_of(n) % self.keep_every
-        ]
 
 
 class Checkpointer:
@@ -437,7 +408,7 @@ class Checkpointer:
         here = {name: target for name, target in targets.items() if target is not None}
 
         def read() -> None:
-            with integrity.damage(path):
+            with damage(path):
                 tensorfile.fill(path / STATE, entries, here)
                 for name, target in here.items():
                     if not is_finite(target.values):

@@ -8,7 +8,8 @@ from pathlib import Path
 from seer.data.storage import store
 from seer.data.storage.store import Url
 from seer.distributed import Group, World, on_all, on_main
-from seer.engine.checkpoint.integrity import portion, read_header
+from seer.engine.checkpoint.header import read_header
+from seer.engine.checkpoint.integrity import portion
 from seer.errors import InputError
 from seer.rundir.names import HEADER
 

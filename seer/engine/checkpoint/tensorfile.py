@@ -22,6 +22,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from seer.files import sha256
+
 CHUNK = 2**24  # bytes hashed or copied at a time
 PART = 2**20  # bytes written and looked at, which stay in a core's cache between the two
 BLOCKS = "DCP_SHARDING_INFO"  # the metadata's key
@@ -176,11 +178,6 @@ def fill(folder: Path, entries: Iterable[Entry], targets: Mapping[str, Block]) -
                 targets[entry.name].values[tuple(here)].copy_(
                     tensors.get_slice(entry.name)[tuple(there)]
                 )
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(file: BinaryIO) -> None:

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -15,9 +14,10 @@ from seer.data.labelled import Labelled
 from seer.distributed import pick_device
 from seer.errors import InputError
 from seer.eval.probes import feature_cache
+from seer.eval.probes.options import FeatureConfig
 from seer.interop.models import Model
 from seer.precision import autocast
-from seer.schema import DEVICE, Choice, Flag, Integer, check_options, option
+from seer.schema import check_options
 from seer.terminal import progress
 
 T = TypeVar("T")
@@ -29,28 +29,6 @@ LARGE = 1e12  # of a feature
 LARGEST_BATCH = 2**26
 # A number for `whole_or_centre` and `to_input`: another one when they give other pixels.
 PREPROCESSING = 1
-
-
-@dataclass
-class FeatureConfig:
-    """How features are computed; every task has these options. Incidental ones are no part of a
-    result.
-
-    Attributes:
-        batch_size: images per pass through the backbone.
-        threads: decoding threads.
-        precision: `fp32` or `bf16` (autocast).
-        device: `auto`, `cpu` or `cuda`.
-        size: side of the images in pixels; 0 is what the model was trained at.
-        cache: keep features under `$SEER_CACHE` (default ~/.cache/seer) and reuse them.
-    """
-
-    batch_size: int = option(128, Integer(1, 2**20), incidental=True)
-    threads: int = option(2, Integer(1, 1024), incidental=True)
-    precision: str = option("fp32", Choice("fp32", "bf16"))
-    device: str = option("auto", DEVICE, incidental=True)
-    size: int = option(0, Integer(0, 4096))
-    cache: bool = option(True, Flag(), incidental=True)
 
 
 class Images(Protocol):

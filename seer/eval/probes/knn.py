@@ -2,7 +2,6 @@
 section 3.4).
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,30 +11,15 @@ from torch.nn import functional as F
 from seer.data.labelled import Labelled
 from seer.distributed import pick_device
 from seer.errors import InputError
-from seer.eval.probes.features import FeatureConfig, extract, taming
+from seer.eval.probes.features import extract, taming
 from seer.eval.probes.neighbours import check_picture, try_to_draw
+from seer.eval.probes.options import KnnConfig
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
 from seer.rundir.names import IMAGES, NEIGHBOURS
-from seer.schema import TEMPERATURE, Integer, ListOf, Location, check_options, option
+from seer.schema import check_options
 
 CHUNK = 2**25  # similarities held at once: 128 MB
-
-
-@dataclass
-class KnnConfig(FeatureConfig):
-    """Options of `seer eval knn`.
-
-    Attributes:
-        k: numbers of neighbours; each gives a score.
-        temperature: τ; a neighbour of cosine similarity s votes with weight exp(s / τ).
-        neighbours: where to save a picture of some test images and their nearest training images; "" leaves it out
-            (a run's own evaluation saves it as RUN/images/neighbours.png).
-    """
-
-    k: list[int] = option([10, 20], ListOf(Integer(1, 10**6), 100, 1))
-    temperature: float = option(0.07, TEMPERATURE)
-    neighbours: str = option("", Location(), incidental=True)
 
 
 def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> list[Score]:

@@ -8,7 +8,6 @@ the end.
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +22,6 @@ from seer.data.labelled import Labelled
 from seer.distributed import pick_device
 from seer.errors import InputError
 from seer.eval.probes.features import (
-    FeatureConfig,
     check_finite,
     extract,
     frozen,
@@ -32,9 +30,10 @@ from seer.eval.probes.features import (
     to_input,
     watch,
 )
+from seer.eval.probes.options import LinearConfig
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
-from seer.schema import AREAS, SEED, Integer, ListOf, Number, check_options, option
+from seer.schema import check_options
 
 logger = logging.getLogger("seer.eval")
 
@@ -42,37 +41,6 @@ REMEDY = "give smaller lrs"
 
 # Epoch → batches of (features (B, D), labels (B,)).
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
-
-RATES = ListOf(Number(above=0), 100, 1)  # those that diverge are told
-
-
-@dataclass
-class LinearConfig(FeatureConfig):
-    """Options of `seer eval linear`.
-
-    Attributes:
-        lrs: learning rates, trained side by side; each follows a cosine to 0.
-        epochs: passes over the training images.
-        sgd_batch: images per SGD step.
-        weight_decay: on weights and biases.
-        holdout: share of each training class on which the rate is chosen.
-        refit: train once more on all training images, at the chosen rate.
-        standardize: shift and scale each feature to mean 0, deviation 1 over the training images.
-        augment: train on random-resized crops and flips, new ones every epoch, instead of on cached features.
-        crop_scale: the crops' share of the image's area (`augment`).
-    """
-
-    lrs: list[float] = option([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], RATES)
-    epochs: int = option(100, Integer(1, 10**6))
-    sgd_batch: int = option(256, Integer(1, 2**24))
-    momentum: float = option(0.9, Number(0, below=1))
-    weight_decay: float = option(0.0, Number(0, 100))
-    holdout: float = option(0.1, Number(above=0, below=1))
-    refit: bool = True
-    standardize: bool = True
-    augment: bool = False
-    crop_scale: list[float] = option([0.08, 1.0], AREAS)
-    seed: int = option(0, SEED)
 
 
 def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> list[Score]:

@@ -4,7 +4,7 @@ on others.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,62 +16,29 @@ from seer import config as configuration
 from seer import distributed
 from seer.data.crops.labelled_crop import LabelledCrop
 from seer.data.labelled import Labelled, LabelledSamples, splits
-from seer.data.loader import Loader, LoaderConfig
+from seer.data.loader import Loader
 from seer.data.order import Order
 from seer.data.views import LabelledImages
 from seer.distributed import World, all_reduce_sum
 from seer.engine.learner import Learner, Output, Step
-from seer.engine.optim import OptimConfig
-from seer.engine.parallel import check_parallel, parallelize
+from seer.engine.options import check_batch, check_parallel
+from seer.engine.parallel import parallelize
 from seer.engine.peers import check_peers
-from seer.engine.run import RunConfig, Training, check_batch, enough_memory, fit
-from seer.engine.schedule import ScheduleConfig
+from seer.engine.run import Training, enough_memory, fit
 from seer.errors import InputError
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import stack, to_input
 from seer.eval.scores import Score, share
+from seer.eval.trained.options import FinetuneConfig
 from seer.interop.models import Model, load_model
 from seer.precision import autocast
 from seer.rundir.names import CONFIG
-from seer.schema import AREAS, Integer, Location, Number, Text, check_options, option, required
+from seer.schema import check_options
 from seer.terminal import outlasting_terminal
 
 TOO_LARGE = "the model; use a smaller one, or parallel.mode=fsdp on more devices"
 BLANK = np.zeros((1, 1, 3), np.uint8)
 NO_IMAGE = -100  # the label of a place without an image: `cross_entropy` leaves it out
-
-
-@dataclass
-class FinetuneConfig(RunConfig):
-    """Options of `seer eval finetune`.
-
-    Attributes:
-        model, data: as on the command line.
-        weights: what the model that training starts from hashes to. So `RUN`, whose newest checkpoint may be another
-            one later, is not taken for the model that an earlier finetuning began with.
-        run_dir: of the training; "" is `eval/finetune-HASH` below the model's own.
-        epochs: passes over the training images, which give the `steps` unless these are given.
-        head_rate: factor on the classifier's rate.
-        size: side of the images in pixels; 0 is the model's own.
-        crop_scale: range of a crop's share of the image's area.
-    """
-
-    name: str = option("finetune", Text(255, 1), incidental=True)
-    model: str = required(Text(), incidental=True)
-    weights: str = option("", Text(64))
-    data: str = required(Location(shortest=1))
-    run_dir: str = option("", Location(), incidental=True)
-    steps: int = option(0, Integer(0, 10**8))
-    epochs: float = option(30.0, Number(above=0, high=1e6))
-    head_rate: float = option(1.0, Number(above=0, high=1e6))
-    size: int = option(0, Integer(0, 4096))
-    crop_scale: list[float] = option([0.08, 1.0], AREAS)
-    batch_size: int = option(256, Integer(1, 2**24))
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(larc=False, weight_decay=1e-4))
-    schedule: ScheduleConfig = field(
-        default_factory=lambda: ScheduleConfig("cosine", peak=0.01, final=0.0)
-    )
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
 
 
 class Classifier(Learner[LabelledImages]):

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from seer.engine.checkpoint import integrity, tensorfile
+from seer.engine.checkpoint.header import check_file
 from seer.engine.parallel import ParallelConfig
 from seer.errors import InputError
 from seer.interop.models import load_backbone
@@ -67,7 +68,7 @@ def test_the_newest_intact_one_is_used_and_one_line_says_so(tmp_path, damage, ca
 def test_a_backbone_is_verified_before_it_is_used(tmp_path):
     saved(tmp_path, 1)
     file = latest(tmp_path) / "backbone.safetensors"
-    integrity.check_file(file)
+    check_file(file)
     flip_a_bit(file)
     with pytest.raises(InputError, match=r"backbone\.safetensors: damaged"):
         load_backbone(tmp_path)

@@ -1,0 +1,20 @@
+"""What can be said of a backbone; apart from the networks, which need torch."""
+
+from dataclasses import dataclass
+
+from seer.schema import WORD, Choice, option
+
+
+@dataclass
+class BackboneConfig:
+    """Which backbone, and its few options.
+
+    Attributes:
+        name: a key of `BACKBONES`, or an alias such as `regnety_8gf`.
+        stem_stride: 2 as published; 1 for images of 32-64 px (a ResNet then has a 3x3 stem without max-pool).
+        zero_init_residual: start every residual branch at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
+    """
+
+    name: str = option("regnety_016", WORD)
+    stem_stride: int = option(2, Choice(1, 2))
+    zero_init_residual: bool = False

@@ -1,0 +1,30 @@
+"""How long a run is: its epochs are steps once its images are known."""
+
+from dataclasses import replace
+
+from seer.data.storage.index import Manifest
+from seer.errors import InputError
+from seer.pretrain.recipe import Pretrain
+
+
+def with_steps(config: Pretrain, images: int) -> Pretrain:
+    """The configuration with the steps that its epochs are over so many images."""
+    if not config.epochs:
+        return config
+    return replace(config, steps=max(1, round(config.epochs * images / config.batch_size)))
+
+
+def foreseen(config: Pretrain) -> Pretrain:
+    """The same where nothing is to be trained yet: by the manifest of data that can be read here.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if not config.epochs:
+        return config
+    try:
+        return with_steps(config, Manifest.load(config.data).samples)
+    except InputError as error:
+        raise InputError(
+            f"epochs={config.epochs:g}: how many steps they are depends on the images, and {error}; or give steps="
+        ) from error

@@ -1,0 +1,157 @@
+"""Whether a pretraining run can be what its configuration says, told before anything is written; and
+its method, built.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from seer.backbones import build
+from seer.checks import machine
+from seer.data.crops.arena import SHARED, docker_remedy, shared_free
+from seer.data.crops.multicrop import MultiCrop
+from seer.data.storage.index import Manifest
+from seer.data.views import Views
+from seer.data.workers import Need, memory_needed
+from seer.distributed import World
+from seer.engine.learner import Step
+from seer.engine.optim import build_optimizer
+from seer.engine.parallel import checkpoint_stages, find_backbones
+from seer.engine.run import tell
+from seer.engine.schedule import describe
+from seer.errors import InputError
+from seer.interop.models import load_backbone
+from seer.methods import METHODS, make
+from seer.methods.base import Method
+from seer.pretrain.length import foreseen
+from seer.pretrain.recipe import Pretrain, check_run_dir, check_settings, load_config
+
+logger = logging.getLogger("seer")
+
+PAGE = 4096  # bytes; each encoded image has pages of its own
+
+
+def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = False) -> Path:
+    """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's
+    directory.
+    """
+    config = foreseen(load_config(recipe, overrides, allow_env))
+    check_settings(config, ranks)
+    check_run_dir(config)
+    rehearse(config)
+    if Path(config.data).parent.is_dir():  # or else it is in a store, or on the other hosts alone
+        Manifest.load(config.data)
+    return Path(config.run_dir)
+
+
+def rehearse(config: Pretrain) -> None:
+    """One step on the `meta` device, in no time and without memory: what a part would refuse, it
+    refuses here.
+    """
+    resolutions = MultiCrop(config.views, config.seed).resolutions
+    with torch.device("meta"):
+        backbone = build(config.backbone)
+        method = make(backbone, config.method, config.batch_size)
+        crops = []
+        for resolution in resolutions:
+            count = len(resolution.crops)
+            crops.append(torch.empty(count, 2, 3, resolution.size, resolution.size))
+        views = Views(tuple(crops), torch.empty(2, dtype=torch.int64))
+        method(views, Step(0, config.steps))
+        build_optimizer(method, config.optim)
+    for trunk in find_backbones(method):
+        checkpoint_stages(trunk, config.parallel.checkpointing)
+
+
+def check(config: Pretrain, manifest: Manifest, world: World) -> None:
+    """Everything about a configuration that its types do not say; raises `InputError`."""
+    check_settings(config, world.size)
+    if manifest.samples < config.batch_size:
+        less = f"use batch_size={manifest.samples} or less"
+        raise InputError(
+            f"{config.data}: {manifest.samples} images are fewer than one batch; {less}"
+        )
+    check_memory(config, manifest, world)
+
+
+def check_memory(config: Pretrain, manifest: Manifest, world: World) -> None:
+    """Whether this host has the memory for its ranks' batches; raises `InputError`."""
+    image_bytes = int(manifest.bytes.sum()) // manifest.samples
+    need = loader_memory(config, world.size, image_bytes)
+    needed = need.total * world.local_size
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > present:
+        raise InputError(
+            f"views: the crops of batches in flight need {needed / 2**30:.0f} GiB of memory and this host has "
+            f"{present / 2**30:.0f}; use a smaller batch_size, fewer or smaller views, or fewer loader.workers"
+        )
+    shared = need.shared * world.local_size
+    free = shared_free()
+    if free is not None and shared > free:
+        raise InputError(
+            f"{SHARED} has {free / 2**20:.0f} MiB free and the batches of this host's loaders need "
+            f"{shared / 2**20:.0f}; in Docker: {docker_remedy(shared)}; else loader.prefetch=1, fewer loader.workers "
+            "(0 needs none), loader.device_augment=true (a quarter), or a smaller batch_size"
+        )
+
+
+def loader_bytes(config: Pretrain, ranks: int) -> int:
+    """Bytes of the batches that one rank's loader holds at once; of images sent encoded their size
+    is not known.
+    """
+    return loader_memory(config, ranks).total
+
+
+def loader_memory(config: Pretrain, ranks: int, image_bytes: int = 0) -> Need:
+    """The memory of one rank's loader; `image_bytes` of an encoded image, which
+    `loader.device_decode` sends.
+    """
+    loader = config.loader
+    crops = MultiCrop(config.views, config.seed, finish=not loader.device_augment)
+    share = config.batch_size // ranks
+    encoded_bytes = share * (image_bytes + PAGE) if loader.device_decode else 0
+    return memory_needed(
+        loader.mode,
+        loader.workers,
+        loader.prefetch,
+        crops.shapes(share),
+        crops.dtype,
+        encoded_bytes,
+    )
+
+
+def build_method(config: Pretrain, samples: int = 0) -> Method:
+    """The method with its initial weights, the same in every process; without memory if
+    `parallel.deferred_init`.
+
+    Args:
+        samples: how many images there are, which a method with banks needs to know.
+    """
+    deferred = config.parallel.deferred_init
+    if deferred and config.init:
+        raise InputError(
+            "init: needs the whole backbone in every process; set parallel.deferred_init=false"
+        )
+    torch.manual_seed(config.seed)
+    with torch.device("meta" if deferred else "cpu"):
+        method = make(build(config.backbone), config.method, samples)
+    if config.init:
+        load_backbone(config.init, into=method.backbone)  # type: ignore[arg-type]
+        method.after_load()
+    return method
+
+
+def announce(config: Pretrain) -> None:
+    """Say, on stderr and in the log, what the rate becomes with this batch, and which options do
+    nothing here.
+    """
+    tell(describe(config.schedule, config.batch_size, config.steps))
+    load = machine.load()
+    if load.remedy:
+        logger.warning("%s; %s", load.told, load.remedy)
+    for warning in METHODS[config.method.name].warnings(
+        config.method, config.batch_size, config.steps
+    ):
+        logger.warning("%s", warning)
