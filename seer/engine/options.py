@@ -20,7 +20,6 @@ from seer.schema import (
     Number,
     check_options,
     option,
-    required,
 )
 
 ENOUGH = 32  # losses, before any is called a spike
@@ -173,6 +172,7 @@ class RunConfig:
         run_dir: where everything of the run lies; the same command continues the run that is there.
         seed: of initial weights, order and crops.
         steps: updates of the weights.
+        epochs: passes over the images, which give the steps once the images are known; 0 where `steps` are given.
         batch_size: images of a step, over all processes.
         accumulate: micro-batches that a step's batch is cut into, one after the other; each is a batch of its own for
             BatchNorm and for what a loss compares.
@@ -183,7 +183,8 @@ class RunConfig:
     name: str = option("run", WORD, incidental=True)
     run_dir: str = option("runs/${name}", Location(shortest=1), incidental=True)
     seed: int = option(0, SEED)
-    steps: int = required(Integer(1, 10**8))
+    steps: int = option(0, Integer(0, 10**8))
+    epochs: float = option(0.0, Number(0, 1e6), incidental=True)
     batch_size: int = option(256, Integer(1, 2**24))
     accumulate: int = option(1, Integer(1, 2**16))
     precision: str = option("fp32", Choice("fp32", "bf16", "fp16", "fp64"))

@@ -22,7 +22,7 @@ from seer.inputs import read_text
 from seer.methods import METHOD_CONFIGS
 from seer.methods.options import SwAVConfig
 from seer.rundir.names import CONFIG
-from seer.schema import WORD, Integer, ListOf, Location, Number, kind_of, option, required
+from seer.schema import WORD, ListOf, Location, Number, kind_of, option, required
 from seer.steps import PLACE, whole_steps
 
 # What younger options were before they existed, by section and its `name`: an older run goes on as
@@ -39,15 +39,12 @@ class Pretrain(RunConfig):
 
     Attributes:
         data: shards in a folder or a store, or a folder of images, of which shards are made beside the run.
-        epochs: passes over the images, which give the steps once the images are known; 0 where `steps` are given.
         init: a run or an exported file, whose backbone this one starts from; empty: from random weights.
         mean, std: of the images' channels, from 0 to 1, by which they are normalised.
         method.name: the method; its other keys are the method's own.
     """
 
     name: str = option("pretrain", WORD, incidental=True)
-    steps: int = option(0, Integer(0, 10**8))
-    epochs: float = option(0.0, Number(0, 1e6), incidental=True)
     data: str = required(Location(shortest=1))
     init: str = option("", Location())
     mean: list[float] = option([0.485, 0.456, 0.406], ListOf(Number(0, 1), 3, 3))

@@ -28,7 +28,6 @@ class FinetuneConfig(RunConfig):
     weights: str = option("", Text(64))
     data: str = required(Location(shortest=1))
     run_dir: str = option("", Location(), incidental=True)
-    steps: int = option(0, Integer(0, 10**8))
     epochs: float = option(30.0, Number(above=0, high=1e6))
     head_rate: float = option(1.0, Number(above=0, high=1e6))
     size: int = option(0, Integer(0, 4096))
