@@ -32,7 +32,7 @@ from seer.eval.probes.features import (
     to_input,
     watch,
 )
-from seer.eval.scores import Score, accuracy
+from seer.eval.scores import Score, accuracy, chance
 from seer.interop.models import Model
 from seer.schema import AREAS, SEED, Integer, ListOf, Number, check_options, option
 
@@ -124,7 +124,12 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
         )
         scores.append(
             accuracy(
-                metric, title, (ranked[:, :n] == truth[:, None]).any(1), details, headline=n == 1
+                metric,
+                title,
+                (ranked[:, :n] == truth[:, None]).any(1),
+                details,
+                headline=n == 1,
+                by_chance=chance(truth, n),
             )
         )
     return scores
