@@ -16,6 +16,7 @@ from seer.results import shown, title_of
 MOST = 24  # findings of a page
 LONGEST = 200  # characters of a name
 BETTER, ALIKE, WORSE, UNKNOWN = "better", "not told apart", "worse", "not measured"
+MIXED = "mixed"
 THAN = {BETTER: "Better than", ALIKE: "Not told apart from", WORSE: "Worse than"}
 CHECKPOINT = re.compile(r" step-0*(\d+)$")
 MINUS = "−"
@@ -40,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all findings come to; `outcome` is one of theirs, or "mixed"."""
+    """What all findings come to; `outcome` is one of theirs, or `MIXED`."""
 
     title: str
     outcome: str
@@ -88,10 +89,11 @@ def against_first(runs: Sequence[RunFiles]) -> Verdict:
             findings.append(Finding(measure, UNKNOWN, "", words))
     if not findings:
         return Verdict("Not measured yet", UNKNOWN, [], "seer eval knn --model RUN --data DATA.")
-    subject = f"{_cut(others[0].name)}: " if len(others) == 1 else ""
     title, outcome = _summed_up(findings, _cut(first.name))
-    title = title[0].lower() + title[1:] if subject else title
-    return Verdict(f"{subject}{title}", outcome, findings[:MOST])
+    if len(others) == 1:
+        verb = "" if outcome == MIXED else "is "
+        title = f"{_cut(others[0].name)} {verb}{title[0].lower()}{title[1:]}"
+    return Verdict(title, outcome, findings[:MOST])
 
 
 def standing(run: RunFiles) -> list[Row]:
@@ -207,7 +209,7 @@ def _summed_up(findings: Sequence[Finding], than: str) -> tuple[str, str]:
         for word, count in (("better", better), ("worse", worse))
         if count
     ]
-    return f"Against {than}: {', '.join(parts)}", "mixed"
+    return f"Against {than}: {', '.join(parts)}", MIXED
 
 
 def _by(findings: Sequence[Finding]) -> str:

@@ -250,7 +250,7 @@ def test_runs_are_compared_in_the_same_charts(tmp_path):
     assert str(runs[0]) in text
     assert str(runs[1]) in text
     assert text.count("pixels:48") == 1  # the same value from both
-    assert "not told apart from" in text
+    assert f"{runs[1]} is not told apart from {runs[0]}" in text
     assert "In nothing that their configurations say" in text
 
 

@@ -163,13 +163,17 @@ def test_runs_beside_the_first(tmp_path):
     b = run(tmp_path / "b", score("b step-000000100", 0.7))
     c = run(tmp_path / "c")
     verdict = against_first([a, b])
-    assert verdict.title == "b: better than a: 30.0 points more"
+    assert verdict.title == "b is better than a: 30.0 points more"
     assert verdict.findings[0].measure == "b: kNN top-1, k = 20, images"
     assert "70.0 % (65.0 to 75.0) against 40.0 % (35.0 to 45.0) of a" in verdict.findings[0].words
     assert against_first([b, a]).outcome == WORSE
+    rows = [score("d step-000000100", 0.7), score("d step-000000100", 0.4) | {"task": "linear"}]
+    other = [score("e step-000000100", 0.4), score("e step-000000100", 0.4) | {"task": "linear"}]
+    verdict = against_first([run(tmp_path / "e", *other), run(tmp_path / "d", *rows)])
+    assert verdict.title == "d against e: better by 1 of 2 measures"
     verdict = against_first([a, b, c])
     assert [finding.outcome for finding in verdict.findings] == [BETTER, UNKNOWN]
     assert verdict.findings[1].words == "Not measured for c."
     verdict = against_first([c, a])
-    assert (verdict.title, verdict.outcome) == ("a: not compared with c", UNKNOWN)
-    assert against_first([c, run(tmp_path / "d")]).title == "Not measured yet"
+    assert (verdict.title, verdict.outcome) == ("a is not compared with c", UNKNOWN)
+    assert against_first([c, run(tmp_path / "f")]).title == "Not measured yet"
