@@ -111,7 +111,7 @@ def _of_several(runs: Sequence[RunFiles]) -> dict[str, Any]:
 def health(run: RunFiles) -> list[tuple[str, str]]:
     """A run's health in words; of a run that measured nothing, so much."""
     if not run.events and not any(run.last(sign) is not None for sign in JUDGED):
-        return [("Not measured", "the run has no signs of collapse in its metrics, and no events.")]
+        return [("Not measured", "the metrics hold nothing that a collapse could be told by.")]
     return in_words(run.events, run.config, run.metrics)
 
 
