@@ -99,13 +99,17 @@ def _of_one(run: RunFiles) -> dict[str, Any]:
 def _of_several(runs: Sequence[RunFiles]) -> dict[str, Any]:
     return {
         "title": f"{len(runs)} runs compared",
-        "legend": [
-            (_cut(run.name), style_of(i), describe_run(run), progress(run))
-            for i, run in enumerate(runs)
-        ],
+        "legend": [(_cut(run.name), style_of(i), _about(run)) for i, run in enumerate(runs)],
         "verdict": against_first(runs),
         "differing": differing(runs),
     }
+
+
+def _about(run: RunFiles) -> str:
+    """What a run is, how far, and what it is worth by itself, in one line."""
+    worth = against_untrained(run).title
+    parts = (describe_run(run), progress(run), f"{worth[0].lower()}{worth[1:]}")
+    return " · ".join(filter(None, parts))
 
 
 def health(run: RunFiles) -> list[tuple[str, str]]:

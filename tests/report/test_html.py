@@ -252,6 +252,8 @@ def test_runs_are_compared_in_the_same_charts(tmp_path):
     assert text.count("pixels:48") == 1  # the same value from both
     assert f"{runs[1]} is not told apart from {runs[0]}" in text
     assert "In nothing that their configurations say" in text
+    assert text.count("px crops · batch 32 · better than the untrained network") == 1
+    assert text.count("· step 50 of 100 · better than the untrained network") == 1
 
 
 def test_a_comparison_has_the_keys_that_differ_and_what_was_not_measured(tmp_path):
