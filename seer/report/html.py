@@ -20,6 +20,7 @@ from seer.report.runfiles import (
     duration,
     progress,
     read_run,
+    tails,
     where_time_went,
 )
 from seer.report.scoreboard import boards
@@ -51,7 +52,8 @@ def write_comparison(run_dirs: Sequence[Path | str], out: Path | str) -> Path:
 def write_page(runs: Sequence[RunFiles], out: Path) -> Path:
     """Write the page over one run or several, and return its path."""
     if len({run.name for run in runs}) < len(runs):
-        runs = [replace(run, name=str(run.path)) for run in runs]
+        names = tails(str(run.path.absolute()) for run in runs)
+        runs = [replace(run, name=names[str(run.path.absolute())]) for run in runs]
     outputs.write(out, render(runs), "the report")
     return out
 

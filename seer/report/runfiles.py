@@ -1,7 +1,8 @@
 """A run directory as the report sees it."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from seer.rundir.names import CROPS, NEIGHBOURS
 from seer.rundir.rundir import RunDir
 
 YEAR = 365 * 86_400
+MOST_PARTS = 8  # of a path that stand for it
 
 T = TypeVar("T")
 
@@ -137,6 +139,19 @@ def number_at(config: dict[str, Any], *keys: str) -> float | None:
 def common(values: Sequence[T]) -> T | None:
     """The value that all share, or None."""
     return values[0] if values and all(value == values[0] for value in values) else None
+
+
+def tails(paths: Iterable[str]) -> dict[str, str]:
+    """For each of some paths the fewest of its last parts that no other one ends with."""
+    left = list(dict.fromkeys(paths))
+    split = {path: path.rstrip("/").split("/") for path in left}
+    names: dict[str, str] = {}
+    for length in range(1, MOST_PARTS + 1):
+        ends = {path: "/".join(parts[-length:]) for path, parts in split.items()}
+        counts = Counter(ends.values())
+        names |= {path: ends[path] for path in left if counts[ends[path]] == 1}
+        left = [path for path in left if path not in names]
+    return names | {path: path for path in left}
 
 
 def where_time_went(run: RunFiles) -> list[tuple[str, float]]:

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from seer.jsonl import Row
 from seer.report.changes import cut
 from seer.report.plots import Axis, nice_ticks, number, style_of
-from seer.report.runfiles import RunFiles, common
+from seer.report.runfiles import RunFiles, common, tails
 from seer.report.verdict import CHECKPOINT, is_headline, kind
 from seer.results import shown, title_of
 
@@ -69,11 +68,14 @@ def boards(runs: Sequence[RunFiles]) -> list[Board]:
             measure = (row["task"], row["metric"], row["data"])
             item = (place, _name(row, run, len(runs) > 1), row)
             groups.setdefault(measure, []).append(item)
-    measured = [_board(items, runs) for items in groups.values()]
+    places = tails(data for _, _, data in groups)
+    measured = [_board(items, places, runs) for items in groups.values()]
     return sorted(measured, key=lambda board: not board.headline)
 
 
-def _board(items: list[tuple[int, str, Row]], runs: Sequence[RunFiles]) -> Board:
+def _board(
+    items: list[tuple[int, str, Row]], places: dict[str, str], runs: Sequence[RunFiles]
+) -> Board:
     rows = [row for _, _, row in items]
     first = rows[0]
     higher_is_better = first.get("better", "higher") == "higher"
@@ -95,7 +97,7 @@ def _board(items: list[tuple[int, str, Row]], runs: Sequence[RunFiles]) -> Board
     missing = [cut(run.name, LONGEST) for i, run in enumerate(runs) if i not in measured]
     return Board(
         cut(title_of(first), LONGEST),
-        cut(Path(first["data"]).name, LONGEST),
+        cut(places[first["data"]], LONGEST),
         any(map(is_headline, rows)),
         [(scale(tick), _tick(first, tick)) for tick in ticks],
         _chance(first, chance, scale),

@@ -5,12 +5,12 @@ not overlap. How much better is told between the ends that are nearest and those
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seer.errors import quoted
 from seer.jsonl import Row
-from seer.report.runfiles import RunFiles
+from seer.report.runfiles import RunFiles, tails
 from seer.results import shown, title_of
 
 MOST = 24  # findings of a page
@@ -52,13 +52,14 @@ class Verdict:
 def against_untrained(run: RunFiles) -> Verdict:
     """A run beside the same network without training, by every measure that stands for a task."""
     ours = standing(run)
+    places = tails(row["data"] for row in ours)
     findings = []
     missing = []
     for row in ours[:MOST]:
         untrained = baseline(run, row, "untrained")
         pixels = baseline(run, row, "pixels")
         finding = _beside(row, untrained, "untrained", pixels)
-        findings.append(finding)
+        findings.append(replace(finding, measure=named(row, places)))
         missing += [row] if untrained is None else []
     if not ours:
         command = f"seer eval knn --model {_word(run.path)} --data DATA"
@@ -76,9 +77,10 @@ def against_first(runs: Sequence[RunFiles]) -> Verdict:
     for run in runs:
         for row in standing(run):
             measures.setdefault(_measure(row), {})[run.name] = row
+    places = tails(data for _, _, data in measures)
     findings = []
     for rows in measures.values():
-        measure = named(next(iter(rows.values())))
+        measure = named(next(iter(rows.values())), places)
         if reference := rows.get(first.name):
             for run in others:
                 if own := rows.get(run.name):
@@ -132,7 +134,7 @@ def compared(row: Row, reference: Row, who: str) -> Finding:
     words = f"{_with_interval(row)} against {_with_interval(reference)} {who}, {gain} ({span}); "
     words += f"the 95 % intervals {overlap}"
     words += ", so these images do not tell the two apart." if outcome == ALIKE else "."
-    return Finding(named(row), outcome, gain, words + _other_options(row, reference))
+    return Finding(title_of(row), outcome, gain, words + _other_options(row, reference))
 
 
 def outcome_of(row: Row, reference: Row) -> str:
@@ -165,16 +167,16 @@ def kind(row: Row) -> str:
     return "untrained" if row["model"].endswith(("untrained", ":random")) else "pretrained"
 
 
-def named(row: Row) -> str:
-    """A measure with its data, as a heading has it."""
-    return _cut(f"{title_of(row)}, {_last_part(row['data'])}")
+def named(row: Row, places: Mapping[str, str]) -> str:
+    """A measure with its data, as a heading has it; `places` are the names of data by path."""
+    return _cut(f"{title_of(row)}, {places[row['data']]}")
 
 
 def _beside(row: Row, untrained: Row | None, who: str, pixels: Row | None) -> Finding:
     """A run's value beside its baselines; the outcome is by the untrained network."""
     if untrained is None:
         words = f"{_with_interval(row)}; {who} was not measured."
-        finding = Finding(named(row), UNKNOWN, "", words)
+        finding = Finding(title_of(row), UNKNOWN, "", words)
     else:
         finding = compared(row, untrained, who)
     words = finding.words
@@ -261,10 +263,6 @@ def _percent(row: Row, value: float) -> str:
 
 def _word(text: object) -> str:
     return _cut(quoted(text))
-
-
-def _last_part(data: str) -> str:
-    return data.rstrip("/").rpartition("/")[2] or data
 
 
 def _cut(text: str) -> str:

@@ -247,10 +247,12 @@ def test_runs_are_compared_in_the_same_charts(tmp_path):
     assert html.count('class="curve s0"') == html.count('class="curve s1"') == 5
     text = Page(path).text
     assert "2 runs compared" in text
-    assert str(runs[0]) in text
-    assert str(runs[1]) in text
+    assert "a/run small · swav" in re.sub(
+        r"\s+", " ", text
+    )  # as much of their paths as tells them apart
+    assert str(tmp_path) not in text
     assert text.count("pixels:48") == 1  # the same value from both
-    assert f"{runs[1]} is not told apart from {runs[0]}" in text
+    assert "b/run is not told apart from a/run" in text
     assert "In nothing that their configurations say" in text
     assert text.count("px crops · batch 32 · better than the untrained network") == 1
     assert text.count("· step 50 of 100 · better than the untrained network") == 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seer.report.runfiles import read_run
+from seer.report.runfiles import read_run, tails
 from seer.report.verdict import (
     ALIKE,
     BETTER,
@@ -177,3 +177,24 @@ def test_runs_beside_the_first(tmp_path):
     verdict = against_first([c, a])
     assert (verdict.title, verdict.outcome) == ("a is not compared with c", UNKNOWN)
     assert against_first([c, run(tmp_path / "f")]).title == "Not measured yet"
+
+
+def test_data_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    rows = [score(OURS, 0.7), score(OURS, 0.7) | {"data": "there/images"}]
+    findings = against_untrained(run(tmp_path / "a", *rows)).findings
+    assert [finding.measure for finding in findings] == [
+        "kNN top-1, k = 20, here/images",
+        "kNN top-1, k = 20, there/images",
+    ]
+
+
+PATHS = st.lists(st.lists(st.sampled_from("ab"), min_size=1, max_size=4).map("/".join), max_size=6)
+
+
+@given(PATHS)
+def test_the_tails_of_paths_are_theirs_alone(paths):
+    names = tails(paths)
+    assert names.keys() == set(paths)
+    assert len(set(names.values())) == len(names)
+    for path, name in names.items():
+        assert path == name or path.endswith(f"/{name}")
