@@ -76,7 +76,7 @@ class BuildReport:
                 f"{sum(self.quarantined.values()):,} quarantined ({counts(self.quarantined)}){where}"
             )
         if found := self.quarantined.get(IN_EVALUATION):
-            where = f": see {Path(self.out, prune.CONTAMINATION)}" if self.complete else ""
+            where = f": see {Path(self.out, quarantine.CONTAMINATION)}" if self.complete else ""
             lines.append(
                 f"contamination: {found:,} images are in an evaluation set and were left out{where}"
             )

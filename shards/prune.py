@@ -31,7 +31,6 @@ from shards.options import DedupOptions
 from shards.records import quarantine, state
 from shards.writing.cut import cut
 
-CONTAMINATION = "contamination.jsonl"
 REMOVALS = "removals.parquet"  # in the build's state
 LARGEST_REMOVALS = 2**33  # bytes
 REMOVALS_FORMAT = TableFormat(
@@ -144,7 +143,7 @@ def write_contamination(out: Path, records: Iterable[dict[str, Any]]) -> None:
     nothing to list.
     """
     found = (entry for record in records for entry in record.get("contamination", []))
-    quarantine.write(out, found, CONTAMINATION)
+    quarantine.write(out, found, quarantine.CONTAMINATION)
 
 
 def settle(out: Path) -> None:

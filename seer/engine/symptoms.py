@@ -2,13 +2,15 @@
 `docs/health.md` has them all.
 
 `COLLAPSE` is what the embeddings of every learner may suffer from; `Learner.symptoms` are a
-learner's own. The thresholds are far from what healthy runs show; where a number depends on the
-batch or on the number of prototypes K, so does its threshold.
+learner's own. The thresholds (`seer.rundir.thresholds`) are far from what healthy runs show; where a
+number depends on the batch or on the number of prototypes K, so does its threshold.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from seer.rundir.thresholds import LEAST_RANK, LEAST_SPREAD
 
 Values = Mapping[str, float]
 
@@ -42,14 +44,14 @@ COLLAPSE = (
     Symptom(
         "collapse",
         ("embedding_std",),
-        lambda v: v["embedding_std"] < 0.05,
+        lambda v: v["embedding_std"] < LEAST_SPREAD,
         "all images get nearly the same embedding (embedding_std {embedding_std:.2g}; spread all round it is 1)",
         "lower schedule.peak or lengthen its warm-up; with prototypes, lower method.epsilon and raise method.freeze",
     ),
     Symptom(
         "dimensional_collapse",
         ("effective_rank",),
-        lambda v: v["effective_rank"] < 2,  # healthy runs begin with 4 or 5
+        lambda v: v["effective_rank"] < LEAST_RANK,
         "embeddings use {effective_rank:.1f} effective dimensions",
         "lower schedule.peak or lengthen its warm-up; for small batches, method.head_bn_out=true",
     ),

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Z = 1.959964  # two-sided 95 % of the normal distribution
@@ -18,6 +19,7 @@ class Score:
         unit: `share`: from 0 to 1, shown as percentages.
         better: `higher` or `lower`.
         headline: whether it stands for the task where only one value is shown.
+        chance: what is reached without looking at the images; None where that is not known.
         details: what was chosen on the way.
     """
 
@@ -29,7 +31,16 @@ class Score:
     unit: str = "share"
     better: str = "higher"
     headline: bool = False
+    chance: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+
+def chance(labels: Tensor, guesses: int = 1) -> float:
+    """The accuracy of always naming the same classes, so many of them, the most frequent ones of
+    `(N,)` labels: nobody who does not look at the images can do better.
+    """
+    counts = torch.bincount(labels)
+    return int(counts.topk(min(guesses, len(counts))).values.sum()) / len(labels)
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -49,9 +60,10 @@ def accuracy(
     correct: Tensor,
     details: dict[str, Any] | None = None,
     headline: bool = False,
+    by_chance: float | None = None,
 ) -> Score:
     """The share of `correct` (bool), as a number from 0 to 1, with Wilson's interval."""
-    return share(metric, title, int(correct.sum()), correct.numel(), details, headline)
+    return share(metric, title, int(correct.sum()), correct.numel(), details, headline, by_chance)
 
 
 def share(
@@ -61,8 +73,18 @@ def share(
     trials: int,
     details: dict[str, Any] | None = None,
     headline: bool = False,
+    by_chance: float | None = None,
 ) -> Score:
     """So many of so many, as a number from 0 to 1, with Wilson's interval."""
     low, high = wilson(hits, trials)
     details = {"images": trials, **(details or {})}
-    return Score(metric, title, hits / trials, low, high, headline=headline, details=details)
+    return Score(
+        metric,
+        title,
+        hits / trials,
+        low,
+        high,
+        headline=headline,
+        chance=by_chance,
+        details=details,
+    )

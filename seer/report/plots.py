@@ -15,7 +15,9 @@ RIGHT = 14
 TOP = 14
 BOTTOM = 34
 POINTS = 360  # more than a curve on a screen can show
-COLOURS = 6  # classes s0 … s5 of the style sheet
+COLOURS = 10  # classes s0 … s9 of the style sheet
+LOWEST_SHARE = 1e-3  # of its peak, down to which a curve is shown on a logarithmic axis
+FARTHEST = 3  # a mark this many times as far up as the curves would press them flat
 LARGEST = 1e300  # differences and means of larger values would be infinite
 
 
@@ -38,56 +40,84 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from `low` to `high` onto `begin` … `end` of the view box."""
+    """Values from `low` to `high` onto `begin` … `end` of the view box, perhaps by their
+    logarithms; lower ones then stand at `low`.
+    """
 
     low: float
     high: float
     begin: float
     end: float
+    log: bool = False
 
     def __call__(self, value: float) -> float:
-        return self.begin + (value - self.low) / (self.high - self.low) * (self.end - self.begin)
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        share = (self._scaled(value) - low) / (high - low)
+        return self.begin + share * (self.end - self.begin)
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(max(value, self.low)) if self.log else value
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value that is drawn across a chart: what a batch allows at most, or a threshold.
+
+    Attributes:
+        name: what stands at the line.
+        ill: `above` or `below`: the side on which a run is not well; "" for what is no threshold.
+        since: the step from which the threshold counts.
+        always: draw it even if it is far above the curves.
+    """
+
+    value: float
+    name: str
+    ill: str = ""
+    since: float = 0.0
+    always: bool = True
 
 
 def line_chart(
     series: Sequence[Series], label: str, smooth: bool = False, from_zero: bool = False,
-    reference: tuple[float, str] | None = None, x_label: str = "step",
+    log: bool = False, marks: Sequence[Mark] = (), until: float = 0.0, x_label: str = "step",
 ) -> str:  # fmt: skip
-    """Curves over steps, as an `<svg>` element.
+    """Curves over steps, as an `<svg>` element; "" where there is nothing to draw.
 
     Args:
         label: what is shown, for screen readers.
         smooth: draw running means, and a single curve's raw values faintly behind.
         from_zero: begin the vertical axis at 0.
-        reference: a value to mark by a dashed line, and its name.
+        log: a logarithmic vertical axis, if any value is above 0.
+        until: the step that the horizontal axis reaches at least.
     """
-    curves = [(i % COLOURS, s) for i, s in enumerate(map(Series.finite, series)) if s.x]
+    curves = [(i, s) for i, s in enumerate(map(Series.finite, series)) if s.x]
     if not curves:
         return ""
-    values = [y for _, s in curves for y in s.y if y is not None]
-    low, high = _bounds(
-        [*values, *([reference[0]] if reference else []), *([0.0] if from_zero else [])]
-    )
-    last = max(max(s.x) for _, s in curves)
-    ticks = nice_ticks(low, high, 5)
+    highest = [max(y for y in s.y if y is not None) for _, s in curves]
+    log = log and max(highest) > 0
+    marks = [mark for mark in marks if mark.always or mark.value <= FARTHEST * max(highest)]
+    last = max(until, *(max(s.x) for _, s in curves))
     x = Axis(0.0, last or 1.0, LEFT, WIDTH - RIGHT)
-    y = Axis(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP)
-    parts = [_grid(x, y, ticks, x_label)]
+    if log:
+        ticks = log_ticks(min(LOWEST_SHARE * y for y in highest if y > 0), max(highest))
+        y = Axis(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP, log)
+    else:
+        values = [y for _, s in curves for y in s.y if y is not None]
+        values += [mark.value for mark in marks] + [0.0] * from_zero
+        low, high = _bounds(values)
+        ticks = nice_ticks(low, high, 5)
+        y = Axis(min(low, ticks[0]), max(high, ticks[-1]), HEIGHT - BOTTOM, TOP)
+    parts = [_grid(x, y, ticks, x_label), *(_beyond(mark, x, y) for mark in marks)]
     drawn = []
-    for colour, s in curves:
+    for place, s in curves:
+        style = style_of(place)
         if smooth and len(curves) == 1:
-            parts.append(_path(thin(s), x, y, f"raw s{colour}"))
+            parts.append(_path(thin(s), x, y, f"raw {style}"))
         s = running_mean(s, POINTS) if smooth else thin(s)
-        drawn.append(
-            {
-                "name": s.name,
-                "colour": colour,
-                "points": [[_short(a), _short(b)] for a, b in zip(s.x, s.y, strict=True)],
-            }
-        )
-        parts += [_path(s, x, y, f"curve s{colour}"), _dot(x(s.x[-1]), y(s.y[-1] or 0.0), colour)]
-    if reference:
-        parts.append(_reference(y(reference[0]), reference[1]))
+        points = [[_short(a), _short(b)] for a, b in zip(s.x, s.y, strict=True)]
+        drawn.append({"name": s.name, "points": points})
+        parts += [_path(s, x, y, f"curve {style}"), _dot(x(s.x[-1]), y(s.y[-1] or 0.0), style)]
+    parts += [_line(mark, y) for mark in marks]
     scales = {
         "x": [x.low, x.high, x.begin, x.end],
         "y": [y.low, y.high, y.begin, y.end],
@@ -98,6 +128,11 @@ def line_chart(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}" '
         f'data-chart="{data}">{"".join(parts)}</svg>'
     )
+
+
+def style_of(place: int) -> str:
+    """The classes of the run at this place: a colour, and dashes where colours begin anew."""
+    return f"s{place % COLOURS}" + (" dashed" if place // COLOURS % 2 else "")
 
 
 def running_mean(series: Series, most: int | None = None) -> Series:
@@ -157,6 +192,19 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
     return [tick * step for tick in ticks]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers whose logarithms cover low … high, both above 0: powers of ten, or of a narrow
+    range 1, 2 and 5 times these.
+    """
+    first = math.floor(math.log10(max(low, 1e-300)))
+    last = max(math.ceil(math.log10(max(high, 1e-300)) - 1e-9), first + 1)
+    if last - first <= 2:
+        ticks = [m * 10.0**power for power in range(first, last) for m in (1, 2, 5)]
+        return [*ticks, 10.0**last]
+    every = -(-(last - first) // 6)
+    return [10.0**power for power in range(first, last + every, every)]
+
+
 def number(value: float) -> str:
     """A number short enough for a tick or a headline: 12,345 · 1.2M · 0.0048 · 3e-06."""
     if value == 0:
@@ -207,11 +255,26 @@ def _grid(x: Axis, y: Axis, ticks: Sequence[float], x_label: str) -> str:
     return "".join(lines)
 
 
-def _reference(at: float, name: str) -> str:
-    text_at = at + (15 if at < TOP + 16 else -6)
+def _line(mark: Mark, y: Axis) -> str:
+    level = y(mark.value)
+    text_at = level + (15 if level < TOP + 16 else -6)
+    kind = "reference threshold" if mark.ill else "reference"
     return (
-        f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-        f'<text class="note" x="{WIDTH - RIGHT}" y="{text_at:.1f}" text-anchor="end">{html.escape(name)}</text>'
+        f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>'
+        f'<text class="note" x="{WIDTH - RIGHT}" y="{text_at:.1f}" text-anchor="end">{html.escape(mark.name)}</text>'
+    )
+
+
+def _beyond(mark: Mark, x: Axis, y: Axis) -> str:
+    """The part of a chart in which a run is not well; nothing where no step is judged yet."""
+    if not mark.ill or mark.since >= x.high:
+        return ""
+    level = y(mark.value)
+    top, bottom = (TOP, level) if mark.ill == "above" else (level, HEIGHT - BOTTOM)
+    left = x(max(mark.since, x.low))
+    return (
+        f'<rect class="beyond" x="{left:.1f}" y="{top:.1f}" width="{WIDTH - RIGHT - left:.1f}" '
+        f'height="{max(0.0, bottom - top):.1f}"/>'
     )
 
 
@@ -222,8 +285,8 @@ def _path(series: Series, x: Axis, y: Axis, kind: str) -> str:
     return f'<polyline class="{kind}" points="{points}"/>'
 
 
-def _dot(x: float, y: float, colour: int) -> str:
-    return f'<circle class="dot s{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>'
+def _dot(x: float, y: float, style: str) -> str:
+    return f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>'
 
 
 def _short(value: float | None) -> float:

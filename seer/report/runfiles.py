@@ -1,9 +1,11 @@
 """A run directory as the report sees it."""
 
 import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seer.errors import InputError
 from seer.jsonl import Row
@@ -14,6 +16,9 @@ from seer.rundir.names import CROPS, NEIGHBOURS
 from seer.rundir.rundir import RunDir
 
 YEAR = 365 * 86_400
+MOST_PARTS = 8  # of a path that stand for it
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -31,14 +36,19 @@ class RunFiles:
     events: list[Row]  # of its health
     pictures: dict[str, bytes] = field(default_factory=dict)  # PNGs, by file name
     remarks: list[str] = field(default_factory=list)
+    _curves: dict[str, Series] = field(default_factory=dict, init=False, repr=False)
 
     def series(self, key: str) -> Series:
-        rows = [row for row in self.metrics if key in row]
-        return Series(self.name, [row["step"] for row in rows], [row[key] for row in rows])
+        """The finite values of a metric."""
+        if key not in self._curves:
+            rows = [row for row in self.metrics if key in row]
+            curve = Series(self.name, [row["step"] for row in rows], [row[key] for row in rows])
+            self._curves[key] = curve.finite()
+        return self._curves[key]
 
     def last(self, key: str) -> float | None:
         """The newest finite value of a metric."""
-        values = self.series(key).finite().y
+        values = self.series(key).y
         return values[-1] if values else None
 
 
@@ -81,12 +91,14 @@ def duration(seconds: float) -> str:
 
 
 def describe_run(run: RunFiles) -> str:
-    """Method, backbone, batch and crops in one line."""
+    """Recipe, method, backbone, batch and crops in one line."""
     config = run.config
+    recipe = config.get("name", "")
     views = [
         view for view in config.get("views", {}).values() if view.get("count") and view.get("size")
     ]
     parts = [
+        recipe if recipe != run.name else "",
         at(config, "method", "name"),
         at(config, "backbone", "name"),
         " + ".join(f"{view['count']}×{view['size']}" for view in views) + " px crops"
@@ -109,6 +121,37 @@ def at(values: dict[str, Any], *keys: str) -> Any:
     for key in keys:
         values = values.get(key, "") if isinstance(values, dict) else ""
     return values
+
+
+def count_at(config: dict[str, Any], *keys: str) -> int | None:
+    """A count, where a configuration has one in this place."""
+    value = at(config, *keys)
+    return value if type(value) is int and 0 < value < 2**53 else None
+
+
+def number_at(config: dict[str, Any], *keys: str) -> float | None:
+    """A number that is not negative, likewise."""
+    value = at(config, *keys)
+    is_number = type(value) is int or type(value) is float
+    return float(value) if is_number and 0 <= value < 1e15 else None
+
+
+def common(values: Sequence[T]) -> T | None:
+    """The value that all share, or None."""
+    return values[0] if values and all(value == values[0] for value in values) else None
+
+
+def tails(paths: Iterable[str]) -> dict[str, str]:
+    """For each of some paths the fewest of its last parts that no other one ends with."""
+    left = list(dict.fromkeys(paths))
+    split = {path: path.rstrip("/").split("/") for path in left}
+    names: dict[str, str] = {}
+    for length in range(1, MOST_PARTS + 1):
+        ends = {path: "/".join(parts[-length:]) for path, parts in split.items()}
+        counts = Counter(ends.values())
+        names |= {path: ends[path] for path in left if counts[ends[path]] == 1}
+        left = [path for path in left if path not in names]
+    return names | {path: path for path in left}
 
 
 def where_time_went(run: RunFiles) -> list[tuple[str, float]]:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from seer.errors import InputError, printable
 from seer.jsonl import Row
-from seer.report.diagnosis import SIGNS, Ailment, ailments, not_applied
+from seer.report.diagnosis import SIGNS, Ailment, ailments, not_applied, unjudged
 from seer.report.plots import LARGEST, number
 from seer.report.runfiles import duration
 from seer.rundir.names import CONFIG, HEALTH, LOG, METRICS
@@ -59,6 +59,7 @@ class Status:
             (stopped by its health), `done`.
         silent: seconds since the last news. left: seconds to the end, at the pace of the last rows.
         losses: of the last rows, oldest first. signs: the newest measurement of each sign of health.
+        judged: whether a collapse would have been told by now: see `seer.report.diagnosis.unjudged`.
         ailments: symptoms that have not gone again.
         not_applied, rollbacks, skipped: steps that were not finite, goings back to a checkpoint, steps passed over.
         of_plan: for each metric that was planned, what it is over what was planned.
@@ -77,6 +78,7 @@ class Status:
     data_wait: float | None = None
     checkpoint: int | None = None
     signs: dict[str, float] = field(default_factory=dict)
+    judged: bool = False
     ailments: list[Ailment] = field(default_factory=list)
     not_applied: int = 0
     rollbacks: int = 0
@@ -93,7 +95,9 @@ class Status:
         ]
         words = [ailment.title.lower() for ailment in self.ailments]
         words += [f"{count} {what}" for count, what in counts if count]
-        return ", ".join(words) or ("well" if self.signs else "")
+        if words or not self.signs:
+            return ", ".join(words)
+        return "well" if self.judged else "not judged yet"
 
 
 def status(path: Path | str, now: float | None = None) -> Status:
@@ -114,7 +118,9 @@ def _read(run: RunDir, found: Status, now: float) -> None:
     rows = run.newest_metrics(TAIL)
     events = run.events()
     checkpoints = run.checkpoints()
-    found.steps = run.config().get("steps")
+    config = run.config()
+    found.steps = config.get("steps")
+    found.judged = not unjudged(config, rows)
     found.checkpoint = checkpoints[-1] if checkpoints else None
     found.ailments = ailments(events)
     found.not_applied = len(not_applied(events))

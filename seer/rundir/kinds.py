@@ -64,6 +64,7 @@ RESULT = Record(
         "unit": NAME,
         "better": Choice("higher", "lower"),
         "headline": Flag(),
+        "chance": Maybe(SCORE),
     },  # which older ones lack
 )
 EVENT = Record({"step": Integer(0), "event": NAME})

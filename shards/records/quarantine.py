@@ -14,11 +14,13 @@ from seer.inputs import read_rows
 from seer.schema import FileName, Integer, Record, Text
 
 QUARANTINE = "quarantine.jsonl"
+CONTAMINATION = "contamination.jsonl"
 Entry = dict[str, Any]
 ENTRY = Record(
     {"source": Text(2**20), "reason": Text(2**20)},
     {"shard": FileName(".tar"), "attempts": Integer(0)},
 )
+IN_EVALUATION_SET = Record({"dataset": Text(2**20)})
 
 
 def text(name: bytes) -> str:
@@ -36,6 +38,11 @@ def read(folder: Path) -> list[Entry]:
     names a wrong line.
     """
     return list(read_rows(folder / QUARANTINE, ENTRY))
+
+
+def read_contamination(folder: Path) -> list[Entry]:
+    """What was left out because an evaluation set has it; likewise."""
+    return list(read_rows(folder / CONTAMINATION, IN_EVALUATION_SET))
 
 
 def write(folder: Path, entries: Iterable[Mapping], name: str = QUARANTINE) -> None:

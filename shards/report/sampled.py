@@ -1,10 +1,11 @@
 """A few images of a data set, drawn at random, the same ones each time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import simplejpeg
 
 from seer.data.decoding.decode import DamagedImage, decode
@@ -19,20 +20,37 @@ def draw(manifest: Manifest, count: int) -> Iterator[tuple[str, np.ndarray]]:
     """
     drawn = mix(np.arange(2 * count + 16)) % np.uint64(manifest.samples)
     different = list(dict.fromkeys(drawn.tolist()))
-    chosen = np.array(sorted(different[:count]))
+    for _, key, pixels in pictures_at(manifest, different[:count]):
+        yield key, pixels
+
+
+def pictures_at(manifest: Manifest, places: Iterable[int]) -> Iterator[tuple[int, str, np.ndarray]]:
+    """`(place, key, pixels)` of the images at some global ids, each once, by rising place; those
+    that cannot be read or decoded are left out.
+    """
+    for place, shard, row in rows_at(manifest, places, ["key", "offset", "size"]):
+        try:
+            data = tars.read_range(shard, row["offset"], row["size"])
+            yield place, row["key"], decode(data)
+        except (OSError, DamagedImage):
+            continue
+
+
+def rows_at(
+    manifest: Manifest, places: Iterable[int], columns: list[str]
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """`(place, path of the shard, row of the index)` of the samples at some global ids, likewise."""
+    chosen = np.array(sorted(set(places)), np.int64)
     ends = np.cumsum(manifest.sizes)
     starts = ends - manifest.sizes
     shard_of = np.searchsorted(ends, chosen, side="right")
     for number in np.unique(shard_of).tolist():
         path = str(manifest.directory / manifest.shards[number])
-        table = manifest.index(number, ["key", "offset", "size"])
-        rows = chosen[shard_of == number] - starts[number]
-        for row in table.take(rows).to_pylist():
-            try:
-                data = tars.read_range(path, row["offset"], row["size"])
-                yield row["key"], decode(data)
-            except (OSError, DamagedImage):
-                continue
+        table = manifest.index(number, columns)
+        of_shard = chosen[shard_of == number]
+        rows = table.take(pa.array(of_shard - starts[number])).to_pylist()
+        for place, row in zip(of_shard.tolist(), rows, strict=True):
+            yield place, path, row
 
 
 def colour(manifest: Manifest, count: int) -> dict[str, Any]:
@@ -64,3 +82,12 @@ def thumbnail(pixels: np.ndarray, side: int) -> bytes:
         pixels[top : top + edge, left : left + edge], (side, side), interpolation=cv2.INTER_AREA
     )
     return simplejpeg.encode_jpeg(np.ascontiguousarray(square), quality=80)
+
+
+def reduced(pixels: np.ndarray, side: int) -> bytes:
+    """The whole image, its longer side `side` pixels at most, as JPEG."""
+    height, width = pixels.shape[:2]
+    factor = min(1.0, side / max(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(small), quality=80)

@@ -20,10 +20,13 @@ from shards.options import DedupOptions
 from shards.records import quarantine
 from shards.records.quarantine import counts
 from shards.report import sampled
+from shards.report.origin import made_by
+from shards.report.pairs import exact_pairs, near_pairs
 
 COLUMNS = ["width", "height", "size", "format", "sha256", "label", "source", EXTRAS]
 QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
 BINS = 24
+OUTSIDE = 0.01  # of the values, at each end of a histogram
 MOST_NAMED = 20  # quarantine entries listed one by one
 MOST_SOURCES = 30
 SOURCE = re.compile(r"\w+://(?:[^/@]*@)?([^/]+)|(.*?\.(?:tar|zip|parquet))/|(?:\./|/)?([^/]+)/")
@@ -38,16 +41,18 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
 
     Keys: directory, shards, samples, bytes (of the tars), samples_per_shard, width, height,
     aspect_ratio (width / height), image_bytes (quantiles each), histograms (of width, height,
-    aspect_ratio and image_bytes: `edges` and `counts`, in equal steps of the logarithm), formats,
+    aspect_ratio and image_bytes: `edges` and `counts`, in equal steps of the logarithm from the 1st
+    to the 99th percentile; `below` and `above`: how many lie outside), formats,
     extras (members besides images and labels by suffix, the rarest summed up as `…`; those of indices of
     earlier versions are not known),
     classes (samples by class, None without labels), unlabelled, duplicates (images whose bytes
     occur earlier), near_duplicates (further ones, as `--dedup near` finds them; None if they were
-    not looked for), sources (images by host, archive or first folder; the rarest summed up as `…`),
+    not looked for), pairs (the first few of both, see `shards.report.pairs`),
+    sources (images by host, archive or first folder; the rarest summed up as `…`),
     colour (`mean` and `std` of red, green and blue, 0 to 255, over the pixels of `images` pictures
     drawn at random, all pictures weighing the same), quarantined (by kind of reason), quarantine
     (the first entries), ignored (files that were no images, by suffix), removed (images taken out
-    later).
+    later), build (how the shards were made, see `shards.report.origin.made_by`).
 
     Raises:
         InputError: no manifest, a missing index, or no perceptual hashes to look for near duplicates by.
@@ -57,6 +62,8 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
     entries = quarantine.read(manifest.directory)
     classes = manifest.classes
     labels = counted["label"]
+    first_of = exact_duplicates(columns["digest"])
+    removals = _near(manifest) if near else None
     measures = {
         "width": columns["width"],
         "height": columns["height"],
@@ -77,14 +84,19 @@ def stats(directory: str | Path, near: bool = False, pictures: int = 256) -> dic
         if classes is None
         else {name: labels[label] for label, name in enumerate(classes)},
         "unlabelled": labels[None],
-        "duplicates": int((exact_duplicates(columns["digest"]) != NONE).sum()),
-        "near_duplicates": _near(manifest) if near else None,
+        "duplicates": int((first_of != NONE).sum()),
+        "near_duplicates": None if removals is None else _count(removals),
+        "pairs": [
+            *exact_pairs(manifest, first_of),
+            *(near_pairs(manifest, removals) if removals is not None else []),
+        ],
         "sources": _commonest(counted["source"]),
         "colour": sampled.colour(manifest, pictures),
         "quarantined": quarantine.tally(entries),
         "quarantine": entries[:MOST_NAMED],
         "ignored": manifest.build.get("ignored", {}),
         "removed": manifest.build.get("removed", 0),
+        "build": made_by(manifest),
     }
 
 
@@ -127,18 +139,32 @@ def _commonest(counter: Counter) -> dict[str, int]:
     return dict(ranked[:MOST_SOURCES]) | ({"…": rest} if rest else {})
 
 
-def _near(manifest: Manifest) -> int:
+def _near(manifest: Manifest) -> pa.Table:
+    """What `--dedup near` would take out."""
     known = of_shards(manifest.directory, manifest.shards, manifest.sizes.tolist())
     with tempfile.TemporaryDirectory() as scratch:
-        found = find(known, DedupOptions("near"), Path(scratch))
-    return len(found) - found["distance"].null_count
+        return find(known, DedupOptions("near"), Path(scratch))
 
 
-def _histogram(values: np.ndarray) -> dict[str, list]:
-    edges = np.geomspace(values.min(), max(values.max(), values.min() * 1.01), BINS + 1)
-    edges[0], edges[-1] = min(edges[0], values.min()), max(edges[-1], values.max())
+def _count(removals: pa.Table) -> int:
+    """How many are near duplicates and not exact ones."""
+    return len(removals) - removals["distance"].null_count
+
+
+def _histogram(values: np.ndarray) -> dict[str, Any]:
+    """Counts between the 1st and the 99th percentile, which a few freaks would squeeze."""
+    low = np.quantile(values, OUTSIDE, method="lower")
+    high = np.quantile(values, 1 - OUTSIDE, method="higher")
+    edges = np.geomspace(low, max(high, low * 1.01), BINS + 1)
+    edges[0] = min(edges[0], low)
+    edges[-1] = max(edges[-1], high)
     counts, _ = np.histogram(values, edges)
-    return {"edges": [float(f"{edge:.4g}") for edge in edges], "counts": counts.tolist()}
+    return {
+        "edges": [float(f"{edge:.4g}") for edge in edges],
+        "counts": counts.tolist(),
+        "below": int((values < edges[0]).sum()),
+        "above": int((values > edges[-1]).sum()),
+    }
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
@@ -173,6 +199,10 @@ def lines(found: dict[str, Any]) -> list[str]:
         result.append(
             f"mean colour of {found['colour']['images']:,} images: {mean}; standard deviation {std}"
         )
+    result += [
+        f"evaluation set {path}: {count:,} images left out"
+        for path, count in found["build"]["excluded"].items()
+    ]
     if found["removed"]:
         result.append(f"{found['removed']:,} removed on request")
     if found["quarantined"]:

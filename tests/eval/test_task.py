@@ -25,6 +25,7 @@ def test_rows_have_the_documented_keys_and_are_appended(data, tmp_path):
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     more = evaluate("linear", "pixels:8", str(data), ["epochs=2", "lrs=[0.01,0.1]"], out)
     assert read_results(out) == rows + more
+    assert [row["chance"] for row in rows + more] == [pytest.approx(1 / 3)] * 3
 
 
 def test_without_a_place_given_results_go_to_the_run_or_here(data, tmp_path, monkeypatch):
@@ -112,6 +113,7 @@ def test_ten_classes_give_a_top5(tmp_path):
     rows = evaluate("linear", "pixels", tmp_path, ["epochs=3"], tmp_path / "results.jsonl")
     assert [row["metric"] for row in rows] == ["top1", "top5"]
     assert rows[0]["value"] <= rows[1]["value"]
+    assert [row["chance"] for row in rows] == [0.1, 0.5]
 
 
 @pytest.mark.parametrize(

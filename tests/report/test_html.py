@@ -10,11 +10,12 @@ import pytest
 
 from seer import jsonl
 from seer.errors import InputError
-from seer.report.html import headlines, score_groups, write_comparison, write_report
+from seer.report.html import headlines, write_comparison, write_report
 from seer.report.runfiles import read_run, where_time_went
-from tests.report.conftest import metric, result, write_run
+from seer.report.scoreboard import boards
+from tests.report.conftest import metric, result, titled, write_run
 
-VOID = {"meta", "link", "img", "br", "rect", "line", "circle", "polyline"}
+VOID = {"col", "meta", "link", "img", "br", "rect", "line", "circle", "polyline"}
 
 
 class Page(HTMLParser):
@@ -118,10 +119,13 @@ def test_the_headline_is_the_last_model_measured_and_scores_are_sorted(tmp_path)
     results.append(result("small step-000000100", 0.8))  # measured again
     run = read_run(write_run(tmp_path / "small", results=results))
     assert headlines(run)[0].value == "80.0 %"
-    ((name, data, rows),) = score_groups([run])
-    assert (name, data) == ("knn top-1, k = 20", "images")  # of results without a title
-    assert [row.model for row in rows] == ["small, step 100", "small untrained", "small, step 50"]
-    assert [row.colour for row in rows] == [0, 6, 0]
+    (board,) = boards([run])
+    assert (board.title, board.data) == ("knn top-1, k = 20", "images")  # of untitled results
+    assert [(bar.model, bar.style) for bar in board.bars] == [
+        ("small, step 100", "s0"),
+        ("small untrained", "base"),
+        ("small, step 50", "s0"),
+    ]
 
 
 def test_a_value_of_another_unit_for_which_lower_is_better(tmp_path):
@@ -132,13 +136,13 @@ def test_a_value_of_another_unit_for_which_lower_is_better(tmp_path):
     ]
     run = read_run(write_run(tmp_path / "small", results=results))
     assert headlines(run)[0].value == "20 °"
-    ((name, _, rows),) = score_groups([run])
-    assert name == "Normals mean angle"
-    assert [(row.model, row.value, row.interval) for row in rows] == [
+    (board,) = boards([run])
+    assert board.title == "Normals mean angle"
+    assert [(bar.model, bar.value, bar.interval) for bar in board.bars] == [
         ("small, step 2", "20 °", "19.95 – 20.05"),
         ("small, step 1", "30 °", "29.95 – 30.05"),
     ]
-    assert all(0 <= row.low <= row.share <= row.high <= 1 for row in rows)
+    assert all(0 == bar.begin < bar.low <= bar.end <= bar.high <= 100 for bar in board.bars)
 
 
 def test_time_is_weighed_by_the_windows_it_was_measured_in(run):
@@ -162,7 +166,7 @@ def test_a_run_that_has_only_begun_has_a_report_too(tmp_path):
     (run / "config.yaml").write_text("steps: 500\n")
     text = Page(write_report(run)).text
     assert "step 0 of 500" in text
-    assert "Nothing measured yet" in text
+    assert "Not measured yet" in text
     (run / "metrics.jsonl").write_text(json.dumps(metric(1, loss=None)) + "\n" + '{"step": 2, "lo')
     assert "step 1 of 500" in Page(write_report(run)).text
 
@@ -177,7 +181,54 @@ def test_names_cannot_break_the_page(tmp_path):
     (run / "config.yaml").write_text(f"steps: 1\nname: '{evil}'\n")
     path = write_report(run)
     assert evil not in path.read_text()
-    assert Page(path).text.count(evil) == 4  # title, heading, score, configuration
+    assert Page(path).text.count(evil) == 3  # line under the heading, score, configuration
+
+
+def test_a_page_is_titled_by_its_directory_and_its_verdict_comes_first(run):
+    (run / "config.yaml").write_text("name: swav_small\nsteps: 100\n")
+    html = write_report(run).read_text()
+    text = re.sub(r"\s+", " ", Page(run / "report.html").text)
+    assert "<h1>small</h1>" in html
+    assert f"{run.parent.name}/small" in text
+    order = [
+        html.index(part)
+        for part in ("<h1>", "Better than the untrained network", "Images seen", "<h2>Scores</h2>")
+    ]
+    assert order == sorted(order)
+    assert "better, 30.0 points more" in text
+
+
+def test_changed_keys_stand_open_and_all_others_are_folded(run):
+    config = (run / "config.yaml").read_text().replace("name: small", "name: swav_small")
+    (run / "config.yaml").write_text(config)
+    page = write_report(run).read_text()
+    changed = page.index("Recipe swav_small")
+    folded = page.index("<summary>All keys</summary>")
+    assert changed < page.index(">steps<") < folded
+    assert '<details class="card" open' not in page
+    assert re.search(r"steps</th><td>100</td><td class=\"theirs\">6000</td>", page)
+
+
+def test_the_line_of_chance_is_drawn_where_it_is_known(tmp_path):
+    known = write_run(tmp_path / "a", results=[titled(result("a step-1", 0.5)) | {"chance": 0.1}])
+    page = write_report(known).read_text()
+    assert page.count('<i class="chance" style="left: 10.00%">') == 1
+    assert "chance 10.0 %" in page
+    unknown = write_run(tmp_path / "b", results=[titled(result("b step-1", 0.5))])
+    assert 'class="chance"' not in write_report(unknown).read_text()
+
+
+def test_every_table_has_headers_and_every_picture_words(run, tmp_path):
+    other = write_run(tmp_path / "other", steps=50)
+    (other / "config.yaml").write_text("name: swav_small\nsteps: 50\n")
+    pages = [write_report(run), write_report(other)]
+    pages.append(write_comparison([run, other], tmp_path / "both.html"))
+    for path in pages:
+        html = path.read_text()
+        assert html.count("<table") == html.count("<thead")
+        assert all('scope="' in header for header in re.findall(r"<th[ >][^>]*>?", html))
+        assert all(re.search(r'alt="[^"]+"', image) for image in re.findall("<img[^>]*>", html))
+        assert all('aria-label="' in svg for svg in re.findall("<svg[^>]*>", html))
 
 
 def test_something_else_is_no_run(tmp_path):
@@ -196,9 +247,32 @@ def test_runs_are_compared_in_the_same_charts(tmp_path):
     assert html.count('class="curve s0"') == html.count('class="curve s1"') == 5
     text = Page(path).text
     assert "2 runs compared" in text
-    assert str(runs[0]) in text
-    assert str(runs[1]) in text
+    assert "a/run small · swav" in re.sub(
+        r"\s+", " ", text
+    )  # as much of their paths as tells them apart
+    assert str(tmp_path) not in text
     assert text.count("pixels:48") == 1  # the same value from both
+    assert "b/run is not told apart from a/run" in text
+    assert "In nothing that their configurations say" in text
+    assert text.count("px crops · batch 32 · better than the untrained network") == 1
+    assert text.count("· step 50 of 100 · better than the untrained network") == 1
+
+
+def test_a_comparison_has_the_keys_that_differ_and_what_was_not_measured(tmp_path):
+    a = write_run(tmp_path / "a")
+    b = write_run(tmp_path / "b", results=[])
+    config = (b / "config.yaml").read_text().replace("weight_decay: 1.0e-06", "weight_decay: 0.5")
+    (b / "config.yaml").write_text(config)
+    rows = [{k: v for k, v in metric(n).items() if k != "time_step"} for n in range(1, 9)]
+    jsonl.write(b / "metrics.jsonl", [{**row, "seconds": None} for row in rows])
+    html = write_comparison([a, b], tmp_path / "both.html").read_text()
+    text = re.sub(r"\s+", " ", Page(tmp_path / "both.html").text)
+    assert "optim.weight_decay 1e-06 0.5" in text
+    assert "method.prototypes" not in text
+    assert text.count("Not measured for b.") == 2
+    assert html.count("not measured</td>") == 2  # two measures of a
+    assert "<h3>b</h3>" in html
+    assert "<p>Not measured.</p>" in html  # where its time went
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")

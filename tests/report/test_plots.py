@@ -8,13 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seer.report.plots import (
+    BOTTOM,
     HEIGHT,
     LEFT,
     POINTS,
     RIGHT,
+    TOP,
     WIDTH,
+    Mark,
     Series,
     line_chart,
+    log_ticks,
     nice_ticks,
     number,
     running_mean,
@@ -69,11 +73,80 @@ def test_gaps_single_points_and_nothing_at_all():
     assert line_chart([Series("a", [1], [None])], "nothing") == ""
 
 
-def test_a_reference_is_marked_and_kept_in_sight():
-    svg = parse(line_chart([Series("a", [0, 1], [1.0, 2.0])], "x", reference=(5.0, "ln K <&>")))
-    (line,) = [e for e in svg.iter("line") if e.attrib["class"] == "reference"]
+def lines(svg: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
+    return [e for e in svg.iter("line") if kind in e.attrib["class"].split()]
+
+
+def test_a_mark_is_drawn_and_kept_in_sight():
+    marks = [Mark(5.0, "ln K <&>")]
+    svg = parse(line_chart([Series("a", [0, 1], [1.0, 2.0])], "x", marks=marks))
+    (line,) = lines(svg, "reference")
     assert 0 < float(line.attrib["y1"]) < HEIGHT
     assert any(e.text == "ln K <&>" for e in svg.iter("text"))
+    assert not lines(svg, "threshold")
+    assert svg.find("rect") is None
+
+
+def test_a_mark_that_would_press_the_curves_flat_is_left_out_if_it_may_be():
+    curve = [Series("a", [0, 1], [1.0, 2.0])]
+    assert "far" not in line_chart(curve, "x", marks=[Mark(6.1, "far", always=False)])
+    assert "near" in line_chart(curve, "x", marks=[Mark(5.9, "near", always=False)])
+    assert "far" in line_chart(curve, "x", marks=[Mark(100.0, "far")])
+
+
+@pytest.mark.parametrize(("ill", "values"), [("below", [5.0, 1.0]), ("above", [1.0, 5.0])])
+def test_the_side_of_a_threshold_that_is_ill_is_tinted_from_where_it_counts(ill, values):
+    mark = Mark(2.0, "threshold", ill, since=25)
+    svg = parse(line_chart([Series("a", [0, 100], values)], "x", from_zero=True, marks=[mark]))
+    (line,) = lines(svg, "threshold")
+    level = float(line.attrib["y1"])
+    (area,) = svg.iter("rect")
+    top = float(area.attrib["y"])
+    bottom = top + float(area.attrib["height"])
+    assert (top, bottom) == pytest.approx(
+        (level, HEIGHT - BOTTOM) if ill == "below" else (TOP, level), abs=0.1
+    )
+    left = float(area.attrib["x"])
+    assert left == pytest.approx(LEFT + 0.25 * (WIDTH - RIGHT - LEFT), abs=0.1)
+    assert left + float(area.attrib["width"]) == pytest.approx(WIDTH - RIGHT, abs=0.1)
+
+
+def test_no_side_is_tinted_before_anything_is_judged():
+    mark = Mark(2.0, "threshold", "below", since=200)
+    svg = parse(line_chart([Series("a", [0, 100], [1.0, 3.0])], "x", marks=[mark]))
+    assert svg.find("rect") is None
+    assert lines(svg, "threshold")
+
+
+def test_on_a_logarithmic_axis_equal_factors_are_equally_far_apart():
+    svg = parse(line_chart([Series("a", [0, 1, 2], [0.01, 0.1, 1.0])], "rate", log=True))
+    (_, low), (_, middle), (_, high) = points(next(svg.iter("polyline")))
+    assert low - middle == pytest.approx(middle - high, abs=0.2)
+    assert {"0.001", "0.01", "0.1", "1"} <= {e.text for e in svg.iter("text")}
+
+
+def test_a_rate_that_ends_at_zero_runs_into_the_axis():
+    svg = parse(line_chart([Series("a", [0, 1, 2], [0.0, 1.0, 0.0])], "rate", log=True))
+    (_, first), (_, peak), (_, last) = points(next(svg.iter("polyline")))
+    assert first == last == HEIGHT - BOTTOM
+    assert peak < last
+    flat = parse(line_chart([Series("a", [0, 1], [0.0, 0.0])], "rate", log=True))  # no logarithm
+    assert len(points(next(flat.iter("polyline")))) == 2
+
+
+@given(st.floats(1e-290, 1e290), st.floats(1.0, 1e12))
+def test_logarithmic_ticks_cover_and_are_few(low, factor):
+    ticks = log_ticks(low, low * factor)
+    assert ticks[0] <= low * (1 + 1e-9)
+    assert ticks[-1] >= low * factor * (1 - 1e-9)
+    assert ticks == sorted(set(ticks))
+    assert 2 <= len(ticks) <= 9
+
+
+def test_more_runs_than_colours_are_told_apart_by_dashes():
+    curves = [Series(str(i), [0, 1], [0.0, float(i)]) for i in range(12)]
+    svg = parse(line_chart(curves, "many"))
+    assert len({e.attrib["class"] for e in svg.iter("polyline")}) == 12
 
 
 def test_names_cannot_break_the_markup():
@@ -140,10 +213,11 @@ steps = st.integers(1, 2**63 - 1)
     st.lists(st.tuples(steps, extremes | st.none()), min_size=1, max_size=8),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
-def test_whatever_was_measured_is_drawn_within_the_chart(pairs, smooth, from_zero):
+def test_whatever_was_measured_is_drawn_within_the_chart(pairs, smooth, from_zero, log):
     x, y = zip(*pairs, strict=True)
-    svg = line_chart([Series("a", x, y)], "any", smooth=smooth, from_zero=from_zero)
+    svg = line_chart([Series("a", x, y)], "any", smooth, from_zero, log)
     assert len(svg) < 20_000
     assert bool(svg) == any(v is not None and abs(v) <= 1e300 for v in y)
     for curve in parse(svg).iter("polyline") if svg else []:

@@ -14,7 +14,7 @@ from seer.errors import InputError
 from seer.eval.probes.features import extract, taming
 from seer.eval.probes.neighbours import check_picture, try_to_draw
 from seer.eval.probes.options import KnnConfig
-from seer.eval.scores import Score, accuracy
+from seer.eval.scores import Score, accuracy, chance
 from seer.interop.models import Model
 from seer.rundir.names import IMAGES, NEIGHBOURS
 from seer.schema import check_options
@@ -47,7 +47,11 @@ def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> lis
         )
         scores.append(
             accuracy(
-                f"top1_k{k}", f"top-1, k = {k}", predicted == truth, headline=k == config.k[-1]
+                f"top1_k{k}",
+                f"top-1, k = {k}",
+                predicted == truth,
+                headline=k == config.k[-1],
+                by_chance=chance(truth),
             )
         )
     return scores

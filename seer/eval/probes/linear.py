@@ -31,7 +31,7 @@ from seer.eval.probes.features import (
     watch,
 )
 from seer.eval.probes.options import LinearConfig
-from seer.eval.scores import Score, accuracy
+from seer.eval.scores import Score, accuracy, chance
 from seer.interop.models import Model
 from seer.schema import check_options
 
@@ -92,7 +92,12 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
         )
         scores.append(
             accuracy(
-                metric, title, (ranked[:, :n] == truth[:, None]).any(1), details, headline=n == 1
+                metric,
+                title,
+                (ranked[:, :n] == truth[:, None]).any(1),
+                details,
+                headline=n == 1,
+                by_chance=chance(truth, n),
             )
         )
     return scores

@@ -28,7 +28,7 @@ from seer.engine.run import Training, enough_memory, fit
 from seer.errors import InputError
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import stack, to_input
-from seer.eval.scores import Score, share
+from seer.eval.scores import Score, chance, share
 from seer.eval.trained.options import FinetuneConfig
 from seer.interop.models import Model, load_model
 from seer.precision import autocast
@@ -182,7 +182,8 @@ def score(
             right += metrics["right"]
     hits = int(all_reduce_sum(right))
     trained = {"steps": config.steps}
-    return share("top1", "top-1", hits, len(test), trained, headline=True)
+    by_chance = chance(torch.from_numpy(test.labels))
+    return share("top1", "top-1", hits, len(test), trained, headline=True, by_chance=by_chance)
 
 
 def batches_of(test: Labelled, model: Model, size: int, world: World) -> Iterator[LabelledImages]:

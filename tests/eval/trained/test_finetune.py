@@ -57,6 +57,7 @@ def test_it_learns_and_says_so(small, data, tmp_path):
     ]
     (row,) = evaluate("finetune", "net", data, options, out)
     assert (row["task"], row["metric"], row["title"]) == ("finetune", "top1", "Finetuned top-1")
+    assert row["chance"] == pytest.approx(1 / 3)
     assert row["details"] == {"images": 60, "steps": 60}
     assert row["low"] > 0.4  # a third by chance
     assert (row["options"]["head_rate"], row["options"]["optim"]["momentum"]) == (2.0, 0.9)

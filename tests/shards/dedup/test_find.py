@@ -8,7 +8,6 @@ import pytest
 from seer.data.storage.index import MANIFEST, Manifest, index_path, read_index
 from seer.data.storage.reader import Reader
 from seer.errors import InputError
-from shards import prune
 from shards.build import BuildOptions, build
 from shards.dedup import find
 from shards.dedup.find import exact_duplicates
@@ -91,7 +90,7 @@ def test_near(copies, tmp_path):
     reader = Reader(Manifest.load(out))
     assert reader.read(np.arange(len(reader))) == [encoded(i, size=(48, 64)) for i in range(12)]
     assert verify(out, workers=1).ok
-    assert not (out / prune.CONTAMINATION).exists()
+    assert not (out / quarantine.CONTAMINATION).exists()
 
 
 def test_none_is_the_default(copies, tmp_path):
@@ -148,7 +147,7 @@ def test_evaluation_sets_are_left_out_and_reported(copies, folder, tmp_path, kin
     report = build([copies], out, options(exclude=[str(test)]))  # whatever --dedup says
     assert report.quarantined == {"in an evaluation set": 3, "truncated": 1}
     assert set(reasons(out)) == {"a/01.jpg", "a/07.jpg", "b/01.png", "d/cut.jpg"}
-    found = [json.loads(line) for line in (out / prune.CONTAMINATION).read_text().splitlines()]
+    found = [json.loads(line) for line in (out / quarantine.CONTAMINATION).read_text().splitlines()]
     assert [entry["source"] for entry in found] == ["a/01.jpg", "a/07.jpg", "b/01.png"]
     assert {entry["dataset"] for entry in found} == {str(test)}
     assert found[1]["like"] == ("y/seven.jpg" if kind == "folder" else "y/seven")

@@ -1,0 +1,81 @@
+"""The pictures of a run, each with a caption, and the rows of crops with their sizes."""
+
+import base64
+from collections import Counter
+from dataclasses import dataclass, field
+
+from seer.report.runfiles import RunFiles
+from seer.rundir.names import CROPS, NEIGHBOURS
+
+# How training lays crops out (`seer.pretrain.picture`), in pixels.
+HEIGHT = 160  # of a row of the largest
+GAP = 6
+MOST_SIZES = 8
+NEIGHBOURHOOD = (
+    "Left: images not seen in training. Right of each: the five training images whose features are nearest; "
+    "green where the label agrees, red where it does not."
+)
+
+
+@dataclass
+class Picture:
+    """A picture of the page.
+
+    Attributes:
+        source: a data URI.
+        rows: labels of its rows from above, each with its height as a share of the picture's; none if
+            the picture is not laid out as the configuration has it.
+    """
+
+    title: str
+    caption: str
+    source: str
+    rows: list[tuple[str, float]] = field(default_factory=list)
+
+
+def pictures(run: RunFiles) -> list[Picture]:
+    """The pictures that the run has."""
+    gallery = []
+    for name, picture in run.pictures.items():
+        source = "data:image/png;base64," + base64.b64encode(picture).decode()
+        if name == CROPS:
+            sizes = crop_sizes(run)
+            rows = rows_of(sizes, height_of(picture))
+            gallery.append(Picture("Crops", _caption(sizes), source, rows))
+        if name == NEIGHBOURS:
+            gallery.append(Picture("Nearest neighbours", NEIGHBOURHOOD, source))
+    return gallery
+
+
+def crop_sizes(run: RunFiles) -> list[tuple[int, int]]:
+    """`(side in pixels, how many crops)`, the largest first."""
+    counted = Counter[int]()
+    for view in run.config.get("views", {}).values():
+        counted[view.get("size", 0)] += view.get("count", 0)
+    return sorted(((size, n) for size, n in counted.items() if size and n), reverse=True)
+
+
+def rows_of(sizes: list[tuple[int, int]], height: int) -> list[tuple[str, float]]:
+    """Labels for the rows of a picture of crops, `height` pixels high."""
+    if not sizes:
+        return []
+    largest = sizes[0][0]
+    heights = [HEIGHT * size // largest for size, _ in sizes]
+    if sum(heights) + GAP * (len(heights) - 1) != height:  # an older run's, or another's
+        return []
+    labels = [f"{size} px" for size, _ in sizes]
+    return [(label, row / height) for label, row in zip(labels, heights, strict=True)]
+
+
+def height_of(png: bytes) -> int:
+    """The height of a PNG in pixels, from its header."""
+    return int.from_bytes(png[20:24], "big")
+
+
+def _caption(sizes: list[tuple[int, int]]) -> str:
+    about = "What the method is shown: one image, then random crops of it, altered as configured"
+    counts = [
+        f"{n} {'crop' if n == 1 else 'crops'} of {size} × {size} pixels"
+        for size, n in sizes[:MOST_SIZES]
+    ]
+    return f"{about}: {', '.join(counts)}." if counts else f"{about}."

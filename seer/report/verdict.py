@@ -1,0 +1,269 @@
+"""Whether a run is any good, in plain words, and no more than the intervals support.
+
+A value is better than another, of the same task, metric and images, where their 95 % intervals do
+not overlap. How much better is told between the ends that are nearest and those that are farthest.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from seer.errors import quoted
+from seer.jsonl import Row
+from seer.report.runfiles import RunFiles, tails
+from seer.results import shown, title_of
+
+MOST = 24  # findings of a page
+LONGEST = 200  # characters of a name
+BETTER, ALIKE, WORSE, UNKNOWN = "better", "not told apart", "worse", "not measured"
+MIXED = "mixed"
+THAN = {BETTER: "Better than", ALIKE: "Not told apart from", WORSE: "Worse than"}
+CHECKPOINT = re.compile(r" step-0*(\d+)$")
+MINUS = "−"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measured value beside another.
+
+    Attributes:
+        measure: what was measured, and on what.
+        outcome: `BETTER`, `ALIKE`, `WORSE` or `UNKNOWN`.
+        gain: by how much, in a few words; "" where it is not known.
+        words: both values with their intervals, and what follows.
+    """
+
+    measure: str
+    outcome: str
+    gain: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all findings come to; `outcome` is one of theirs, or `MIXED`."""
+
+    title: str
+    outcome: str
+    findings: list[Finding]
+    advice: str = ""
+
+
+def against_untrained(run: RunFiles) -> Verdict:
+    """A run beside the same network without training, by every measure that stands for a task."""
+    ours = standing(run)
+    places = tails(row["data"] for row in ours)
+    findings = []
+    missing = []
+    for row in ours[:MOST]:
+        untrained = baseline(run, row, "untrained")
+        pixels = baseline(run, row, "pixels")
+        finding = _beside(row, untrained, "untrained", pixels)
+        findings.append(replace(finding, measure=named(row, places)))
+        missing += [row] if untrained is None else []
+    if not ours:
+        command = f"seer eval knn --model {_word(run.path)} --data DATA"
+        untrained_too = f"the same with --model {_word(f'{run.path}:random')}"
+        advice = f"{command}, and {untrained_too}, then write this report again."
+        return Verdict("Not measured yet", UNKNOWN, [], advice)
+    advice = _how_to_compare(run, missing[0]) if missing else ""
+    return Verdict(*_summed_up(findings, "the untrained network"), findings, advice)
+
+
+def against_first(runs: Sequence[RunFiles]) -> Verdict:
+    """Several runs, each beside the one that was named first."""
+    first, *others = runs
+    measures: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for run in runs:
+        for row in standing(run):
+            measures.setdefault(_measure(row), {})[run.name] = row
+    places = tails(data for _, _, data in measures)
+    findings = []
+    for rows in measures.values():
+        measure = named(next(iter(rows.values())), places)
+        if reference := rows.get(first.name):
+            for run in others:
+                if own := rows.get(run.name):
+                    finding = compared(own, reference, f"of {_cut(first.name)}")
+                    findings.append(replace(finding, measure=f"{_cut(run.name)}: {measure}"))
+        if lacking := [_cut(run.name) for run in runs if run.name not in rows]:
+            words = f"Not measured for {', '.join(lacking)}."
+            findings.append(Finding(measure, UNKNOWN, "", words))
+    if not findings:
+        return Verdict("Not measured yet", UNKNOWN, [], "seer eval knn --model RUN --data DATA.")
+    title, outcome = _summed_up(findings, _cut(first.name))
+    if len(others) == 1:
+        verb = "" if outcome == MIXED else "is "
+        title = f"{_cut(others[0].name)} {verb}{title[0].lower()}{title[1:]}"
+    return Verdict(title, outcome, findings[:MOST])
+
+
+def standing(run: RunFiles) -> list[Row]:
+    """Of each task and data the value that stands for it: the last measured of this run's own
+    checkpoints, not the best: nothing is chosen by looking at the test images.
+    """
+    rows: dict[tuple[str, str], Row] = {}
+    for row in run.results:
+        if not is_headline(row) or kind(row) != "pretrained":
+            continue
+        key = (row["task"], row["data"])
+        # A stranger's model that was measured into the same file is not the run.
+        own = bool(CHECKPOINT.search(row["model"]))
+        if own or key not in rows or not CHECKPOINT.search(rows[key]["model"]):
+            rows[key] = row
+    return list(rows.values())
+
+
+def baseline(run: RunFiles, row: Row, which: str) -> Row | None:
+    """The last value of a baseline by the same measure."""
+    rows = [r for r in run.results if kind(r) == which and _measure(r) == _measure(row)]
+    return rows[-1] if rows else None
+
+
+def compared(row: Row, reference: Row, who: str) -> Finding:
+    """A value beside that of `who`, of the same task, metric and data."""
+    outcome = outcome_of(row, reference)
+    gain = gain_of(row, reference)
+    overlap = "overlap" if outcome == ALIKE else "do not overlap"
+    least, most = sorted((row["low"] - reference["high"], row["high"] - reference["low"]))
+    if outcome != ALIKE:
+        ends = sorted((abs(least), abs(most)))
+        span = f"{_amount(row, ends[0])} to {_amount(row, ends[1])} by the intervals’ ends"
+    else:
+        span = f"{_signed(row, least)} to {_signed(row, most)} by the intervals’ ends"
+    words = f"{_with_interval(row)} against {_with_interval(reference)} {who}, {gain} ({span}); "
+    words += f"the 95 % intervals {overlap}"
+    words += ", so these images do not tell the two apart." if outcome == ALIKE else "."
+    return Finding(title_of(row), outcome, gain, words + _other_options(row, reference))
+
+
+def outcome_of(row: Row, reference: Row) -> str:
+    """`BETTER`, `WORSE`, or `ALIKE` where the intervals overlap."""
+    if row["low"] <= reference["high"] and reference["low"] <= row["high"]:
+        return ALIKE
+    higher_is_better = row.get("better", "higher") == "higher"
+    return BETTER if (row["value"] > reference["value"]) == higher_is_better else WORSE
+
+
+def gain_of(row: Row, reference: Row) -> str:
+    """The difference of two values in words: `18.8 points more`."""
+    difference = row["value"] - reference["value"]
+    amount = _amount(row, abs(difference))
+    if float(amount) == 0:
+        return "the same"
+    unit = "points" if _is_share(row) else row["unit"]
+    return f"{amount} {unit} {'more' if difference > 0 else 'less'}"
+
+
+def is_headline(row: Row) -> bool:
+    """Whether a result stands for its task; older ones do not say so."""
+    return row.get("headline", row["metric"].startswith("top1"))
+
+
+def kind(row: Row) -> str:
+    """`pretrained`, or which baseline a result's model is."""
+    if row["model"].startswith("pixels"):
+        return "pixels"
+    return "untrained" if row["model"].endswith(("untrained", ":random")) else "pretrained"
+
+
+def named(row: Row, places: Mapping[str, str]) -> str:
+    """A measure with its data, as a heading has it; `places` are the names of data by path."""
+    return _cut(f"{title_of(row)}, {places[row['data']]}")
+
+
+def _beside(row: Row, untrained: Row | None, who: str, pixels: Row | None) -> Finding:
+    """A run's value beside its baselines; the outcome is by the untrained network."""
+    if untrained is None:
+        words = f"{_with_interval(row)}; {who} was not measured."
+        finding = Finding(title_of(row), UNKNOWN, "", words)
+    else:
+        finding = compared(row, untrained, who)
+    words = finding.words
+    if pixels is not None:
+        words += f" {THAN[outcome_of(row, pixels)]} raw pixels, {_with_interval(pixels)}."
+    chance = row.get("chance")
+    if chance is not None and not _beyond_chance(row, chance):
+        words += f" It is not above chance ({_percent(row, chance)})."
+    return replace(finding, words=words)
+
+
+def _beyond_chance(row: Row, chance: float) -> bool:
+    if row.get("better", "higher") == "higher":
+        return row["low"] > chance
+    return row["high"] < chance
+
+
+def _summed_up(findings: Sequence[Finding], than: str) -> tuple[str, str]:
+    """A heading over findings, and what they come to."""
+    outcomes = [finding.outcome for finding in findings if finding.outcome != UNKNOWN]
+    if not outcomes:
+        return f"Not compared with {than}", UNKNOWN
+    better, worse = outcomes.count(BETTER), outcomes.count(WORSE)
+    if better == len(outcomes):
+        return f"{THAN[BETTER]} {than}{_by(findings)}", BETTER
+    if worse == len(outcomes):
+        return f"{THAN[WORSE]} {than}{_by(findings)}", WORSE
+    if not better and not worse:
+        return f"{THAN[ALIKE]} {than}", ALIKE
+    parts = [
+        f"{word} by {count} of {len(outcomes)} measures"
+        for word, count in (("better", better), ("worse", worse))
+        if count
+    ]
+    return f"Against {than}: {', '.join(parts)}", MIXED
+
+
+def _by(findings: Sequence[Finding]) -> str:
+    """By how much, where there is one finding."""
+    gains = [finding.gain for finding in findings if finding.gain]
+    return f": {gains[0]}" if len(gains) == len(findings) == 1 else ""
+
+
+def _how_to_compare(run: RunFiles, row: Row) -> str:
+    """The command that measures the untrained network as the run was."""
+    task = row["task"] if re.fullmatch(r"[a-z_]{1,40}", row["task"]) else "knn"
+    data = row["data"] if row["data"].isprintable() and len(row["data"]) < LONGEST else "DATA"
+    return f"seer eval {task} --model {_word(f'{run.path}:random')} --data {_word(data)}"
+
+
+def _other_options(row: Row, reference: Row) -> str:
+    """Which options two results differ in, if both tell theirs."""
+    options, others = row.get("options"), reference.get("options")
+    if not isinstance(options, dict) or not isinstance(others, dict):
+        return ""
+    unlike = [key for key in options if key in others and options[key] != others[key]]
+    return f" They were measured with different {_cut(', '.join(unlike))}." if unlike else ""
+
+
+def _measure(row: Row) -> tuple[str, str, str]:
+    return row["task"], row["metric"], row["data"]
+
+
+def _with_interval(row: Row) -> str:
+    low = shown(row, "low", with_unit=False)
+    return f"{shown(row)} ({low} to {shown(row, 'high', with_unit=False)})"
+
+
+def _is_share(row: Row) -> bool:
+    return row.get("unit", "share") == "share"
+
+
+def _amount(row: Row, size: float) -> str:
+    return f"{100 * size:.1f}" if _is_share(row) else f"{size:.4g}"
+
+
+def _signed(row: Row, size: float) -> str:
+    return f"{MINUS if size < 0 else '+'}{_amount(row, abs(size))}"
+
+
+def _percent(row: Row, value: float) -> str:
+    return shown({**row, "value": value})
+
+
+def _word(text: object) -> str:
+    return _cut(quoted(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
