@@ -51,7 +51,8 @@ class Axis:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high = self._scaled(self.low), self._scaled(self.high)
+        low = self._scaled(self.low)
+        high = self._scaled(self.high)
         share = (self._scaled(value) - low) / (high - low)
         return self.begin + share * (self.end - self.begin)
 

@@ -115,7 +115,8 @@ def _scale(rows: Sequence[Row], chance: float | None) -> tuple[Axis, list[float]
     else:
         values = [row[key] for row in rows for key in ("low", "value", "high")]
         values += [0.0] if chance is None else [0.0, chance]
-        low, high = min(values), max(values)
+        low = min(values)
+        high = max(values)
         ticks = nice_ticks(low, high if high - low > 1e-9 else low + 1.0, 5)
     return Axis(ticks[0], ticks[-1], 0.0, 100.0), ticks
 

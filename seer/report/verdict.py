@@ -15,7 +15,10 @@ from seer.results import shown, title_of
 
 MOST = 24  # findings of a page
 LONGEST = 200  # characters of a name
-BETTER, ALIKE, WORSE, UNKNOWN = "better", "not told apart", "worse", "not measured"
+BETTER = "better"
+ALIKE = "not told apart"
+WORSE = "worse"
+UNKNOWN = "not measured"
 MIXED = "mixed"
 THAN = {BETTER: "Better than", ALIKE: "Not told apart from", WORSE: "Worse than"}
 CHECKPOINT = re.compile(r" step-0*(\d+)$")
@@ -199,7 +202,8 @@ def _summed_up(findings: Sequence[Finding], than: str) -> tuple[str, str]:
     outcomes = [finding.outcome for finding in findings if finding.outcome != UNKNOWN]
     if not outcomes:
         return f"Not compared with {than}", UNKNOWN
-    better, worse = outcomes.count(BETTER), outcomes.count(WORSE)
+    better = outcomes.count(BETTER)
+    worse = outcomes.count(WORSE)
     if better == len(outcomes):
         return f"{THAN[BETTER]} {than}{_by(findings)}", BETTER
     if worse == len(outcomes):
@@ -229,7 +233,8 @@ def _how_to_compare(run: RunFiles, row: Row) -> str:
 
 def _other_options(row: Row, reference: Row) -> str:
     """Which options two results differ in, if both tell theirs."""
-    options, others = row.get("options"), reference.get("options")
+    options = row.get("options")
+    others = reference.get("options")
     if not isinstance(options, dict) or not isinstance(others, dict):
         return ""
     unlike = [key for key in options if key in others and options[key] != others[key]]

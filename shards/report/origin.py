@@ -29,9 +29,11 @@ def made_by(manifest: Manifest) -> dict[str, Any]:
 
 def _excluded(manifest: Manifest, sets: list[str]) -> dict[str, int]:
     """How many images were left out because of each evaluation set."""
-    found = Counter(entry["dataset"] for entry in quarantine.read_contamination(manifest.directory))
+    left_out = Counter(
+        entry["dataset"] for entry in quarantine.read_contamination(manifest.directory)
+    )
     counts = dict.fromkeys(sets, 0)
-    for dataset, count in found.items():
+    for dataset, count in left_out.items():
         path = next((path for path in sets if _is_tail(dataset, path)), dataset)
         counts[path] = counts.get(path, 0) + count
     return counts

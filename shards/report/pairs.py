@@ -44,8 +44,8 @@ def near_pairs(manifest: Manifest, removals: pa.Table) -> list[Pair]:
     )
 
 
-def _pairs(manifest: Manifest, found: Sequence[tuple[int, int, int | None]]) -> list[Pair]:
-    wanted = [place for earlier, later, _ in found for place in (earlier, later)]
+def _pairs(manifest: Manifest, copies: Sequence[tuple[int, int, int | None]]) -> list[Pair]:
+    wanted = [place for earlier, later, _ in copies for place in (earlier, later)]
     keys = {place: row["key"] for place, _, row in sampled.rows_at(manifest, wanted, ["key"])}
     return [
         {
@@ -53,7 +53,7 @@ def _pairs(manifest: Manifest, found: Sequence[tuple[int, int, int | None]]) -> 
             "keys": [keys[earlier], keys[later]],
             "distance": distance,
         }
-        for earlier, later, distance in found
+        for earlier, later, distance in copies
     ]
 
 
