@@ -9,10 +9,12 @@ import sys
 
 from launch import attempts
 from launch.launches import Launch
+from seer.start import wait_without_spinning
 from seer.terminal import prepare, warn
 
 
 def main(what: str, folder: str, name: str, code: str = "") -> None:
+    wait_without_spinning()
     if what == "job":
         Launch.load(folder).job(name).main()
     else:

@@ -16,6 +16,16 @@ ENDING = (*ASKED, signal.SIGHUP)  # with what a terminal sends when it is closed
 STOPPING = "stopping at the end of this step, with a checkpoint; Ctrl-C again ends at once"
 
 
+def wait_without_spinning() -> None:
+    """Have OpenMP's threads, by which torch computes on CPUs, sleep while they wait for each other,
+    unless the user says otherwise. It counts only before torch is imported.
+
+    A thread that spins holds a core that the thread it waits for may need: beside other processes,
+    training small networks then slows down by far more than these take.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def answer_interrupts() -> None:
     """Have Ctrl-C raise `KeyboardInterrupt`, or end the process while something is imported, unless
     it is ignored.

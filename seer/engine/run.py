@@ -27,6 +27,7 @@ from seer.engine.optim import LossScaler, build_optimizer
 from seer.engine.options import RunConfig
 from seer.engine.preempt import StopRequest, Watchdog
 from seer.engine.schedule import effective
+from seer.engine.threads import keep_threads
 from seer.errors import DivergedError, InputError, StoppedError, printable
 from seer.rundir.lock import locked
 
@@ -78,6 +79,7 @@ def fit(training: Training[B], world: World) -> Path:
         locked(run_dir) if world.is_main else nullcontext(),
         log_file(run_dir) if world.is_main else nullcontext(),
     ):
+        keep_threads(run_dir, world)
         if world.is_main:
             training.prepare()
             write_environment(run_dir)

@@ -84,6 +84,7 @@ ENVIRONMENT_KIND = Record(
         "processes": Integer(1, 10**6),
         "gpus": ListOf(NAME, 1024),
         "cores": Maybe(Integer(1, 10**6)),
+        "threads": Integer(1, 1024),  # of each process
         "packages": MapOf(Maybe(NAME)),
     },
 )
