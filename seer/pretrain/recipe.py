@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from seer import config as configuration
-from seer.backbones import BackboneConfig, build
+from seer.backbones import Backbone, BackboneConfig, build
 from seer.config.layers import Scalar, Tree
 from seer.data.crops.arena import SHARED, docker_remedy, shared_free
 from seer.data.crops.multicrop import DEFAULT_VIEWS, MultiCrop, View
@@ -31,7 +32,7 @@ from seer.engine.schedule import describe, effective, value
 from seer.errors import InputError
 from seer.hardware import Hardware, find
 from seer.inputs import read_text
-from seer.interop.models import load_backbone
+from seer.interop.initial import load_initial
 from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.rundir.names import CONFIG
@@ -54,7 +55,7 @@ BEFORE = {
 
 @dataclass
 class Pretrain(RunConfig):
-    """A pretraining run. `init` is a run or an exported file."""
+    """A pretraining run. `init` is what its backbone's weights come from, as `load_initial` takes it."""
 
     name: str = option("pretrain", WORD, incidental=True)
     data: str = required(Location(shortest=1))
@@ -160,6 +161,10 @@ def check_settings(config: Pretrain, ranks: int) -> None:
     """
     check_batch(config, ranks)
     check_parallel(config.parallel, ranks)
+    if config.init and config.parallel.deferred_init:
+        raise InputError(
+            "init: needs the whole backbone in every process; set parallel.deferred_init=false"
+        )
     if config.log.plan not in ("auto", "none"):
         find(config.log.plan, "log.plan")
     value(effective(config.schedule, config.batch_size, config.steps), 0, config.steps)
@@ -262,28 +267,45 @@ def build_method(config: Pretrain, samples: int = 0) -> Method:
     Args:
         samples: how many images there are, which a method with banks needs to know.
     """
-    deferred = config.parallel.deferred_init
-    if deferred and config.init:
-        raise InputError(
-            "init: needs the whole backbone in every process; set parallel.deferred_init=false"
-        )
     torch.manual_seed(config.seed)
-    with torch.device("meta" if deferred else "cpu"):
-        method = make(build(config.backbone), config.method, samples)
-    if config.init:
-        load_backbone(config.init, into=method.backbone)  # type: ignore[arg-type]
-        method.after_load()
-    return method
+    with torch.device("meta" if config.parallel.deferred_init else "cpu"):
+        return make(build(config.backbone), config.method, samples)
+
+
+def initialise(method: Method, config: Pretrain) -> list[str]:
+    """Give a method's backbone the weights that `init` names, if any; lines that say what came from
+    where, and what starts new.
+    """
+    if not config.init:
+        return []
+    assert isinstance(method.backbone, Backbone)
+    try:
+        start = load_initial(method.backbone, config.init)
+    except InputError as error:
+        raise InputError(f"init: {error}") from None
+    method.after_load()
+    trained = {name.partition(".")[0] for name, p in method.named_parameters() if p.requires_grad}
+    others = sorted(trained - {"backbone"})
+    lines = [f"init: {start.summary}; {' and '.join(others)} start{'s' * (len(others) == 1)} new"]
+    for name, own in (("mean", config.mean), ("std", config.std)):
+        theirs = getattr(start, name)
+        if theirs is not None and not np.allclose(theirs, own, atol=1e-3):
+            lines.append(f"init: it was trained with {name}={theirs} and this run has {own}")
+    return lines
 
 
 def announce(config: Pretrain) -> None:
     """Say, on stderr and in the log, what the rate becomes with this batch, and which options do
     nothing here.
     """
-    line = describe(config.schedule, config.batch_size, config.steps)
-    print(line, file=sys.stderr, flush=True)
-    logger.info("%s", line)
+    tell(describe(config.schedule, config.batch_size, config.steps))
     for warning in METHODS[config.method.name].warnings(
         config.method, config.batch_size, config.steps
     ):
         logger.warning("%s", warning)
+
+
+def tell(line: str) -> None:
+    """Say something on stderr and in the log."""
+    print(line, file=sys.stderr, flush=True)
+    logger.info("%s", line)

@@ -18,7 +18,16 @@ from seer.engine.run import Training, enough_memory, fit
 from seer.interop.native import backbone_metadata
 from seer.pretrain.picture import picture_of_crops
 from seer.pretrain.planned import planned_beside
-from seer.pretrain.recipe import Pretrain, announce, build_method, check, check_run_dir, rehearse
+from seer.pretrain.recipe import (
+    Pretrain,
+    announce,
+    build_method,
+    check,
+    check_run_dir,
+    initialise,
+    rehearse,
+    tell,
+)
 from seer.rundir.names import CONFIG, CROPS, IMAGES, MANIFEST
 from seer.terminal import outlasting_terminal
 
@@ -51,6 +60,7 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
     run_dir = Path(config.run_dir)
     with enough_memory(world.device, TOO_LARGE):
         method = build_method(config, manifest.samples)
+        origin = initialise(method, config)
         module = parallelize(method, config.parallel, world, config.precision)
     finished = not config.loader.device_augment
     crops = MultiCrop(config.views, config.seed, finished, config.mean, config.std)
@@ -76,6 +86,9 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
         announce(config)
 
     def begin(start: int) -> None:
+        if start == 0:
+            for line in origin:
+                tell(line)
         if start == 0 or not (run_dir / MANIFEST).is_file():  # a checkpoint may come from a store
             manifest.save(run_dir)
             picture_of_crops(reader, order, crops, config).save(run_dir / IMAGES / CROPS)
