@@ -30,6 +30,7 @@ setup(
     # name works anywhere.
     package_dir={"seer.configs": "configs"},
     package_data={
+        "seer": ["py.typed", "*.pyi"],
         "seer.configs": ["*.yaml", "*/*.yaml"],
         "seer.report": ["*.html.j2"],
         "shards.report": ["*.html.j2"],

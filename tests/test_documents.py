@@ -32,7 +32,8 @@ def named(dotted: str) -> bool:
     path = ROOT.joinpath(*parents)
     if (path / last).is_dir() or (path / f"{last}.py").is_file():
         return True
-    module = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+    places = (path.with_suffix(".py"), path / "__init__.pyi", path / "__init__.py")
+    module = next((p for p in places if p.is_file()), None)
     if module is None:
         return False
     return last in set(names_in(ast.parse(module.read_text())))
@@ -45,6 +46,8 @@ def names_in(module: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             yield from (target.id for target in targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.ImportFrom):  # in a stub, `as` says that a name is offered
+            yield from (alias.asname for alias in node.names if alias.asname)
 
 
 def missing(text: str, folder: Path) -> list[str]:

@@ -75,6 +75,11 @@ class ResNetSpec:
     width: int = 1
 
     @property
+    def depth(self) -> int:
+        """Blocks in all."""
+        return sum(self.depths)
+
+    @property
     def inner_widths(self) -> tuple[int, ...]:
         """Widths of the 3x3 convolutions, stage by stage; the stem is as wide as the first."""
         return tuple(64 * self.width * 2**i for i in range(4))

@@ -92,25 +92,68 @@ def _from_shards(manifest: Manifest) -> Pile:
     return Pile(Samples(reader, ids), keys, sources, labels)
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """Features of images, row by row.
+
+    Attributes:
+        keys, sources, labels: N texts each, as `Pile` has them.
+        features: `(N, D)` float32.
+        model: what reports call the backbone.
+        damaged: how many images could not be read or decoded, and are left out.
+        unread_folders: how many folders could not be read.
+    """
+
+    keys: list[str]
+    sources: list[str]
+    labels: list[str]
+    features: np.ndarray
+    model: str
+    damaged: int
+    unread_folders: int
+
+
 def embed(
     model_spec: str, data: Path | str, out: Path | str, config: FeatureConfig | None = None
 ) -> dict[str, Any]:
     """Write key, source, label and features of each image to `out`, `.parquet` or `.npz`.
 
-    Images that cannot be read or decoded are left out, counted, and the first of them named in
-    warnings.
-
     Returns:
         `{"out", "samples", "dimensions", "damaged", "unread_folders", "model"}`.
 
     Raises:
-        InputError: wrong model, data or kind of file, a file that cannot be written, or no image that can be decoded.
+        InputError: as `compute`; a file that cannot be written.
     """
-    out = Path(out)
+    embedded = compute(model_spec, data, config, out)
+    write(embedded, out)
+    return {
+        "out": readable(str(out)),
+        "samples": len(embedded.features),
+        "dimensions": embedded.features.shape[1],
+        "damaged": embedded.damaged,
+        "unread_folders": embedded.unread_folders,
+        "model": embedded.model,
+    }
+
+
+def compute(
+    model_spec: str,
+    data: Path | str,
+    config: FeatureConfig | None = None,
+    out: Path | str | None = None,
+) -> Embedded:
+    """The features of each image. Images that cannot be read or decoded are left out, counted, and
+    the first of them named in warnings.
+
+    Args:
+        out: where they will be written, which is looked at before the work.
+
+    Raises:
+        InputError: wrong model, data or kind of file, or no image that can be decoded.
+    """
     config = config or FeatureConfig()
-    if out.suffix not in WRITERS:
-        raise InputError(f"{out}: expected a name that ends in {' or '.join(WRITERS)}")
-    outputs.check_writable(out, "--out")
+    if out is not None:
+        _check_out(Path(out))
     pile = open_pile(data)
     model = pixels.load(model_spec, pile)
     damaged: dict[int, str] = {}  # why, by the number of the image
@@ -129,16 +172,21 @@ def embed(
     if not parts:
         raise InputError(f"{data}: none of its {len(pile)} images can be decoded")
     rows = [i for numbers, _ in parts for i in numbers]
-    values = torch.cat([features for _, features in parts]).numpy()
-    _write(out, pile, rows, values)
-    return {
-        "out": readable(str(out)),
-        "samples": len(values),
-        "dimensions": values.shape[1],
-        "damaged": len(damaged),
-        "unread_folders": pile.unread,
-        "model": model.label,
-    }
+    return Embedded(
+        keys=[pile.keys[i] for i in rows],
+        sources=[pile.sources[i] for i in rows],
+        labels=[pile.labels[i] for i in rows],
+        features=torch.cat([features for _, features in parts]).numpy(),
+        model=model.label,
+        damaged=len(damaged),
+        unread_folders=pile.unread,
+    )
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix not in WRITERS:
+        raise InputError(f"{out}: expected a name that ends in {' or '.join(WRITERS)}")
+    outputs.check_writable(out, "--out")
 
 
 def _tell_of_damaged(pile: Pile, damaged: dict[int, str]) -> None:
@@ -148,17 +196,13 @@ def _tell_of_damaged(pile: Pile, damaged: dict[int, str]) -> None:
         logger.warning("left out %s images in all", f"{len(damaged):,}")
 
 
-def _write(out: Path, pile: Pile, rows: list[int], values: np.ndarray) -> None:
-    """Write the table, as a whole or not at all."""
-    texts = {
-        "key": [pile.keys[i] for i in rows],
-        "source": [pile.sources[i] for i in rows],
-        "label": [pile.labels[i] for i in rows],
-    }
+def write(embedded: Embedded, out: Path | str) -> None:
+    """Write features to a `.parquet` or `.npz`, as a whole or not at all. Raises `InputError`."""
+    out = Path(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(out) as beside, open(beside, "wb") as file:
-            WRITERS[out.suffix](file, texts, values)
+            WRITERS[out.suffix](file, embedded)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         raise InputError(
@@ -166,14 +210,25 @@ def _write(out: Path, pile: Pile, rows: list[int], values: np.ndarray) -> None:
         ) from None
 
 
-def _write_parquet(file: BinaryIO, texts: dict[str, list[str]], values: np.ndarray) -> None:
+def _write_parquet(file: BinaryIO, embedded: Embedded) -> None:
+    values = embedded.features
     features = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    texts = {
+        "key": embedded.keys,
+        "source": embedded.sources,
+        "label": embedded.labels,
+    }
     pq.write_table(pa.table({**texts, "features": features}), file)
 
 
-def _write_npz(file: BinaryIO, texts: dict[str, list[str]], values: np.ndarray) -> None:
-    keys, sources, labels = (np.array(texts[name]) for name in ("key", "source", "label"))
-    np.savez(file, keys=keys, sources=sources, labels=labels, features=values)
+def _write_npz(file: BinaryIO, embedded: Embedded) -> None:
+    np.savez(
+        file,
+        keys=np.array(embedded.keys),
+        sources=np.array(embedded.sources),
+        labels=np.array(embedded.labels),
+        features=embedded.features,
+    )
 
 
 WRITERS = {".parquet": _write_parquet, ".npz": _write_npz}

@@ -89,16 +89,11 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
 
 
 def _check_expressible(backbone: Backbone, library: str) -> None:
-    """timm and torchvision fix the stride of every stem, and the width of a ResNet's."""
-    name = backbone.config.name
-    instead = "export --to safetensors, which seer itself reads"
-    if backbone.config.stem_stride != 2:
-        raise InputError(
-            f"--to {library}: it has no {name} with stem_stride={backbone.config.stem_stride}; {instead}"
-        )
+    """timm and torchvision fix the width of a ResNet's stem."""
     if isinstance(backbone, ResNet) and backbone.spec.width != 1:
         raise InputError(
-            f"--to {library}: it has no {name}, with every layer {backbone.spec.width}x wide; {instead}"
+            f"--to {library}: it has no {backbone.config.name}, with every layer {backbone.spec.width}x wide; "
+            "export --to safetensors, which seer itself reads"
         )
 
 

@@ -96,6 +96,25 @@ LAYOUTS: dict[type[Backbone], dict[str, Layout]] = {
 }
 
 
+def blocks_in(names: Iterable[str]) -> int:
+    """How many residual blocks tensors of these names belong to, by whosever names they go."""
+    templates = {layout.block for family in LAYOUTS.values() for layout in family.values()}
+    counts = []
+    for template in {"stages.{stage}.{block}", *templates}:
+        pattern = re.compile(re.sub(r"\\{\w+\\}", r"\\d+", re.escape(template)) + r"\.")
+        counts.append(len({match[0] for name in names if (match := pattern.match(name))}))
+    return max(counts)
+
+
+def names_of(library: str, backbone: Backbone) -> dict[str, str]:
+    """Our name of each of the backbone's tensors by that library's, or by our own if it knows
+    none.
+    """
+    names = list(backbone.state_dict())
+    theirs = LAYOUTS.get(type(backbone), {}).get(library)
+    return {theirs.rename(name) if theirs else name: name for name in names}
+
+
 def layout(library: str, backbone: Backbone) -> Layout:
     """The names that `library` (torchvision or timm) gives to this backbone's tensors.
 

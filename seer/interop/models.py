@@ -28,7 +28,7 @@ from seer.interop.native import (
     read_backbone,
     save_backbone,
 )
-from seer.interop.weights import check_finite, load_strictly
+from seer.interop.weights import check_finite
 from seer.rundir.names import BACKBONE as WEIGHTS
 from seer.rundir.names import CHECKPOINTS, CONFIG, HEADER
 from seer.schema import DIGEST, Integer, MapOf, MismatchError, Record
@@ -97,24 +97,14 @@ def load_model(spec: str) -> Model:
     return model
 
 
-def load_backbone(
-    source: Path | str, into: Backbone | None = None
-) -> tuple[Backbone, dict[str, Any]]:
+def load_backbone(source: Path | str) -> tuple[Backbone, dict[str, Any]]:
     """A trained backbone and its file's metadata, from a run (`RUN`, `RUN:step-100`) or an exported
     file.
-
-    With `into`, the weights are copied there; `InputError` when it has another architecture.
     """
     path, part = _split(str(source))
     if not os.path.exists(path):
         raise InputError(f"{source}: no such run directory or exported file")
-    file = path if path.is_file() else _checkpoint(path, part)
-    backbone, about = read_backbone(file)
-    if into is None:
-        return backbone, about
-    _check_architecture(file, backbone, into.config)
-    load_strictly(into, backbone.state_dict(), file)
-    return into, about
+    return read_backbone(path if path.is_file() else _checkpoint(path, part))
 
 
 def _load_own(spec: str) -> Model:

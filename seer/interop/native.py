@@ -105,6 +105,20 @@ def read_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
     return backbone, about
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """What the metadata of such a file say. Raises `InputError` when it is damaged or someone else's."""
+    with open_safetensors(path) as file:
+        return _about(path, file.metadata)
+
+
+def is_native(path: Path) -> bool:
+    """Whether a file says itself which backbone it holds, as those do that seer wrote."""
+    if path.suffix.lower() != ".safetensors":
+        return False
+    with open_safetensors(path) as file:
+        return "seer" in file.metadata
+
+
 def backbone_config(values: Mapping[str, Any], where: str) -> BackboneConfig:
     """A backbone's options out of a file, where `BACKBONE` has checked their kinds. Raises
     `InputError`.

@@ -1,12 +1,23 @@
 """timm: its models as backbones to evaluate, and the call that builds ours there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 from seer.backbones.base import Backbone
 from seer.backbones.regnet import SE_RATIO, RegNet
 from seer.errors import InputError, nearest
-from seer.interop.foreign import Pooled, fetch, load_trunk, weights_file
+from seer.interop.foreign import (
+    PATIENCE,
+    Pooled,
+    fetch,
+    fine_stem,
+    load_trunk,
+    loading,
+    silence_of,
+    weights_file,
+)
 
 
 def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
@@ -18,9 +29,7 @@ def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
     if not timm.is_model(name.partition(".")[0]):
         raise InputError(f"timm:{name}: timm has no such model{nearest(name, timm.list_models())}")
     if weights == "pretrained":
-        network = fetch(
-            f"timm:{name}", lambda: timm.create_model(name, pretrained=True, num_classes=0)
-        )
+        network = fetch(f"timm:{name}", lambda: _published(timm, name))
     else:
         path = weights_file(f"timm:{name}", weights)
         network = timm.create_model(name, num_classes=0)
@@ -38,18 +47,51 @@ def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
 def how_to_load(backbone: Backbone) -> str:
     """Python that builds this backbone in timm as `model` from the exported file PATH."""
     name = backbone.config.name
-    if _timm().is_model(name):
+    if not _timm().is_model(name):
+        assert isinstance(backbone, RegNet), name
+        spec = backbone.spec
+        network = (
+            f"RegNet(RegNetCfg(depth={spec.depth}, w0={spec.w_0}, wa={spec.w_a}, wm={spec.w_m}, "
+            f"group_size={spec.group_width}, se_ratio={SE_RATIO if spec.se else 0.0}), num_classes=0)"
+        )
+        module = "from timm.models.regnet import RegNet, RegNetCfg"
+        return loading(module, network, fine_stem(backbone, "model.stem.conv"))
+    if backbone.config.stem_stride == 2:
         return (
             f"import timm; model = timm.create_model({name!r}, num_classes=0, checkpoint_path=PATH)"
         )
-    assert isinstance(backbone, RegNet), name
-    spec = backbone.spec
-    return (
-        "from timm.models.regnet import RegNet, RegNetCfg; from safetensors.torch import load_file; "
-        f"model = RegNet(RegNetCfg(depth={spec.depth}, w0={spec.w_0}, wa={spec.w_a}, wm={spec.w_m}, "
-        f"group_size={spec.group_width}, se_ratio={SE_RATIO if spec.se else 0.0}), num_classes=0); "
-        "model.load_state_dict(load_file(PATH))"
-    )
+    network = f"timm.create_model({name!r}, num_classes=0)"
+    return loading("import timm, torch", network, fine_stem(backbone, "model.stem.conv"))
+
+
+def _published(timm: ModuleType, name: str) -> Any:
+    """The model with its published weights, which come from the hub or from the hub's cache."""
+    with _patient_hub():
+        return timm.create_model(name, pretrained=True, num_classes=0)
+
+
+@contextmanager
+def _patient_hub() -> Iterator[None]:
+    """While entered, the hub's client looks into its cache alone if the hub is out of reach: it would
+    ask twelve times, for 45 s.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    offline = constants.HF_HUB_OFFLINE
+    silence = ""
+    if not offline:
+        # By the client's own session, which knows of proxies, mirrors and certificates.
+        silence = silence_of(lambda: get_session().head(constants.ENDPOINT, timeout=PATIENCE))
+    constants.HF_HUB_OFFLINE = offline or bool(silence)
+    try:
+        yield
+    except OSError as error:
+        if silence:
+            raise OSError(f"{constants.ENDPOINT}: {silence}; its cache has none") from error
+        raise
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 def _timm() -> ModuleType:

@@ -1,7 +1,12 @@
 """torchvision: its classifiers as backbones to evaluate, and the call that builds ours there."""
 
+from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
+import torch
 from torch import nn
 from torchvision import models
 
@@ -10,7 +15,16 @@ from seer.backbones.designs import RegNetSpec
 from seer.backbones.regnet import SE_RATIO, RegNet
 from seer.backbones.resnet import ResNet
 from seer.errors import InputError, nearest
-from seer.interop.foreign import Pooled, fetch, load_trunk, weights_file
+from seer.interop.foreign import (
+    PATIENCE,
+    Pooled,
+    fetch,
+    fine_stem,
+    load_trunk,
+    loading,
+    silence_of,
+    weights_file,
+)
 
 
 def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
@@ -28,7 +42,7 @@ def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
     published = models.get_model_weights(name)
     chosen = published.__members__.get(weights, published.DEFAULT)
     if weights == "pretrained" or weights in published.__members__:
-        network = fetch(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen))
+        network = fetch(f"torchvision:{name}", lambda: _published(name, chosen))
         _, width = _behead(name, network)
     else:
         path = weights_file(f"torchvision:{name}", weights)
@@ -39,6 +53,24 @@ def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
     crop = chosen.transforms()
     images = {"size": crop.crop_size[0], "mean": list(crop.mean), "std": list(crop.std)}
     return Pooled(network, width), images
+
+
+def _published(name: str, weights: Any) -> nn.Module:
+    """The model with published weights, which are downloaded unless they have been before."""
+    address = urlparse(weights.url)
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(address.path).name)
+    # torch waits for a host as long as the system does.
+    if not file.is_file() and (silence := silence_of(lambda: _ask(weights.url))):
+        raise OSError(f"{address.scheme}://{address.netloc}: {silence}")
+    return models.get_model(name, weights=weights)
+
+
+def _ask(url: str) -> None:
+    """Return as soon as the server says anything at all."""
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
+    except HTTPError:
+        return
 
 
 def _behead(name: str, network: nn.Module) -> tuple[str, int]:
@@ -64,10 +96,8 @@ def how_to_load(backbone: Backbone) -> str:
         assert isinstance(backbone, ResNet)
         assert backbone.spec.bottleneck
         network = f"ResNet(torchvision.models.resnet.Bottleneck, {list(backbone.spec.depths)})"
-    return (
-        "import torch, torchvision; from safetensors.torch import load_file; "
-        f"model = torchvision.models.{network}; model.fc = torch.nn.Identity(); model.load_state_dict(load_file(PATH))"
-    )
+    changes = ["model.fc = torch.nn.Identity()", *fine_stem(backbone, "model.stem[0]")]
+    return loading("import torch, torchvision", f"torchvision.models.{network}", changes)
 
 
 def _regnet(spec: RegNetSpec) -> str:

@@ -116,7 +116,7 @@ def load_strictly(
         InputError: what is missing, unexpected, of another shape or type, or not finite.
     """
     expected = module.state_dict()
-    check_forms(module, {name: _form(tensor) for name, tensor in tensors.items()}, source)
+    check_forms(module, {name: form(tensor) for name, tensor in tensors.items()}, source)
     typed = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
     check_finite(typed, source)
     module.load_state_dict(typed, strict=True, assign=assign)
@@ -124,7 +124,7 @@ def load_strictly(
 
 def check_forms(module: nn.Module, forms: Mapping[str, Form], source: object) -> None:
     """Raise `InputError`, in one line, unless the forms are those of the module's tensors."""
-    expected = {name: _form(tensor) for name, tensor in module.state_dict().items()}
+    expected = {name: form(tensor) for name, tensor in module.state_dict().items()}
     missing = [name for name in expected if name not in forms]
     unexpected = [join("", name) for name in forms if name not in expected]
     both = [name for name in expected if name in forms]
@@ -248,7 +248,7 @@ def _is_plain(tensor: Any) -> bool:
     )
 
 
-def _form(tensor: Tensor) -> Form:
+def form(tensor: Tensor) -> Form:
     if tensor.dtype.is_floating_point:
         return Form(tuple(tensor.shape), FLOATING)
     return Form(

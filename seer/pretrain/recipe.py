@@ -39,7 +39,8 @@ class Pretrain(RunConfig):
 
     Attributes:
         data: shards in a folder or a store, or a folder of images, of which shards are made beside the run.
-        init: a run or an exported file, whose backbone this one starts from; empty: from random weights.
+        init: what the backbone's weights come from: a MODEL of the command line, or a file of weights; empty: they are
+            random.
         mean, std: of the images' channels, from 0 to 1, by which they are normalised.
         method.name: the method; its other keys are the method's own.
     """
@@ -95,6 +96,10 @@ def check_settings(config: Pretrain, ranks: int) -> None:
     """
     check_batch(config, ranks)
     check_parallel(config.parallel, ranks)
+    if config.init and config.parallel.deferred_init:
+        raise InputError(
+            "init: needs the whole backbone in every process; set parallel.deferred_init=false"
+        )
     if config.log.plan not in ("auto", "none"):
         find(config.log.plan, "log.plan")
     canonical(config.backbone.name)

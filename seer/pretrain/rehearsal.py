@@ -6,9 +6,11 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from seer.backbones import build
+from seer.backbones.base import Backbone
 from seer.checks import machine
 from seer.data.crops.arena import SHARED, docker_remedy, shared_free
 from seer.data.crops.multicrop import MultiCrop
@@ -22,7 +24,7 @@ from seer.engine.parallel import checkpoint_stages, find_backbones
 from seer.engine.run import tell
 from seer.engine.schedule import describe
 from seer.errors import InputError
-from seer.interop.models import load_backbone
+from seer.interop.initial import load_initial
 from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.pretrain.length import foreseen
@@ -129,18 +131,31 @@ def build_method(config: Pretrain, samples: int = 0) -> Method:
     Args:
         samples: how many images there are, which a method with banks needs to know.
     """
-    deferred = config.parallel.deferred_init
-    if deferred and config.init:
-        raise InputError(
-            "init: needs the whole backbone in every process; set parallel.deferred_init=false"
-        )
     torch.manual_seed(config.seed)
-    with torch.device("meta" if deferred else "cpu"):
-        method = make(build(config.backbone), config.method, samples)
-    if config.init:
-        load_backbone(config.init, into=method.backbone)  # type: ignore[arg-type]
-        method.after_load()
-    return method
+    with torch.device("meta" if config.parallel.deferred_init else "cpu"):
+        return make(build(config.backbone), config.method, samples)
+
+
+def initialise(method: Method, config: Pretrain) -> list[str]:
+    """Give a method's backbone the weights that `init` names, if any; lines that say what came from
+    where, and what starts new.
+    """
+    if not config.init:
+        return []
+    assert isinstance(method.backbone, Backbone)
+    try:
+        start = load_initial(method.backbone, config.init)
+    except InputError as error:
+        raise InputError(f"init: {error}") from None
+    method.after_load()
+    trained = {name.partition(".")[0] for name, p in method.named_parameters() if p.requires_grad}
+    others = sorted(trained - {"backbone"})
+    lines = [f"init: {start.summary}; {' and '.join(others)} start{'s' * (len(others) == 1)} new"]
+    for name, own in (("mean", config.mean), ("std", config.std)):
+        theirs = getattr(start, name)
+        if theirs is not None and not np.allclose(theirs, own, atol=1e-3):
+            lines.append(f"init: it was trained with {name}={theirs} and this run has {own}")
+    return lines
 
 
 def announce(config: Pretrain) -> None:

@@ -14,13 +14,13 @@ from seer.data.storage.reader import Reader
 from seer.distributed import World
 from seer.engine.parallel import parallelize
 from seer.engine.peers import check_peers
-from seer.engine.run import Training, enough_memory, fit
+from seer.engine.run import Training, enough_memory, fit, tell
 from seer.interop.native import backbone_metadata
 from seer.pretrain.length import with_steps
 from seer.pretrain.picture import picture_of_crops
 from seer.pretrain.planned import planned_beside
 from seer.pretrain.recipe import Pretrain, check_run_dir
-from seer.pretrain.rehearsal import announce, build_method, check, rehearse
+from seer.pretrain.rehearsal import announce, build_method, check, initialise, rehearse
 from seer.rundir.names import CONFIG, CROPS, IMAGES, MANIFEST
 from seer.terminal import outlasting_terminal
 
@@ -54,6 +54,7 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
     run_dir = Path(config.run_dir)
     with enough_memory(world.device, TOO_LARGE):
         method = build_method(config, manifest.samples)
+        origin = initialise(method, config)
         module = parallelize(method, config.parallel, world, config.precision)
     finished = not config.loader.device_augment
     crops = MultiCrop(config.views, config.seed, finished, config.mean, config.std)
@@ -78,6 +79,9 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
         configuration.save(config, run_dir / CONFIG)
 
     def begin(start: int) -> None:
+        if start == 0:
+            for line in origin:
+                tell(line)
         if start == 0 or not (run_dir / MANIFEST).is_file():  # a checkpoint may come from a store
             manifest.save(run_dir)
             picture_of_crops(reader, order, crops, config).save(run_dir / IMAGES / CROPS)

@@ -1,14 +1,19 @@
 from dataclasses import dataclass, field
+from threading import Event
+from urllib.error import HTTPError
 
 import pytest
 import timm
 import torch
 import torchvision
+from huggingface_hub import constants as hub
 from safetensors.torch import save_file
 
 from seer import config as configuration
 from seer.backbones import BackboneConfig, build
 from seer.errors import InputError
+from seer.interop import foreign
+from seer.interop import torchvision as foreign_torchvision
 from seer.interop.models import load_backbone, load_model, save_backbone
 from tests.interop.conftest import MEAN, STD, trained, write_config
 
@@ -197,24 +202,6 @@ def test_damaged_and_foreign_files_are_refused(run, tmp_path, refused):
     assert "this version of seer reads seer-backbone/1" in refused(path)
 
 
-def test_loading_into_a_network(run, tmp_path):
-    backbone = build("regnety_002")
-    parameter = backbone.stem.conv.weight
-    loaded, about = load_backbone(f"{run}:step-100", into=backbone)
-    assert loaded is backbone
-    assert backbone.stem.conv.weight is parameter
-    assert same_weights(backbone, trained(100))
-    assert about["step"] == 100
-
-
-def test_loading_into_another_network_is_refused(run, refused):
-    for other in (build("regnety_004"), build("regnety_002", stem_stride=1)):
-        assert "holds regnety_002" in refused(
-            run, lambda spec, other=other: load_backbone(spec, into=other)
-        )
-    assert "no such run" in refused(run / "nothing", load_backbone)
-
-
 # Untrained, timm and torchvision
 
 
@@ -287,6 +274,8 @@ def test_pretrained_weights_out_of_reach_are_the_users_to_mend(
     def offline(*args, **kwargs):
         raise OSError("Name or service not known\nretry later")
 
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(foreign_torchvision, "silence_of", lambda request: "")
     monkeypatch.setattr(f"{library}.{create}", offline)
     for spec in (f"{library}:resnet18", f"{library}:resnet18:pretrained"):
         message = refused(spec)
@@ -311,3 +300,89 @@ def test_weight_files_never_run_code(tmp_path, refused):
     assert "tensors missing (conv1.weight, ...)" in refused(
         f"timm:resnet18:{tmp_path / 'few.safetensors'}"
     )
+
+
+# Out of reach
+
+
+class Hub:
+    """The hub's session, as far as it is asked whether the hub is there."""
+
+    def __init__(self, error: Exception | None = None):
+        self.error = error
+        self.asked = 0
+
+    def __call__(self) -> "Hub":
+        return self
+
+    def head(self, url: str, timeout: float) -> None:
+        assert (url, timeout) == (hub.ENDPOINT, foreign.PATIENCE)
+        self.asked += 1
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_hub_out_of_reach_is_asked_once(there, monkeypatch, refused):
+    """Its client would ask for 45 s."""
+    session = Hub(None if there else ConnectionError("Name or service not known"))
+    monkeypatch.setattr("huggingface_hub.utils.get_session", session)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    offline = []
+
+    def create(*args, **kwargs):
+        offline.append(hub.HF_HUB_OFFLINE)
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr("timm.create_model", create)
+    message = refused("timm:resnet18")
+    assert ("Name or service not known" in message) is not there
+    assert ("not in the cache" in message) is there
+    assert (offline, session.asked, hub.HF_HUB_OFFLINE) == ([not there], 1, False)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    assert "not in the cache" in refused("timm:resnet18")
+    assert session.asked == 1  # who says that he is offline is not asked
+
+
+def test_what_is_in_the_caches_loads_without_a_network(tmp_path, monkeypatch):
+    torch.manual_seed(3)
+    theirs = timm.create_model("resnet18").eval()
+    snapshot = tmp_path / "hub/models--timm--resnet18.a1_in1k/snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    save_file(theirs.state_dict(), snapshot / "model.safetensors")
+    refs = snapshot.parent.parent / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Hub(ConnectionError("no route")))
+    torch.testing.assert_close(
+        load_model("timm:resnet18").backbone(IMAGES),
+        theirs.forward_head(theirs.forward_features(IMAGES), pre_logits=True),
+    )
+
+    def no_network(*args, **kwargs):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr(foreign_torchvision, "urlopen", no_network)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "torch"))
+    published = torchvision.models.ResNet18_Weights.DEFAULT.url
+    file = tmp_path / "torch/checkpoints" / published.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    torch.save(theirs.state_dict(), file)
+    model = load_model("torchvision:resnet18")
+    assert same_weights(model.backbone.network.layer4, theirs.layer4)
+
+
+def test_a_server_that_says_anything_is_there(monkeypatch):
+    waiting = Event()
+    monkeypatch.setattr(foreign, "PATIENCE", 0.01)
+    assert foreign.silence_of(waiting.wait) == "no answer within 0.01 s"
+    waiting.set()
+    monkeypatch.setattr(foreign, "PATIENCE", 60.0)
+    assert foreign.silence_of(waiting.wait) == ""
+
+    def refuses(request, timeout):
+        raise HTTPError(request.full_url, 403, "Forbidden", {}, None)
+
+    monkeypatch.setattr(foreign_torchvision, "urlopen", refuses)
+    assert foreign.silence_of(lambda: foreign_torchvision._ask("https://there")) == ""

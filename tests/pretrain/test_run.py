@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from seer import forkserver
+from seer.backbones import build
 from seer.engine.bank import Bank
 from seer.errors import InputError
+from seer.interop.layouts import layout
 from seer.methods import METHODS
 from seer.methods.swav import SwAV
 from seer.pretrain.recipe import load_config
@@ -159,6 +161,38 @@ def test_a_run_starts_from_another_runs_backbone(tiny, shards, tmp_path):
     }
     second = backbone(tmp_path / "second", 1)
     assert all(torch.equal(second[name], p) for name, p in learned.items())
+
+
+def test_a_run_says_what_it_starts_from(tiny, shards, tmp_path, capsys):
+    """Files of another library's names; what starts new; which images others were trained on."""
+    network = build("regnety_tiny")
+    path = tmp_path / "theirs.pth"
+    torch.save(layout("timm", network).to_theirs(network.state_dict()), path)
+    settings = [f"init={path}", "steps=2", "checkpoint.every=1"]
+    pretrain(tiny, shards, tmp_path / "run", *settings)
+    said = capsys.readouterr().err
+    count = len(network.state_dict())
+    line = f"init: {count} tensors of {path} (timm's names) → backbone, "
+    line += "taken as of stem_stride=1; head and prototypes start new"
+    assert said.count(line) == 1
+    assert line in (tmp_path / "run/seer.log").read_text()
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000000002")
+    pretrain(tiny, shards, tmp_path / "run", *settings)
+    assert line not in capsys.readouterr().err  # it starts from its own checkpoint
+
+    pretrain(
+        tiny, shards, tmp_path / "b", f"init={tmp_path / 'run'}", "steps=2", "mean=[0.5, 0.5, 0.5]"
+    )
+    said = capsys.readouterr().err
+    assert "(run step-000000002) → backbone" in said
+    assert "trained with mean=[0.485, 0.456, 0.406] and this run has [0.5, 0.5, 0.5]" in said
+    with pytest.raises(
+        InputError, match=r"init: .*; set backbone\.name=resnet18 backbone\.stem_stride=2$"
+    ):
+        pretrain(tiny, shards, tmp_path / "c", "init=resnet18:random")
+    meta = [f"init={path}", "parallel.mode=fsdp", "parallel.deferred_init=true"]
+    with pytest.raises(InputError, match=r"set parallel\.deferred_init=false$"):
+        pretrain(tiny, shards, tmp_path / "d", *meta)
 
 
 def test_gradient_accumulation_sees_every_image_once(tiny, shards, tmp_path):
