@@ -204,6 +204,7 @@ def test_the_plain_loop_of_the_document(folder, tmp_path, monkeypatch):
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
     notebook = json.loads((ROOT / "docs/first_hour.ipynb").read_text())
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]

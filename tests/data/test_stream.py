@@ -67,7 +67,7 @@ def manifest(tmp_path_factory) -> Manifest:
     return write_shards(tmp_path_factory.mktemp("shards"), [11, 0, 17, 12], labels=lambda i: i % 3)
 
 
-@fuzz(30)
+@fuzz(15)
 @given(data=st.data())
 def test_each_sample_once_whatever_happens(manifest, data):
     """Ranks and batch change at every stop within the epoch."""
@@ -244,6 +244,7 @@ def drawn(sample: Members) -> tuple[str, float, float, float]:
     return sample["__key__"], torch.rand(1).item(), random.random(), float(np.random.rand())
 
 
+@pytest.mark.slow
 def test_workers_draw_the_same_of_a_sample_wherever_it_is_transformed(manifest):
     """A pass in two processes; what a kill leaves of it in one; and the next pass, which draws anew."""
     cutter = SampleCutter((), drawn, default_collate)
