@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from seer.backbones import Backbone
+from seer.backbones.base import Backbone
 from seer.backbones.resnet import ResNet
 from seer.background import in_background
 from seer.errors import InputError, first_line

@@ -11,7 +11,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from seer.backbones import Backbone, BackboneConfig, build
+from seer.backbones import BackboneConfig, build
+from seer.backbones.base import Backbone
 from seer.errors import InputError
 from seer.interop.export import export
 from seer.interop.initial import load_initial
