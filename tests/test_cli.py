@@ -73,7 +73,7 @@ def test_help_imports_nothing_heavy():
         (["config", "swav_small", "shedule"], "shedule: unknown key (did you mean 'schedule'?)"),
         (
             ["pretrain", "swav_small", "data=x", "steps=1", "epochs=1"],
-            "steps, epochs: both are given",
+            "steps, epochs: a run has one of them",
         ),
     ],
 )

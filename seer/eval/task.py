@@ -20,10 +20,6 @@ from seer.processes import spawn
 from seer.results import append_results, check_results
 from seer.rundir.names import RESULTS
 
-# What data without a split of their own are called in results: scores on another split are no
-# scores on this one.
-SPLIT_HERE = f" (1 in {HELD_OUT} held out)"
-
 
 def evaluate(
     task: str,
@@ -56,11 +52,13 @@ def evaluate(
     seconds = round(time.perf_counter() - began, 2)
     common = {
         "task": task,
-        "data": readable(str(data)) + ("" if has_split(data) else SPLIT_HERE),
+        "data": readable(str(data)),
         "model": model.label,
         "config_hash": model.config_hash,
     }
     options = significant(asdict(config), incidental(type(config)))
+    if not has_split(data):
+        options["split"] = f"one image in {HELD_OUT} of each class held out"
     rows = [{**common, **asdict(score), "seconds": seconds, "options": options} for score in scores]
     for row in rows:
         row["title"] = f"{TASKS[task].title} {row['title']}"

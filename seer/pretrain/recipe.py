@@ -64,9 +64,12 @@ def load_config(recipe: str, overrides: list[str], allow_env: bool = False) -> P
     """
     named = ["name=" + Path(recipe).stem, *overrides, *_length_not_given(overrides)]
     config = configuration.load(Pretrain, recipe, named, {"method": METHOD_CONFIGS}, allow_env)
-    if bool(config.steps) == bool(config.epochs):
-        given = "both are given" if config.steps else "neither is given"
-        raise InputError(f"steps, epochs: {given}, and a run has one of them; set the other to 0")
+    if config.steps and config.epochs:
+        raise InputError("steps, epochs: a run has one of them, and both are given; set one to 0")
+    if not config.steps and not config.epochs:
+        raise InputError(
+            "steps: not set, and neither are epochs; give one, for instance epochs=100"
+        )
     return config
 
 

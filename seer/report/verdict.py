@@ -65,8 +65,8 @@ def against_untrained(run: RunFiles) -> Verdict:
         findings.append(replace(finding, measure=named(row, places)))
         missing += [row] if untrained is None else []
     if not ours:
-        command = f"seer eval knn --model {_word(run.path)} --data DATA"
-        untrained_too = f"the same with --model {_word(f'{run.path}:random')}"
+        command = f"seer eval knn --model {quoted(run.path)} --data DATA"
+        untrained_too = f"the same with --model {quoted(f'{run.path}:random')}"
         advice = f"{command}, and {untrained_too}, then write this report again."
         return Verdict("Not measured yet", UNKNOWN, [], advice)
     advice = _how_to_compare(run, missing[0]) if missing else ""
@@ -228,7 +228,7 @@ def _how_to_compare(run: RunFiles, row: Row) -> str:
     """The command that measures the untrained network as the run was."""
     task = row["task"] if re.fullmatch(r"[a-z_]{1,40}", row["task"]) else "knn"
     data = row["data"] if row["data"].isprintable() and len(row["data"]) < LONGEST else "DATA"
-    return f"seer eval {task} --model {_word(f'{run.path}:random')} --data {_word(data)}"
+    return f"seer eval {quoted(task)} --model {quoted(f'{run.path}:random')} --data {quoted(data)}"
 
 
 def _other_options(row: Row, reference: Row) -> str:
@@ -264,10 +264,6 @@ def _signed(row: Row, size: float) -> str:
 
 def _percent(row: Row, value: float) -> str:
     return shown({**row, "value": value})
-
-
-def _word(text: object) -> str:
-    return _cut(quoted(text))
 
 
 def _cut(text: str) -> str:

@@ -147,3 +147,11 @@ def test_every_task_has_defaults_that_resolve():
     for task in TASKS.values():
         needed = ["model=m", "data=d"] if task.trained else []
         assert resolve(task.config, [parse_overrides(needed)]).batch_size > 0
+
+
+def test_results_say_by_which_split_they_are(data, tmp_path):
+    (row,) = evaluate("knn", "pixels", data / "train", ["k=[5]"], tmp_path / "a.jsonl")
+    assert row["options"]["split"] == "one image in 5 of each class held out"
+    assert (row["data"], row["details"]["images"]) == (str(data / "train"), 3 * 8)
+    (row,) = evaluate("knn", "pixels", data, ["k=[5]"], tmp_path / "a.jsonl")
+    assert "split" not in row["options"]

@@ -463,18 +463,15 @@ def test_epochs_are_steps_once_the_images_are_known(tiny, shards):
 
 @pytest.mark.parametrize("given", [["steps=0"], ["epochs=0"], ["steps=2", "epochs=2"]])
 def test_a_run_has_one_length(tiny, given):
-    with pytest.raises(
-        InputError, match=r"steps, epochs: .* is given|steps, epochs: both are given"
-    ):
+    message = "both are given" if len(given) == 2 else "steps: not set, and neither are epochs"
+    with pytest.raises(InputError, match=message):
         load_config(tiny, ["data=x", *given])
 
 
 def test_a_file_may_give_epochs_for_its_bases_steps(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("base: swav_small\nepochs: 2\n")
-    with pytest.raises(
-        InputError, match=r"both are given, and a run has one of them; set the other to 0"
-    ):
+    with pytest.raises(InputError, match=r"a run has one of them, and both are given"):
         load_config(str(path), ["data=x"])
     path.write_text("base: swav_small\nsteps: 0\nepochs: 2\n")
     assert load_config(str(path), ["data=x"]).epochs == 2

@@ -208,7 +208,8 @@ def test_gradient_accumulation_sees_every_image_once(tiny, shards, tmp_path):
         (["batch_size=41"], r"40 images are fewer than one batch; use batch_size=40 or less"),
         (["accumulate=3"], r"batch_size=8 does not divide among .*; use 6 or 9"),
         (["precision=fp8"], r"precision: 'fp8' is unknown"),
-        (["steps=0"], r"steps: 0 is not a whole number from 1"),
+        (["steps=0"], r"steps: not set, and neither are epochs; give one"),
+        (["steps=-1"], r"steps: -1 is not a whole number from 0"),
         (["views.small.count=40000000"], r"views\.small\.count: 40000000 is not"),
         (
             ["views.small.count=62", "views.small.size=4096", "loader.workers=64"],
