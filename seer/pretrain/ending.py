@@ -61,8 +61,8 @@ def last_lines(config: Pretrain) -> list[str]:
         f"finished: {config.steps:,} steps of {config.steps:,}",
         f"run     {config.run_dir}",
         *([f"limit   {limit}"] if limit else []),
-        f"eval    seer eval knn --model {quoted(config.run_dir)} --data LABELLED"
-        "   # LABELLED/train/CLASS/*.jpg, LABELLED/test/CLASS/*.jpg",
+        f"eval    seer eval all --model {quoted(config.run_dir)} --data LABELLED"
+        "   # LABELLED/CLASS/*.jpg, or these in LABELLED/train and LABELLED/test",
         f"report  seer report {quoted(config.run_dir)}",
     ]
 

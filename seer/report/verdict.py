@@ -65,9 +65,8 @@ def against_untrained(run: RunFiles) -> Verdict:
         findings.append(replace(finding, measure=named(row, places)))
         missing += [row] if untrained is None else []
     if not ours:
-        command = f"seer eval knn --model {quoted(run.path)} --data DATA"
-        untrained_too = f"the same with --model {quoted(f'{run.path}:random')}"
-        advice = f"{command}, and {untrained_too}, then write this report again."
+        command = f"seer eval all --model {quoted(run.path)} --data DATA"
+        advice = f"{command}, then write this report again."
         return Verdict("Not measured yet", UNKNOWN, [], advice)
     advice = _how_to_compare(run, missing[0]) if missing else ""
     return Verdict(*_summed_up(findings, "the untrained network"), findings, advice)
@@ -93,7 +92,7 @@ def against_first(runs: Sequence[RunFiles]) -> Verdict:
             words = f"Not measured for {', '.join(lacking)}."
             findings.append(Finding(measure, UNKNOWN, "", words))
     if not findings:
-        return Verdict("Not measured yet", UNKNOWN, [], "seer eval knn --model RUN --data DATA.")
+        return Verdict("Not measured yet", UNKNOWN, [], "seer eval all --model RUN --data DATA.")
     title, outcome = _summed_up(findings, _cut(first.name))
     if len(others) == 1:
         verb = "" if outcome == MIXED else "is "

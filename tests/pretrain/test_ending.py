@@ -105,7 +105,7 @@ def test_the_commands_of_the_last_lines_can_be_pasted(tiny, shards, finished):
     commands = [line[8:] for line in last_lines(config) if "seer " in line]
     model = str(finished)
     assert [shlex.split(line, comments=True) for line in commands] == [
-        ["seer", "eval", "knn", "--model", model, "--data", "LABELLED"],
+        ["seer", "eval", "all", "--model", model, "--data", "LABELLED"],
         ["seer", "report", model],
     ]
 

@@ -105,8 +105,10 @@ def test_what_was_not_measured_says_how_to(tmp_path):
     path = tmp_path / "a b"
     verdict = against_untrained(run(path))
     assert (verdict.title, verdict.outcome) == ("Not measured yet", UNKNOWN)
-    assert f"seer eval knn --model '{path}' --data DATA" in verdict.advice
-    assert f"--model '{path}:random'" in verdict.advice
+    assert (
+        verdict.advice
+        == f"seer eval all --model '{path}' --data DATA, then write this report again."
+    )
     path = tmp_path / "b c"
     verdict = against_untrained(run(path, score(OURS, 0.7)))
     assert (verdict.title, verdict.outcome) == ("Not compared with the untrained network", UNKNOWN)
