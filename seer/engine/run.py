@@ -112,10 +112,11 @@ def opening(config: RunConfig, batches: Batches[B], start: int) -> str:
     )
 
 
-def tell(line: str) -> None:
-    """Say a line on stderr and in the log."""
-    print(printable(line), file=sys.stderr, flush=True)
-    logger.info("%s", line)
+def tell(*lines: str) -> None:
+    """Say lines on stderr and in the log."""
+    for line in lines:
+        print(printable(line), file=sys.stderr, flush=True)
+        logger.info("%s", line)
 
 
 @contextmanager

@@ -32,6 +32,10 @@ from seer.pretrain.recipe import Pretrain, check_run_dir, check_settings, load_c
 
 logger = logging.getLogger("seer")
 
+TOO_LARGE = (
+    "the model; use a smaller backbone, method.head or method.prototypes, or parallel.mode=fsdp on more devices; "
+    "seer plan tells what it needs"
+)
 PAGE = 4096  # bytes; each encoded image has pages of its own
 
 
@@ -76,6 +80,7 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
             f"{config.data}: {manifest.samples} images are fewer than one batch; {less}"
         )
     check_memory(config, manifest, world)
+    rehearse(config)
 
 
 def check_memory(config: Pretrain, manifest: Manifest, world: World) -> None:

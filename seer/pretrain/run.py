@@ -20,14 +20,9 @@ from seer.pretrain.length import with_steps
 from seer.pretrain.picture import picture_of_crops
 from seer.pretrain.planned import planned_beside
 from seer.pretrain.recipe import Pretrain, check_run_dir
-from seer.pretrain.rehearsal import announce, build_method, check, initialise, rehearse
+from seer.pretrain.rehearsal import TOO_LARGE, announce, build_method, check, initialise
 from seer.rundir.names import CONFIG, CROPS, IMAGES, MANIFEST
 from seer.terminal import outlasting_terminal
-
-TOO_LARGE = (
-    "the model; use a smaller backbone, method.head or method.prototypes, or parallel.mode=fsdp on more devices; "
-    "seer plan tells what it needs"
-)
 
 
 def run(config: Pretrain) -> Path:
@@ -42,7 +37,6 @@ def run(config: Pretrain) -> Path:
         manifest = Manifest.load(config.data)
         config = with_steps(config, manifest.samples)
         check(config, manifest, world)
-        rehearse(config)
         training = set_up(config, manifest, world)
         check_run_dir(config)
         distributed.barrier()  # no rank writes before every rank has looked
@@ -80,8 +74,7 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
 
     def begin(start: int) -> None:
         if start == 0:
-            for line in origin:
-                tell(line)
+            tell(*origin)
         if start == 0 or not (run_dir / MANIFEST).is_file():  # a checkpoint may come from a store
             manifest.save(run_dir)
             picture_of_crops(reader, order, crops, config).save(run_dir / IMAGES / CROPS)

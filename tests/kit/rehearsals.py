@@ -1,7 +1,6 @@
 """Rehearsals are a third of a tiny run, and the same for most of them."""
 
 from seer.pretrain import rehearsal
-from seer.pretrain import run as pretraining
 from seer.pretrain.recipe import Pretrain
 
 
@@ -16,4 +15,4 @@ def rehearse_once() -> None:
             rehearse(config)
             done.add(seen)
 
-    rehearsal.rehearse = pretraining.rehearse = remembering
+    rehearsal.rehearse = remembering
