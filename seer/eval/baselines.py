@@ -43,15 +43,23 @@ def evaluate_all(
 
 def options_of(task: str, overrides: list[str]) -> list[str]:
     """The overrides that are options of a task. Raises `InputError` for what none has."""
-    names = {name: {field.name for field in fields(QUICK[name].config)} for name in QUICK}
-    every = set().union(*names.values())
-    keys = [override.partition("=")[0] for override in overrides]
-    if unknown := next((key for key in keys if key.partition(".")[0] not in every), None):
-        raise InputError(
-            f"{unknown}: none of {', '.join(QUICK)} has such an option{nearest(unknown, every)}"
-        )
-    pairs = zip(keys, overrides, strict=True)
-    return [override for key, override in pairs if key.partition(".")[0] in names[task]]
+    own = option_names(task)
+    every = set().union(*map(option_names, QUICK))
+    chosen = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        name = key.partition(".")[0]
+        if name not in every:
+            tasks = ", ".join(QUICK)
+            raise InputError(f"{key}: none of {tasks} has such an option{nearest(key, every)}")
+        if name in own:
+            chosen.append(override)
+    return chosen
+
+
+def option_names(task: str) -> set[str]:
+    """The options of a task, the first parts of their keys."""
+    return {declared.name for declared in fields(QUICK[task].config)}
 
 
 def size_of(overrides: list[str]) -> int:
@@ -86,17 +94,24 @@ def table(rows: list[Row]) -> list[str]:
     """Each task's main value, a line for each model, for a terminal."""
     rows = [row for row in rows if row["headline"]]
     titles = list(dict.fromkeys(row["title"] for row in rows))
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    cells = {(row["model"], row["title"]): _cell(row) for row in rows}
-    width = max(map(len, models), default=0)
-    columns = [max(len(title), *(len(cell) for cell in cells.values())) for title in titles]
+    lines = {"": titles}
+    for row in rows:
+        cells = lines.setdefault(row["model"], [""] * len(titles))
+        cells[titles.index(row["title"])] = _cell(row)
+    return _aligned(lines)
 
-    def line(name: str, texts: list[str]) -> str:
-        aligned = (text.rjust(column) for text, column in zip(texts, columns, strict=True))
-        return "   ".join([name.ljust(width), *aligned])
 
-    body = [line(model, [cells.get((model, title), "") for title in titles]) for model in models]
-    return [line("", titles), *body]
+def _aligned(lines: dict[str, list[str]]) -> list[str]:
+    """Names at the left, their cells in columns that end together."""
+    names = max(map(len, lines))
+    columns = [max(map(len, column)) for column in zip(*lines.values(), strict=True)]
+    aligned = []
+    for name, cells in lines.items():
+        words = [name.ljust(names)]
+        for cell, width in zip(cells, columns, strict=True):
+            words.append(cell.rjust(width))
+        aligned.append("   ".join(words))
+    return aligned
 
 
 def _cell(row: dict[str, Any]) -> str:
