@@ -58,7 +58,7 @@ def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
 def _published(name: str, weights: Any) -> nn.Module:
     """The model with published weights, which are downloaded unless they have been before."""
     address = urlparse(weights.url)
-    file = Path(torch.hub.get_dir(), "checkpoints", Path(address.path).name)
+    file = Path(f"{torch.hub.get_dir()}/checkpoints/{Path(address.path).name}")
     # torch waits for a host as long as the system does.
     if not file.is_file() and (silence := silence_of(lambda: _ask(weights.url))):
         raise OSError(f"{address.scheme}://{address.netloc}: {silence}")
