@@ -6,8 +6,7 @@ Options of recipes and tasks are given by their dotted names or nested: `steps=1
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -23,6 +22,7 @@ from seer.errors import InputError, nearest
 from seer.eval.embed import Embedded
 from seer.interop.models import Model
 from seer.interop.models import load_model as _load_model
+from seer.readiness import index_tars
 from seer.schema import Integer, check_options, option
 from shards.build import BuildReport
 from shards.options import BuildOptions
@@ -99,7 +99,7 @@ def evaluate(
     from seer.eval.baselines import evaluate_all
     from seer.eval.task import evaluate as run
 
-    _index(str(data), *(f"{data}/{split}" for split in ("train", "test", "val")))
+    index_tars(str(data), *(f"{data}/{split}" for split in ("train", "test", "val")))
     if task == "all":
         return evaluate_all(str(model), data, _overrides(options), out)
     return run(task, str(model), data, _overrides(options), out, nproc)
@@ -117,7 +117,7 @@ def embed(model: PathLike, data: PathLike, out: PathLike | None = None) -> Embed
     """
     from seer.eval.embed import compute, write
 
-    _index(str(data))
+    index_tars(str(data))
     embedded = compute(str(model), data, out=out)
     if out is not None:
         write(embedded, out)
@@ -222,7 +222,7 @@ def load_shards(
     if views is not None and transform is not None:
         raise InputError("load_shards: views= and transform= exclude each other; give either")
     check_options(_Amounts(batch_size, epochs, 1 if steps is None else steps), "load_shards")
-    _index(str(data), nested=True)
+    index_tars(str(data), nested=True)
     manifest = Manifest.load(data)
     config = _filled(LoaderConfig(workers=workers), loader)
     check_options(config, "load_shards")
@@ -323,15 +323,3 @@ def _text(value: Any) -> str:
     if hasattr(value, "tolist"):  # numpy's and torch's
         value = value.tolist()
     return json.dumps(value, default=str, ensure_ascii=False)
-
-
-def _index(*folders: str, nested: bool = False) -> None:
-    """Index tars that have no manifest yet."""
-    from shards.indexing import index_on_first_use
-
-    index_on_first_use(folders, _silently, nested)
-
-
-@contextmanager
-def _silently(folder: Path) -> Iterator[Callable[[int, int], None]]:
-    yield lambda done, total: None

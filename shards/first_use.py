@@ -55,24 +55,38 @@ def shards_of(
         InputError: the folder has test images beside its training images; as `build` raises it.
     """
     _refuse_test_images(folder)
-    beside.mkdir(parents=True, exist_ok=True)
     name = f"{_name_of(folder.absolute())}-shards"
     if begun_with is not None and _is_one_of(begun_with, beside, name):
         return begun_with, None
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        lock = files.open_own(beside / f".{name}.lock", "w")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: shards of its images cannot be made in {beside} ({error.strerror}); give a run_dir elsewhere, "
+            f"or make them yourself: seer shards build {quoted(folder)} --out DIR"
+        ) from None
     # Ranks that torchrun has started come here together.
-    with files.open_own(beside / f".{name}.lock", "w") as lock:
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            for number in count(1):
-                out = beside / (name if number == 1 else f"{name}-{number}")
-                try:
-                    with shown(out) as progress:
-                        report = build([folder], out, progress=progress)
-                    return out, None if report.already_complete else report
-                except state.AnotherBuildError:
-                    continue
+            return _first_that_fits(folder, beside / name, shown)
         finally:
             Path(lock.name).unlink(missing_ok=True)
+
+
+def _first_that_fits(
+    folder: Path, first: Path, shown: Callable[[Path], AbstractContextManager[Progress]]
+) -> tuple[Path, BuildReport | None]:
+    """Build in `first`, or in the first of `first-2`, `first-3`, ... that holds nothing else."""
+    for number in count(1):
+        out = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        try:
+            with shown(out) as progress:
+                report = build([folder], out, progress=progress)
+            return out, None if report.already_complete else report
+        except state.AnotherBuildError:
+            continue
     raise AssertionError  # `count` has no end
 
 

@@ -97,11 +97,8 @@ def attributes(options: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     for base in reversed(options.__mro__[:-1]):
         document = inspect.cleandoc(base.__doc__ or "")
-        summary, listed = (
-            *re.split(r"^Attributes.*:$", document, maxsplit=1, flags=re.MULTILINE),
-            "",
-        )[:2]
-        own = _listed(listed)
+        summary, *listed = re.split(r"^Attributes.*:$", document, maxsplit=1, flags=re.MULTILINE)
+        own = _listed("".join(listed))
         for text in (*own.values(), " ".join(summary.split())):
             for sentence in re.split(r"(?<=[.;])\s+", text):
                 texts |= dict.fromkeys(re.findall(r"`([a-z_]\w*)`", sentence), sentence)

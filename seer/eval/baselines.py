@@ -10,6 +10,8 @@ from seer.config import parse_overrides, resolve
 from seer.errors import InputError, nearest
 from seer.eval.task import evaluate
 from seer.eval.tasks import TASKS
+from seer.interop.layouts import LIBRARIES
+from seer.interop.models import run_of
 from seer.jsonl import Row
 from seer.results import shown
 from seer.rundir.names import RESULTS
@@ -74,20 +76,12 @@ def baselines(model: str, size: int = 0) -> list[str]:
     library, _, rest = model.partition(":")
     if run := run_of(model):
         untrained = f"{run}:random"
-    elif library in ("timm", "torchvision") and rest:
+    elif library in LIBRARIES and rest:
         untrained = f"{library}:{rest.partition(':')[0]}:random"
     else:
         untrained = ""
     pixels = f"pixels:{size}" if size else "pixels"
     return [spec for spec in (untrained, pixels) if spec and model not in (spec, "pixels")]
-
-
-def run_of(model: str) -> Path | None:
-    """The run directory that a model's word names, if it does."""
-    for path in (Path(model), Path(model.rpartition(":")[0])):
-        if str(path) != "." and path.is_dir():
-            return path
-    return None
 
 
 def table(rows: list[Row]) -> list[str]:

@@ -19,6 +19,7 @@ from seer.engine.checkpoint.header import check_file
 from seer.engine.options import RunConfig
 from seer.errors import InputError
 from seer.inputs import read_json, read_yaml
+from seer.interop.layouts import LIBRARIES
 from seer.interop.native import (
     BACKBONE,
     MEAN,
@@ -88,7 +89,7 @@ def load_model(spec: str) -> Model:
         InputError: in one line, what is wrong with the spec or the file, and what to do.
     """
     library, _, rest = spec.partition(":")
-    if library in ("timm", "torchvision") and rest:
+    if library in LIBRARIES and rest:
         model = _load_foreign(library, *rest.partition(":")[::2])
     else:
         model = _load_own(spec)
@@ -189,6 +190,15 @@ def _untrained(config: BackboneConfig, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(config)
+
+
+def run_of(spec: str) -> Path | None:
+    """The run directory that MODEL names, if it names one."""
+    library, _, rest = spec.partition(":")
+    if library in LIBRARIES and rest:
+        return None
+    path, _ = _split(spec)
+    return path if os.path.isdir(path) else None
 
 
 def _split(spec: str) -> tuple[Path, str]:

@@ -100,6 +100,22 @@ def test_test_images_are_not_trained_on(photos, tmp_path, held_out):
     assert out.name == "my photos-train-shards"
 
 
+@pytest.mark.parametrize("runs", ["/proc/none", "a file/runs", "x" * 300])
+def test_where_nothing_can_be_made(photos, tmp_path, runs):
+    (tmp_path / "a file").write_text("mine")
+    with pytest.raises(
+        InputError, match=r"shards of its images cannot be made in .*give a run_dir"
+    ):
+        made(photos, tmp_path / runs)
+    assert (tmp_path / "a file").read_text() == "mine"
+
+
+def test_a_folder_whose_shards_would_have_too_long_a_name(photos, tmp_path):
+    folder = photos.rename(tmp_path / ("x" * 252))
+    with pytest.raises(InputError, match=r"cannot be made in .*File name too long"):
+        made(folder, tmp_path / "runs")
+
+
 def test_what_is_a_folder_of_images(photos, tmp_path):
     shards = tmp_path / "shards"
     build([photos], shards, BuildOptions(workers=1))

@@ -59,7 +59,10 @@ def is_intact(path: Path, header: Header) -> bool:
     if not files:
         return False
     with damage(path):
-        return all(sha256(path / name) == written["sha256"] for name, written in files.items())
+        return all(
+            (path / name).is_file() and sha256(path / name) == written["sha256"]
+            for name, written in files.items()
+        )
 
 
 @contextmanager
@@ -69,7 +72,7 @@ def damage(path: Path, what: str = "") -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (AttributeError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         why = f"{what}: {first_line(error)}" if what else first_line(error)
         raise DamagedError(f"{path}: damaged ({why})") from error
 

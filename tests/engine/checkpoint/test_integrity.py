@@ -2,9 +2,12 @@
 
 import json
 import logging
+import os
+from contextlib import suppress
 
 import pytest
 
+from seer.engine.checkpoint import header as headers
 from seer.engine.checkpoint import integrity, tensorfile
 from seer.engine.checkpoint.header import check_file
 from seer.engine.parallel import ParallelConfig
@@ -128,3 +131,14 @@ def test_a_tensor_that_no_file_has_in_full_is_missed(tmp_path):
     with pytest.raises(integrity.DamagedError, match="b is not in its files"):
         integrity.check_whole(tmp_path, header, [half])
     integrity.check_whole(tmp_path, header, [half, half])
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"a": {"sha256": "0" * 64}}, {"../x": {"sha256": "0"}}, {"pipe": {}}, {"a": 1}, [1], None],
+)
+def test_what_is_not_as_it_was_written_is_not_intact(tmp_path, files):
+    (tmp_path / "a").write_bytes(b"other")
+    os.mkfifo(tmp_path / "pipe")  # which to open would wait for ever
+    with suppress(headers.DamagedError):  # which also stands for not finished
+        assert not headers.is_intact(tmp_path, {"files": files})
