@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
 
@@ -31,7 +32,7 @@ from seer.pretrain.recipe import (
     saved_config,
     whole_places,
 )
-from seer.pretrain.rehearsal import announce, preview
+from seer.pretrain.rehearsal import announce, build_method, initialise, preview
 from seer.pretrain.run import run
 from tests.kit.runs import rows
 
@@ -484,3 +485,16 @@ def test_epochs_of_data_that_cannot_be_read_here_are_refused_beforehand(tiny):
         InputError, match=r"epochs=3: how many steps .* /nowhere does not exist.*steps="
     ):
         foreseen(config)
+
+
+def test_what_a_method_holds_of_its_backbone_starts_from_it_too():
+    options = ["data=x", "init=regnetx_002:random", "backbone.name=regnetx_002", "seed=5"]
+    config = load_config(
+        "byol_resnet50", [*options, "method.head=[8, 4]", "method.predictor=[8, 4]"]
+    )
+    method = build_method(config)
+    before = method.teacher.backbone.stem[0].weight.clone()
+    initialise(method, config)
+    weight = method.backbone.stem[0].weight
+    assert torch.equal(method.teacher.backbone.stem[0].weight, weight)
+    assert not torch.equal(before, weight)
