@@ -9,8 +9,8 @@ from step import CASES, measured
 
 RESNET, REGNETY_032, *_, REGNETY_160, _ = CASES
 CHOSEN = [
-    (REGNETY_032, "bf16", "true"),
     (RESNET, "bf16", "true"),
+    (REGNETY_032, "bf16", "true"),
     (RESNET, "fp16", "true"),
     (REGNETY_032, "fp16", "false"),
     (REGNETY_160, "fp16", "false"),

@@ -16,6 +16,7 @@ LONGEST = 14
 # Of a kernel's name, the first that is in it.
 KINDS = {
     "batch norm": ("batch_norm", "bn_fw", "bn_bw", "batchnorm"),
+    "grouped convolution": ("_grouped", "_weight_gradient"),
     "convolution": (
         "conv",
         "xmma",

@@ -36,6 +36,7 @@ STAGES = {
     "right": 130,
     "step": 140,
     "layouts": 90,
+    "grouped": 60,
     "crops": 40,
     "kernels": 70,
     "whole": 80,

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from seer.backbones.base import materialize
 from seer.distributed import World
-from seer.engine.batchnorm import BatchNorm, convert, statistics_spared
+from seer.engine import batchnorm, convolution
+from seer.engine.batchnorm import BatchNorm, statistics_spared
 from seer.engine.options import ParallelConfig, check_parallel
 from seer.errors import InputError, first_line, nearest
 from seer.precision import PRECISIONS
@@ -74,7 +75,8 @@ def arrange(
     backbones = find_backbones(method)
     sharded = config.mode == "fsdp" and world.size > 1
     to_precision(method, precision)
-    convert(method, _batchnorm_group(config.bn_group, world))
+    batchnorm.convert(method, _batchnorm_group(config.bn_group, world))
+    convolution.convert(method)
     if not any(p.is_meta for p in method.parameters()):
         method.to(world.device)
     if config.channels_last and not sharded:  # FSDP takes contiguous parameters only

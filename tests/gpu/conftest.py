@@ -18,6 +18,7 @@ FILES = (
     "losses",
     "runs",
     "batchnorm",
+    "grouped",
     "numerics",
     "waits",
     "sharding",

@@ -40,7 +40,7 @@ def test_an_unknown_stage_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["step", "kernels", "loading", "whole"])
+@pytest.mark.parametrize("stage", ["step", "grouped", "kernels", "loading", "whole"])
 def test_a_stage_on_the_cpu(stage, tmp_path):
     answer = gpu("--device", "cpu", "--small", "--only", stage, "--out", tmp_path)
     assert answer.returncode == 0, answer.stderr[-2000:]

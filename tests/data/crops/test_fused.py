@@ -1,14 +1,5 @@
-"""The fused kernels against the plain functions: on a GPU where there is one, else in Triton's
-interpreter.
+"""The fused kernels against the plain functions."""
 
-Triton decides for its interpreter when a module of kernels is imported, and for good. So without a
-GPU the tests of this file run in a process of their own, which `test_in_the_interpreter` starts.
-"""
-
-import logging
-import os
-import subprocess
-import sys
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -20,10 +11,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seer import kernels as registry
 from seer.data.crops import executors
 from seer.data.crops.augment import (
     Normalise,
-    augment_batch,
     augment_plain,
     blur_radii,
     blur_radius,
@@ -32,30 +23,25 @@ from seer.data.crops.augment import (
 from seer.data.crops.device import cut, cut_plain, encode
 from seer.data.crops.draws import ORDERS, Appearance, Boxes, Op
 from seer.data.crops.multicrop import MultiCrop, View
+from tests.kit.interpreter import (
+    DEVICE,
+    compile_for_hopper,
+    compiled,
+    in_kernels,
+    in_the_interpreter,
+    starts_interpreter,
+    with_kernels,  # noqa: F401
+)
 from tests.kit.pictures import jpeg, photograph
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cuda:0" if torch.cuda.is_available() and not INTERPRETED else "cpu")
 LEVELS = Normalise((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # leaves levels as they are
-ROOT = Path(__file__).parents[3]
 CHOICES = [(1.0, 0.0), (0.0, 0.2), (1.8, -0.5)]  # a factor, and a turn of the hue
-
-in_kernels = pytest.mark.skipif(
-    DEVICE.type == "cpu" and not INTERPRETED, reason="runs in the process of the interpreter"
-)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(DEVICE.type == "cuda" or INTERPRETED, reason="the kernels run here")
+@starts_interpreter
 def test_in_the_interpreter():
-    pytest.importorskip("triton", minversion="3.7")  # before, it fails with numpy's newest
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    in_the_interpreter(Path(__file__))
 
 
 POINTERS = {
@@ -67,34 +53,14 @@ POINTERS = {
 }
 
 
-@pytest.mark.skipif(INTERPRETED, reason="needs the compiler")
+@compiled
 @pytest.mark.parametrize("name", POINTERS)
-def test_kernels_compile_for_a_card_that_need_not_be_there(name):
-    """The interpreter accepts what the compiler refuses."""
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+def test_the_compiler_takes_them(name):
+    pytest.importorskip("triton")
     module = import_module(f"seer.data.crops.{name.split('.')[0]}")
     kernel = getattr(module, name.split(".")[1])
     constants = {"SIZE": 96, "BLOCK": module.BLOCK}
-    signature = {
-        argument: POINTERS[name].get(argument, "constexpr" if argument in constants else "fp32")
-        for argument in kernel.arg_names
-    }
-    source = ASTSource(kernel, signature, constexprs=constants)
-    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """The fused kernels, in the place of the plain functions."""
-    from seer.data.crops import fused
-
-    monkeypatch.setitem(executors.KERNELS, DEVICE.type, lambda: fused)
-    executors.kernels_for.cache_clear()
-    yield fused
-    executors.kernels_for.cache_clear()
+    assert compile_for_hopper(kernel, POINTERS[name], constants, "fp32")["cubin"]
 
 
 def pictures(*shapes: tuple[int, int]) -> list[torch.Tensor]:
@@ -181,8 +147,11 @@ def test_a_box_that_leaves_its_image_is_refused(row):
 
 
 @in_kernels
-def test_a_batch_is_decoded_cut_and_altered_as_without(kernels, monkeypatch):
+@pytest.mark.usefixtures("with_kernels")
+def test_a_batch_is_decoded_cut_and_altered_as_without(monkeypatch):
     """The whole way, with the choice of the executor."""
+    kernels = executors.kernels_for(DEVICE)
+    assert kernels.__name__ == "seer.data.crops.fused"
     views = {
         "large": View(size=16, count=1, solarize=0.3),
         "small": View(size=8, count=2, scale=[0.1, 0.3]),
@@ -196,13 +165,11 @@ def test_a_batch_is_decoded_cut_and_altered_as_without(kernels, monkeypatch):
         monkeypatch.setattr(
             kernels, name, lambda *args, f=function: calls.append(f.__name__) or f(*args)
         )
-    assert executors.kernels_for(DEVICE) is kernels  # tried once on next to nothing
-    calls.clear()
     ours = cut(encoded, crops, DEVICE)
     finished = crops.finish(ours, DEVICE)
     assert calls == ["cut", "alter", "alter"]
-    monkeypatch.delitem(executors.KERNELS, DEVICE.type)
-    executors.kernels_for.cache_clear()
+    monkeypatch.setattr(registry, "DEVICES", set())
+    registry.kernels_for.cache_clear()
     plain = cut(encoded, crops, DEVICE)
     for a, b in zip(ours.crops, plain.crops, strict=True):
         assert (a.int() - b.int()).abs().max() <= 1
@@ -320,20 +287,3 @@ def test_the_table_of_looks_says_what_was_drawn():
     # No shift of hue, and no contrast.
     assert second[:8].tolist() == [1, 1, 0, 1, 0, 1, 2, 1]
     assert second[8:12].tolist() == [-1, 0, 1, 0]
-
-
-def test_without_kernels_the_plain_functions_do_it_and_the_log_says_so_once(caplog, monkeypatch):
-    def no_compiler():
-        raise RuntimeError("Failed to find C compiler\nsecond line")
-
-    monkeypatch.setitem(executors.KERNELS, "cpu", no_compiler)
-    executors.kernels_for.cache_clear()
-    crops = torch.full((1, 4, 4, 3), 9, dtype=torch.uint8)
-    looks = looks_of([((1, 1, 1, 0), ORDERS[0], False, 0.0, False)])
-    with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            torch.testing.assert_close(augment_batch(crops, looks, LEVELS), crops.float())
-    executors.kernels_for.cache_clear()
-    assert [record.getMessage() for record in caplog.records] == [
-        "crops on cpu go the slow way, kernel by kernel (RuntimeError: Failed to find C compiler)"
-    ]
