@@ -15,6 +15,7 @@ from tests.kit.changed import ALWAYS
         ("seer/data/crops/draws.py", "tests/data/crops/test_draws.py"),
         ("seer/methods/prototypes.py", "tests/methods"),  # without tests of its own: its room's
         ("shards/verify.py", "tests/shards/test_verify.py"),
+        ("configs/pretrain/swav_small.yaml", "tests/pretrain/test_recipe.py"),
         ("tests/engine/tiny.py", "tests/engine"),  # what the room's tests share
         ("tests/engine/test_optim.py", "tests/engine/test_optim.py"),
     ],

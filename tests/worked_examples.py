@@ -80,7 +80,7 @@ def test_the_method_trains_the_backbone(run_dir):
 
 
 def test_the_method_refuses_other_views(recipe):
-    with pytest.raises(InputError, match=r"set views\.small\.count=0"):
+    with pytest.raises(InputError, match=r"set views\.large\.count=2, views\.small\.count=0"):
         rehearse(load_config(recipe, ["data=x"]))
 
 

@@ -40,6 +40,8 @@ def mirrors(path: Path) -> Iterator[Path]:
         yield room / f"test_{path.name}"
         yield room
         yield from room.parents
+    elif path.parts[:2] == ("configs", "pretrain"):
+        yield Path("tests/pretrain/test_recipe.py")
 
 
 def tests_of(paths: list[Path]) -> list[str]:
