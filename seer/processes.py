@@ -24,6 +24,13 @@ from seer.start import ENDING, STOPPING, tell
 from seer.terminal import prepare
 
 
+def usable_cores() -> int:
+    """Of this host, those that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class RankError(RuntimeError):
     """A rank that `spawn` started failed; the message holds its rank and traceback."""
 

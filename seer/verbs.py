@@ -59,8 +59,14 @@ def quickstart(
         "quickstart"
     ),
     minutes: Annotated[
-        float, typer.Option(help="Time to spend on pretraining.", min=0.1, callback=finite)
-    ] = 4.0,
+        float | None,
+        typer.Option(
+            help="Time to spend on pretraining; 4 on a CPU, 1 on a GPU.",
+            min=0.1,
+            callback=finite,
+            show_default=False,
+        ),
+    ] = None,
     json_target: Json = "",
 ) -> None:
     """Photographs that come with the package → shards → SwAV → kNN and linear against untrained →

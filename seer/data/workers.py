@@ -5,6 +5,7 @@ a batch.
 import atexit
 import os
 import signal
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -103,19 +104,22 @@ def processes(
         if task.encoded
         else Arena(workers, prefetch + BEYOND_PREFETCH, shapes, task.cutter.dtype)
     )
-    loader = DataLoader(
-        _Steps(task, arena),
-        batch_size=None,
-        sampler=steps,
-        num_workers=workers,
-        prefetch_factor=prefetch,
-        collate_fn=_unchanged,
-        worker_init_fn=_start_worker,
-        multiprocessing_context=forkserver.start(forkserver.LOADING),
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else it would draw from the trainer's random numbers
-    )
-    results: Any = iter(loader)
+    with warnings.catch_warnings():
+        # Of more workers than cores the run tells in a line of its own.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader = DataLoader(
+            _Steps(task, arena),
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            prefetch_factor=prefetch,
+            collate_fn=_unchanged,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=forkserver.start(forkserver.LOADING),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw from the trainer's random numbers
+        )
+        results: Any = iter(loader)
 
     def shut_down() -> None:
         results._shutdown_workers()

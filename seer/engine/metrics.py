@@ -30,6 +30,7 @@ from seer.data.ledger import over_ranks
 from seer.distributed import World, all_reduce_mean
 from seer.engine.options import LogConfig
 from seer.errors import InputError
+from seer.processes import usable_cores
 from seer.rundir.kinds import finite, metric_row
 from seer.rundir.names import ENVIRONMENT, LOG, METRICS, TENSORBOARD, check_written
 from seer.rundir.rundir import read_plan
@@ -376,9 +377,7 @@ def environment() -> dict[str, Any]:
         "host": platform.node(),
         "system": platform.platform(),
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": gpus,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from seer.distributed import World
+from seer.processes import usable_cores
 from seer.rundir.rundir import RunDir
 
 logger = logging.getLogger("seer")
@@ -27,8 +28,8 @@ def keep_threads(run_dir: Path, world: World) -> None:
     if not threads or ran_on.get("processes") != world.size:
         return
     torch.set_num_threads(threads)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if world.is_main and cores and threads * world.local_size > cores:
+    cores = usable_cores()
+    if world.is_main and threads * world.local_size > cores:
         logger.warning(
             "%d threads as the run began with, and %d cores here; OMP_NUM_THREADS=%d is faster, and alters losses in "
             "their last digits",

@@ -29,6 +29,7 @@ from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.pretrain.length import foreseen
 from seer.pretrain.recipe import Pretrain, check_run_dir, check_settings, load_config
+from seer.processes import usable_cores
 
 logger = logging.getLogger("seer")
 
@@ -171,6 +172,13 @@ def announce(config: Pretrain) -> None:
     load = machine.load()
     if load.remedy:
         logger.warning("%s; %s", load.told, load.remedy)
+    cores = usable_cores()
+    if config.loader.workers > cores:
+        logger.warning(
+            "loader.workers=%d, of each process, and %d cores here: more workers than cores make nothing faster",
+            config.loader.workers,
+            cores,
+        )
     for warning in METHODS[config.method.name].warnings(
         config.method, config.batch_size, config.steps
     ):

@@ -93,6 +93,31 @@ def write_quickstart(
     return counts
 
 
+def write_few(images: Path, out: Path, each: int) -> dict[str, int]:
+    """Write the first `each` training patches of every photograph, and all test patches, as
+    `out/{train,test}/PHOTO/*.jpg`.
+
+    Args:
+        images: what `write_quickstart` wrote.
+
+    Returns:
+        How many patches each split has.
+    """
+    counts = {}
+    for split, most in (("train", each), ("test", None)):
+        patches = [
+            patch
+            for photo in sorted((images / split).iterdir())
+            for patch in sorted(photo.iterdir())[:most]
+        ]
+        for patch in patches:
+            target = out / patch.relative_to(images)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(patch.read_bytes())
+        counts[split] = len(patches)
+    return counts
+
+
 def _places(
     photo: np.ndarray, split: str, size: int, most: int, key: tuple[int, ...]
 ) -> Iterator[tuple[int, int]]:

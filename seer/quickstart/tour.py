@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from seer.distributed import pick_device
 from seer.errors import InputError
 from seer.eval.tasks import TASKS
 from seer.outputs import check_folder_writable
-from seer.quickstart.pictures import write_quickstart
+from seer.quickstart.pictures import write_few, write_quickstart
 from seer.results import read_results
 from seer.rundir.names import CONFIG, REPORT, RESULTS
 from seer.rundir.rundir import RunDir
@@ -19,18 +20,25 @@ Say = Callable[..., None]
 Verb = Callable[..., None]
 
 PROBE_STEPS = 12
+MINUTES = {"cpu": 4.0, "cuda": 1.0}  # of pretraining
+# Of each photograph's training patches. With labels for all of them colours alone would do, which an
+# untrained network keeps and crops of altered colours teach to leave aside.
+LABELLED = 10
 
 
-def quickstart(out: Path, minutes: float, say: Say, verb: Verb) -> dict[str, Any]:
-    """Write the sample images under `out`, then build, pretrain, evaluate and report.
+def quickstart(out: Path, minutes: float | None, say: Say, verb: Verb) -> dict[str, Any]:
+    """Write the sample images under `out`, then build, pretrain on all of them without labels,
+    evaluate with labels for a few, and report.
 
     Args:
         out: a new or an earlier quickstart's folder; what is already there is continued.
-        minutes: how long the pretraining may take; its number of steps follows from a short measured run.
+        minutes: how long the pretraining may take, None for `MINUTES`; its number of steps follows from a short
+            measured run.
         say, verb: print lines; show a command as a user would type it, word by word, and run it.
 
     Returns:
-        `{"report": path, "scores": {metric: {"pretrained": value, "untrained": value}}, "seconds": total}`.
+        `{"report": path, "scores": {metric: {"pretrained": value, "untrained": value, "gain": difference}},
+        "seconds": total}`, in percent.
     """
     began = time.perf_counter()
     check_folder_writable(out, "--out")
@@ -39,17 +47,20 @@ def quickstart(out: Path, minutes: float, say: Say, verb: Verb) -> dict[str, Any
             f"{out}: not empty and not an earlier quickstart; choose another folder with --out"
         )
     images = out / "images"
+    labelled = out / "labelled"
     shards = out / "shards"
     run = out / "run"
     results = out / "run" / RESULTS
 
-    say(
-        "Photographs from scikit-image and scikit-learn, cut into patches (test patches from other parts of each):"
-    )
     counts = write_quickstart(images)
-    say("  " + ", ".join(f"{count} {split}" for split, count in counts.items()))
+    few = write_few(images, labelled, LABELLED)
+    say(
+        f"Photographs from scikit-image and scikit-learn, cut into {counts['train']:,} patches without labels,",
+        f"{few['train']} of them with labels, too, and {few['test']} of other parts of each to test",
+    )
 
     verb("shards", "build", str(images / "train"), "--out", str(shards))
+    minutes = minutes or MINUTES[pick_device("auto").type]
     steps = steps_of(run) or steps_within(minutes, shards, out / "probe", verb)
     length = [f"steps={steps}", f"schedule.warmup={steps // 20}"]
     verb("pretrain", "quickstart", f"data={shards}", f"run_dir={run}", *length)
@@ -57,17 +68,11 @@ def quickstart(out: Path, minutes: float, say: Say, verb: Verb) -> dict[str, Any
         results.unlink()  # a repeated quickstart measures again, rather than adding the same rows
     for task in (name for name, task in TASKS.items() if task.quick):
         for model in (str(run), f"{run}:random"):
-            verb("eval", task, "--model", model, "--data", str(images), "--out", str(results))
+            verb("eval", task, "--model", model, "--data", str(labelled), "--out", str(results))
     verb("report", str(run))
 
     scores = compare(results)
-    say("", f"{'':24}{'pretrained':>12}{'untrained':>12}")
-    say(
-        *(
-            f"{name:24}{s['pretrained']:>11.1f}%{s['untrained']:>11.1f}%"
-            for name, s in scores.items()
-        )
-    )
+    say("", f"with {LABELLED} labels a photograph, %", *table(results))
     seconds = time.perf_counter() - began
     say("", f"{seconds / 60:.1f} minutes. Report: {(run / REPORT).resolve()}")
     return {"report": str((run / REPORT).resolve()), "scores": scores, "seconds": seconds}
@@ -101,8 +106,33 @@ def steps_within(minutes: float, shards: Path, probe: Path, verb: Verb) -> int:
 
 def compare(results: Path) -> dict[str, dict[str, float]]:
     """The scores in percent: of the pretrained run beside the same network untrained."""
-    scores: dict[str, dict[str, float]] = {}
+    scores = {}
+    for name, (pretrained, untrained) in pairs(results).items():
+        values = {
+            "pretrained": 100 * pretrained["value"],
+            "untrained": 100 * untrained["value"],
+        }
+        scores[name] = values | {"gain": values["pretrained"] - values["untrained"]}
+    return scores
+
+
+def table(results: Path) -> list[str]:
+    """The same in lines of text, with the intervals."""
+    lines = [f"{'':18}{'gain':>7}  {'pretrained':>20}  {'untrained':>20}"]
+    for name, (pretrained, untrained) in pairs(results).items():
+        gain = 100 * (pretrained["value"] - untrained["value"])
+        both = "  ".join(
+            f"{100 * row['value']:5.1f} [{100 * row['low']:5.1f}, {100 * row['high']:5.1f}]"
+            for row in (pretrained, untrained)
+        )
+        lines.append(f"{name:18}{gain:>+7.1f}  {both}")
+    return lines
+
+
+def pairs(results: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Of each score the row of the pretrained run and that of the network untrained."""
+    rows: dict[str, dict[bool, dict[str, Any]]] = {}
     for row in read_results(results):
-        who = "untrained" if row["model"].endswith(" untrained") else "pretrained"
-        scores.setdefault(f"{row['task']} {row['metric']}", {})[who] = 100 * row["value"]
-    return {name: both for name, both in scores.items() if len(both) == 2}
+        is_untrained = row["model"].endswith(" untrained")
+        rows.setdefault(f"{row['task']} {row['metric']}", {})[is_untrained] = row
+    return {name: (both[False], both[True]) for name, both in rows.items() if len(both) == 2}

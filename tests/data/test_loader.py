@@ -255,6 +255,12 @@ def test_closing_early_leaves_nothing_behind(photos):
         assert len(os.listdir("/proc/self/fd")) <= before
 
 
+def test_more_workers_than_cores_are_told_by_the_run_and_not_by_torch(photos, monkeypatch, recwarn):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+    assert len(list(make(photos, config=MODES[2]).iterate(0, 2))) == 2
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_memory_does_not_grow(photos):
     footprint = []
     tracemalloc.start()

@@ -22,6 +22,7 @@ from seer.engine.health import Health
 from seer.engine.schedule import effective
 from seer.errors import InputError
 from seer.planning.footprint import measure
+from seer.pretrain import rehearsal
 from seer.pretrain.length import foreseen, with_steps
 from seer.pretrain.recipe import (
     Pretrain,
@@ -396,6 +397,7 @@ def test_a_run_directory_that_is_not_a_runs_is_told_by_its_file(tmp_path):
 
 def test_a_run_says_what_its_rate_became_and_what_has_no_effect(capsys, caplog, monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(rehearsal, "usable_cores", lambda: 8)
     overrides = [
         "data=shards",
         "batch_size=2048",
@@ -413,6 +415,9 @@ def test_a_run_says_what_its_rate_became_and_what_has_no_effect(capsys, caplog, 
     monkeypatch.setattr("os.getloadavg", lambda: (1e6, 0.0, 0.0))
     announce(load_config("swav_small", ["data=shards"]))
     assert caplog.messages[-1].startswith("1000000.0 processes at work in the last minute")
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    announce(load_config("swav_small", ["data=shards", "loader.workers=9"]))
+    assert caplog.messages[-1].startswith("loader.workers=9, of each process, and 8 cores here")
 
 
 def test_rates_for_images_and_shares_train_as_rates_and_steps_do(
