@@ -27,11 +27,10 @@ class GroupedConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = computed_in(x)
-        kernels = kernels_of(x) if dtype in HALVES else None
+        kernels = kernels_of(x)
         if kernels is None:
             return super().forward(x)
-        return _Grouped.apply(x.to(dtype), self.weight, self.stride[0], kernels)
+        return _Grouped.apply(x.to(computed_in(x)), self.weight, self.stride[0], kernels)
 
 
 def convert(module: nn.Module) -> nn.Module:
@@ -70,6 +69,8 @@ def kernels_of(x: Tensor) -> ModuleType | None:
     """The kernels, if they can take images like these."""
     # Compiled blocks have none, and tensors that only pretend have no memory to read.
     if torch.compiler.is_compiling() or type(x) is not Tensor or not x.numel():
+        return None
+    if computed_in(x) not in HALVES:
         return None
     if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
         return None

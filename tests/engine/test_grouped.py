@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seer.backbones import BackboneConfig, build
+from seer.engine import convolution
 from seer.engine.convolution import GroupedConv2d, convert, kernels_of
 from tests.gpu.small import distance
 from tests.kit.interpreter import (
@@ -177,6 +178,16 @@ def test_what_they_do_not_take_goes_to_pytorch(monkeypatch):
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert kernels_of(last + 1) is None
     assert kernels_of(torch.cat([last, last], 1)[:, ::2]) is None  # gaps
+
+
+def test_compiled_blocks_go_without_them(monkeypatch):
+    monkeypatch.setattr(convolution, "kernels_for", lambda *_: pytest.fail("asked for"))
+    net = convert(nn.Sequential(nn.Conv2d(48, 48, 3, 1, 1, groups=2, bias=False)))
+    x = torch.randn(2, 48, 4, 4).to(memory_format=torch.channels_last)
+    compiled_net = torch.compile(net, backend="eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = F.conv2d(x, net[0].weight, padding=1, groups=2)
+        assert torch.equal(compiled_net(x), expected)
 
 
 def test_the_layers_of_a_regnet():
