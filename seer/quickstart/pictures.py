@@ -105,11 +105,8 @@ def write_few(images: Path, out: Path, each: int) -> dict[str, int]:
     """
     counts = {}
     for split, most in (("train", each), ("test", None)):
-        patches = [
-            patch
-            for photo in sorted((images / split).iterdir())
-            for patch in sorted(photo.iterdir())[:most]
-        ]
+        photos = [folder for folder in sorted((images / split).iterdir()) if folder.is_dir()]
+        patches = [patch for photo in photos for patch in sorted(photo.glob("*.jpg"))[:most]]
         for patch in patches:
             target = out / patch.relative_to(images)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ EPSILON = 1e-5
 def limits_of_sums(x: Tensor, dy: Tensor, precision: str) -> tuple[float, float]:
     """Of Σ dy and of Σ dy·(x − mean), relative to the results.
 
+    For planes in half precision Σ dy, too, is less exact than a sum in fp32 (docs/gpu.md).
     PyTorch's kernel for planes that are not channels last rounds each product that it sums to the
     type of its inputs (`Float2` in ATen's Normalization.cuh), in its own BatchNorm as well. These
     errors are at most half a unit in the last place of each product and independent, so that of
@@ -33,7 +34,7 @@ def limits_of_sums(x: Tensor, dy: Tensor, precision: str) -> tuple[float, float]
     products = dy.cpu().double() * (wide - wide.mean(over, keepdim=True))
     half_unit = torch.finfo(DTYPES[precision]).eps / 2
     rounding = half_unit * products.square().sum(over).sqrt().norm()
-    return SUMS, SUMS + float(rounding / products.sum(over).norm())
+    return max(SUMS, ROUNDED[precision]), SUMS + float(rounding / products.sum(over).norm())
 
 
 def example(shape, dtype, layout, device, seed) -> Tensor:

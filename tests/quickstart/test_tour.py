@@ -39,6 +39,8 @@ def small(images: Path) -> dict[str, int]:
             folder.mkdir(parents=True)
             for i in range(count):
                 (folder / f"{i:04d}.jpg").write_bytes(f"{split} {photo} {i}".encode())
+        (images / split / ".DS_Store").write_bytes(b"")  # what else a file manager leaves there
+    (images / "train/brick/Thumbs.db").write_bytes(b"")
     return {"train": 24, "test": 6}
 
 
