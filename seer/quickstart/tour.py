@@ -48,6 +48,9 @@ def quickstart(out: Path, minutes: float | None, say: Say, verb: Verb) -> dict[s
         )
     images = out / "images"
     labelled = out / "labelled"
+    for folder in (images, labelled):
+        for split in ("train", "test"):
+            check_folder_writable(folder / split, "--out")
     shards = out / "shards"
     run = out / "run"
     results = out / "run" / RESULTS

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from seer.errors import InputError
 from seer.quickstart import tour
 from seer.results import append_results
 
@@ -99,3 +100,14 @@ def test_without_minutes_it_takes_the_devices(commands, tmp_path, monkeypatch):
         monkeypatch.setattr(tour, "pick_device", lambda _, d=device: type("D", (), {"type": d}))
         run(tmp_path / device, commands, minutes=None)
         assert f"steps={steps}" in commands[-6]
+
+
+@pytest.mark.parametrize("name", ["labelled", "labelled/train", "images/test"])
+def test_a_file_where_a_folder_goes_is_told_before_anything_is_written(commands, tmp_path, name):
+    (tmp_path / "images").mkdir()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"--out .*{name}.*is a file, not a folder"):
+        run(tmp_path, commands)
+    assert not commands
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [Path(name).name]
