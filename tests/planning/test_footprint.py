@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 import torch
 from torch import nn
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from seer.data.views import Views
@@ -64,11 +65,32 @@ def allocated(config: Pretrain) -> int:
     real_step(method, optimizer, views)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         real_step(method, optimizer, views)
-    now = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
+    return peak_of(allocations_of(profiler.profiler.kineto_results.experimental_event_tree()))
+
+
+def allocations_of(events: list) -> list[tuple[int, int, int]]:
+    """Time, address and signed bytes of what was allocated and freed within the events."""
+    found = []
+    for event in events:
+        if event.tag == _EventType.Allocation:
+            fields = event.extra_fields
+            found.append((event.start_time_ns, fields.ptr, fields.alloc_size))
+        found += allocations_of(event.children)
+    return found
+
+
+def peak_of(allocations: list[tuple[int, int, int]]) -> int:
+    """Only what was allocated in here counts when it is freed: what earlier tests have left is
+    collected at any time, with sizes that the profiler may have of another block at its address.
+    """
+    live = {}
+    peak = 0
+    for _, address, size in sorted(allocations):
+        if size > 0:
+            live[address] = size
+            peak = max(peak, sum(live.values()))
+        else:
+            live.pop(address, None)
     return peak
 
 
