@@ -346,7 +346,7 @@ def check(verb: str, arguments: list[str], resources: Resources) -> str:
     """Refuse now what every process would refuse later. Returns the run directory, "" for verbs
     that train none.
     """
-    from seer.verbs import TRAINING, preview
+    from seer.verbs.preview import TRAINING, preview
 
     run_dir = preview([verb, *arguments], resources.ranks)
     if run_dir is None and resources.ranks > 1:

@@ -63,13 +63,13 @@ def pretrain(recipe: PathLike, *, nproc: int = 1, allow_env: bool = False, **opt
     Raises:
         InputError: in one line, what is wrong with the recipe, an option, the data or the run directory.
     """
-    from seer import verbs
     from seer.pretrain.recipe import load_config
     from seer.terminal import outlasting_terminal
+    from seer.verbs import train
 
     overrides = _overrides(options)
     with outlasting_terminal():
-        verbs.pretrain(str(recipe), overrides, nproc=nproc, allow_env=allow_env)
+        train.pretrain(str(recipe), overrides, nproc=nproc, allow_env=allow_env)
     return Path(load_config(str(recipe), overrides, allow_env).run_dir)
 
 

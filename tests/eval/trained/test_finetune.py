@@ -26,7 +26,7 @@ from seer.eval.trained.finetune import Classifier, configure, run
 from seer.processes import spawn
 from seer.results import read_results
 from seer.rundir.names import checkpoints
-from seer.verbs import preview
+from seer.verbs.preview import preview
 from tests.eval.conftest import small_model
 from tests.kit.pictures import write_images
 

@@ -1,0 +1,141 @@
+"""Verbs that train a backbone."""
+
+import shlex
+import sys
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seer.commands import RecipeCommand
+from seer.readiness import as_shards, index_tars
+from seer.terminal import (
+    AllowEnv,
+    Json,
+    emit,
+    example,
+    finite,
+    outlast_terminal,
+    say,
+)
+from seer.verbs.options import Overrides, Recipe
+
+app = typer.Typer()
+
+
+@app.command(epilog=example("seer quickstart --out quickstart"))
+def quickstart(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Where images, shards, run and report go.")] = Path(
+        "quickstart"
+    ),
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Time to spend on pretraining; 4 on a CPU, 1 on a GPU.",
+            min=0.1,
+            callback=finite,
+            show_default=False,
+        ),
+    ] = None,
+    json_target: Json = "",
+) -> None:
+    """Photographs that come with the package → shards → SwAV → kNN and linear against untrained →
+    report.
+    """
+    from seer.quickstart.tour import quickstart as run
+
+    def typed(*words: str) -> None:
+        """Show a command as a user would type it, and run it."""
+        say("", f"$ seer {shlex.join(words)}")
+        context.find_root().command.main(list(words), standalone_mode=False)
+
+    # The verbs that it runs print, too; stdout is for the JSON alone.
+    with redirect_stdout(sys.stderr) if json_target == "-" else nullcontext():
+        summary = run(out, minutes, say, typed)
+    emit(summary, json_target)
+
+
+@app.command(
+    cls=RecipeCommand,
+    epilog=example(
+        "seer pretrain swav_small data=photos/ epochs=100",
+        "seer pretrain swav_small data=shards/ steps=5000",
+        "seer pretrain swav_regnety_16gf data=shards/ batch_size=64 --nproc 2",
+    ),
+)
+def pretrain(
+    config: Recipe,
+    overrides: Overrides = None,
+    nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
+    allow_env: AllowEnv = False,
+) -> None:
+    """Pretrain a backbone. The same command again continues the run."""
+    from seer import forkserver
+    from seer.pretrain.ending import is_alone, is_finished, last_lines
+    from seer.pretrain.length import foreseen
+    from seer.pretrain.recipe import check_run_dir, check_settings, load_config
+
+    outlast_terminal()  # also what is said at the end
+
+    # What is wrong is told, and what is done already, before torch is imported, which takes seconds.
+    resolved = load_config(config, overrides or [], allow_env)
+    alone = is_alone()
+    if alone and resolved.steps:
+        check_settings(resolved, nproc)
+    index_tars(resolved.data, nested=True)
+    resolved = replace(resolved, data=as_shards(resolved.data, resolved.run_dir))
+    resolved = foreseen(resolved)
+    if alone:
+        check_settings(resolved, nproc)
+    check_run_dir(resolved)
+    if alone and is_finished(resolved):
+        return say(*last_lines(resolved))
+
+    # Imports while this process does.
+    forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
+    from seer.pretrain.run import run
+    from seer.processes import spawn
+
+    if nproc == 1:
+        run(resolved)
+    else:
+        spawn(run, nproc, resolved, device=resolved.device)
+    return say(*last_lines(resolved))
+
+
+@app.command(
+    cls=RecipeCommand,
+    epilog=example(
+        "seer speedrun gpu data=cifar10",
+        "seer speedrun cpu data=cifar10 method.temperature=0.5 --nproc 2 --json -",
+    ),
+)
+def speedrun(
+    config: Annotated[
+        str, typer.Argument(metavar="CLASS", help="cpu, gpu, or the path of a YAML file.")
+    ],
+    overrides: Overrides = None,
+    nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
+    allow_env: AllowEnv = False,
+    json_target: Json = "",
+) -> None:
+    """Train on small images without labels for a few minutes, and tell what the features are worth:
+    kNN accuracy against the clock.
+    """
+    from seer import forkserver
+    from seer.speedrun.entry import load_config
+
+    resolved = load_config(config, overrides or [], allow_env)  # before torch is imported
+    if nproc > 1:
+        forkserver.start(forkserver.TRAINING)
+    from seer.processes import spawn
+    from seer.speedrun.run import describe, run
+
+    index_tars(*(f"{resolved.data}/{split}" for split in ("train", "test", "val")))
+    alone = nproc == 1
+    row = run(resolved) if alone else spawn(run, nproc, resolved, device=resolved.device)[0]
+    say(describe(row), json_target=json_target)
+    emit(row, json_target)
