@@ -128,6 +128,13 @@ def test_from_images_to_a_report(folder, tiny, tmp_path, monkeypatch):
         rows = json.loads(invoke(*words, "--json", "-").stdout)
         assert [row["metric"] for row in rows] == ["top1_k3"]
         assert 0 <= rows[0]["low"] <= rows[0]["value"] <= rows[0]["high"] <= 1
+    words = ["--model", "runs/tiny", "--data", str(folder), "k=[3]", "lrs=[0.1]", "epochs=1"]
+    table = invoke("eval", "all", *words, "--out", "all.jsonl").stdout.splitlines()
+    assert [line.split("  ")[0] for line in table[1:]] == [
+        "tiny step-000000005",
+        "tiny untrained",
+        "pixels:40",
+    ]
     assert invoke("report", "runs/tiny").exit_code == 0
     page = Path("runs/tiny/report.html").read_text()
     assert "top1_k3" in page or "kNN" in page

@@ -2,21 +2,17 @@
 is quick.
 """
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from seer.config import parse_overrides, resolve
-from seer.errors import InputError, nearest
 from seer.eval.task import evaluate
-from seer.eval.tasks import TASKS
+from seer.eval.tasks import QUICK, options_of
 from seer.interop.layouts import LIBRARIES
 from seer.interop.models import run_of
 from seer.jsonl import Row
 from seer.results import shown
 from seer.rundir.names import RESULTS
-
-QUICK = {name: task for name, task in TASKS.items() if task.quick}
 
 
 def evaluate_all(
@@ -41,27 +37,6 @@ def evaluate_all(
         for spec in specs
         for row in evaluate(name, spec, data, options[name], out)
     ]
-
-
-def options_of(task: str, overrides: list[str]) -> list[str]:
-    """The overrides that are options of a task. Raises `InputError` for what none has."""
-    own = option_names(task)
-    every = set().union(*map(option_names, QUICK))
-    chosen = []
-    for override in overrides:
-        key = override.partition("=")[0]
-        name = key.partition(".")[0]
-        if name not in every:
-            tasks = ", ".join(QUICK)
-            raise InputError(f"{key}: none of {tasks} has such an option{nearest(key, every)}")
-        if name in own:
-            chosen.append(override)
-    return chosen
-
-
-def option_names(task: str) -> set[str]:
-    """The options of a task, the first parts of their keys."""
-    return {declared.name for declared in fields(QUICK[task].config)}
 
 
 def size_of(overrides: list[str]) -> int:

@@ -13,7 +13,7 @@ from seer.data.labelled import HELD_OUT, has_split, splits
 from seer.errors import InputError
 from seer.eval import pixels
 from seer.eval.scores import Score
-from seer.eval.tasks import TASKS, check_options
+from seer.eval.tasks import TASKS, check_request
 from seer.interop.models import Model, load_model
 from seer.interop.weights import reason
 from seer.processes import spawn
@@ -41,11 +41,7 @@ def evaluate(
     Raises:
         InputError: in one line, what is wrong with any of these.
     """
-    check_options(task, model_spec, data, overrides)
-    if nproc > 1 and not TASKS[task].trained:
-        raise InputError(f"--nproc {nproc}: {task} is one process")
-    if out:
-        check_results(out)
+    check_request(task, model_spec, data, overrides, out, nproc)
     began = time.perf_counter()
     measure = _train if TASKS[task].trained else _probe
     model, config, scores = measure(task, model_spec, data, overrides, out, nproc)

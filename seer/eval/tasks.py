@@ -5,7 +5,7 @@ Imports nothing that takes long: the command line's help lists them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,67 @@ TASKS = {
 }
 
 
-def check_options(task: str, model: str, data: Path | str, overrides: Sequence[str]) -> None:
-    """Refuse an unknown task, and an option of it that is unknown or has a wrong value.
+ALL = "all"  # the word for the quick tasks together, of a model and of what it is compared with
+QUICK = {name: task for name, task in TASKS.items() if task.quick}
+
+
+def check_request(
+    task: str,
+    model: str,
+    data: Path | str,
+    overrides: Sequence[str],
+    out: Path | str | None = None,
+    nproc: int = 1,
+) -> None:
+    """Refuse what is wrong with a measurement whatever its model and data are: the task, its options,
+    where results are to go, how many processes.
 
     Raises:
         InputError: in one line, which.
     """
+    if task == ALL:
+        for name in QUICK:
+            check_options(name, model, data, options_of(name, overrides))
+    else:
+        check_options(task, model, data, overrides)
+    if nproc > 1 and not is_trained(task):
+        raise InputError(f"--nproc {nproc}: {task} is one process")
+    if out:
+        from seer.results import check_results  # slow to import
+
+        check_results(out)
+
+
+def is_trained(task: str) -> bool:
+    return task != ALL and TASKS[task].trained
+
+
+def check_options(task: str, model: str, data: Path | str, overrides: Sequence[str]) -> None:
+    """Refuse an unknown task, and an option of it that is unknown or has a wrong value."""
     from seer.config import layer, parse_overrides, resolve  # slow to import
 
     if task not in TASKS:
-        raise InputError(f"task '{task}' is unknown{nearest(task, TASKS)}")
+        raise InputError(f"task '{task}' is unknown{nearest(task, [*TASKS, ALL])}")
     given = layer({"model": model, "data": str(data)}) if TASKS[task].trained else {}
     resolve(TASKS[task].config, [given, parse_overrides(list(overrides))])
+
+
+def options_of(task: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides that are options of a task. Raises `InputError` for what none has."""
+    own = option_names(task)
+    every = set().union(*map(option_names, QUICK))
+    chosen = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        name = key.partition(".")[0]
+        if name not in every:
+            tasks = ", ".join(QUICK)
+            raise InputError(f"{key}: none of {tasks} has such an option{nearest(key, every)}")
+        if name in own:
+            chosen.append(override)
+    return chosen
+
+
+def option_names(task: str) -> set[str]:
+    """The options of a task, the first parts of their keys."""
+    return {declared.name for declared in fields(QUICK[task].config)}

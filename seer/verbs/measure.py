@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from seer.errors import InputError
-from seer.eval.tasks import TASKS, check_options
+from seer.eval.tasks import ALL, TASKS, check_request, is_trained
 from seer.readiness import index_tars
 from seer.terminal import (
     Json,
@@ -35,7 +34,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="TASK",
-            help=f"{', '.join(TASKS)}; all: the quick ones, of the model, untrained, and of raw pixels.",
+            help=f"{', '.join(TASKS)}; {ALL}: the quick ones, of the model, untrained, and of raw pixels.",
         ),
     ],
     model: ModelOption,
@@ -58,8 +57,8 @@ def evaluate(
     """Measure a backbone on labelled images; values come with 95 % intervals."""
     from seer import forkserver
 
-    check_options(task, model, data, overrides or [])  # before torch is imported
-    if TASKS[task].trained:
+    check_request(task, model, data, overrides or [], out, nproc)  # before torch is imported
+    if is_trained(task):
         outlast_terminal()
         forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
 
@@ -68,9 +67,7 @@ def evaluate(
     from seer.results import describe
 
     index_tars(data, *(f"{data}/{split}" for split in ("train", "test", "val")))
-    if task == "all":
-        if nproc > 1:
-            raise InputError(f"--nproc {nproc}: {task} is one process")
+    if task == ALL:
         rows = evaluate_all(model, data, overrides or [], out)
         say(*table(rows), json_target=json_target)
     else:

@@ -8,7 +8,7 @@ import typer
 
 from seer.commands import USAGE_ERROR
 from seer.errors import InputError, nearest
-from seer.eval.tasks import TASKS
+from seer.eval.tasks import TASKS, check_request, is_trained
 from seer.verbs import app
 
 
@@ -61,9 +61,10 @@ def preview_evaluate(
     **others: Any,
 ) -> Path | None:
     """What a launched `eval` would refuse; the run directory of a task that trains."""
-    if task not in TASKS or not TASKS[task].trained or is_awaited(model):
-        return None
+    check_request(task, model, data, overrides or [])
     check_one(nproc)
+    if not is_trained(task) or is_awaited(model):
+        return None
     module = TASKS[task].load()
     config = module.configure(model, data, overrides or [])
     module.check(config, ranks)

@@ -2,7 +2,8 @@ import pytest
 
 from seer.errors import InputError
 from seer.eval import baselines
-from seer.eval.baselines import evaluate_all, options_of, table
+from seer.eval.baselines import evaluate_all, table
+from seer.eval.tasks import options_of
 from seer.results import read_results
 
 
