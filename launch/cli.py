@@ -196,8 +196,6 @@ def local(
     jobs: Jobs = Path("jobs"),
 ) -> None:
     """Run a job, an array or a chain here, one after another, and again after a failure."""
-    from launch import local as place
-
     _check_gpus(gpus_per_node)
     launch = _plan(
         "local",
@@ -212,6 +210,8 @@ def local(
         retries,
         backoff,
     )
+    from launch import local as place  # imports torch, and what is wrong has been told by now
+
     try:
         place.run(launch)
     except place.RankError as error:

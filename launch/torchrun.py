@@ -12,7 +12,6 @@ from launch import holder
 from launch.job import Job
 from launch.launches import Launch
 from seer.errors import InputError, StoppedError
-from seer.processes import forwarding
 
 RESTARTS = 3  # torchrun's own, agreed among the hosts
 
@@ -34,6 +33,8 @@ def run(launch: Launch, node_rank: int, endpoint: str) -> None:
 
 
 def _run(job: Job, node_rank: int, endpoint: str) -> None:
+    from seer.processes import forwarding  # imports torch, and what is wrong has been told by now
+
     # In a session of its own: Ctrl-C and a closed terminal reach it once, through this process.
     process = subprocess.Popen(
         command(job, endpoint, node_rank),

@@ -10,7 +10,7 @@ import pytest
 from tests.test_cli import verbs
 
 ROOT = Path(__file__).parent.parent
-VERBS = "|".join(sorted({words[0] for words in verbs()} | {"launch"}))
+VERBS = "|".join(sorted({words[0] for words in verbs()}))
 # Until a mark, or two blanks, ends it.
 COMMAND = re.compile(rf"\bseer (?:{VERBS})\b(?:(?!  )[^;,()`])*$")
 QUOTING = {"quoted", "join"}  # ours, and shlex's

@@ -218,6 +218,19 @@ def splits(data: Path | str) -> tuple[Labelled, Labelled]:
     return _relabelled(train, classes), _relabelled(test, classes)
 
 
+def check_layout(data: Path | str) -> None:
+    """Refuse, without looking at an image, data that `splits` could not take: nothing there, or no
+    folders in it. Raises `InputError`.
+    """
+    root = place(data)
+    if isinstance(root, Url):
+        return
+    halves = [_split_folder(root, split) for split in SPLITS] if has_split(root) else [root]
+    for folder in halves:
+        if not os.path.isfile(folder / MANIFEST) and not _folders_in(folder):
+            raise _no_classes(folder)
+
+
 def has_split(data: Path | str) -> bool:
     """Whether data have folders for training and test, or ought to: stores, and what is not there."""
     root = place(data)
@@ -300,23 +313,31 @@ def _from_shards(root: Path | Url) -> Labelled:
     return Labelled(Samples(reader, ids), positions, [str(number) for number in numbers])
 
 
-def _from_folders(root: Path) -> Labelled:
-    """Every folder directly under `root` that holds images, at any depth, is a class."""
+def _folders_in(root: Path) -> list[str]:
+    """The folders directly under `root`, which are the classes that have images."""
     if not os.path.isdir(root):
         raise InputError(
             f"{root} does not exist; give a folder of class folders, or labelled shards"
         )
-    folders = sorted(
-        name for name in next(os.walk(root, onerror=unreadable))[1] if not name.startswith(".")
+    names = next(os.walk(root, onerror=unreadable))[1]
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _no_classes(root: Path) -> InputError:
+    return InputError(
+        f"{root} holds no class folders with images; lay them out as {root}/CLASS/image.jpg"
     )
+
+
+def _from_folders(root: Path) -> Labelled:
+    """Every folder directly under `root` that holds images, at any depth, is a class."""
+    folders = _folders_in(root)
     images = {
         folder: [f"{folder}/{path}" for path in images_under(root / folder)] for folder in folders
     }
     classes = [folder for folder in folders if images[folder]]
     if not classes:
-        raise InputError(
-            f"{root} holds no class folders with images; lay them out as {root}/CLASS/image.jpg"
-        )
+        raise _no_classes(root)
     if set(classes) <= SPLIT_FOLDERS:
         raise InputError(f"{root} holds splits, not classes; give {root / classes[0]}")
     paths = [path for name in classes for path in images[name]]

@@ -3,17 +3,18 @@ damaged one, and for every step whose samples were passed over."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from seer import jsonl
 from seer.data.hashing import mix
-from seer.distributed import all_reduce_sum
 from seer.inputs import read_rows
 from seer.rundir.names import DAMAGED, SKIPPED
 from seer.schema import Integer, ListOf, Record, Text
+
+if TYPE_CHECKING:
+    import torch
 
 # Sums over any number of ranks stay in an int64, and JSON's doubles hold it exactly.
 MODULUS = 1 << 48
@@ -45,8 +46,12 @@ def fingerprint(steps: int | np.ndarray, ids: np.ndarray) -> np.ndarray:
     return (mix(steps, ids) % np.uint64(MODULUS)).astype(np.int64)
 
 
-def over_ranks(seen: int, device: torch.device) -> int:
+def over_ranks(seen: int, device: "torch.device") -> int:
     """The sum of all ranks' fingerprints. A collective."""
+    import torch  # here: whoever reads a ledger needs none of it
+
+    from seer.distributed import all_reduce_sum
+
     return int(all_reduce_sum(torch.tensor(seen, device=device))) % MODULUS
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from seer.config import parse_overrides, resolve
 from seer.eval.task import evaluate
 from seer.eval.tasks import QUICK, options_of
-from seer.interop.layouts import LIBRARIES
-from seer.interop.models import run_of
+from seer.interop.spec import library_of, run_of
 from seer.jsonl import Row
 from seer.results import shown
 from seer.rundir.names import RESULTS
@@ -48,11 +47,11 @@ def baselines(model: str, size: int = 0) -> list[str]:
     """What a model is compared with: the same network untrained, where it can be had by a word, and
     raw pixels, of images of this `size` if it is not 0.
     """
-    library, _, rest = model.partition(":")
     if run := run_of(model):
         untrained = f"{run}:random"
-    elif library in LIBRARIES and rest:
-        untrained = f"{library}:{rest.partition(':')[0]}:random"
+    elif library := library_of(model):
+        name = model.split(":")[1]
+        untrained = f"{library}:{name}:random"
     else:
         untrained = ""
     pixels = f"pixels:{size}" if size else "pixels"

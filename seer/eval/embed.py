@@ -1,7 +1,6 @@
 """Features of every image of a folder or of shards, written as a table."""
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,84 +11,15 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from seer import files, outputs
-from seer.data.decoding.decode import DamagedImage, decode
-from seer.data.folders import Files, images_under, readable
-from seer.data.labelled import Samples, Source
-from seer.data.storage.index import MANIFEST, Manifest
-from seer.data.storage.reader import UNLABELLED, Reader
-from seer.data.storage.store import Url, place
+from seer import files
+from seer.data.decoding.decode import DamagedImage
+from seer.data.folders import readable
 from seer.errors import InputError
 from seer.eval import pixels
+from seer.eval.pile import SHOWN, TABLES, Pile, check_table, open_pile
 from seer.eval.probes.features import FeatureConfig, stack, stream
 
 logger = logging.getLogger("seer.eval")
-
-SHOWN = 5  # damaged images and folders that are named; of the others the number is told
-
-
-@dataclass
-class Pile:
-    """Images to embed, labelled or not.
-
-    Attributes:
-        keys: of shards the index's keys, which `seer shards remove --keys` and `seer audit --key` take; of a folder
-            each image's path relative to it, which is the `source` of shards that are built from it.
-        sources: each image's original, as the shards' index has it; of a folder the same as `keys`.
-        labels: each image's class, or "" where there is none: the shards' label, or the first folder of its path.
-        unread: folders that could not be read.
-    """
-
-    source: Source
-    keys: list[str]
-    sources: list[str]
-    labels: list[str]
-    unread: int = 0
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def image(self, i: int) -> np.ndarray:
-        """`(H, W, 3)` uint8 RGB. Raises `DamagedImage`."""
-        return decode(self.source.bytes(i))
-
-
-def open_pile(data: Path | str) -> Pile:
-    """The images of shards (a folder with a manifest) or of a folder of any depth; `InputError` if
-    there are none.
-    """
-    root = place(data)
-    if isinstance(root, Url) or os.path.isfile(root / MANIFEST):
-        return _from_shards(Manifest.load(root))
-    if not os.path.isdir(root):
-        raise InputError(f"{data}: no such folder; give a folder of images or of shards")
-    unread: list[OSError] = []
-    paths = images_under(root, unread.append)
-    for error in unread[:SHOWN]:
-        logger.warning("left out the folder %s: %s", readable(str(error.filename)), error.strerror)
-    if not paths:
-        raise InputError(
-            f"{data}: holds no images that can be read; give a folder of images or of shards"
-        )
-    names = [readable(path) for path in paths]
-    labels = [readable(path.partition(os.sep)[0]) if os.sep in path else "" for path in paths]
-    return Pile(Files(root, paths), names, names, labels, len(unread))
-
-
-def _from_shards(manifest: Manifest) -> Pile:
-    reader = Reader(manifest)
-    keys: list[str] = []
-    sources: list[str] = []
-    for shard in range(len(manifest.shards)):
-        table = manifest.index(shard, ["key", "source"])
-        keys += [key or "" for key in table["key"].to_pylist()]
-        sources += [source or "" for source in table["source"].to_pylist()]
-    ids = np.arange(len(reader))
-    names = dict(enumerate(manifest.classes or []))
-    names[UNLABELLED] = ""
-    numbers = reader.labels(ids).tolist()
-    labels = [names.get(number, str(number)) for number in numbers]
-    return Pile(Samples(reader, ids), keys, sources, labels)
 
 
 @dataclass(frozen=True)
@@ -114,7 +44,7 @@ class Embedded:
 
 
 def embed(
-    model_spec: str, data: Path | str, out: Path | str, config: FeatureConfig | None = None
+    model_spec: str, data: Path | str | Pile, out: Path | str, config: FeatureConfig | None = None
 ) -> dict[str, Any]:
     """Write key, source, label and features of each image to `out`, `.parquet` or `.npz`.
 
@@ -138,7 +68,7 @@ def embed(
 
 def compute(
     model_spec: str,
-    data: Path | str,
+    data: Path | str | Pile,
     config: FeatureConfig | None = None,
     out: Path | str | None = None,
 ) -> Embedded:
@@ -153,8 +83,8 @@ def compute(
     """
     config = config or FeatureConfig()
     if out is not None:
-        _check_out(Path(out))
-    pile = open_pile(data)
+        check_table(Path(out))
+    pile = data if isinstance(data, Pile) else open_pile(data)
     model = pixels.load(model_spec, pile)
     damaged: dict[int, str] = {}  # why, by the number of the image
 
@@ -170,7 +100,7 @@ def compute(
     parts = list(stream(model, len(pile), load, config, "images", pile.source.name))
     _tell_of_damaged(pile, damaged)
     if not parts:
-        raise InputError(f"{data}: none of its {len(pile)} images can be decoded")
+        raise InputError(f"{pile.place}: none of its {len(pile)} images can be decoded")
     rows = [i for numbers, _ in parts for i in numbers]
     return Embedded(
         keys=[pile.keys[i] for i in rows],
@@ -181,12 +111,6 @@ def compute(
         damaged=len(damaged),
         unread_folders=pile.unread,
     )
-
-
-def _check_out(out: Path) -> None:
-    if out.suffix not in WRITERS:
-        raise InputError(f"{out}: expected a name that ends in {' or '.join(WRITERS)}")
-    outputs.check_writable(out, "--out")
 
 
 def _tell_of_damaged(pile: Pile, damaged: dict[int, str]) -> None:
@@ -231,4 +155,4 @@ def _write_npz(file: BinaryIO, embedded: Embedded) -> None:
     )
 
 
-WRITERS = {".parquet": _write_parquet, ".npz": _write_npz}
+WRITERS = dict(zip(TABLES, (_write_parquet, _write_npz), strict=True))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seer.data.decoding.decode import DamagedImage
 from seer.errors import InputError
 from seer.eval.probes.features import SMALL, Images, whole_or_centre
+from seer.eval.tasks import is_pixels
 from seer.interop.models import Model, load_model
 
 SAMPLE = 2000  # images from which the mean image is taken
@@ -31,9 +32,9 @@ class Pixels(nn.Module):
 
 def load(spec: str, train: Images) -> Model:
     """`load_model`, and besides `pixels[:SIZE]` (default: the images' own short side, 64 at most)."""
-    name, _, size = spec.partition(":")
-    if name != "pixels":
+    if not is_pixels(spec):
         return load_model(spec)
+    _, _, size = spec.partition(":")
     if size and not (re.fullmatch("[0-9]{1,4}", size) and 0 < int(size) <= 1024):
         raise InputError(f"{spec}: expected pixels:SIZE with a SIZE from 1 to 1024")
     return pixels(train, int(size) if size else 0)

@@ -56,6 +56,7 @@ TASKS = {
 }
 
 
+PIXELS = "pixels"  # the word for raw pixels in place of a model
 ALL = "all"  # the word for the quick tasks together, of a model and of what it is compared with
 QUICK = {name: task for name, task in TASKS.items() if task.quick}
 
@@ -85,6 +86,24 @@ def check_request(
         from seer.results import check_results  # slow to import
 
         check_results(out)
+
+
+def check_inputs(task: str, model: str, data: Path | str) -> None:
+    """Refuse a model or data that are not there, as far as that is told at once.
+
+    Raises:
+        InputError: in one line, which.
+    """
+    from seer.data.labelled import check_layout
+    from seer.interop.spec import check_model
+
+    check_layout(data)
+    if is_trained(task) or not is_pixels(model):
+        check_model(model)
+
+
+def is_pixels(model: str) -> bool:
+    return model.partition(":")[0] == PIXELS
 
 
 def is_trained(task: str) -> bool:

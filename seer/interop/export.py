@@ -13,11 +13,12 @@ from torch import nn
 from seer import outputs
 from seer.backbones.base import Backbone
 from seer.backbones.resnet import ResNet
-from seer.errors import InputError, nearest
+from seer.errors import InputError
 from seer.interop import timm, torchvision
 from seer.interop.layouts import layout
 from seer.interop.models import load_model
 from seer.interop.native import save_backbone
+from seer.interop.spec import check_export
 
 HOW_TO_LOAD = {
     "safetensors": lambda backbone: (
@@ -44,18 +45,12 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
         InputError: unknown model or library, a library that cannot express this backbone, an unwritable `out`.
         RuntimeError: the other library's features differ by more than 1e-4 of the largest.
     """
-    if to not in HOW_TO_LOAD:
-        raise InputError(f"--to {to}: no such target{nearest(to, HOW_TO_LOAD)}")
     out = Path(out)
-    if out.suffix != ".safetensors" or out.is_dir():
-        raise InputError(f"--out {out}: give a file whose name ends in .safetensors")
+    check_export(model_spec, to, out)
     outputs.check_writable(out, "--out")
     model = load_model(model_spec)
     backbone = model.backbone
-    if not isinstance(backbone, Backbone):
-        raise InputError(
-            f"{model_spec}: is {to}'s or another library's own already; seer exports seer's backbones"
-        )
+    assert isinstance(backbone, Backbone)
     state = backbone.state_dict()
     about = {"config_hash": model.config_hash, "label": model.label}
     if to != "safetensors":

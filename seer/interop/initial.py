@@ -15,9 +15,10 @@ from seer.backbones import BACKBONES, BackboneConfig, build, canonical
 from seer.backbones.base import Backbone
 from seer.errors import InputError
 from seer.interop.foreign import Pooled
-from seer.interop.layouts import LIBRARIES, blocks_in, names_of
+from seer.interop.layouts import blocks_in, names_of
 from seer.interop.models import load_model
 from seer.interop.native import is_native
+from seer.interop.spec import LIBRARIES
 from seer.interop.weights import Form, check_forms, form, load_strictly, read_weights
 
 OURS = "seer"

@@ -16,8 +16,6 @@ from seer.errors import InputError
 
 T = TypeVar("T")
 
-LIBRARIES = ("torchvision", "timm")
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -1,7 +1,6 @@
 """MODEL, the word of the command line: anything that can be evaluated, from one line of text."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from seer.engine.checkpoint.header import check_file
 from seer.engine.options import RunConfig
 from seer.errors import InputError
 from seer.inputs import read_json, read_yaml
-from seer.interop.layouts import LIBRARIES
 from seer.interop.native import (
     BACKBONE,
     MEAN,
@@ -29,9 +27,9 @@ from seer.interop.native import (
     read_backbone,
     save_backbone,
 )
+from seer.interop.spec import check_model, library_of, split, weights_of
 from seer.interop.weights import check_finite
-from seer.rundir.names import BACKBONE as WEIGHTS
-from seer.rundir.names import CHECKPOINTS, CONFIG, HEADER
+from seer.rundir.names import CONFIG, HEADER
 from seer.schema import DIGEST, Integer, MapOf, MismatchError, Record
 
 __all__ = ["Model", "load_backbone", "load_model", "save_backbone"]
@@ -49,10 +47,7 @@ NEEDED = Record(
 # Keys that change nothing of what is learned, of whatever is trained on images that a `Loader`
 # delivers.
 FREE = incidental(RunConfig) | incidental(LoaderConfig, "loader.")
-STEP = r"step-([0-9]{1,18})"  # a checkpoint's folder
 SUMS = Record({}, {"files": MapOf(Record({}, {"sha256": DIGEST}))})
-
-FORMS = "a run directory, an exported file, BACKBONE:random, timm:NAME[:WEIGHTS] or torchvision:NAME[:WEIGHTS]"
 
 
 @dataclass
@@ -88,9 +83,10 @@ def load_model(spec: str) -> Model:
     Raises:
         InputError: in one line, what is wrong with the spec or the file, and what to do.
     """
-    library, _, rest = spec.partition(":")
-    if library in LIBRARIES and rest:
-        model = _load_foreign(library, *rest.partition(":")[::2])
+    check_model(spec)
+    if library := library_of(spec):
+        name, _, weights = spec.removeprefix(f"{library}:").partition(":")
+        model = _load_foreign(library, name, weights)
     else:
         model = _load_own(spec)
     check_finite(model.backbone.state_dict(), spec)
@@ -102,21 +98,19 @@ def load_backbone(source: Path | str) -> tuple[Backbone, dict[str, Any]]:
     """A trained backbone and its file's metadata, from a run (`RUN`, `RUN:step-100`) or an exported
     file.
     """
-    path, part = _split(str(source))
+    path, part = split(str(source))
     if not os.path.exists(path):
         raise InputError(f"{source}: no such run directory or exported file")
     return read_backbone(path if path.is_file() else _checkpoint(path, part))
 
 
 def _load_own(spec: str) -> Model:
-    path, part = _split(spec)
+    path, part = split(spec)
     if os.path.isdir(path):
         return _load_run(path, part)
     if os.path.isfile(path):
         return _load_file(path)
-    if part == "random":
-        return _load_untrained(str(path))
-    raise InputError(f"{spec}: no such model; expected {FORMS}")
+    return _load_untrained(str(path))
 
 
 def _load_run(run: Path, part: str) -> Model:
@@ -145,10 +139,6 @@ def _load_run(run: Path, part: str) -> Model:
 
 
 def _load_file(path: Path) -> Model:
-    if path.suffix.lower() in (".pth", ".pt", ".bin"):
-        raise InputError(
-            f"{path}: give its architecture, too: timm:NAME:{path} or torchvision:NAME:{path}"
-        )
     backbone, about = read_backbone(path)
     digest = about.get("config_hash") or config_hash(about)
     label = about.get("label") or readable(str(path))
@@ -192,36 +182,9 @@ def _untrained(config: BackboneConfig, seed: int) -> Backbone:
         return build(config)
 
 
-def run_of(spec: str) -> Path | None:
-    """The run directory that MODEL names, if it names one."""
-    library, _, rest = spec.partition(":")
-    if library in LIBRARIES and rest:
-        return None
-    path, _ = _split(spec)
-    return path if os.path.isdir(path) else None
-
-
-def _split(spec: str) -> tuple[Path, str]:
-    """Path and what follows its colon, if it is not the path itself that has the colon."""
-    head, colon, tail = spec.rpartition(":")
-    # By os.path, which raises nothing: names may be too long, folders closed.
-    return (Path(head), tail) if colon and not os.path.exists(spec) else (Path(spec), "")
-
-
 def _checkpoint(run: Path, part: str) -> Path:
     """The backbone file of a run, intact: that of `step-N`, or the newest."""
-    found = run.glob(f"{CHECKPOINTS}/step-*/{WEIGHTS}")
-    matches = {file: re.fullmatch(STEP, file.parent.name) for file in found}
-    files = {int(match[1]): file for file, match in matches.items() if match}
-    if not files:
-        raise InputError(
-            f"{run}: has no finished checkpoint; wait for the first, or use {run}:random"
-        )
-    match = re.fullmatch(STEP, part or f"step-{max(files)}")
-    file = files.get(int(match[1])) if match else None
-    if file is None:
-        steps = ", ".join(f"step-{step}" for step in sorted(files))
-        raise InputError(f"{run}:{part}: no such checkpoint; there are {steps}, and random")
+    file = weights_of(run, part)
     if (file.parent / HEADER).exists():
         read_json(file.parent / HEADER, SUMS)
     check_file(file)
@@ -230,8 +193,6 @@ def _checkpoint(run: Path, part: str) -> Path:
 
 def _run_config(run: Path) -> dict[str, Any]:
     path = run / CONFIG
-    if not path.is_file():
-        raise InputError(f"{run}: not a run directory, it has no {CONFIG}; expected {FORMS}")
     # A bounded file of keys and values, before anything interprets them.
     read_yaml(path, Record({}))
     config = read(path)

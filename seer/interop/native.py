@@ -16,7 +16,8 @@ from seer.backbones import BackboneConfig, build, canonical
 from seer.backbones.base import Backbone
 from seer.errors import InputError
 from seer.inputs import UnreadableError, parse_json
-from seer.interop.layouts import LIBRARIES, layout
+from seer.interop.layouts import layout
+from seer.interop.spec import LIBRARIES
 from seer.interop.weights import check_forms, load_strictly, open_safetensors
 from seer.schema import Choice, Integer, ListOf, Number, Plain, Record, Text, kind_of
 

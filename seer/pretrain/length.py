@@ -14,6 +14,14 @@ def with_steps(config: Pretrain, images: int) -> Pretrain:
     return replace(config, steps=max(1, round(config.epochs * images / config.batch_size)))
 
 
+def check_images(config: Pretrain, images: int) -> None:
+    """Refuse so few images that they are no batch. Raises `InputError`."""
+    if images < config.batch_size:
+        raise InputError(
+            f"{config.data}: {images} images are fewer than one batch; use batch_size={images} or less"
+        )
+
+
 def foreseen(config: Pretrain) -> Pretrain:
     """The same where nothing is to be trained yet: by the manifest of data that can be read here.
 

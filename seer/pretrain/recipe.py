@@ -2,6 +2,7 @@
 misspelt key is told at once; whether the run can be is told by `rehearsal`.
 """
 
+import os
 import re
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
@@ -19,6 +20,7 @@ from seer.engine.schedule import effective, value
 from seer.errors import InputError
 from seer.hardware import Hardware, find
 from seer.inputs import read_text
+from seer.interop.spec import check_initial
 from seer.methods import METHOD_CONFIGS
 from seer.methods.options import SwAVConfig
 from seer.rundir.names import CONFIG
@@ -117,6 +119,19 @@ def whole_places(config: Pretrain) -> dict[str, int]:
     return {
         name: whole_steps(getattr(method, name), config.steps, f"method.{name}") for name in places
     }
+
+
+def check_start(config: Pretrain) -> None:
+    """Refuse a run directory that is a file, and of a run that is new, weights that are not there.
+
+    Raises:
+        InputError: in one line, which.
+    """
+    run_dir = Path(config.run_dir)
+    if os.path.isfile(run_dir):
+        raise InputError(f"{run_dir}: is a file; give another run_dir")
+    if config.init and not (run_dir / CONFIG).exists():
+        check_initial(config.init)
 
 
 def check_run_dir(config: Pretrain) -> None:

@@ -4,7 +4,6 @@ its method, built.
 
 import logging
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,8 +26,8 @@ from seer.errors import InputError
 from seer.interop.initial import load_initial
 from seer.methods import METHODS, make
 from seer.methods.base import Method
-from seer.pretrain.length import foreseen
-from seer.pretrain.recipe import Pretrain, check_run_dir, check_settings, load_config
+from seer.pretrain.length import check_images
+from seer.pretrain.recipe import Pretrain, check_settings
 from seer.processes import usable_cores
 
 logger = logging.getLogger("seer")
@@ -38,19 +37,6 @@ TOO_LARGE = (
     "seer plan tells what it needs"
 )
 PAGE = 4096  # bytes; each encoded image has pages of its own
-
-
-def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = False) -> Path:
-    """Check, before a job is queued, what `ranks` processes elsewhere would refuse; the run's
-    directory.
-    """
-    config = foreseen(load_config(recipe, overrides, allow_env))
-    check_settings(config, ranks)
-    check_run_dir(config)
-    rehearse(config)
-    if Path(config.data).parent.is_dir():  # or else it is in a store, or on the other hosts alone
-        Manifest.load(config.data)
-    return Path(config.run_dir)
 
 
 def rehearse(config: Pretrain) -> None:
@@ -75,11 +61,7 @@ def rehearse(config: Pretrain) -> None:
 def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     """Everything about a configuration that its types do not say; raises `InputError`."""
     check_settings(config, world.size)
-    if manifest.samples < config.batch_size:
-        less = f"use batch_size={manifest.samples} or less"
-        raise InputError(
-            f"{config.data}: {manifest.samples} images are fewer than one batch; {less}"
-        )
+    check_images(config, manifest.samples)
     check_memory(config, manifest, world)
     rehearse(config)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from seer.data.labelled import Labelled, splits
 from seer.errors import InputError, first_line
 from seer.eval.probes.features import in_threads, watch
+from seer.speedrun.entry import PICKLED, pickled
 
-PICKLED = "cifar-10-batches-py"  # CIFAR-10 as its authors publish it
 TOGETHER = 500  # images of a thread's turn
 
 
@@ -42,7 +42,7 @@ def read(data: Path | str) -> tuple[Pixels, Labels]:
     Raises:
         InputError: these are not there, an image cannot be decoded, sizes differ, the memory is too small.
     """
-    folder = _pickled(Path(data))
+    folder = pickled(Path(data))
     if folder is not None:
         train, test = (_unpickled(folder, training) for training in (True, False))
         classes = 10
@@ -87,13 +87,6 @@ def _decoded(images: Labelled) -> tuple[np.ndarray, np.ndarray]:
     for _ in watch(in_threads(load, parts, os.cpu_count() or 1), len(parts), "decoding", "parts"):
         pass
     return _in_order(pixels, images.labels)
-
-
-def _pickled(data: Path) -> Path | None:
-    """The folder that holds CIFAR-10's own folder, if `data` is one of both."""
-    if data.name == PICKLED and data.is_dir():
-        return data.parent
-    return data if (data / PICKLED).is_dir() else None
 
 
 def _unpickled(folder: Path, training: bool) -> tuple[np.ndarray, np.ndarray]:

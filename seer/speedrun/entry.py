@@ -30,6 +30,7 @@ from seer.schema import (
 from seer.steps import PLACE
 
 RECIPES = configuration.RECIPES / "speedrun"
+PICKLED = "cifar-10-batches-py"  # CIFAR-10 as its authors publish it
 
 
 @dataclass
@@ -93,3 +94,18 @@ def check(config: Speedrun, ranks: int) -> None:
             raise InputError(
                 f"{key}={place}: a speedrun has a time and no number of steps; give a share of it, below 1"
             )
+
+
+def check_data(config: Speedrun) -> None:
+    """What can be told of the images without looking at one; raises `InputError`."""
+    from seer.data.labelled import check_layout  # slow to import
+
+    if pickled(Path(config.data)) is None:
+        check_layout(config.data)
+
+
+def pickled(data: Path) -> Path | None:
+    """The folder that holds CIFAR-10's own folder, if `data` is one of both."""
+    if data.name == PICKLED and data.is_dir():
+        return data.parent
+    return data if (data / PICKLED).is_dir() else None

@@ -109,11 +109,17 @@ def plan(
     if sweep:
         outputs.check_writable(plot, "--plot")
     from seer.hardware import find
-    from seer.pretrain.recipe import load_config
+    from seer.pretrain.recipe import check_settings, load_config
 
     # Before torch is imported.
     find(gpu)
-    load_config(config, ["data=.", *(overrides or [])], allow_env)
+    resolved = load_config(config, ["data=.", *(overrides or [])], allow_env)
+    if resolved.steps:
+        check_settings(resolved, gpus)
+    if calibrate:
+        from seer.rundir.rundir import RunDir
+
+        RunDir(calibrate).check("--calibrate")
     from seer.planning.plan import Options, draw
     from seer.planning.plan import plan as run
 

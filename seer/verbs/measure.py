@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from seer.eval.tasks import ALL, TASKS, check_request, is_trained
+from seer.eval.tasks import ALL, TASKS, check_inputs, check_request, is_pixels, is_trained
 from seer.readiness import index_tars
 from seer.terminal import (
     Json,
@@ -57,7 +57,10 @@ def evaluate(
     """Measure a backbone on labelled images; values come with 95 % intervals."""
     from seer import forkserver
 
-    check_request(task, model, data, overrides or [], out, nproc)  # before torch is imported
+    # Before torch is imported, which takes seconds.
+    check_request(task, model, data, overrides or [], out, nproc)
+    index_tars(data, *(f"{data}/{split}" for split in ("train", "test", "val")))
+    check_inputs(task, model, data)
     if is_trained(task):
         outlast_terminal()
         forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
@@ -66,7 +69,6 @@ def evaluate(
     from seer.eval.task import evaluate as run
     from seer.results import describe
 
-    index_tars(data, *(f"{data}/{split}" for split in ("train", "test", "val")))
     if task == ALL:
         rows = evaluate_all(model, data, overrides or [], out)
         say(*table(rows), json_target=json_target)
@@ -91,10 +93,19 @@ def embed(
     json_target: Json = "",
 ) -> None:
     """Write a backbone's features of every image."""
+    from seer.eval.pile import check_table, open_pile
+    from seer.interop.spec import check_model
+
+    # Before torch is imported.
+    check_table(out)
+    if not is_pixels(model):
+        check_model(model)
+    index_tars(data)
+    pile = open_pile(data)
+
     from seer.eval.embed import embed as run
 
-    index_tars(data)
-    summary = run(model, data, out)
+    summary = run(model, pile, out)
     say(
         f"{summary['samples']} × {summary['dimensions']} features in {summary['out']}",
         json_target=json_target,
@@ -112,6 +123,9 @@ def export(
     json_target: Json = "",
 ) -> None:
     """Write a backbone for another library, and check that it gives the same features there."""
+    from seer.interop.spec import check_export
+
+    check_export(model, to, out)  # before torch is imported
     from seer.interop.export import export as run
 
     summary = run(model, to, out)

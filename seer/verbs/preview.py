@@ -41,12 +41,7 @@ def preview_pretrain(
 ) -> Path:
     """What a launched `pretrain` would refuse; its run directory."""
     check_one(nproc)
-    from seer.pretrain.recipe import check_settings, load_config
-
-    check_settings(
-        load_config(config, overrides or [], allow_env), ranks
-    )  # before torch is imported
-    from seer.pretrain.rehearsal import preview
+    from seer.pretrain.beforehand import preview
 
     return preview(config, overrides or [], ranks, allow_env).absolute()
 

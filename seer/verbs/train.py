@@ -74,25 +74,31 @@ def pretrain(
 ) -> None:
     """Pretrain a backbone. The same command again continues the run."""
     from seer import forkserver
-    from seer.pretrain.ending import is_alone, is_finished, last_lines
-    from seer.pretrain.length import foreseen
-    from seer.pretrain.recipe import check_run_dir, check_settings, load_config
+    from seer.pretrain.recipe import check_run_dir, check_settings, check_start, load_config
 
     outlast_terminal()  # also what is said at the end
 
-    # What is wrong is told, and what is done already, before torch is imported, which takes seconds.
+    # What is wrong is told, and what is done already, before torch is imported, which takes seconds;
+    # and a key that is misspelt before whatever reads data is.
     resolved = load_config(config, overrides or [], allow_env)
+    check_start(resolved)
+    from seer.data.storage.index import Manifest
+    from seer.pretrain.ending import is_alone, is_finished, last_lines
+    from seer.pretrain.length import check_images, with_steps
+
     alone = is_alone()
     if alone and resolved.steps:
         check_settings(resolved, nproc)
     index_tars(resolved.data, nested=True)
     resolved = replace(resolved, data=as_shards(resolved.data, resolved.run_dir))
-    resolved = foreseen(resolved)
+    images = Manifest.load(resolved.data).samples
+    resolved = with_steps(resolved, images)
     if alone:
         check_settings(resolved, nproc)
     check_run_dir(resolved)
     if alone and is_finished(resolved):
         return say(*last_lines(resolved))
+    check_images(resolved, images)
 
     # Imports while this process does.
     forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
@@ -126,15 +132,19 @@ def speedrun(
     kNN accuracy against the clock.
     """
     from seer import forkserver
-    from seer.speedrun.entry import load_config
+    from seer.speedrun.entry import check, check_data, load_config
 
-    resolved = load_config(config, overrides or [], allow_env)  # before torch is imported
+    # Before torch is imported.
+    resolved = load_config(config, overrides or [], allow_env)
+    check(resolved, nproc)
+    index_tars(*(f"{resolved.data}/{split}" for split in ("train", "test", "val")))
+    check_data(resolved)
+
     if nproc > 1:
         forkserver.start(forkserver.TRAINING)
     from seer.processes import spawn
     from seer.speedrun.run import describe, run
 
-    index_tars(*(f"{resolved.data}/{split}" for split in ("train", "test", "val")))
     alone = nproc == 1
     row = run(resolved) if alone else spawn(run, nproc, resolved, device=resolved.device)[0]
     say(describe(row), json_target=json_target)

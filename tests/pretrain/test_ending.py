@@ -1,10 +1,7 @@
 """The end of a run: told at once when it is over, with what limited it and what comes next."""
 
-import json
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,37 +11,7 @@ from seer.pretrain.ending import Shares, is_finished, last_lines, limited_by, sh
 from seer.pretrain.recipe import load_config
 from seer.pretrain.run import run
 from seer.rundir.names import latest
-
-# Commands in one process that has no torch; of each what it printed and its exit code.
-WITHOUT_TORCH = """
-import contextlib, io, json, sys
-sys.modules["torch"] = None  # whoever imports it fails
-from seer import cli
-from seer.backbones import BACKBONES
-BACKBONES["regnety_tiny"] = None  # the name is enough
-cli.answer_interrupts = lambda: None
-for words in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        sys.argv = ["seer", *words]
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as error:
-            code = error.code
-    print(json.dumps([code or 0, out.getvalue(), err.getvalue()]))
-"""
-
-
-def without_torch(*commands: list[str]) -> list[tuple[int, str, str]]:
-    """Exit code, stdout and stderr of each command."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, json.dumps(commands)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+from tests.kit.torchless import without_torch
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from seer.engine.schedule import effective
 from seer.errors import InputError
 from seer.planning.footprint import measure
 from seer.pretrain import rehearsal
+from seer.pretrain.beforehand import preview
 from seer.pretrain.length import foreseen, with_steps
 from seer.pretrain.recipe import (
     Pretrain,
@@ -33,7 +34,7 @@ from seer.pretrain.recipe import (
     saved_config,
     whole_places,
 )
-from seer.pretrain.rehearsal import announce, build_method, initialise, preview
+from seer.pretrain.rehearsal import announce, build_method, initialise
 from seer.pretrain.run import run
 from tests.kit.runs import rows
 

@@ -21,7 +21,7 @@ from seer.data.storage.index import MANIFEST, Manifest, index_path, write_index
 from seer.data.storage.reader import Reader
 from seer.data.storage.remote import FetchConfig, ReadAhead
 from seer.errors import InputError
-from seer.eval.embed import open_pile
+from seer.eval.pile import open_pile
 from tests.kit.pictures import coloured_jpeg
 from tests.kit.servers import be_impatient, files, serve
 from tests.kit.shards import write_shards

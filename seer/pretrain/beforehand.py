@@ -1,0 +1,31 @@
+"""What a run that is launched elsewhere would refuse, told before it is queued; first what needs no
+torch, which takes seconds to import.
+"""
+
+from pathlib import Path
+
+from seer.data.storage.index import Manifest
+from seer.pretrain.length import foreseen
+from seer.pretrain.recipe import check_run_dir, check_settings, check_start, load_config
+
+
+def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = False) -> Path:
+    """Check what `ranks` processes elsewhere would refuse; the run's directory.
+
+    Raises:
+        InputError: in one line, what they would.
+    """
+    config = load_config(recipe, overrides, allow_env)
+    if config.steps:
+        check_settings(config, ranks)
+    config = foreseen(config)
+    check_settings(config, ranks)
+    check_start(config)
+    check_run_dir(config)
+    if Path(config.data).parent.is_dir():  # or else it is in a store, or on the other hosts alone
+        Manifest.load(config.data)
+
+    from seer.pretrain.rehearsal import rehearse
+
+    rehearse(config)
+    return Path(config.run_dir)
