@@ -148,7 +148,8 @@ def slurm(
 @app.command(
     epilog=example(
         "seer launch torchrun --gpus-per-node 8 -- pretrain swav_regnety_16gf data=shards/",
-        "seer launch torchrun --nodes 2 --node-rank 0 --endpoint host0:29500 --gpus-per-node 8 -- pretrain ...",
+        "seer launch torchrun --nodes 2 --node-rank 0 --endpoint host0:29500 --gpus-per-node 8 "
+        "-- pretrain swav_regnety_16gf data=shards/",
     )
 )
 def torchrun(

@@ -7,6 +7,7 @@ import typer
 
 from launch.cli import app as launch_app
 from seer import __version__, verbs
+from seer.commands import unwrap_help
 from seer.errors import CONTINUES, TOLD, StoppedError
 from seer.start import INTERRUPTED, LINE, answer_interrupts, tell
 from seer.terminal import FULL, discard, homes_written_out, prepare, warn
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(verbs.app)
 app.add_typer(launch_app, name="launch")
+unwrap_help(app)
 
 
 def _version(value: bool) -> None:

@@ -1,5 +1,6 @@
 """How the verbs are parsed, where typer's own way leaves people in doubt."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,18 @@ from typer.core import TyperCommand
 from seer.errors import InputError, quoted
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # Click's, whether that is typer's own copy or not
+
+
+def unwrap_help(app: typer.Typer) -> None:
+    """Have each paragraph of the verbs' docstrings, which are wrapped for readers of the code, be one
+    line: terminals wrap by themselves.
+    """
+    for command in app.registered_commands:
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for group in app.registered_groups:
+        if group.typer_instance:
+            unwrap_help(group.typer_instance)
 
 
 class RecipeCommand(TyperCommand):

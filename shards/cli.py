@@ -30,7 +30,7 @@ def _tell(report: Any, json_target: str) -> None:
     epilog=example(
         "seer shards build ~/photos more.tar --out shards --max-side 1024",
         "seer shards build urls.parquet --columns url=URL,caption=TEXT --out shards --shorter-side 512",
-        "seer shards build urls.parquet --out shards --part slurm    (in each task of a job array)",
+        "seer shards build urls.parquet --out shards --part slurm    # in each task of a job array",
     ),
 )
 @flags

@@ -13,7 +13,7 @@ from seer import config as configuration
 from seer.backbones import canonical
 from seer.backbones.options import BackboneConfig
 from seer.config.layers import Scalar, Tree
-from seer.data.crops.draws import DEFAULT_VIEWS, View
+from seer.data.crops.options import DEFAULT_VIEWS, View, check_views
 from seer.data.options import LoaderConfig
 from seer.engine.options import RunConfig, check_batch, check_parallel
 from seer.engine.schedule import effective, value
@@ -107,6 +107,7 @@ def check_settings(config: Pretrain, ranks: int) -> None:
         )
     if config.log.plan not in ("auto", "none"):
         find(config.log.plan, "log.plan")
+    check_views(config.views)
     canonical(config.backbone.name)
     value(effective(config.schedule, config.batch_size, config.steps), 0, config.steps)
     whole_places(config)

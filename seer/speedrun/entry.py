@@ -7,7 +7,7 @@ from typing import Any
 
 from seer import config as configuration
 from seer.backbones.options import BackboneConfig
-from seer.data.crops.draws import DEFAULT_VIEWS, View
+from seer.data.crops.options import DEFAULT_VIEWS, View
 from seer.engine.options import OptimConfig, ParallelConfig
 from seer.engine.schedule import ScheduleConfig
 from seer.errors import InputError

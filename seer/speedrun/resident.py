@@ -29,9 +29,8 @@ from seer.data.crops.draws import (
     TOP,
     UNIFORMS,
     Op,
-    View,
-    check_views,
 )
+from seer.data.crops.options import View, check_views
 from seer.data.hashing import mix
 from seer.data.ledger import MODULUS, fingerprint
 from seer.data.views import Views

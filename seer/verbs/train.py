@@ -62,7 +62,7 @@ def quickstart(
     cls=RecipeCommand,
     epilog=example(
         "seer pretrain swav_small data=photos/ epochs=100",
-        "seer pretrain swav_small data=shards/ steps=5000",
+        "seer pretrain swav_small data=shards/ steps=5000 run_dir=runs/shards",
         "seer pretrain swav_regnety_16gf data=shards/ batch_size=64 --nproc 2",
     ),
 )

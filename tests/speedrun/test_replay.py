@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from seer.data.crops.draws import View
+from seer.data.crops.options import View
 from seer.distributed import World
 from seer.engine.learner import Step
 from seer.engine.step import forward_backward

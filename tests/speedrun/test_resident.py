@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seer.data.crops.augment import Normalise, augment_batch
-from seer.data.crops.draws import FLIP, UNIFORMS, Op, View, draw_appearance
+from seer.data.crops.draws import FLIP, UNIFORMS, Op, draw_appearance
 from seer.data.crops.draws import draw_boxes as draw_on_host
+from seer.data.crops.options import View
 from seer.distributed import World
 from seer.errors import InputError
 from seer.speedrun.resident import (

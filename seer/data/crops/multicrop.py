@@ -21,17 +21,15 @@ from seer.data.crops import arena
 from seer.data.crops.augment import Normalise, augment_batch, augment_crop
 from seer.data.crops.draws import (
     BOX_UNIFORMS,
-    DEFAULT_VIEWS,
     Appearance,
     Boxes,
     Look,
-    View,
-    check_views,
     concatenate,
     crop_uniforms,
     draw_appearance,
     draw_boxes,
 )
+from seer.data.crops.options import DEFAULT_VIEWS, View, check_views
 from seer.data.decoding.decode import reduced
 from seer.data.members import Extras
 from seer.data.views import Views

@@ -30,11 +30,11 @@ from seer.data.crops.draws import (
     ORDERS,
     Appearance,
     Op,
-    View,
     concatenate,
     crop_uniforms,
     draw_appearance,
 )
+from seer.data.crops.options import View
 from seer.errors import InputError
 
 LEVELS = Normalise((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # leaves levels as they are

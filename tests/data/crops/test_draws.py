@@ -11,17 +11,14 @@ from scipy.stats import binomtest, chisquare, ks_2samp, kstest, uniform
 from torchvision.transforms import RandomResizedCrop
 
 from seer.data.crops.draws import (
-    DEFAULT_VIEWS,
-    MAX_CROPS,
     ORDERS,
     UNIFORMS,
     Op,
-    View,
-    check_views,
     crop_uniforms,
     draw_appearance,
     draw_boxes,
 )
+from seer.data.crops.options import DEFAULT_VIEWS, MAX_CROPS, View, check_views
 from seer.errors import InputError
 
 N = 20_000
