@@ -17,7 +17,7 @@ FLOORS = """
     seer seer.data shards launch
     seer.background seer.errors seer.files seer.forkserver seer.start
     seer.hardware seer.kernels seer.outputs seer.registry seer.rendezvous seer.schema
-    seer.commands seer.distributed seer.flags seer.inputs seer.precision seer.steps seer.terminal
+    seer.commands seer.distributed seer.flags seer.inputs seer.precision seer.steps seer.templates seer.terminal
     seer.config seer.jsonl seer.processes
     seer.rundir
     seer.results

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from seer import __version__, inputs, outputs
 from seer.report.changes import changes, cut, differing, sections
 from seer.report.charts import further_charts, sign_charts, training_charts
@@ -27,6 +25,7 @@ from seer.report.scoreboard import boards
 from seer.report.verdict import against_first, against_untrained, baseline, standing
 from seer.results import shown, title_of
 from seer.rundir.names import REPORT
+from seer.templates import template
 
 LONGEST_NAME = 200  # characters
 LONGEST_REMARK = 2_000
@@ -60,11 +59,7 @@ def write_page(runs: Sequence[RunFiles], out: Path) -> Path:
 
 def render(runs: Sequence[RunFiles]) -> str:
     """The page as a text."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("page.html.j2")
+    page = template(Path(__file__).parent, "page.html.j2")
     return page.render(_of_all(runs) | (_of_one(runs[0]) if len(runs) == 1 else _of_several(runs)))
 
 

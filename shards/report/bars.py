@@ -14,6 +14,7 @@ RIGHT = 10
 TOP = 12
 BOTTOM = 30
 MOST_TICKS = 6
+NEAR_END = 0.94  # of the axis: what is written from there on ends at its tick, within the box
 
 
 def histogram_svg(
@@ -45,9 +46,10 @@ def histogram_svg(
         )
     for tick, place in value_ticks(edges[0], edges[-1]):
         x = LEFT + place * (WIDTH - RIGHT - LEFT)
+        anchor = "end" if place > NEAR_END else "middle"
         parts.append(
             f'<line class="notch" x1="{x:.1f}" x2="{x:.1f}" y1="{floor}" y2="{floor + 4}"/>'
-            f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{html.escape(shown(tick))}</text>'
+            f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="{anchor}">{html.escape(shown(tick))}</text>'
         )
     return (
         f'<svg class="histogram" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '

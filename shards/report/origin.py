@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from seer.data.storage.index import Manifest
-from shards.options import BuildOptions
+from shards.options import BuildOptions, DedupOptions
 from shards.records import quarantine
 
 
@@ -15,7 +15,10 @@ def made_by(manifest: Manifest) -> dict[str, Any]:
     which may be none. All are empty where shards were not built by `seer shards build`.
     """
     options = manifest.build.get("options", {})
+    # What is kept out for evaluation is looked for by hashes: their distance goes with it.
     defaults = BuildOptions().identity()
+    if options.get("distance") == DedupOptions().distance:
+        defaults["distance"] = options["distance"]
     changed = [name for name, value in options.items() if value != defaults.get(name)]
     excluded = options.get("exclude")
     sets = [path for path in excluded if isinstance(path, str)] if excluded else []

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from seer import files
+from seer import __version__, files
 from seer.data.storage.index import Manifest
+from seer.templates import template
 from shards.records import state
 from shards.report import sampled
 from shards.report.bars import histogram_svg
+from shards.report.pairs import MOST
+from shards.report.stats import REST
 
 THUMBNAILS = 60
 SIDE = 96
@@ -68,19 +70,18 @@ def write_page(figures: dict[str, Any], out: Path) -> None:
     """Write `figures`, as `shards.report.stats.stats` gives them, duplicates beside their originals
     and a random contact sheet to the file `out`.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     manifest = Manifest.load(figures["directory"])
-    page = environment.get_template("page.html.j2").render(
+    page = template(Path(__file__).parent, "page.html.j2").render(
         figures=figures,
+        title=Path(figures["directory"]).resolve().name,
         headlines=_headlines(figures),
         histograms=[_histogram(name, figures) for name in figures["histograms"]],
-        bars=[(title, _bars(counts)) for title, counts in _tables(figures).items() if counts],
+        bars=[(title, about, _bars(counts)) for title, about, counts in _tables(figures) if counts],
         pairs=_pairs(manifest, figures["pairs"]),
         options=_options(figures["build"]),
         pictures=_pictures(manifest),
+        most_pairs=MOST,
+        version=__version__,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with state.writing(out):
@@ -94,10 +95,10 @@ def _headlines(figures: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("Images", f"{figures['samples']:,}"),
         ("Shards", f"{figures['shards']:,}"),
-        ("Bytes", _bytes(figures["bytes"])),
+        ("Size", _bytes(figures["bytes"])),
         ("Exact duplicates", f"{figures['duplicates']:,}"),
         ("Near duplicates", "not looked for" if near is None else f"{near:,}"),
-        ("In evaluation sets", f"{sum(excluded.values()):,} left out" if excluded else "none named"),
+        ("Left out for evaluation", f"{sum(excluded.values()):,}" if excluded else "no set named"),
         ("Quarantined", f"{sum(figures['quarantined'].values()):,}"),
     ]  # fmt: skip
     return lines + (
@@ -105,30 +106,44 @@ def _headlines(figures: dict[str, Any]) -> list[tuple[str, str]]:
     )
 
 
-def _tables(figures: dict[str, Any]) -> dict[str, dict[str, int]]:
-    return {
-        "Formats": figures["formats"],
-        "Other members": figures["extras"],
-        "Sources": figures["sources"],
-        "Quarantine": figures["quarantined"],
-        "Ignored files": figures["ignored"],
-        "Classes": figures["classes"] or {},
-    }
+def _tables(figures: dict[str, Any]) -> list[tuple[str, str, dict[str, int]]]:
+    """`(title, what is to be known besides, counts)` of what is drawn as bars."""
+    classes = figures["classes"] or {}
+    about = f"{len(classes):,}"
+    if figures["unlabelled"]:
+        about += f"; {figures['unlabelled']:,} images have none"
+    return [
+        ("Classes", about, classes),
+        ("Sources", "host, archive or first folder", figures["sources"]),
+        ("Formats", "", figures["formats"]),
+        ("Other members", "files beside the images", figures["extras"]),
+        ("Quarantine", "why images were left out", figures["quarantined"]),
+        ("Ignored files", "no images", figures["ignored"]),
+    ]
 
 
-def _bars(counts: dict[str, int]) -> list[tuple[str, int, float]]:
-    """`(name, count, share of the largest in %)`, the largest first, the small ones summed up."""
-    ranked = sorted(counts.items(), key=lambda item: -item[1])
-    rest = sum(count for _, count in ranked[MOST_BARS:])
-    shown = ranked[:MOST_BARS] + ([(f"{len(ranked) - MOST_BARS:,} others", rest)] if rest else [])
-    most = max(max(count for _, count in shown), 1)
-    return [(name, count, round(100 * count / most, 2)) for name, count in shown]
+def _bars(counts: dict[str, int]) -> list[tuple[str, int, float | None]]:
+    """`(name, count, share of the largest in %)`, the largest first; the small ones summed up,
+    without a bar, which would dwarf all others.
+    """
+    named = {name: count for name, count in counts.items() if name != REST}
+    ranked = sorted(named.items(), key=lambda item: -item[1])
+    most = max([1, *named.values()])
+    rows: list[tuple[str, int, float | None]] = [
+        (name, count, round(100 * count / most, 2)) for name, count in ranked[:MOST_BARS]
+    ]
+    further = len(ranked) - MOST_BARS
+    rest = counts.get(REST, 0) + sum(count for _, count in ranked[MOST_BARS:])
+    if rest:
+        rows.append(("all others" if REST in counts else f"{further:,} others", rest, None))
+    return rows
 
 
 def _histogram(name: str, figures: dict[str, Any]) -> Histogram:
     title, unit, shown = TITLES[name]
     if figures[name]["min"] == figures[name]["max"]:
-        return Histogram(title, unit, Markup(), f"All images: {shown(figures[name]['min'])}.")
+        value = shown(figures[name]["min"]) + (" px" if unit == "px" else "")
+        return Histogram(title, unit, Markup(), f"The same for all images: {value}.")
     bins = figures["histograms"][name]
     edges = bins["edges"]
     outside = []

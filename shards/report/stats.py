@@ -29,6 +29,7 @@ BINS = 24
 OUTSIDE = 0.01  # of the values, at each end of a histogram
 MOST_NAMED = 20  # quarantine entries listed one by one
 MOST_SOURCES = 30
+REST = "…"  # what the rarest are summed up as
 SOURCE = re.compile(r"\w+://(?:[^/@]*@)?([^/]+)|(.*?\.(?:tar|zip|parquet))/|(?:\./|/)?([^/]+)/")
 
 
@@ -136,7 +137,7 @@ def _origin(source: str) -> str:
 def _commonest(counter: Counter) -> dict[str, int]:
     ranked = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in ranked[MOST_SOURCES:])
-    return dict(ranked[:MOST_SOURCES]) | ({"…": rest} if rest else {})
+    return dict(ranked[:MOST_SOURCES]) | ({REST: rest} if rest else {})
 
 
 def _near(manifest: Manifest) -> pa.Table:

@@ -24,8 +24,8 @@ from shards.indexing import index
 from shards.options import DedupOptions
 from shards.report.bars import BOTTOM, HEIGHT, TOP, count_ticks, histogram_svg, value_ticks
 from shards.report.origin import _is_tail
-from shards.report.page import write_page
-from shards.report.stats import _commonest, _histogram, _origin, lines, stats
+from shards.report.page import _bars, write_page
+from shards.report.stats import REST, _commonest, _histogram, _origin, lines, stats
 from shards.verify import verify
 from tests.kit.pictures import encoded
 from tests.shards.sources.test_scan import pack
@@ -209,6 +209,41 @@ def test_bars_are_as_long_as_their_counts(folder, tmp_path):
     ]
 
 
+def test_what_is_summed_up_has_no_bar_and_dwarfs_none():
+    counts = {f"c{i:02}": 20 - i for i in range(20)}
+    rows = _bars(counts)
+    assert rows[0] == ("c00", 20, 100.0)
+    assert rows[-1] == ("5 others", 1 + 2 + 3 + 4 + 5, None)
+    assert sum(count for _, count, _ in rows) == sum(counts.values())
+    assert _bars({REST: 1000, "a": 4, "b": 2}) == [
+        ("a", 4, 100.0),
+        ("b", 2, 50.0),
+        ("all others", 1000, None),
+    ]
+
+
+def test_classes_come_first_with_their_number(folder, tmp_path):
+    files = {f"{name}/{i}.jpg": encoded(i) for name in ("b", "a") for i in range(3)}
+    build([folder(files)], tmp_path / "out", BuildOptions(workers=1, labels=True))
+    write_page(stats(tmp_path / "out"), tmp_path / "page.html")
+    cards = re.findall(r"<h3>(\w[\w ]*) <span>([^<]*)</span>", (tmp_path / "page.html").read_text())
+    names = [name for name, _ in cards]
+    assert names.index("Classes") < names.index("Sources") < names.index("Formats")
+    assert dict(cards)["Classes"] == "2"
+
+
+def test_names_neither_turn_around_nor_hide_what_follows(folder, tmp_path):
+    name = "x" * 90 + "\u202egpj"
+    files = {f"{name}/{i}.jpg": encoded(i) for i in range(3)} | {"\u200bbad\u202e.jpg": b"no image"}
+    build([folder(files)], tmp_path / "out", BuildOptions(workers=1, labels=True))
+    write_page(stats(tmp_path / "out"), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.replace("\n", "").isprintable()
+    assert "\\u200bbad\\u202e.jpg" in page
+    (row,) = re.findall(r'<th scope="row">(x+….*?)</th>', page)[:1]
+    assert row.endswith("x\\u202egpj")
+
+
 def test_axes_have_ticks_and_say_what_is_not_drawn(folder, tmp_path, monkeypatch):
     files = {f"{i}.jpg": encoded(i, size=(40 + i, 60)) for i in range(10)}
     files |= {"wide.jpg": encoded(11, size=(40, 900)), "narrow.jpg": encoded(12, size=(40, 9))}
@@ -217,6 +252,8 @@ def test_axes_have_ticks_and_say_what_is_not_drawn(folder, tmp_path, monkeypatch
     write_page(stats(tmp_path / "out"), tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "Median 60. Not drawn: 1 below 60, down to 9; 1 above 60.6, up to 900." in text
+    (place, title) = re.findall(r'<p class="place">(.*?)</p>\n<h1>(.*?)</h1>', text)[0]
+    assert (place, title) == (str(tmp_path / "out"), "out")
     (height,) = re.findall(r'<svg [^>]*aria-label="Height from[^>]*>(.*?)</svg>', text, re.DOTALL)
     labels = re.findall("<text[^>]*>([^<]*)</text>", height)
     assert "0" in labels
@@ -265,7 +302,7 @@ def test_the_page_says_how_the_shards_were_built(folder, tmp_path):
     build([images], tmp_path / "out", options)
     figures = stats(tmp_path / "out")
     assert figures["build"]["excluded"] == {str(test): 2, str(other): 0}
-    assert set(figures["build"]["changed"]) == {"shard_size", "exclude", "distance"}
+    assert set(figures["build"]["changed"]) == {"shard_size", "exclude"}  # nobody gave a distance
     text = lines(figures)
     assert f"evaluation set {test}: 2 images left out" in text
     assert f"evaluation set {other}: 0 images left out" in text
