@@ -34,7 +34,7 @@ def changes(run: RunFiles) -> Changes:
     """The keys in which a run differs from its recipe, and those that were given on its command
     line. A recipe in a file of its own is not read: a stranger's run directory may name any file.
     """
-    config = configuration.flatten(run.config)
+    config = _settings(run)
     words = _words(run.environment.get("command", ""))
     recipe = _recipe(run, words)
     values = _values(recipe)
@@ -47,19 +47,49 @@ def changes(run: RunFiles) -> Changes:
             rows.append((key, text_of(value), text_of(values[key])))
         elif key not in values and _is_given(key, words):
             rows.append((key, text_of(value), "not set" if recipe else UNSET))
-    return Changes(recipe, rows[:MOST])
+    return Changes(recipe, sorted(rows, key=lambda row: _importance(row[0]))[:MOST])
 
 
-def differing(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]:
-    """The keys in which runs differ, each with its value in every run."""
-    configs = [configuration.flatten(run.config) for run in runs]
+Rows = list[tuple[str, list[str]]]  # a key, and its value in every run
+
+
+def differing(runs: Sequence[RunFiles]) -> Rows:
+    """The keys in which those runs differ that have them, and those that matter most."""
+    rows = [
+        (key, values)
+        for key, values in _unlike(runs)
+        if key in FIRST or len(set(values) - {UNSET}) > 1
+    ]
+    return rows[:MOST]
+
+
+def partial(runs: Sequence[RunFiles]) -> Rows:
+    """The keys that only some runs have, with one value: of another method, of views that are not
+    used.
+    """
+    shown = {key for key, _ in differing(runs)}
+    return [row for row in _unlike(runs) if row[0] not in shown][:MOST]
+
+
+def _unlike(runs: Sequence[RunFiles]) -> Rows:
+    configs = [_settings(run) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config if key not in OF_THE_PLACE)
     rows = []
     for key in sorted(keys, key=_importance):
         values = [text_of(config[key]) if key in config else UNSET for config in configs]
         if len(set(values)) > 1:
             rows.append((key, values))
-    return rows[:MOST]
+    return rows
+
+
+def _settings(run: RunFiles) -> dict[str, Any]:
+    """A run's configuration by dotted keys; of views that are not used, their count alone."""
+    views = run.config.get("views", {})
+    used = {
+        name: view if view.get("count") else {"count": view.get("count", 0)}
+        for name, view in views.items()
+    }
+    return configuration.flatten({**run.config, "views": used} if views else run.config)
 
 
 def _importance(key: str) -> int:

@@ -73,13 +73,13 @@ def further_charts(runs: Sequence[RunFiles]) -> list[Chart]:
     """Whatever else the methods logged."""
     keys = {key: None for run in runs for row in run.metrics for key in row}
     others = [key for key in keys if key not in FAMILIAR | SIGNS.keys()]
-    charts = [_chart(runs, key, _title(key), smooth=True) for key in others[:MOST_CHARTS]]
+    charts = [_chart(runs, key, *_title(key), smooth=True) for key in others[:MOST_CHARTS]]
     return [chart for chart in charts if chart]
 
 
 def _losses(runs: Sequence[RunFiles]) -> list[Chart | None]:
     """A chart of the losses of each method: those of different methods are not comparable."""
-    methods = [str(at(run.config, "method", "name")) for run in runs]
+    methods = [str(at(run.config, "method", "name") or at(run.config, "name")) for run in runs]
     names = list(dict.fromkeys(methods))
     charts = []
     for name in names:
@@ -228,5 +228,9 @@ def _in_words(title: str, runs: Sequence[RunFiles], key: str) -> str:
     return f"{title}: {'; '.join(courses)}"
 
 
-def _title(name: str) -> str:
-    return name[:LONGEST_NAME].replace("_", " ").capitalize()
+def _title(name: str) -> tuple[str, str]:
+    """A heading and a unit for what has none of its own."""
+    title = name[:LONGEST_NAME].removesuffix("_gib").replace("_", " ").capitalize()
+    if name.endswith("_gib"):
+        return title, "GiB"
+    return title, "share of the time" if name.startswith("time_") else ""

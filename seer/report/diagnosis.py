@@ -52,6 +52,13 @@ def ailments(events: list[Row]) -> list[Ailment]:
     return [*present.values()]
 
 
+def alarms(events: list[Row]) -> list[str]:
+    """What is wrong with a run, whatever it scores: `Collapse since step 15`."""
+    diverged = [row["step"] for row in events if row["event"] == "diverged"]
+    lines = [f"Diverged at step {step:,}" for step in diverged]
+    return lines + [f"{a.title} since step {a.step:,}" for a in ailments(events)]
+
+
 def not_applied(events: list[Row]) -> list[int]:
     """The steps that were not applied because they were not finite, each once."""
     return sorted({row["step"] for row in events if row["event"] == "not_applied"})
@@ -79,9 +86,8 @@ def unjudged(config: dict[str, Any], rows: Sequence[Row]) -> str:
         return ""
     times = "once" if patience == 1 else f"{patience:,} times"
     last = rows[-1]["step"] if rows else 0
-    why = f"a collapse is called one that shows {times} in a row"
-    why += f" from step {since:,} on (after the warm-up and health.grace)"
-    return f"{why}; the last step is {last:,}."
+    why = f"a collapse is told when it shows {times} in a row from step {since:,} on"
+    return f"{why}, after warm-up and health.grace; the last step is {last:,}."
 
 
 def _is_measured(config: dict[str, Any], row: Row) -> bool:
@@ -109,7 +115,8 @@ def in_words(
             first, last = row["skipped"]
             what = f"{row['why']}; back to step {row['to']:,}, and on without steps {first:,} to {last:,}."
             lines.append((f"Rollback at step {row['step']:,}", what))
-    if why := unjudged(config, rows):
+    diverged = any(row["event"] == "diverged" for row in events)
+    if (why := unjudged(config, rows)) and not diverged:
         steps = count_at(config, "steps")
         ended = bool(rows and steps and rows[-1]["step"] >= steps)
         lines.append(("Not judged" if ended else "Not judged yet", why))

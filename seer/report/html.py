@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from seer import __version__, inputs, outputs
-from seer.report.changes import changes, cut, differing, sections
+from seer.report.changes import changes, cut, differing, partial, sections
 from seer.report.charts import further_charts, sign_charts, training_charts
-from seer.report.diagnosis import JUDGED, in_words
+from seer.report.diagnosis import JUDGED, alarms, in_words
 from seer.report.gallery import pictures
 from seer.report.plots import number, style_of
 from seer.report.runfiles import (
@@ -69,7 +69,7 @@ def _of_all(runs: Sequence[RunFiles]) -> dict[str, Any]:
         "remarks": [cut(remark, LONGEST_REMARK) for run in runs for remark in run.remarks],
         "boards": boards(runs),
         "charts": training_charts(runs),
-        "health": [(_cut(run.name), health(run)) for run in runs],
+        "health": _healths(runs),
         "signs": sign_charts(runs),
         "more": further_charts(runs),
         "times": [(_cut(run.name), style_of(i), times(run)) for i, run in enumerate(runs)],
@@ -85,6 +85,7 @@ def _of_one(run: RunFiles) -> dict[str, Any]:
         "subtitle": describe_run(run),
         "progress": progress(run),
         "verdict": against_untrained(run),
+        "alarms": alarms(run.events),
         "headlines": headlines(run),
         "pictures": pictures(run),
         "changes": changes(run),
@@ -99,14 +100,24 @@ def _of_several(runs: Sequence[RunFiles]) -> dict[str, Any]:
         "legend": [(_cut(run.name), style_of(i), _about(run)) for i, run in enumerate(runs)],
         "verdict": against_first(runs),
         "differing": differing(runs),
+        "partial": partial(runs),
     }
 
 
 def _about(run: RunFiles) -> str:
     """What a run is, how far, and what it is worth by itself, in one line."""
-    worth = against_untrained(run).title
-    parts = (describe_run(run), progress(run), f"{worth[0].lower()}{worth[1:]}")
+    worth = [*alarms(run.events), against_untrained(run).title]
+    words = [f"{word[0].lower()}{word[1:]}" for word in worth]
+    parts = (describe_run(run), progress(run), *words)
     return " · ".join(filter(None, parts))
+
+
+def _healths(runs: Sequence[RunFiles]) -> list[tuple[list[tuple[str, str]], list[tuple[str, str]]]]:
+    """`(runs by name and style, their health)`: runs of which the same is to be said together."""
+    groups: dict[tuple[tuple[str, str], ...], list[tuple[str, str]]] = {}
+    for place, run in enumerate(runs):
+        groups.setdefault(tuple(health(run)), []).append((_cut(run.name), style_of(place)))
+    return [(names, list(told)) for told, names in groups.items()]
 
 
 def health(run: RunFiles) -> list[tuple[str, str]]:

@@ -6,15 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from seer.errors import printable
+
 # Of the view box.
 WIDTH = 480
 HEIGHT = 236
 # Margins, in its units.
-LEFT = 54
+LEFT = 58
 RIGHT = 14
 TOP = 14
 BOTTOM = 34
 POINTS = 360  # more than a curve on a screen can show
+LETTER = 6.5  # width of one, about
 COLOURS = 10  # classes s0 … s9 of the style sheet
 LOWEST_SHARE = 1e-3  # of its peak, down to which a curve is shown on a logarithmic axis
 FARTHEST = 3  # a mark this many times as far up as the curves would press them flat
@@ -116,9 +119,10 @@ def line_chart(
             parts.append(_path(thin(s), x, y, f"raw {style}"))
         s = running_mean(s, POINTS) if smooth else thin(s)
         points = [[_short(a), _short(b)] for a, b in zip(s.x, s.y, strict=True)]
-        drawn.append({"name": s.name, "points": points})
+        drawn.append({"name": printable(s.name), "points": points})
         parts += [_path(s, x, y, f"curve {style}"), _dot(x(s.x[-1]), y(s.y[-1] or 0.0), style)]
-    parts += [_line(mark, y) for mark in marks]
+    thinned = [thin(s) for _, s in curves]
+    parts += [_line(mark, y, _is_clearer_at_left(mark, thinned, x, y)) for mark in marks]
     scales = {
         "x": [x.low, x.high, x.begin, x.end],
         "y": [y.low, y.high, y.begin, y.end],
@@ -126,7 +130,7 @@ def line_chart(
     }
     data = html.escape(json.dumps(scales, separators=(",", ":")), quote=True)
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}" '
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(printable(label))}" '
         f'data-chart="{data}">{"".join(parts)}</svg>'
     )
 
@@ -217,7 +221,7 @@ def number(value: float) -> str:
         if size >= limit:
             scaled = value / (1e3 if suffix == "K" else limit)
             return f"{scaled:.3g}{suffix}" if abs(scaled) < 1000 else f"{scaled:.0f}{suffix}"
-    if size >= 1000:
+    if size >= 999.5:
         return f"{value:,.0f}"
     return f"{value:.3g}" if size >= 1e-4 else f"{value:.1e}"
 
@@ -227,6 +231,8 @@ def _bounds(values: Sequence[float]) -> tuple[float, float]:
     low = min(values)
     high = max(values)
     apart = high - low > max(1e-9 * max(abs(low), abs(high)), 1 / LARGEST)
+    if high == low == 0:
+        return 0.0, 1.0
     room = 0.0 if apart else max(abs(high) * 0.05, 1e-3)
     return low - room, high + room
 
@@ -238,7 +244,7 @@ def _grid(x: Axis, y: Axis, ticks: Sequence[float], x_label: str) -> str:
         lines.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level}" y2="{level}"/>'
             f'<text class="tick" x="{LEFT - 8}" y="{level}" dy=".32em" text-anchor="end">'
-            f"{number(tick)}</text>"
+            f"{_tick(tick)}</text>"
         )
     last = x.high * (1 + 1e-9)
     steps = [step for step in nice_ticks(x.low, x.high, 5) if step <= last]
@@ -256,14 +262,37 @@ def _grid(x: Axis, y: Axis, ticks: Sequence[float], x_label: str) -> str:
     return "".join(lines)
 
 
-def _line(mark: Mark, y: Axis) -> str:
+def _tick(value: float) -> str:
+    """A number for the narrow margin: 0.0015, but 5e-4."""
+    text = number(value)
+    if len(text) < len("-0.001"):
+        return text
+    mantissa, _, power = f"{value:.3e}".partition("e")
+    short = f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
+    return short if len(short) < len(text) else text
+
+
+def _line(mark: Mark, y: Axis, at_left: bool) -> str:
     level = y(mark.value)
     text_at = level + (15 if level < TOP + 16 else -6)
     kind = "reference threshold" if mark.ill else "reference"
+    x, anchor = (LEFT + 4, "start") if at_left else (WIDTH - RIGHT, "end")
     return (
         f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>'
-        f'<text class="note" x="{WIDTH - RIGHT}" y="{text_at:.1f}" text-anchor="end">{html.escape(mark.name)}</text>'
+        f'<text class="note" x="{x}" y="{text_at:.1f}" text-anchor="{anchor}">{html.escape(mark.name)}</text>'
     )
+
+
+def _is_clearer_at_left(mark: Mark, curves: Sequence[Series], x: Axis, y: Axis) -> bool:
+    """Whether fewer points lie under a mark's name at its left end than at its right one."""
+    level = y(mark.value)
+    top, bottom = (level, level + 18) if level < TOP + 16 else (level - 18, level)
+    length = LETTER * len(mark.name)
+    points = [(x(a), y(b or 0.0)) for s in curves for a, b in zip(s.x, s.y, strict=True)]
+    level_with = [a for a, b in points if top <= b <= bottom]
+    left = sum(a <= LEFT + length for a in level_with)
+    right = sum(a >= WIDTH - RIGHT - length for a in level_with)
+    return left < right
 
 
 def _beyond(mark: Mark, x: Axis, y: Axis) -> str:

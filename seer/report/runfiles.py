@@ -97,8 +97,10 @@ def describe_run(run: RunFiles) -> str:
     views = [
         view for view in config.get("views", {}).values() if view.get("count") and view.get("size")
     ]
+    start = at(config, "model")  # of a training for a score's sake
     parts = [
         recipe if recipe != run.name else "",
+        f"from {Path(start).name}" if isinstance(start, str) and start else "",
         at(config, "method", "name"),
         at(config, "backbone", "name"),
         " + ".join(f"{view['count']}×{view['size']}" for view in views) + " px crops"

@@ -5,21 +5,25 @@ not overlap. How much better is told between the ends that are nearest and those
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seer.errors import quoted
 from seer.jsonl import Row
-from seer.report.runfiles import RunFiles, tails
+from seer.report.runfiles import RunFiles, at, tails
 from seer.results import shown, title_of
 
-MOST = 24  # findings of a page
+MOST = 500  # findings of a page
 LONGEST = 200  # characters of a name
+OF_THE_MODEL = {"model", "weights", "run_dir"}  # options of tasks that train
 BETTER = "better"
 ALIKE = "not told apart"
 WORSE = "worse"
 UNKNOWN = "not measured"
 MIXED = "mixed"
+ELSEWHERE = "elsewhere"  # of a training for a score's sake
+EVALUATIONS = "eval"  # in a run's directory: where these trainings lie
 THAN = {BETTER: "Better than", ALIKE: "Not told apart from", WORSE: "Worse than"}
 CHECKPOINT = re.compile(r" step-0*(\d+)$")
 MINUS = "−"
@@ -44,7 +48,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all findings come to; `outcome` is one of theirs, or `MIXED`."""
+    """What all findings come to; `outcome` is one of theirs, or `MIXED`. `advice` is the command
+    that measures what was not.
+    """
 
     title: str
     outcome: str
@@ -65,9 +71,7 @@ def against_untrained(run: RunFiles) -> Verdict:
         findings.append(replace(finding, measure=named(row, places)))
         missing += [row] if untrained is None else []
     if not ours:
-        command = f"seer eval all --model {quoted(run.path)} --data DATA"
-        advice = f"{command}, then write this report again."
-        return Verdict("Not measured yet", UNKNOWN, [], advice)
+        return _unmeasured(run)
     advice = _how_to_compare(run, missing[0]) if missing else ""
     return Verdict(*_summed_up(findings, "the untrained network"), findings, advice)
 
@@ -81,6 +85,7 @@ def against_first(runs: Sequence[RunFiles]) -> Verdict:
             measures.setdefault(_measure(row), {})[run.name] = row
     places = tails(data for _, _, data in measures)
     findings = []
+    lacking: dict[tuple[str, ...], list[str]] = {}
     for rows in measures.values():
         measure = named(next(iter(rows.values())), places)
         if reference := rows.get(first.name):
@@ -88,15 +93,19 @@ def against_first(runs: Sequence[RunFiles]) -> Verdict:
                 if own := rows.get(run.name):
                     finding = compared(own, reference, f"of {_cut(first.name)}")
                     findings.append(replace(finding, measure=f"{_cut(run.name)}: {measure}"))
-        if lacking := [_cut(run.name) for run in runs if run.name not in rows]:
-            words = f"Not measured for {', '.join(lacking)}."
-            findings.append(Finding(measure, UNKNOWN, "", words))
+        if without := tuple(_cut(run.name) for run in runs if run.name not in rows):
+            lacking.setdefault(without, []).append(measure)
+    for names, missing in lacking.items():
+        words = f"Not measured for {', '.join(names)}."
+        findings.append(Finding("; ".join(missing), UNKNOWN, "", words))
     if not findings:
-        return Verdict("Not measured yet", UNKNOWN, [], "seer eval all --model RUN --data DATA.")
+        return Verdict("Not measured yet", UNKNOWN, [], "seer eval all --model RUN --data DATA")
     title, outcome = _summed_up(findings, _cut(first.name))
+    if outcome == MIXED and len(others) > 1:
+        title = _counted(findings, _cut(first.name))
     if len(others) == 1:
-        verb = "" if outcome == MIXED else "is "
-        title = f"{_cut(others[0].name)} {verb}{title[0].lower()}{title[1:]}"
+        against = title.startswith("Against")
+        title = f"{_cut(others[0].name)} {'' if against else 'is '}{title[0].lower()}{title[1:]}"
     return Verdict(title, outcome, findings[:MOST])
 
 
@@ -209,18 +218,34 @@ def _summed_up(findings: Sequence[Finding], than: str) -> tuple[str, str]:
         return f"{THAN[WORSE]} {than}{_by(findings)}", WORSE
     if not better and not worse:
         return f"{THAN[ALIKE]} {than}", ALIKE
-    parts = [
-        f"{word} by {count} of {len(outcomes)} measures"
-        for word, count in (("better", better), ("worse", worse))
-        if count
-    ]
-    return f"Against {than}: {', '.join(parts)}", MIXED
+    if not better or not worse:
+        word = THAN[BETTER if better else WORSE]
+        return f"{word} {than} by {better or worse} of {len(outcomes)} measures", MIXED
+    counts = f"better by {better} and worse by {worse} of {len(outcomes)} measures"
+    return f"Against {than}: {counts}", MIXED
+
+
+def _counted(findings: Sequence[Finding], than: str) -> str:
+    """A heading over findings about several runs."""
+    outcomes = [finding.outcome for finding in findings if finding.outcome != UNKNOWN]
+    counts = Counter(outcomes)
+    words = [f"{counts[outcome]} {outcome}" for outcome in THAN if counts[outcome]]
+    return f"Of {len(outcomes)} comparisons with {than}: {', '.join(words)}"
 
 
 def _by(findings: Sequence[Finding]) -> str:
     """By how much, where there is one finding."""
     gains = [finding.gain for finding in findings if finding.gain]
     return f": {gains[0]}" if len(gains) == len(findings) == 1 else ""
+
+
+def _unmeasured(run: RunFiles) -> Verdict:
+    """What is said of a run without a score."""
+    if at(run.config, "model") and run.path.parent.name == EVALUATIONS:
+        command = f"seer report {quoted(run.path.parent.parent)}"
+        return Verdict("Its score stands with the run that it began from", ELSEWHERE, [], command)
+    command = f"seer eval all --model {quoted(run.path)} --data DATA"
+    return Verdict("Not measured yet", UNKNOWN, [], command)
 
 
 def _how_to_compare(run: RunFiles, row: Row) -> str:
@@ -236,7 +261,8 @@ def _other_options(row: Row, reference: Row) -> str:
     others = reference.get("options")
     if not isinstance(options, dict) or not isinstance(others, dict):
         return ""
-    unlike = [key for key in options if key in others and options[key] != others[key]]
+    shared = options.keys() & others.keys() - OF_THE_MODEL
+    unlike = [key for key in options if key in shared and options[key] != others[key]]
     return f" They were measured with different {_cut(', '.join(unlike))}." if unlike else ""
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from seer import config as configuration
-from seer.report.changes import changes, differing
+from seer.report.changes import changes, differing, partial
 from seer.report.runfiles import read_run
 from tests.report.conftest import write_run
 
@@ -79,5 +79,21 @@ def test_no_file_is_read_that_a_strangers_command_names(tmp_path, command, monke
 def test_where_runs_differ(tmp_path):
     a = recorded(tmp_path / "a", {"name": "a", "steps": 5, "optim": {"lr": 0.1, "wd": 0.0}}, "")
     b = recorded(tmp_path / "b", {"name": "b", "steps": 5, "optim": {"lr": 0.2}}, "")
-    assert differing([a, b]) == [("optim.lr", ["0.1", "0.2"]), ("optim.wd", ["0", "–"])]
-    assert differing([a, a]) == []
+    assert differing([a, b]) == [("optim.lr", ["0.1", "0.2"])]
+    assert partial([a, b]) == [("optim.wd", ["0", "–"])]
+    assert differing([a, a]) == partial([a, a]) == []
+
+
+def test_views_that_are_not_used_differ_in_their_count_alone(tmp_path):
+    views = [{"small": {"count": count, "size": size}} for count, size in ((0, 96), (2, 16))]
+    runs = [recorded(tmp_path / f"{i}", {"views": v}, "") for i, v in enumerate(views)]
+    assert differing(runs) == [("views.small.count", ["0", "2"])]
+    assert partial(runs) == [("views.small.size", ["–", "16"])]
+
+
+def test_what_matters_most_comes_first(tmp_path):
+    config = of_recipe() | {"log": {"every": 1}, "data": "shards", "seed": 3}
+    run = recorded(
+        tmp_path / "a", config, "seer pretrain swav_small log.every=1 seed=3 data=shards"
+    )
+    assert [key for key, *_ in changes(run).rows] == ["data", "seed", "log.every"]

@@ -178,7 +178,7 @@ def test_within_the_grace_nothing_is_called_well(tmp_path, steps):
     assert unjudged(run.config, run.metrics)
     ((what, why),) = in_words(run.events, run.config, run.metrics)
     assert what == "Not judged yet"
-    assert "3 times in a row from step 40 on (after the warm-up and health.grace)" in why
+    assert "3 times in a row from step 40 on, after warm-up and health.grace" in why
     assert f"the last step is {steps}." in why
     assert status(run.path).health() == "not judged yet"
 

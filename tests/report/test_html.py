@@ -88,6 +88,28 @@ def test_health_is_told_in_words_and_curves(run, tmp_path):
     assert "loss 9; back to step 35" in Page(write_comparison([run, well], out)).text
 
 
+def test_what_is_wrong_comes_before_the_scores(run, tmp_path):
+    symptom = {"step": 30, "event": "symptom", "name": "collapse", "why": "x", "remedy": "y"}
+    jsonl.write(run / "health.jsonl", [symptom, {"step": 90, "event": "diverged", "why": "z"}])
+    html = write_report(run).read_text()
+    assert '<section class="verdict card worse">' in html
+    alarm = html.index("Diverged at step 90 · Collapse since step 30")
+    assert alarm < html.index("Better than the untrained network")
+    well = write_run(tmp_path / "well")
+    assert 'class="alarm"' not in write_report(well).read_text()
+    text = Page(write_comparison([run, well], tmp_path / "both.html")).text
+    assert "diverged at step 90 · collapse since step 30 · better than the untrained" in text
+
+
+def test_runs_in_the_same_health_stand_together(tmp_path):
+    runs = [write_run(tmp_path / name) for name in ("a", "b", "c")]
+    jsonl.write(runs[1] / "health.jsonl", [{"step": 90, "event": "diverged", "why": "z"}])
+    html = write_comparison(runs, tmp_path / "all.html").read_text()
+    headings = re.findall(r"<h4>(.*?)</h4>", html)
+    assert [re.findall(r"</i>(\w)</span>", heading) for heading in headings] == [["a", "c"], ["b"]]
+    assert headings[0].count("swatch s0") == headings[0].count("swatch s2") == 1
+
+
 def test_nothing_is_fetched(run):
     page = Page(write_report(run))
     assert all(link.startswith("data:") for link in page.links)
@@ -177,6 +199,10 @@ def test_a_finished_run_says_nothing_of_progress(run):
 
 def test_names_cannot_break_the_page(tmp_path):
     evil = "<script>alert(1)</script>"
+    turned = write_run(tmp_path / "a\u202egpj", steps=3)
+    page = write_report(turned).read_text() + write_comparison([turned], tmp_path / "x").read_text()
+    assert page.replace("\n", "").isprintable()
+    assert "<h1>a\\u202egpj</h1>" in page
     run = write_run(tmp_path / "small", results=[result(evil, 0.5)])
     (run / "config.yaml").write_text(f"steps: 1\nname: '{evil}'\n")
     path = write_report(run)
@@ -269,7 +295,9 @@ def test_a_comparison_has_the_keys_that_differ_and_what_was_not_measured(tmp_pat
     text = re.sub(r"\s+", " ", Page(tmp_path / "both.html").text)
     assert "optim.weight_decay 1e-06 0.5" in text
     assert "method.prototypes" not in text
-    assert text.count("Not measured for b.") == 2
+    assert (
+        "kNN top-1, k = 20, images; Linear top-1, images not measured Not measured for b." in text
+    )
     assert html.count("not measured</td>") == 2  # two measures of a
     assert "<h3>b</h3>" in html
     assert "<p>Not measured.</p>" in html  # where its time went

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,6 +18,7 @@ from seer.report.plots import (
     WIDTH,
     Mark,
     Series,
+    _tick,
     line_chart,
     log_ticks,
     nice_ticks,
@@ -196,7 +198,7 @@ def test_running_mean_is_numpys_inside_and_shrinks_at_the_ends():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.0048, "0.0048"), (3e-6, "3.0e-06"), (12.345, "12.3"), (999.6, "1e+03"), (1234, "1,234"),
+    [(0, "0"), (0.0048, "0.0048"), (3e-6, "3.0e-06"), (12.345, "12.3"), (999.6, "1,000"), (1234, "1,234"),
      (76_800, "76,800"), (122_070, "122K"), (1.25e6, "1.25M"), (1e9, "1B"), (-0.5, "-0.5")],
 )  # fmt: skip
 def test_numbers_are_short(value, text):
@@ -241,3 +243,25 @@ def test_a_million_points_are_drawn_as_few():
     raw, curve = parse(svg).iter("polyline")
     assert len(points(curve)) == POINTS
     assert len(points(raw)) <= POINTS + 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0015, "0.0015"), (0.0005, "5e-4"), (-0.0005, "-5e-4"), (0.00025, "2.5e-4"), (1e-5, "1e-5"), (12_500, "12,500")],
+)  # fmt: skip
+def test_ticks_fit_their_margin(value, text):
+    assert _tick(value) == text
+
+
+def test_a_curve_of_zeros_lies_at_the_foot_of_its_chart():
+    svg = line_chart([Series("a", [0, 1], [0.0, 0.0])], "none")
+    ticks = [float(text) for text in re.findall(r'text-anchor="end">([\d.e-]+)</text>', svg)]
+    assert min(ticks) == 0
+
+
+def test_a_marks_name_stands_where_fewer_points_lie():
+    falling = Series("a", list(range(50)), [3 - i / 25 for i in range(50)])
+    mark = Mark(1.0, "a name of some length")
+    for curve, anchor in ((falling, "start"), (Series("a", falling.x, falling.y[::-1]), "end")):
+        svg = line_chart([curve], "x", marks=[mark])
+        assert re.search(rf'class="note" [^>]*text-anchor="{anchor}"', svg)

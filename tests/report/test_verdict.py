@@ -93,7 +93,7 @@ def test_several_measures_are_counted(tmp_path):
     rows = [score(OURS, 0.7), score(UNTRAINED, 0.4)]
     linear = [{**row, "task": "linear", "value": 0.4, "low": 0.35, "high": 0.45} for row in rows]
     verdict = against_untrained(run(tmp_path / "a", *rows, *linear))
-    assert verdict.title == "Against the untrained network: better by 1 of 2 measures"
+    assert verdict.title == "Better than the untrained network by 1 of 2 measures"
     assert verdict.outcome == "mixed"
     assert [finding.outcome for finding in verdict.findings] == [BETTER, ALIKE]
     linear = [{**row, "task": "linear"} for row in rows]
@@ -101,14 +101,48 @@ def test_several_measures_are_counted(tmp_path):
     assert verdict.title == "Better than the untrained network"
 
 
+def test_better_here_and_worse_there_are_both_told(tmp_path):
+    rows = [score(OURS, 0.7), score(UNTRAINED, 0.4)]
+    linear = [score(OURS, 0.2) | {"task": "linear"}, score(UNTRAINED, 0.4) | {"task": "linear"}]
+    verdict = against_untrained(run(tmp_path / "a", *rows, *linear))
+    assert (
+        verdict.title == "Against the untrained network: better by 1 and worse by 1 of 2 measures"
+    )
+
+
+def test_a_training_for_a_scores_sake_names_the_run_that_has_the_score(tmp_path):
+    home = tmp_path / "a"
+    path = write_run(home / "eval" / "finetune-1", results=[])
+    config = "name: finetune\nmodel: elsewhere\nsteps: 4\n"
+    (path / "config.yaml").write_text(config)
+    verdict = against_untrained(read_run(path))
+    assert verdict.title == "Its score stands with the run that it began from"
+    assert verdict.advice == f"seer report {home}"
+    other = write_run(tmp_path / "b", results=[])
+    (other / "config.yaml").write_text(config)
+    assert against_untrained(read_run(other)).title == "Not measured yet"
+
+
+def test_weights_are_what_differs_and_no_option(tmp_path):
+    rows = [score(OURS, 0.7, options={"weights": "a", "size": 32, "epochs": 2})]
+    rows += [score(UNTRAINED, 0.4, options={"weights": "b", "size": 32, "epochs": 3})]
+    (finding,) = against_untrained(run(tmp_path / "a", *rows)).findings
+    assert finding.words.endswith("They were measured with different epochs.")
+
+
+def test_comparisons_of_several_runs_are_counted_and_none_is_lost(tmp_path):
+    values = [0.5, *[0.9] * 10, *[0.1] * 14, *[0.52] * 5]
+    runs = [run(tmp_path / f"r{i}", score(f"r{i} step-1", value)) for i, value in enumerate(values)]
+    verdict = against_first(runs)
+    assert verdict.title == "Of 29 comparisons with r0: 10 better, 5 not told apart, 14 worse"
+    assert len(verdict.findings) == 29
+
+
 def test_what_was_not_measured_says_how_to(tmp_path):
     path = tmp_path / "a b"
     verdict = against_untrained(run(path))
     assert (verdict.title, verdict.outcome) == ("Not measured yet", UNKNOWN)
-    assert (
-        verdict.advice
-        == f"seer eval all --model '{path}' --data DATA, then write this report again."
-    )
+    assert verdict.advice == f"seer eval all --model '{path}' --data DATA"
     path = tmp_path / "b c"
     verdict = against_untrained(run(path, score(OURS, 0.7)))
     assert (verdict.title, verdict.outcome) == ("Not compared with the untrained network", UNKNOWN)
@@ -172,7 +206,7 @@ def test_runs_beside_the_first(tmp_path):
     rows = [score("d step-000000100", 0.7), score("d step-000000100", 0.4) | {"task": "linear"}]
     other = [score("e step-000000100", 0.4), score("e step-000000100", 0.4) | {"task": "linear"}]
     verdict = against_first([run(tmp_path / "e", *other), run(tmp_path / "d", *rows)])
-    assert verdict.title == "d against e: better by 1 of 2 measures"
+    assert verdict.title == "d is better than e by 1 of 2 measures"
     verdict = against_first([a, b, c])
     assert [finding.outcome for finding in verdict.findings] == [BETTER, UNKNOWN]
     assert verdict.findings[1].words == "Not measured for c."
