@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from seer.report.diagnosis import SIGNS, judged_from
+from seer.report.diagnosis import JUDGED, SIGNS, judged_from
 from seer.report.plots import Mark, Series, line_chart, number
 from seer.report.runfiles import RunFiles, at, common, count_at, number_at
 from seer.rundir.thresholds import (
@@ -111,9 +111,12 @@ def _unlike(runs: Sequence[RunFiles]) -> str:
 
 def _thresholds(runs: Sequence[RunFiles]) -> dict[str, list[Mark]]:
     """What is drawn into the chart of each sign."""
-    since = max(judged_from(run.config) for run in runs)
-    images = common([_images(run) for run in runs])
-    flat = common([run.last("log_prototypes") for run in runs])
+    # Neither a method without prototypes nor a training without signs takes another's threshold away.
+    with_signs = [run for run in runs if any(run.last(sign) is not None for sign in JUDGED)]
+    with_prototypes = [run for run in runs if run.last("log_prototypes") is not None]
+    since = max(judged_from(run.config) for run in with_signs or runs)
+    images = common([_images(run) for run in with_prototypes])
+    flat = common([run.last("log_prototypes") for run in with_prototypes])
     clip = common([number_at(run.config, "optim", "clip_grad") for run in runs])
     marks = {
         "embedding_std": [
@@ -152,6 +155,7 @@ def _images(run: RunFiles) -> int | None:
 
 def _most_prototypes(runs: Sequence[RunFiles]) -> list[Mark]:
     """How many prototypes a batch can use: no more than there are, and none without a view."""
+    runs = [run for run in runs if at(run.config, "method", "prototypes")]
     total = common([count_at(run.config, "method", "prototypes") for run in runs])
     views = common([_views(run) for run in runs])
     if views and views < (total or math.inf):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -130,6 +131,20 @@ def test_losses_of_one_method_with_other_prototypes_are_not_comparable(tmp_path)
     runs = [made(tmp_path / f"r{k}", method=METHOD | {"prototypes": k}) for k in (64, 128)]
     (loss,) = [chart for chart in training_charts(runs) if chart.title == "Loss"]
     assert loss.note == "Heights are not comparable: the runs differ in method.prototypes."
+
+
+def test_a_method_without_prototypes_takes_no_threshold_away(tmp_path):
+    swav = made(tmp_path / "a", 50, RANK, health=HEALTH)
+    other = made(tmp_path / "b", 50, RANK, health=HEALTH, method={"name": "simclr"})
+    plain = made(tmp_path / "c", 50, health={"grace": 300}, method={"name": "x"})
+    for row in (*other.metrics, *plain.metrics):
+        del row["log_prototypes"], row["perplexity"]
+    alone = {chart.title: chart.svg for chart in sign_charts([swav])}
+    title = "Perplexity of prototypes"
+    thresholds = re.findall(r'class="(?:reference|beyond)[^>]*>', alone[title])
+    assert thresholds
+    together = {chart.title: chart.svg for chart in sign_charts([swav, other, plain])}
+    assert re.findall(r'class="(?:reference|beyond)[^>]*>', together[title]) == thresholds
 
 
 def test_rates_of_several_runs_are_on_a_logarithmic_axis(tmp_path):
