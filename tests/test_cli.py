@@ -13,7 +13,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from seer import cli
+from seer import cli, forkserver
 from seer.errors import InputError
 from shards import cli as shards_cli
 from shards.build import BuildReport
@@ -164,6 +164,26 @@ def test_from_images_to_a_report(folder, tiny, tmp_path, monkeypatch):
         "embed", "--model", "backbone.safetensors", "--data", str(folder / "test"), "--out", "f.npz"
     )
     assert "16 × 64 features" in embedded.output
+
+
+@pytest.mark.parametrize(
+    ("options", "server"),
+    [
+        (["loader.workers=0"], None),
+        (["loader.workers=1", "loader.mode=threads"], None),
+        (["loader.workers=1"], forkserver.LOADING),
+        (["--nproc", "2", "parallel.mode=ddp"], forkserver.TRAINING),
+    ],
+)
+def test_a_server_is_started_where_processes_will_fork_from_it(
+    options, server, tiny, shards, tmp_path, monkeypatch
+):
+    started = []
+    monkeypatch.setattr(forkserver, "start", started.append)
+    for function in ("pretrain.run.run", "processes.spawn", "pretrain.ending.last_lines"):
+        monkeypatch.setattr(f"seer.{function}", lambda *_, **__: [])
+    invoke("pretrain", tiny, f"data={shards}", f"run_dir={tmp_path / 'run'}", *options)
+    assert [modules is server for modules in started] == [True] * (server is not None)
 
 
 def test_a_flipped_bit_is_exit_code_2(shards, tmp_path):

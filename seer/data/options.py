@@ -44,3 +44,8 @@ class LoaderConfig(FetchConfig):
     device_decode: bool = False
     lanes: int = option(0, Integer(0, 2**24))
     window: int = option(256, Integer(1, 2**24))
+
+    @property
+    def forks(self) -> bool:
+        """Whether batches are made by processes of their own."""
+        return self.workers > 0 and self.mode == "processes"

@@ -100,8 +100,10 @@ def pretrain(
         return say(*last_lines(resolved))
     check_images(resolved, images)
 
-    # Imports while this process does.
-    forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
+    if nproc > 1:
+        forkserver.start(forkserver.TRAINING)  # imports while this process does
+    elif resolved.loader.forks:
+        forkserver.start(forkserver.LOADING)
     from seer.pretrain.run import run
     from seer.processes import spawn
 
