@@ -1,5 +1,6 @@
 """Where kernels of our own run, and where PyTorch does their work."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +8,16 @@ import torch
 
 from seer import kernels
 from seer.kernels import kernels_for
+from tests.kit.interpreter import run_interpreted, starts_interpreter
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.slow
+@starts_interpreter
+def test_kernels_in_the_interpreter():
+    """Those of all rooms at once: the process imports torch."""
+    run_interpreted(Path(__file__).parent)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The kernels of grouped convolutions against float64, and what becomes of a network's layers."""
 
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,20 +19,12 @@ from tests.kit.interpreter import (
     compile_for_hopper,
     compiled,
     in_kernels,
-    in_the_interpreter,
-    starts_interpreter,
     with_kernels,  # noqa: F401
 )
 
 EXACT = 1e-6  # of what is computed in fp32
 HALF = 2**-11
 POINTERS = {"x": "*bf16", "weight": "*bf16", "y": "*bf16", "dy": "*bf16", "sums": "*fp32"}
-
-
-@pytest.mark.slow
-@starts_interpreter
-def test_in_the_interpreter():
-    in_the_interpreter(Path(__file__))
 
 
 @compiled

@@ -1,13 +1,13 @@
 """Tests of Triton kernels: on a GPU where there is one, else in Triton's interpreter.
 
 Triton decides for its interpreter when a module of kernels is imported, and for good. So without a
-GPU these tests run in a process of their own, which `in_the_interpreter` starts.
+GPU these tests run in a process of their own, which `run_interpreted` starts.
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,20 +19,25 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda:0" if torch.cuda.is_available() and not INTERPRETED else "cpu")
 ROOT = Path(__file__).parents[2]
 
-in_kernels = pytest.mark.skipif(
-    DEVICE.type == "cpu" and not INTERPRETED, reason="runs in the process of the interpreter"
-)
 compiled = pytest.mark.skipif(INTERPRETED, reason="needs the compiler")
 starts_interpreter = pytest.mark.skipif(
     DEVICE.type == "cuda" or INTERPRETED, reason="the kernels run here"
 )
 
 
-def in_the_interpreter(*files: Path) -> None:
-    """Run the tests of these files where `in_kernels` runs."""
+def in_kernels(test: Callable[..., None]) -> Callable[..., None]:
+    """A decorator of tests that run kernels."""
+    elsewhere = DEVICE.type == "cpu" and not INTERPRETED
+    skipped = pytest.mark.skipif(elsewhere, reason="runs in the process of the interpreter")
+    return pytest.mark.kernels(skipped(test))
+
+
+def run_interpreted(folder: Path) -> None:
+    """Run the tests below `folder` that `in_kernels` decorates, all in one process."""
     pytest.importorskip("triton", minversion="3.7")  # before, it fails with numpy's newest
+    files = [str(path) for path in folder.rglob("test_*.py") if "@in_kernels" in path.read_text()]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, files)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "kernels", *files]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

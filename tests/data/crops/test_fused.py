@@ -2,7 +2,6 @@
 
 from importlib import import_module
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,20 +27,12 @@ from tests.kit.interpreter import (
     compile_for_hopper,
     compiled,
     in_kernels,
-    in_the_interpreter,
-    starts_interpreter,
     with_kernels,  # noqa: F401
 )
 from tests.kit.pictures import jpeg, photograph
 
 LEVELS = Normalise((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))  # leaves levels as they are
 CHOICES = [(1.0, 0.0), (0.0, 0.2), (1.8, -0.5)]  # a factor, and a turn of the hue
-
-
-@pytest.mark.slow
-@starts_interpreter
-def test_in_the_interpreter():
-    in_the_interpreter(Path(__file__))
 
 
 POINTERS = {
