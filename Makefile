@@ -4,11 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= quickstart
 
+# Modules are compiled when they are imported, which few of the packages' 20,000 files ever are.
+INSTALL := $(BIN)/pip install --no-compile
+
 # Two tests at a time, a file's tests in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# Once, where two processes, and what they fork, would each do it.
-COMPILE := $(BIN)/python -c "import seer.data.crops.kernel, seer.data.crops.resize"
+# Once, where many processes at a time would each do it: kernels, and the modules that a run imports.
+COMPILE := $(BIN)/python -c "import seer.data.crops.kernel, seer.data.crops.resize, tests.kit.warm"
 
 .PHONY: quickstart test quick check bench gpu clean
 
@@ -16,8 +19,8 @@ quickstart: $(VENV)/.installed          ## embedded photographs → shards → S
 	$(BIN)/seer quickstart --out $(OUT)
 
 test: $(VENV)/.dev                      ## the whole test suite
-	$(BIN)/python -m pytest tests/slurm
 	$(COMPILE)
+	$(BIN)/python -m pytest tests/slurm
 	$(PYTEST) --ignore tests/slurm
 
 quick: $(VENV)/.dev                     ## in two minutes: the tests of what differs from main, and what looks at everything
@@ -50,9 +53,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.py | $(VENV)/bin/python
-	$(BIN)/pip install --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 $(VENV)/.dev: setup.py | $(VENV)/bin/python
-	$(BIN)/pip install --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	touch $@ $(VENV)/.installed
