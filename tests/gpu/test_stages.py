@@ -13,6 +13,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks/gpu/run.py"
+STAGES = ("step", "grouped", "kernels", "loading", "whole")
 
 
 def gpu(*options: object) -> subprocess.CompletedProcess[str]:
@@ -39,16 +40,24 @@ def test_an_unknown_stage_is_refused():
     assert "--only steps: there are the stages right, step" in answer.stderr
 
 
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    """The results of all of `STAGES`, by one command, which imports torch itself."""
+    folder = tmp_path_factory.mktemp("stages")
+    small = ("--device", "cpu", "--small", "--minutes", 60)
+    answer = gpu(*small, "--only", ",".join(STAGES), "--out", folder)
+    assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-2000:]
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["step", "grouped", "kernels", "loading", "whole"])
-def test_a_stage_on_the_cpu(stage, tmp_path):
-    answer = gpu("--device", "cpu", "--small", "--only", stage, "--out", tmp_path)
-    assert answer.returncode == 0, answer.stderr[-2000:]
-    rows = [row for row in results(tmp_path) if row["stage"] == stage]
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_on_the_cpu(stage, out):
+    rows = [row for row in results(out) if row["stage"] == stage]
     assert rows[-1]["what"] == "stage"
     assert rows[-1]["code"] == 0
     assert len(rows) > 1
-    table = (tmp_path / "table.md").read_text()
+    table = (out / "table.md").read_text()
     assert all(row["what"] in table for row in rows)
 
 
