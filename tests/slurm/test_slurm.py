@@ -5,6 +5,7 @@ They are queued at once, as on a shared cluster, and each test waits for what co
 that everything happens to comes last: two nodes are its own, and then the cores are, too.
 """
 
+import json
 import os
 import re
 import signal
@@ -17,6 +18,8 @@ from typer.testing import CliRunner
 
 from seer.cli import app
 from seer.errors import InputError
+from seer.pretrain.recipe import saved_config
+from seer.rundir.names import CONFIG
 from tests.kit.runs import losses, rows
 from tests.slurm.conftest import Cluster, command, kill, lose, missing, restart_nodes, started, step
 
@@ -26,6 +29,8 @@ ALONE = ("--partition", "low", "--set", "sbatch={nodelist: 'node[1-2]'}")
 REPORT = ("--then", "report", "{run}")
 TWO = ("--nodes", "2", "--tasks-per-node", "1")
 FOUR = ("--nodes", "2", "--tasks-per-node", "2")
+MODES = ("ddp", "fsdp")
+SWEEP = ("--sweep", f"parallel.mode=[{','.join(MODES)}]")
 
 
 @dataclass
@@ -34,7 +39,6 @@ class Queued:
 
     work: Path
     undisturbed: list[str]
-    four: dict[str, str]
     limited: str
     sweep: list[str]
     dying: str
@@ -83,20 +87,16 @@ def train(cluster, recipe, shards) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="module")
 def queued(cluster, train) -> Queued:
-    few = ("steps=3",)
-    limit = ("--time", "3", "--set", "signal_seconds=60")  # SLURM may send it a minute earlier
+    # SLURM looks every half a minute which jobs to signal: after 45 to 75 s.
+    limit = ("--time", "2", "--set", "signal_seconds=45")
     # By the kernel: importing torch takes more.
     killed = ("--backoff", "1", "--set", "setup=['ulimit -t 1']")
     limited = train("limited", *OTHERS, *limit, config=("steps=5000",))[0]
     return Queued(
         work=cluster.work,
         undisturbed=train("undisturbed", *OTHERS, *TWO, then=REPORT),
-        four={
-            mode: train(mode, *OTHERS, *FOUR, config=(*few, f"parallel.mode={mode}"))[0]
-            for mode in ("ddp", "fsdp")
-        },
         limited=limited,
-        sweep=train("sweep", *OTHERS, "--sweep", "seed=[1,2]", config=few, then=REPORT),
+        sweep=train("sweep", *OTHERS, *FOUR, *SWEEP, config=("steps=3",), then=REPORT),
         dying=train("dying", *OTHERS, *killed)[0],
         blind=train("blind", *OTHERS, "--gpus-per-node", "1")[0],
     )
@@ -142,15 +142,6 @@ def test_out_of_time_a_run_is_saved_and_goes_on_and_a_cancelled_one_does_not(clu
     assert "nothing" in cluster.ask("cancel", job)
 
 
-def test_four_ranks_on_two_nodes_train_by_ddp_and_by_fsdp(cluster, queued):
-    cluster.wait(queued.undisturbed[0])
-    for mode, job in queued.four.items():
-        cluster.wait(job)
-        assert losses(cluster.work / mode) == pytest.approx(
-            losses(cluster.work / "undisturbed")[:3], rel=1e-3
-        )
-
-
 def test_a_report_follows_the_run(cluster, queued):
     for job in queued.undisturbed:
         cluster.wait(job)
@@ -162,10 +153,20 @@ def test_a_sweep_is_an_array_and_a_report_follows_each_of_its_runs(cluster, queu
     assert [id.partition("_")[2] for id in queued.sweep] == ["0", "1", "0", "1"]
     for id in queued.sweep:
         cluster.wait(id)
-    first, second = (losses(cluster.work / "sweep" / f"seed={seed}") for seed in (1, 2))
-    assert len(first) == len(second) == 3
-    assert first != second
-    assert (cluster.work / "sweep" / "seed=2" / "report.html").is_file()
+    for mode in MODES:
+        run = cluster.work / "sweep" / f"parallel.mode={mode}"
+        assert saved_config(run / CONFIG).parallel.mode == mode
+        assert (run / "report.html").is_file()
+
+
+def test_four_ranks_on_two_nodes_train_by_ddp_and_by_fsdp(cluster, queued):
+    for job in (queued.undisturbed[0], *queued.sweep):
+        cluster.wait(job)
+    expected = losses(cluster.work / "undisturbed")[:3]
+    for mode in MODES:
+        run = cluster.work / "sweep" / f"parallel.mode={mode}"
+        assert losses(run) == pytest.approx(expected, rel=1e-3)
+        assert json.loads((run / "environment.json").read_text())["processes"] == 4
 
 
 def test_a_rank_killed_thrice_at_the_same_step_stops_the_job(cluster, queued):
