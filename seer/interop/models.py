@@ -27,7 +27,7 @@ from seer.interop.native import (
     read_backbone,
     save_backbone,
 )
-from seer.interop.spec import check_model, library_of, split, weights_of
+from seer.interop.spec import check_form, library_of, split, weights_of
 from seer.interop.weights import check_finite
 from seer.rundir.names import CONFIG, HEADER
 from seer.schema import DIGEST, Integer, MapOf, MismatchError, Record
@@ -83,7 +83,7 @@ def load_model(spec: str) -> Model:
     Raises:
         InputError: in one line, what is wrong with the spec or the file, and what to do.
     """
-    check_model(spec)
+    check_form(spec)
     if library := library_of(spec):
         name, _, weights = spec.removeprefix(f"{library}:").partition(":")
         model = _load_foreign(library, name, weights)

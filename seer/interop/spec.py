@@ -57,7 +57,17 @@ def check_model(spec: str) -> None:
     """Refuse, at once, what names no model that could be loaded.
 
     Raises:
-        InputError: nothing is there, a folder is no run or has no such checkpoint, no such backbone.
+        InputError: as `check_form`; a run has no such checkpoint.
+    """
+    check_form(spec)
+    path, part = split(spec)
+    if run_of(spec) and part != "random":
+        weights_of(path, part)
+
+
+def check_form(spec: str) -> None:
+    """Refuse what is none of `FORMS`. Raises `InputError`: nothing is there, a folder is no run, there is
+    no such backbone.
     """
     if library_of(spec):
         return
@@ -65,8 +75,6 @@ def check_model(spec: str) -> None:
     if os.path.isdir(path):
         if not (path / CONFIG).is_file():
             raise InputError(f"{path}: not a run directory, it has no {CONFIG}; expected {FORMS}")
-        if part != "random":
-            weights_of(path, part)
     elif os.path.isfile(path):
         if path.suffix.lower() in (".pth", ".pt", ".bin"):
             raise InputError(
