@@ -151,6 +151,7 @@ class History:
         environment = run.environment()
         config = _configuration(run, environment.get("seer", ""))
         self.batch: int = config["batch_size"]
+        self.length: int = config["steps"]
         self.data: Any = place(config["data"])
         self.manifest = Manifest.load(run.path)
         self.manifest.directory = self.data  # of which the run keeps a copy
@@ -337,6 +338,8 @@ def batch(run_dir: Path | str, step: int) -> list[dict[str, Any]]:
     history = History(run_dir)
     if step < 1:
         raise InputError(f"--step {step}: steps are counted from 1")
+    if step > history.length:
+        raise InputError(f"--step {step}: {history.path} is a run of {history.length:,} steps")
     first = (step - 1) * history.batch
     ids = history.order.ids(first, history.batch)
     shards, rows = Reader(history.manifest).locate(ids)

@@ -143,6 +143,8 @@ def test_wrong_questions(history, tmp_path):
         audit(history[0], ["nobody"])
     with pytest.raises(InputError, match="counted from 1"):
         batch(history[0], 0)
+    with pytest.raises(InputError, match="is a run of 7 steps"):
+        batch(history[0], 8)
 
 
 def test_the_command_line(history, capsys):
