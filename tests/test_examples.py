@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "shards/README.md"]
 RECIPES = [*ROOT.glob("configs/*.yaml"), *ROOT.glob("configs/*/*.yaml")]
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^    (seer .+?)(?:  .*)?$", re.MULTILINE)
 COMMAND = re.compile(
     r"(?:^|(?<=&& )|(?<=\$ ))(?:python -m )?(seer .*?)(?= && |\)$|$)", re.MULTILINE
 )
@@ -42,7 +43,8 @@ def shown() -> Iterator[tuple[str, str]]:
         lines = command.epilog.splitlines()
         yield from ((" ".join(words), line.strip()) for line in lines if "seer " in line)
     for path in DOCUMENTS:
-        text = "".join(BLOCK.findall(path.read_text())).replace("\\\n", "")
+        blocks = BLOCK.findall(path.read_text()) + INDENTED.findall(path.read_text())
+        text = "\n".join(blocks).replace("\\\n", "")
         yield from ((path.name, command) for command in COMMAND.findall(text))
     for path in RECIPES:
         text = re.sub("^# *", "", path.read_text(), flags=re.MULTILINE)
@@ -90,7 +92,14 @@ SHOWN = sorted(set(shown()))
 
 def test_all_are_looked_at():
     places = {place for place, _ in SHOWN}
-    assert {"README.md", "CONTRIBUTING.md", "speedrun.md", "launch slurm"} <= places
+    assert {
+        "README.md",
+        "CONTRIBUTING.md",
+        "speedrun.md",
+        "plan.md",
+        "launch.md",
+        "launch slurm",
+    } <= places
     assert {path.name for path in RECIPES if "clusters" not in path.parts} <= places
     assert {" ".join(words) for words in verbs()} <= places
 
