@@ -148,3 +148,8 @@ def _faster_steps(config: Pretrain, ranks: int, on_gpu: bool, cores: int) -> lis
 def is_alone() -> bool:
     """Whether no launcher has started this process as one of several."""
     return not {"WORLD_SIZE", "SLURM_PROCID"} & os.environ.keys()
+
+
+def speaks() -> bool:
+    """Whether this process is the one of its launcher's that says how a run ended: rank 0, or alone."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

@@ -83,7 +83,7 @@ def pretrain(
     resolved = load_config(config, overrides or [], allow_env)
     check_start(resolved)
     from seer.data.storage.index import Manifest
-    from seer.pretrain.ending import is_alone, is_finished, last_lines
+    from seer.pretrain.ending import is_alone, is_finished, last_lines, speaks
     from seer.pretrain.length import check_images, with_steps
 
     alone = is_alone()
@@ -111,7 +111,9 @@ def pretrain(
         run(resolved)
     else:
         spawn(run, nproc, resolved, device=resolved.device)
-    return say(*last_lines(resolved))
+    if speaks():
+        say(*last_lines(resolved))
+    return None
 
 
 @app.command(

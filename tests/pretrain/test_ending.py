@@ -11,6 +11,8 @@ from seer.pretrain.ending import Shares, is_finished, last_lines, limited_by, sh
 from seer.pretrain.recipe import load_config
 from seer.pretrain.run import run
 from seer.rundir.names import latest
+from seer.terminal import outlasting_terminal
+from seer.verbs import train
 from tests.kit.torchless import without_torch
 
 
@@ -75,6 +77,20 @@ def test_the_commands_of_the_last_lines_can_be_pasted(tiny, shards, finished):
         ["seer", "eval", "all", "--model", model, "--data", "LABELLED"],
         ["seer", "report", model],
     ]
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_processes_the_first_says_that_a_run_is_over(
+    rank, tiny, shards, finished, monkeypatch, capsys
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("seer.forkserver.start", lambda modules: None)
+    monkeypatch.setattr("seer.pretrain.run.run", lambda config: None)
+    with outlasting_terminal():
+        train.pretrain(tiny, [f"data={shards}", f"run_dir={finished}", "steps=2"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[:1] == (["finished: 2 steps of 2"] if rank == "0" else [])
 
 
 def test_a_run_is_finished_while_its_last_checkpoint_is_whole_and_its_data_are_the_same(
