@@ -78,6 +78,8 @@ def _plan(
 
     resources = Resources(nodes, tasks or gpus or 1, gpus, minutes(time))
     links = plan(command, resources, sweep or [], array, retries, backoff)
+    if place != "slurm":
+        _check_gpus(gpus)  # imports torch
     folder = jobs.absolute() / "DRY-RUN" if dry else new_folder(jobs, command[0])
     return Launch(folder, place, links)
 
@@ -176,7 +178,6 @@ def torchrun(
         )
     if nodes > 1 and not node_rank:
         place.check_endpoint(endpoint)
-    _check_gpus(gpus_per_node)
     launch = _plan(
         "torchrun", jobs, command, nodes, tasks_per_node, gpus_per_node, "365-0", None, 1, 0, 0
     )
@@ -197,7 +198,6 @@ def local(
     jobs: Jobs = Path("jobs"),
 ) -> None:
     """Run a job, an array or a chain here, one after another, and again after a failure."""
-    _check_gpus(gpus_per_node)
     launch = _plan(
         "local",
         jobs,

@@ -132,7 +132,10 @@ def check_start(config: Pretrain) -> None:
     if os.path.isfile(run_dir):
         raise InputError(f"{run_dir}: is a file; give another run_dir")
     if config.init and not (run_dir / CONFIG).exists():
-        check_initial(config.init)
+        try:
+            check_initial(config.init)
+        except InputError as error:
+            raise InputError(f"init: {error}") from error
 
 
 def check_run_dir(config: Pretrain) -> None:

@@ -112,7 +112,9 @@ def test_a_run_that_diverged_is_not_tried_again(tiny, shards, tmp_path, monkeypa
 def test_gpus_that_are_not_there_are_refused_before_anything_is_started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place in ("local", "torchrun"):
-        result = launch(place, "--gpus-per-node", "512", "--", "report", "r")
+        result = launch(
+            place, "--gpus-per-node", "512", "--tasks-per-node", "1", "--", "report", "r"
+        )
         assert "--gpus-per-node 512: PyTorch sees" in str(result.exception)
     assert not list(tmp_path.iterdir())
 
