@@ -1,10 +1,6 @@
 """Verbs that train a backbone."""
 
-import shlex
-import sys
-from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,46 +12,12 @@ from seer.terminal import (
     Json,
     emit,
     example,
-    finite,
     outlast_terminal,
     say,
 )
 from seer.verbs.options import Overrides, Recipe
 
 app = typer.Typer()
-
-
-@app.command(epilog=example("seer quickstart --out quickstart"))
-def quickstart(
-    context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Where images, shards, run and report go.")] = Path(
-        "quickstart"
-    ),
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Time to spend on pretraining; 4 on a CPU, 1 on a GPU.",
-            min=0.1,
-            callback=finite,
-            show_default=False,
-        ),
-    ] = None,
-    json_target: Json = "",
-) -> None:
-    """Photographs that come with the package → shards → SwAV → kNN and linear against untrained →
-    report.
-    """
-    from seer.quickstart.tour import quickstart as run
-
-    def typed(*words: str) -> None:
-        """Show a command as a user would type it, and run it."""
-        say("", f"$ seer {shlex.join(words)}")
-        context.find_root().command.main(list(words), standalone_mode=False)
-
-    # The verbs that it runs print, too; stdout is for the JSON alone.
-    with redirect_stdout(sys.stderr) if json_target == "-" else nullcontext():
-        summary = run(out, minutes, say, typed)
-    emit(summary, json_target)
 
 
 @app.command(

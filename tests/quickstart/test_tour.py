@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from seer.errors import InputError
 from seer.quickstart import tour
@@ -37,7 +38,7 @@ def small(images: Path) -> dict[str, int]:
     for split, count in (("train", 12), ("test", 3)):
         for photo in ("brick", "coffee"):
             folder = images / split / photo
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             for i in range(count):
                 (folder / f"{i:04d}.jpg").write_bytes(f"{split} {photo} {i}".encode())
         (images / split / ".DS_Store").write_bytes(b"")  # what else a file manager leaves there
@@ -45,18 +46,26 @@ def small(images: Path) -> dict[str, int]:
     return {"train": 24, "test": 6}
 
 
-def run(
-    out: Path, commands: list[list[str]], minutes: float | None = 0.5
-) -> tuple[dict, list[str]]:
-    lines: list[str] = []
+class Recorder:
+    """Stands for a terminal: commands leave what the tour reads of them, lines and pictures are kept."""
 
-    def verb(*words: str) -> None:
-        commands.append(list(words))
+    def __init__(self, commands: list[list[str]]):
+        self.commands = commands
+        self.lines: list[str] = []
+        self.pictures: list[Path] = []
+        self.terminal = tour.Terminal(lambda *text: self.lines.extend(text), self.verb, self.show)
+
+    def show(self, path: Path, bands: list[tuple[int, int]]) -> bool:
+        self.pictures.append(path)
+        return bool(bands)
+
+    def verb(self, *words: str) -> None:
+        self.commands.append(list(words))
         options = dict(word.split("=", 1) for word in words if "=" in word)
         if words[0] == "pretrain":
             folder = Path(options["run_dir"])
-            folder.mkdir(parents=True)
-            rows = [{"step": n, "samples": 128 * n, "images_per_second": 256.0} for n in (1, 2)]
+            folder.mkdir(parents=True, exist_ok=True)
+            rows = [{"step": n, "samples": 128 * n, "images_per_second": 512.0} for n in (1, 2)]
             (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
         if words[0] == "eval":
             results = Path(words[words.index("--out") + 1])
@@ -64,42 +73,66 @@ def run(
             value = 0.4 if untrained else 0.65
             append_results(results, [row(words[1], "top1_k10", untrained, value)])
 
-    summary = tour.quickstart(out, minutes, lambda *text: lines.extend(text), verb)
-    return summary, lines
+
+def run(
+    out: Path, commands: list[list[str]], minutes: float | None = 0.5, seed: int = 0
+) -> tuple[dict, Recorder]:
+    recorder = Recorder(commands)
+    return tour.quickstart(out, minutes, seed, recorder.terminal), recorder
 
 
 def test_learning_needs_no_labels_and_measuring_few(commands, tmp_path):
-    summary, lines = run(tmp_path / "out", commands)
-    assert [words[:2] for words in commands[:3]] == [
-        ["shards", "build"],
-        ["pretrain", "quickstart"],
-        ["pretrain", "quickstart"],
-    ]
+    summary, recorder = run(tmp_path / "out", commands)
+    assert commands[0][:2] == ["shards", "build"]
     assert commands[0][2] == str(tmp_path / "out/images/train")
-    assert "steps=60" in commands[2]  # half a minute of two steps a second
     evals = [words for words in commands if words[0] == "eval"]
     labelled = tmp_path / "out/labelled"
     assert {words[words.index("--data") + 1] for words in evals} == {str(labelled)}
-    assert [words[1] for words in evals] == ["knn", "knn", "linear", "linear"]
     patches = {split: sorted((labelled / split).rglob("*.jpg")) for split in ("train", "test")}
     assert {split: len(paths) for split, paths in patches.items()} == {"train": 20, "test": 6}
     for paths in patches.values():
         for path in paths:
             source = tmp_path / "out/images" / path.relative_to(labelled)
             assert path.read_bytes() == source.read_bytes()
-    assert commands[-1][0] == "report"
     assert summary["scores"]["knn top1_k10"] == pytest.approx(
         {"pretrained": 65, "untrained": 40, "gain": 25}
     )
-    (line,) = [line for line in lines if line.startswith("knn top1_k10")]
-    assert line == "knn top1_k10        +25.0   65.0 [ 61.0,  69.0]   40.0 [ 36.0,  44.0]"
+    line = "knn top1_k10        +25.0   65.0 [ 61.0,  69.0]   40.0 [ 36.0,  44.0]"
+    assert recorder.lines.count(line) == 2  # of the short run and of the long one
 
 
-def test_without_minutes_it_takes_the_devices(commands, tmp_path, monkeypatch):
-    for device, steps in (("cpu", 480), ("cuda", 120)):
-        monkeypatch.setattr(tour, "pick_device", lambda _, d=device: type("D", (), {"type": d}))
-        run(tmp_path / device, commands, minutes=None)
-        assert f"steps={steps}" in commands[-6]
+def test_the_demo_is_the_quickstarts_beginning(commands, tmp_path):
+    recorder = Recorder([])
+    summary = tour.demo(tmp_path / "out", 0, recorder.terminal)
+    run(tmp_path / "out", commands)
+    assert commands[: len(recorder.commands)] == recorder.commands
+    assert [words[0] for words in commands[len(recorder.commands) :]] == [
+        "pretrain",
+        *["eval"] * 4,
+        "report",
+    ]
+    assert recorder.pictures == [tmp_path / "out/first/images/neighbours.png"]
+    assert summary["report"] == str(tmp_path / "out/first/report.html")
+    assert set(summary["scores"]) == {"knn top1_k10"}
+
+
+@pytest.mark.parametrize(
+    ("minutes", "device", "steps"),
+    [(2, "cpu", 480), (None, "cpu", 960), (None, "cuda", 240), (0.1, "cpu", tour.FEWEST_STEPS)],
+)
+def test_the_time_decides_the_steps(commands, tmp_path, monkeypatch, minutes, device, steps):
+    """At four steps a second, which the recorder's runs take."""
+    monkeypatch.setattr(tour, "pick_device", lambda _: torch.device(device))
+    run(tmp_path, commands, minutes)
+    assert f"steps={steps}" in commands[-6]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_seed_is_both_runs(commands, tmp_path, seed):
+    run(tmp_path, commands, seed=seed)
+    trained = [words for words in commands if words[0] == "pretrain"]
+    assert len(trained) == 2
+    assert [f"seed={seed}" in words for words in trained] == [seed > 0] * 2
 
 
 @pytest.mark.parametrize("name", ["labelled", "labelled/train", "images/test"])
