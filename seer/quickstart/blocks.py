@@ -32,7 +32,7 @@ def show(path: Path, bands: Sequence[tuple[int, int]]) -> bool:
     if not path.is_file():
         return False
     for band in bands:
-        console.print(*lines(path.read_bytes(), WIDTH, band), sep="\n")
+        console.print(*lines(path.read_bytes(), WIDTH, band), "", sep="\n")
     return True
 
 
