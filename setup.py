@@ -11,7 +11,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "seer/__init__.py").read_te
 EXTRAS = {
     "s3": ["s3fs>=2024.6"],
     "gcs": ["gcsfs>=2024.6"],
-    "interop": ["timm>=1.0"],  # `timm:NAME` and `--to timm`
+    "interop": ["timm>=1.0", "transformers>=5"],  # `timm:NAME`, and `--to` the same
+    "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],  # `--to onnx`
 }
 
 setup(
@@ -72,7 +73,10 @@ setup(
             "albumentations",  # with lightly, the peers of benchmarks/multicrop.py
             "webdataset",
             "moto[s3,server]>=5",
+            # With pycls, whose networks of the same weights compute the same as ours.
             "pycls",
+            "fairscale>=0.4.13",
+            "classy-vision>=0.7",
         ],
     },
     entry_points={"console_scripts": ["seer = seer.__main__:main"]},

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from seer import cli, forkserver
+from seer.backbones import build
 from seer.errors import InputError
 from shards import cli as shards_cli
 from shards.build import BuildReport
@@ -184,6 +186,18 @@ def test_a_server_is_started_where_processes_will_fork_from_it(
         monkeypatch.setattr(f"seer.{function}", lambda *_, **__: [])
     invoke("pretrain", tiny, f"data={shards}", f"run_dir={tmp_path / 'run'}", *options)
     assert [modules is server for modules in started] == [True] * (server is not None)
+
+
+def test_published_weights_are_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": build("regnety_tiny").state_dict()}, "theirs.pth")
+    words = ["import", "theirs.pth", "--out", "mine.safetensors", "--json", "-", "--from"]
+    assert isinstance(invoke(*words, "timm").exception, InputError)
+    assert not Path("mine.safetensors").exists()
+    summary = json.loads(invoke(*words, "seer").stdout)
+    assert (summary["architecture"], summary["heads"]) == ("regnety_tiny", "none")
+    exported = invoke("export", "mine.safetensors", "--to", "safetensors", "--out", "b.safetensors")
+    assert exported.exit_code == 0
 
 
 def test_a_flipped_bit_is_exit_code_2(shards, tmp_path):

@@ -35,6 +35,8 @@ OPENERS = {
     "seer.checks.audit": "what was removed from the data of a store",
     "seer.processes": "what ranks of ours send",
     "seer.engine.peers": "what processes of one run leave for each other",
+    "seer.interop.modelfile": "the first bytes of model files",
+    "seer.interop.pickles": "model files, as tensors and plain containers",
     "seer.interop.weights": "model files and kept features",
     "seer.config.layers": "the text of recipes and profiles, as seer.inputs has read and checked it",
     "seer.checks.machine": "settings of the kernel",

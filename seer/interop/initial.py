@@ -1,113 +1,169 @@
-"""What a training starts from: the weights of any MODEL, or of a file that holds nothing else, in a
-backbone of ours.
+"""What a training starts from: the weights of any MODEL, or of a checkpoint of others, in a backbone
+of ours; and SwAV's head and prototypes, where they stand beside it.
 """
 
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from torch import nn
 
-from seer.backbones import BACKBONES, BackboneConfig, build, canonical
+from seer.backbones import BackboneConfig, canonical
 from seer.backbones.base import Backbone
 from seer.errors import InputError
+from seer.interop import swav_heads
 from seer.interop.foreign import Pooled
-from seer.interop.layouts import blocks_in, names_of
+from seer.interop.identify import Contents, Fitted, contents, fit_to, identify
 from seer.interop.models import load_model
-from seer.interop.native import is_native
-from seer.interop.spec import LIBRARIES
-from seer.interop.weights import Form, check_forms, form, load_strictly, read_weights
+from seer.interop.native import read_heads
+from seer.interop.opening import open_published, own_file
+from seer.interop.published import Published, of_tensors
+from seer.interop.spec import OURS, is_weights
+from seer.interop.weights import check_forms, form, listed, load_partly, load_strictly
 
-OURS = "seer"
 PUBLISHED_STRIDE = 2  # of every stem in timm and torchvision
-# What stands beside a backbone in other people's files: classifiers, and the heads of SwAV's own.
-HEADS = ("fc", "head", "projection_head", "prototypes")
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a backbone was given.
+    """What a training was given.
 
     Attributes:
         summary: what it was, in a few words.
         mean, std: of the channels of the images that it was trained on, where that is known.
+        taken: which of the heads that were asked for came along.
+        advice: the options with which the source's heads would; "" if it has none, or they did.
     """
 
     summary: str
     mean: list[float] | None = None
     std: list[float] | None = None
+    taken: frozenset[str] = field(default_factory=frozenset)
+    advice: str = ""
 
 
-def load_initial(backbone: Backbone, source: str) -> Start:
+def load_initial(
+    backbone: Backbone,
+    source: str,
+    beside: Mapping[str, nn.Module] | None = None,
+    partial: bool = False,
+) -> Start:
     """Copy the weights that `source` names into `backbone`: all of its tensors and no others.
 
     Args:
-        source: as `load_model` takes it; or a file of weights, which go by seer's, torchvision's or timm's names.
-            Classifiers are left aside.
+        source: as `load_model` takes it; or a checkpoint of others, whose tensors go by one of
+            `layouts.NAMINGS`. Classifiers are left aside.
+        beside: SwAV's `head` and `prototypes`, which are filled where the source has the same.
+        partial: of a checkpoint of others, take the tensors that fit and leave the rest as they are.
 
     Raises:
         InputError: in one line, what is wrong with it; of another architecture, the `backbone.name` that would fit.
     """
-    if os.path.isfile(source) and not is_native(Path(source)):
-        return _load_file(backbone, Path(source))
+    path = Path(source)
+    own = own_file(path)
+    if own is None and is_weights(path):
+        return _load_published(backbone, path, beside or {}, partial)
     model = load_model(source)
     if isinstance(model.backbone, Pooled):
         library = source.partition(":")[0]
-        tensors = model.backbone.network.state_dict()
-        _copy(backbone, tensors, library, source, [PUBLISHED_STRIDE])
-        summary = f"{len(tensors):,} tensors of {source} → backbone, its classifier left aside"
-    else:
-        assert isinstance(model.backbone, Backbone)
-        _check_same(model.backbone.config, backbone.config, source)
-        tensors = model.backbone.state_dict()
-        load_strictly(backbone, tensors, source)
-        which = f" ({model.label})" if model.run_dir else ""
-        summary = f"{len(tensors):,} tensors of {source}{which} → backbone"
-    return Start(summary, model.mean, model.std)
+        published = of_tensors(model.backbone.network.state_dict(), path)
+        forms = published.forms
+        fitted = fit_to(backbone, published, Contents(forms, {}, []), library)
+        _check(backbone, fitted, source, [PUBLISHED_STRIDE])
+        load_strictly(backbone, fitted.tensors(), source)
+        summary = f"{len(forms):,} tensors of {source} → backbone, its classifier left aside"
+        return Start(summary, model.mean, model.std)
+    assert isinstance(model.backbone, Backbone)
+    _check_same(model.backbone.config, backbone.config, source)
+    tensors = model.backbone.state_dict()
+    load_strictly(backbone, tensors, source)
+    which = f" ({model.label})" if model.run_dir else ""
+    summary = f"{len(tensors):,} tensors of {source}{which} → backbone"
+    start = Start(summary, model.mean, model.std)
+    if own is None or not beside:
+        return start
+    kept = read_heads(own)
+    forms = {name: form(tensor) for name, tensor in kept.items()}
+    return _with_heads(start, beside, Published(forms, kept.__getitem__), source)
 
 
-def _load_file(backbone: Backbone, path: Path) -> Start:
-    """Weights of which nothing is said but their names."""
-    tensors = read_weights(path)
-    heads = {name.partition(".")[0] for name in tensors} & set(HEADS)
-    trunk = {name: t for name, t in tensors.items() if name.partition(".")[0] not in heads}
-    library = max((OURS, *LIBRARIES), key=lambda naming: _shared(backbone, naming, trunk))
+def _load_published(
+    backbone: Backbone, path: Path, beside: Mapping[str, nn.Module], partial: bool
+) -> Start:
+    """A checkpoint that says nothing of what it is but by the names of its tensors."""
+    published = open_published(path)
+    found = contents(published.forms)
+    fitted = fit_to(backbone, published, found)
     stride = backbone.config.stem_stride
-    _copy(backbone, trunk, library, str(path), [stride, 3 - stride])
-    summary = f"{len(trunk):,} tensors of {path} ({library}'s names) → backbone"
-    if heads:
-        summary += f", {' and '.join(sorted(heads))} left aside"
-    if stride != PUBLISHED_STRIDE and library != OURS:
+    if partial:
+        agreeing, rest = _agreeing(backbone, fitted, path)
+        load_partly(backbone, fitted.tensors(agreeing), path)
+        count = f"{len(agreeing):,} of {len(backbone.state_dict()):,}"
+    else:
+        _check(backbone, fitted, str(path), [stride, 3 - stride])
+        load_strictly(backbone, fitted.tensors(), path)
+        count = f"{len(found.trunk):,}"
+        rest = ""
+    summary = f"{count} tensors of {path} ({fitted.library}'s names) → backbone{rest}"
+    if found.aside:
+        summary += f", {' and '.join(found.aside)} left aside"
+    if stride != PUBLISHED_STRIDE and fitted.library != OURS:
         summary += f", taken as of stem_stride={stride}"
-    return Start(summary)
+    images = published.images
+    start = Start(summary, images.get("mean"), images.get("std"))
+    theirs = found.heads
+    forms = {name: published.forms[key] for name, key in theirs.items()}
+    kept = Published(forms, lambda name: published.read(theirs[name]))
+    return _with_heads(start, beside, kept, str(path))
 
 
-def _shared(backbone: Backbone, library: str, names: Iterable[str]) -> int:
-    """How many of the names are those that the library gives to this backbone's tensors."""
-    return len(names_of(library, backbone).keys() & set(names))
+def _with_heads(
+    start: Start, beside: Mapping[str, nn.Module], kept: Published, source: str
+) -> Start:
+    """Fill what stands beside the backbone, and add to the summary what became of a source's heads."""
+    if not kept.forms:
+        return start
+    words = sorted({name.partition(".")[0] for name in kept.forms})
+    taken = swav_heads.fill(beside, kept, source)
+    summary = start.summary
+    for word in taken:
+        count = sum(name.startswith(f"{word}.") for name in kept.forms)
+        summary += f", {count} → {word}"
+    aside = [word for word in words if word not in taken]
+    if aside:
+        summary += f", its {' and '.join(aside)} left aside"
+    advice = swav_heads.options(kept.forms) if aside and beside else ""
+    return Start(summary, start.mean, start.std, frozenset(taken), advice)
 
 
-def _copy(
-    backbone: Backbone, tensors: Mapping[str, Tensor], library: str, source: str, strides: list[int]
-) -> None:
-    """Copy tensors that go by a library's names, whose network has one of the strides."""
-    names = names_of(library, backbone)
-    ours = {names.get(name, name): tensor for name, tensor in tensors.items()}
-    forms = {name: form(tensor) for name, tensor in tensors.items()}
+def _agreeing(backbone: Backbone, fitted: Fitted, path: Path) -> tuple[list[str], str]:
+    """The tensors that are the backbone's in name and shape; and what is missing and left aside."""
+    expected = {name: form(tensor) for name, tensor in backbone.state_dict().items()}
+    forms = fitted.forms
+    agreeing = [name for name in expected if forms.get(name) == expected[name]]
+    if not any(fitted.names[name] for name in agreeing):
+        raise InputError(f"{path}: no tensor of it fits {backbone.config.name}, not even in part")
+    missing = [name for name in expected if forms.get(name) != expected[name]]
+    others = [name for name in forms if name not in agreeing]
+    rest = f", {listed(missing)} start new" if missing else ""
+    rest += f", {listed(others)} left aside" if others else ""
+    return agreeing, rest
+
+
+def _check(backbone: Backbone, fitted: Fitted, source: str, strides: list[int]) -> None:
+    """Raise `InputError` unless a network whose stem has one of the strides is `backbone`."""
     try:
-        check_forms(backbone, {name: form(tensor) for name, tensor in ours.items()}, source)
+        check_forms(backbone, fitted.forms, source)
     except InputError as error:
-        fitting = _fitting(forms, strides)
-        raise InputError(f"{error}; {_advice(fitting, backbone.config)}") from None
+        theirs = {name: fitted.published.forms[name] for name in fitted.names.values() if name}
+        fitting = identify(theirs, strides)
+        advice = _advice(fitting[0] if fitting else None, backbone.config)
+        raise InputError(f"{error}; {advice}") from None
     if backbone.config.stem_stride not in strides:
         (stride,) = strides
         raise InputError(
             f"{source}: its stem has stride {stride}; set backbone.stem_stride={stride}"
         )
-    load_strictly(backbone, ours, source)
 
 
 def _check_same(given: BackboneConfig, wanted: BackboneConfig, source: str) -> None:
@@ -129,26 +185,3 @@ def _changes(given: BackboneConfig, wanted: BackboneConfig) -> str:
     if given.stem_stride != wanted.stem_stride:
         changes.append(f"backbone.stem_stride={given.stem_stride}")
     return " ".join(changes)
-
-
-def _fitting(forms: Mapping[str, Form], strides: list[int]) -> BackboneConfig | None:
-    """The backbone whose tensors these are, under anybody's names; None if there is none."""
-    depth = blocks_in(forms)
-    for name, create in BACKBONES.items():
-        # To build them all would take seconds.
-        if isinstance(create, partial) and create.args[0].depth != depth:
-            continue
-        for stride in strides:
-            config = BackboneConfig(name, stem_stride=stride)
-            if forms in _forms_of(config):
-                return config
-    return None
-
-
-def _forms_of(config: BackboneConfig) -> list[dict[str, Form]]:
-    """The tensors of a backbone, under each library's names."""
-    with torch.device("meta"):
-        backbone = build(config)
-    forms = {name: form(tensor) for name, tensor in backbone.state_dict().items()}
-    namings = [names_of(library, backbone) for library in (OURS, *LIBRARIES)]
-    return [{name: forms[ours] for name, ours in naming.items()} for naming in namings]

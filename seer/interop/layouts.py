@@ -22,7 +22,7 @@ class Layout:
     """The names of one library for one family of networks.
 
     Attributes:
-        block: prefix of a block's modules; may use `stage` and `block` (from 0) and `stage1`, `block1` (from 1).
+        block: prefix of a block's modules; may use `stage` and `block` (from 0), `stage1`, `block1` (from 1), `stage2`.
         modules: our module → theirs, for the stem (`stem.*`) and inside a block. What is absent has the same name.
     """
 
@@ -43,6 +43,7 @@ class Layout:
             block=block,
             stage1=stage + 1,
             block1=block + 1,
+            stage2=stage + 2,
         )
         return f"{prefix}.{layer}.{tensor}"
 
@@ -86,11 +87,80 @@ _REGNET_TIMM = Layout(
         "shortcut.conv": "downsample.conv", "shortcut.bn": "downsample.bn",
     },
 )  # fmt: skip
+_REGNET_PYCLS = Layout(
+    block="s{stage1}.b{block1}",
+    modules={
+        "conv1": "f.a", "bn1": "f.a_bn",
+        "conv2": "f.b", "bn2": "f.b_bn",
+        "se.reduce": "f.se.f_ex.0", "se.expand": "f.se.f_ex.2",
+        "conv3": "f.c", "bn3": "f.c_bn",
+        "shortcut.conv": "proj", "shortcut.bn": "bn",
+    },
+)  # fmt: skip
+_REGNET_CLASSY = Layout(
+    block="trunk_output.block{stage1}.block{stage1}-{block}",
+    modules={
+        "stem.conv": "stem.stem.0", "stem.bn": "stem.stem.1",
+        "conv1": "f.a.0", "bn1": "f.a.1",
+        "conv2": "f.b.0", "bn2": "f.b.1",
+        "se.reduce": "f.se.excitation.0", "se.expand": "f.se.excitation.2",
+        "conv3": "f.c", "bn3": "f.final_bn",
+        "shortcut.conv": "proj", "shortcut.bn": "bn",
+    },
+)  # fmt: skip
+_VISSL_STEM = "_feature_blocks.conv1.stem"
+_REGNET_VISSL = Layout(
+    block="_feature_blocks.res{stage2}.block{stage1}-{block}",
+    modules={
+        **_REGNET_CLASSY.modules,
+        "stem.conv": f"{_VISSL_STEM}.0",
+        "stem.bn": f"{_VISSL_STEM}.1",
+    },
+)
+_RESNET_VISSL = Layout(
+    block=f"_feature_blocks.{_RESNET.block}",
+    modules={
+        **_RESNET.modules,
+        "stem.conv": "_feature_blocks.conv1",
+        "stem.bn": "_feature_blocks.bn1",
+    },
+)
 
+
+def _transformers(layers: Iterable[str]) -> Layout:
+    """Hugging Face's names, which number a block's layers."""
+    modules = {}
+    for index, layer in enumerate(layers):
+        if layer == "se":
+            modules["se.reduce"] = f"layer.{index}.attention.0"
+            modules["se.expand"] = f"layer.{index}.attention.2"
+        else:
+            modules[f"conv{layer}"] = f"layer.{index}.convolution"
+            modules[f"bn{layer}"] = f"layer.{index}.normalization"
+    for name, theirs in (("stem", "embedder.embedder"), ("shortcut", "shortcut")):
+        modules[f"{name}.conv"] = f"{theirs}.convolution"
+        modules[f"{name}.bn"] = f"{theirs}.normalization"
+    return Layout("encoder.stages.{stage}.layers.{block}", modules)
+
+
+_TRANSFORMERS = _transformers(["1", "2", "3"])
+_REGNETY_TRANSFORMERS = _transformers(["1", "2", "se", "3"])
 
 LAYOUTS: dict[type[Backbone], dict[str, Layout]] = {
-    ResNet: {"torchvision": _RESNET, "timm": _RESNET},
-    RegNet: {"torchvision": _REGNET_TORCHVISION, "timm": _REGNET_TIMM},
+    ResNet: {
+        "torchvision": _RESNET,
+        "timm": _RESNET,
+        "transformers": _TRANSFORMERS,
+        "vissl": _RESNET_VISSL,
+    },
+    RegNet: {
+        "torchvision": _REGNET_TORCHVISION,
+        "timm": _REGNET_TIMM,
+        "transformers": _REGNETY_TRANSFORMERS,
+        "pycls": _REGNET_PYCLS,
+        "vissl": _REGNET_VISSL,
+        "classy_vision": _REGNET_CLASSY,
+    },
 }
 
 
@@ -109,19 +179,27 @@ def names_of(library: str, backbone: Backbone) -> dict[str, str]:
     none.
     """
     names = list(backbone.state_dict())
-    theirs = LAYOUTS.get(type(backbone), {}).get(library)
+    theirs = _layouts(backbone).get(library)
     return {theirs.rename(name) if theirs else name: name for name in names}
 
 
 def layout(library: str, backbone: Backbone) -> Layout:
-    """The names that `library` (torchvision or timm) gives to this backbone's tensors.
+    """The names that `library` (one of `NAMINGS`) gives to this backbone's tensors.
 
     Raises:
         InputError: there are none for this family of networks.
     """
-    if type(backbone) not in LAYOUTS:
+    layouts = _layouts(backbone)
+    if library not in layouts:
         raise InputError(
             f"{backbone.config.name}: seer does not know how {library} names its tensors; "
             "export --to safetensors, which seer itself reads"
         )
-    return LAYOUTS[type(backbone)][library]
+    return layouts[library]
+
+
+def _layouts(backbone: Backbone) -> dict[str, Layout]:
+    layouts = LAYOUTS.get(type(backbone), {})
+    if isinstance(backbone, RegNet) and not backbone.spec.se:
+        return {**layouts, "transformers": _TRANSFORMERS}
+    return layouts

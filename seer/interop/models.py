@@ -18,6 +18,7 @@ from seer.engine.checkpoint.header import check_file
 from seer.engine.options import RunConfig
 from seer.errors import InputError
 from seer.inputs import read_json, read_yaml
+from seer.interop.identify import Fitted, contents, fit_to, identify, refuse_unknown
 from seer.interop.native import (
     BACKBONE,
     MEAN,
@@ -27,8 +28,10 @@ from seer.interop.native import (
     read_backbone,
     save_backbone,
 )
-from seer.interop.spec import check_form, library_of, split, weights_of
-from seer.interop.weights import check_finite
+from seer.interop.opening import open_published, own_file
+from seer.interop.published import Published
+from seer.interop.spec import check_form, is_weights, library_of, split, weights_of
+from seer.interop.weights import check_finite, load_strictly
 from seer.rundir.names import CONFIG, HEADER
 from seer.schema import DIGEST, Integer, MapOf, MismatchError, Record
 
@@ -48,6 +51,13 @@ NEEDED = Record(
 # delivers.
 FREE = incidental(RunConfig) | incidental(LoaderConfig, "loader.")
 SUMS = Record({}, {"files": MapOf(Record({}, {"sha256": DIGEST}))})
+
+# Where a checkpoint does not say on what images it was trained.
+PUBLISHED_IMAGES: dict[str, Any] = {
+    "size": 224,
+    "mean": list(IMAGENET_MEAN),
+    "std": list(IMAGENET_STD),
+}
 
 
 @dataclass
@@ -77,8 +87,8 @@ def load_model(spec: str) -> Model:
 
     Args:
         spec: RUN (its newest checkpoint) | RUN:step-100 | RUN:random (same architecture and seed, untrained) |
-            FILE.safetensors | BACKBONE:random | timm:NAME[:WEIGHTS] | torchvision:NAME[:WEIGHTS]. WEIGHTS is
-            `pretrained` (the default), `random`, or a local file.
+            FILE or FOLDER of weights, ours or published | BACKBONE:random | timm:NAME[:WEIGHTS] |
+            torchvision:NAME[:WEIGHTS]. WEIGHTS is `pretrained` (the default), `random`, or a local file.
 
     Raises:
         InputError: in one line, what is wrong with the spec or the file, and what to do.
@@ -106,10 +116,12 @@ def load_backbone(source: Path | str) -> tuple[Backbone, dict[str, Any]]:
 
 def _load_own(spec: str) -> Model:
     path, part = split(spec)
+    if own := own_file(path):
+        return _load_file(own)
+    if is_weights(path):
+        return _load_published(path)
     if os.path.isdir(path):
         return _load_run(path, part)
-    if os.path.isfile(path):
-        return _load_file(path)
     return _load_untrained(str(path))
 
 
@@ -143,6 +155,30 @@ def _load_file(path: Path) -> Model:
     digest = about.get("config_hash") or config_hash(about)
     label = about.get("label") or readable(str(path))
     return Model(backbone, label, about["size"], about["mean"], about["std"], digest)
+
+
+def _load_published(path: Path) -> Model:
+    """A checkpoint of others, which tells by its tensors alone what it is."""
+    published = open_published(path)
+    backbone, fitted = identified(published, path)
+    load_strictly(backbone, fitted.tensors(), path, assign=True)
+    digest = config_hash({"model": str(path), "backbone": backbone.config.name})
+    images = {**PUBLISHED_IMAGES, **published.images}
+    return Model(backbone, readable(path.name), config_hash=digest, **images)
+
+
+def identified(published: Published, path: Path) -> tuple[Backbone, Fitted]:
+    """The backbone, without memory, whose tensors a checkpoint has, and these under its names.
+    Raises `InputError` where there is none.
+    """
+    found = contents(published.forms)
+    fit = identify(found.trunk)
+    if fit is None:
+        refuse_unknown(found.trunk, path)
+    config, library = fit
+    with torch.device("meta"):
+        backbone = build(config)
+    return backbone, fit_to(backbone, published, found, library)
 
 
 def _load_untrained(name: str) -> Model:

@@ -17,7 +17,7 @@ from seer.backbones.base import Backbone
 from seer.errors import InputError
 from seer.inputs import UnreadableError, parse_json
 from seer.interop.layouts import layout
-from seer.interop.spec import LIBRARIES
+from seer.interop.spec import NAMINGS
 from seer.interop.weights import check_forms, load_strictly, open_safetensors
 from seer.schema import Choice, Integer, ListOf, Number, Plain, Record, Text, kind_of
 
@@ -36,9 +36,17 @@ MEAN = ListOf(Number(-1e6, 1e6), 3, 3)
 STD = ListOf(Number(1e-6, 1e6), 3, 3)
 ABOUT = Record(
     {"backbone": BACKBONE, "size": SIZE, "mean": MEAN, "std": STD},
-    {"label": LABEL, "config_hash": LABEL, "library": Choice(*LIBRARIES), "step": Integer(0)},
+    {
+        "label": LABEL,
+        "config_hash": LABEL,
+        "library": Choice(*NAMINGS),
+        "step": Integer(0),
+        "method": Record({}),
+    },
 )
 LONGEST_METADATA = 2**20  # characters
+# SwAV's, which an imported file may hold beside the backbone; its metadata then have `method`.
+HEADS = ("head.", "prototypes.")
 
 
 def save_backbone(
@@ -93,10 +101,11 @@ def read_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
         about = _about(path, file.metadata)
         with torch.device("meta"):
             backbone = build(backbone_config(about["backbone"], str(path)))
-        names = {name: name for name in file.forms}
+        names = {name: name for name in file.forms if not _is_kept_head(name, about)}
+        held = len(names)
         if library := about.get("library"):
             names = layout(library, backbone).to_ours(names, backbone.state_dict())
-        if len(names) < len(file.forms):
+        if len(names) < held:
             raise InputError(
                 f"{path}: holds tensors under seer's names and {library}'s; export the backbone anew"
             )
@@ -104,6 +113,17 @@ def read_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
         tensors = {name: file.tensor(theirs) for name, theirs in names.items()}
         load_strictly(backbone, tensors, path, assign=True)
     return backbone, about
+
+
+def read_heads(path: Path) -> dict[str, Tensor]:
+    """SwAV's head and prototypes in such a file, by our names; none in most."""
+    with open_safetensors(path) as file:
+        about = _about(path, file.metadata)
+        return {name: file.tensor(name) for name in file.forms if _is_kept_head(name, about)}
+
+
+def _is_kept_head(name: str, about: Mapping[str, Any]) -> bool:
+    return "method" in about and name.startswith(HEADS)
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -7,14 +7,33 @@ import re
 from pathlib import Path
 
 from seer.backbones import canonical
-from seer.errors import InputError, nearest
+from seer.errors import InputError, nearest, unreadable
 from seer.rundir.names import BACKBONE as WEIGHTS
 from seer.rundir.names import CHECKPOINTS, CONFIG
 
-LIBRARIES = ("torchvision", "timm")
-FORMS = "a run directory, an exported file, BACKBONE:random, timm:NAME[:WEIGHTS] or torchvision:NAME[:WEIGHTS]"
+LIBRARIES = ("torchvision", "timm")  # whose networks are MODELs by their names
+# Whose names of tensors are known. VISSL is what SEER was trained with; its RegNets are
+# ClassyVision's in other containers.
+NAMINGS = (*LIBRARIES, "transformers", "pycls", "vissl", "classy_vision")
+FORMS = (
+    "a run directory, a file or folder of weights, BACKBONE:random, timm:NAME[:WEIGHTS] "
+    "or torchvision:NAME[:WEIGHTS]"
+)
+HUB = "config.json"  # of a folder as transformers lays it out
+SHARDS = (".torch", ".pt", ".pth", ".bin")  # a folder of these is one of shards
 STEP = r"step-([0-9]{1,18})"  # a checkpoint's folder
-TARGETS = ("safetensors", *LIBRARIES)  # what an export may be for
+# What an export may be for, and how the name of its file ends; "" for a folder.
+TARGETS = {
+    "safetensors": ".safetensors",
+    "torchvision": ".safetensors",
+    "timm": ".safetensors",
+    "transformers": "",
+    "onnx": ".onnx",
+}
+OURS = "seer"
+# Whose weights are imported. fairscale's shards are of VISSL's networks, or of whatever somebody
+# else has sharded.
+SOURCES = (*NAMINGS, "fairscale", OURS)
 
 
 def library_of(spec: str) -> str:
@@ -30,10 +49,27 @@ def split(spec: str) -> tuple[Path, str]:
     return (Path(head), tail) if colon and not os.path.exists(spec) else (Path(spec), "")
 
 
+def is_weights(path: Path) -> bool:
+    """Whether it is a file, or a folder as others lay weights out, and no run directory."""
+    if not os.path.isdir(path):
+        return os.path.isfile(path)
+    return not os.path.exists(path / CONFIG) and (
+        os.path.isfile(path / HUB) or is_folder_of_shards(path)
+    )
+
+
+def is_folder_of_shards(folder: Path) -> bool:
+    try:
+        return any(file.suffix in SHARDS for file in folder.iterdir())
+    except OSError as error:
+        unreadable(error)
+
+
 def run_of(spec: str) -> Path | None:
     """The run directory that MODEL names, if it names one."""
     path, _ = split(spec)
-    return path if not library_of(spec) and os.path.isdir(path) else None
+    is_run = not library_of(spec) and os.path.isdir(path) and not is_weights(path)
+    return path if is_run else None
 
 
 def weights_of(run: Path, part: str) -> Path:
@@ -72,14 +108,11 @@ def check_form(spec: str) -> None:
     if library_of(spec):
         return
     path, part = split(spec)
+    if is_weights(path):
+        return  # what they are is told by reading them
     if os.path.isdir(path):
         if not (path / CONFIG).is_file():
             raise InputError(f"{path}: not a run directory, it has no {CONFIG}; expected {FORMS}")
-    elif os.path.isfile(path):
-        if path.suffix.lower() in (".pth", ".pt", ".bin"):
-            raise InputError(
-                f"{path}: give its architecture, too: timm:NAME:{path} or torchvision:NAME:{path}"
-            )
     elif part == "random":
         canonical(str(path))
     else:
@@ -100,8 +133,28 @@ def check_export(spec: str, to: str, out: Path) -> None:
     """
     if to not in TARGETS:
         raise InputError(f"--to {to}: no such target{nearest(to, TARGETS)}")
-    if out.suffix != ".safetensors" or out.is_dir():
-        raise InputError(f"--out {out}: give a file whose name ends in .safetensors")
+    _check_ending(out, TARGETS[to])
     if library := library_of(spec):
         raise InputError(f"{spec}: is {library}'s own already; seer exports seer's backbones")
     check_model(spec)
+
+
+def check_import(path: Path, library: str, out: Path) -> None:
+    """Refuse, at once, an import of nothing, from no library, or to no such file.
+
+    Raises:
+        InputError: which of these.
+    """
+    if library not in SOURCES:
+        raise InputError(f"--from {library}: no such library{nearest(library, SOURCES)}")
+    _check_ending(out, ".safetensors")
+    if not is_weights(path):
+        raise InputError(f"{path}: no such file, nor a folder that holds weights")
+
+
+def _check_ending(out: Path, suffix: str) -> None:
+    """Raise `InputError` unless a file of this suffix, or a new folder, may be called `out`."""
+    if suffix and (out.suffix != suffix or out.is_dir()):
+        raise InputError(f"--out {out}: give a file whose name ends in {suffix}")
+    if not suffix and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"--out {out}: is there already; give a new folder")

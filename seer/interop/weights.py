@@ -5,33 +5,28 @@ What a file claims (names, shapes, types) is compared with the network that is w
 tensor is read.
 """
 
-import io
 import re
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from seer import inputs
-from seer.errors import InputError, first_line
+from seer.errors import InputError
+from seer.interop.modelfile import check_header, reason
+from seer.interop.pickles import load_pickle
 from seer.schema import join
 
-LARGEST_HEADER = 2**24  # bytes; a network of ten thousand tensors has a header of one million
 FLOATING = "floating"
 WHOLE = "whole"
 ELSE = "else"
-NESTED = ("state_dict", "model")  # where training scripts keep a state dict among other things
+# Where training scripts keep a state dict among other things; pycls says `model_state`.
+NESTED = ("state_dict", "model", "model_state")
 DEEPEST = 4
-# Bytes, or instructions; the names and shapes of ten thousand tensors take less.
-LARGEST_PICKLE = 2**21
-UNREADABLE = "not readable as tensors only"
+MOST_LISTED = 8  # names of tensors in one line
 
 
 class Form(NamedTuple):
@@ -71,21 +66,10 @@ def open_safetensors(path: Path) -> Iterator[Safetensors]:
         ) from error
 
 
-def check_header(path: Path) -> None:
-    """Raise `InputError` for what is no file, and for a header too long to be one: it would be read
-    as a whole.
-    """
-    try:
-        with inputs.open_data(path) as file:
-            length = int.from_bytes(file.read(8), "little")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give a file of weights"
-        ) from None
-    if path.suffix.lower() == ".safetensors" and length > LARGEST_HEADER:
-        raise InputError(
-            f"{path}: not readable as safetensors (it begins with no header of a usual length)"
-        )
+def kept_open(path: Path) -> Safetensors:
+    """The same, to be read for as long as it is referred to."""
+    with open_safetensors(path):
+        return Safetensors(safe_open(path, "pt"))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -95,8 +79,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix.lower() == ".safetensors":
         with open_safetensors(path) as file:
             return {name: file.tensor(name) for name in file.forms}
-    check_header(path)
-    state = _state_dict(_unpickle(path))
+    state = state_dict_of(load_pickle(path))
     if state is None:
         raise InputError(f"{path}: does not hold a state dict, a mapping from names to tensors")
     tensors = {name.removeprefix("module."): tensor.detach() for name, tensor in state.items()}
@@ -120,6 +103,20 @@ def load_strictly(
     typed = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
     check_finite(typed, source)
     module.load_state_dict(typed, strict=True, assign=assign)
+
+
+def load_partly(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Load tensors of the module's that have its shapes, and leave the others as they are."""
+    expected = module.state_dict()
+    typed = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
+    check_finite(typed, source)
+    module.load_state_dict(typed, strict=False)
+
+
+def listed(names: Sequence[str]) -> str:
+    """How many tensors, and which; the first of many."""
+    more = ", ..." if len(names) > MOST_LISTED else ""
+    return f"{len(names):,} ({', '.join(names[:MOST_LISTED])}{more})"
 
 
 def check_forms(module: nn.Module, forms: Mapping[str, Form], source: object) -> None:
@@ -161,71 +158,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: object) -> None:
         )
 
 
-def reason(error: BaseException) -> str:
-    """What a library says of a file, on one line, short, and without what a terminal would obey."""
-    said = getattr(error, "strerror", None) or first_line(error)
-    text = said.encode("unicode_escape").decode()
-    return text if len(text) <= 160 else f"{text[:157]}..."
-
-
-class _Bounded(io.BufferedReader):
-    """A file that may be read in so many pieces: torch's unpickler takes a piece for each
-    instruction of a pickle.
-
-    Tensors' values are read in one piece each. Without a bound, a pickle of a gigabyte would take
-    hours.
-    """
-
-    pieces = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.pieces += 1
-        if self.pieces > LARGEST_PICKLE:
-            raise ValueError(f"a pickle of more than {LARGEST_PICKLE:,} instructions")
-        return super().read(size)
-
-
-def _unpickle(path: Path) -> Any:
-    with open(path, "rb") as file:
-        is_archive = file.read(4) == b"PK\x03\x04"
-    if is_archive:
-        _check_archive(path)
-    try:
-        with warnings.catch_warnings(action="ignore"), _Bounded(io.FileIO(path)) as file:
-            return torch.load(path if is_archive else file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        # torch's own message advises to load the file with all that it may do.
-        code = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
-        if code is None:
-            raise InputError(f"{path}: {UNREADABLE} (damaged, or no file of torch.save)") from None
-        raise InputError(
-            f"{path}: holds code ({code[1]}): not loaded; where you trust it, save its state_dict alone as .safetensors"
-        ) from None
-    except Exception as error:  # whatever damaged bytes lead torch's readers to
-        said = "a format with code in it" if "weights_only" in str(error) else reason(error)
-        raise InputError(f"{path}: {UNREADABLE} ({said}); give a .safetensors file") from None
-
-
-def _check_archive(path: Path) -> None:
-    """Raise `InputError` for a zip with a huge pickle, or whose members, unpacked, would be larger
-    than the file.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except Exception as error:  # as above
-        raise InputError(f"{path}: {UNREADABLE} ({reason(error)}), perhaps truncated") from None
-    if any(m.file_size > LARGEST_PICKLE for m in members if m.filename.endswith(".pkl")):
-        raise InputError(
-            f"{path}: {UNREADABLE} (its pickle has more than {LARGEST_PICKLE:,} bytes)"
-        )
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise InputError(
-            f"{path}: {UNREADABLE} (its members are packed, which torch.save never does)"
-        )
-
-
-def _state_dict(state: Any) -> dict[str, Tensor] | None:
+def state_dict_of(state: Any) -> dict[str, Tensor] | None:
     """The mapping from names to plain tensors that was saved, or stands within what was."""
     for _ in range(DEEPEST):
         within = [
@@ -236,10 +169,10 @@ def _state_dict(state: Any) -> dict[str, Tensor] | None:
         state = within[0] if within else state
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return None
-    return state if all(map(_is_plain, state.values())) else None
+    return state if all(map(is_plain, state.values())) else None
 
 
-def _is_plain(tensor: Any) -> bool:
+def is_plain(tensor: Any) -> bool:
     """Whether it is a tensor with its values in memory, one for each place."""
     if not isinstance(tensor, Tensor) or tensor.is_nested:
         return False

@@ -41,8 +41,9 @@ class Pretrain(RunConfig):
 
     Attributes:
         data: shards in a folder or a store, or a folder of images, of which shards are made beside the run.
-        init: what the backbone's weights come from: a MODEL of the command line, or a file of weights; empty: they are
-            random.
+        init: what the backbone's weights come from: a MODEL of the command line, or a checkpoint of others, whose SwAV
+            head and prototypes come along where they fit; empty: they are random.
+        init_partial: take of a checkpoint of others what fits, and leave the rest random.
         mean, std: of the images' channels, from 0 to 1, by which they are normalised.
         method.name: the method; its other keys are the method's own.
     """
@@ -50,6 +51,7 @@ class Pretrain(RunConfig):
     name: str = option("pretrain", WORD, incidental=True)
     data: str = required(Location(shortest=1))
     init: str = option("", Location())
+    init_partial: bool = False
     mean: list[float] = option([0.485, 0.456, 0.406], ListOf(Number(0, 1), 3, 3))
     std: list[float] = option([0.229, 0.224, 0.225], ListOf(Number(0.001, 1000), 3, 3))
     views: dict[str, View] = field(default_factory=lambda: deepcopy(DEFAULT_VIEWS))

@@ -32,6 +32,8 @@ from seer.processes import usable_cores
 
 logger = logging.getLogger("seer")
 
+SWAV_HEADS = ("head", "prototypes")  # which published checkpoints may have, too
+
 TOO_LARGE = (
     "the model; use a smaller backbone, method.head or method.prototypes, or parallel.mode=fsdp on more devices; "
     "seer plan tells what it needs"
@@ -131,14 +133,20 @@ def initialise(method: Method, config: Pretrain) -> list[str]:
     if not config.init:
         return []
     assert isinstance(method.backbone, Backbone)
+    beside = {name: getattr(method, name) for name in SWAV_HEADS if hasattr(method, name)}
+    if len(beside) < len(SWAV_HEADS):
+        beside = {}
     try:
-        start = load_initial(method.backbone, config.init)
+        start = load_initial(method.backbone, config.init, beside, config.init_partial)
     except InputError as error:
         raise InputError(f"init: {error}") from None
     method.after_load()
     trained = {name.partition(".")[0] for name, p in method.named_parameters() if p.requires_grad}
-    others = sorted(trained - {"backbone"})
-    lines = [f"init: {start.summary}; {' and '.join(others)} start{'s' * (len(others) == 1)} new"]
+    others = sorted(trained - {"backbone", *start.taken})
+    new = f"; {' and '.join(others)} start{'s' * (len(others) == 1)} new" if others else ""
+    lines = [f"init: {start.summary}{new}"]
+    if start.advice:
+        lines.append(f"init: its heads come along with {start.advice}")
     for name, own in (("mean", config.mean), ("std", config.std)):
         theirs = getattr(start, name)
         if theirs is not None and not np.allclose(theirs, own, atol=1e-3):

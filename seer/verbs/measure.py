@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from seer import outputs
+from seer.errors import InputError
 from seer.eval.tasks import ALL, TASKS, check_inputs, check_request, is_pixels, is_trained
 from seer.readiness import index_tars
 from seer.terminal import (
@@ -116,18 +118,84 @@ def embed(
 @app.command(epilog=example("seer export runs/swav_small --to timm --out backbone.safetensors"))
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run directory or an exported file.")
+        str, typer.Argument(metavar="MODEL", help="A run directory or a file or folder of weights.")
     ],
-    to: Annotated[str, typer.Option("--to", help="safetensors, torchvision or timm.")],
-    out: Annotated[Path, typer.Option(callback=output_option, help="The file to write.")],
+    to: Annotated[
+        str, typer.Option("--to", help="safetensors, torchvision, timm, transformers or onnx.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(callback=output_option, help="The file to write; for transformers, a folder."),
+    ],
+    card: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE.md",
+            callback=output_option,
+            help="Also write a model card of a run: data, audit, scores, recipe, energy.",
+        ),
+    ] = "",
     json_target: Json = "",
 ) -> None:
     """Write a backbone for another library, and check that it gives the same features there."""
-    from seer.interop.spec import check_export
+    from seer.interop.spec import check_export, run_of
 
     check_export(model, to, out)  # before torch is imported
+    run_dir = run_of(model)
+    if card and run_dir is None:
+        raise InputError(f"--card {card}: {model} is no run, and only a run knows its data")
+    from seer.checks.card import model_card
     from seer.interop.export import export as run
 
     summary = run(model, to, out)
+    if card and run_dir is not None:
+        outputs.write(card, model_card(run_dir, summary), "the card")
+        summary["card"] = card
+    say(*(f"{key:14} {value}" for key, value in summary.items()), json_target=json_target)
+    emit(summary, json_target)
+
+
+@app.command(
+    "import",
+    epilog=example(
+        "seer import model_final_checkpoint_phase0.torch --from vissl --out seer_32gf.safetensors",
+        "seer import regnet-y-320-seer/ --from transformers --out seer_32gf.safetensors",
+    ),
+)
+def import_(
+    path: Annotated[
+        Path,
+        typer.Argument(help="A file of weights, the index of several, or a folder of them."),
+    ],
+    library: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="vissl, classy_vision, pycls, timm, torchvision, transformers, fairscale or seer.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(callback=output_option, help="The .safetensors to write.")],
+    partial: Annotated[
+        str,
+        typer.Option(
+            metavar="BACKBONE",
+            help="Fill what fits of this backbone, the rest being as untrained.",
+        ),
+    ] = "",
+    ignore_code: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-code", help="Leave out what a pickle holds besides tensors; none of it runs."
+        ),
+    ] = False,
+    json_target: Json = "",
+) -> None:
+    """Weights that others published, whoever trained them, as one file that every verb takes."""
+    from seer.interop.spec import check_import
+
+    check_import(path, library, out)  # before torch is imported
+    from seer.interop.importing import import_backbone
+
+    summary = import_backbone(path, library, out, ignore_code, partial)
     say(*(f"{key:14} {value}" for key, value in summary.items()), json_target=json_target)
     emit(summary, json_target)

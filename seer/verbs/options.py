@@ -14,7 +14,7 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
-        help="A run directory (or RUN:random, RUN:step-000100), an exported file, BACKBONE:random, "
+        help="A run directory (or RUN:random, RUN:step-000100), a file or folder of weights, BACKBONE:random, "
         "timm:NAME[:WEIGHTS], torchvision:NAME[:WEIGHTS], or pixels.",
     ),
 ]

@@ -13,7 +13,7 @@ from torch import nn
 
 from seer.backbones import build
 from seer.backbones.designs import REGNETS
-from seer.interop.layouts import Layout, layout
+from seer.interop.layouts import layout
 from tests.backbones.parity import assert_same_function, on_meta, settle, shapes
 
 # SEER's networks: depths, widths, millions of parameters of the trunk (vissl's configs; timm's
@@ -44,13 +44,6 @@ TORCHVISION = {
     "regnety_320": "regnet_y_32gf",
     "regnety_1280": "regnet_y_128gf",
 }
-PYCLS = Layout(
-    block="s{stage1}.b{block1}",
-    modules={
-        "conv1": "f.a", "bn1": "f.a_bn", "conv2": "f.b", "bn2": "f.b_bn", "conv3": "f.c", "bn3": "f.c_bn",
-        "se.reduce": "f.se.f_ex.0", "se.expand": "f.se.f_ex.2", "shortcut.conv": "proj", "shortcut.bn": "bn",
-    },
-)  # fmt: skip
 
 
 @contextmanager
@@ -136,5 +129,5 @@ def test_computes_what_pycls_computes(name):
     with pycls_configured(name):
         theirs = PyclsRegNet().eval()
     theirs.head.fc = nn.Identity()
-    theirs.load_state_dict(PYCLS.to_theirs(ours.state_dict()))
+    theirs.load_state_dict(layout("pycls", ours).to_theirs(ours.state_dict()))
     assert_same_function(ours, theirs)

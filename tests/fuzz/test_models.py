@@ -17,14 +17,16 @@ from safetensors.torch import save_file
 
 from seer.backbones import BACKBONES, build
 from seer.eval.probes import feature_cache
+from seer.interop.layouts import layout
 from seer.interop.models import NEEDED, SUMS, load_backbone, load_model
 from seer.interop.native import ABOUT, backbone_metadata
 from seer.interop.weights import read_weights
 from seer.rundir.names import HEADER
+from tests.interop import peers
 from tests.interop.conftest import MEAN, STD, write_config
 from tests.kit.fuzzing import World, damaged_bytes, fuzz, trial
 from tests.kit.networks import TINY
-from tests.kit.strategies import damaged, values
+from tests.kit.strategies import damaged, spoiled, values
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,55 @@ def test_damaged_bytes_of_a_pickle(world, data, new, within):
     else:
         path.write_bytes(data.draw(damaged_bytes(path.read_bytes())))
     assert "weights_only" not in trial(world, read_weights, path)
+
+
+def checkpoints() -> dict[str, dict]:
+    """What other programs save of the backbone, by the name of the file that is opened."""
+    backbone = build("resnet18")
+    state = backbone.state_dict()
+    theirs = {layout("vissl", backbone).rename(name): value for name, value in state.items()}
+    parameters = {name for name, _ in backbone.named_parameters()}
+    groups = {"": {name: value for name, value in state.items() if name in parameters}}
+    buffers = {name: value for name, value in state.items() if name not in parameters}
+    ((weights, metadata),) = peers.fairscale_shards(groups, buffers, 1)
+    return {
+        "vissl": peers.vissl_checkpoint(theirs, [{"prototypes0.weight": torch.ones(2, 3)}]),
+        "shard": {"model": weights, "meta": metadata},
+        "list": {"type": "shard_list", "shards": ["shard.torch"]},
+        "slices": {"type": "slice_list", "layers": dict.fromkeys(state, "/elsewhere/slice.torch")},
+        "slice": {"type": "slice", "weight": torch.ones(2)},
+    }
+
+
+@fuzz(25)
+@given(data=st.data())
+def test_checkpoints_that_nobody_saved(world, data):
+    contents = checkpoints()
+    spoilt = data.draw(st.sampled_from(sorted(contents)))
+    contents[spoilt] = data.draw(spoiled(contents[spoilt]))
+    for name, content in contents.items():
+        torch.save(content, world.folder / f"{name}.torch")
+    opened = {"shard": "list", "slice": "slices"}.get(spoilt, spoilt)
+    trial(world, score, str(world.folder / f"{opened}.torch"))
+
+
+@fuzz(25)
+@given(data=st.data())
+def test_folders_of_transformers_that_nobody_wrote(world, data):
+    folder = world.folder / "model"
+    folder.mkdir(exist_ok=True)
+    weights = layout("transformers", build("resnet18")).to_theirs(build("resnet18").state_dict())
+    save_file(weights, folder / "part.safetensors")
+    files = {
+        "config.json": {"model_type": "regnet", "hidden_act": "relu"},
+        "model.safetensors.index.json": {"weight_map": {"x": "part.safetensors"}},
+        "preprocessor_config.json": {"size": {"shortest_edge": 32}, "image_mean": MEAN},
+    }
+    spoilt = data.draw(st.sampled_from(sorted(files)))
+    files[spoilt] = data.draw(spoiled(files[spoilt]))
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    trial(world, score, str(folder))
 
 
 @fuzz(20)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from seer.errors import InputError
-from seer.interop import weights
+from seer.interop import pickles
 from seer.interop.models import load_backbone, load_model
 from seer.interop.weights import load_strictly, read_weights
 from tests.interop.conftest import MEAN, STD, pack, tiny_file, write_checkpoint, write_config
@@ -98,11 +98,11 @@ FRAMES = {
     ),
     "no metadata": (
         pack({"x": ONE}, b"1234"),
-        "so it is not seer's; name the architecture: timm:NAME:",
+        "fits no backbone of seer; if it is another network, name it: timm:NAME:",
     ),
     "metadata of others": (
         pack({"__metadata__": {"format": "pt"}, "x": ONE}, b"1234"),
-        "so it is not seer's",
+        "fits no backbone of seer",
     ),
     "no tensors": (
         pack({"__metadata__": {"seer": json.dumps(SOUND)}}),
@@ -334,7 +334,7 @@ PICKLES = {
     "a plain pickle with code": (lambda path: path.write_bytes(pickle.dumps(Runs(os.system, "exit 1"))), ""),
     "a module": (lambda path: saved(path, nn.Linear(2, 2)), "holds code (torch.nn.modules.linear.Linear)"),
     "a module in a dict": (lambda path: saved(path, {"model": nn.Linear(2, 2)}), "holds code (torch.nn.modules"),
-    "numpy": (lambda path: saved(path, {"weight": np.zeros(3)}), "holds code (numpy"),
+    "numpy": (lambda path: saved(path, {"weight": np.zeros(3)}), STATE),
     "a script": (scripted, UNREADABLE),
     "a list of tensors": (lambda path: saved(path, [torch.zeros(2)]), STATE),
     "a tensor": (lambda path: saved(path, torch.zeros(2)), STATE),
@@ -376,7 +376,7 @@ def test_a_pickle_without_end_is_not_read_to_its_end(tmp_path, monkeypatch, new)
     if new:
         zipped(path, **{"data.pkl": b"](" * (2**20 + 1)})
     else:
-        monkeypatch.setattr(weights, "LARGEST_PICKLE", 1000)
+        monkeypatch.setattr(pickles, "LARGEST_PICKLE", 1000)
         path.write_bytes(b"\x80\x02" + b"](" * 2**20)
     assert "a pickle of more than" in refusal(read_weights, path).replace(
         "its pickle has", "a pickle of"
@@ -428,7 +428,7 @@ def test_what_is_no_file(tmp_path):
     for load in (load_model, load_backbone):
         assert "no such" in refusal(load, str(tmp_path / ("x" * 300)))
     assert "nor a file that exists" in refusal(load_model, f"timm:resnet10t:{'x' * 300}")
-    (tmp_path / "a.pth").touch()
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "a.pth")
     assert f"timm:NAME:{tmp_path}/a.pth" in refusal(load_model, str(tmp_path / "a.pth"))
     odd = tiny_file(tmp_path / "file.safetensors").rename(
         tmp_path / os.fsdecode(b"caf\xe9.safetensors")

@@ -111,7 +111,7 @@ def test_weights_that_swav_published(tmp_path):
     torch.save({"epoch": 3, "state_dict": state}, path)
     backbone, summary = initialised(path, "resnet18")
     assert_features_agree(backbone(IMAGES), features("torchvision", "resnet18"))
-    assert summary.endswith("projection_head and prototypes left aside")
+    assert summary.endswith("its head and prototypes left aside")
 
 
 def test_our_own_names_runs_and_exported_files(run, tmp_path):
@@ -233,7 +233,7 @@ def test_the_other_advice_works_too(run, tmp_path):
     message = refused("nowhere", "regnety_002")
     forms = message.partition("expected ")[2]
     assert forms == (
-        "a run directory, an exported file, BACKBONE:random, "
+        "a run directory, a file or folder of weights, BACKBONE:random, "
         "timm:NAME[:WEIGHTS] or torchvision:NAME[:WEIGHTS]"
     )
 

@@ -3,6 +3,7 @@
 import random
 import shutil
 import time
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from seer.interop.layouts import layout
 from seer.methods import METHODS
 from seer.methods.swav import SwAV
 from seer.pretrain.recipe import load_config
+from seer.pretrain.rehearsal import build_method, initialise
 from seer.pretrain.run import run
 from seer.processes import spawn
 from tests.kit.runs import losses
@@ -193,6 +195,30 @@ def test_a_run_says_what_it_starts_from(tiny, shards, tmp_path, capsys):
     meta = [f"init={path}", "parallel.mode=fsdp", "parallel.deferred_init=true"]
     with pytest.raises(InputError, match=r"set parallel\.deferred_init=false$"):
         pretrain(tiny, shards, tmp_path / "d", *meta)
+
+
+def test_a_run_continues_with_a_published_head(tiny, tmp_path):
+    """Head and prototypes come along where they are the run's; else the options that take them are told."""
+    config = load_config(tiny, ["data=x"])
+    theirs = build_method(config)
+    state = {f"module.{name}": t for name, t in theirs.backbone.state_dict().items()}
+    head = {f"module.projection_head.{name}": t for name, t in theirs.head.state_dict().items()}
+    prototypes = {"module.prototypes.weight": theirs.prototypes.weight.detach()}
+    path = tmp_path / "swav.pth.tar"
+    torch.save({"state_dict": {**state, **head, **prototypes}}, path)
+    ours = build_method(replace(config, seed=5))
+    (line,) = initialise(ours, replace(config, init=str(path)))
+    assert line.endswith(f"→ backbone, {len(head)} → head, 1 → prototypes")
+    filled = ours.state_dict()
+    assert all(torch.equal(tensor, filled[name]) for name, tensor in theirs.state_dict().items())
+
+    options = [f"init={path}", "method.prototypes=17"]
+    other = load_config(tiny, ["data=x", *options])
+    _, advice = initialise(build_method(other), other)
+    assert f"method.prototypes={config.method.prototypes}" in advice
+    again = [f"init={path}", *advice.partition("come along with ")[2].split()]
+    config = load_config(tiny, ["data=x", *again])
+    assert len(initialise(build_method(config), config)) == 1
 
 
 def test_gradient_accumulation_sees_every_image_once(tiny, shards, tmp_path):

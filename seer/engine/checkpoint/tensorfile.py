@@ -10,7 +10,7 @@ say where the block begins, in the words of `torch.distributed.checkpoint`, whos
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isfinite, prod
@@ -148,6 +148,26 @@ def join(
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
+def stream(
+    path: Path,
+    shapes: Mapping[str, tuple[torch.dtype, Sequence[int]]],
+    read: Callable[[str], Tensor],
+    metadata: dict[str, str],
+) -> None:
+    """Write whole tensors of the types and shapes given, each of which `read` gives when its turn
+    comes: one is in memory at a time.
+    """
+    ordered = sorted(shapes, key=lambda name: -shapes[name][0].itemsize)
+    tensors = {name: (CODES[shapes[name][0]], list(shapes[name][1])) for name in ordered}
+    head, _ = _layout(tensors, metadata)
+    with open(path, "wb") as file:
+        file.write(head)
+        for name in ordered:
+            # In a function of its own, which holds no tensor while the next is read.
+            _append(file, read(name), *shapes[name])
+        flush(file)
+
+
 def read_entries(path: Path) -> list[Entry]:
     """What is in a file. Raises `OSError`, `ValueError` or `KeyError` where it is none of ours."""
     with open(path, "rb") as file:
@@ -224,6 +244,12 @@ def _layout(
     first_bytes = len(text).to_bytes(8, "little") + text
     places = {name: len(first_bytes) + begin for name, begin in begins.items()}
     return first_bytes, places
+
+
+def _append(file: BinaryIO, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    assert tensor.shape == torch.Size(shape)
+    for chunk in _chunks(tensor.to(dtype), CHUNK):
+        file.write(_bytes(chunk))
 
 
 def _chunks(tensor: Tensor, size: int) -> Sequence[Tensor]:
