@@ -1,41 +1,89 @@
-"""Writing a backbone for another library, and proving on the written file that it computes the same
+"""Writing a backbone for another library, and proving on what was written that it computes the same
 there.
 """
 
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from seer import outputs
 from seer.backbones.base import Backbone
 from seer.backbones.resnet import ResNet
 from seer.errors import InputError
-from seer.interop import timm, torchvision
+from seer.interop import onnx, timm, torchvision, transformers
 from seer.interop.layouts import layout
 from seer.interop.models import load_model
 from seer.interop.native import save_backbone
-from seer.interop.spec import check_export
+from seer.interop.spec import TARGETS, check_export
 
-HOW_TO_LOAD = {
-    "safetensors": lambda backbone: (
-        "from seer.interop.models import load_model; model = load_model(PATH).backbone"
-    ),
-    "torchvision": torchvision.how_to_load,
-    "timm": timm.how_to_load,
-}
 TOLERANCE = 1e-4
 
 
-def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
-    """Write the backbone of `model_spec` to the safetensors file `out` in the names of the library
-    `to`.
+@dataclass(frozen=True)
+class Writer:
+    """How a backbone is written for a library.
 
-    The file appears only after it has been loaded by that library and has given the same features
-    as ours.
+    Attributes:
+        how_to_load: Python that loads it as `model` from PATH.
+        write: writes it to a path that is free, with `size`, `mean` and `std` of the images, and what else is to be
+            noted.
+        features: those that `model` computes of images.
+    """
+
+    how_to_load: Callable[[Backbone], str]
+    write: Callable[..., None]
+    features: Callable[[Any, Tensor], Tensor]
+
+
+def _write_safetensors(
+    library: str,
+    path: Path,
+    backbone: Backbone,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    about: Mapping[str, Any],
+) -> None:
+    state = backbone.state_dict()
+    if library:
+        state = layout(library, backbone).to_theirs(state)
+        about = {**about, "library": library}
+    save_backbone(path, state, backbone.config, size, mean, std, about)
+
+
+def _safetensors(library: str, how_to_load: Callable[[Backbone], str]) -> Writer:
+    write = partial(_write_safetensors, library)
+    return Writer(how_to_load, write, _of_network)
+
+
+def _of_network(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images)
+
+
+OURS = "from seer.interop.models import load_model; model = load_model(PATH).backbone"
+WRITERS = {
+    "safetensors": _safetensors("", lambda _: OURS),
+    "torchvision": _safetensors("torchvision", torchvision.how_to_load),
+    "timm": _safetensors("timm", timm.how_to_load),
+    "transformers": Writer(transformers.how_to_load, transformers.write, transformers.features),
+    "onnx": Writer(onnx.how_to_load, onnx.write, onnx.features),
+}
+
+
+def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
+    """Write the backbone of `model_spec` to `out`, as `to` will have it: a file, for transformers a
+    folder.
+
+    It appears only after it has been loaded by that library and has given the same features as
+    ours.
 
     Returns:
         `out`, `to`, `model`, `architecture`, `parameters`, `max_abs_diff` (of features of random images), and
@@ -47,31 +95,35 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
     """
     out = Path(out)
     check_export(model_spec, to, out)
-    outputs.check_writable(out, "--out")
+    outputs.check_writable(out if TARGETS[to] else out / "config.json", "--out")
+    target = WRITERS[to]
     model = load_model(model_spec)
     backbone = model.backbone
     assert isinstance(backbone, Backbone)
-    state = backbone.state_dict()
-    about = {"config_hash": model.config_hash, "label": model.label}
-    if to != "safetensors":
-        _check_expressible(backbone, to)
-        state = layout(to, backbone).to_theirs(state)
-        about["library"] = to
-    recipe = HOW_TO_LOAD[to](backbone)
-    about["how_to_load"] = _at(recipe, out)
-    beside = out.with_name(f".{out.stem}.tmp.safetensors")
+    _check_expressible(backbone, to)
+    recipe = target.how_to_load(backbone)
+    about = {
+        "config_hash": model.config_hash,
+        "label": model.label,
+        "how_to_load": _at(recipe, out),
+    }
+    beside = out.with_name(f".{out.name}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_backbone(beside, state, backbone.config, model.size, model.mean, model.std, about)
-        difference = _compare(backbone, _run(_at(recipe, beside)), to)
-        beside.replace(out)
+        shutil.rmtree(beside, ignore_errors=True)  # of an export that was killed
+        beside.mkdir(parents=True)
+        written = beside / out.name
+        target.write(written, backbone, model.size, model.mean, model.std, about)
+        loaded = _run(_at(recipe, written))
+        difference = _compare(backbone, lambda images: target.features(loaded, images), to)
+        for part in beside.iterdir():
+            part.replace(out.with_name(part.name))
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"--out {out}: cannot be written: {' '.join(str(error).split())}"
         ) from error
     finally:
         with suppress(OSError):
-            beside.unlink()
+            shutil.rmtree(beside)
     return {
         "out": str(out),
         "to": to,
@@ -85,7 +137,8 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
 
 def _check_expressible(backbone: Backbone, library: str) -> None:
     """timm and torchvision fix the width of a ResNet's stem."""
-    if isinstance(backbone, ResNet) and backbone.spec.width != 1:
+    fixed = library in ("timm", "torchvision")
+    if fixed and isinstance(backbone, ResNet) and backbone.spec.width != 1:
         raise InputError(
             f"--to {library}: it has no {backbone.config.name}, with every layer {backbone.spec.width}x wide; "
             "export --to safetensors, which seer itself reads"
@@ -96,17 +149,18 @@ def _at(recipe: str, path: Path) -> str:
     return recipe.replace("PATH", repr(str(path)))
 
 
-def _run(recipe: str) -> nn.Module:
+def _run(recipe: str) -> Any:
     """Follow the instructions that the user will be given, to the letter: what we print is what we
     have checked.
     """
     scope: dict[str, Any] = {}
     exec(recipe, scope)
-    return scope["model"].eval()
+    model = scope["model"]
+    return model.eval() if isinstance(model, nn.Module) else model
 
 
 @torch.inference_mode()
-def _compare(ours: nn.Module, theirs: nn.Module, library: str) -> float:
+def _compare(ours: nn.Module, theirs: Callable[[Tensor], Tensor], library: str) -> float:
     """The largest absolute difference between two networks' features of random images."""
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     expected = ours.eval()(images)
