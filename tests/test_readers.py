@@ -44,6 +44,7 @@ OPENERS = {
     "seer.data.storage.cache": "shards in a cache of ours, which are compared with their SHA-256",
     "seer.data.decoding.decode": "bytes as images, within limits",
     "seer.data.folders": "image files, regular ones, which seer.data.decoding.decode takes",
+    "seer.eval.data.csvlists": "tables whose text seer.inputs has read",
     "seer.quickstart.pictures": "photographs that come with the dependencies",
     "seer.engine.checkpoint.header": "checkpoints",
     "seer.engine.checkpoint.integrity": "checkpoints",

@@ -80,34 +80,24 @@ class Part:
         return self.whole.name(self.numbers[i])
 
 
-class Labelled:
-    """Images with class labels. Picklable; decodes, and leaves all further transforms to the
-    evaluation.
+class ImageSet:
+    """Encoded images of a source with what is known of each. Picklable; decodes, and leaves all
+    further transforms to the evaluation.
 
     Attributes:
-        labels: `(N,)` int64 into `classes`. classes: names, sorted where they come from folders.
-        fingerprint: 16 hex digits, the same as long as images and labels are; for caches of features.
-
-    Raises:
-        InputError: a label is none of the classes.
+        classes: names, sorted where they come from folders.
+        fingerprint: 16 hex digits, the same as long as images and what is known of them are; for caches of features.
     """
 
-    def __init__(self, source: Source, labels: np.ndarray, classes: Sequence[str]):
+    def __init__(self, source: Source, known: np.ndarray, classes: Sequence[str]):
         self.source = source
-        self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = list(classes)
-        unknown = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
-        if len(unknown):
-            first = int(unknown[0])
-            raise InputError(
-                f"{source.name(first)} has label {self.labels[first]}, which is none of the {len(self.classes)} "
-                f"classes; correct it, and index or build the shards again"
-            )
-        content = "\0".join([source.fingerprint, *self.classes]).encode() + self.labels.tobytes()
+        content = "\0".join([source.fingerprint, *self.classes]).encode() + known.tobytes()
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
+        self._length = len(known)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self._length
 
     def bytes(self, i: int) -> bytes:
         """The encoded image."""
@@ -123,6 +113,28 @@ class Labelled:
             raise InputError(
                 f"{self.source.name(i)} cannot be used ({error}); repair or remove it"
             ) from error
+
+
+class Labelled(ImageSet):
+    """Images of one class each.
+
+    Attributes:
+        labels: `(N,)` int64 into `classes`.
+
+    Raises:
+        InputError: a label is none of the classes.
+    """
+
+    def __init__(self, source: Source, labels: np.ndarray, classes: Sequence[str]):
+        self.labels = np.asarray(labels, dtype=np.int64)
+        unknown = np.flatnonzero((self.labels < 0) | (self.labels >= len(classes)))
+        if len(unknown):
+            first = int(unknown[0])
+            raise InputError(
+                f"{source.name(first)} has label {self.labels[first]}, which is none of the {len(classes)} "
+                f"classes; correct it, and index or build the shards again"
+            )
+        super().__init__(source, self.labels, classes)
 
 
 class LabelledSamples:
@@ -200,10 +212,19 @@ def splits(data: Path | str) -> tuple[Labelled, Labelled]:
         test = load_labelled(data, "test")
     else:
         train, test = divided(load_labelled(data))
-        _say_once(
+        say_once(
             f"{readable(str(data))} has no train/ and test/: one image in {HELD_OUT} of each class is held out; "
             f"{len(train):,} images to train on, {len(test):,} to test with"
         )
+    return agreeing(train, test, data)
+
+
+def agreeing(train: Labelled, test: Labelled, data: Path | str) -> tuple[Labelled, Labelled]:
+    """The same images, labelled by the classes of which there are training images.
+
+    Raises:
+        InputError: a test image's class has no training images; all are of one class.
+    """
     occurring = np.unique(train.labels).tolist()
     classes = [train.classes[number] for number in occurring]
     tested = {test.classes[number] for number in np.unique(test.labels)}
@@ -260,16 +281,17 @@ def divided(images: Labelled) -> tuple[Labelled, Labelled]:
         raise InputError(
             f"{images.source.name(0)} and all others are alone in their classes; a score needs two images of a class"
         )
-    train, test = (_part(images, np.flatnonzero(chosen)) for chosen in (~held_out, held_out))
+    train, test = (part(images, np.flatnonzero(chosen)) for chosen in (~held_out, held_out))
     return train, test
 
 
-def _part(images: Labelled, numbers: np.ndarray) -> Labelled:
+def part(images: Labelled, numbers: np.ndarray) -> Labelled:
+    """Some of the images, by their numbers."""
     return Labelled(Part(images.source, numbers), images.labels[numbers], images.classes)
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     logger.warning("%s", line)
 
 

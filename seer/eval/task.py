@@ -9,9 +9,9 @@ import torch
 
 from seer.config import incidental, parse_overrides, resolve, significant
 from seer.data.folders import readable
-from seer.data.labelled import HELD_OUT, has_split, splits
 from seer.errors import InputError
 from seer.eval import pixels
+from seer.eval.data.splitting import rule_of, single_labelled
 from seer.eval.scores import Score
 from seer.eval.tasks import TASKS, check_request
 from seer.interop.models import Model, load_model
@@ -33,7 +33,7 @@ def evaluate(
 
     Args:
         model_spec: as `seer.eval.pixels.load` takes it.
-        data: a folder with `train/` and `test/` (or `val/`), each of class folders or labelled shards.
+        data: as `seer.eval.data.splitting.load` takes it.
         overrides: options of the task as `key=value`.
         out: results file; by default the run's own, or ./results.jsonl for a model that has no run.
         nproc: processes on this host, for tasks that train.
@@ -53,8 +53,8 @@ def evaluate(
         "config_hash": model.config_hash,
     }
     options = significant(asdict(config), incidental(type(config)))
-    if not has_split(data):
-        options["split"] = f"one image in {HELD_OUT} of each class held out"
+    if rule := rule_of(data):
+        options["split"] = rule
     rows = [{**common, **asdict(score), "seconds": seconds, "options": options} for score in scores]
     for row in rows:
         row["title"] = f"{TASKS[task].title} {row['title']}"
@@ -73,7 +73,7 @@ def _probe(
 ) -> tuple[Model, Any, list[Score]]:
     """Measure a frozen model."""
     config = resolve(TASKS[task].config, [parse_overrides(overrides)])
-    train, test = splits(data)
+    train, test = single_labelled(data)
     model = pixels.load(model_spec, train)
     check_results(results_of(model, out))
     model = sized(model, config.size)

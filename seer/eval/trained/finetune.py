@@ -15,7 +15,7 @@ from torch import nn
 from seer import config as configuration
 from seer import distributed
 from seer.data.crops.labelled_crop import LabelledCrop
-from seer.data.labelled import Labelled, LabelledSamples, splits
+from seer.data.labelled import Labelled, LabelledSamples
 from seer.data.loader import Loader
 from seer.data.order import Order
 from seer.data.views import LabelledImages
@@ -26,6 +26,7 @@ from seer.engine.parallel import parallelize
 from seer.engine.peers import check_peers
 from seer.engine.run import Training, enough_memory, fit
 from seer.errors import InputError
+from seer.eval.data.splitting import single_labelled
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import stack, to_input
 from seer.eval.scores import Score, chance, share
@@ -73,7 +74,7 @@ def configure(model: str, data: str, overrides: list[str]) -> FinetuneConfig:
     given = configuration.layer({"model": model, "data": data})
     config = configuration.resolve(FinetuneConfig, [given, options])
     check_options(config)
-    train, _ = splits(data)
+    train, _ = single_labelled(data)
     if len(train) < config.batch_size:
         less = f"use batch_size={len(train)} or less"
         raise InputError(f"{data}: {len(train)} training images are fewer than one batch; {less}")
@@ -117,7 +118,7 @@ def run(config: FinetuneConfig) -> list[Score]:
         world = distributed.init(config.device)
         check_peers()
         check(config, world.size)
-        train, test = splits(config.data)
+        train, test = single_labelled(config.data)
         model = load_model(config.model)
         if weights_hash(model.backbone) != config.weights:
             raise InputError(

@@ -1,0 +1,202 @@
+"""Training, validation and test images of a data set: its owners' split, or one that is made the
+same way everywhere.
+"""
+
+import bisect
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from seer.data.folders import readable
+from seer.data.labelled import (
+    HELD_OUT,
+    ImageSet,
+    Labelled,
+    Source,
+    agreeing,
+    divided,
+    has_split,
+    part,
+    say_once,
+)
+from seer.data.labelled import splits as labelled_splits
+from seer.errors import InputError
+from seer.eval.data.csvlists import own_rows, own_table
+from seer.eval.data.datasets import WHOLE, DataSet
+from seer.eval.data.recognition import Located, locate, words
+from seer.eval.data.several import MultiLabelled
+
+Kind = TypeVar("Kind", bound=ImageSet)
+
+SEED = 0  # of splits that the owners leave to whoever measures
+
+
+class Joined:
+    """Sources one after the other."""
+
+    def __init__(self, sources: Sequence[Source], lengths: Sequence[int]):
+        self.sources = list(sources)
+        self.ends = list(accumulate(lengths))
+        content = "\0".join(source.fingerprint for source in sources) + f"\0{self.ends}"
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+
+    def bytes(self, i: int) -> bytes:
+        source, number = self._at(i)
+        return source.bytes(number)
+
+    def key(self, i: int) -> str:
+        source, number = self._at(i)
+        return source.key(number)
+
+    def name(self, i: int) -> str:
+        source, number = self._at(i)
+        return source.name(number)
+
+    def _at(self, i: int) -> tuple[Source, int]:
+        which = bisect.bisect_right(self.ends, i)
+        before = self.ends[which - 1] if which else 0
+        return self.sources[which], i - before
+
+
+def joined(parts: Sequence[Labelled]) -> Labelled:
+    """The images of all parts, which have the same classes."""
+    assert all(images.classes == parts[0].classes for images in parts)
+    if len(parts) == 1:
+        return parts[0]
+    source = Joined([images.source for images in parts], [len(images) for images in parts])
+    labels = np.concatenate([images.labels for images in parts])
+    return Labelled(source, labels, parts[0].classes)
+
+
+def some_of_each(images: Labelled, count: int, seed: int = SEED) -> tuple[Labelled, Labelled]:
+    """`count` images of each class, fewer where there are not more, and the others.
+
+    Which ones depends on the seed and on their names within the data alone.
+    """
+    digests = [
+        hashlib.sha256(f"{seed}/".encode() + os.fsencode(images.source.key(i))).digest()
+        for i in range(len(images))
+    ]
+    chosen = np.zeros(len(images), dtype=bool)
+    for label in np.unique(images.labels):
+        members = sorted(np.flatnonzero(images.labels == label).tolist(), key=digests.__getitem__)
+        chosen[members[:count]] = True
+    return part(images, np.flatnonzero(chosen)), part(images, np.flatnonzero(~chosen))
+
+
+@dataclass(frozen=True)
+class Splits(Generic[Kind]):
+    """The images of a data set.
+
+    Attributes:
+        val: None where the owners give none.
+        rule: how the split was made, where it is not simply the owners' train and test.
+        entry: of the table; None for data of one's own.
+    """
+
+    train: Kind
+    val: Kind | None
+    test: Kind
+    rule: str = ""
+    entry: DataSet | None = None
+
+
+def load(data: Path | str) -> Splits:
+    """The labelled images that `data` names: a data set of the table as its owner lays it out (a
+    folder that holds it, or `NAME:DIR`), a CSV file (`path,label[,split]`), class folders or
+    labelled shards.
+
+    Raises:
+        InputError: in one line, what is unknown, missing or damaged.
+    """
+    located = locate(data)
+    if located is not None:
+        return _of_owners(located)
+    if is_table(data):
+        parts = own_table(Path(data))
+        return _arranged(parts, rule_of(data), 0, str(data))
+    train, test = labelled_splits(data)
+    return Splits(train, None, test, rule_of(data))
+
+
+def single_labelled(data: Path | str) -> tuple[Labelled, Labelled]:
+    """Training images, the owners' validation images among them, and test images, as `load` finds
+    them, labelled by the same classes.
+
+    Raises:
+        InputError: as `load`; images of several classes each; a test image's class has no training images; all are of
+            one class.
+    """
+    splits = load(data)
+    if isinstance(splits.train, MultiLabelled):
+        raise InputError(
+            f"{readable(str(data))}: its images are of several classes each, which this task cannot score"
+        )
+    train = joined([splits.train, splits.val]) if splits.val else splits.train
+    return agreeing(train, splits.test, readable(str(data)))
+
+
+def rule_of(data: Path | str) -> str:
+    """How `load` makes a split, "" where it is simply the owners' train and test. Reads no image."""
+    located = locate(data)
+    per_class = 0
+    if located is not None:
+        splits = set(located.entry.sizes)
+        per_class = located.entry.per_class
+    elif is_table(data):
+        splits = {row.split for row in own_rows(Path(data))}
+    else:
+        splits = {"train", "test"} if has_split(data) else {WHOLE}
+    if splits == {WHOLE} and per_class:
+        return (
+            f"{per_class} images of each class to train on (seed {SEED}), the others to test with"
+        )
+    if splits == {WHOLE}:
+        return f"one image in {HELD_OUT} of each class held out"
+    return "train and val together to train on" if {"val", "test"} <= splits else ""
+
+
+def is_table(data: Path | str) -> bool:
+    return str(data).lower().endswith(".csv") and os.path.isfile(data)
+
+
+def _of_owners(located: Located) -> Splits:
+    entry, folder = located
+    if entry.read is None:
+        raise InputError(f"{folder}: {entry.title} has {entry.kind}, which no task here takes")
+    if missing := located.missing():
+        raise InputError(
+            f"{folder}: {words(missing[0])} is missing; the owner's archives have it: {entry.source}"
+        )
+    parts = entry.read(folder)
+    lengths = {split: len(images) for split, images in parts.items()}
+    if lengths != dict(entry.sizes):
+        ours = ", ".join(f"{split or 'whole'} {length:,}" for split, length in lengths.items())
+        theirs = ", ".join(f"{split or 'whole'} {size:,}" for split, size in entry.sizes.items())
+        say_once(f"{folder}: {ours} images, and {entry.title} has {theirs}: no score compares")
+    rule = rule_of(f"{entry.name}:{folder}")
+    return replace(_arranged(parts, rule, entry.per_class, str(folder)), entry=entry)
+
+
+def _arranged(parts: Mapping[str, Any], rule: str, per_class: int, where: str) -> Splits:
+    """The parts that a reader has found as training, validation and test images."""
+    if set(parts) == {WHOLE}:
+        whole = parts[WHOLE]
+        train, test = some_of_each(whole, per_class) if per_class else divided(whole)
+        say_once(f"{where}: {rule}: {len(train):,} and {len(test):,} images")
+        if not len(test):
+            raise InputError(f"{where}: no class has more than {per_class} images, so none is left")
+        return Splits(train, None, test, rule)
+    if WHOLE in parts:
+        raise InputError(f"{where}: some images have a split and others none; give all of them one")
+    if "train" not in parts or not {"val", "test"} & set(parts):
+        raise InputError(f"{where}: has no {'test' if 'train' in parts else 'training'} images")
+    if "test" not in parts:
+        return Splits(parts["train"], None, parts["val"], rule)
+    return Splits(parts["train"], parts.get("val"), parts["test"], rule)
