@@ -52,7 +52,6 @@ setup(
         "aiohttp>=3.12",  # the first whose connector asks us for each socket, which is where addresses are checked
         "aiodns>=3.2",  # names of dead hosts are looked up without a thread for each
         "safetensors>=0.4",
-        "scipy>=1.11",  # MATLAB files of data sets
         "scikit-learn>=1.4",
         "scikit-image>=0.24",  # with scikit-learn, also the photographs of `seer quickstart`
         "tensorboard>=2.16",

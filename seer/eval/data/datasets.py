@@ -13,7 +13,7 @@ from pathlib import Path
 from seer.data.labelled import ImageSet
 from seer.eval.data.classfolders import ClassFolders
 from seer.eval.data.csvlists import JsonLists, Tables, one_hot, only_one_of
-from seer.eval.data.matlab import AnnotatedImages, NumberedImages
+from seer.eval.data.matlists import AnnotatedImages, NumberedImages
 from seer.eval.data.pickled import Batches
 from seer.eval.data.rows import Lists, before_number, folder_of, words_after
 from seer.eval.data.several import ClassLists
