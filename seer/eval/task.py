@@ -11,7 +11,7 @@ from seer.config import incidental, parse_overrides, resolve, significant
 from seer.data.folders import readable
 from seer.errors import InputError
 from seer.eval import pixels
-from seer.eval.data.splitting import rule_of, single_labelled
+from seer.eval.data.splitting import rule_of, train_and_test
 from seer.eval.scores import Score
 from seer.eval.tasks import TASKS, check_request
 from seer.interop.models import Model, load_model
@@ -73,7 +73,7 @@ def _probe(
 ) -> tuple[Model, Any, list[Score]]:
     """Measure a frozen model."""
     config = resolve(TASKS[task].config, [parse_overrides(overrides)])
-    train, test = single_labelled(data)
+    train, test = train_and_test(data, TASKS[task].several)
     model = pixels.load(model_spec, train)
     check_results(results_of(model, out))
     model = sized(model, config.size)

@@ -24,6 +24,7 @@ class Task:
         quick: whether the quickstart runs it.
         trained: whether it trains the model, in a run of its own, on several processes if wanted. `module` then has
             `configure(model, data, overrides)`, `check(config, ranks)` and `run(config) -> list[Score]`.
+        several: whether it also scores images of several classes each, whose labels are `(N, C)`.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Task:
     options: str
     quick: bool = False
     trained: bool = False
+    several: bool = False
 
     @property
     def config(self) -> type[Any]:

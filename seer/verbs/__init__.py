@@ -5,7 +5,7 @@ what it trains.
 
 import typer
 
-from seer.verbs import care, lookup, measure, tours, train
+from seer.verbs import care, data, lookup, measure, tours, train
 from shards.cli import app as shards_app
 
 app = typer.Typer(
@@ -16,5 +16,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(shards_app, name="shards")
+app.add_typer(data.app, name="data")
 for group in (tours, train, lookup, measure, care):  # in the order in which `--help` has them
     app.add_typer(group.app)

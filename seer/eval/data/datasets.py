@@ -19,15 +19,15 @@ from seer.eval.data.rows import Lists, before_number, folder_of, words_after
 from seer.eval.data.several import ClassLists
 
 # What is known of an image, and so which tasks can run.
-ONE_CLASS = "one class"
-SEVERAL_CLASSES = "several classes"
+ONE_CLASS = "one class for each image"
+SEVERAL_CLASSES = "several classes for each image"
 BOXES = "boxes"
 MASKS = "masks"
 NORMALS = "surface normals"
 
-TOP1 = "top-1"
-PER_CLASS = "mean per class"
-MAP11 = "11-point mAP"
+TOP1 = "top1"
+PER_CLASS = "mean_per_class"
+MAP11 = "map11"
 
 WHOLE = ""  # the split of data that their owners do not split
 

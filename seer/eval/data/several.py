@@ -21,13 +21,13 @@ class MultiLabelled(ImageSet):
     """Images of any number of classes each.
 
     Attributes:
-        targets: `(N, C)` int8: 1 of the class, 0 not, −1 not to be judged.
+        labels: `(N, C)` int8: 1 of the class, 0 not, −1 where the image does not count for the class.
     """
 
-    def __init__(self, source: Source, targets: np.ndarray, classes: Sequence[str]):
-        self.targets = np.asarray(targets, dtype=np.int8)
-        assert self.targets.shape == (len(targets), len(classes))
-        super().__init__(source, self.targets, classes)
+    def __init__(self, source: Source, labels: np.ndarray, classes: Sequence[str]):
+        self.labels = np.asarray(labels, dtype=np.int8)
+        assert self.labels.shape[1] == len(classes)
+        super().__init__(source, self.labels, classes)
 
 
 @dataclass(frozen=True)
@@ -67,5 +67,5 @@ class ClassLists:
         paths = [self.image.format(image) for image in images]
         for path_of_image in paths:
             check_path(path_of_image, folder)
-        targets = np.array(columns, dtype=np.int8).T
-        return of_files(folder, paths, lambda files: MultiLabelled(files, targets, classes))
+        labels = np.array(columns, dtype=np.int8).T
+        return of_files(folder, paths, lambda files: MultiLabelled(files, labels, classes))

@@ -64,14 +64,14 @@ class Joined:
         return self.sources[which], i - before
 
 
-def joined(parts: Sequence[Labelled]) -> Labelled:
-    """The images of all parts, which have the same classes."""
+def joined(parts: Sequence[Any]) -> Any:
+    """The images of all parts, which are of one kind and have the same classes."""
     assert all(images.classes == parts[0].classes for images in parts)
     if len(parts) == 1:
         return parts[0]
     source = Joined([images.source for images in parts], [len(images) for images in parts])
     labels = np.concatenate([images.labels for images in parts])
-    return Labelled(source, labels, parts[0].classes)
+    return type(parts[0])(source, labels, parts[0].classes)
 
 
 def some_of_each(images: Labelled, count: int, seed: int = SEED) -> tuple[Labelled, Labelled]:
@@ -125,21 +125,26 @@ def load(data: Path | str) -> Splits:
     return Splits(train, None, test, rule_of(data))
 
 
-def single_labelled(data: Path | str) -> tuple[Labelled, Labelled]:
+def train_and_test(data: Path | str, several: bool = False) -> tuple[Any, Any]:
     """Training images, the owners' validation images among them, and test images, as `load` finds
     them, labelled by the same classes.
+
+    Args:
+        several: whether images of several classes each will do, which come as `MultiLabelled`.
 
     Raises:
         InputError: as `load`; images of several classes each; a test image's class has no training images; all are of
             one class.
     """
     splits = load(data)
-    if isinstance(splits.train, MultiLabelled):
+    train = joined([splits.train, splits.val]) if splits.val else splits.train
+    if not isinstance(train, MultiLabelled):
+        return agreeing(train, splits.test, readable(str(data)))
+    if not several:
         raise InputError(
             f"{readable(str(data))}: its images are of several classes each, which this task cannot score"
         )
-    train = joined([splits.train, splits.val]) if splits.val else splits.train
-    return agreeing(train, splits.test, readable(str(data)))
+    return train, splits.test
 
 
 def rule_of(data: Path | str) -> str:

@@ -26,7 +26,7 @@ from seer.engine.parallel import parallelize
 from seer.engine.peers import check_peers
 from seer.engine.run import Training, enough_memory, fit
 from seer.errors import InputError
-from seer.eval.data.splitting import single_labelled
+from seer.eval.data.splitting import train_and_test
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import stack, to_input
 from seer.eval.scores import Score, chance, share
@@ -74,7 +74,7 @@ def configure(model: str, data: str, overrides: list[str]) -> FinetuneConfig:
     given = configuration.layer({"model": model, "data": data})
     config = configuration.resolve(FinetuneConfig, [given, options])
     check_options(config)
-    train, _ = single_labelled(data)
+    train, _ = train_and_test(data)
     if len(train) < config.batch_size:
         less = f"use batch_size={len(train)} or less"
         raise InputError(f"{data}: {len(train)} training images are fewer than one batch; {less}")
@@ -118,7 +118,7 @@ def run(config: FinetuneConfig) -> list[Score]:
         world = distributed.init(config.device)
         check_peers()
         check(config, world.size)
-        train, test = single_labelled(config.data)
+        train, test = train_and_test(config.data)
         model = load_model(config.model)
         if weights_hash(model.backbone) != config.weights:
             raise InputError(

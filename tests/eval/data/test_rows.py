@@ -10,7 +10,7 @@ from seer.data.labelled import load_labelled
 from seer.errors import InputError
 from seer.eval.data.datasets import DATASETS
 from seer.eval.data.rows import LARGEST_LIST, Lists, before_number, folder_of, read_list
-from seer.eval.data.splitting import load, single_labelled
+from seer.eval.data.splitting import load, train_and_test
 from tests.kit import owners
 
 FOOD = Lists({"train": "train.txt"}, "images/{}.jpg", folder_of)
@@ -71,14 +71,14 @@ def test_a_class_without_training_images(tmp_path):
     owners.write_image(tmp_path / "food-101/images/sushi/1.jpg", 1)
     (tmp_path / "food-101/meta/test.txt").write_text("waffles/1050\nsushi/1\n")
     with pytest.raises(InputError, match="test class 'sushi' has no training images"):
-        single_labelled(tmp_path)
+        train_and_test(tmp_path)
 
 
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
     owners.pets(tmp_path)
     path = tmp_path / "oxford-iiit-pet/images/Birman_30.jpg"
     path.write_bytes(path.read_bytes()[:200])
-    train, _ = single_labelled(tmp_path)
+    train, _ = train_and_test(tmp_path)
     with pytest.raises(
         InputError, match=r"Birman_30.jpg cannot be used \(.+\); repair or remove it"
     ):

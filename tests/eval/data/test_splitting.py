@@ -12,7 +12,7 @@ import pytest
 from seer.data.labelled import load_labelled
 from seer.errors import InputError
 from seer.eval.data.several import MultiLabelled
-from seer.eval.data.splitting import joined, load, rule_of, single_labelled, some_of_each
+from seer.eval.data.splitting import joined, load, rule_of, some_of_each, train_and_test
 from seer.eval.task import evaluate
 from tests.eval.data.test_datasets import contents
 from tests.kit import owners
@@ -24,7 +24,7 @@ def test_validation_images_are_trained_on(tmp_path):
     splits = load(tmp_path)
     assert splits.val is not None
     assert sorted(contents(splits.val)) == sorted(wanted["val"])
-    train, test = single_labelled(tmp_path)
+    train, test = train_and_test(tmp_path)
     assert contents(train) == contents(splits.train) + contents(splits.val)
     assert contents(test) == contents(splits.test)
     assert rule_of(tmp_path) == "train and val together to train on"
@@ -91,14 +91,17 @@ def test_images_of_several_classes(tmp_path):
     for split, images in {"train": splits.train, "val": splits.val, "test": splits.test}.items():
         assert isinstance(images, MultiLabelled)
         assert images.classes == owners.VOC_CLASSES
-        assert images.targets.dtype == np.int8
+        assert images.labels.dtype == np.int8
         names = owners.VOC_SPLITS[split]
         assert [int(images.image(i).mean().round()) for i in range(len(images))] == list(
             map(int, names)
         )
-        assert images.targets.tolist() == [by_annotation(tmp_path, name) for name in names]
+        assert images.labels.tolist() == [by_annotation(tmp_path, name) for name in names]
     with pytest.raises(InputError, match=r"of several classes each, which this task cannot score"):
-        single_labelled(tmp_path)
+        train_and_test(tmp_path)
+    train, test = train_and_test(tmp_path, several=True)
+    assert train.labels.tolist() == splits.train.labels.tolist() + splits.val.labels.tolist()
+    assert test.labels.shape == (2, 3)
 
 
 def by_annotation(root, name: str) -> list[int]:
@@ -193,5 +196,5 @@ def test_a_table_without_splits_is_divided(tmp_path):
 )
 def test_a_wrong_table_is_one_line(tmp_path, text, words):
     with pytest.raises(InputError, match=words) as raised:
-        single_labelled(write_table(tmp_path, text))
+        train_and_test(write_table(tmp_path, text))
     assert "\n" not in str(raised.value)
