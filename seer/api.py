@@ -88,8 +88,8 @@ def evaluate(
     Args:
         task: `knn`, `linear` or `finetune`; `all` is the quick ones, of the model and of its baselines.
         model: as `load_model` takes it, or `pixels`.
-        data: class folders or labelled shards, in `train/` and `test/` (or `val/`); without these, one image in five
-            of each class is held out.
+        data: class folders or labelled shards, in `train/` and `test/` (or `val/`), without which one image in five
+            of each class is held out; a CSV file; or a data set as its owner lays it out, perhaps as `NAME:DIR`.
         out: results file to append to; by default the run's own, or ./results.jsonl.
         options: those of the task, for instance `k=[20]`.
 

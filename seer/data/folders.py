@@ -103,7 +103,7 @@ class Files:
         digest = hashlib.sha256()
         for i, path in enumerate(self.paths):
             try:
-                status = os.stat(self.root / path)
+                status = os.stat(os.path.join(self.root, path))
                 _check_regular(status)
             except (OSError, DamagedImage) as error:
                 reason = error.strerror if isinstance(error, OSError) else error.reason

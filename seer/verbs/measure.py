@@ -27,7 +27,7 @@ app = typer.Typer()
     epilog=example(
         "seer eval all --model runs/swav_small --data flowers",
         "seer eval knn --model runs/swav_small --data cifar10 k=[20,200]",
-        "seer eval linear --model timm:resnet18 --data flowers",
+        "seer eval linear --model timm:resnet18 --data flowers102:datasets",
         "seer eval finetune --model runs/swav_small --data flowers epochs=50 --nproc 2 parallel.mode=ddp",
     ),
 )
@@ -44,7 +44,8 @@ def evaluate(
         str,
         typer.Option(
             "--data",
-            help="Class folders or labelled shards, in train/ and test/ (or val/); else one in five is held out.",
+            help="Class folders or labelled shards, in train/ and test/ (or val/), else one in five is held out; "
+            "a CSV file (path,label[,split]); a data set as its owner lays it out, or NAME:DIR (seer data check).",
         ),
     ],
     overrides: Overrides = None,

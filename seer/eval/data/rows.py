@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -67,8 +67,8 @@ def labelled(folder: Path, rows: Iterable[Row]) -> dict[str, Labelled]:
 
 def check_path(path: str, folder: Path) -> None:
     """Raise `UnreadableError` for a listed path that is none below the folder."""
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\0" in path:
+    # Millions of times: no pathlib.
+    if not path or path.startswith("/") or ".." in path.split("/") or "\0" in path:
         raise UnreadableError(f"{folder}: a list names '{path[:80]}', which is no file below it")
     if len(path) > LONGEST_PATH:
         raise UnreadableError(f"{folder}: a list names a path of {len(path):,} characters")
