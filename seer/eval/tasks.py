@@ -96,10 +96,10 @@ def check_inputs(task: str, model: str, data: Path | str) -> None:
     Raises:
         InputError: in one line, which.
     """
-    from seer.data.labelled import check_layout
+    from seer.eval.data.splitting import check_layout
     from seer.interop.spec import check_model
 
-    check_layout(data)
+    check_layout(data, task in TASKS and TASKS[task].several)
     if is_trained(task) or not is_pixels(model):
         check_model(model)
 

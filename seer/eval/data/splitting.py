@@ -25,10 +25,11 @@ from seer.data.labelled import (
     part,
     say_once,
 )
+from seer.data.labelled import check_layout as check_own_layout
 from seer.data.labelled import splits as labelled_splits
 from seer.errors import InputError
 from seer.eval.data.csvlists import own_rows, own_table
-from seer.eval.data.datasets import WHOLE, DataSet
+from seer.eval.data.datasets import SEVERAL_CLASSES, WHOLE, DataSet
 from seer.eval.data.recognition import Located, locate, words
 from seer.eval.data.several import MultiLabelled
 
@@ -117,6 +118,7 @@ def load(data: Path | str) -> Splits:
     """
     located = locate(data)
     if located is not None:
+        check_layout(data, several=True)
         return _of_owners(located)
     if is_table(data):
         parts = own_table(Path(data))
@@ -136,15 +138,34 @@ def train_and_test(data: Path | str, several: bool = False) -> tuple[Any, Any]:
         InputError: as `load`; images of several classes each; a test image's class has no training images; all are of
             one class.
     """
+    check_layout(data, several)
     splits = load(data)
     train = joined([splits.train, splits.val]) if splits.val else splits.train
-    if not isinstance(train, MultiLabelled):
-        return agreeing(train, splits.test, readable(str(data)))
-    if not several:
+    if isinstance(train, MultiLabelled):
+        return train, splits.test
+    return agreeing(train, splits.test, readable(str(data)))
+
+
+def check_layout(data: Path | str, several: bool = False) -> None:
+    """Refuse what `train_and_test` would refuse, as far as that is told without reading lists.
+
+    Raises:
+        InputError: in one line, what is unknown or missing.
+    """
+    located = locate(data)
+    if located is None:
+        if not is_table(data):
+            check_own_layout(data)
+        return
+    entry, folder = located
+    if entry.read is None:
+        raise InputError(f"{folder}: {entry.title} has {entry.kind}, which no task here takes")
+    if missing := located.missing():
         raise InputError(
-            f"{readable(str(data))}: its images are of several classes each, which this task cannot score"
+            f"{folder}: {words(missing[0])} is missing; the owner's archives have it: {entry.source}"
         )
-    return train, splits.test
+    if entry.kind == SEVERAL_CLASSES and not several:
+        raise InputError(f"{folder}: {entry.title} has {entry.kind}, which this task cannot score")
 
 
 def rule_of(data: Path | str) -> str:
@@ -173,12 +194,7 @@ def is_table(data: Path | str) -> bool:
 
 def _of_owners(located: Located) -> Splits:
     entry, folder = located
-    if entry.read is None:
-        raise InputError(f"{folder}: {entry.title} has {entry.kind}, which no task here takes")
-    if missing := located.missing():
-        raise InputError(
-            f"{folder}: {words(missing[0])} is missing; the owner's archives have it: {entry.source}"
-        )
+    assert entry.read is not None
     parts = entry.read(folder)
     lengths = {split: len(images) for split, images in parts.items()}
     if lengths != dict(entry.sizes):

@@ -97,7 +97,9 @@ def test_images_of_several_classes(tmp_path):
             map(int, names)
         )
         assert images.labels.tolist() == [by_annotation(tmp_path, name) for name in names]
-    with pytest.raises(InputError, match=r"of several classes each, which this task cannot score"):
+    with pytest.raises(
+        InputError, match="has several classes for each image, which this task cannot score"
+    ):
         train_and_test(tmp_path)
     train, test = train_and_test(tmp_path, several=True)
     assert train.labels.tolist() == splits.train.labels.tolist() + splits.val.labels.tolist()
