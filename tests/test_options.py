@@ -201,7 +201,7 @@ def refusal(function) -> str:
         *(("linear", f"momentum={value}") for value in ("5", "1", "nan")),
         *(("linear", f"holdout={value}") for value in ("0", "1", "nan")),
         *(("linear", f"seed={value}") for value in ("-1", "100000000000000000000")),
-        *(("linear", f"weight_decay={value}") for value in ("-1", "nan")),
+        *(("linear", f"weight_decays={value}") for value in ("[-1]", "[nan]", "[]")),
         *(("linear", f"epochs={value}") for value in ("0", "1000000000")),
         ("linear", "sgd_batch=0"),
         ("linear", "crop_scale=[1,0.5]"),

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from seer.config import parse_overrides, resolve
+from seer.eval import outcomes
+from seer.eval.paired import compare, verdict
 from seer.eval.task import evaluate
 from seer.eval.tasks import QUICK, options_of
 from seer.interop.spec import library_of, run_of
@@ -28,7 +30,7 @@ def evaluate_all(
         InputError: as `evaluate` raises it; no task has an option.
     """
     options = {name: options_of(name, overrides) for name in QUICK}
-    out = out or (run_of(model) or Path()) / RESULTS
+    out = results_file(model, out)
     specs = [model, *baselines(model, size_of(options["knn"]))]
     return [
         row
@@ -36,6 +38,11 @@ def evaluate_all(
         for spec in specs
         for row in evaluate(name, spec, data, options[name], out)
     ]
+
+
+def results_file(model: str, out: Path | str | None = None) -> Path | str:
+    """Where the results of a model and its baselines go, unless `out` says it."""
+    return out or (run_of(model) or Path()) / RESULTS
 
 
 def size_of(overrides: list[str]) -> int:
@@ -67,6 +74,23 @@ def table(rows: list[Row]) -> list[str]:
         cells = lines.setdefault(row["model"], [""] * len(titles))
         cells[titles.index(row["title"])] = _cell(row)
     return _aligned(lines)
+
+
+def verdicts(rows: list[Row], results: Path | str) -> list[str]:
+    """Of each task's main value, the first model against each of the others on the same images, in
+    words.
+    """
+    lines = []
+    headlines = [row for row in rows if row["headline"]]
+    for title in dict.fromkeys(row["title"] for row in headlines):
+        first, *others = [row for row in headlines if row["title"] == title]
+        for row in others:
+            ours = outcomes.read(results, first)
+            theirs = outcomes.read(results, row)
+            if ours and ours.keys() == theirs.keys() and row["comparable"] == first["comparable"]:
+                difference = compare(ours, theirs)
+                lines.append(f"{title}, {verdict(first['model'], row['model'], difference)}")
+    return lines
 
 
 def _aligned(lines: dict[str, list[str]]) -> list[str]:

@@ -95,7 +95,7 @@ def compute(
                 images[i] = pile.image(i)
             except DamagedImage as error:
                 damaged[i] = error.reason
-        return list(images), stack(list(images.values()), model.size)
+        return list(images), stack(list(images.values()), model.size, config.crop)
 
     parts = list(stream(model, len(pile), load, config, "images", pile.source.name))
     _tell_of_damaged(pile, damaged)

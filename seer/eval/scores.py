@@ -21,6 +21,8 @@ class Score:
         headline: whether it stands for the task where only one value is shown.
         chance: what is reached without looking at the images; None where that is not known.
         details: what was chosen on the way.
+        outcomes: of each test image, for comparisons (`seer.eval.paired`): `hits`, whether it was right; besides
+            `labels`, where classes count alike; or `scores` and `labels`. Empty where they are not known.
     """
 
     metric: str
@@ -33,6 +35,7 @@ class Score:
     headline: bool = False
     chance: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    outcomes: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
 
 def chance(labels: Tensor, guesses: int = 1) -> float:
@@ -63,7 +66,41 @@ def accuracy(
     by_chance: float | None = None,
 ) -> Score:
     """The share of `correct` (bool), as a number from 0 to 1, with Wilson's interval."""
-    return share(metric, title, int(correct.sum()), correct.numel(), details, headline, by_chance)
+    score = share(metric, title, int(correct.sum()), correct.numel(), details, headline, by_chance)
+    score.outcomes = {"hits": correct.cpu()}
+    return score
+
+
+def mean_per_class(
+    metric: str,
+    title: str,
+    correct: Tensor,
+    labels: Tensor,
+    details: dict[str, Any] | None = None,
+    headline: bool = False,
+) -> Score:
+    """The mean of the accuracies within each class that `(N,)` labels have, `correct` being bool.
+
+    The interval is normal, with the variances of Agresti and Coull (1998), which are not 0 where a
+    class is all right or all wrong.
+    """
+    _, places, images = labels.unique(return_inverse=True, return_counts=True)
+    hits = torch.bincount(places, correct.double(), len(images))
+    value = float((hits / images).mean())
+    shrunk = (hits + Z**2 / 2) / (images + Z**2)
+    variance = float((shrunk * (1 - shrunk) / (images + Z**2)).sum()) / len(images) ** 2
+    half = Z * math.sqrt(variance)
+    return Score(
+        metric,
+        title,
+        value,
+        max(0.0, value - half),
+        min(1.0, value + half),
+        headline=headline,
+        chance=1 / len(images),
+        details={"images": len(labels), "classes": len(images), **(details or {})},
+        outcomes={"hits": correct, "labels": labels},
+    )
 
 
 def share(

@@ -1,16 +1,18 @@
 """One task run on one model: options, data and model in, results out."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seer.config import incidental, parse_overrides, resolve, significant
+from seer.config import incidental, parse_overrides, significant
 from seer.data.folders import readable
+from seer.data.labelled import ImageSet
 from seer.errors import InputError
-from seer.eval import pixels
+from seer.eval import outcomes, pixels
 from seer.eval.data.splitting import rule_of, train_and_test
 from seer.eval.scores import Score
 from seer.eval.tasks import TASKS, check_request
@@ -44,7 +46,7 @@ def evaluate(
     check_request(task, model_spec, data, overrides, out, nproc)
     began = time.perf_counter()
     measure = _train if TASKS[task].trained else _probe
-    model, config, scores = measure(task, model_spec, data, overrides, out, nproc)
+    model, config, scores, data_splits = measure(task, model_spec, data, overrides, out, nproc)
     seconds = round(time.perf_counter() - began, 2)
     common = {
         "task": task,
@@ -55,11 +57,19 @@ def evaluate(
     options = significant(asdict(config), incidental(type(config)))
     if rule := rule_of(data):
         options["split"] = rule
-    rows = [{**common, **asdict(score), "seconds": seconds, "options": options} for score in scores]
-    for row in rows:
-        row["title"] = f"{TASKS[task].title} {row['title']}"
+    if data_splits:
+        common["comparable"] = outcomes.comparability(task, options, *data_splits)
+    rows = []
+    for score in scores:
+        values = asdict(replace(score, outcomes={}))
+        del values["outcomes"]
+        values["title"] = f"{TASKS[task].title} {score.title}"
+        rows.append({**common, **values, "seconds": seconds, "options": options})
     if rows:  # of a training, on its main process
         append_results(results_of(model, out), rows)
+    if data_splits:
+        for row, score in zip(rows, scores, strict=True):
+            outcomes.keep(results_of(model, out), row, score.outcomes)
     return rows
 
 
@@ -70,14 +80,14 @@ def _probe(
     overrides: list[str],
     out: Path | str | None,
     nproc: int,
-) -> tuple[Model, Any, list[Score]]:
-    """Measure a frozen model."""
-    config = resolve(TASKS[task].config, [parse_overrides(overrides)])
+) -> tuple[Model, Any, list[Score], Sequence[ImageSet]]:
+    """Measure a frozen model on training and test images."""
+    config = TASKS[task].resolve(parse_overrides(overrides))
     train, test = train_and_test(data, TASKS[task].several)
     model = pixels.load(model_spec, train)
     check_results(results_of(model, out))
     model = sized(model, config.size)
-    return model, config, TASKS[task].load().run(model, train, test, config)
+    return model, config, TASKS[task].load().run(model, train, test, config), (train, test)
 
 
 def _train(
@@ -87,15 +97,15 @@ def _train(
     overrides: list[str],
     out: Path | str | None,
     nproc: int,
-) -> tuple[Model, Any, list[Score]]:
+) -> tuple[Model, Any, list[Score], Sequence[ImageSet]]:
     """Train a model, in processes of this host or as one of a world's, and measure it."""
     module = TASKS[task].load()
     config = module.configure(model_spec, str(data), overrides)
     model = load_model(model_spec)
     check_results(results_of(model, out))
     if nproc == 1:
-        return model, config, module.run(config)
-    return model, config, spawn(module.run, nproc, config, device=config.device)[0]
+        return model, config, module.run(config), ()
+    return model, config, spawn(module.run, nproc, config, device=config.device)[0], ()
 
 
 def results_of(model: Model, out: Path | str | None) -> Path | str:

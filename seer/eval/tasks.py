@@ -25,6 +25,7 @@ class Task:
         trained: whether it trains the model, in a run of its own, on several processes if wanted. `module` then has
             `configure(model, data, overrides)`, `check(config, ranks)` and `run(config) -> list[Score]`.
         several: whether it also scores images of several classes each, whose labels are `(N, C)`.
+        protocol: the file of `configs/eval/` whose values go before the options' own defaults, if any.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Task:
     quick: bool = False
     trained: bool = False
     several: bool = False
+    protocol: str = ""
 
     @property
     def config(self) -> type[Any]:
@@ -43,11 +45,25 @@ class Task:
         """The module."""
         return import_module(self.module)
 
+    def resolve(self, *layers: dict[str, Any]) -> Any:
+        """The options by the protocol and, above it, layers of `seer.config`. Raises `InputError`."""
+        from seer.config import RECIPES, read_layers, resolve  # slow to import
+
+        file = RECIPES / "eval" / f"{self.protocol}.yaml"
+        return resolve(self.config, [*([read_layers(file)] if self.protocol else []), *layers])
+
 
 TASKS = {
     "knn": Task("kNN", "seer.eval.probes.knn", "seer.eval.probes.options.KnnConfig", quick=True),
     "linear": Task(
         "Linear", "seer.eval.probes.linear", "seer.eval.probes.options.LinearConfig", quick=True
+    ),
+    "logreg": Task(
+        "Logistic regression",
+        "seer.eval.probes.logreg",
+        "seer.eval.probes.options.LogregConfig",
+        several=True,
+        protocol="logreg",
     ),
     "finetune": Task(
         "Finetuned",
@@ -114,12 +130,12 @@ def is_trained(task: str) -> bool:
 
 def check_options(task: str, model: str, data: Path | str, overrides: Sequence[str]) -> None:
     """Refuse an unknown task, and an option of it that is unknown or has a wrong value."""
-    from seer.config import layer, parse_overrides, resolve  # slow to import
+    from seer.config import layer, parse_overrides  # slow to import
 
     if task not in TASKS:
         raise InputError(f"task '{task}' is unknown{nearest(task, [*TASKS, ALL])}")
     given = layer({"model": model, "data": str(data)}) if TASKS[task].trained else {}
-    resolve(TASKS[task].config, [given, parse_overrides(list(overrides))])
+    TASKS[task].resolve(given, parse_overrides(list(overrides)))
 
 
 def options_of(task: str, overrides: Sequence[str]) -> list[str]:

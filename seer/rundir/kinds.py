@@ -65,6 +65,7 @@ RESULT = Record(
         "better": Choice("higher", "lower"),
         "headline": Flag(),
         "chance": Maybe(SCORE),
+        "comparable": NAME,  # the same in rows of one protocol, data and split
     },  # which older ones lack
 )
 EVENT = Record({"step": Integer(0), "event": NAME})

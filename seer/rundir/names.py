@@ -3,6 +3,7 @@
 RUN/config.yaml            the run's configuration
 RUN/metrics.jsonl          a row of numbers per logged step
 RUN/results.jsonl          a row per score
+RUN/per_image/             a file per score: which test images were right
 RUN/health.jsonl           a row per event; skipped.jsonl a row per step that was passed over
 RUN/damaged/               a file per rank that met damaged samples
 RUN/environment.json       what it ran on; plan.json what was predicted of it
@@ -24,6 +25,7 @@ from seer.inputs import UnreadableError
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 RESULTS = "results.jsonl"
+PER_IMAGE = "per_image"
 HEALTH = "health.jsonl"
 SKIPPED = "skipped.jsonl"
 DAMAGED = "damaged"
@@ -47,6 +49,7 @@ NAMES = {
     CONFIG,
     METRICS,
     RESULTS,
+    PER_IMAGE,
     HEALTH,
     SKIPPED,
     DAMAGED,

@@ -25,7 +25,8 @@ from seer.engine.schedule import effective, value
 from seer.engine.step import update
 from seer.errors import DivergedError, InputError
 from seer.eval.probes.features import to_input
-from seer.eval.probes.knn import search, vote
+from seer.eval.probes.knn import vote
+from seer.eval.probes.search import search
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
 from seer.methods import make

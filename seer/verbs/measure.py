@@ -68,13 +68,14 @@ def evaluate(
         outlast_terminal()
         forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
 
-    from seer.eval.baselines import evaluate_all, table
+    from seer.eval.baselines import evaluate_all, results_file, table, verdicts
     from seer.eval.task import evaluate as run
     from seer.results import describe
 
     if task == ALL:
         rows = evaluate_all(model, data, overrides or [], out)
-        say(*table(rows), json_target=json_target)
+        said = verdicts(rows, results_file(model, out))
+        say(*table(rows), *said, json_target=json_target)
     else:
         rows = run(task, model, data, overrides or [], out, nproc)
         say(*describe(rows), json_target=json_target)

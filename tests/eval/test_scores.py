@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from sklearn.metrics import balanced_accuracy_score
 
-from seer.eval.scores import accuracy, chance, wilson
+from seer.eval.scores import accuracy, chance, mean_per_class, wilson
 
 
 @given(st.integers(1, 5000), st.data())
@@ -35,3 +36,26 @@ def test_no_guesser_who_does_not_look_does_better_than_chance(labels, guesses):
     truth = torch.tensor(labels)
     always = [sum(labels.count(c) for c in named) for named in combinations(range(6), guesses)]
     assert chance(truth, guesses) == pytest.approx(max(always) / len(labels))
+
+
+def test_the_mean_per_class_is_scikit_learns_balanced_accuracy():
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 7, (300,), generator=random)
+    predicted = torch.where(torch.rand(300, generator=random) < 0.6, labels, labels * 0 + 3)
+    score = mean_per_class("mean", "mean", predicted == labels, labels, {"lambda": 1.0})
+    assert score.value == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert score.details == {"images": 300, "classes": 7, "lambda": 1.0}
+    assert score.chance == pytest.approx(1 / 7)
+
+
+def test_the_interval_of_a_mean_per_class_holds_what_it_says():
+    """Of 400 draws of test images, about 95 % have the true mean within."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(5).repeat_interleave(torch.tensor([10, 20, 30, 40, 50]))
+    accuracies = torch.tensor([0.9, 0.8, 0.5, 0.3, 0.6])
+    held = 0
+    for _ in range(400):
+        correct = torch.rand(len(labels), generator=random) < accuracies[labels]
+        score = mean_per_class("mean", "mean", correct, labels)
+        held += score.low <= accuracies.mean() <= score.high
+    assert 0.92 <= held / 400 <= 0.99

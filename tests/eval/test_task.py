@@ -20,7 +20,14 @@ def test_rows_have_the_documented_keys_and_are_appended(data, tmp_path):
     rows = evaluate("knn", "pixels", data, ["k=[5,10]", "temperature=0.1"], out)
     assert [row["metric"] for row in rows] == ["top1_k5", "top1_k10"]
     assert all(row.keys() >= set(KEYS) for row in rows)
-    assert rows[0]["options"] == {"precision": "fp32", "size": 0, "k": [5, 10], "temperature": 0.1}
+    assert rows[0]["options"] == {
+        "precision": "fp32",
+        "size": 0,
+        "crop": "centre",
+        "k": [5, 10],
+        "metric": "cosine",
+        "temperature": 0.1,
+    }
     assert rows[0]["model"] == "pixels:24"
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     more = evaluate("linear", "pixels:8", str(data), ["epochs=2", "lrs=[0.01,0.1]"], out)

@@ -14,6 +14,7 @@ from seer.eval.probes import knn, linear
 from seer.eval.probes.features import FeatureConfig, extract
 from seer.eval.probes.knn import KnnConfig
 from seer.eval.probes.linear import LinearConfig
+from seer.eval.probes.search import search
 from seer.interop.models import Model
 from seer.interop.native import save_backbone
 from tests.gpu.small import distance, regnet
@@ -136,7 +137,7 @@ def test_scores_are_those_of_the_cpu(device, data):
 def test_neighbours_of_many(device):
     draw = torch.Generator().manual_seed(0)
     bank, queries = (torch.randn(n, 64, generator=draw) for n in (3000, 200))
-    similarity, nearest = knn.search(queries, bank, 10, device)
+    similarity, nearest = search(queries, bank, 10, device)
     units = [torch.nn.functional.normalize(rows.double(), dim=1) for rows in (queries, bank)]
     expected = (units[0] @ units[1].T).topk(10)
     torch.testing.assert_close(similarity.double(), expected.values, rtol=0, atol=1e-6)

@@ -44,6 +44,7 @@ __all__ = [
     "View",
     "centre_crop",
     "train_crop",
+    "without_far_ends",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -314,7 +315,7 @@ def centre_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
         raise InputError(
             f"crop size {size}: should be from 1 to {resize}, to which the shorter side is resized"
         )
-    image = _without_far_ends(image)
+    image = without_far_ends(image)
     shape = image.shape[:2]
     height, width = (int(resize * side / min(shape)) for side in shape)
     resized = np.empty((height, width, 3), np.uint8)
@@ -325,7 +326,7 @@ def centre_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     return square.copy()
 
 
-def _without_far_ends(image: np.ndarray, longest: int = 16) -> np.ndarray:
+def without_far_ends(image: np.ndarray, longest: int = 16) -> np.ndarray:
     """The middle of an image whose sides are over `longest` to one, so that resizing it cannot
     exhaust the memory.
     """

@@ -7,10 +7,11 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from seer.data.crops.multicrop import centre_crop
-from seer.data.labelled import Labelled
+from seer.data.crops.multicrop import centre_crop, without_far_ends
+from seer.data.labelled import ImageSet
 from seer.distributed import pick_device
 from seer.errors import InputError
 from seer.eval.probes import feature_cache
@@ -39,7 +40,7 @@ class Images(Protocol):
     def image(self, i: int) -> np.ndarray: ...
 
 
-def extract(model: Model, data: Labelled, config: FeatureConfig, name: str = "images") -> Tensor:
+def extract(model: Model, data: ImageSet, config: FeatureConfig, name: str = "images") -> Tensor:
     """The features of all images, `(N, D)` float32 on the CPU, all finite; from the cache if it has
     them.
 
@@ -51,10 +52,13 @@ def extract(model: Model, data: Labelled, config: FeatureConfig, name: str = "im
         return kept
 
     def load(rows: list[int]) -> tuple[list[int], Tensor]:
-        return rows, stack([data.image(i) for i in rows], model.size)
+        return rows, stack([data.image(i) for i in rows], model.size, config.crop)
 
-    parts = stream(model, len(data), load, config, name, data.source.name)
-    features = torch.cat([values for _, values in parts])
+    features = torch.empty(0)
+    for rows, values in stream(model, len(data), load, config, name, data.source.name):
+        if not len(features):
+            features = torch.empty(len(data), values.shape[1])
+        features[rows] = values
     if key:
         feature_cache.store(key, features)
     return features
@@ -121,11 +125,11 @@ def taming(largest: Tensor) -> Tensor:
     )
 
 
-def stack(images: list[np.ndarray], size: int) -> Tensor:
-    """Images of any size as `(n, size, size, 3)` uint8."""
+def stack(images: list[np.ndarray], size: int, crop: str = "centre") -> Tensor:
+    """Images of any size as `(n, size, size, 3)` uint8, cut as the option `crop` says."""
     pixels = np.empty((len(images), size, size, 3), np.uint8)
     for i, image in enumerate(images):
-        pixels[i] = whole_or_centre(image, size)
+        pixels[i] = CROPS[crop](image, size)
     return torch.from_numpy(pixels)
 
 
@@ -134,6 +138,22 @@ def whole_or_centre(image: np.ndarray, size: int) -> np.ndarray:
     without margin.
     """
     return centre_crop(image, size, size if size <= SMALL else round(size * 256 / 224))
+
+
+def short_side(image: np.ndarray, size: int) -> np.ndarray:
+    """`(size, size, 3)`: the shorter side resized to `size`, bicubically as Pillow's, and the
+    central square of it.
+    """
+    image = without_far_ends(image)
+    sides = image.shape[:2]
+    height, width = (int(size * side / min(sides)) for side in sides)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    top = round((height - size) / 2)
+    left = round((width - size) / 2)
+    return np.asarray(resized)[top : top + size, left : left + size]
+
+
+CROPS = {"centre": whole_or_centre, "short_side": short_side}
 
 
 def frozen(model: Model, config: FeatureConfig) -> Callable[[Tensor], Tensor]:
@@ -162,9 +182,16 @@ def to_input(model: Model, pixels: Tensor) -> Tensor:
     return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-def cache_key(model: Model, data: Labelled, config: FeatureConfig) -> str:
+def cache_key(model: Model, data: ImageSet, config: FeatureConfig) -> str:
     """Names the features of this very network of these very images."""
-    preprocessing = [PREPROCESSING, model.size, list(model.mean), list(model.std), config.precision]
+    preprocessing = [
+        PREPROCESSING,
+        model.size,
+        config.crop,
+        list(model.mean),
+        list(model.std),
+        config.precision,
+    ]
     return feature_cache.key_of(model.backbone, data.fingerprint, preprocessing)
 
 

@@ -1,7 +1,7 @@
-"""Linear probe: softmax regression on frozen features by SGD, several learning rates side by side
-in one pass.
+"""Linear probe: softmax regression on frozen features by SGD, several learning rates and weight
+decays side by side in one pass.
 
-The rate is chosen on a held-out part of the training images; the test images are looked at once, at
+They are chosen on a held-out part of the training images; the test images are looked at once, at
 the end.
 """
 
@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from seer.eval.probes.features import (
     to_input,
     watch,
 )
+from seer.eval.probes.holdout import holdout
 from seer.eval.probes.options import LinearConfig
 from seer.eval.scores import Score, accuracy, chance
 from seer.interop.models import Model
@@ -38,6 +40,8 @@ from seer.schema import check_options
 logger = logging.getLogger("seer.eval")
 
 REMEDY = "give smaller lrs"
+
+Setting = tuple[float, float]  # a learning rate and a weight decay
 
 # Epoch → batches of (features (B, D), labels (B,)).
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
@@ -61,25 +65,26 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
 
     device = pick_device(config.device)
 
-    def probe(rows: Tensor, lrs: list[float]) -> Tensor:
+    def probe(rows: Tensor, settings: list[Setting]) -> Tensor:
         if config.augment:
             batches = augmented_batches(model, train, rows, scale, config)
         else:
             batches = cached_batches(features[rows].to(device), labels[rows].to(device), config)
-        return fit(batches, len(rows), features.shape[1], len(train.classes), lrs, config)
+        return fit(batches, len(rows), features.shape[1], len(train.classes), settings, config)
 
     kept, held = holdout(train.labels, config.holdout, config.seed)
-    heads = probe(kept, config.lrs)
-    best, details = choose(heads, features[held], labels[held], config.lrs)
+    settings = list(product(config.lrs, config.weight_decays))
+    heads = probe(kept, settings)
+    best, details = choose(heads, features[held], labels[held], settings)
     head = (
-        probe(torch.arange(len(train)), [config.lrs[best]])
+        probe(torch.arange(len(train)), [settings[best]])
         if config.refit
         else heads[best : best + 1]
     )
     outputs = logits(head, test_features)
     if not is_finite(head, outputs).all():
         raise InputError(
-            f"linear: its chosen rate {config.lrs[best]:g} diverged on all training images; {REMEDY}"
+            f"linear: its chosen rate {settings[best][0]:g} diverged on all training images; {REMEDY}"
         )
 
     ranked = outputs[:, 0].argsort(dim=1, descending=True)
@@ -104,7 +109,7 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
 
 
 def choose(
-    heads: Tensor, features: Tensor, labels: Tensor, lrs: list[float]
+    heads: Tensor, features: Tensor, labels: Tensor, settings: list[Setting]
 ) -> tuple[int, dict[str, Any]]:
     """The number of the head that does best on held-out images, of those that are finite; and what
     a result says of it.
@@ -114,7 +119,8 @@ def choose(
     """
     outputs = logits(heads, features)
     sound = is_finite(heads, outputs)
-    diverged = [lr for lr, is_sound in zip(lrs, sound.tolist(), strict=True) if not is_sound]
+    unsound = [settings[number] for number in (~sound).nonzero()[:, 0].tolist()]
+    diverged = list(dict.fromkeys(lr for lr, _ in unsound))
     named = ", ".join(f"{lr:g}" for lr in diverged)
     if not sound.any():
         raise InputError(f"linear: training diverged at every learning rate ({named}); {REMEDY}")
@@ -124,7 +130,10 @@ def choose(
         )
     shares = (outputs.argmax(-1) == labels[:, None]).double().mean(0).where(sound, -1.0)
     best = int(shares.argmax())
-    details: dict[str, Any] = {"lr": lrs[best], "holdout_top1": round(float(shares[best]), 4)}
+    lr, decay = settings[best]
+    details: dict[str, Any] = {"lr": lr, "holdout_top1": round(float(shares[best]), 4)}
+    if len({decay for _, decay in settings}) > 1:
+        details["weight_decay"] = decay
     return best, details | ({"diverged": diverged} if diverged else {})
 
 
@@ -135,38 +144,23 @@ def is_finite(heads: Tensor, outputs: Tensor) -> Tensor:
     return torch.isfinite(heads).flatten(1).all(1).cpu() & torch.isfinite(outputs).all(2).all(0)
 
 
-def holdout(labels: np.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to train on and rows held out: about `share` of every class, one at least, but never a
-    class's last image.
-
-    Raises:
-        InputError: no class has two images.
-    """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    members = [order[labels[order] == label] for label in np.unique(labels)]
-    held = [rows[: min(max(1, round(share * len(rows))), len(rows) - 1)] for rows in members]
-    kept = [rows[len(part) :] for rows, part in zip(members, held, strict=True)]
-    if not any(map(len, held)):
-        raise InputError(
-            "every class has a single training image, so no learning rate can be chosen; use knn"
-        )
-    return torch.from_numpy(np.sort(np.concatenate(kept))), torch.from_numpy(
-        np.sort(np.concatenate(held))
-    )
-
-
 def fit(
-    batches: Batches, samples: int, dim: int, classes: int, lrs: list[float], config: LinearConfig
+    batches: Batches,
+    samples: int,
+    dim: int,
+    classes: int,
+    settings: list[Setting],
+    config: LinearConfig,
 ) -> Tensor:
-    """Train one head per learning rate, from zero. The heads share batches and nothing else.
+    """Train one head per setting, from zero. The heads share batches and nothing else.
 
     Returns:
         `(R, classes, dim + 1)`: weights and, last, biases of the R heads, on the device of `config`.
     """
     device = pick_device(config.device)
-    heads = torch.zeros(len(lrs), classes, dim + 1, device=device)
+    heads = torch.zeros(len(settings), classes, dim + 1, device=device)
     velocity = torch.zeros_like(heads)
-    rates = torch.tensor(lrs, device=device).view(-1, 1, 1)
+    rates, decays = torch.tensor(settings, device=device).T[:, :, None, None]
     total = config.epochs * -(-samples // config.sgd_batch)
     step = 0
     for epoch in watch(range(config.epochs), config.epochs, "linear probe", "epochs"):
@@ -174,9 +168,9 @@ def fit(
             x = with_one(features).to(device)
             target = F.one_hot(labels.to(device), classes).unsqueeze(1)
             # The gradient of the mean cross-entropy in the logits is softmax minus one-hot.
-            error = (product(heads, x).softmax(-1) - target) / len(x)
-            gradient = torch.einsum("brc,bd->rcd", error, x)
-            gradient.add_(heads, alpha=config.weight_decay)
+            error = (outputs_of(heads, x).softmax(-1) - target) / len(x)
+            gradient = (error.flatten(1).T @ x).view_as(heads)
+            gradient.addcmul_(heads, decays)
             velocity.mul_(config.momentum).add_(gradient)
             cosine = 0.5 + 0.5 * math.cos(math.pi * step / total)
             heads -= rates * cosine * velocity
@@ -184,7 +178,7 @@ def fit(
     return heads
 
 
-def product(heads: Tensor, x: Tensor) -> Tensor:
+def outputs_of(heads: Tensor, x: Tensor) -> Tensor:
     """Logits `(B, R, classes)` of `(B, dim + 1)`, all heads in one matrix product."""
     return (x @ heads.flatten(0, 1).T).unflatten(1, heads.shape[:2])
 
@@ -197,7 +191,7 @@ def with_one(x: Tensor) -> Tensor:
 def logits(heads: Tensor, x: Tensor) -> Tensor:
     """Logits `(N, R, classes)` of features `(N, D)`, on the CPU."""
     return torch.cat(
-        [product(heads, with_one(part).to(heads.device)).cpu() for part in x.split(4096)]
+        [outputs_of(heads, with_one(part).to(heads.device)).cpu() for part in x.split(4096)]
     )
 
 

@@ -16,6 +16,7 @@ from seer.schema import (
     option,
 )
 
+CROP = Choice("centre", "short_side")
 RATES = ListOf(Number(above=0), 100, 1)  # those that diverge are told
 
 
@@ -30,6 +31,8 @@ class FeatureConfig:
         precision: `fp32` or `bf16` (autocast).
         device: `auto`, `cpu` or `cuda`.
         size: side of the images in pixels; 0 is what the model was trained at.
+        crop: `centre`: 7/8 of the shorter side, and images of up to 64 px whole; `short_side`: all of it, resized
+            bicubically, as transfer benchmarks do.
         cache: keep features under `$SEER_CACHE` (default ~/.cache/seer) and reuse them.
     """
 
@@ -38,6 +41,7 @@ class FeatureConfig:
     precision: str = option("fp32", Choice("fp32", "bf16"))
     device: str = option("auto", DEVICE, incidental=True)
     size: int = option(0, Integer(0, 4096))
+    crop: str = option("centre", CROP)
     cache: bool = option(True, Flag(), incidental=True)
 
 
@@ -47,12 +51,14 @@ class KnnConfig(FeatureConfig):
 
     Attributes:
         k: numbers of neighbours; each gives a score.
+        metric: which are near: `cosine`, or `euclidean`, whose neighbours have a vote each.
         temperature: τ; a neighbour of cosine similarity s votes with weight exp(s / τ).
         neighbours: where to save a picture of some test images and their nearest training images; "" leaves it out
             (a run's own evaluation saves it as RUN/images/neighbours.png).
     """
 
     k: list[int] = option([10, 20], ListOf(Integer(1, 10**6), 100, 1))
+    metric: str = option("cosine", Choice("cosine", "euclidean"))
     temperature: float = option(0.07, TEMPERATURE)
     neighbours: str = option("", Location(), incidental=True)
 
@@ -62,12 +68,13 @@ class LinearConfig(FeatureConfig):
     """Options of `seer eval linear`.
 
     Attributes:
-        lrs: learning rates, trained side by side; each follows a cosine to 0.
+        lrs: learning rates; each follows a cosine to 0. They and the weight decays are trained side by side, each rate
+            with each decay.
         epochs: passes over the training images.
         sgd_batch: images per SGD step.
-        weight_decay: on weights and biases.
-        holdout: share of each training class on which the rate is chosen.
-        refit: train once more on all training images, at the chosen rate.
+        weight_decays: on weights and biases.
+        holdout: share of each training class on which rate and decay are chosen.
+        refit: train once more on all training images, by the chosen ones.
         standardize: shift and scale each feature to mean 0, deviation 1 over the training images.
         augment: train on random-resized crops and flips, new ones every epoch, instead of on cached features.
         crop_scale: the crops' share of the image's area (`augment`).
@@ -77,10 +84,34 @@ class LinearConfig(FeatureConfig):
     epochs: int = option(100, Integer(1, 10**6))
     sgd_batch: int = option(256, Integer(1, 2**24))
     momentum: float = option(0.9, Number(0, below=1))
-    weight_decay: float = option(0.0, Number(0, 100))
+    weight_decays: list[float] = option([0.0], ListOf(Number(0, 100), 100, 1))
     holdout: float = option(0.1, Number(above=0, below=1))
     refit: bool = True
     standardize: bool = True
     augment: bool = False
     crop_scale: list[float] = option([0.08, 1.0], AREAS)
+    seed: int = option(0, SEED)
+
+
+@dataclass
+class LogregConfig(FeatureConfig):
+    """Options of `seer eval logreg`; `configs/eval/logreg.yaml` says where their values are from.
+
+    Attributes:
+        lambdas: the lowest and the highest λ, the strength of the L2 penalty; scikit-learn's C is 1 / λ.
+        count: how many λ are tried, evenly spaced on a logarithmic scale.
+        holdout: share of each training class on which λ is chosen.
+        metric: what λ is chosen by, and what stands for the task where only one value is shown: `top1` or
+            `mean_per_class`; images of several classes have their 11-point mean average precision.
+        tolerance: share of the loss that a solution may lie above the optimum, about.
+        iterations: of L-BFGS at each λ, at most.
+    """
+
+    lambdas: list[float] = option([1e-6, 1e5], ListOf(Number(1e-30, 1e30), 2, 2, rising=True))
+    count: int = option(45, Integer(1, 1000))
+    holdout: float = option(0.2, Number(above=0, below=1))
+    metric: str = option("top1", Choice("top1", "mean_per_class"))
+    tolerance: float = option(1e-7, Number(1e-12, 0.1))
+    iterations: int = option(1000, Integer(1, 10**6))
+    crop: str = option("short_side", CROP)
     seed: int = option(0, SEED)

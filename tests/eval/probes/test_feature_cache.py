@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -160,6 +161,23 @@ def test_many_writers_and_readers_at_once(images):
     assert not wrong
     assert len(list(feature_cache.path_of(key).parent.iterdir())) == 1
     assert feature_cache.load(key, 400) is not None
+
+
+def test_features_from_the_cache_are_mapped_and_take_no_memory():
+    key = "ab" * 32
+    features = torch.ones(20_000, 512)  # 41 MB
+    feature_cache.store(key, features)
+    before = own_memory()
+    kept = feature_cache.load(key, len(features))
+    assert own_memory() - before < 10_000
+    kept[0] = 5.0  # of this process alone
+    assert torch.equal(feature_cache.load(key, len(features)), features)
+
+
+def own_memory() -> int:
+    """KiB that no file stands behind."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def test_the_key_is_of_all_that_features_depend_on(monkeypatch):

@@ -54,6 +54,28 @@ def test_large_models_see_the_central_seven_eighths(tmp_path):
     assert not inside[5:-5, 5:-5].any()
 
 
+@pytest.mark.parametrize("shape", [(40, 90), (77, 50), (33, 33), (16, 700), (5, 3)])
+def test_the_shorter_side_as_the_benchmarks_torchvision_resizes_it(shape):
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    transform = v2.Compose([
+        v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(32),
+    ])  # fmt: skip
+    expected = np.asarray(transform(Image.fromarray(image)))
+    ours = stack([image], 32, "short_side")[0].numpy()
+    assert np.abs(ours.astype(int) - expected).max() <= 1  # by rounding
+
+
+def test_each_crop_is_kept_by_itself(data):
+    model, test = small_model(), load_labelled(data, "test")
+    centre = extract(model, test, FeatureConfig())
+    whole = extract(model, test, FeatureConfig(crop="short_side"))
+    assert not torch.equal(whole, centre)
+    assert model.backbone.seen == 2 * len(test)
+    assert torch.equal(extract(model, test, FeatureConfig(crop="short_side")), whole)
+    assert model.backbone.seen == 2 * len(test)
+
+
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (16, 3), (1000, 2)])
 def test_batches_and_threads_change_nothing(data, batch_size, threads):
     model, test = small_model(), load_labelled(data, "test")

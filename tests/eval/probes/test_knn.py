@@ -5,15 +5,15 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
-from torch.nn import functional as F
 
 from seer.data.labelled import splits
 from seer.errors import InputError
 from seer.eval import pixels
 from seer.eval.probes import knn
 from seer.eval.probes.features import extract
-from seer.eval.probes.knn import KnnConfig, search, vote
+from seer.eval.probes.knn import KnnConfig, vote
 from seer.eval.probes.neighbours import SIDE
+from seer.eval.probes.search import search
 from tests.eval.conftest import small_model
 
 
@@ -34,13 +34,15 @@ def test_votes_are_scikit_learns(k, temperature):
     assert vote(similarity, labels[nearest], 7, temperature).tolist() == expected.tolist()
 
 
-def test_chunks_change_nothing_and_search_is_brute_force(monkeypatch):
-    (bank, _), (queries, _) = points(0, 300), points(1, 101)
-    monkeypatch.setattr(knn, "CHUNK", 10 * len(bank))  # ten queries a chunk
-    similarity, nearest = search(queries, bank, 4, torch.device("cpu"))
-    table = F.cosine_similarity(queries[:, None], bank[None], dim=-1)
-    assert nearest.tolist() == table.argsort(dim=1, descending=True)[:, :4].tolist()
-    torch.testing.assert_close(similarity, table.sort(dim=1, descending=True).values[:, :4])
+def test_euclidean_neighbours_have_a_vote_each_as_scikit_learns(data):
+    train, test = splits(data)
+    scores = knn.run(small_model(), train, test, KnnConfig(k=[1, 6], metric="euclidean"))
+    features = [extract(small_model(), part, KnnConfig()).double() for part in (train, test)]
+    for score, k in zip(scores, (1, 6), strict=True):
+        oracle = KNeighborsClassifier(k, algorithm="brute").fit(features[0], train.labels)
+        assert score.value == pytest.approx(oracle.score(features[1], test.labels))
+        assert score.metric == f"top1_euclidean_k{k}"
+        assert score.title == f"top-1, Euclidean, k = {k}"
 
 
 def test_a_tiny_temperature_is_the_nearest_neighbour_and_does_not_overflow():
@@ -59,15 +61,6 @@ def test_several_ks_score_as_each_alone(data):
     assert [score.metric for score in together] == ["top1_k3", "top1_k9", "top1_k120"]
     # Colour tells these classes apart most of the time; chance is 0.33.
     assert together[0].value > 0.5
-
-
-def test_neighbours_of_features_of_any_size_are_the_same():
-    (bank, _), (queries, _) = points(0, 300), points(1, 50)
-    similarity, nearest = search(queries, bank, 9, torch.device("cpu"))
-    for scale in (2.0**-100, 2.0**100):
-        scaled = search(queries * scale, bank * scale, 9, torch.device("cpu"))
-        assert torch.equal(scaled[0], similarity)
-        assert torch.equal(scaled[1], nearest)
 
 
 def test_where_a_picture_cannot_be_is_said_before_the_work(data, tmp_path):

@@ -32,8 +32,9 @@ def problem(n: int = 600, dim: int = 10, classes: int = 4) -> tuple[torch.Tensor
     return torch.from_numpy(x), torch.from_numpy(y)
 
 
-def train(x, y, lrs, config) -> torch.Tensor:
-    return fit(cached_batches(x, y, config), len(y), x.shape[1], int(y.max()) + 1, lrs, config)
+def train(x, y, lrs, config, decays=(0.0,)) -> torch.Tensor:
+    settings = list(itertools.product(lrs, decays))
+    return fit(cached_batches(x, y, config), len(y), x.shape[1], int(y.max()) + 1, settings, config)
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def double():
 
 def test_a_head_is_torchs_linear_layer_under_torchs_sgd(double):
     x, y = problem()
-    config = LinearConfig(epochs=3, sgd_batch=64, weight_decay=0.01)
-    ours = train(x, y, [0.05], config)[0]
+    config = LinearConfig(epochs=3, sgd_batch=64)
+    ours = train(x, y, [0.7, 0.05], config, [0.0, 0.01])[3]
 
     layer = torch.nn.Linear(10, 4)
     torch.nn.init.zeros_(layer.weight)
@@ -115,6 +116,18 @@ def test_every_image_comes_once_an_epoch_in_an_order_of_its_own():
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert all(a != b for a, b in itertools.combinations(orders, 2))
     assert [len(rows) for rows in shuffled(50, config, 0)] == [16, 16, 16, 2]
+
+
+def test_rate_and_decay_are_chosen_together(data):
+    train_images, test = splits(data)
+    config = LinearConfig(epochs=5, lrs=[1e-5, 0.3], weight_decays=[50.0, 0.0])
+    (score,) = linear.run(small_model(), train_images, test, config)
+    assert (score.details["lr"], score.details["weight_decay"]) == (0.3, 0.0)
+    (alone,) = linear.run(
+        small_model(), train_images, test, LinearConfig(epochs=5, lrs=[0.3], weight_decays=[0.0])
+    )
+    assert score.value == alone.value
+    assert "weight_decay" not in alone.details
 
 
 def test_the_rate_is_chosen_without_the_test_images(data):
@@ -211,6 +224,7 @@ def test_augmented_training_is_deterministic_sees_new_crops_and_works(data):
     [
         {"lrs": []},
         {"lrs": [0.0]},
+        {"weight_decays": []},
         {"holdout": 0.0},
         {"epochs": 0},
         {"sgd_batch": 0},

@@ -1,0 +1,130 @@
+import logging
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+
+from seer.config import RECIPES, read
+from seer.data.labelled import Labelled, splits
+from seer.errors import InputError
+from seer.eval.probes import logreg
+from seer.eval.probes.features import extract
+from seer.eval.probes.holdout import holdout
+from seer.eval.probes.options import FeatureConfig, LogregConfig
+from seer.eval.task import evaluate
+from seer.eval.tasks import TASKS
+from seer.results import read_results
+from tests.eval.conftest import small_model
+
+FEW = {"lambdas": [1e-3, 10.0], "count": 5}
+
+
+def oracle(x: np.ndarray, y: np.ndarray, penalty: float) -> LogisticRegression:
+    return LogisticRegression(C=1 / penalty, solver="newton-cholesky", tol=1e-9).fit(x, y)
+
+
+def test_scores_are_scikit_learns_by_the_whole_protocol(data):
+    train, test = splits(data)
+    config = LogregConfig(**FEW)
+    top1, by_class = logreg.run(small_model(), train, test, config)
+
+    x = extract(small_model(), train, FeatureConfig(crop="short_side")).double().numpy()
+    z = extract(small_model(), test, FeatureConfig(crop="short_side")).double().numpy()
+    kept, held = holdout(train.labels, 0.2, 0)
+    penalties = np.geomspace(10, 1e-3, 5)
+    shares = [
+        oracle(x[kept], train.labels[kept], penalty).score(x[held], train.labels[held])
+        for penalty in penalties
+    ]
+    best = int(np.argmax(shares))
+    predicted = oracle(x, train.labels, penalties[best]).predict(z)
+    assert top1.details["lambda"] == pytest.approx(penalties[best])
+    assert top1.details["holdout"] == pytest.approx(shares[best], abs=1e-4)
+    assert top1.value == pytest.approx((predicted == test.labels).mean())
+    assert by_class.value == pytest.approx(balanced_accuracy_score(test.labels, predicted))
+    assert (top1.headline, by_class.headline) == (True, False)
+    assert top1.value > 0.5
+
+
+def test_the_penalty_is_chosen_without_the_test_images(data):
+    train, test = splits(data)
+    score, _ = logreg.run(small_model(), train, test, LogregConfig(**FEW))
+    test.labels = (test.labels + 1) % 3
+    other, _ = logreg.run(small_model(), train, test, LogregConfig(**FEW))
+    assert other.details == score.details
+    assert score.value > 0.5 > other.value
+
+
+def test_images_of_several_classes(data):
+    """Class 2 is "brick or moss" now, and an image may count for no class."""
+    train, test = splits(data)
+
+    def several(images: Labelled) -> Labelled:
+        labels = np.eye(3, dtype=np.int64)[images.labels]
+        labels[:, 2] = labels[:, 0] | labels[:, 1]
+        labels[:3] = -1
+        images.labels = labels
+        return images
+
+    (score,) = logreg.run(small_model(), several(train), several(test), LogregConfig(**FEW))
+    assert (score.metric, score.headline) == ("map11", True)
+    assert 0.6 < score.value < 1
+    assert score.details["classes"] == 3
+
+
+def test_the_protocols_file_is_what_the_options_say_and_goes_into_the_row(data, tmp_path):
+    values = read(RECIPES / "eval" / "logreg.yaml")
+    assert values == {key: value for key, value in asdict(LogregConfig()).items() if key in values}
+    assert TASKS["logreg"].resolve() == LogregConfig()
+    out = tmp_path / "results.jsonl"
+    rows = evaluate("logreg", "pixels:8", data, ["metric=mean_per_class", "count=3"], out)
+    assert read_results(out) == rows
+    assert [row["metric"] for row in rows] == ["top1", "mean_per_class"]
+    assert [row["headline"] for row in rows] == [False, True]
+    assert rows[0]["options"] == {
+        "precision": "fp32",
+        "size": 0,
+        **values,
+        "metric": "mean_per_class",
+        "count": 3,
+        "seed": 0,
+    }
+
+
+def test_searches_that_end_before_the_optimum_are_named(data, caplog):
+    train, test = splits(data)
+    config = LogregConfig(lambdas=[1e-3, 1e-3], count=1, iterations=1)
+    score, _ = logreg.run(small_model(), train, test, config)
+    assert score.details["unfinished"] == [1e-3]
+    assert "not at the optimum after 1 iterations at λ = 0.001" in caplog.text
+    caplog.clear()
+    logreg.run(small_model(), train, test, replace(config, iterations=1000))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_one_image_per_class_is_refused(data):
+    train, test = splits(data)
+    alone = np.unique(train.labels, return_index=True)[1]
+    train.source.paths = [train.source.paths[i] for i in alone]
+    train.labels = train.labels[alone]
+    with pytest.raises(InputError, match="every class has a single training image"):
+        logreg.run(small_model(), train, test, LogregConfig(cache=False, **FEW))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"lambdas": [1.0, 0.1]}, {"lambdas": [0.0, 1.0]}, {"count": 0}, {"metric": "top5"}],
+)
+def test_wrong_options_are_named(data, option):
+    with pytest.raises(InputError, match=next(iter(option))):
+        logreg.run(small_model(), *splits(data), LogregConfig(**option))
+
+
+def test_equally_good_penalties_give_the_largest():
+    features = torch.tensor([[-1.0], [-2.0], [1.0], [2.0], [-3.0], [3.0]])
+    labels = torch.tensor([0, 0, 1, 1, 0, 1])
+    penalty, _, details = logreg.choose(features, labels, 2, LogregConfig(**FEW))
+    assert (penalty, details) == (pytest.approx(10.0), {"lambda": penalty, "holdout": 1.0})
