@@ -1,5 +1,6 @@
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,3 +163,38 @@ def test_results_say_by_which_split_they_are(data, tmp_path):
     assert (row["data"], row["details"]["images"]) == (str(data / "train"), 3 * 8)
     (row,) = evaluate("knn", "pixels", data, ["k=[5]"], tmp_path / "a.jsonl")
     assert "split" not in row["options"]
+
+
+def voc(root: Path, images: int = 24) -> Path:
+    """VOC2007's classification task in tiny: a class is a channel that is bright where it is to be
+    seen, at random.
+    """
+    generator = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        shown = generator.random((images, 3)) < 0.5
+        names = [f"{split}{i:02d}" for i in range(images)]
+        for name, classes in zip(names, shown, strict=True):
+            pixels = np.where(classes, 200, 40) + generator.integers(0, 30, (16, 16, 3))
+            path = root / f"VOCdevkit/VOC2007/JPEGImages/{name}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+        lists = root / "VOCdevkit/VOC2007/ImageSets/Main"
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f"{split}.txt").write_text("\n".join(names))
+        for number, kind in enumerate(("aeroplane", "bicycle", "bird")):
+            marks = np.where(shown[:, number], 1, -1)
+            marks[number] = 0  # too difficult to count
+            lines = [f"{name} {mark:2d}" for name, mark in zip(names, marks, strict=True)]
+            (lists / f"{kind}_{split}.txt").write_text("\n".join(lines))
+    return root
+
+
+@pytest.mark.filterwarnings("ignore:.*no score compares")
+def test_images_of_several_classes_are_scored_by_their_ranks(tmp_path, caplog):
+    data = voc(tmp_path / "voc")
+    out = tmp_path / "results.jsonl"
+    (row,) = evaluate("logreg", "pixels", data, ["count=5"], out)
+    assert (row["metric"], row["value"]) == ("map11", 1)
+    assert row["details"]["images"] == 24
+    with pytest.raises(InputError, match="several classes for each image, which this task cannot"):
+        evaluate("knn", "pixels", data, [], out)

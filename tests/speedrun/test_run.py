@@ -79,7 +79,7 @@ def test_it_ends_in_time_with_a_score(config):
     row = run(config, Clock(), lines.append)
     assert row["in_time"]
     assert 40 < row["seconds"] < 60
-    assert 0.6 < row["low"] < row["knn"] <= row["high"]  # three colours
+    assert 1 / 3 < row["low"] < row["knn"] <= row["high"]  # better than chance, of three colours
     assert sum(row["parts"].values()) == pytest.approx(row["seconds"], abs=1)
     assert list(row["parts"]) == ["build", "rehearsal", "compile", "train", "features", "knn"]
     assert row["epochs"] == pytest.approx(row["steps"] * 8 / 30)

@@ -2,8 +2,9 @@
 follows.
 
 Sources: Ericsson et al. 2021 (arXiv:2011.13377, the transfer benchmark), Goyal et al. 2021
-(arXiv:2103.01988, SEER), Guo et al. 2020 (arXiv:1912.07200, cross-domain few-shot); sizes and
-layouts are those of the owners' own archives.
+(arXiv:2103.01988, SEER), Guo et al. 2020 (arXiv:1912.07200, cross-domain few-shot). Sizes and
+layouts are those that the owners' archives are known by; whoever has an archive is told where it
+differs.
 """
 
 from collections.abc import Callable, Mapping

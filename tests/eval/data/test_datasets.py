@@ -144,12 +144,12 @@ def test_inaturalist_s_folders_are_the_categories(tmp_path):
     assert sorted(ours) == theirs
 
 
-def test_the_table_is_that_of_the_papers():
+def test_the_suites_are_whole_and_the_splits_add_up():
     of_suite = {suite: [e for e in DATASETS.values() if suite in e.suites] for suite in SUITES}
     assert {suite: len(entries) for suite, entries in of_suite.items()} == dict(
         zip(SUITES, (3, 11, 10, 4, 4), strict=True)
     )
-    # Classes and images of train (with val) and test, Ericsson et al. 2021, table of data sets.
+    # Classes and images of all splits, written down apart from the table.
     assert {
         entry.name: (entry.classes, sum(entry.sizes.values())) for entry in of_suite[MANY_SHOT]
     } == {
