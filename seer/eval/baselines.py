@@ -5,15 +5,15 @@ is quick.
 from pathlib import Path
 from typing import Any
 
-from seer.config import parse_overrides, resolve
+from seer.config import parse_overrides, read, resolve
 from seer.eval import outcomes
 from seer.eval.paired import compare, verdict
 from seer.eval.task import evaluate
 from seer.eval.tasks import QUICK, options_of
-from seer.interop.spec import library_of, run_of
+from seer.interop.spec import INIT, RANDOM, library_of, run_of
 from seer.jsonl import Row
 from seer.results import shown
-from seer.rundir.names import RESULTS
+from seer.rundir.names import CONFIG, RESULTS
 
 
 def evaluate_all(
@@ -51,18 +51,26 @@ def size_of(overrides: list[str]) -> int:
 
 
 def baselines(model: str, size: int = 0) -> list[str]:
-    """What a model is compared with: the same network untrained, where it can be had by a word, and
-    raw pixels, of images of this `size` if it is not 0.
+    """What a model is compared with: the weights that its run began with, if it did; the same network
+    untrained, where it can be had by a word; and raw pixels, of images of this `size` if it is not 0.
     """
+    specs = []
     if run := run_of(model):
-        untrained = f"{run}:random"
+        if _began_elsewhere(run):
+            specs.append(f"{run}:{INIT}")
+        specs.append(f"{run}:{RANDOM}")
     elif library := library_of(model):
         name = model.split(":")[1]
-        untrained = f"{library}:{name}:random"
-    else:
-        untrained = ""
-    pixels = f"pixels:{size}" if size else "pixels"
-    return [spec for spec in (untrained, pixels) if spec and model not in (spec, "pixels")]
+        specs.append(f"{library}:{name}:{RANDOM}")
+    specs.append(f"pixels:{size}" if size else "pixels")
+    return [spec for spec in specs if model not in (spec, "pixels")]
+
+
+def _began_elsewhere(run: Path) -> bool:
+    """Whether a run began with weights of another, all of which are known."""
+    path = run / CONFIG
+    config = read(path) if path.is_file() else {}
+    return bool(config.get("init")) and not config.get("init_partial")
 
 
 def table(rows: list[Row]) -> list[str]:

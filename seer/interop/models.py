@@ -30,7 +30,7 @@ from seer.interop.native import (
 )
 from seer.interop.opening import open_published, own_file
 from seer.interop.published import Published
-from seer.interop.spec import check_form, is_weights, library_of, split, weights_of
+from seer.interop.spec import INIT, RANDOM, check_form, is_weights, library_of, split, weights_of
 from seer.interop.weights import check_finite, load_strictly
 from seer.rundir.names import CONFIG, HEADER
 from seer.schema import DIGEST, Integer, MapOf, MismatchError, Record
@@ -87,7 +87,8 @@ def load_model(spec: str) -> Model:
 
     Args:
         spec: RUN (its newest checkpoint) | RUN:step-100 | RUN:random (same architecture and seed, untrained) |
-            FILE or FOLDER of weights, ours or published | BACKBONE:random | timm:NAME[:WEIGHTS] |
+            RUN:init (the weights that it began with) | FILE or FOLDER of weights, ours or published |
+            BACKBONE:random | timm:NAME[:WEIGHTS] |
             torchvision:NAME[:WEIGHTS]. WEIGHTS is `pretrained` (the default), `random`, or a local file.
 
     Raises:
@@ -130,12 +131,16 @@ def _load_run(run: Path, part: str) -> Model:
     expected = backbone_config(config["backbone"], f"{run}/{CONFIG}")
     digest = config_hash(config, FREE)
     name = readable(run.name)
-    if part == "random":
+    if part in (RANDOM, INIT):
         sizes = [view["size"] for view in config["views"].values() if view["count"]]
-        backbone = _untrained(expected, config["seed"])
-        return Model(
-            backbone, f"{name} untrained", max(sizes), config["mean"], config["std"], digest, run
-        )
+        backbone: nn.Module
+        if part == INIT:
+            backbone = _beginning(run, config, expected)
+            label = f"{name} {INIT}"
+        else:
+            backbone = _untrained(expected, config["seed"])
+            label = f"{name} untrained"
+        return Model(backbone, label, max(sizes), config["mean"], config["std"], digest, run)
     file = _checkpoint(run, part)
     backbone, about = read_backbone(file)
     _check_architecture(file, backbone, expected)
@@ -148,6 +153,26 @@ def _load_run(run: Path, part: str) -> Model:
         digest,
         run,
     )
+
+
+def _beginning(run: Path, config: dict[str, Any], expected: BackboneConfig) -> nn.Module:
+    """The network as the weights that a run's `init` names make it."""
+    source = config.get("init")
+    if not source:
+        raise InputError(
+            f"{run}:{INIT}: the run began with no weights; compare it with {run}:{RANDOM}"
+        )
+    if config.get("init_partial"):
+        raise InputError(
+            f"{run}:{INIT}: the run took a part of {source}, and the rest at random, which is not kept"
+        )
+    network = load_model(source).backbone
+    if not isinstance(network, Backbone):  # timm's or torchvision's, as it is
+        return network
+    # A file of weights does not tell the stride of its stem, which the run knows.
+    backbone = _untrained(expected, config["seed"])
+    load_strictly(backbone, network.state_dict(), source)
+    return backbone
 
 
 def _load_file(path: Path) -> Model:

@@ -21,6 +21,9 @@ FORMS = (
 )
 HUB = "config.json"  # of a folder as transformers lays it out
 SHARDS = (".torch", ".pt", ".pth", ".bin")  # a folder of these is one of shards
+# What a run began as: its network at random, and with the weights that `init` named.
+RANDOM = "random"
+INIT = "init"
 STEP = r"step-([0-9]{1,18})"  # a checkpoint's folder
 # What an export may be for, and how the name of its file ends; "" for a folder.
 TARGETS = {
@@ -85,7 +88,9 @@ def weights_of(run: Path, part: str) -> Path:
     file = files.get(int(match[1])) if match else None
     if file is None:
         steps = ", ".join(f"step-{step}" for step in sorted(files))
-        raise InputError(f"{run}:{part}: no such checkpoint; there are {steps}, and random")
+        raise InputError(
+            f"{run}:{part}: no such checkpoint; there are {steps}, {INIT} and {RANDOM}"
+        )
     return file
 
 
@@ -97,7 +102,7 @@ def check_model(spec: str) -> None:
     """
     check_form(spec)
     path, part = split(spec)
-    if run_of(spec) and part != "random":
+    if run_of(spec) and part not in (RANDOM, INIT):
         weights_of(path, part)
 
 

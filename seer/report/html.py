@@ -22,7 +22,7 @@ from seer.report.runfiles import (
     where_time_went,
 )
 from seer.report.scoreboard import boards
-from seer.report.verdict import against_first, against_untrained, baseline, standing
+from seer.report.verdict import against_beginning, against_first, baseline, standing
 from seer.results import shown, title_of
 from seer.rundir.names import REPORT
 from seer.templates import template
@@ -84,7 +84,7 @@ def _of_one(run: RunFiles) -> dict[str, Any]:
         "place": "/".join(run.path.resolve().parts[-PATH_PARTS:]),
         "subtitle": describe_run(run),
         "progress": progress(run),
-        "verdict": against_untrained(run),
+        "verdict": against_beginning(run),
         "alarms": alarms(run.events),
         "headlines": headlines(run),
         "pictures": pictures(run),
@@ -106,7 +106,7 @@ def _of_several(runs: Sequence[RunFiles]) -> dict[str, Any]:
 
 def _about(run: RunFiles) -> str:
     """What a run is, how far, and what it is worth by itself, in one line."""
-    worth = [*alarms(run.events), against_untrained(run).title]
+    worth = [*alarms(run.events), against_beginning(run).title]
     words = [f"{word[0].lower()}{word[1:]}" for word in worth]
     parts = (describe_run(run), progress(run), *words)
     return " · ".join(filter(None, parts))
@@ -142,7 +142,7 @@ def headlines(run: RunFiles) -> list[Headline]:
 def _score_headlines(run: RunFiles) -> list[Headline]:
     tiles = []
     for row in standing(run)[:MOST_TILES]:
-        beside = [(which, baseline(run, row, which)) for which in ("untrained", "pixels")]
+        beside = [(which, baseline(run, row, which)) for which in ("init", "untrained", "pixels")]
         notes = [f"{which} {shown(other)}" for which, other in beside if other]
         tiles.append(Headline(_cut(title_of(row)), shown(row), " · ".join(notes)))
     return tiles

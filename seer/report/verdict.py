@@ -58,22 +58,33 @@ class Verdict:
     advice: str = ""
 
 
-def against_untrained(run: RunFiles) -> Verdict:
-    """A run beside the same network without training, by every measure that stands for a task."""
+def against_beginning(run: RunFiles) -> Verdict:
+    """A run beside the weights that it began with, those of another or none, by every measure that
+    stands for a task.
+    """
     ours = standing(run)
     places = tails(row["data"] for row in ours)
+    continued = began_elsewhere(run)
+    beginning = "init" if continued else "untrained"
+    who = "at its beginning" if continued else "untrained"
+    than = "the weights that it began with" if continued else "the untrained network"
     findings = []
     missing = []
     for row in ours[:MOST]:
-        untrained = baseline(run, row, "untrained")
+        reference = baseline(run, row, beginning)
         pixels = baseline(run, row, "pixels")
-        finding = _beside(row, untrained, "untrained", pixels)
+        finding = _beside(row, reference, who, pixels)
         findings.append(replace(finding, measure=named(row, places)))
-        missing += [row] if untrained is None else []
+        missing += [row] if reference is None else []
     if not ours:
         return _unmeasured(run)
     advice = _how_to_compare(run, missing[0]) if missing else ""
-    return Verdict(*_summed_up(findings, "the untrained network"), findings, advice)
+    return Verdict(*_summed_up(findings, than), findings, advice)
+
+
+def began_elsewhere(run: RunFiles) -> bool:
+    """Whether a run began with the weights of another, all of which are known."""
+    return bool(at(run.config, "init")) and not at(run.config, "init_partial")
 
 
 def against_first(runs: Sequence[RunFiles]) -> Verdict:
@@ -172,9 +183,11 @@ def is_headline(row: Row) -> bool:
 
 
 def kind(row: Row) -> str:
-    """`pretrained`, or which baseline a result's model is."""
+    """`pretrained`, or which baseline a result's model is: `init`, `untrained`, `pixels`."""
     if row["model"].startswith("pixels"):
         return "pixels"
+    if row["model"].endswith(" init"):
+        return "init"
     return "untrained" if row["model"].endswith(("untrained", ":random")) else "pretrained"
 
 
@@ -186,7 +199,7 @@ def named(row: Row, places: Mapping[str, str]) -> str:
 def _beside(row: Row, untrained: Row | None, who: str, pixels: Row | None) -> Finding:
     """A run's value beside its baselines; the outcome is by the untrained network."""
     if untrained is None:
-        words = f"{_with_interval(row)}; {who} was not measured."
+        words = f"{_with_interval(row)}; {who.removeprefix('at ')} was not measured."
         finding = Finding(title_of(row), UNKNOWN, "", words)
     else:
         finding = compared(row, untrained, who)
@@ -249,10 +262,11 @@ def _unmeasured(run: RunFiles) -> Verdict:
 
 
 def _how_to_compare(run: RunFiles, row: Row) -> str:
-    """The command that measures the untrained network as the run was."""
+    """The command that measures what the run began with as the run was."""
     task = row["task"] if re.fullmatch(r"[a-z_]{1,40}", row["task"]) else "knn"
     data = row["data"] if row["data"].isprintable() and len(row["data"]) < LONGEST else "DATA"
-    return f"seer eval {quoted(task)} --model {quoted(f'{run.path}:random')} --data {quoted(data)}"
+    beginning = f"{run.path}:{'init' if began_elsewhere(run) else 'random'}"
+    return f"seer eval {quoted(task)} --model {quoted(beginning)} --data {quoted(data)}"
 
 
 def _other_options(row: Row, reference: Row) -> str:

@@ -28,6 +28,20 @@ def test_what_a_model_is_compared_with(tmp_path, model, others):
     assert baselines.baselines(model.replace("RUN", str(run))) == expected
 
 
+@pytest.mark.parametrize(
+    ("config", "others"),
+    [
+        ("init: resnet18.pth", ["RUN:init", "RUN:random", "pixels"]),
+        ("init: resnet18.pth\ninit_partial: true", ["RUN:random", "pixels"]),
+        ("init: null", ["RUN:random", "pixels"]),
+    ],
+)
+def test_a_continued_run_is_compared_with_its_beginning(tmp_path, config, others):
+    (tmp_path / "config.yaml").write_text(config)
+    expected = [spec.replace("RUN", str(tmp_path)) for spec in others]
+    assert baselines.baselines(str(tmp_path)) == expected
+
+
 def test_each_quick_task_on_each_model(data, tmp_path):
     out = tmp_path / "results.jsonl"
     options = ["k=[5]", "size=8", "lrs=[0.1]", "epochs=1"]

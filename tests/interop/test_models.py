@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
 from urllib.error import HTTPError
 
@@ -65,6 +66,28 @@ def test_a_run_untrained_is_what_its_seed_gives(run):
     torch.manual_seed(7)
     assert same_weights(model.backbone, build("regnety_002"))
     assert (model.label, model.size, model.run_dir) == ("my_run untrained", 64, run)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_a_run_began_with(run, tmp_path, stride):
+    """From another run, and from a file that does not tell the stride of its stem."""
+    path = tmp_path / "published.pth"
+    torch.save(trained(100).state_dict(), path)
+    for source in [str(path)] + [f"{run}:step-100"] * (stride == 2):
+        later = tmp_path / f"later {Path(source).suffix}"
+        write_config(later, init=source, backbone={"name": "regnety_002", "stem_stride": stride})
+        model = load_model(f"{later}:init")
+        assert same_weights(model.backbone, trained(100))
+        assert model.backbone.config.stem_stride == stride
+        assert (model.label, model.size, model.mean) == (f"{later.name} init", 64, MEAN)
+
+
+def test_a_run_that_began_with_nothing_or_with_a_part_has_no_beginning(run, tmp_path, refused):
+    assert f"compare it with {run}:random" in refused(f"{run}:init")
+    write_config(tmp_path / "later", init=str(run), init_partial=True)
+    assert "took a part of" in refused(f"{tmp_path / 'later'}:init")
+    write_config(tmp_path / "lost", init=str(tmp_path / "gone.pth"))
+    assert "gone.pth" in refused(f"{tmp_path / 'lost'}:init")
 
 
 def test_a_runs_hash_is_its_configurations(run):

@@ -1,5 +1,6 @@
 """What a page says of a run's scores, and that it is no more than their intervals support."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from seer.report.verdict import (
     BETTER,
     UNKNOWN,
     WORSE,
+    against_beginning,
     against_first,
-    against_untrained,
     outcome_of,
     standing,
 )
@@ -66,7 +67,7 @@ UNTRAINED = "small untrained"
     ],
 )
 def test_a_run_beside_the_untrained_network(tmp_path, value, outcome, title, words):
-    verdict = against_untrained(run(tmp_path / "a", score(OURS, value), score(UNTRAINED, 0.4)))
+    verdict = against_beginning(run(tmp_path / "a", score(OURS, value), score(UNTRAINED, 0.4)))
     assert (verdict.title, verdict.outcome, verdict.advice) == (title, outcome, "")
     (finding,) = verdict.findings
     assert finding.measure == "kNN top-1, k = 20, images"
@@ -92,19 +93,19 @@ def test_better_and_worse_are_claimed_only_of_intervals_apart(first, second, bet
 def test_several_measures_are_counted(tmp_path):
     rows = [score(OURS, 0.7), score(UNTRAINED, 0.4)]
     linear = [{**row, "task": "linear", "value": 0.4, "low": 0.35, "high": 0.45} for row in rows]
-    verdict = against_untrained(run(tmp_path / "a", *rows, *linear))
+    verdict = against_beginning(run(tmp_path / "a", *rows, *linear))
     assert verdict.title == "Better than the untrained network by 1 of 2 measures"
     assert verdict.outcome == "mixed"
     assert [finding.outcome for finding in verdict.findings] == [BETTER, ALIKE]
     linear = [{**row, "task": "linear"} for row in rows]
-    verdict = against_untrained(run(tmp_path / "b", *rows, *linear))
+    verdict = against_beginning(run(tmp_path / "b", *rows, *linear))
     assert verdict.title == "Better than the untrained network"
 
 
 def test_better_here_and_worse_there_are_both_told(tmp_path):
     rows = [score(OURS, 0.7), score(UNTRAINED, 0.4)]
     linear = [score(OURS, 0.2) | {"task": "linear"}, score(UNTRAINED, 0.4) | {"task": "linear"}]
-    verdict = against_untrained(run(tmp_path / "a", *rows, *linear))
+    verdict = against_beginning(run(tmp_path / "a", *rows, *linear))
     assert (
         verdict.title == "Against the untrained network: better by 1 and worse by 1 of 2 measures"
     )
@@ -115,18 +116,18 @@ def test_a_training_for_a_scores_sake_names_the_run_that_has_the_score(tmp_path)
     path = write_run(home / "eval" / "finetune-1", results=[])
     config = "name: finetune\nmodel: elsewhere\nsteps: 4\n"
     (path / "config.yaml").write_text(config)
-    verdict = against_untrained(read_run(path))
+    verdict = against_beginning(read_run(path))
     assert verdict.title == "Its score stands with the run that it began from"
     assert verdict.advice == f"seer report {home}"
     other = write_run(tmp_path / "b", results=[])
     (other / "config.yaml").write_text(config)
-    assert against_untrained(read_run(other)).title == "Not measured yet"
+    assert against_beginning(read_run(other)).title == "Not measured yet"
 
 
 def test_weights_are_what_differs_and_no_option(tmp_path):
     rows = [score(OURS, 0.7, options={"weights": "a", "size": 32, "epochs": 2})]
     rows += [score(UNTRAINED, 0.4, options={"weights": "b", "size": 32, "epochs": 3})]
-    (finding,) = against_untrained(run(tmp_path / "a", *rows)).findings
+    (finding,) = against_beginning(run(tmp_path / "a", *rows)).findings
     assert finding.words.endswith("They were measured with different epochs.")
 
 
@@ -140,11 +141,11 @@ def test_comparisons_of_several_runs_are_counted_and_none_is_lost(tmp_path):
 
 def test_what_was_not_measured_says_how_to(tmp_path):
     path = tmp_path / "a b"
-    verdict = against_untrained(run(path))
+    verdict = against_beginning(run(path))
     assert (verdict.title, verdict.outcome) == ("Not measured yet", UNKNOWN)
     assert verdict.advice == f"seer eval all --model '{path}' --data DATA"
     path = tmp_path / "b c"
-    verdict = against_untrained(run(path, score(OURS, 0.7)))
+    verdict = against_beginning(run(path, score(OURS, 0.7)))
     assert (verdict.title, verdict.outcome) == ("Not compared with the untrained network", UNKNOWN)
     assert verdict.advice == f"seer eval knn --model '{path}:random' --data here/images"
     assert verdict.findings[0].words == "70.0 % (65.0 to 75.0); untrained was not measured."
@@ -152,7 +153,7 @@ def test_what_was_not_measured_says_how_to(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"data": "other/images"}, {"metric": "top1_k10"}])
 def test_values_of_other_data_or_metrics_are_not_compared(tmp_path, changes):
-    verdict = against_untrained(
+    verdict = against_beginning(
         run(tmp_path / "a", score(OURS, 0.7), score(UNTRAINED, 0.4) | changes)
     )
     assert verdict.outcome == UNKNOWN
@@ -160,28 +161,28 @@ def test_values_of_other_data_or_metrics_are_not_compared(tmp_path, changes):
 
 def test_pixels_and_chance_are_told_beside(tmp_path):
     rows = [score(OURS, 0.7), score(UNTRAINED, 0.4), score("pixels:32", 0.72)]
-    (finding,) = against_untrained(run(tmp_path / "a", *rows)).findings
+    (finding,) = against_beginning(run(tmp_path / "a", *rows)).findings
     assert finding.outcome == BETTER
     assert finding.words.endswith("Not told apart from raw pixels, 72.0 % (67.0 to 77.0).")
     rows = [score(OURS, 0.7, chance=0.66), score(UNTRAINED, 0.4, chance=0.66)]
-    (finding,) = against_untrained(run(tmp_path / "b", *rows)).findings
+    (finding,) = against_beginning(run(tmp_path / "b", *rows)).findings
     assert finding.words.endswith("It is not above chance (66.0 %).")
     rows = [score(OURS, 0.7, chance=0.1), score(UNTRAINED, 0.4, chance=0.1)]
-    (finding,) = against_untrained(run(tmp_path / "c", *rows)).findings
+    (finding,) = against_beginning(run(tmp_path / "c", *rows)).findings
     assert "chance" not in finding.words
 
 
 def test_other_options_are_told(tmp_path):
     rows = [score(OURS, 0.7, options={"size": 32, "k": [20]})]
     rows.append(score(UNTRAINED, 0.4, options={"size": 64, "k": [20]}))
-    (finding,) = against_untrained(run(tmp_path / "a", *rows)).findings
+    (finding,) = against_beginning(run(tmp_path / "a", *rows)).findings
     assert finding.words.endswith("They were measured with different size.")
 
 
 def test_a_unit_of_its_own_for_which_lower_is_better(tmp_path):
     about = {"unit": "°", "better": "lower", "title": "Normals"}
     rows = [score(OURS, 20.0, 1.0, **about), score(UNTRAINED, 30.0, 1.0, **about)]
-    verdict = against_untrained(run(tmp_path / "a", *rows))
+    verdict = against_beginning(run(tmp_path / "a", *rows))
     assert verdict.title == "Better than the untrained network: 10 ° less"
     assert "20 ° (19 to 21) against 30 ° (29 to 31)" in verdict.findings[0].words
 
@@ -217,7 +218,7 @@ def test_runs_beside_the_first(tmp_path):
 
 def test_data_of_one_name_are_told_apart_by_their_paths(tmp_path):
     rows = [score(OURS, 0.7), score(OURS, 0.7) | {"data": "there/images"}]
-    findings = against_untrained(run(tmp_path / "a", *rows)).findings
+    findings = against_beginning(run(tmp_path / "a", *rows)).findings
     assert [finding.measure for finding in findings] == [
         "kNN top-1, k = 20, here/images",
         "kNN top-1, k = 20, there/images",
@@ -234,3 +235,18 @@ def test_the_tails_of_paths_are_theirs_alone(paths):
     assert len(set(names.values())) == len(names)
     for path, name in names.items():
         assert path == name or path.endswith(f"/{name}")
+
+
+def test_a_continued_run_is_beside_its_beginning(tmp_path):
+    path = write_run(tmp_path / "a", results=[score(OURS, 0.7), score(UNTRAINED, 0.4)])
+    with open(path / "config.yaml", "a") as file:
+        file.write("\ninit: published.pth\n")
+    verdict = against_beginning(read_run(path))
+    assert verdict.title == "Not compared with the weights that it began with"
+    assert verdict.advice.startswith(f"seer eval knn --model {path}:init --data ")
+    with open(path / "results.jsonl", "a") as file:
+        file.write(json.dumps(score("small init", 0.72)) + "\n")
+    verdict = against_beginning(read_run(path))
+    assert verdict.title == "Not told apart from the weights that it began with"
+    assert verdict.advice == ""
+    assert "(67.0 to 77.0) at its beginning" in verdict.findings[0].words
