@@ -1,5 +1,6 @@
 """What processors can do at best."""
 
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -99,6 +100,18 @@ HARDWARE = {
         Hardware("cpu", 4.6, 0.128, 0, 0, 0.128, 5.5, 6.3, 1.25, 1.25, INTEL),
     )
 }
+
+
+def usable_cores() -> int:
+    """Of this host, those that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def gpus_here() -> int:
+    """How many NVIDIA GPUs this host, or container, has device files of; CUDA is not asked."""
+    return sum(re.fullmatch(r"nvidia\d+", name) is not None for name in os.listdir("/dev"))
 
 
 def find(name: str, asked_by: str = "--gpu") -> Hardware:

@@ -20,15 +20,9 @@ import torch.distributed as dist
 from seer import forkserver
 from seer.distributed import init, pick_device, shutdown
 from seer.errors import TOLD, StoppedError
+from seer.hardware import usable_cores as usable_cores
 from seer.start import ENDING, STOPPING, tell
 from seer.terminal import prepare
-
-
-def usable_cores() -> int:
-    """Of this host, those that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class RankError(RuntimeError):

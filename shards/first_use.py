@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from seer import files
-from seer.data.decoding.decode import image_suffixes
+from seer.data.decoding.image_formats import image_suffixes, unread_suffixes
 from seer.data.storage.index import MANIFEST
 from seer.errors import InputError, quoted
 from shards.build import BuildReport, build
@@ -20,7 +20,9 @@ HELD_OUT = SPLITS - {"train", "training"}
 
 
 def holds_images(data: str) -> bool:
-    """Whether this is a folder with images at any depth, and with no shards or tars."""
+    """Whether this is a folder with images at any depth, of kinds that are read or not, and with no
+    shards or tars.
+    """
     folder = Path(data)
     if not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):
         return False
@@ -28,7 +30,7 @@ def holds_images(data: str) -> bool:
         return False
     if own_tars(folder) or nested_tars(folder):
         return False
-    suffixes = tuple(image_suffixes())
+    suffixes = tuple(image_suffixes() | unread_suffixes())
     tree = os.walk(folder, followlinks=False)
     return any(name.lower().endswith(suffixes) for _, _, names in tree for name in names)
 

@@ -2,11 +2,12 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,7 +17,13 @@ from typer.testing import CliRunner
 
 from seer import cli, forkserver
 from seer.backbones import build
+from seer.engine.schedule import ScheduleConfig
 from seer.errors import InputError
+from seer.eval.tasks import TASKS
+from seer.methods.options import SwAVConfig
+from seer.pretrain.recipe import Pretrain
+from seer.speedrun.entry import Speedrun
+from seer.verbs.options import EntryOverrides, Overrides, TaskOverrides
 from shards import cli as shards_cli
 from shards.build import BuildReport
 from shards.options import BuildOptions, DedupOptions, DownloadOptions
@@ -48,6 +55,32 @@ def test_every_verb_shows_an_example(verb):
     assert result.exit_code == 0
     assert "Example" in result.output
     assert f"seer {' '.join(verb)}" in result.output
+
+
+def test_recipes_are_listed_for_this_machine():
+    result = invoke("recipes")
+    assert result.exit_code == 0
+    assert result.output.startswith("quickstart\n")
+    assert result.output.splitlines()[-1].startswith("on this machine (")
+
+
+@pytest.mark.parametrize(
+    ("options", "owners"),
+    [
+        (Overrides, [Pretrain]),
+        (EntryOverrides, [Speedrun]),
+        (TaskOverrides, [task.config for task in TASKS.values()]),
+    ],
+)
+def test_the_help_names_keys_that_there_are(options, owners):
+    named = re.findall(r"([a-z_.]+)=", get_args(options)[1].help)
+    assert len(named) > 4
+    sections = {"schedule": ScheduleConfig, "method": SwAVConfig}
+    keys = {each.name for owner in owners for each in fields(owner)}
+    keys |= {
+        f"{name}.{each.name}" for name in keys & set(sections) for each in fields(sections[name])
+    }
+    assert set(named) <= keys
 
 
 def test_help_imports_nothing_heavy():

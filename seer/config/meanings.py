@@ -12,6 +12,19 @@ from typing import Any
 from seer.errors import InputError, nearest, quoted
 from seer.schema import join, kind_of
 
+# What everybody sets, or looks for, first.
+FIRST = (
+    "data",
+    "run_dir",
+    "epochs",
+    "steps",
+    "batch_size",
+    "init",
+    "backbone.name",
+    "views.large.size",
+    "schedule.peak",
+)
+
 # A line of a docstring's list of attributes: `mean, std: of the images' channels`.
 ATTRIBUTE = re.compile(r"^( +)((?:\w+(?:\.\w+)*, )*\w+(?:\.\w+)*): (.*)$")
 
@@ -61,6 +74,11 @@ def meanings(
             kind = kind_of(field)
             rows.append(Meaning(key, value, texts.get(field.name, ""), kind.says() if kind else ""))
     return rows
+
+
+def first_ones_first(rows: Sequence[Meaning]) -> list[Meaning]:
+    """The options with those of `FIRST` before the others, which stay in order."""
+    return sorted(rows, key=lambda row: FIRST.index(row.key) if row.key in FIRST else len(FIRST))
 
 
 def under(names: Sequence[str], rows: Sequence[Meaning]) -> list[Meaning]:

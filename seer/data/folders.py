@@ -13,6 +13,7 @@ from pathlib import Path
 
 from seer import inputs
 from seer.data.decoding.decode import DamagedImage, image_suffixes
+from seer.data.decoding.image_formats import unread_suffixes
 from seer.errors import InputError, unreadable
 
 logger = logging.getLogger("seer.data")
@@ -21,6 +22,7 @@ LARGEST = 2**30  # bytes of an image; what is larger is no image
 LOOKALIKE = re.compile(r"\\x[89a-f][0-9a-f]")  # what an escape of `readable` looks like
 
 OnError = Callable[[OSError], object]
+OnUnread = Callable[[str], object]
 
 
 def readable(name: str) -> str:
@@ -37,7 +39,9 @@ def readable(name: str) -> str:
     return text.replace("\\", "\\\\") if LOOKALIKE.search(text) else text
 
 
-def images_under(folder: Path, on_error: OnError = unreadable) -> list[str]:
+def images_under(
+    folder: Path, on_error: OnError = unreadable, on_unread: OnUnread = lambda name: None
+) -> list[str]:
     """Paths relative to `folder`, sorted, of the image files at any depth. Hidden ones are passed
     over.
 
@@ -46,6 +50,7 @@ def images_under(folder: Path, on_error: OnError = unreadable) -> list[str]:
 
     Args:
         on_error: told of each folder that cannot be read; raises, or returns if the others shall do.
+        on_unread: told of each file that is an image of a kind that is not read, such as HEIC.
     """
     above = os.path.join(folder, "")
     paths: list[str] = []
@@ -57,7 +62,11 @@ def images_under(folder: Path, on_error: OnError = unreadable) -> list[str]:
         back = {name for name in visible if _leads_back(os.path.join(parent, name), walked)}
         passed += [os.path.join(parent, name) for name in back]
         folders[:] = [name for name in visible if name not in back]
-        images = [name for name in names if is_image(name) and not name.startswith(".")]
+        names = [name for name in names if not name.startswith(".")]
+        images = [name for name in names if is_image(name)]
+        for name in names:
+            if os.path.splitext(name)[1].lower() in unread_suffixes():
+                on_unread(name)
         paths += [os.path.join(parent, name).removeprefix(above) for name in images]
     if passed:
         logger.warning(

@@ -30,7 +30,7 @@ from seer.data.ledger import over_ranks
 from seer.distributed import World, all_reduce_mean
 from seer.engine.options import LogConfig
 from seer.errors import InputError
-from seer.processes import usable_cores
+from seer.hardware import usable_cores
 from seer.rundir.kinds import finite, metric_row
 from seer.rundir.names import ENVIRONMENT, LOG, METRICS, TENSORBOARD, check_written
 from seer.rundir.rundir import read_plan

@@ -25,7 +25,7 @@ class ScheduleConfig:
 
     Attributes:
         name: `cosine`, `constant`, `step`, `restarts` or `waves`.
-        peak: the value after the warm-up.
+        peak: the value (of the learning rate) after the warm-up.
         start: the value at step 0, if there is a warm-up.
         final: the value at the end (`cosine`, `restarts`, `waves`).
         per: `peak`, `start` and `final` are for so many images, and grow in proportion to `batch_size` (Goyal et al.

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from seer.distributed import World
-from seer.processes import usable_cores
+from seer.hardware import usable_cores
 from seer.rundir.rundir import RunDir
 
 logger = logging.getLogger("seer")

@@ -62,9 +62,13 @@ def open_pile(data: Path | str) -> Pile:
     if not os.path.isdir(root):
         raise InputError(f"{data}: no such folder; give a folder of images or of shards")
     unread: list[OSError] = []
-    paths = images_under(root, unread.append)
+    other_kinds: list[str] = []
+    paths = images_under(root, unread.append, other_kinds.append)
     for error in unread[:SHOWN]:
         logger.warning("left out the folder %s: %s", readable(str(error.filename)), error.strerror)
+    if other_kinds:
+        count = f"{len(other_kinds)} image{'s' * (len(other_kinds) > 1)} of kinds that are not read"
+        logger.warning("left out %s, as %s; convert to JPEG", count, readable(other_kinds[0]))
     if not paths:
         raise InputError(
             f"{data}: holds no images that can be read; give a folder of images or of shards"

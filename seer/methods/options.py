@@ -13,8 +13,9 @@ class SwAVConfig:
     """The defaults are the paper's for ResNet-50.
 
     Attributes:
-        head: hidden and output widths of the projection head; `head_bn` puts BatchNorm on the hidden layers and
-            `head_bn_out` on the output, which spreads small batches over the sphere from the first step.
+        head: hidden and output widths of the projection head.
+        head_bn: put BatchNorm on the head's hidden layers.
+        head_bn_out: put BatchNorm on its output, which spreads small batches over the sphere from the first step.
         prototypes: K. A loss that stays at ln K has learned nothing: lower `epsilon`, or raise `freeze`.
         temperature: of the softmax that predicts.
         epsilon: of the Sinkhorn assignments that are predicted; smaller is sharper.
@@ -46,8 +47,10 @@ class SimCLRConfig:
     """The defaults are the paper's for ResNet-50, with BatchNorm on the output as in its code.
 
     Attributes:
-        head: hidden and output widths of the projection head; `head_bn` puts BatchNorm on its hidden layers and
-            `head_bn_out` on its output, which has no shift in SimCLR's code: `head_bn_shift` trains one.
+        head: hidden and output widths of the projection head.
+        head_bn: put BatchNorm on the head's hidden layers.
+        head_bn_out: put BatchNorm on the head's output.
+        head_bn_shift: train a shift of the output's BatchNorm, which has none in SimCLR's code.
         temperature: of the similarities.
     """
 

@@ -25,7 +25,7 @@ from seer.errors import InputError
 from seer.hardware import HARDWARE, PER_NODE, Hardware, find
 from seer.jsonl import Row
 from seer.methods import METHOD_CONFIGS
-from seer.planning.efficiency import Efficiency, efficiencies
+from seer.planning.efficiency import ON_CPU, Efficiency, efficiencies
 from seer.planning.footprint import Footprint, measure
 from seer.pretrain.length import foreseen
 from seer.pretrain.recipe import Pretrain, load_config
@@ -45,6 +45,8 @@ FRAGMENTED = 0.05
 BUS = 0.8
 SHORT_IN_NODE = 20e-6
 SHORT_BEYOND = 60e-6
+
+ROUGH = "  rough: cores differ more than GPUs do; --calibrate RUN takes what a run of 20 steps with log.every=1 reached"
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class Estimate:
     kwh: float
     cost: float | None
     loader_cores: float
+
+    @property
+    def unit(self) -> str:
+        """What there are `gpus` of: on a CPU a process has a core."""
+        return "process" if self.gpu == "cpu" else "GPU"
 
 
 @dataclass(frozen=True)
@@ -214,9 +221,9 @@ class Plan:
         plain, checkpointed = self.kept_gib
         found = [
             f"{self.recipe}: {c.gpus} × {c.gpu}, {self.batch_per_gpu} images each, {self.precision}, {self.mode}",
-            f"{self.parameters / 1e6:,.1f}M parameters, {self.flops_per_image / 1e9:,.0f} GFLOP per image; "
-            f"each GPU sends {self.sent_gb:.3g} GB per step",
-            "memory per GPU at the worst moment, GiB",
+            f"{self.parameters / 1e6:,.1f}M parameters, {_figure(self.flops_per_image / 1e9)} GFLOP per image; "
+            f"each {c.unit} sends {self.sent_gb:.3g} GB per step",
+            f"memory per {c.unit} at the worst moment, GiB",
             *(f"  {kind:16}{size:8.2f}" for kind, size in self.memory_gib.items() if size >= 0.005),
             f"  {'with allowances':16}{c.memory:8.2f} of {c.capacity:.4g}: "
             + (f"does not fit ({c.why_not})" if c.why_not else "fits"),
@@ -224,38 +231,47 @@ class Plan:
             f"step: {c.step_seconds:.3g} s; computing {c.compute_seconds:.3g} s at {self.efficiency:.1%} of the "
             f"roofline, exchanging {c.exchange_seconds:.3g} s, mostly at the same time",
             f"  efficiency {self.efficiency_source}",
+            *([ROUGH] if self.efficiency_source == ON_CPU.source else []),
             *(
                 f"  {seconds:.3g} s with the efficiency {source}"
                 for source, seconds in self.otherwise.items()
             ),
-            f"loader: {c.loader_cores:.2f} cores per GPU, {self.loader_gib_per_node:.1f} GiB of host memory per node",
+            f"loader: {c.loader_cores:.2f} cores per {c.unit}, "
+            f"{self.loader_gib_per_node:.1f} GiB of host memory per node",
             *table([c, *self.others]),
         ]
         if c.why_not:
-            cure = shlex.join(self.advice) or "none found: take more GPUs, or larger ones"
+            larger = "more GPUs, or larger ones" if c.unit == "GPU" else "a host with more memory"
+            cure = shlex.join(self.advice) or f"none found: take {larger}"
             found.append(f"smallest change that makes it fit: {cure}")
         return found + (["", *table(self.sweep)] if self.sweep else [])
 
 
 def table(estimates: list[Estimate]) -> list[str]:
     """Estimates side by side."""
-    columns = ("GiB", "fits", "s/step", "images/s", "hours", "GPU-hours", "MWh", "cost")
+    hours = "GPU-hours" if estimates[0].unit == "GPU" else "core-hours"
+    columns = ("GiB", "fits", "s/step", "images/s", "hours", hours, "MWh", "cost")
     titles = "".join(f"{name:>11}" for name in columns)
-    lines = [f"{'GPU':>14}{titles}"]
+    lines = [f"{estimates[0].unit:>14}{titles}"]
     for estimate in estimates:
         cells = (
             f"{estimate.memory:.1f}",
             estimate.why_not or "yes",
             f"{estimate.step_seconds:.3g}",
             f"{estimate.images_per_second:,.0f}",
-            f"{estimate.hours:,.1f}",
-            f"{estimate.gpu_hours:,.0f}",
+            f"{estimate.hours:,.{2 if estimate.hours < 10 else 1}f}",
+            _figure(estimate.gpu_hours),
             f"{estimate.kwh / 1e3:.2f}",
             "" if estimate.cost is None else f"{estimate.cost:,.0f}",
         )
         figures = "".join(f"{cell:>11}" for cell in cells)
         lines.append(f"{estimate.gpus:>5} {estimate.gpu:>8}{figures}")
     return lines
+
+
+def _figure(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def plan(
@@ -407,7 +423,8 @@ def draw(estimates: list[Estimate], path: Path) -> None:
     rates = [None if e.why_not else e.images_per_second for e in estimates]
     proportional = [first.images_per_second * n / first.gpus for n in gpus]
     series = [Series("planned", gpus, rates), Series("in proportion", gpus, proportional)]
-    chart = line_chart(series, f"images/s over {first.gpu}", from_zero=True, x_label="GPUs")
+    label = "GPUs" if first.unit == "GPU" else "processes"
+    chart = line_chart(series, f"images/s over {first.gpu}", from_zero=True, x_label=label)
     opening = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="472" '
     outputs.write(
         path,

@@ -1,6 +1,8 @@
 """The recipes that come with seer, as the first lines of their files describe them."""
 
 import re
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from seer.config import recipes
 from seer.inputs import read_text
 
 # A fact may go on in lines that are indented as far.
+WIDTH = 100  # columns
 FACT = re.compile(r"^# (Hardware|Hours|Score) +(.+(?:\n# {12}.+)*)$", re.MULTILINE)
 
 
@@ -24,17 +27,38 @@ class Entry:
     hours: str
     score: str
 
+    @property
+    def gpus(self) -> int:
+        """How many it is for; 0 where it is for a CPU."""
+        number, _, kind = self.hardware.partition(" ")
+        return 0 if kind.startswith("CPU") else int(number)
+
     def lines(self) -> list[str]:
         """For a terminal."""
-        return [
-            f"{self.recipe}: {self.title}",
-            f"    {self.hardware}; hours: {self.hours}; {self.score}",
-        ]
+        facts = {"for": self.hardware, "hours": self.hours, "score": self.score}
+        lines = [self.recipe, *_wrapped(self.title, "    ")]
+        for name, fact in facts.items():
+            lines += _wrapped(fact, f"    {name:7}")
+        return lines
 
 
 def catalogue() -> list[Entry]:
-    """All recipes, by name."""
-    return [describe(name, path) for name, path in recipes().items()]
+    """All recipes: those for a CPU, for one GPU, for many; then by name."""
+    entries = [describe(name, path) for name, path in recipes().items()]
+    return sorted(entries, key=lambda entry: (entry.gpus, entry.recipe))
+
+
+def for_machine(entries: Sequence[Entry], cores: int, gpus: int) -> str:
+    """Which of the recipes are for no more than a machine with so many CPU cores and GPUs."""
+    names = ", ".join(entry.recipe for entry in entries if entry.gpus <= gpus)
+    machine = f"this machine ({cores} CPU cores, {gpus or 'no'} NVIDIA GPU{'s' * (gpus > 1)})"
+    memory = f"; whether it fits: seer plan RECIPE --gpus {gpus} --gpu KIND" if gpus else ""
+    return f"on {machine}: {names}{memory}"
+
+
+def _wrapped(text: str, opening: str) -> list[str]:
+    indent = " " * len(opening)
+    return textwrap.wrap(text, WIDTH, initial_indent=opening, subsequent_indent=indent)
 
 
 def describe(recipe: str, path: Path) -> Entry:

@@ -24,10 +24,12 @@ app = typer.Typer()
 @app.command(epilog=example("seer recipes"))
 def recipes(json_target: Json = "") -> None:
     """The recipes: for which images and hardware, how many hours, and what score to expect."""
-    from seer.pretrain.catalogue import catalogue
+    from seer.hardware import gpus_here, usable_cores
+    from seer.pretrain.catalogue import catalogue, for_machine
 
     entries = catalogue()
-    say(*(line for entry in entries for line in entry.lines()), json_target=json_target)
+    lines = [line for entry in entries for line in entry.lines()]
+    say(*lines, for_machine(entries, usable_cores(), gpus_here()), json_target=json_target)
     emit([asdict(entry) for entry in entries], json_target)
 
 
@@ -48,12 +50,13 @@ def configuration(
     json_target: Json = "",
 ) -> None:
     """Every key of a recipe with its value, meaning and range, or those keys that are named."""
-    from seer.config.meanings import meanings, under
+    from seer.config.meanings import first_ones_first, meanings, under
     from seer.pretrain.recipe import load_config
 
     overrides = [word for word in words or [] if "=" in word]
     names = [word for word in words or [] if "=" not in word]
-    rows = under(names, meanings(load_config(config, ["data=SHARDS", *overrides], allow_env)))
+    options = meanings(load_config(config, ["data=SHARDS", *overrides], allow_env))
+    rows = first_ones_first(under(names, options))
     say(*(line for row in rows for line in row.lines()), json_target=json_target)
     emit([asdict(row) for row in rows], json_target)
 

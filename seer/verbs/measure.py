@@ -17,7 +17,7 @@ from seer.terminal import (
     output_option,
     say,
 )
-from seer.verbs.options import ModelOption, Overrides
+from seer.verbs.options import ModelOption, TaskOverrides
 
 app = typer.Typer()
 
@@ -48,7 +48,7 @@ def evaluate(
             "a CSV file (path,label[,split]); a data set as its owner lays it out, or NAME:DIR (seer data check).",
         ),
     ],
-    overrides: Overrides = None,
+    overrides: TaskOverrides = None,
     out: Annotated[
         Path | None, typer.Option(help="results.jsonl to append to (default: the run's own).")
     ] = None,

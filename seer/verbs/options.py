@@ -7,8 +7,35 @@ import typer
 Recipe = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
 ]
+KEYS = "[KEY=VALUE]..."
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar=KEYS,
+        show_default=False,
+        help="Keys of the recipe: data= (a folder of images, or shards), run_dir= (default: runs/CONFIG), "
+        "epochs= or steps=, batch_size=, init= (the model to begin from; default: random weights). "
+        "seer config CONFIG lists all of them.",
+    ),
+]
+EntryOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar=KEYS,
+        show_default=False,
+        help="Keys of the class: data= (labelled images), minutes=, batch_size=, method.temperature=, "
+        "schedule.peak=, ...; docs/speedrun.md has the rules.",
+    ),
+]
+TaskOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar=KEYS,
+        show_default=False,
+        help="Options of the task. Of all: size=, batch_size=, device=. knn: k=, temperature=. "
+        "linear: lrs=, epochs=, weight_decay=, augment=. finetune: epochs= or steps=, schedule.peak=, "
+        "run_dir=, and what else a training has.",
+    ),
 ]
 ModelOption = Annotated[
     str,

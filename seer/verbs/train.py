@@ -15,7 +15,7 @@ from seer.terminal import (
     outlast_terminal,
     say,
 )
-from seer.verbs.options import Overrides, Recipe
+from seer.verbs.options import EntryOverrides, Overrides, Recipe
 
 app = typer.Typer()
 
@@ -89,7 +89,7 @@ def speedrun(
     config: Annotated[
         str, typer.Argument(metavar="CLASS", help="cpu, gpu, or the path of a YAML file.")
     ],
-    overrides: Overrides = None,
+    overrides: EntryOverrides = None,
     nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
     allow_env: AllowEnv = False,
     json_target: Json = "",

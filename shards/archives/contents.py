@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from seer.data.decoding.decode import FORMATS, image_suffixes
+from seer.data.decoding.image_formats import FORMATS, RAW_SUFFIXES, image_suffixes
 from shards.archives import tars
 from shards.records.notes import Notes, display
 
@@ -142,7 +142,11 @@ def _note_companions(contents: TarContents) -> None:
 
 
 def _names_image(suffix: str) -> bool:
-    return f".{suffix.rpartition('.')[2]}" in image_suffixes()
+    return _ending(suffix) in image_suffixes()
+
+
+def _ending(suffix: str) -> str:
+    return f".{suffix.rpartition('.')[2]}"
 
 
 def _image_of(tar: str, group: Companions) -> str | None:
@@ -153,6 +157,8 @@ def _image_of(tar: str, group: Companions) -> str | None:
     if named:
         return min(named, key=lambda suffix: suffix.count("."))
     for suffix, member in group.items():
+        if _ending(suffix) in RAW_SUFFIXES:
+            continue
         if sniff(io.BytesIO(tars.read_range(tar, member.offset, min(member.size, SNIFFED)))):
             return suffix
     return None

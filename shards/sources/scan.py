@@ -11,7 +11,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from seer.data.decoding.decode import image_suffixes
+from seer.data.decoding.image_formats import (
+    RAW_SUFFIXES,
+    UNREAD,
+    image_suffixes,
+    not_read,
+    unread_suffixes,
+)
 from seer.errors import InputError, first_line
 from shards.archives import tars, zips
 from shards.archives.contents import SNIFFED, read_contents, sniff
@@ -113,7 +119,7 @@ def _folder_rows(
                 continue  # which is found below
             yield from ARCHIVES[suffix](file.path, f"{source}/", listing, labels)
         elif not _is_image(file.path):
-            listing.ignored[_suffix(name)] += 1
+            _leave_out(listing, source, name)
         elif labels and "/" not in name:
             listing.quarantine.append(entry(source, "not in a class folder"))
         else:
@@ -127,7 +133,8 @@ def _tar_rows(
     contents = read_contents(path)
     if contents.damage:
         listing.quarantine.append(entry(prefix.rstrip("/"), contents.damage))
-    listing.ignored.update(_suffix(member.name) for member in contents.strays)
+    for member in contents.strays:
+        _leave_out(listing, prefix + member.name, member.name)
     for sample in contents.samples:
         class_name = _take_class(listing.containers[number], sample.companions, listing)
         extras = [
@@ -178,10 +185,11 @@ def _zip_rows(path: str, prefix: str, listing: Listing, labels: bool) -> Iterato
         return
     for place, member in members:
         name = member.filename
-        if os.path.splitext(name)[1].lower() not in image_suffixes() and not _sniff_member(
-            path, place
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in RAW_SUFFIXES or (
+            suffix not in image_suffixes() and not _sniff_member(path, place)
         ):
-            listing.ignored[_suffix(name)] += 1
+            _leave_out(listing, prefix + name, name)
         elif labels and "/" not in name:
             listing.quarantine.append(entry(prefix + name, "not in a class folder"))
         else:
@@ -241,7 +249,8 @@ def _walk(root: str, skip: Path | None) -> Iterator[tuple[str, os.DirEntry | OSE
 
 def _is_image(path: str) -> bool:
     """By its suffix, so that a damaged image is noticed as one; else by content."""
-    return os.path.splitext(path)[1].lower() in image_suffixes() or sniff(path)
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix in image_suffixes() or (suffix not in RAW_SUFFIXES and sniff(path))
 
 
 def _sniff_member(path: str, place: int) -> bool:
@@ -249,6 +258,15 @@ def _sniff_member(path: str, place: int) -> bool:
         return sniff(io.BytesIO(zips.read(path, place, SNIFFED)))
     except zips.DAMAGE:
         return False
+
+
+def _leave_out(listing: Listing, source: str, name: str) -> None:
+    """Quarantine an image of a kind that is not read; count what is no image."""
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in unread_suffixes():
+        listing.quarantine.append(entry(source, not_read(UNREAD[suffix])))
+    else:
+        listing.ignored[_suffix(name)] += 1
 
 
 def _suffix(name: str) -> str:

@@ -99,3 +99,11 @@ def test_a_changed_image_of_the_same_size_and_time_is_noticed(tmp_path):
     assert path.stat().st_mtime_ns == times.st_mtime_ns
     assert Files(tmp_path, [LATIN]).fingerprint != before
     assert Files(tmp_path, [LATIN]).name(0).endswith(r"/caf\xe9.jpg")
+
+
+def test_images_of_kinds_that_are_not_read_are_told_of(tmp_path):
+    for name in ("a.jpg", "IMG_1.HEIC", "b.nef", ".hidden.heic", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    other_kinds = []
+    assert images_under(tmp_path, on_unread=other_kinds.append) == ["a.jpg"]
+    assert sorted(other_kinds) == ["IMG_1.HEIC", "b.nef"]

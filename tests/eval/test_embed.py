@@ -16,11 +16,12 @@ from seer.data.storage.index import Manifest
 from seer.errors import InputError
 from seer.eval import pixels
 from seer.eval.embed import embed
+from seer.eval.pile import open_pile
 from seer.eval.probes.features import FeatureConfig, extract
 from shards.takedown import remove
 from tests.eval.conftest import small_model
 from tests.kit.fuzzing import within_time
-from tests.kit.pictures import write_images
+from tests.kit.pictures import encoded, write_images
 from tests.kit.shards import write_shards
 
 
@@ -189,3 +190,11 @@ def test_wrong_input_is_named(data, tmp_path):
     with pytest.raises(InputError, match="can be decoded"):
         embed("net", tmp_path / "bare", tmp_path / "f.npz")
     assert not (tmp_path / "f.npz").exists()
+
+
+def test_photographs_that_are_not_read_are_told_of(tmp_path, caplog):
+    (tmp_path / "a.jpg").write_bytes(encoded(0))
+    (tmp_path / "b.HEIC").write_bytes(b"\0\0\0\x24ftypheic")
+    assert open_pile(tmp_path).keys == ["a.jpg"]
+    told = "left out 1 image of kinds that are not read, as b.HEIC; convert to JPEG"
+    assert told in caplog.text

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -83,7 +84,7 @@ def test_efficiency_is_the_inverse_of_the_estimate(job):
         ("resnet50", "h200", [0.40, 0.178]),
         ("regnety_032", "h100", [0.28, 0.178]),
         ("regnety_032", "v100-32g", [0.178, 0.28]),
-        ("regnety_032", "cpu", [0.178]),
+        ("regnety_032", "cpu", [0.63]),
     ],
 )
 def test_what_was_measured_counts_for_its_cards_and_what_was_published_for_others(
@@ -92,7 +93,7 @@ def test_what_was_measured_counts_for_its_cards_and_what_was_published_for_other
     config = replace(job.config, backbone=replace(job.config.backbone, name=backbone))
     expected = efficiencies(config, HARDWARE[gpu])
     assert [each.share for each in expected] == shares
-    assert ("measured" in expected[0].source) == (gpu in ("h100", "h200"))
+    assert ("measured" in expected[0].source) == (gpu != "v100-32g")
     there = replace(job, config=config, hardware=HARDWARE[gpu])
     assert there.estimate().step_seconds == there.estimate(shares[0]).step_seconds
 
@@ -260,6 +261,18 @@ def test_the_command_line(tiny, capsys):
     assert ended.value.code == 0
     told = capsys.readouterr()
     found = json.loads(told.out)
+    assert "GPU" not in told.err.replace("GPUs do", "")
+    assert "memory per process at the worst moment" in told.err
+    assert "core-hours" in told.err
+    assert "rough: cores differ" in told.err
+    assert not re.search(r" 0 GFLOP", told.err)
     assert found["chosen"]["cost"] == pytest.approx(0.1 * found["chosen"]["gpu_hours"])
     assert found["kept_gib"][1] < found["kept_gib"][0]
     assert "fits" in told.err
+
+
+def test_a_plan_for_two_cores_takes_as_long_as_the_run_that_was_measured():
+    config = load_config("swav_small", ["data=.", "steps=4638"])
+    estimate = Job.of(config, 2, HARDWARE["cpu"]).estimate()
+    assert estimate.hours * 60 == pytest.approx(34.8, rel=0.02)
+    assert estimate.unit == "process"

@@ -133,3 +133,12 @@ def test_what_is_a_folder_of_images(photos, tmp_path):
     assert holds_images(str(texts))
     shutil.copy(shards / "shard-000000.tar", texts)
     assert not holds_images(str(texts))  # these are indexed
+
+
+def test_a_folder_of_photographs_that_are_not_read_is_told_so(tmp_path):
+    photos = tmp_path / "phone"
+    photos.mkdir()
+    (photos / "IMG_1.HEIC").write_bytes(b"\0\0\0\x24ftypheic")
+    assert holds_images(str(photos))
+    with pytest.raises(InputError, match="HEIC is not read; convert it to JPEG"):
+        made(photos, tmp_path / "runs")

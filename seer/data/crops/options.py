@@ -14,12 +14,20 @@ class View:
     SEER's.
 
     Attributes:
-        size, count: side in pixels, and number per image.
-        scale, ratio: ranges of the crop's share of the image's area (uniform) and of width / height (log-uniform).
-        flip, jitter, grey, blur, solarize: probabilities.
-        brightness, contrast, saturation: a strength s draws a factor in [max(0, 1 - s), 1 + s].
-        hue: largest shift, in turns of the colour circle, at most 0.5.
+        size: side of a crop in pixels.
+        count: how many crops of this kind are cut from each image; 0 for none.
+        scale: range of a crop's share of the image's area, drawn uniformly.
+        ratio: range of a crop's width / height, drawn log-uniformly.
+        flip: probability that a crop is mirrored, left to right.
+        jitter: probability that a crop's colours are shifted, by brightness, contrast, saturation and hue.
+        brightness: strength s of the jitter's factor on brightness, drawn from [max(0, 1 - s), 1 + s].
+        contrast: strength s of the jitter's factor on contrast, drawn from [max(0, 1 - s), 1 + s].
+        saturation: strength s of the jitter's factor on saturation, drawn from [max(0, 1 - s), 1 + s].
+        hue: the jitter's largest shift of hue, in turns of the colour circle, at most 0.5.
+        grey: probability that a crop loses its colours.
+        blur: probability that a crop is blurred by a Gaussian.
         blur_sigma: range of the Gaussian's standard deviation, in pixels of the crop.
+        solarize: probability that a crop's bright pixels are inverted.
     """
 
     size: int = option(224, Integer(1, 4096))

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from seer.data.decoding import deep, limits
+from seer.data.decoding.image_formats import FORMATS, image_suffixes, why_not_read
 from seer.data.decoding.limits import JPEG_MAGIC, MAX_PIXELS, DamagedImage
 
 __all__ = [
@@ -29,13 +30,6 @@ __all__ = [
     "probe",
 ]
 
-# What is read. Pillow knows more: programs that it would run (EPS) or pass on (WMF), containers of
-# other formats that say one size and hold another (ICO, ICNS), and what nobody publishes
-# photographs in; each a reader to be attacked. TGA has no magic and is tried last.
-FORMATS = (
-    "JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM",
-    "DDS", "IM", "PCX", "QOI", "SGI", "TGA",
-)  # fmt: skip
 EXIF_ORIENTATION = 0x0112
 
 # What undoes each EXIF orientation (Exif 2.32, table 6) on an (H, W, 3) array.
@@ -129,14 +123,6 @@ def reduced(shape: tuple[int, int], reduction: int) -> tuple[int, int]:
     return -(-height // reduction), -(-width // reduction)
 
 
-@cache
-def image_suffixes() -> frozenset[str]:
-    """Lower-case file name endings, with the dot, that may hold an image."""
-    Image.preinit()  # first, or else Pillow asks the readers of rare formats before those of common ones
-    known = Image.registered_extensions().items()
-    return frozenset(ext for ext, name in known if name in FORMATS)
-
-
 def _decode_jpeg(data: bytes, max_pixels: int, reduction: int) -> np.ndarray | None:
     """Pixels, or None where the fast decoder is not sure and Pillow shall decide (CMYK, harmless
     oddities).
@@ -194,7 +180,7 @@ def _open(data: bytes, max_pixels: int) -> ImageFile:
         width, height = _size_of_bomb(data)
         raise DamagedImage(f"too many pixels ({width}x{height})") from None
     except UnidentifiedImageError as error:
-        raise DamagedImage(_why_not_read(data)) from error
+        raise DamagedImage(why_not_read(data)) from error
     width, height = image.size
     if width * height > max_pixels:
         raise DamagedImage(f"too many pixels ({width}x{height})")
@@ -217,15 +203,6 @@ def _check_work(image: ImageFile, data: bytes) -> None:
         raise DamagedImage(
             f"too many pixels for this kind of {image.format} ({image.width}x{image.height})"
         )
-
-
-def _why_not_read(data: bytes) -> str:
-    """What these bytes are by their first few, where they are something that is not read."""
-    Image.init()
-    for name, (_, accept) in Image.OPEN.items():
-        if accept is not None and name not in FORMATS and accept(data[:16]) is True:
-            return f"{name} is not read"
-    return "this kind of TIFF is not read" if data.startswith(limits.TIFF_MAGIC) else "not an image"
 
 
 def _size_of_bomb(data: bytes) -> tuple[int, int]:

@@ -35,10 +35,13 @@ from seer.interop.models import Model, load_model
 from seer.precision import autocast
 from seer.rundir.names import CONFIG
 from seer.schema import check_options
+from seer.start import tell
 from seer.terminal import outlasting_terminal
 
 TOO_LARGE = "the model; use a smaller one, or parallel.mode=fsdp on more devices"
 BLANK = np.zeros((1, 1, 3), np.uint8)
+FEW_STEPS = 100  # below which the classifier, which begins at random, has hardly learned
+USUAL_EPOCHS = FinetuneConfig.epochs
 NO_IMAGE = -100  # the label of a place without an image: `cross_entropy` leaves it out
 
 
@@ -130,7 +133,23 @@ def run(config: FinetuneConfig) -> list[Score]:
         training.end = lambda: scores.append(score(training.module, config, model, test, world))
         distributed.barrier()  # no rank writes before every rank has looked
         fit(training, world)
+        if world.is_main and (remark := shortness(config, len(train))):
+            tell(remark)
     return scores if world.is_main else []
+
+
+def shortness(config: FinetuneConfig, images: int) -> str:
+    """That a finetuning on so many images was too short for its score to mean much, and what to
+    set; "" if it was not.
+    """
+    epochs = config.steps * config.batch_size / images
+    if epochs >= 1 and config.steps >= FEW_STEPS:
+        return ""
+    usual = math.ceil(USUAL_EPOCHS * images / config.batch_size)
+    return (
+        f"{config.steps:,} steps ({epochs:.3g} epochs) are a short finetuning, whose score can be below a linear "
+        f"probe's and says little of the backbone; set steps={max(FEW_STEPS, usual)} or more"
+    )
 
 
 def set_up(

@@ -17,7 +17,8 @@ class FinetuneConfig(RunConfig):
         weights: what the model that training starts from hashes to. So `RUN`, whose newest checkpoint may be another
             one later, is not taken for the model that an earlier finetuning began with.
         run_dir: of the training; "" is `eval/finetune-HASH` below the model's own.
-        epochs: passes over the training images, which give the `steps` unless these are given.
+        steps: updates of the weights; 0 takes as many as the `epochs` are.
+        epochs: passes over the training images, where no steps are given.
         head_rate: factor on the classifier's rate.
         size: side of the images in pixels; 0 is the model's own.
         crop_scale: range of a crop's share of the image's area.

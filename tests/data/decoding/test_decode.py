@@ -292,6 +292,9 @@ def test_a_large_picture_is_read_without_a_warning(tmp_path):
         (b"<html><body>404</body></html>", "not an image"),
         (b"\xff\xd8\xff" + bytes(500), "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "EPS is not read"),
+        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "HEIC is not read; convert it to JPEG"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIC is not read; convert it to JPEG"),
+        (b"\xff\x0a" + bytes(20), "JPEG XL is not read; convert it to JPEG"),
     ],
 )
 def test_reason_of_what_is_no_image(data, reason):

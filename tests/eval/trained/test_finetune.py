@@ -22,7 +22,7 @@ from seer.engine.optim import OptimConfig, build_optimizer
 from seer.errors import InputError
 from seer.eval.task import evaluate
 from seer.eval.trained import finetune
-from seer.eval.trained.finetune import Classifier, configure, run
+from seer.eval.trained.finetune import Classifier, configure, run, shortness
 from seer.processes import spawn
 from seer.results import read_results
 from seer.rundir.names import checkpoints
@@ -96,6 +96,18 @@ def test_without_a_place_given_a_run_has_one_of_its_configuration(
     assert one.steps == 150  # 30 epochs of 120 images
     assert one.run_dir == same.run_dir != other.run_dir
     assert Path(one.run_dir).parent == Path("eval")
+
+
+def test_a_short_one_says_so_and_what_to_set(small, data, tmp_path, capfd):
+    options = [*QUICK, "steps=2", f"run_dir={tmp_path / 'run'}"]
+    evaluate("finetune", "net", data, options, tmp_path / "results.jsonl")
+    told = capfd.readouterr().err
+    assert "2 steps (0.4 epochs) are a short finetuning" in told
+    assert "set steps=150 or more" in told  # 30 epochs of 120 images, 24 a step
+    config = configure("net", str(data), [*QUICK, "steps=100"])
+    assert shortness(config, 120) == ""
+    assert "(0.5 epochs)" in shortness(config, 4800)
+    assert "set steps=100" in shortness(replace(config, steps=99), 24)
 
 
 def test_other_weights_are_another_finetuning(data, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import io
 import os
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -56,6 +57,44 @@ def test_images_are_told_by_content_and_the_rest_is_counted(folder):
     ]
     assert listing.ignored == {".txt": 1, ".h": 1, ".csv": 1, ".h5": 1}
     assert listing.quarantine == []
+
+
+HEIC = b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(20)
+
+
+def test_images_of_kinds_that_are_not_read_are_quarantined_with_the_remedy(folder, tmp_path):
+    files = {
+        "IMG_1.HEIC": HEIC,
+        "b.dng": encoded(0, "TIFF"),  # what Pillow would read of a raw file is its thumbnail
+        "c.jxl": b"\xff\x0a",
+        "jpeg.heic": encoded(1),  # by another name
+        "d.jpg": encoded(2),
+        "e.txt": b"no image",
+    }
+    root = folder(files)
+    packed = pack(tmp_path / "t.tar", files.items())
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    for source, prefix in ((root, ""), (packed, "t.tar/"), (tmp_path / "z.zip", "z.zip/")):
+        listing, names = found(source)
+        assert sorted(names) == ["d.jpg", "jpeg.heic"]
+        assert {each["source"]: each["reason"] for each in listing.quarantine} == {
+            f"{prefix}IMG_1.HEIC": "HEIC is not read; convert it to JPEG",
+            f"{prefix}b.dng": "camera raw is not read; convert it to JPEG",
+            f"{prefix}c.jxl": "JPEG XL is not read; convert it to JPEG",
+        }
+        assert listing.ignored == {".txt": 1}
+
+
+def test_avif_is_an_image_where_it_is_read(folder):
+    listing, names = found(folder({"a.avif": encoded(0, "AVIF")}))
+    assert (names, listing.quarantine) == (["a.avif"], [])
+
+
+def test_where_all_are_of_such_a_kind_it_is_said(folder):
+    with pytest.raises(InputError, match=r"no usable image .*a\.heic: HEIC is not read; convert"):
+        found(folder({"a.heic": HEIC}))
 
 
 def test_links_are_followed_but_not_in_circles(folder, tmp_path):
