@@ -1,6 +1,7 @@
 """How the verbs are parsed, where typer's own way leaves people in doubt."""
 
 import inspect
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ class RecipeCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = list(args)
         try:
-            return super().parse_args(ctx, args)
+            unparsed = super().parse_args(ctx, args)
         except USAGE_ERROR as error:
             option = getattr(error, "option_name", "")
             if type(error).__name__ != "NoSuchOption" or not option.startswith("--"):
@@ -38,6 +39,12 @@ class RecipeCommand(TyperCommand):
             raise InputError(
                 f"{option}: no such option; keys of a recipe have no dashes: {as_key(option, words)}"
             ) from None
+        for word in ctx.params.get("overrides") or ():
+            if "=" not in word and os.path.exists(word):
+                raise InputError(
+                    f"{word}: not a key of a recipe; if these are the data, {quoted(f'data={word}')}"
+                )
+        return unparsed
 
 
 def as_key(option: str, words: Sequence[str]) -> str:

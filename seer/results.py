@@ -69,8 +69,18 @@ def describe(rows: list[Row]) -> list[str]:
         low = shown(row, "low")
         high = shown(row, "high")
         interval = f"[{low:>7}, {high:>7}]"
-        lines.append(f"{name:{width}}  {value:>7}  {interval}  {row['model']}")
+        lines.append(f"{name:{width}}  {value:>7}  {interval}  {row['model']}{at_size(row)}")
     return lines
+
+
+def at_size(row: Row) -> str:
+    """At what size the images were measured, to be said after the model's name; "" where that says it
+    itself (`pixels:24`), and of a result that an older seer wrote.
+    """
+    pixels = row.get("pixels")
+    if pixels is None or row["model"].endswith(f":{pixels}"):
+        return ""
+    return f"  at {pixels} px"
 
 
 def shown(row: Row, key: str = "value", with_unit: bool = True) -> str:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from seer.data.decoding.image_formats import image_suffixes, unread_suffixes
 from seer.data.storage.index import MANIFEST
 from seer.errors import InputError, quoted
 from shards.build import BuildReport, build
-from shards.records import state
+from shards.records import quarantine, state
 from shards.records.state import Progress
 from shards.sources.places import SPLITS, nested_tars, own_tars
+from shards.sources.scan import is_image
 
+WANTED = "give a folder of images or of shards"
 HELD_OUT = SPLITS - {"train", "training"}
 
 
@@ -33,6 +35,60 @@ def holds_images(data: str) -> bool:
     suffixes = tuple(image_suffixes() | unread_suffixes())
     tree = os.walk(folder, followlinks=False)
     return any(name.lower().endswith(suffixes) for _, _, names in tree for name in names)
+
+
+def check_data(data: str) -> None:
+    """Refuse a place on this host that holds neither images nor shards.
+
+    Raises:
+        InputError: in one line, what is there instead.
+    """
+    folder = Path(data)
+    given = f"data={quoted(data)}"
+    if "://" in data or folder.name == MANIFEST:
+        return
+    if not os.path.exists(data):
+        raise InputError(f"{given}: does not exist; {WANTED}")
+    if os.path.isfile(data):
+        raise InputError(
+            f"{given}: is a file; give the folder that holds it: data={quoted(folder.parent)}"
+        )
+    shards = (folder / MANIFEST).exists() or (folder / state.STATE).exists()
+    readable = os.access(data, os.R_OK | os.X_OK)
+    if readable and not shards and not own_tars(folder) and not nested_tars(folder):
+        raise InputError(f"{given}: holds no images; {WANTED}")
+
+
+def count_images(folder: Path, enough: int) -> int | None:
+    """How many images a folder holds, the damaged included; None where they are `enough`, or links
+    and archives may lead to more.
+    """
+    count = 0
+    for path, folders, names in os.walk(folder):
+        linked = any(os.path.islink(os.path.join(path, name)) for name in folders)
+        if linked or any(name.lower().endswith(".zip") for name in names):
+            return None
+        for name in names:
+            count += not name.startswith(".") and is_image(os.path.join(path, name))
+            if count == enough:
+                return None
+    return count
+
+
+def earlier_shards(folder: Path, out: Path) -> list[tuple[Path, int]]:
+    """What was made of the same folder before `out`, beside it, and of how many images each."""
+    name = f"{_name_of(folder.absolute())}-shards"
+    source = [quarantine.text(os.fsencode(os.path.abspath(folder)))]
+    earlier: list[tuple[Path, int]] = []
+    for number in count(1):
+        path = out.with_name(name if number == 1 else f"{name}-{number}")
+        if path == out or not path.is_dir():
+            return earlier
+        with suppress(InputError):  # something else is there
+            plan = state.recorded_plan(path) or {}
+            if plan.get("sources") == source:
+                earlier.append((path, plan.get("samples", 0)))
+    raise AssertionError  # `count` has no end
 
 
 def shards_of(

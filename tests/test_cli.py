@@ -113,7 +113,12 @@ def test_help_imports_nothing_heavy():
             ["pretrain", "swav_smal", "data=x"],
             "recipe 'swav_smal' is unknown (did you mean 'swav_small'?)",
         ),
-        (["pretrain", "swav_small", "data=/nowhere"], "/nowhere does not exist"),
+        (["pretrain", "swav_small", "data=/nowhere"], "data=/nowhere: does not exist"),
+        (
+            ["pretrain", "swav_small", "/usr/bin"],
+            "/usr/bin: not a key of a recipe; if these are the data, data=/usr/bin",
+        ),
+        (["pretrain", "swav_small", "/nowhere"], "'/nowhere': expected key=value"),
         (["pretrain", "swav_small"], "data: not set"),
         (["shards", "build", "/nowhere", "--out", "/tmp/never"], "/nowhere"),
         (["eval", "knn", "--model", "nothing", "--data", "/nowhere"], "/nowhere"),
@@ -181,11 +186,13 @@ def test_from_images_to_a_report(folder, tiny, tmp_path, monkeypatch):
         assert 0 <= rows[0]["low"] <= rows[0]["value"] <= rows[0]["high"] <= 1
     words = ["--model", "runs/tiny", "--data", str(folder), "k=[3]", "lrs=[0.1]", "epochs=1"]
     table = invoke("eval", "all", *words, "--out", "all.jsonl").stdout.splitlines()
-    assert [line.split("  ")[0] for line in table[1:]] == [
+    assert [line.split("  ")[0] for line in table[1:4]] == [
         "tiny step-000000005",
         "tiny untrained",
         "pixels:40",
     ]
+    assert all(" against " in line for line in table[4:])
+    assert len(table) == 8  # two tasks, two baselines
     assert invoke("report", "runs/tiny").exit_code == 0
     page = Path("runs/tiny/report.html").read_text()
     assert "top1_k3" in page or "kNN" in page

@@ -38,6 +38,7 @@ OPENERS = {
     "seer.interop.modelfile": "the first bytes of model files",
     "seer.interop.pickles": "model files, as tensors and plain containers",
     "seer.interop.weights": "model files and kept features",
+    "seer.interop.spec": "the first bytes of a file of weights",
     "seer.config.layers": "the text of recipes and profiles, as seer.inputs has read and checked it",
     "seer.checks.machine": "settings of the kernel",
     "seer.data.storage.index": "the seal of a file whose bytes seer.inputs has read; manifests and indices of a store",

@@ -42,6 +42,14 @@ def test_descriptions_are_aligned_percentages():
     assert describe([]) == []
 
 
+def test_a_line_says_at_what_size_images_were_measured_unless_the_model_does():
+    sizes = describe(
+        [result("net", 0.5) | {"pixels": 24}, result("pixels:24", 0.5) | {"pixels": 24}]
+    )
+    assert [line.partition("]  ")[2] for line in sizes] == ["net  at 24 px", "pixels:24"]
+    assert describe([result("pixels:24", 0.5) | {"pixels": 4}])[0].endswith("pixels:24  at 4 px")
+
+
 @pytest.mark.parametrize(
     ("more", "title", "value"),
     [

@@ -109,9 +109,9 @@ def parse_overrides(overrides: list[str]) -> dict[str, Tree]:
         key, equals, text = item.partition("=")
         parts = key.split(".")
         if not equals or not all(parts) or key != key.strip():
-            raise InputError(f"override {shown(item)}: expected key=value, for instance steps=1000")
+            raise InputError(f"{shown(item)}: expected key=value, for instance steps=1000")
         if len(parts) > DEEPEST_KEY:
-            raise InputError(f"override {shown(item)}: no key has so many parts")
+            raise InputError(f"{shown(item)}: no key has so many parts")
         nested: Tree = Scalar(text, given=True)
         for part in reversed(parts):
             nested = {part: nested}

@@ -46,6 +46,7 @@ class Training(Generic[B]):
     Attributes:
         module: `learner` as `parallelize` wrapped it.
         prepare: write what the directory says of the run; called once the directory is this run's.
+        sees: what the learner sees of an image, for `opening`.
         announce: say what is to be known of the run beyond `opening`, which is said before.
         begin: keep what is to be kept of the data; called with the number of steps that are done already.
         end: called on all ranks after the last step, while the directory is still this run's.
@@ -59,6 +60,7 @@ class Training(Generic[B]):
     module: nn.Module
     batches: Batches[B]
     prepare: Callable[[], None]
+    sees: str = ""
     announce: Callable[[], None] = lambda: None
     begin: Callable[[int], None] = lambda start: None
     end: Callable[[], None] = lambda: None
@@ -101,13 +103,16 @@ def fit(training: Training[B], world: World) -> Path:
     return run_dir
 
 
-def opening(config: RunConfig, batches: Batches[B], start: int) -> str:
-    """What a run is, in one line: images, length, directory, and where it begins."""
+def opening(config: RunConfig, batches: Batches[B], sees: str, start: int) -> str:
+    """What a run is, in one line: images and what is seen of them, length, directory, and where it
+    begins.
+    """
     epochs = config.steps * config.batch_size / batches.samples
     seen = start * config.batch_size / batches.samples
+    seen_as = f"{sees} · " if sees else ""
     begun = f"continued after step {start:,} (epoch {seen:.3g})" if start else "new"
     return (
-        f"{batches.samples:,} images in {batches.name} · {epochs:.3g} epochs: {config.steps:,} steps of "
+        f"{batches.samples:,} images in {batches.name} · {seen_as}{epochs:.3g} epochs: {config.steps:,} steps of "
         f"{config.batch_size:,} · {config.run_dir}, {begun}"
     )
 
@@ -172,7 +177,7 @@ def attempt(
         batches.seen = header["seen"] if world.is_main else 0
     if world.is_main:
         if fault is None:
-            tell(opening(config, batches, start))
+            tell(opening(config, batches, training.sees, start))
             training.announce()
         training.begin(start)
 

@@ -76,6 +76,11 @@ def describe(config: ScheduleConfig, batch_size: int, steps: int) -> str:
     return f"{rate}; warm-up {followed.warmup:,} of {steps:,} steps"
 
 
+def peak_for(config: ScheduleConfig, batch_size: int) -> float:
+    """The rate after the warm-up with this batch."""
+    return _scaled(config.peak, config.per, batch_size)
+
+
 def _scaled(rate: float, per: int, batch_size: int) -> float:
     return rate * batch_size / per if per else rate
 

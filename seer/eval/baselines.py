@@ -12,7 +12,7 @@ from seer.eval.task import evaluate
 from seer.eval.tasks import QUICK, options_of
 from seer.interop.spec import INIT, RANDOM, library_of, run_of
 from seer.jsonl import Row
-from seer.results import shown
+from seer.results import at_size, shown
 from seer.rundir.names import CONFIG, RESULTS
 
 
@@ -79,7 +79,7 @@ def table(rows: list[Row]) -> list[str]:
     titles = list(dict.fromkeys(row["title"] for row in rows))
     lines = {"": titles}
     for row in rows:
-        cells = lines.setdefault(row["model"], [""] * len(titles))
+        cells = lines.setdefault(row["model"] + at_size(row), [""] * len(titles))
         cells[titles.index(row["title"])] = _cell(row)
     return _aligned(lines)
 

@@ -53,6 +53,7 @@ def evaluate(
         "data": readable(str(data)),
         "model": model.label,
         "config_hash": model.config_hash,
+        "pixels": config.size or model.size,
     }
     options = significant(asdict(config), incidental(type(config)))
     if rule := rule_of(data):

@@ -2,7 +2,6 @@
 file or the web.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,18 +27,6 @@ class Pooled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x).flatten(1)
-
-
-def weights_file(model: str, weights: str) -> Path | None:
-    """The file that `weights` names, or None for `random`."""
-    if weights == "random":
-        return None
-    path = Path(os.path.expanduser(weights))
-    if not os.path.isfile(path):
-        raise InputError(
-            f"{model}:{weights}: the weights are neither 'pretrained', 'random', nor a file that exists"
-        )
-    return path
 
 
 def load_trunk(network: nn.Module, path: Path, classifier: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from seer.backbones import canonical
 from seer.errors import InputError, nearest, unreadable
+from seer.inputs import open_data
 from seer.rundir.names import BACKBONE as WEIGHTS
 from seer.rundir.names import CHECKPOINTS, CONFIG
 
@@ -24,6 +25,7 @@ SHARDS = (".torch", ".pt", ".pth", ".bin")  # a folder of these is one of shards
 # What a run began as: its network at random, and with the weights that `init` named.
 RANDOM = "random"
 INIT = "init"
+SAVED = (b"PK\x03\x04", b"\x80")  # how files of torch.save begin: a zip, once a pickle
 STEP = r"step-([0-9]{1,18})"  # a checkpoint's folder
 # What an export may be for, and how the name of its file ends; "" for a folder.
 TARGETS = {
@@ -43,6 +45,18 @@ def library_of(spec: str) -> str:
     """The library whose network MODEL names; "" if it names none."""
     library, _, rest = spec.partition(":")
     return library if library in LIBRARIES and rest else ""
+
+
+def weights_file(model: str, weights: str) -> Path | None:
+    """The file that `weights` names, or None for `random`."""
+    if weights == "random":
+        return None
+    path = Path(os.path.expanduser(weights))
+    if not os.path.isfile(path):
+        raise InputError(
+            f"{model}:{weights}: the weights are neither 'pretrained', 'random', nor a file that exists"
+        )
+    return path
 
 
 def split(spec: str) -> tuple[Path, str]:
@@ -111,6 +125,9 @@ def check_form(spec: str) -> None:
     no such backbone.
     """
     if library_of(spec):
+        library, name, weights = (*spec.split(":", 2), "")[:3]
+        if os.sep in weights or "." in weights:  # a path, and no name of the library's
+            weights_file(f"{library}:{name}", weights)
         return
     path, part = split(spec)
     if is_weights(path):
@@ -126,8 +143,34 @@ def check_form(spec: str) -> None:
 
 def check_initial(source: str) -> None:
     """Refuse, at once, what a training cannot start from. Raises `InputError`."""
-    if not os.path.isfile(source):  # any file may hold weights
+    path, part = split(source)
+    if os.path.isfile(source):
+        _check_weights(path)
+    elif library_of(source) or part == "random" or os.path.exists(path):
         check_model(source)
+    else:
+        raise InputError(
+            f"{source}: does not exist; init takes a file of weights (of torch.save, or .safetensors), {FORMS}"
+        )
+
+
+def _check_weights(path: Path) -> None:
+    """Refuse a file that by its first bytes was not written by torch.save, unless its name says that
+    it is of another kind. Raises `InputError`.
+    """
+    if path.suffix.lower() == ".safetensors":
+        return
+    try:
+        with open_data(path) as file:
+            start = file.read(4)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a file of weights"
+        ) from None
+    if not start.startswith(SAVED):
+        raise InputError(
+            f"{path}: holds no weights; give a file of torch.save, or one whose name ends in .safetensors"
+        )
 
 
 def check_export(spec: str, to: str, out: Path) -> None:

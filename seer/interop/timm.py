@@ -16,8 +16,8 @@ from seer.interop.foreign import (
     load_trunk,
     loading,
     silence_of,
-    weights_file,
 )
+from seer.interop.spec import weights_file
 
 
 def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:

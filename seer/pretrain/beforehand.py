@@ -5,7 +5,7 @@ torch, which takes seconds to import.
 from pathlib import Path
 
 from seer.data.storage.index import Manifest
-from seer.pretrain.length import foreseen
+from seer.pretrain.length import at_any_length, foreseen
 from seer.pretrain.recipe import check_run_dir, check_settings, check_start, load_config
 
 
@@ -16,8 +16,7 @@ def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = Fal
         InputError: in one line, what they would.
     """
     config = load_config(recipe, overrides, allow_env)
-    if config.steps:
-        check_settings(config, ranks)
+    check_settings(at_any_length(config), ranks)
     config = foreseen(config)
     check_settings(config, ranks)
     check_start(config)

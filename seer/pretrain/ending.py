@@ -19,7 +19,7 @@ from seer.rundir.kinds import finite
 from seer.rundir.names import latest, step_of
 from seer.rundir.rundir import RunDir
 
-LIMITING = 0.1  # of the time: less of it is not worth a word
+LIMITING = 0.15  # of the time: less of it is not worth a word
 MAKING = {"read": "reading", "decode": "decoding", "crop": "cropping", "augment": "augmenting"}
 
 
@@ -62,7 +62,7 @@ def last_lines(config: Pretrain) -> list[str]:
         f"run     {config.run_dir}",
         *([f"limit   {limit}"] if limit else []),
         f"eval    seer eval all --model {quoted(config.run_dir)} --data LABELLED"
-        "   # LABELLED/CLASS/*.jpg, or these in LABELLED/train and LABELLED/test",
+        "   # LABELLED/CLASS/*.jpg, or these in LABELLED/train and LABELLED/test (or val)",
         f"report  seer report {quoted(config.run_dir)}",
     ]
 
@@ -130,7 +130,10 @@ def _faster_data(
             f"loader.device_augment=true in a new run_dir ({MAKING[longest]} takes longest)"
         )
     if longest == "decode":
-        remedies.append("shards of smaller images, by --shorter-side (decoding takes longest)")
+        largest = max(view.size for view in config.views.values() if view.count)
+        # Most crops are then still made smaller than they are cut, not larger.
+        command = f"seer shards build IMAGES --out SHARDS --shorter-side {quoted(2 * largest)}"
+        remedies.append(f"smaller images in a new run_dir, by {command} (decoding takes longest)")
     if longest == "read" and loader.fetch != "shards" and "://" in config.data:
         remedies.append("loader.fetch=shards (reading takes longest)")
     return remedies

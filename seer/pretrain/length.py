@@ -1,10 +1,13 @@
 """How long a run is: its epochs are steps once its images are known."""
 
+import os
 from dataclasses import replace
 
 from seer.data.storage.index import Manifest
 from seer.errors import InputError
 from seer.pretrain.recipe import Pretrain
+
+MOST_STEPS = 10**8  # as many as `steps` may be
 
 
 def with_steps(config: Pretrain, images: int) -> Pretrain:
@@ -12,6 +15,13 @@ def with_steps(config: Pretrain, images: int) -> Pretrain:
     if not config.epochs:
         return config
     return replace(config, steps=max(1, round(config.epochs * images / config.batch_size)))
+
+
+def at_any_length(config: Pretrain) -> Pretrain:
+    """The same with more steps than any images give, if it has epochs: what is refused of it is
+    refused however many they are.
+    """
+    return config if config.steps else replace(config, steps=MOST_STEPS)
 
 
 def check_images(config: Pretrain, images: int) -> None:
@@ -30,6 +40,10 @@ def foreseen(config: Pretrain) -> Pretrain:
     """
     if not config.epochs:
         return config
+    if "://" not in config.data and not os.path.exists(config.data):
+        raise InputError(
+            f"data={config.data}: does not exist; give a folder of shards, or steps= in place of epochs="
+        )
     try:
         return with_steps(config, Manifest.load(config.data).samples)
     except InputError as error:

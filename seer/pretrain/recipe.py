@@ -16,8 +16,8 @@ from seer.config.layers import Scalar, Tree
 from seer.data.crops.options import DEFAULT_VIEWS, View, check_views
 from seer.data.options import LoaderConfig
 from seer.engine.options import RunConfig, check_batch, check_parallel
-from seer.engine.schedule import effective, value
-from seer.errors import InputError
+from seer.engine.schedule import effective, peak_for, value
+from seer.errors import InputError, quoted
 from seer.hardware import Hardware, find
 from seer.inputs import read_text
 from seer.interop.spec import check_initial
@@ -84,6 +84,24 @@ def _length_not_given(overrides: list[str]) -> list[str]:
     return [f"{other[key]}=0" for key in other if key in keys and other[key] not in keys]
 
 
+def rate_of_scratch(
+    config: Pretrain, recipe: str, overrides: list[str], allow_env: bool = False
+) -> list[str]:
+    """A line where a run that is given `init=` keeps the rate of a recipe that trains from scratch,
+    or a higher one.
+    """
+    if not any(override.startswith("init=") for override in overrides) or not config.init:
+        return []
+    others = [override for override in overrides if not override.startswith("schedule.")]
+    scratch = load_config(recipe, others, allow_env).schedule
+    if peak_for(config.schedule, config.batch_size) < peak_for(scratch, config.batch_size):
+        return []
+    return [
+        f"init: schedule.peak={config.schedule.peak:g} is for training from scratch, and may undo what the weights "
+        f"know; try a tenth: schedule.peak={config.schedule.peak / 10:g}"
+    ]
+
+
 def published_hardware(recipe: str) -> tuple[int, Hardware]:
     """How many processors of which kind a recipe's first lines name: `# Hardware   512 V100-32GB, 16 images each`.
 
@@ -145,15 +163,30 @@ def check_run_dir(config: Pretrain) -> None:
     path = Path(config.run_dir) / CONFIG
     if not path.is_file():
         return
-    differing = configuration.differences(
-        meaning(saved_config(path)), meaning(config), configuration.incidental(Pretrain)
-    )
+    saved = saved_config(path)
+    differing = _differences(saved, config)
     if differing:
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+        longer = ""
+        if saved.steps < config.steps:
+            longer = f"; to train its weights for longer, run_dir=NEW init={quoted(config.run_dir)}"
         raise InputError(
             f"{config.run_dir}: belongs to another configuration: {'; '.join(map(str, differing[:3]))}{more}; "
-            "choose another run_dir, or give the same values to continue"
+            f"choose another run_dir, or give the same values to continue{longer}"
         )
+
+
+def _differences(saved: Pretrain, config: Pretrain) -> list[str]:
+    """Where two configurations mean different things. What follows from other keys, as a warm-up in
+    steps does from the run's length, is left out where these are named.
+    """
+    free = configuration.incidental(Pretrain)
+    then = configuration.flatten(configuration.to_dict(saved))
+    now = configuration.flatten(configuration.to_dict(config))
+    same = {key for key in then.keys() & now.keys() if then[key] == now[key]}
+    differing = configuration.differences(meaning(saved), meaning(config), free)
+    given = configuration.differences(meaning(saved), meaning(config), free | same)
+    return given or differing
 
 
 def data_of(run_dir: Path | str) -> Path | None:

@@ -38,6 +38,8 @@ TOO_LARGE = (
     "the model; use a smaller backbone, method.head or method.prototypes, or parallel.mode=fsdp on more devices; "
     "seer plan tells what it needs"
 )
+USUAL_CROP = 96  # px: what photographs are not cut smaller than
+MUCH_LARGER = 4  # times the crop
 PAGE = 4096  # bytes; each encoded image has pages of its own
 
 
@@ -152,6 +154,26 @@ def initialise(method: Method, config: Pretrain) -> list[str]:
         if theirs is not None and not np.allclose(theirs, own, atol=1e-3):
             lines.append(f"init: it was trained with {name}={theirs} and this run has {own}")
     return lines
+
+
+def sizes(config: Pretrain, manifest: Manifest) -> list[str]:
+    """A line where the images of the first shard are much larger than the crops that are cut out of
+    them, which recipes for tiny images make of photographs.
+    """
+    name, view = max(
+        ((name, view) for name, view in config.views.items() if view.count),
+        key=lambda item: item[1].size,
+    )
+    shapes = manifest.index(0, ["width", "height"])
+    sides = np.minimum(shapes["width"].to_numpy(), shapes["height"].to_numpy())
+    side = int(np.median(sides))
+    if view.size >= USUAL_CROP or side < MUCH_LARGER * view.size:
+        return []
+    cost = (USUAL_CROP / view.size) ** 2
+    return [
+        f"crops of {view.size} px show little of images of {side} (median shorter side): "
+        f"views.{name}.size={USUAL_CROP} in a new run_dir shows more, for about {cost:.0f} times the time"
+    ]
 
 
 def announce(config: Pretrain) -> None:

@@ -1,5 +1,6 @@
 """One pretraining run: how data, method and engine are put together."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from seer import config as configuration
 from seer import distributed
 from seer.checks import audit
 from seer.data.crops.multicrop import MultiCrop
+from seer.data.crops.options import describe
 from seer.data.loader import Loader
 from seer.data.order import Order
 from seer.data.storage.index import Manifest
@@ -20,13 +22,16 @@ from seer.pretrain.length import with_steps
 from seer.pretrain.picture import picture_of_crops
 from seer.pretrain.planned import planned_beside
 from seer.pretrain.recipe import Pretrain, check_run_dir
-from seer.pretrain.rehearsal import TOO_LARGE, announce, build_method, check, initialise
+from seer.pretrain.rehearsal import TOO_LARGE, announce, build_method, check, initialise, sizes
 from seer.rundir.names import CONFIG, CROPS, IMAGES, MANIFEST
 from seer.terminal import outlasting_terminal
 
 
-def run(config: Pretrain) -> Path:
+def run(config: Pretrain, remarks: Sequence[str] = ()) -> Path:
     """Train, or go on training, in this process of the world, once all that can be is checked.
+
+    Args:
+        remarks: lines that are said where the run begins, after what its weights come from.
 
     Raises:
         InputError: wrong input, or a run directory that belongs to another configuration or is in use.
@@ -37,13 +42,15 @@ def run(config: Pretrain) -> Path:
         manifest = Manifest.load(config.data)
         config = with_steps(config, manifest.samples)
         check(config, manifest, world)
-        training = set_up(config, manifest, world)
+        training = set_up(config, manifest, world, remarks)
         check_run_dir(config)
         distributed.barrier()  # no rank writes before every rank has looked
         return fit(training, world)
 
 
-def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
+def set_up(
+    config: Pretrain, manifest: Manifest, world: World, remarks: Sequence[str] = ()
+) -> Training:
     """A pretraining as the engine takes it."""
     run_dir = Path(config.run_dir)
     with enough_memory(world.device, TOO_LARGE):
@@ -74,7 +81,7 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
 
     def begin(start: int) -> None:
         if start == 0:
-            tell(*origin)
+            tell(*origin, *remarks, *sizes(config, manifest))
         if start == 0 or not (run_dir / MANIFEST).is_file():  # a checkpoint may come from a store
             manifest.save(run_dir)
             picture_of_crops(reader, order, crops, config).save(run_dir / IMAGES / CROPS)
@@ -90,6 +97,7 @@ def set_up(config: Pretrain, manifest: Manifest, world: World) -> Training:
         module=module,
         batches=loader,
         prepare=prepare,
+        sees=describe(config.views),
         announce=partial(announce, config),
         begin=begin,
         weights=weights,

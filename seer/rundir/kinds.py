@@ -66,6 +66,7 @@ RESULT = Record(
         "headline": Flag(),
         "chance": Maybe(SCORE),
         "comparable": NAME,  # the same in rows of one protocol, data and split
+        "pixels": Integer(1, 100_000),
     },  # which older ones lack
 )
 EVENT = Record({"step": Integer(0), "event": NAME})

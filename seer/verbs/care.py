@@ -128,6 +128,7 @@ def doctor(
     from launch import doctor as launching
     from seer.checks import machine
     from seer.checks.feeding import lines, measure
+    from shards.first_use import holds_images
 
     findings = [
         *machine.software(),
@@ -135,11 +136,18 @@ def doctor(
         *launching.slurm(),
         *machine.file_system(folder),
     ]
-    findings += [machine.data(data)] if data else []
+    images = holds_images(data)
+    if images:
+        told = f"{data} holds images, of which seer pretrain makes shards"
+        findings.append(
+            machine.Finding("ok", "data", f"{told}; what limits loading these is measured then")
+        )
+    elif data:
+        findings.append(machine.data(data))
     say(*map(str, findings), json_target=json_target)
     failed = any(finding.level == "failure" for finding in findings)
     results: dict = {"findings": [asdict(finding) for finding in findings]}
-    if data and findings[-1].level == "ok":
+    if data and not images and findings[-1].level == "ok":
         found = measure(data)
         say(*lines(found, images_per_second), json_target=json_target)
         results |= asdict(found) | {"limits": found.limits}

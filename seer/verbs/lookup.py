@@ -112,13 +112,13 @@ def plan(
     if sweep:
         outputs.check_writable(plot, "--plot")
     from seer.hardware import find
+    from seer.pretrain.length import at_any_length
     from seer.pretrain.recipe import check_settings, load_config
 
     # Before torch is imported.
     find(gpu)
     resolved = load_config(config, ["data=.", *(overrides or [])], allow_env)
-    if resolved.steps:
-        check_settings(resolved, gpus)
+    check_settings(at_any_length(resolved), gpus)
     if calibrate:
         from seer.rundir.rundir import RunDir
 

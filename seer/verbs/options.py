@@ -33,7 +33,7 @@ TaskOverrides = Annotated[
         metavar=KEYS,
         show_default=False,
         help="Options of the task. Of all: size=, batch_size=, device=. knn: k=, temperature=. "
-        "linear: lrs=, epochs=, weight_decay=, augment=. finetune: epochs= or steps=, schedule.peak=, "
+        "linear: lrs=, epochs=, weight_decays=, augment=. finetune: epochs= or steps=, schedule.peak=, "
         "run_dir=, and what else a training has.",
     ),
 ]

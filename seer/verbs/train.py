@@ -1,6 +1,5 @@
 """Verbs that train a backbone."""
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -36,7 +35,13 @@ def pretrain(
 ) -> None:
     """Pretrain a backbone. The same command again continues the run."""
     from seer import forkserver
-    from seer.pretrain.recipe import check_run_dir, check_settings, check_start, load_config
+    from seer.pretrain.recipe import (
+        check_run_dir,
+        check_settings,
+        check_start,
+        load_config,
+        rate_of_scratch,
+    )
 
     outlast_terminal()  # also what is said at the end
 
@@ -46,13 +51,13 @@ def pretrain(
     check_start(resolved)
     from seer.data.storage.index import Manifest
     from seer.pretrain.ending import is_alone, is_finished, last_lines, speaks
-    from seer.pretrain.length import check_images, with_steps
+    from seer.pretrain.length import at_any_length, check_images, with_steps
 
     alone = is_alone()
-    if alone and resolved.steps:
-        check_settings(resolved, nproc)
+    if alone:
+        check_settings(at_any_length(resolved), nproc)
     index_tars(resolved.data, nested=True)
-    resolved = replace(resolved, data=as_shards(resolved.data, resolved.run_dir))
+    resolved = as_shards(resolved, nproc)
     images = Manifest.load(resolved.data).samples
     resolved = with_steps(resolved, images)
     if alone:
@@ -69,10 +74,11 @@ def pretrain(
     from seer.pretrain.run import run
     from seer.processes import spawn
 
+    remarks = rate_of_scratch(resolved, config, overrides or [], allow_env)
     if nproc == 1:
-        run(resolved)
+        run(resolved, remarks)
     else:
-        spawn(run, nproc, resolved, device=resolved.device)
+        spawn(run, nproc, resolved, remarks, device=resolved.device)
     if speaks():
         say(*last_lines(resolved))
     return None

@@ -118,7 +118,7 @@ def _folder_rows(
             if suffix == ".tar" and is_alias(Path(file.path), Path(folder.path)):
                 continue  # which is found below
             yield from ARCHIVES[suffix](file.path, f"{source}/", listing, labels)
-        elif not _is_image(file.path):
+        elif not is_image(file.path):
             _leave_out(listing, source, name)
         elif labels and "/" not in name:
             listing.quarantine.append(entry(source, "not in a class folder"))
@@ -247,7 +247,7 @@ def _walk(root: str, skip: Path | None) -> Iterator[tuple[str, os.DirEntry | OSE
         folders += reversed(below_this)
 
 
-def _is_image(path: str) -> bool:
+def is_image(path: str) -> bool:
     """By its suffix, so that a damaged image is noticed as one; else by content."""
     suffix = os.path.splitext(path)[1].lower()
     return suffix in image_suffixes() or (suffix not in RAW_SUFFIXES and sniff(path))

@@ -111,6 +111,17 @@ def test_the_exit_code_is_1_only_with_a_failure(tmp_path, capsys, monkeypatch):
         assert ("failure" in {f["level"] for f in findings}) == bool(code)
 
 
+def test_a_folder_of_images_is_no_failure_of_the_data(folder, tmp_path, monkeypatch, capsys):
+    """Whatever else fails on the machine that runs the tests."""
+    monkeypatch.setattr(machine, "software", list)
+    with pytest.raises(SystemExit) as ended:
+        app(["doctor", "--dir", str(tmp_path), "--data", str(folder)])
+    line = next(line for line in capsys.readouterr().out.splitlines() if str(folder) in line)
+    assert ended.value.code == 0
+    assert line.startswith("ok      data        ")
+    assert "seer pretrain makes shards" in line
+
+
 def test_a_folder_that_is_not_there_is_wrong_input(tmp_path):
     with pytest.raises(InputError, match=r"--dir .*/nowhere: no such folder"):
         app(["doctor", "--dir", str(tmp_path / "nowhere")], standalone_mode=False)

@@ -108,7 +108,7 @@ def test_saved_and_loaded_is_the_same(recipe, tmp_path):
         ("steps=", r"steps: '' is not a whole number"),
         ("half=1", r"half: '1' is not true or false"),
         ("limit=0", r"limit: 0 is not"),
-        ("steps", r"override 'steps': expected key=value"),
+        ("steps", r"'steps': expected key=value"),
         ("views=3", r"views: "),
         ("views={larg: {size: 3}}", r"views\.larg: unknown key \(did you mean 'large'\?\)"),
         ("views.large.scale=0.1", r"views\.large\.scale: '0.1' is not a list of 2"),

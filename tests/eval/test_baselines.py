@@ -56,6 +56,7 @@ def test_each_quick_task_on_each_model(data, tmp_path):
     head, *lines = table(rows)
     assert head.index("kNN top-1, k = 5") < head.index("Linear top-1")
     assert [line.split("  ")[0].strip() for line in lines] == ["regnetx_002 untrained", "pixels:8"]
+    assert "regnetx_002 untrained  at 8 px " in lines[0]
     for row in (row for row in rows if row["headline"]):
         assert any(f"{100 * row['value']:.1f} %" in line for line in lines)
 

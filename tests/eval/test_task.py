@@ -29,7 +29,7 @@ def test_rows_have_the_documented_keys_and_are_appended(data, tmp_path):
         "metric": "cosine",
         "temperature": 0.1,
     }
-    assert rows[0]["model"] == "pixels:24"
+    assert (rows[0]["model"], rows[0]["pixels"]) == ("pixels:24", 24)
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     more = evaluate("linear", "pixels:8", str(data), ["epochs=2", "lrs=[0.01,0.1]"], out)
     assert read_results(out) == rows + more
@@ -43,6 +43,9 @@ def test_without_a_place_given_results_go_to_the_run_or_here(data, tmp_path, mon
     monkeypatch.setattr(pixels, "load_model", lambda spec: small_model(run_dir=tmp_path / "run"))
     evaluate("knn", "some/run", data, ["k=[1]"])
     (row,) = read_results(tmp_path / "run" / "results.jsonl")
+    assert row["pixels"] == 16  # the model's own
+    evaluate("knn", "some/run", data, ["k=[1]", "size=20"])
+    assert read_results(tmp_path / "run" / "results.jsonl")[1]["pixels"] == 20
     assert (row["model"], row["config_hash"]) == ("net", "abc")
 
 

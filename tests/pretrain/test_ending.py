@@ -35,7 +35,7 @@ def test_what_is_wrong_and_what_is_done_is_told_before_torch_is_imported(tiny, s
         "batch_size=0": "batch_size: 0 is not a whole number from 1 to",
         "accumulate=3": "batch_size=8 does not divide among",
         "schedule.warmup=30": "schedule.warmup: 30 steps, but the run has 2",
-        "data=/nowhere": "/nowhere does not exist",
+        "data=/nowhere": "data=/nowhere: does not exist; give a folder of images or of shards",
         f"run_dir={finished}": "",
     }
     other = [*train, f"run_dir={finished}", "seed=5"]
@@ -86,7 +86,7 @@ def test_of_several_processes_the_first_says_that_a_run_is_over(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr("seer.forkserver.start", lambda modules: None)
-    monkeypatch.setattr("seer.pretrain.run.run", lambda config: None)
+    monkeypatch.setattr("seer.pretrain.run.run", lambda config, remarks: None)
     with outlasting_terminal():
         train.pretrain(tiny, [f"data={shards}", f"run_dir={finished}", "steps=2"])
     said = capsys.readouterr().out.splitlines()
@@ -146,7 +146,12 @@ def test_what_limited_a_run_is_told_from_what_was_measured(tiny, shards):
     assert waiting.startswith(
         "waiting for data 64 % of the time: loader.workers=6 (2 now, 16 cores) or "
     )
-    assert "decoding takes longest" in waiting
+    assert waiting.endswith(
+        "smaller images in a new run_dir, by seer shards build IMAGES --out SHARDS --shorter-side 48 "
+        "(decoding takes longest)"
+    )
+    assert "waiting" in told(replace(WAITING, wait=0.15), [], cores=16, gpus=1)
+    assert "waiting" not in told(replace(WAITING, wait=0.149), [], cores=16, gpus=1)
     assert "loader.workers=3 (2 now, 4 cores)" in told(WAITING, [], cores=4, gpus=1)
     assert "loader.workers" not in told(WAITING, [], cores=2, gpus=1)
     cropping = replace(WAITING, parts={**WAITING.parts, "crop": 5.0})

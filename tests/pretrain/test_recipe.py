@@ -24,13 +24,14 @@ from seer.errors import InputError
 from seer.planning.footprint import measure
 from seer.pretrain import rehearsal
 from seer.pretrain.beforehand import preview
-from seer.pretrain.length import foreseen, with_steps
+from seer.pretrain.length import at_any_length, foreseen, with_steps
 from seer.pretrain.recipe import (
     Pretrain,
     check_run_dir,
     check_settings,
     load_config,
     published_hardware,
+    rate_of_scratch,
     saved_config,
     whole_places,
 )
@@ -387,6 +388,47 @@ def test_a_run_begun_with_the_earlier_lars_goes_on_with_it_or_not_at_all(tmp_pat
         check_run_dir(replace(before, method=config.method))
 
 
+def test_of_a_run_of_another_length_only_its_length_is_told_and_how_to_train_longer(tmp_path):
+    """Its warm-up and freezing are shares, and so other steps."""
+    begun = written(load_config("swav_resnet50_bs256", ["data=s", "steps=1000"]), tmp_path / "run")
+    with pytest.raises(InputError) as longer:
+        check_run_dir(replace(begun, steps=2000, epochs=0))
+    assert str(longer.value) == (
+        f"{tmp_path}/run: belongs to another configuration: steps is 1000 there and 2000 here; choose another "
+        "run_dir, or give the same values to continue; to train its weights for longer, "
+        f"run_dir=NEW init={tmp_path}/run"
+    )
+    with pytest.raises(InputError, match=r"steps is 1000 there and 500 here; .* to continue$"):
+        check_run_dir(replace(begun, steps=500))
+    with pytest.raises(InputError, match="configuration: batch_size is 256 there and 512 here; ch"):
+        check_run_dir(replace(begun, batch_size=512))
+    warmed = replace(begun, steps=2000, schedule=replace(begun.schedule, warmup=100))
+    with pytest.raises(InputError, match=r"schedule\.warmup is 0 there and 100 here; steps is 10"):
+        check_run_dir(warmed)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "advised"),
+    [
+        ([], False),
+        (["init=a.pth"], True),
+        (["init="], False),
+        (["init=a.pth", "schedule.peak=0.006"], True),
+        (["init=a.pth", "schedule.peak=0.005"], False),
+        (["init=a.pth", "schedule.per=256"], False),  # half of it, for a batch of 128
+        (["init=a.pth", "schedule.per=64"], True),
+        (["init=a.pth", "schedule.name=constant", "batch_size=64"], True),
+    ],
+)
+def test_a_rate_for_training_from_scratch_is_told_of_beside_init(overrides, advised):
+    overrides = ["data=shards", *overrides]
+    lines = rate_of_scratch(load_config("swav_small", overrides), "swav_small", overrides)
+    assert len(lines) == advised
+    if advised:
+        assert "schedule.peak=0.006 is for training from scratch" in lines[0]
+        assert lines[0].endswith("try a tenth: schedule.peak=0.0006")
+
+
 def test_a_run_directory_that_is_not_a_runs_is_told_by_its_file(tmp_path):
     config = replace(load_config("swav_small", ["data=shards"]), run_dir=str(tmp_path))
     for text in ("steps: [", "steps: many", "nonsense: 1", "method: {name: dino}", "- 1"):
@@ -455,6 +497,16 @@ def test_rates_for_images_and_shares_train_as_rates_and_steps_do(
     )
 
 
+@EVERY
+def test_of_epochs_nothing_is_refused_that_some_number_of_images_would_allow(name):
+    config = load_config(name, ["data=shards", "epochs=1"])
+    check_settings(at_any_length(config), ranks=2)
+    late = replace(config, schedule=replace(config.schedule, warmup=100_000_000))
+    check_settings(at_any_length(late), ranks=2)
+    with pytest.raises(InputError, match="does not divide among 5 processes"):
+        check_settings(at_any_length(replace(config, batch_size=256)), ranks=5)
+
+
 def test_epochs_are_steps_once_the_images_are_known(tiny, shards):
     config = load_config(tiny, [f"data={shards}", "epochs=3", "batch_size=16"])
     assert (config.steps, config.epochs) == (0, 3)
@@ -488,7 +540,7 @@ def test_a_file_may_give_epochs_for_its_bases_steps(tmp_path):
 def test_epochs_of_data_that_cannot_be_read_here_are_refused_beforehand(tiny):
     config = load_config(tiny, ["data=/nowhere", "epochs=3"])
     with pytest.raises(
-        InputError, match=r"epochs=3: how many steps .* /nowhere does not exist.*steps="
+        InputError, match=r"data=/nowhere: does not exist; .*, or steps= in place of epochs="
     ):
         foreseen(config)
 

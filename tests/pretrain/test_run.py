@@ -13,16 +13,19 @@ from safetensors.torch import load_file
 
 from seer import forkserver
 from seer.backbones import build
+from seer.data.storage.index import Manifest
 from seer.engine.bank import Bank
 from seer.errors import InputError
 from seer.interop.layouts import layout
 from seer.methods import METHODS
 from seer.methods.swav import SwAV
 from seer.pretrain.recipe import load_config
-from seer.pretrain.rehearsal import build_method, initialise
+from seer.pretrain.rehearsal import build_method, initialise, sizes
 from seer.pretrain.run import run
 from seer.processes import spawn
 from tests.kit.runs import losses
+
+CROPS = "crops 2×24 + 2×16 px"
 
 
 def pretrain(
@@ -134,7 +137,7 @@ def test_a_finished_run_is_left_as_it_is_and_each_time_says_what_it_is(
     tiny, shards, tmp_path, capsys
 ):
     first = pretrain(tiny, shards, tmp_path / "run", "steps=2")
-    what = f"40 images in {shards} · 0.4 epochs: 2 steps of 8 · {tmp_path / 'run'}, "
+    what = f"40 images in {shards} · {CROPS} · 0.4 epochs: 2 steps of 8 · {tmp_path / 'run'}, "
     assert capsys.readouterr().err.splitlines()[0] == f"{what}new"
     weights = (tmp_path / "run/checkpoints/step-000000002/backbone.safetensors").stat().st_mtime_ns
     assert pretrain(tiny, shards, tmp_path / "run", "steps=2") == first
@@ -219,6 +222,25 @@ def test_a_run_continues_with_a_published_head(tiny, tmp_path):
     again = [f"init={path}", *advice.partition("come along with ")[2].split()]
     config = load_config(tiny, ["data=x", *again])
     assert len(initialise(build_method(config), config)) == 1
+
+
+def test_a_run_of_crops_much_smaller_than_its_images_says_so_where_it_begins(
+    tiny, shards, tmp_path, capsys
+):
+    """The images have 48 x 40 px, four times 10."""
+    views = ["views.large.size=10", "views.small.size=8"]
+    settings = [f"data={shards}", f"run_dir={tmp_path / 'run'}", "steps=2", *views]
+    config = load_config(tiny, settings)
+    run(config, ["a remark"])
+    first, *more = capsys.readouterr().err.splitlines()
+    assert " · crops 2×10 + 2×8 px · " in first
+    line = "crops of 10 px show little of images of 40 (median shorter side): "
+    line += "views.large.size=96 in a new run_dir shows more, for about 92 times the time"
+    assert more[more.index("a remark") + 1] == line
+    run(config, ["a remark"])
+    assert line not in capsys.readouterr().err  # it goes on
+    larger = load_config(tiny, [*settings, "views.large.size=11"])
+    assert sizes(larger, Manifest.load(shards)) == []
 
 
 def test_gradient_accumulation_sees_every_image_once(tiny, shards, tmp_path):

@@ -1,5 +1,6 @@
 """A folder of images given to a training: shards beside the run, once, and only where that is meant."""
 
+import shlex
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,7 +11,7 @@ from seer.data.storage.index import MANIFEST, Manifest
 from seer.errors import InputError
 from shards import first_use
 from shards.build import build
-from shards.first_use import holds_images, shards_of
+from shards.first_use import check_data, count_images, earlier_shards, holds_images, shards_of
 from shards.options import BuildOptions
 from tests.kit.pictures import coloured_jpeg, jpeg, photograph
 
@@ -62,6 +63,58 @@ def test_other_images_have_other_shards_and_a_begun_run_keeps_its_own(photos, tm
     assert made(photos, runs) == (second, None)
     # What a run was begun with, but is not made here, says nothing.
     assert made(photos, runs, begun_with=photos) == (second, None)
+
+
+def test_what_was_made_of_the_same_folder_before_is_known_by_its_images(photos, tmp_path):
+    runs = tmp_path / "runs"
+    first, _ = made(photos, runs)
+    assert earlier_shards(photos, first) == []
+    elsewhere = tmp_path / "other" / "my photos"
+    shutil.copytree(photos, elsewhere)
+    second, _ = made(elsewhere, runs)
+    assert earlier_shards(elsewhere, second) == []  # those of the first are another folder's
+    (photos / "new.jpg").write_bytes(jpeg(photograph(99)))
+    third, _ = made(photos, runs)
+    assert third.name == "my photos-shards-3"
+    assert earlier_shards(photos, third) == [(first, 6)]
+
+
+def test_images_are_counted_until_there_are_enough(photos, tmp_path):
+    assert count_images(photos, 7) == 6
+    assert count_images(photos, 6) is None
+    (photos / "7th").write_bytes(jpeg(photograph(7)))  # without a suffix
+    (photos / "notes.txt").write_text("no image")
+    (photos / ".hidden.jpg").write_bytes(jpeg(photograph(8)))
+    assert count_images(photos, 9) == 7
+    out, _ = made(photos, tmp_path)
+    assert Manifest.load(out).samples == 7
+    (tmp_path / "more").mkdir()
+    (photos / "link").symlink_to(tmp_path / "more")
+    assert count_images(photos, 9) is None
+    (photos / "link").unlink()
+    (photos / "2024" / "more.ZIP").touch()
+    assert count_images(photos, 9) is None
+
+
+def test_what_is_neither_images_nor_shards_is_told(photos, tmp_path):
+    shards, _ = made(photos, tmp_path)
+    (tmp_path / "an empty one").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a")
+    wanted = "give a folder of images or of shards"
+    refusals = {
+        tmp_path / "nothing": f"does not exist; {wanted}",
+        tmp_path / "an empty one": f"holds no images; {wanted}",
+        tmp_path / "texts": f"holds no images; {wanted}",
+        photos / "2024" / "0.JPG": f"give the folder that holds it: data='{photos}/2024'",
+    }
+    for path, message in refusals.items():
+        with pytest.raises(InputError) as error:
+            check_data(str(path))
+        assert str(error.value).startswith(f"data={shlex.quote(str(path))}: ")
+        assert str(error.value).endswith(message)
+    for data in (shards, shards / MANIFEST, "s3://bucket/nothing"):
+        check_data(str(data))
 
 
 def test_what_lies_there_is_left_alone(photos, tmp_path):

@@ -50,6 +50,12 @@ class View:
 DEFAULT_VIEWS = {"large": View(), "small": View(size=96, count=4, scale=[0.05, 0.14])}
 
 
+def describe(views: dict[str, View]) -> str:
+    """What is cut out of an image, in a few words: `crops 2×224 + 4×96 px`."""
+    kinds = [f"{view.count}×{view.size}" for view in views.values() if view.count]
+    return f"crops {' + '.join(kinds)} px"
+
+
 def check_views(views: dict[str, View]) -> None:
     """Raise `InputError` unless `views` describe at least one crop, and not more than fit."""
     for name, view in views.items():

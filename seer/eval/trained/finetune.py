@@ -181,6 +181,7 @@ def set_up(
         learner=learner,
         module=module,
         batches=loader,
+        sees=f"at {model.size} px",
         prepare=lambda: configuration.save(config, Path(config.run_dir) / CONFIG),
     )
 
