@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seer import outputs
 from seer.backbones.base import Backbone
 from seer.backbones.resnet import ResNet
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 from seer.interop import onnx, timm, torchvision, transformers
 from seer.interop.layouts import layout
 from seer.interop.models import load_model
@@ -36,11 +36,13 @@ class Writer:
         write: writes it to a path that is free, with `size`, `mean` and `std` of the images, and what else is to be
             noted.
         features: those that `model` computes of images.
+        how_to_finetune: what gives `model` a classifier of CLASSES, or the verb that trains PATH; else "".
     """
 
     how_to_load: Callable[[Backbone], str]
     write: Callable[..., None]
     features: Callable[[Any, Tensor], Tensor]
+    how_to_finetune: Callable[[Backbone], str] = lambda _: ""
 
 
 def _write_safetensors(
@@ -59,9 +61,13 @@ def _write_safetensors(
     save_backbone(path, state, backbone.config, size, mean, std, about)
 
 
-def _safetensors(library: str, how_to_load: Callable[[Backbone], str]) -> Writer:
+def _safetensors(
+    library: str,
+    how_to_load: Callable[[Backbone], str],
+    how_to_finetune: Callable[[Backbone], str],
+) -> Writer:
     write = partial(_write_safetensors, library)
-    return Writer(how_to_load, write, _of_network)
+    return Writer(how_to_load, write, _of_network, how_to_finetune)
 
 
 def _of_network(model: nn.Module, images: Tensor) -> Tensor:
@@ -69,10 +75,13 @@ def _of_network(model: nn.Module, images: Tensor) -> Tensor:
 
 
 OURS = "from seer.interop.models import load_model; model = load_model(PATH).backbone"
+TRAINING = "seer eval finetune --model PATH --data LABELLED"
 WRITERS = {
-    "safetensors": _safetensors("", lambda _: OURS),
-    "torchvision": _safetensors("torchvision", torchvision.how_to_load),
-    "timm": _safetensors("timm", timm.how_to_load),
+    "safetensors": _safetensors("", lambda _: OURS, lambda _: TRAINING),
+    "torchvision": _safetensors(
+        "torchvision", torchvision.how_to_load, torchvision.how_to_finetune
+    ),
+    "timm": _safetensors("timm", timm.how_to_load, timm.how_to_finetune),
     "transformers": Writer(transformers.how_to_load, transformers.write, transformers.features),
     "onnx": Writer(onnx.how_to_load, onnx.write, onnx.features),
 }
@@ -86,8 +95,9 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
     ours.
 
     Returns:
-        `out`, `to`, `model`, `architecture`, `parameters`, `max_abs_diff` (of features of random images), and
-        `how_to_load` (Python; also in the file's metadata).
+        `out`, `to`, `model`, `architecture`, `parameters`, `input` (what its images must be), `max_abs_diff` (of
+        features of random images), `how_to_load` (Python; also in the file's metadata), and `how_to_finetune` (what
+        follows it, with CLASSES for their number), where it is known.
 
     Raises:
         InputError: unknown model or library, a library that cannot express this backbone, an unwritable `out`.
@@ -124,15 +134,19 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
     finally:
         with suppress(OSError):
             shutil.rmtree(beside)
-    return {
+    summary = {
         "out": str(out),
         "to": to,
         "model": model.label,
         "architecture": backbone.config.name,
         "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        "input": f"{model.size} px, RGB from 0 to 1, less {model.mean}, by {model.std}",
         "max_abs_diff": difference,
         "how_to_load": about["how_to_load"],
     }
+    if finetuning := target.how_to_finetune(backbone):
+        summary["how_to_finetune"] = finetuning.replace("PATH", quoted(out))
+    return summary
 
 
 def _check_expressible(backbone: Backbone, library: str) -> None:

@@ -64,6 +64,11 @@ def how_to_load(backbone: Backbone) -> str:
     return loading("import timm, torch", network, fine_stem(backbone, "model.stem.conv"))
 
 
+def how_to_finetune(_: Backbone) -> str:
+    """Python that gives such a `model` a classifier of CLASSES."""
+    return "model.reset_classifier(CLASSES)"
+
+
 def _published(timm: ModuleType, name: str) -> Any:
     """The model with its published weights, which come from the hub or from the hub's cache."""
     with _patient_hub():

@@ -100,6 +100,11 @@ def how_to_load(backbone: Backbone) -> str:
     return loading("import torch, torchvision", f"torchvision.models.{network}", changes)
 
 
+def how_to_finetune(backbone: Backbone) -> str:
+    """Python that gives such a `model` a classifier of CLASSES."""
+    return f"model.fc = torch.nn.Linear({backbone.out_dim}, CLASSES)"
+
+
 def _regnet(spec: RegNetSpec) -> str:
     # By its widths, since torchvision's own names come with torchvision's rounding and end at 128
     # GF.

@@ -153,7 +153,9 @@ def export(
     if card and run_dir is not None:
         outputs.write(card, model_card(run_dir, summary), "the card")
         summary["card"] = card
-    say(*(f"{key:14} {value}" for key, value in summary.items()), json_target=json_target)
+    notes = {"max_abs_diff": " between its features here and there, of random images"}
+    lines = [f"{key:16}{value}{notes.get(key, '')}" for key, value in summary.items()]
+    say(*lines, json_target=json_target)
     emit(summary, json_target)
 
 

@@ -1,4 +1,5 @@
 import json
+import shlex
 from unittest import mock
 
 import pytest
@@ -48,6 +49,37 @@ def test_the_printed_instructions_give_the_same_features(name, to, tmp_path):
     with safe_open(out, "pt") as file:
         assert json.loads(file.metadata()["seer"])["how_to_load"] == summary["how_to_load"]
     assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("to", ["torchvision", "timm"])
+@pytest.mark.parametrize("name", ["resnet18", "regnety_002"])
+def test_the_printed_instructions_give_a_network_to_finetune(name, to, tmp_path):
+    """A classifier is on the features, and its gradient reaches the first layer."""
+    ours = write(tmp_path / "in.safetensors", name)
+    summary = export(str(tmp_path / "in.safetensors"), to, tmp_path / "out.safetensors")
+    scope: dict = {"CLASSES": 7}
+    exec(f"{summary['how_to_load']}; {summary['how_to_finetune']}", scope)
+    model = scope["model"].eval()
+    images = torch.randn(2, 3, 64, 64)
+    outputs = model(images)
+    classifier = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    torch.testing.assert_close(outputs, classifier(ours(images)), rtol=1e-3, atol=1e-3)
+    outputs.sum().backward()
+    first = next(model.parameters())
+    assert outputs.shape == (2, 7)
+    assert first.grad is not None
+    assert first.grad.abs().sum() > 0
+
+
+def test_what_is_ours_is_finetuned_by_the_verb(tmp_path):
+    write(tmp_path / "in.safetensors", "regnety_002")
+    out = tmp_path / "it's.safetensors"
+    summary = export(str(tmp_path / "in.safetensors"), "safetensors", out)
+    assert shlex.split(summary["how_to_finetune"])[:5] == [
+        *["seer", "eval", "finetune", "--model"],
+        str(out),
+    ]
+    assert summary["input"].startswith("64 px, RGB from 0 to 1, less ")
 
 
 @pytest.mark.parametrize("to", ["safetensors", "torchvision", "timm"])
