@@ -248,7 +248,7 @@ def _grid(x: Axis, y: Axis, ticks: Sequence[float], x_label: str) -> str:
         )
     last = x.high * (1 + 1e-9)
     steps = [step for step in nice_ticks(x.low, x.high, 5) if step <= last]
-    label_begins = WIDTH - RIGHT - 40
+    label_begins = WIDTH - RIGHT - 64  # with the larger letters of narrow pages
     for step in steps:
         near_end = x(step) > label_begins
         anchor = "end" if near_end else "middle"
