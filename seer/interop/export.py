@@ -22,7 +22,7 @@ from seer.interop import onnx, timm, torchvision, transformers
 from seer.interop.layouts import layout
 from seer.interop.models import load_model
 from seer.interop.native import save_backbone
-from seer.interop.spec import TARGETS, check_export
+from seer.interop.spec import NAMINGS, TARGETS, check_export
 
 TOLERANCE = 1e-4
 
@@ -150,7 +150,11 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
 
 
 def _check_expressible(backbone: Backbone, library: str) -> None:
-    """timm and torchvision fix the width of a ResNet's stem."""
+    """A library may have no such family of networks; timm and torchvision fix the width of a ResNet's
+    stem.
+    """
+    if library in NAMINGS:
+        layout(library, backbone)
     fixed = library in ("timm", "torchvision")
     if fixed and isinstance(backbone, ResNet) and backbone.spec.width != 1:
         raise InputError(

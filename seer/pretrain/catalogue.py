@@ -52,7 +52,7 @@ def for_machine(entries: Sequence[Entry], cores: int, gpus: int) -> str:
     """Which of the recipes are for no more than a machine with so many CPU cores and GPUs."""
     names = ", ".join(entry.recipe for entry in entries if entry.gpus <= gpus)
     machine = f"this machine ({cores} CPU cores, {gpus or 'no'} NVIDIA GPU{'s' * (gpus > 1)})"
-    memory = f"; whether it fits: seer plan RECIPE --gpus {gpus} --gpu KIND" if gpus else ""
+    memory = "; whether it fits: seer plan RECIPE --gpus N --gpu KIND" if gpus else ""
     return f"on {machine}: {names}{memory}"
 
 

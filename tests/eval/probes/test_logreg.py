@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from seer.config import RECIPES, read
-from seer.data.labelled import Labelled, splits
+from seer.data.labelled import Labelled, part, splits
 from seer.errors import InputError
 from seer.eval.probes import logreg
 from seer.eval.probes.features import extract
@@ -108,8 +108,7 @@ def test_searches_that_end_before_the_optimum_are_named(data, caplog):
 def test_one_image_per_class_is_refused(data):
     train, test = splits(data)
     alone = np.unique(train.labels, return_index=True)[1]
-    train.source.paths = [train.source.paths[i] for i in alone]
-    train.labels = train.labels[alone]
+    train = part(train, alone)
     with pytest.raises(InputError, match="every class has a single training image"):
         logreg.run(small_model(), train, test, LogregConfig(cache=False, **FEW))
 
