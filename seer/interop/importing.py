@@ -68,7 +68,7 @@ def import_backbone(
         partial: the backbone to be filled with what fits, the rest being as untrained; "" for all or nothing.
 
     Returns:
-        `out`, `from` (the path), `library`, `architecture`, `parameters`, `heads` (the options of a training that
+        `out`, `from` (the path), `library`, `architecture`, `tensors`, `heads` (the options of a training that
         continues with them), and what was left aside.
 
     Raises:
