@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,6 +24,7 @@ from seer.interop.modelfile import check_header, reason
 # Bytes, or instructions; the names and shapes of ten thousand tensors take less.
 LARGEST_PICKLE = 2**21
 UNREADABLE = "not readable as tensors only"
+CHUNK = 2**20  # bytes that are compared at once
 LARGE = 2**31  # bytes of a file whose tensors are not read before they are used
 MOST_NAMES = 100  # of classes that one file may have left out
 # Programs whose objects stand beside the weights that they publish.
@@ -64,7 +66,7 @@ def load_pickle(path: Path, ignore_code: bool = False, mapped: bool = False) -> 
     with open(path, "rb") as file:
         is_archive = file.read(4) == b"PK\x03\x04"
     if is_archive:
-        _check_archive(path)
+        _check_archive(path, compare=not mapped and path.stat().st_size <= LARGE)
     emptied: list[str] = []
     while True:
         try:
@@ -119,9 +121,10 @@ class _Bounded(io.BufferedReader):
         return super().read(size)
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, compare: bool) -> None:
     """Raise `InputError` for a zip with a huge pickle, or whose members, unpacked, would be larger
-    than the file.
+    than the file; and if wished, for one whose bytes are not those of its checksums, which torch
+    does not look at.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -136,3 +139,24 @@ def _check_archive(path: Path) -> None:
         raise InputError(
             f"{path}: {UNREADABLE} (its members are packed, which torch.save never does)"
         )
+    if compare and (damaged := _damaged_member(path)):
+        raise InputError(f"{path}: {UNREADABLE} (damaged: {damaged}); get it again")
+
+
+def _damaged_member(path: Path) -> str:
+    """The first tensor of a zip whose bytes are not those of its CRC-32, and why; "" if all are.
+
+    Of the pickle nothing is believed that the tensors do not bear out.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            # torch writes 0 where it was told to compute none.
+            if member.CRC == 0 or member.filename.endswith(".pkl"):
+                continue
+            try:
+                with archive.open(member) as file:
+                    while file.read(CHUNK):
+                        pass
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+                return f"{member.filename[:80]}, {reason(error)}"
+    return ""

@@ -20,6 +20,7 @@ from torch import nn
 from seer.errors import InputError
 from seer.interop import pickles
 from seer.interop.models import load_backbone, load_model
+from seer.interop.pickles import load_pickle
 from seer.interop.weights import load_strictly, read_weights
 from tests.interop.conftest import MEAN, STD, pack, tiny_file, write_checkpoint, write_config
 from tests.kit.fuzzing import within_memory, within_time
@@ -368,6 +369,28 @@ def test_damaged_and_hostile_pickles(tmp_path, kind):
     message = refusal(read_weights, path)
     assert message.startswith(str(path))
     assert words in message
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_flipped_bit_of_a_tensor(tmp_path, checksums):
+    """It is noticed where torch was not told to write no checksums, and then any file is read."""
+    path = tmp_path / "a.pth"
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(checksums)
+    try:
+        torch.save({"weight": torch.arange(1000.0)}, path)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert torch.equal(load_pickle(path)["weight"], torch.arange(1000.0))
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.arange(500.0, 510.0).numpy().tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    if checksums:
+        with pytest.raises(InputError, match=r"damaged: a/data/0, Bad CRC-32.*get it again"):
+            load_pickle(path)
+    else:
+        assert load_pickle(path)["weight"][500] != 500
 
 
 @pytest.mark.parametrize("new", [True, False])
