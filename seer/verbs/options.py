@@ -33,7 +33,8 @@ TaskOverrides = Annotated[
         metavar=KEYS,
         show_default=False,
         help="Options of the task. Of all: size=, batch_size=, device=. knn: k=, temperature=. "
-        "linear: lrs=, epochs=, weight_decays=, augment=. finetune: epochs= or steps=, schedule.peak=, "
+        "linear: lrs=, epochs=, weight_decays=, augment=. logreg: count=, lambdas=, metric=. "
+        "finetune: epochs= or steps=, schedule.peak=, "
         "run_dir=, and what else a training has.",
     ),
 ]
@@ -41,7 +42,7 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
-        help="A run directory (or RUN:random, RUN:step-000100), a file or folder of weights, BACKBONE:random, "
-        "timm:NAME[:WEIGHTS], torchvision:NAME[:WEIGHTS], or pixels.",
+        help="A run directory (or RUN:random, RUN:init, RUN:step-000100), a file or folder of weights, "
+        "BACKBONE:random, timm:NAME[:WEIGHTS], torchvision:NAME[:WEIGHTS], or pixels.",
     ),
 ]
