@@ -356,6 +356,7 @@ TEMPERATURE = Number(1e-4, 1e4)  # below it, exponentials overflow
 RATE = Number(0, 1e30)  # above it, a step in single precision overflows
 AREAS = ListOf(Number(above=0, high=1), 2, 2, rising=True)  # shares of an image's: lowest, highest
 DEVICE = Choice("auto", "cpu", "cuda")
+PROTOCOL = Text(4096)  # the name of one, or the path of a file
 
 
 def option(default: Any, kind: Kind, **more: Any) -> Any:

@@ -55,6 +55,8 @@ def evaluate(
         "config_hash": model.config_hash,
         "pixels": config.size or model.size,
     }
+    if config.protocol:
+        common["protocol"] = Path(config.protocol).stem
     options = significant(asdict(config), incidental(type(config)))
     if rule := rule_of(data):
         options["split"] = rule

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seer.errors import InputError, nearest
+from seer.eval.protocols import layers_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Task:
     """A task.
 
     Attributes:
+        name: as on the command line.
         title: what people are shown.
         module: has `run(model, train, test, config) -> list[Score]`, and the dataclass of its options.
         options: the name of that dataclass, dotted where it stands apart from the module, which needs torch.
@@ -25,16 +27,15 @@ class Task:
         trained: whether it trains the model, in a run of its own, on several processes if wanted. `module` then has
             `configure(model, data, overrides)`, `check(config, ranks)` and `run(config) -> list[Score]`.
         several: whether it also scores images of several classes each, whose labels are `(N, C)`.
-        protocol: the file of `configs/eval/` whose values go before the options' own defaults, if any.
     """
 
+    name: str
     title: str
     module: str
     options: str
     quick: bool = False
     trained: bool = False
     several: bool = False
-    protocol: str = ""
 
     @property
     def config(self) -> type[Any]:
@@ -46,32 +47,41 @@ class Task:
         return import_module(self.module)
 
     def resolve(self, *layers: dict[str, Any]) -> Any:
-        """The options by the protocol and, above it, layers of `seer.config`. Raises `InputError`."""
-        from seer.config import RECIPES, read_layers, resolve  # slow to import
+        """The options by the protocol (`seer.eval.protocols`) and, above it, layers of `seer.config`.
 
-        file = RECIPES / "eval" / f"{self.protocol}.yaml"
-        return resolve(self.config, [*([read_layers(file)] if self.protocol else []), *layers])
+        Raises:
+            InputError: an option or the protocol is unknown, or a value is wrong.
+        """
+        from seer.config import resolve  # slow to import
+
+        return resolve(self.config, [*layers_of(self.name, layers), *layers])
 
 
-TASKS = {
-    "knn": Task("kNN", "seer.eval.probes.knn", "seer.eval.probes.options.KnnConfig", quick=True),
-    "linear": Task(
-        "Linear", "seer.eval.probes.linear", "seer.eval.probes.options.LinearConfig", quick=True
+_TASKS = (
+    Task("knn", "kNN", "seer.eval.probes.knn", "seer.eval.probes.options.KnnConfig", quick=True),
+    Task(
+        "linear",
+        "Linear",
+        "seer.eval.probes.linear",
+        "seer.eval.probes.options.LinearConfig",
+        quick=True,
     ),
-    "logreg": Task(
+    Task(
+        "logreg",
         "Logistic regression",
         "seer.eval.probes.logreg",
         "seer.eval.probes.options.LogregConfig",
         several=True,
-        protocol="logreg",
     ),
-    "finetune": Task(
+    Task(
+        "finetune",
         "Finetuned",
         "seer.eval.trained.finetune",
         "seer.eval.trained.options.FinetuneConfig",
         trained=True,
     ),
-}
+)
+TASKS = {task.name: task for task in _TASKS}
 
 
 PIXELS = "pixels"  # the word for raw pixels in place of a model

@@ -67,6 +67,7 @@ RESULT = Record(
         "chance": Maybe(SCORE),
         "comparable": NAME,  # the same in rows of one protocol, data and split
         "pixels": Integer(1, 100_000),
+        "protocol": NAME,
     },  # which older ones lack
 )
 EVENT = Record({"step": Integer(0), "event": NAME})

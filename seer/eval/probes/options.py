@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from seer.schema import (
     AREAS,
     DEVICE,
+    PROTOCOL,
     SEED,
     TEMPERATURE,
     Choice,
@@ -26,6 +27,7 @@ class FeatureConfig:
     result.
 
     Attributes:
+        protocol: whose values stand below those that are given (`seer.eval.protocols`).
         batch_size: images per pass through the backbone.
         threads: decoding threads.
         precision: `fp32` or `bf16` (autocast).
@@ -36,6 +38,7 @@ class FeatureConfig:
         cache: keep features under `$SEER_CACHE` (default ~/.cache/seer) and reuse them.
     """
 
+    protocol: str = option("", PROTOCOL, incidental=True)
     batch_size: int = option(128, Integer(1, 2**20), incidental=True)
     threads: int = option(2, Integer(1, 1024), incidental=True)
     precision: str = option("fp32", Choice("fp32", "bf16"))

@@ -30,6 +30,7 @@ from seer.eval.data.splitting import train_and_test
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import stack, to_input
 from seer.eval.scores import Score, chance, share
+from seer.eval.tasks import TASKS
 from seer.eval.trained.options import FinetuneConfig
 from seer.interop.models import Model, load_model
 from seer.precision import autocast
@@ -38,6 +39,7 @@ from seer.schema import check_options
 from seer.start import tell
 from seer.terminal import outlasting_terminal
 
+TASK = "finetune"
 TOO_LARGE = "the model; use a smaller one, or parallel.mode=fsdp on more devices"
 BLANK = np.zeros((1, 1, 3), np.uint8)
 FEW_STEPS = 100  # below which the classifier, which begins at random, has hardly learned
@@ -75,7 +77,7 @@ def configure(model: str, data: str, overrides: list[str]) -> FinetuneConfig:
     if "weights" in options:
         raise InputError("weights=: they are the model's")
     given = configuration.layer({"model": model, "data": data})
-    config = configuration.resolve(FinetuneConfig, [given, options])
+    config = TASKS[TASK].resolve(given, options)
     check_options(config)
     train, _ = train_and_test(data)
     if len(train) < config.batch_size:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from seer.data.options import LoaderConfig
 from seer.engine.options import OptimConfig, RunConfig
 from seer.engine.schedule import ScheduleConfig
-from seer.schema import AREAS, Integer, Location, Number, Text, option, required
+from seer.schema import AREAS, PROTOCOL, Integer, Location, Number, Text, option, required
 
 
 @dataclass
@@ -14,6 +14,7 @@ class FinetuneConfig(RunConfig):
 
     Attributes:
         model, data: as on the command line.
+        protocol: whose values stand below those that are given (`seer.eval.protocols`).
         weights: what the model that training starts from hashes to. So `RUN`, whose newest checkpoint may be another
             one later, is not taken for the model that an earlier finetuning began with.
         run_dir: of the training; "" is `eval/finetune-HASH` below the model's own.
@@ -26,6 +27,7 @@ class FinetuneConfig(RunConfig):
 
     name: str = option("finetune", Text(255, 1), incidental=True)
     model: str = required(Text(), incidental=True)
+    protocol: str = option("", PROTOCOL, incidental=True)
     weights: str = option("", Text(64))
     data: str = required(Location(shortest=1))
     run_dir: str = option("", Location(), incidental=True)
