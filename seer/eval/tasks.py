@@ -74,6 +74,12 @@ _TASKS = (
         several=True,
     ),
     Task(
+        "fewshot",
+        "Few-shot",
+        "seer.eval.probes.fewshot",
+        "seer.eval.probes.options.FewshotConfig",
+    ),
+    Task(
         "finetune",
         "Finetuned",
         "seer.eval.trained.finetune",

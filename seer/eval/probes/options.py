@@ -118,3 +118,22 @@ class LogregConfig(FeatureConfig):
     iterations: int = option(1000, Integer(1, 10**6))
     crop: str = option("short_side", CROP)
     seed: int = option(0, SEED)
+
+
+@dataclass
+class FewshotConfig(FeatureConfig):
+    """Options of `seer eval fewshot`; `configs/eval/fewshot.yaml` says where their values are from.
+
+    Attributes:
+        shots: numbers of images of a class to learn from; each gives a score, and the first stands for the task.
+        ways: classes of an episode.
+        queries: images of each class to ask about.
+        episodes: for each number of shots.
+    """
+
+    shots: list[int] = option([20, 5, 50], ListOf(Integer(1, 10**5), 100, 1))
+    ways: int = option(5, Integer(2, 10**4))
+    queries: int = option(15, Integer(1, 10**5))
+    episodes: int = option(600, Integer(2, 10**6))
+    crop: str = option("short_side", CROP)
+    seed: int = option(0, SEED)

@@ -1,0 +1,163 @@
+"""Few-shot classification on frozen features: a class is the centroid of a few of its images (Snell
+et al. 2017, arXiv:1703.05175, without training; Guo et al. 2020, arXiv:1912.07200; Ericsson et al.
+2021, arXiv:2011.13377).
+
+An episode is some classes, and of each some images to learn from and some to ask about. Episodes are
+a function of the seed and of the data alone, so all models meet the same ones.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seer.data.hashing import mix
+from seer.data.labelled import Labelled
+from seer.distributed import pick_device
+from seer.errors import InputError
+from seer.eval.data.splitting import joined
+from seer.eval.probes.features import extract, taming
+from seer.eval.probes.options import FewshotConfig
+from seer.eval.scores import Score, Z
+from seer.interop.models import Model
+from seer.schema import check_options
+
+logger = logging.getLogger("seer.eval")
+
+CHUNK = 2**24  # values of features gathered at once: 64 MB
+MOST_NAMED = 5  # classes that are left out
+
+
+def run(model: Model, train: Labelled, test: Labelled, config: FewshotConfig) -> list[Score]:
+    """The mean accuracy over episodes for each number of shots, of the images of all splits together.
+
+    Raises:
+        InputError: an option is wrong, or too few classes have images enough for any number of shots.
+    """
+    check_options(config)
+    images = joined([train, test])
+    features = extract(model, images, config, "images").to(pick_device(config.device))
+    features = centred(features)
+    scores = []
+    for shots in config.shots:
+        eligible = eligible_classes(images, shots, config)
+        if len(eligible) >= config.ways:
+            episodes = Episodes(images.labels, eligible, shots, config)
+            correct = torch.cat([accuracies(features, part) for part in episodes.parts(features)])
+            scores.append(mean_of(correct.cpu(), len(eligible), shots, config))
+    if not scores:
+        raise InputError(
+            f"fewshot: no {config.ways} classes have the {min(config.shots)} + {config.queries} images of an episode; "
+            "give fewer shots, queries or ways"
+        )
+    scores[0].headline = True
+    return scores
+
+
+def eligible_classes(images: Labelled, shots: int, config: FewshotConfig) -> np.ndarray:
+    """The classes that have images enough for an episode; the others are named."""
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    needed = shots + config.queries
+    eligible = np.flatnonzero(counts >= needed)
+    small = np.flatnonzero((counts > 0) & (counts < needed)).tolist()
+    if small:
+        named = ", ".join(images.classes[label] for label in small[:MOST_NAMED])
+        logger.warning(
+            "fewshot: %d-shot leaves out %d of %d classes, which have fewer than %d + %d images: %s%s",
+            shots,
+            len(small),
+            len(small) + len(eligible),
+            shots,
+            config.queries,
+            named + (", …" if len(small) > MOST_NAMED else ""),
+            "" if len(eligible) >= config.ways else "; so it is not measured",
+        )
+    return eligible
+
+
+@dataclass
+class Part:
+    """Some episodes: numbers of images, `(E, ways, shots)` and `(E, ways, queries)`."""
+
+    support: Tensor
+    queries: Tensor
+
+
+class Episodes:
+    """Episodes with a number of shots.
+
+    Args:
+        labels: `(N,)` of all images.
+        eligible: the classes that they are drawn from.
+    """
+
+    def __init__(self, labels: np.ndarray, eligible: np.ndarray, shots: int, config: FewshotConfig):
+        self.members = {label: np.flatnonzero(labels == label) for label in eligible.tolist()}
+        self.eligible = eligible
+        self.shots = shots
+        self.config = config
+
+    def episode(self, number: int) -> np.ndarray:
+        """The images of an episode, `(ways, shots + queries)`, those to learn from first."""
+        config = self.config
+        wanted = self.shots + config.queries
+        order = mix(config.seed, self.shots, number, self.eligible)
+        chosen = self.eligible[np.argsort(order, kind="stable")[: config.ways]]
+        return np.stack([self._images(number, label, wanted) for label in chosen.tolist()])
+
+    def parts(self, features: Tensor) -> Iterator[Part]:
+        """All episodes, as many at once as memory allows."""
+        config = self.config
+        each = config.ways * (self.shots + config.queries) * features.shape[1]
+        together = max(1, CHUNK // each)
+        for first in range(0, config.episodes, together):
+            numbers = range(first, min(first + together, config.episodes))
+            images = torch.from_numpy(np.stack([self.episode(number) for number in numbers]))
+            images = images.to(features.device)
+            yield Part(images[:, :, : self.shots], images[:, :, self.shots :])
+
+    def _images(self, number: int, label: int, wanted: int) -> np.ndarray:
+        members = self.members[label]
+        order = mix(self.config.seed, self.shots, number, label, np.arange(len(members)))
+        smallest = np.argpartition(order, wanted - 1)[:wanted]
+        return members[smallest[np.argsort(order[smallest], kind="stable")]]
+
+
+def accuracies(features: Tensor, part: Part) -> Tensor:
+    """The share of each episode's queries whose nearest centroid is that of their class, `(E,)`
+    float64.
+    """
+    centroids = features[part.support].mean(2)
+    queries = features[part.queries].flatten(1, 2)
+    # ‖q − c‖² but for ‖q‖², which is the same for all centroids.
+    farness = centroids.square().sum(2)[:, None] - 2 * queries @ centroids.transpose(1, 2)
+    ways, asked = part.queries.shape[1:]
+    truth = torch.arange(ways, device=features.device).repeat_interleave(asked)
+    return (farness.argmin(2) == truth).double().mean(1)
+
+
+def centred(features: Tensor) -> Tensor:
+    """The features about their mean, at a scale at which their squares are finite; distances stay in
+    proportion.
+    """
+    scaled = features * taming(features.abs().amax())
+    return scaled - scaled.mean(0, dtype=torch.float64).to(scaled.dtype)
+
+
+def mean_of(correct: Tensor, classes: int, shots: int, config: FewshotConfig) -> Score:
+    """The mean over episodes of accuracies `(E,)`, with the normal 95 % interval of a mean."""
+    value = float(correct.mean())
+    half = Z * float(correct.std()) / math.sqrt(len(correct))
+    return Score(
+        f"top1_{config.ways}way_{shots}shot",
+        f"{config.ways}-way {shots}-shot",
+        value,
+        max(0.0, value - half),
+        min(1.0, value + half),
+        chance=1 / config.ways,
+        details={"episodes": len(correct), "classes": classes},
+    )
