@@ -34,6 +34,7 @@ TaskOverrides = Annotated[
         show_default=False,
         help="Options of the task. Of all: size=, batch_size=, device=. knn: k=, temperature=. "
         "linear: lrs=, epochs=, weight_decays=, augment=. logreg: count=, lambdas=, metric=. "
+        "fewshot: shots=, ways=, episodes=. "
         "finetune: epochs= or steps=, schedule.peak=, "
         "run_dir=, and what else a training has.",
     ),
