@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seer.data.hashing import mix
@@ -28,7 +29,7 @@ from seer.schema import check_options
 
 logger = logging.getLogger("seer.eval")
 
-CHUNK = 2**24  # values of features gathered at once: 64 MB
+CHUNK = 2**22  # values of features gathered at once: 16 MB
 MOST_NAMED = 5  # classes that are left out
 
 
@@ -101,41 +102,44 @@ class Episodes:
         self.shots = shots
         self.config = config
 
-    def episode(self, number: int) -> np.ndarray:
-        """The images of an episode, `(ways, shots + queries)`, those to learn from first."""
-        config = self.config
-        wanted = self.shots + config.queries
-        order = mix(config.seed, self.shots, number, self.eligible)
-        chosen = self.eligible[np.argsort(order, kind="stable")[: config.ways]]
-        return np.stack([self._images(number, label, wanted) for label in chosen.tolist()])
+    def images(self, numbers: np.ndarray) -> np.ndarray:
+        """The images of the episodes of these numbers, `(E, ways, shots + queries)`, those to learn
+        from first.
+        """
+        seed = self.config.seed, self.shots
+        order = mix(*seed, numbers[:, None], self.eligible)
+        chosen = self.eligible[np.argsort(order, axis=1, kind="stable")[:, : self.config.ways]]
+        wanted = self.shots + self.config.queries
+        images = np.empty((*chosen.shape, wanted), np.int64)
+        for label in np.unique(chosen).tolist():
+            members = self.members[label]
+            episodes, ways = np.nonzero(chosen == label)
+            order = mix(*seed, numbers[episodes, None], label, np.arange(len(members)))
+            smallest = np.argpartition(order, wanted - 1, axis=1)[:, :wanted]
+            within = np.argsort(np.take_along_axis(order, smallest, 1), axis=1, kind="stable")
+            images[episodes, ways] = members[np.take_along_axis(smallest, within, 1)]
+        return images
 
     def parts(self, features: Tensor) -> Iterator[Part]:
         """All episodes, as many at once as memory allows."""
         config = self.config
         each = config.ways * (self.shots + config.queries) * features.shape[1]
-        together = max(1, CHUNK // each)
-        for first in range(0, config.episodes, together):
-            numbers = range(first, min(first + together, config.episodes))
-            images = torch.from_numpy(np.stack([self.episode(number) for number in numbers]))
-            images = images.to(features.device)
+        for numbers in torch.arange(config.episodes).split(max(1, CHUNK // each)):
+            images = torch.from_numpy(self.images(numbers.numpy())).to(features.device)
             yield Part(images[:, :, : self.shots], images[:, :, self.shots :])
-
-    def _images(self, number: int, label: int, wanted: int) -> np.ndarray:
-        members = self.members[label]
-        order = mix(self.config.seed, self.shots, number, label, np.arange(len(members)))
-        smallest = np.argpartition(order, wanted - 1)[:wanted]
-        return members[smallest[np.argsort(order[smallest], kind="stable")]]
 
 
 def accuracies(features: Tensor, part: Part) -> Tensor:
     """The share of each episode's queries whose nearest centroid is that of their class, `(E,)`
     float64.
     """
-    centroids = features[part.support].mean(2)
-    queries = features[part.queries].flatten(1, 2)
+    episodes, ways, asked = part.queries.shape
+    means = F.embedding_bag(part.support.flatten(0, 1), features, mode="mean")
+    centroids = means.unflatten(0, (episodes, ways))
+    queries = features[part.queries.flatten(1)]
     # ‖q − c‖² but for ‖q‖², which is the same for all centroids.
-    farness = centroids.square().sum(2)[:, None] - 2 * queries @ centroids.transpose(1, 2)
-    ways, asked = part.queries.shape[1:]
+    lengths = centroids.square().sum(2)[:, None]
+    farness = torch.baddbmm(lengths, queries, centroids.transpose(1, 2), alpha=-2)
     truth = torch.arange(ways, device=features.device).repeat_interleave(asked)
     return (farness.argmin(2) == truth).double().mean(1)
 

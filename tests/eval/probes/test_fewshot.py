@@ -27,8 +27,7 @@ def test_scores_are_those_of_scikit_learns_nearest_centroids(data):
     for score, shots in zip(scores, config.shots, strict=True):
         episodes = Episodes(images.labels, np.arange(3), shots, config)
         shares = []
-        for number in range(config.episodes):
-            chosen = episodes.episode(number)
+        for chosen in episodes.images(np.arange(config.episodes)):
             support = chosen[:, :shots].ravel()
             asked = chosen[:, shots:].ravel()
             oracle = NearestCentroid().fit(features[support], images.labels[support])
@@ -45,7 +44,7 @@ def test_episodes_are_of_distinct_images_and_a_function_of_the_seed():
     labels = np.arange(200) % 10
     config = FewshotConfig(ways=4, queries=6)
     episodes = Episodes(labels, np.arange(10), 5, config)
-    drawn = np.stack([episodes.episode(number) for number in range(300)])
+    drawn = episodes.images(np.arange(300))
     assert drawn.shape == (300, 4, 11)
     classes = labels[drawn]
     assert (classes == classes[:, :, :1]).all()
@@ -53,9 +52,9 @@ def test_episodes_are_of_distinct_images_and_a_function_of_the_seed():
         assert len(np.unique(images)) == images.size
         assert len(np.unique(labels[images[:, 0]])) == 4
     again = Episodes(labels, np.arange(10), 5, config)
-    assert (again.episode(17) == drawn[17]).all()
+    assert (again.images(np.array([17]))[0] == drawn[17]).all()
     other = Episodes(labels, np.arange(10), 5, FewshotConfig(ways=4, queries=6, seed=1))
-    assert (other.episode(17) != drawn[17]).any()
+    assert (other.images(np.arange(300)) != drawn).any()
     # Every class, and every image of a class, is as likely as any other: within 5 deviations.
     per_class = np.bincount(classes[:, :, 0].ravel(), minlength=10)
     assert np.abs(per_class - 120).max() < 5 * np.sqrt(120 * 0.6)
@@ -66,13 +65,14 @@ def test_episodes_are_of_distinct_images_and_a_function_of_the_seed():
 def test_the_models_meet_the_same_episodes(data, monkeypatch):
     train, test = splits(data)
     seen = []
-    whole = Episodes.episode
+    whole = Episodes.images
 
-    def remembered(self: Episodes, number: int) -> np.ndarray:
-        seen.append(whole(self, number).tolist())
-        return whole(self, number)
+    def remembered(self: Episodes, numbers: np.ndarray) -> np.ndarray:
+        images = whole(self, numbers)
+        seen.extend(images.tolist())
+        return images
 
-    monkeypatch.setattr(Episodes, "episode", remembered)
+    monkeypatch.setattr(Episodes, "images", remembered)
     config = FewshotConfig(**FEW)
     fewshot.run(small_model(seed=1), train, test, config)
     monkeypatch.setattr(fewshot, "CHUNK", 1)  # an episode at a time
