@@ -77,6 +77,12 @@ def images_under(
     return sorted(paths)
 
 
+def left_out(unread: Sequence[str]) -> str:
+    """What is said of the files that `on_unread` was told of."""
+    count = f"{len(unread)} image{'s' * (len(unread) > 1)} of kinds that are not read"
+    return f"left out {count}, as {readable(unread[0])}; convert to JPEG"
+
+
 def is_image(name: str) -> bool:
     """Whether its ending is that of an image."""
     return os.path.splitext(name)[1].lower() in image_suffixes()

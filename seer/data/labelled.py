@@ -13,7 +13,7 @@ from typing import NoReturn, Protocol
 import numpy as np
 
 from seer.data.decoding.decode import DamagedImage, decode
-from seer.data.folders import Files, images_under, readable
+from seer.data.folders import Files, images_under, left_out, readable
 from seer.data.members import Sample
 from seer.data.storage.index import MANIFEST, Manifest
 from seer.data.storage.reader import UNLABELLED, Reader
@@ -354,9 +354,13 @@ def _no_classes(root: Path) -> InputError:
 def _from_folders(root: Path) -> Labelled:
     """Every folder directly under `root` that holds images, at any depth, is a class."""
     folders = _folders_in(root)
-    images = {
-        folder: [f"{folder}/{path}" for path in images_under(root / folder)] for folder in folders
-    }
+    unread: list[str] = []
+    images = {}
+    for folder in folders:
+        paths = images_under(root / folder, on_unread=unread.append)
+        images[folder] = [f"{folder}/{path}" for path in paths]
+    if unread:
+        say_once(f"{readable(str(root))}: {left_out(unread)}")
     classes = [folder for folder in folders if images[folder]]
     if not classes:
         raise _no_classes(root)

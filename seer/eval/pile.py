@@ -11,7 +11,7 @@ import numpy as np
 
 from seer import outputs
 from seer.data.decoding.decode import decode
-from seer.data.folders import Files, images_under, readable
+from seer.data.folders import Files, images_under, left_out, readable
 from seer.data.labelled import Samples, Source
 from seer.data.storage.index import MANIFEST, Manifest
 from seer.data.storage.reader import UNLABELLED, Reader
@@ -67,8 +67,7 @@ def open_pile(data: Path | str) -> Pile:
     for error in unread[:SHOWN]:
         logger.warning("left out the folder %s: %s", readable(str(error.filename)), error.strerror)
     if other_kinds:
-        count = f"{len(other_kinds)} image{'s' * (len(other_kinds) > 1)} of kinds that are not read"
-        logger.warning("left out %s, as %s; convert to JPEG", count, readable(other_kinds[0]))
+        logger.warning("%s", left_out(other_kinds))
     if not paths:
         raise InputError(
             f"{data}: holds no images that can be read; give a folder of images or of shards"

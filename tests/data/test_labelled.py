@@ -58,6 +58,14 @@ def test_class_folders_of_any_depth(tmp_path):
     assert contents(pickle.loads(pickle.dumps(data))) == contents(data)
 
 
+def test_images_of_kinds_that_are_not_read_are_told_of(tmp_path, caplog):
+    write_folders(tmp_path)
+    for name in ("IMG_1.HEIC", "IMG_2.heic"):
+        (tmp_path / "dog" / name).write_bytes(b"x")
+    assert len(load_labelled(tmp_path)) == 5
+    assert f"{tmp_path}: left out 2 images of kinds that are not read, as IMG_1.HEIC" in caplog.text
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path):
     write_folders(tmp_path / "data", {"cat/1.jpg": 10, "dog/2.jpg": 20})
     write_folders(tmp_path, {"elsewhere/deep/3.jpg": 30})

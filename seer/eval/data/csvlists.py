@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def own_table(path: Path) -> dict[str, Labelled]:
     """The images of a table with the columns `path` (below the table's folder), `label`, and
     perhaps `split`.
     """
-    return labelled(path.parent, own_rows(path))
+    return labelled(Path(os.path.abspath(path)).parent, own_rows(path))  # not ".", in errors
 
 
 def own_rows(path: Path) -> Iterator[Row]:

@@ -153,6 +153,13 @@ def test_a_table_of_one_s_own(tmp_path):
     assert rule_of(path) == "train and val together to train on"
 
 
+def test_a_table_in_the_folder_where_one_is_is_named_with_its_folder(tmp_path, monkeypatch):
+    write_table(tmp_path, "path,label\nimages/10.jpg,a\nimages/11.jpg,b")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"{tmp_path}: 1 of 2 listed images are missing"):
+        load("labels.csv")
+
+
 def test_a_table_without_splits_is_divided(tmp_path):
     rows = [f"images/{number}.jpg,{'ab'[number % 20 // 10]}" for number in range(10, 90, 10)]
     splits = load(write_table(tmp_path, "\n".join(["path,label", *rows])))
