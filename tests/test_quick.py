@@ -18,6 +18,7 @@ from tests.kit.changed import ALWAYS
         ("configs/pretrain/swav_small.yaml", "tests/pretrain/test_recipe.py"),
         ("tests/engine/tiny.py", "tests/engine"),  # what the room's tests share
         ("tests/engine/test_optim.py", "tests/engine/test_optim.py"),
+        ("README.md", "tests/test_documents.py"),
     ],
 )
 def test_a_file_is_tested_by_its_mirror(changed, tests):
@@ -26,7 +27,7 @@ def test_a_file_is_tested_by_its_mirror(changed, tests):
 
 
 @pytest.mark.parametrize(
-    "changed", ["README.md", "configs/quickstart.yaml", "tests/slurm/conftest.py"]
+    "changed", ["Makefile", "configs/quickstart.yaml", "tests/slurm/conftest.py"]
 )
 def test_what_no_test_mirrors_takes_those_that_look_at_everything(changed):
     assert work.tests_of([Path(changed)]) == ALWAYS
@@ -36,3 +37,8 @@ def test_what_no_test_mirrors_takes_those_that_look_at_everything(changed):
 def test_a_folder_stands_for_what_is_in_it():
     changed = [Path("tests/engine/tiny.py"), Path("seer/engine/optim.py")]
     assert work.tests_of(changed) == sorted([*ALWAYS, "tests/engine"])
+
+
+@pytest.mark.parametrize("changed", ["CONTRIBUTING.md", "seer/eval/tasks.py"])
+def test_what_the_page_for_contributors_shows_is_tested_by_it(changed):
+    assert "tests/test_contributing.py" in work.tests_of([Path(changed)])

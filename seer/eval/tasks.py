@@ -57,7 +57,11 @@ class Task:
         return resolve(self.config, [*layers_of(self.name, layers), *layers])
 
 
-_TASKS = (
+def _by_name(*tasks: Task) -> dict[str, Task]:
+    return {task.name: task for task in tasks}
+
+
+TASKS = _by_name(
     Task("knn", "kNN", "seer.eval.probes.knn", "seer.eval.probes.options.KnnConfig", quick=True),
     Task(
         "linear",
@@ -87,7 +91,6 @@ _TASKS = (
         trained=True,
     ),
 )
-TASKS = {task.name: task for task in _TASKS}
 
 
 PIXELS = "pixels"  # the word for raw pixels in place of a model

@@ -42,12 +42,22 @@ def mirrors(path: Path) -> Iterator[Path]:
         yield from room.parents
     elif path.parts[:2] == ("configs", "pretrain"):
         yield Path("tests/pretrain/test_recipe.py")
+    elif path.suffix == ".md":
+        yield Path("tests/test_documents.py")
+
+
+def shown(path: Path) -> bool:
+    """Whether a file is CONTRIBUTING.md, or one that it shows how to alter."""
+    page = Path("CONTRIBUTING.md")
+    return path == page or f"\n# {path}\n" in (ROOT / page).read_text()
 
 
 def tests_of(paths: list[Path]) -> list[str]:
     """The test files and folders that mirror `paths`, each once and none inside another."""
     chosen = set()
     for path in paths:
+        if shown(path):
+            chosen.add(Path("tests/test_contributing.py"))
         place = next((p for p in mirrors(path) if (ROOT / p).exists()), None)
         if place and len(place.parts) > 1 and place.parts[1] not in ELSEWHERE:
             chosen.add(place)
