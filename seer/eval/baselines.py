@@ -7,7 +7,7 @@ from typing import Any
 
 from seer.config import parse_overrides, read, resolve
 from seer.eval import outcomes
-from seer.eval.paired import compare, verdict
+from seer.eval.paired import alike, compare, verdict
 from seer.eval.task import evaluate
 from seer.eval.tasks import QUICK, options_of
 from seer.interop.spec import INIT, RANDOM, library_of, run_of
@@ -95,7 +95,7 @@ def verdicts(rows: list[Row], results: Path | str) -> list[str]:
         for row in others:
             ours = outcomes.read(results, first)
             theirs = outcomes.read(results, row)
-            if ours and ours.keys() == theirs.keys() and row["comparable"] == first["comparable"]:
+            if row["comparable"] == first["comparable"] and alike(ours, theirs):
                 difference = compare(ours, theirs)
                 lines.append(f"{title}, {verdict(first['model'], row['model'], difference)}")
     return lines

@@ -1,20 +1,32 @@
-"""What a score was of each test image, kept beside the results for comparisons."""
+"""What a score was of each test image, kept beside the results for comparisons.
+
+Imports no torch: the report reads it.
+"""
 
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.numpy import load_file, save_file
 
-from seer import files
+from seer import files, inputs
 from seer.data.labelled import ImageSet
-from seer.interop.weights import reason
+from seer.errors import InputError
+from seer.eval.paired import Outcomes
+from seer.inputs import MEGABYTE, UnreadableError
+from seer.interop.modelfile import check_header, reason
 from seer.jsonl import Row
 from seer.rundir.names import PER_IMAGE
+
+LARGEST = 64 * MEGABYTE  # a file of 50,000 images has 50 kB to 50 MB
+# Of each image: whether it was right; a class, or several; how sure the model was of each class.
+KINDS = {"hits": "b", "labels": "iu", "scores": "f"}
+MEASURES = ({"hits"}, {"hits", "labels"}, {"scores", "labels"})
 
 logger = logging.getLogger("seer.eval")
 
@@ -25,27 +37,34 @@ def comparability(task: str, options: dict[str, Any], train: ImageSet, test: Ima
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def keep(results: Path | str, row: Row, outcomes: dict[str, Tensor]) -> None:
-    """Keep what a row of a results file was of each image; a score is not lost where that cannot
-    be.
+def keep(results: Path | str, row: Row, outcomes: Mapping[str, Any]) -> None:
+    """Keep what a row of a results file was of each image, as arrays or tensors on the CPU; a score
+    is not lost where that cannot be.
     """
     if not outcomes:
         return
     path = path_of(results, row)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.contiguous() for name, tensor in outcomes.items()}
+        arrays = {name: np.ascontiguousarray(values) for name, values in outcomes.items()}
         with files.replacing(path) as beside:
-            save_file(tensors, beside)
+            save_file(arrays, beside)
     except (OSError, SafetensorError) as error:
         logger.warning("%s: what each image scored cannot be kept (%s)", path, reason(error))
 
 
-def read(results: Path | str, row: Row) -> dict[str, Tensor]:
-    """What was kept of a row; nothing if that is not there, or is not readable."""
+def read(results: Path | str, row: Row) -> Outcomes:
+    """What was kept of a row; nothing if that is not there, or is not what `keep` writes. A stranger
+    may have written it.
+    """
     try:
-        return load_file(path_of(results, row))
-    except (OSError, SafetensorError, KeyError):
+        path = path_of(results, row)
+        inputs.inside(Path(results).parent, f"{PER_IMAGE}/{path.name}")
+        if path.stat().st_size > LARGEST:
+            raise UnreadableError(f"{path}: is too large")
+        check_header(path)
+        return _checked(load_file(path))
+    except (OSError, InputError, SafetensorError, KeyError, TypeError, ValueError):
         return {}
 
 
@@ -54,3 +73,17 @@ def path_of(results: Path | str, row: Row) -> Path:
     told = [row["comparable"], row["metric"], row["model"], row["config_hash"]]
     name = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
     return Path(results).parent / PER_IMAGE / f"{name}.safetensors"
+
+
+def _checked(arrays: dict[str, np.ndarray]) -> Outcomes:
+    """Arrays of one measure, with a row for each image. Raises ValueError for others."""
+    if set(arrays) not in MEASURES or len({len(array) for array in arrays.values()}) > 1:
+        raise ValueError("they are of no measure")
+    dimensions = 2 if "scores" in arrays else 1
+    for name, array in arrays.items():
+        is_kind = array.dtype.kind in KINDS[name] and array.ndim == dimensions
+        if not is_kind or not array.size or not np.isfinite(array).all():
+            raise ValueError(f"{name} are none")
+    if dimensions == 2 and arrays["scores"].shape != arrays["labels"].shape:
+        raise ValueError("their classes are not the same")
+    return arrays

@@ -2,21 +2,24 @@
 
 Both answered for the same images, and on most they agree; a test that pairs the answers sees
 differences that lie well within the intervals of both.
+
+Imports no torch: the report compares models by it.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import exp, lgamma, log, sqrt
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from seer.eval.ranking import RESAMPLES, mean_precision, resampled
-from seer.eval.scores import Z
+from seer.eval.ranking import RESAMPLES, mean_of_known, mean_precision, resampled
 
+Z = 1.959964  # two-sided 95 % of the normal distribution
 LEVEL = 0.05  # of p, below which a difference is called larger than chance
+NEGLIGIBLE = 1e-17  # of a sum
 
-Outcomes = Mapping[str, Tensor]  # of each image: `Score.outcomes`
+Outcomes = Mapping[str, np.ndarray]  # of each image: `Score.outcomes`
+Measure = Callable[[np.ndarray], np.ndarray]  # of how often images are there: `(B, N)` → `(B,)`
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,19 @@ class Difference:
     high: float
     p: float
 
+    @property
+    def beyond_chance(self) -> bool:
+        return self.p < LEVEL
+
+
+def alike(first: Outcomes, second: Outcomes) -> bool:
+    """Whether two are of the same measure and images, as far as they tell."""
+    if not first or first.keys() != second.keys():
+        return False
+    if any(first[name].shape != second[name].shape for name in first):
+        return False
+    return "labels" not in first or bool((first["labels"] == second["labels"]).all())
+
 
 def compare(first: Outcomes, second: Outcomes) -> Difference:
     """The two must be of the same images and measure.
@@ -37,7 +53,7 @@ def compare(first: Outcomes, second: Outcomes) -> Difference:
     Accuracies: McNemar's exact test, with the interval of Agresti and Min (2005, Stat. Med. 24).
     Others: the bootstrap over images, 1,000 times.
     """
-    assert first.keys() == second.keys()
+    assert alike(first, second)
     if set(first) == {"hits"}:
         return mcnemar(first["hits"], second["hits"])
     if "hits" in first:
@@ -45,7 +61,7 @@ def compare(first: Outcomes, second: Outcomes) -> Difference:
     return bootstrap(precisions(first), precisions(second), len(first["scores"]))
 
 
-def mcnemar(first: Tensor, second: Tensor) -> Difference:
+def mcnemar(first: np.ndarray, second: np.ndarray) -> Difference:
     """Of `(N,)` bool, whether each image was right."""
     images = len(first)
     better = int((first & ~second).sum())
@@ -62,42 +78,62 @@ def mcnemar(first: Tensor, second: Tensor) -> Difference:
 
 def two_sided(fewer: int, trials: int) -> float:
     """The probability that fair coins, so many, fall at least as unevenly as `fewer` on one side."""
-    largest = lgamma(trials + 1) - trials * log(2)
-    terms = [exp(largest - lgamma(k + 1) - lgamma(trials - k + 1)) for k in range(fewer + 1)]
-    return min(1.0, 2 * sum(terms))
+    chances = lgamma(trials + 1) - lgamma(fewer + 1) - lgamma(trials - fewer + 1)
+    term = exp(chances - trials * log(2))
+    total = 0.0
+    for k in range(fewer, -1, -1):  # from the largest
+        total += term
+        if term <= NEGLIGIBLE * total:
+            break
+        term *= k / (trials - k + 1)
+    return min(1.0, 2 * total)
 
 
-def bootstrap(
-    first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor], images: int
-) -> Difference:
-    """Of two measures that are functions of how often each image is there, `(B, N)` → `(B,)`."""
-    whole = torch.ones(1, images)
-    value = float(first(whole) - second(whole))
-    drawn = torch.cat([first(counts) - second(counts) for counts in resampled(images)])
-    drawn = drawn[drawn.isfinite()]
-    low, high = drawn.quantile(drawn.new_tensor([0.025, 0.975])).tolist()
+def bootstrap(first: Measure, second: Measure, images: int) -> Difference:
+    """Of two measures of images that are drawn anew."""
+    whole = np.ones((1, images), np.float32)
+    value = float((first(whole) - second(whole))[0])
+    drawn = np.concatenate([first(counts) - second(counts) for counts in resampled(images)])
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     p = min(1.0, 2 * (tail + 1) / (RESAMPLES + 1))
     return Difference(value, min(low, value), max(high, value), p)
 
 
-def class_means(outcomes: Outcomes) -> Callable[[Tensor], Tensor]:
+def class_means(outcomes: Outcomes) -> Measure:
     """Of hits and labels, the mean over the classes that are there of their accuracies."""
-    labels = outcomes["labels"]
-    members = torch.nn.functional.one_hot(labels, int(labels.max()) + 1).float()
-    right = members * outcomes["hits"][:, None]
-    return lambda counts: ((counts @ right) / (counts @ members)).nanmean(1)
+    order = np.argsort(outcomes["labels"], kind="stable")
+    _, starts = np.unique(outcomes["labels"][order], return_index=True)
+    hits = outcomes["hits"][order]
+
+    def measure(counts: np.ndarray) -> np.ndarray:
+        by_class = counts[:, order]
+        members = np.add.reduceat(by_class, starts, axis=1, dtype=np.float64)
+        right = np.add.reduceat(by_class * hits, starts, axis=1, dtype=np.float64)
+        unknown = np.full_like(right, np.nan)
+        return mean_of_known(np.divide(right, members, out=unknown, where=members > 0))
+
+    return measure
 
 
-def precisions(outcomes: Outcomes) -> Callable[[Tensor], Tensor]:
+def precisions(outcomes: Outcomes) -> Measure:
     """Of scores and labels, the mean average precision."""
     return lambda counts: mean_precision(outcomes["scores"], outcomes["labels"], counts)
 
 
 def verdict(first: str, second: str, difference: Difference) -> str:
     """In words."""
+    return f"{first} against {second}: {in_words(difference)}"
+
+
+def in_words(difference: Difference) -> str:
+    """A difference of shares: `+5.2 points [+3.1, +7.3], larger than chance (p = 0.0003)`."""
     points = 100 * difference.value
     interval = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-    p = f"p = {difference.p:.2g}" if difference.p >= 1e-4 else "p < 0.0001"
-    said = "larger" if difference.p < LEVEL else "no larger"
-    return f"{first} against {second}: {points:+.1f} points {interval}, {said} than chance ({p})"
+    said = "larger" if difference.beyond_chance else "no larger"
+    return f"{points:+.1f} points {interval}, {said} than chance ({p_of(difference)})"
+
+
+def p_of(difference: Difference) -> str:
+    return f"p = {difference.p:.2g}" if difference.p >= 1e-4 else "p < 0.0001"

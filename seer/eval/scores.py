@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Z = 1.959964  # two-sided 95 % of the normal distribution
+from seer.eval.paired import Z
+from seer.eval.ranking import mean_precision, resampled
 
 
 @dataclass
@@ -100,6 +102,36 @@ def mean_per_class(
         chance=1 / len(images),
         details={"images": len(labels), "classes": len(images), **(details or {})},
         outcomes={"hits": correct, "labels": labels},
+    )
+
+
+def eleven_point(
+    metric: str,
+    title: str,
+    scores: Tensor,
+    labels: Tensor,
+    details: dict[str, Any] | None = None,
+    headline: bool = False,
+) -> Score:
+    """Mean over the classes of the 11-point average precision, of `(N, C)` scores and labels: 1, 0,
+    or -1 where an image does not count for a class.
+
+    The interval is between percentiles of resampled images (bootstrap).
+    """
+    ranked = (scores.numpy(), labels.numpy())
+    images = len(scores)
+    value = float(mean_precision(*ranked, np.ones((1, images)))[0])
+    drawn = np.concatenate([mean_precision(*ranked, counts) for counts in resampled(images)])
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975]).tolist()
+    return Score(
+        metric,
+        title,
+        value,
+        min(low, value),
+        max(high, value),
+        headline=headline,
+        details={"images": images, "classes": scores.shape[1], **(details or {})},
+        outcomes={"scores": scores, "labels": labels},
     )
 
 

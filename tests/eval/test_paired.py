@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap
 
-from seer.eval.paired import Difference, compare, mcnemar, two_sided, verdict
+from seer.eval.paired import Difference, alike, compare, mcnemar, two_sided, verdict
 from seer.eval.ranking import mean_precision
 from seer.eval.scores import mean_per_class
 
@@ -19,8 +19,8 @@ def test_p_is_scipys(trials, data):
 
 def test_a_case_by_hand():
     """Of 10 images, 5 were right only with the first, 1 only with the second: p = 14/64."""
-    first = torch.tensor([1, 1, 1, 1, 1, 0, 1, 1, 0, 0]).bool()
-    second = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 0, 0]).bool()
+    first = np.array([1, 1, 1, 1, 1, 0, 1, 1, 0, 0], bool)
+    second = np.array([0, 0, 0, 0, 0, 1, 1, 1, 0, 0], bool)
     difference = compare({"hits": first}, {"hits": second})
     assert difference.value == pytest.approx(0.4)
     assert difference.p == pytest.approx(14 / 64)
@@ -32,37 +32,39 @@ def test_a_case_by_hand():
 
 
 def test_the_same_answers_differ_by_nothing():
-    hits = torch.arange(50) % 3 == 0
+    hits = np.arange(50) % 3 == 0
     difference = mcnemar(hits, hits)
     assert (difference.value, difference.p) == (0.0, 1.0)
     assert difference.low < 0 < difference.high
 
 
 def test_the_interval_holds_the_true_difference_nineteen_times_in_twenty():
-    random = torch.Generator().manual_seed(0)
+    random = np.random.default_rng(0)
     held = 0
     for _ in range(500):
-        cells = torch.multinomial(torch.tensor([0.6, 0.2, 0.1, 0.1]), 80, True, generator=random)
+        cells = random.choice(4, 80, p=[0.6, 0.2, 0.1, 0.1])
         difference = mcnemar(cells < 2, (cells == 0) | (cells == 2))
         held += difference.low <= 0.1 <= difference.high
     assert 0.93 <= held / 500 <= 0.99
 
 
-def answers(images: int, share: float, seed: int) -> dict[str, torch.Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    labels = torch.arange(images) % 4
-    return {"hits": torch.rand(images, generator=random) < share, "labels": labels}
+def answers(images: int, share: float, seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {"hits": random.random(images) < share, "labels": np.arange(images) % 4}
 
 
 def test_means_per_class_are_resampled_as_scipy_does():
     first, second = answers(200, 0.8, 0), answers(200, 0.7, 1)
     difference = compare(first, second)
-    means = [mean_per_class("", "", part["hits"], part["labels"]).value for part in (first, second)]
+    means = [
+        mean_per_class("", "", *map(torch.from_numpy, part.values())).value
+        for part in (first, second)
+    ]
     assert difference.value == pytest.approx(means[0] - means[1])
 
     def statistic(rows: np.ndarray) -> float:
-        labels = first["labels"].numpy()[rows]
-        gains = first["hits"].numpy()[rows] * 1.0 - second["hits"].numpy()[rows]
+        labels = first["labels"][rows]
+        gains = first["hits"][rows] * 1.0 - second["hits"][rows]
         return float(np.mean([gains[labels == c].mean() for c in np.unique(labels)]))
 
     oracle = bootstrap(
@@ -74,14 +76,15 @@ def test_means_per_class_are_resampled_as_scipy_does():
 
 
 def test_mean_average_precisions():
-    labels = (torch.rand(300, 3, generator=torch.Generator().manual_seed(0)) < 0.4).long()
-    noise = torch.randn(2, 300, 3, generator=torch.Generator().manual_seed(1))
+    random = np.random.default_rng(0)
+    labels = (random.random((300, 3)) < 0.4).astype(np.int64)
+    noise = random.normal(size=(2, 300, 3))
     good, bad = ({"scores": labels * f + noise[i], "labels": labels} for i, f in ((0, 2), (1, 1)))
     difference = compare(good, bad)
-    whole = torch.ones(1, 300)
+    whole = np.ones((1, 300))
     expected = mean_precision(good["scores"], labels, whole)
     expected -= mean_precision(bad["scores"], labels, whole)
-    assert difference.value == pytest.approx(float(expected))
+    assert difference.value == pytest.approx(float(expected[0]))
     assert 0 < difference.low < difference.value < difference.high
     assert difference.p < 0.01
 
@@ -95,3 +98,12 @@ def test_verdicts_in_words():
     assert verdict("a", "b", small) == (
         "a against b: -0.2 points [-2.0, +1.8], no larger than chance (p = 0.81)"
     )
+
+
+def test_other_images_or_measures_are_not_alike():
+    first = answers(20, 0.5, 0)
+    assert alike(first, answers(20, 0.5, 1))
+    assert not alike({}, {})
+    assert not alike(first, {"hits": first["hits"]})
+    assert not alike(first, answers(21, 0.5, 0))
+    assert not alike(first, first | {"labels": first["labels"][::-1]})

@@ -3,20 +3,20 @@ import pytest
 import torch
 from sklearn.metrics import precision_recall_curve
 
-from seer.eval.ranking import average_precision, eleven_point, mean_precision
+from seer.eval.ranking import average_precision, mean_precision, resampled
+from seer.eval.scores import eleven_point
 
 
 def test_a_case_by_hand():
     """Ranks +, -, +: up to a recall of 1/2 the precision is 1, beyond it 2/3."""
-    truth = torch.tensor([1, 0, 1])
-    (value,) = average_precision(truth, torch.ones(1, 3)).tolist()
+    (value,) = average_precision(np.array([1, 0, 1]), np.ones((1, 3)))
     assert value == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
 
 
-def images(count: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    random = torch.Generator().manual_seed(0)
-    labels = (torch.rand(count, classes, generator=random) < 0.3).long()
-    return torch.randn(count, classes, generator=random) + labels, labels
+def images(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    labels = (random.random((count, classes)) < 0.3).astype(np.int64)
+    return random.normal(size=(count, classes)) + labels, labels
 
 
 def by_definition(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -30,10 +30,10 @@ def test_precisions_are_those_of_scikit_learns_curve():
     scores, labels = images(200, 7)
     labels[:20, 2] = -1
     expected = []
-    for column, truth in zip(scores.T.numpy(), labels.T.numpy(), strict=True):
+    for column, truth in zip(scores.T, labels.T, strict=True):
         counted = truth >= 0
         expected.append(by_definition(column[counted], truth[counted]))
-    score = eleven_point("map11", "mAP", scores, labels)
+    score = eleven_point("map11", "mAP", torch.from_numpy(scores), torch.from_numpy(labels))
     assert score.value == pytest.approx(np.mean(expected))
     assert score.low < score.value < score.high
     assert score.high - score.low < 0.2
@@ -42,17 +42,33 @@ def test_precisions_are_those_of_scikit_learns_curve():
 
 def test_an_image_that_counts_twice_is_there_twice():
     scores, labels = images(40, 3)
-    scores = scores.double() + torch.arange(40)[:, None] * 1e-9
-    counts = torch.randint(0, 3, (5, 40), generator=torch.Generator().manual_seed(1)).float()
+    scores += np.arange(40)[:, None] * 1e-9
+    counts = np.random.default_rng(1).integers(0, 3, (5, 40))
     together = mean_precision(scores, labels, counts)
-    for value, times in zip(together.tolist(), counts.long(), strict=True):
-        rows = torch.arange(40).repeat_interleave(times)
-        alone = mean_precision(scores[rows], labels[rows], torch.ones(1, len(rows)))
-        assert value == pytest.approx(float(alone))
+    for value, times in zip(together, counts, strict=True):
+        rows = np.repeat(np.arange(40), times)
+        alone = mean_precision(scores[rows], labels[rows], np.ones((1, len(rows))))
+        assert value == pytest.approx(alone[0])
 
 
 def test_a_class_without_images_is_left_out():
     scores, labels = images(40, 3)
     labels[:, 1] = 0
-    rest = mean_precision(scores[:, [0, 2]], labels[:, [0, 2]], torch.ones(1, 40))
-    assert torch.equal(mean_precision(scores, labels, torch.ones(1, 40)), rest)
+    once = np.ones((1, 40))
+    rest = mean_precision(scores[:, [0, 2]], labels[:, [0, 2]], once)
+    assert mean_precision(scores, labels, once) == rest
+    labels[:, 1] = -1
+    assert mean_precision(scores, labels, once) == rest
+    assert np.isnan(mean_precision(scores, np.zeros_like(labels), once))
+
+
+@pytest.mark.parametrize("images", [1, 7, 40_000])
+def test_images_are_drawn_a_thousand_times_with_replacement(images):
+    counts = np.concatenate(list(resampled(images)))[:, :50]
+    assert len(counts) == 1000
+    assert counts.mean() == pytest.approx(1, abs=0.02)
+    if images > 1:
+        assert counts.var() == pytest.approx(1 - 1 / images, abs=0.04)  # of a binomial
+    (first, *_) = resampled(images)
+    assert (first.sum(1) == images).all()
+    assert (first[0] == next(iter(resampled(images)))[0]).all()

@@ -19,8 +19,8 @@ from seer.eval.probes.features import extract, watch
 from seer.eval.probes.holdout import held_out, holdout
 from seer.eval.probes.options import LogregConfig
 from seer.eval.probes.regression import ROWS, Axes, Loss, Path, Sigmoids, Softmax
-from seer.eval.ranking import eleven_point, mean_precision
-from seer.eval.scores import Score, accuracy, chance, mean_per_class
+from seer.eval.ranking import mean_precision
+from seer.eval.scores import Score, accuracy, chance, eleven_point, mean_per_class
 from seer.interop.models import Model
 from seer.schema import check_options
 
@@ -131,7 +131,8 @@ def logits(heads: Tensor, features: Tensor) -> Tensor:
 def quality_of(outputs: Tensor, labels: Tensor, metric: str) -> float:
     """What λ is chosen by; more is better."""
     if labels.dim() == 2:
-        return float(mean_precision(outputs.cpu(), labels.cpu(), torch.ones(1, len(labels)))[0])
+        once = np.ones((1, len(labels)))
+        return float(mean_precision(outputs.cpu().numpy(), labels.cpu().numpy(), once)[0])
     correct = outputs.argmax(1) == labels
     if metric == "mean_per_class":
         return mean_per_class(metric, "", correct.cpu(), labels.cpu()).value
