@@ -65,9 +65,11 @@ def render(runs: Sequence[RunFiles]) -> str:
 
 def _of_all(runs: Sequence[RunFiles]) -> dict[str, Any]:
     """What the page shows of one run as of several."""
+    scores = boards(runs)
     return {
         "remarks": [cut(remark, LONGEST_REMARK) for run in runs for remark in run.remarks],
-        "boards": boards(runs),
+        "boards": scores,
+        "comparisons": sum(len(board.compared.lines) for board in scores if board.compared),
         "charts": training_charts(runs),
         "health": _healths(runs),
         "signs": sign_charts(runs),

@@ -1,16 +1,20 @@
-"""Scores as bars over a scale, with the line of chance."""
+"""Scores as bars over a scale, with the line of chance; and whether they differ by more than it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from seer.eval.paired import in_words
 from seer.jsonl import Row
 from seer.report.changes import cut
+from seer.report.comparisons import Scored, difference
 from seer.report.plots import Axis, nice_ticks, number, style_of
 from seer.report.runfiles import RunFiles, common, tails
 from seer.report.verdict import CHECKPOINT, is_headline, kind
 from seer.results import shown, title_of
 
 MOST_SCORES = 1_000
+MOST_COMPARED = 20  # of a board, those that are best
 LONGEST = 200  # characters of a name
 BASELINE = "base"  # its class in the style sheet: grey
 
@@ -34,6 +38,29 @@ class Bar:
     high: float = 0.0
 
 
+class Compared(NamedTuple):
+    """The best pretrained model of a board, beside the others.
+
+    Attributes:
+        lines: `(other model, the difference in words)`.
+    """
+
+    best: str
+    lines: list[tuple[str, str]]
+
+
+class Item(NamedTuple):
+    """A score of a board: the number of its run, and the model's name."""
+
+    place: int
+    name: str
+    scored: Scored
+
+    @property
+    def row(self) -> Row:
+        return self.scored.row
+
+
 @dataclass
 class Board:
     """Scores of one measure on the same data, best first.
@@ -43,6 +70,7 @@ class Board:
         chance: likewise, where the results say it.
         missing: runs that were not measured so.
         headline: whether the measure stands for its task.
+        compared: None where nothing is told by the same images.
     """
 
     title: str
@@ -52,11 +80,12 @@ class Board:
     chance: tuple[float, str] | None
     bars: list[Bar]
     missing: list[str] = field(default_factory=list)
+    compared: Compared | None = None
 
 
 def boards(runs: Sequence[RunFiles]) -> list[Board]:
     """Results by what was measured, measures that stand for their task first."""
-    groups: dict[tuple[str, str, str], list[tuple[int, str, Row]]] = {}
+    groups: dict[tuple[str, str, str], list[Item]] = {}
     pixels = set()  # the same for every run that measured them
     for place, run in enumerate(runs):
         for row in run.results[-MOST_SCORES:]:
@@ -66,26 +95,25 @@ def boards(runs: Sequence[RunFiles]) -> list[Board]:
                     continue
                 pixels.add(same)
             measure = (row["task"], row["metric"], row["data"])
-            item = (place, _name(row, run, len(runs) > 1), row)
+            item = Item(place, _name(row, run, len(runs) > 1), Scored(run, row))
             groups.setdefault(measure, []).append(item)
     places = tails(data for _, _, data in groups)
     measured = [_board(items, places, runs) for items in groups.values()]
     return sorted(measured, key=lambda board: not board.headline)
 
 
-def _board(
-    items: list[tuple[int, str, Row]], places: dict[str, str], runs: Sequence[RunFiles]
-) -> Board:
-    rows = [row for _, _, row in items]
+def _board(items: list[Item], places: dict[str, str], runs: Sequence[RunFiles]) -> Board:
+    rows = [item.row for item in items]
     first = rows[0]
     higher_is_better = first.get("better", "higher") == "higher"
-    items.sort(key=lambda item: item[2]["value"], reverse=higher_is_better)
+    items.sort(key=lambda item: item.row["value"], reverse=higher_is_better)
     chances = [row["chance"] for row in rows if row.get("chance") is not None]
     chance = common(chances)  # not where test images were others
     scale, ticks = _scale(rows, chance)
     zero = scale(min(max(0.0, scale.low), scale.high))
     bars = []
-    for place, name, row in items:
+    for place, name, scored in items:
+        row = scored.row
         style = style_of(place) if kind(row) == "pretrained" else BASELINE
         low, high = (shown(row, end, with_unit=False) for end in ("low", "high"))
         value, bottom, top = (
@@ -93,7 +121,7 @@ def _board(
         )
         begin, end = sorted((zero, value))
         bars.append(Bar(name, style, shown(row), f"{low} – {high}", begin, end, bottom, top))
-    measured = {place for place, _, row in items if kind(row) == "pretrained"}
+    measured = {item.place for item in items if kind(item.row) == "pretrained"}
     missing = [cut(run.name, LONGEST) for i, run in enumerate(runs) if i not in measured]
     return Board(
         cut(title_of(first), LONGEST),
@@ -103,7 +131,23 @@ def _board(
         _chance(first, chance, scale),
         bars,
         missing if len(runs) > 1 else [],
+        _compared(items),
     )
+
+
+def _compared(items: Sequence[Item]) -> Compared | None:
+    """The best pretrained model against each other one, by the images that both were measured on."""
+    pretrained = [item for item in items if kind(item.row) == "pretrained"]
+    if not pretrained:
+        return None
+    best = pretrained[0]
+    lines: list[tuple[str, str]] = []
+    for item in items:
+        if item is not best and len(lines) < MOST_COMPARED:
+            paired = difference(best.scored, item.scored)
+            if paired is not None:
+                lines.append((item.name, in_words(paired)))
+    return Compared(best.name, lines) if lines else None
 
 
 def _scale(rows: Sequence[Row], chance: float | None) -> tuple[Axis, list[float]]:

@@ -1,7 +1,9 @@
 """Whether a run is any good, in plain words, and no more than the intervals support.
 
-A value is better than another, of the same task, metric and images, where their 95 % intervals do
-not overlap. How much better is told between the ends that are nearest and those that are farthest.
+A value is better than another, of the same task, metric and images, where a paired test says so
+(`seer.eval.paired`); where what each image scored was not kept, where their 95 % intervals do not
+overlap. How much better is told by the interval of the difference, or between the ends of theirs
+that are nearest and those that are farthest.
 """
 
 import re
@@ -10,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seer.errors import quoted
+from seer.eval.paired import Difference, p_of
 from seer.jsonl import Row
+from seer.report.comparisons import Scored, difference
 from seer.report.runfiles import RunFiles, at, tails
 from seer.results import shown, title_of
 
@@ -73,7 +77,7 @@ def against_beginning(run: RunFiles) -> Verdict:
     for row in ours[:MOST]:
         reference = baseline(run, row, beginning)
         pixels = baseline(run, row, "pixels")
-        finding = _beside(row, reference, who, pixels)
+        finding = _beside(run, row, reference, who, pixels)
         findings.append(replace(finding, measure=named(row, places)))
         missing += [row] if reference is None else []
     if not ours:
@@ -90,15 +94,15 @@ def began_elsewhere(run: RunFiles) -> bool:
 def against_first(runs: Sequence[RunFiles]) -> Verdict:
     """Several runs, each beside the one that was named first."""
     first, *others = runs
-    measures: dict[tuple[str, str, str], dict[str, Row]] = {}
+    measures: dict[tuple[str, str, str], dict[str, Scored]] = {}
     for run in runs:
         for row in standing(run):
-            measures.setdefault(_measure(row), {})[run.name] = row
+            measures.setdefault(_measure(row), {})[run.name] = Scored(run, row)
     places = tails(data for _, _, data in measures)
     findings = []
     lacking: dict[tuple[str, ...], list[str]] = {}
     for rows in measures.values():
-        measure = named(next(iter(rows.values())), places)
+        measure = named(next(iter(rows.values())).row, places)
         if reference := rows.get(first.name):
             for run in others:
                 if own := rows.get(run.name):
@@ -142,26 +146,43 @@ def baseline(run: RunFiles, row: Row, which: str) -> Row | None:
     return rows[-1] if rows else None
 
 
-def compared(row: Row, reference: Row, who: str) -> Finding:
+def compared(scored: Scored, to: Scored, who: str) -> Finding:
     """A value beside that of `who`, of the same task, metric and data."""
-    outcome = outcome_of(row, reference)
+    row = scored.row
+    reference = to.row
+    paired = difference(scored, to)
+    outcome = outcome_of(row, reference, paired)
     gain = gain_of(row, reference)
-    overlap = "overlap" if outcome == ALIKE else "do not overlap"
-    least, most = sorted((row["low"] - reference["high"], row["high"] - reference["low"]))
-    if outcome != ALIKE:
-        ends = sorted((abs(least), abs(most)))
-        span = f"{_amount(row, ends[0])} to {_amount(row, ends[1])} by the intervals’ ends"
-    else:
-        span = f"{_signed(row, least)} to {_signed(row, most)} by the intervals’ ends"
-    words = f"{_with_interval(row)} against {_with_interval(reference)} {who}, {gain} ({span}); "
-    words += f"the 95 % intervals {overlap}"
+    words = f"{_with_interval(row)} against {_with_interval(reference)} {who}, {gain} "
+    words += _by_intervals(row, reference) if paired is None else _by_images(row, paired)
     words += ", so these images do not tell the two apart." if outcome == ALIKE else "."
     return Finding(title_of(row), outcome, gain, words + _other_options(row, reference))
 
 
-def outcome_of(row: Row, reference: Row) -> str:
-    """`BETTER`, `WORSE`, or `ALIKE` where the intervals overlap."""
-    if row["low"] <= reference["high"] and reference["low"] <= row["high"]:
+def _by_intervals(row: Row, reference: Row) -> str:
+    """How large a difference is, and why it is one, where each value has its own interval alone."""
+    least, most = sorted((row["low"] - reference["high"], row["high"] - reference["low"]))
+    if outcome_of(row, reference) == ALIKE:
+        span = f"{_signed(row, least)} to {_signed(row, most)}"
+        return f"({span} by the intervals’ ends); the 95 % intervals overlap"
+    nearest, farthest = sorted((abs(least), abs(most)))
+    span = f"{_amount(row, nearest)} to {_amount(row, farthest)}"
+    return f"({span} by the intervals’ ends); the 95 % intervals do not overlap"
+
+
+def _by_images(row: Row, paired: Difference) -> str:
+    """The same by the images that both were measured on."""
+    span = f"{_signed(row, paired.low)} to {_signed(row, paired.high)}"
+    said = "larger" if paired.beyond_chance else "no larger"
+    return f"({span} image by image); that is {said} than chance ({p_of(paired)})"
+
+
+def outcome_of(row: Row, reference: Row, paired: Difference | None = None) -> str:
+    """`BETTER`, `WORSE`, or `ALIKE` where a paired test says so or, without one, where the intervals
+    overlap.
+    """
+    overlap = row["low"] <= reference["high"] and reference["low"] <= row["high"]
+    if overlap if paired is None else not paired.beyond_chance:
         return ALIKE
     higher_is_better = row.get("better", "higher") == "higher"
     return BETTER if (row["value"] > reference["value"]) == higher_is_better else WORSE
@@ -196,16 +217,20 @@ def named(row: Row, places: Mapping[str, str]) -> str:
     return _cut(f"{title_of(row)}, {places[row['data']]}")
 
 
-def _beside(row: Row, untrained: Row | None, who: str, pixels: Row | None) -> Finding:
+def _beside(
+    run: RunFiles, row: Row, untrained: Row | None, who: str, pixels: Row | None
+) -> Finding:
     """A run's value beside its baselines; the outcome is by the untrained network."""
+    scored = Scored(run, row)
     if untrained is None:
         words = f"{_with_interval(row)}; {who.removeprefix('at ')} was not measured."
         finding = Finding(title_of(row), UNKNOWN, "", words)
     else:
-        finding = compared(row, untrained, who)
+        finding = compared(scored, Scored(run, untrained), who)
     words = finding.words
     if pixels is not None:
-        words += f" {THAN[outcome_of(row, pixels)]} raw pixels, {_with_interval(pixels)}."
+        outcome = outcome_of(row, pixels, difference(scored, Scored(run, pixels)))
+        words += f" {THAN[outcome]} raw pixels, {_with_interval(pixels)}."
     chance = row.get("chance")
     if chance is not None and not _beyond_chance(row, chance):
         words += f" It is not above chance ({_percent(row, chance)})."

@@ -1,0 +1,125 @@
+"""Whether two scores differ by more than chance, by what each image scored."""
+
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from seer.eval import outcomes
+from seer.report.html import write_comparison, write_report
+from seer.report.runfiles import read_run
+from seer.report.scoreboard import MOST_COMPARED, boards
+from seer.report.verdict import ALIKE, BETTER, WORSE, against_beginning, against_first
+from tests.kit.torchless import without_torch
+from tests.report.conftest import result, titled, write_run
+
+IMAGES = 400
+# Right with both models on 200 images, with neither on 160; and with one alone on 40.
+OURS = np.arange(IMAGES) < 232
+THEIRS = np.roll(np.arange(IMAGES) < 208, 32)  # 32 are ours alone, 8 theirs
+P = binomtest(8, 40).pvalue
+# Agresti and Min: 24/402 ± 1.96 sqrt((41/402 - (24/402)²) / 402)
+WORDS = f"+6.0 points [+2.9, +9.0], larger than chance (p = {P:.2g})"
+
+
+def scored(path, **hits: np.ndarray):
+    """A run with a row for each model, `ours` its own; what each image scored is kept."""
+    names = {"ours": f"{path.name} step-000000100", "untrained": f"{path.name} untrained"}
+    rows = []
+    for name, right in hits.items():
+        value = float(right.mean())
+        row = titled(result(names.get(name, name), value)) | {"comparable": "abc"}
+        rows.append(row | {"low": value - 0.05, "high": value + 0.05})
+    run = write_run(path, results=rows)
+    for row, right in zip(rows, hits.values(), strict=True):
+        outcomes.keep(run / "results.jsonl", row, {"hits": right})
+    return run
+
+
+def test_images_tell_apart_what_intervals_do_not(tmp_path):
+    run = read_run(scored(tmp_path / "a", ours=OURS, untrained=THEIRS))
+    ours, theirs = run.results
+    assert ours["low"] < theirs["high"]
+    (board,) = boards([run])
+    assert board.compared == ("a, step 100", [("a untrained", WORDS)])
+    verdict = against_beginning(run)
+    assert verdict.title == "Better than the untrained network: 6.0 points more"
+    (finding,) = verdict.findings
+    assert finding.outcome == BETTER
+    assert finding.words.endswith(
+        f"6.0 points more (+2.9 to +9.0 image by image); that is larger than chance (p = {P:.2g})."
+    )
+    swapped = read_run(scored(tmp_path / "b", ours=THEIRS, untrained=OURS))
+    assert against_beginning(swapped).outcome == WORSE
+
+
+def test_so_they_do_of_several_runs_and_of_pixels(tmp_path):
+    a = read_run(scored(tmp_path / "a", ours=THEIRS, pixels=OURS))
+    b = read_run(scored(tmp_path / "b", ours=OURS))
+    (board,) = boards([a, b])
+    assert board.compared is not None
+    assert board.compared.best == "b, step 100"
+    assert dict(board.compared.lines)["a, step 100"] == WORDS
+    assert dict(board.compared.lines)["pixels"].startswith("+0.0 points")
+    (finding,) = against_first([a, b]).findings
+    assert (finding.outcome, finding.measure[:2]) == (BETTER, "b:")
+    (finding,) = against_beginning(a).findings
+    assert "Worse than raw pixels, 58.0 %" in finding.words
+
+
+def test_a_difference_within_chance_is_said_as_such(tmp_path):
+    right = OURS.copy()
+    right[:5] = False
+    run = read_run(scored(tmp_path / "a", ours=OURS, untrained=right))
+    p = binomtest(0, 5).pvalue
+    (finding,) = against_beginning(run).findings
+    assert finding.outcome == ALIKE
+    assert f"no larger than chance (p = {p:.2g}), so these images do not" in finding.words
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged", "another's", "other protocol", "cut"])
+def test_without_what_both_scored_intervals_are_compared(tmp_path, what):
+    path = scored(tmp_path / "a", ours=OURS, untrained=THEIRS)
+    results = path / "results.jsonl"
+    row = read_run(path).results[1]
+    kept = outcomes.path_of(results, row)
+    if what == "missing":
+        kept.unlink()
+    elif what == "damaged":
+        kept.write_bytes(b"\x00" * 40)
+    elif what == "another's":
+        outcomes.keep(results, row, {"hits": ~THEIRS})
+    elif what == "cut":
+        outcomes.keep(results, row, {"hits": THEIRS[:-1]})
+    else:
+        rows = results.read_text().splitlines()
+        results.write_text(rows[0] + "\n" + rows[1].replace('"abc"', '"abd"', 1) + "\n")
+    run = read_run(path)
+    (board,) = boards([run])
+    assert board.compared is None
+    (finding,) = against_beginning(run).findings
+    assert finding.outcome == ALIKE
+    assert "the 95 % intervals overlap" in finding.words
+    assert not run.remarks
+
+
+def test_a_board_of_many_compares_the_best_with_the_next(tmp_path):
+    hits = {f"other {i:03d}": np.arange(IMAGES) < 200 - i for i in range(MOST_COMPARED + 5)}
+    (board,) = boards([read_run(scored(tmp_path / "a", ours=OURS, **hits))])
+    assert board.compared is not None
+    assert [name for name, _ in board.compared.lines] == list(hits)[:MOST_COMPARED]
+
+
+def test_the_page_says_it_and_needs_no_torch(tmp_path):
+    run = scored(tmp_path / "a", ours=OURS, untrained=THEIRS, pixels=~OURS)
+    ((code, _, error),) = without_torch(["report", str(run)])
+    assert (code, error) == (0, "")
+    text = re.sub(r"\s+", " ", (run / "report.html").read_text())
+    assert f"a untrained: {WORDS}" in text
+    assert "for each of 2 comparisons by itself" in text
+    assert "0.1 of them would seem larger than chance" in text
+    write_report(run)
+    other = scored(tmp_path / "b", ours=OURS)
+    page = write_comparison([run, other], tmp_path / "page.html").read_text()
+    assert "for each of 3 comparisons by itself" in page
