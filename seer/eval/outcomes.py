@@ -26,6 +26,8 @@ from seer.rundir.names import PER_IMAGE
 LARGEST = 64 * MEGABYTE  # a file of 50,000 images has 50 kB to 50 MB
 # Of each image: whether it was right; a class, or several; how sure the model was of each class.
 KINDS = {"hits": "b", "labels": "iu", "scores": "f"}
+# Options that say what the fingerprints of the images say, and which model is measured.
+ELSEWHERE = {"data", "weights"}
 MEASURES = ({"hits"}, {"hits", "labels"}, {"scores", "labels"})
 
 logger = logging.getLogger("seer.eval")
@@ -33,7 +35,8 @@ logger = logging.getLogger("seer.eval")
 
 def comparability(task: str, options: dict[str, Any], train: ImageSet, test: ImageSet) -> str:
     """16 hex digits that results share whose protocol, data and split are the same."""
-    parts = [task, options, train.fingerprint, test.fingerprint]
+    protocol = {key: value for key, value in options.items() if key not in ELSEWHERE}
+    parts = [task, protocol, train.fingerprint, test.fingerprint, train.validation.tolist()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

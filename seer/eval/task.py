@@ -70,9 +70,8 @@ def evaluate(
         rows.append({**common, **values, "seconds": seconds, "options": options})
     if rows:  # of a training, on its main process
         append_results(results_of(model, out), rows)
-    if data_splits:
-        for row, score in zip(rows, scores, strict=True):
-            outcomes.keep(results_of(model, out), row, score.outcomes)
+    for row, score in zip(rows, scores, strict=True):
+        outcomes.keep(results_of(model, out), row, score.outcomes)
     return rows
 
 
@@ -107,8 +106,10 @@ def _train(
     model = load_model(model_spec)
     check_results(results_of(model, out))
     if nproc == 1:
-        return model, config, module.run(config), ()
-    return model, config, spawn(module.run, nproc, config, device=config.device)[0], ()
+        scores = module.run(config)
+    else:
+        scores = spawn(module.run, nproc, config, device=config.device)[0]
+    return model, config, scores, train_and_test(data) if scores else ()
 
 
 def results_of(model: Model, out: Path | str | None) -> Path | str:

@@ -29,7 +29,7 @@ from seer.errors import InputError
 from seer.eval.data.splitting import train_and_test
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import stack, to_input
-from seer.eval.scores import Score, chance, share
+from seer.eval.scores import Score, accuracy, chance
 from seer.eval.tasks import TASKS
 from seer.eval.trained.options import FinetuneConfig
 from seer.interop.models import Model, load_model
@@ -62,7 +62,7 @@ class Classifier(Learner[LabelledImages]):
         logits = self.head(self.backbone(batch.pixels))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         right = logits.detach().argmax(1) == batch.labels
-        metrics = {"top1": right.float().mean()} if self.training else {"right": right.sum()}
+        metrics = {"top1": right.float().mean()} if self.training else {"right": right}
         return Output(F.cross_entropy(logits, batch.labels, ignore_index=NO_IMAGE), metrics)
 
     def rates(self) -> dict[str, float]:
@@ -194,7 +194,7 @@ def score(
 ) -> Score:
     """Top-1 accuracy on the test images, of which each rank takes its share. A collective."""
     module.eval()
-    right = torch.zeros((), dtype=torch.int64, device=world.device)
+    hits = torch.zeros(len(test), dtype=torch.int32, device=world.device)  # in their order
     end = Step(config.steps, config.steps)
     size = max(1, config.batch_size // world.size)
     for batch in batches_of(test, model, size, world):
@@ -202,11 +202,12 @@ def score(
             batch = batch.to(torch.float64)
         with autocast(config.precision, world.device):
             metrics = module(batch, end).metrics
-            right += metrics["right"]
-    hits = int(all_reduce_sum(right))
+            there = batch.labels != NO_IMAGE
+            hits[batch.index[there]] = metrics["right"][there].to(hits.dtype)
+    right = all_reduce_sum(hits) > 0
     trained = {"steps": config.steps}
     by_chance = chance(torch.from_numpy(test.labels))
-    return share("top1", "top-1", hits, len(test), trained, headline=True, by_chance=by_chance)
+    return accuracy("top1", "top-1", right, trained, headline=True, by_chance=by_chance)
 
 
 def batches_of(test: Labelled, model: Model, size: int, world: World) -> Iterator[LabelledImages]:

@@ -20,6 +20,7 @@ from seer.data.loader import Loader, LoaderConfig
 from seer.data.order import Order
 from seer.engine.optim import OptimConfig, build_optimizer
 from seer.errors import InputError
+from seer.eval import outcomes
 from seer.eval.task import evaluate
 from seer.eval.trained import finetune
 from seer.eval.trained.finetune import Classifier, configure, run, shortness
@@ -64,6 +65,23 @@ def test_it_learns_and_says_so(small, data, tmp_path):
     assert not row["options"].keys() & {"log", "checkpoint", "health", "device", "run_dir"}
     assert "workers" not in row["options"]["loader"]
     assert read_results(out) == [row]
+    kept = outcomes.read(out, row)
+    assert kept["hits"].mean() == pytest.approx(row["value"])
+
+
+def test_two_models_trained_alike_are_comparable(data, tmp_path, monkeypatch):
+    for module in ("seer.eval.trained.finetune.load_model", "seer.eval.task.load_model"):
+        monkeypatch.setattr(module, lambda spec: small_model(seed=len(spec)))
+    out = tmp_path / "results.jsonl"
+    rows = []
+    for name, steps in (("net", 1), ("other", 1), ("net", 2)):
+        place = [f"run_dir={tmp_path / name}-{steps}", f"steps={steps}"]
+        rows += evaluate("finetune", name, data, [*QUICK, *place], out)
+    first, other, longer = rows
+    assert first["options"]["weights"] != other["options"]["weights"]
+    assert first["comparable"] == other["comparable"] != longer["comparable"]
+    hits = outcomes.read(out, longer)["hits"]
+    assert (len(hits), hits.mean()) == (60, pytest.approx(longer["value"]))
 
 
 def test_the_same_command_continues_bit_for_bit_and_scores_again(small, data, tmp_path):
@@ -132,15 +150,18 @@ def test_processes_are_one(data, tmp_path):
     shutil.copytree(data / "train", data_ / "train")
     write_images(data_ / "test", 3, seed=2)
     small = ["precision=fp64", "size=24", "steps=2", "batch_size=8", "checkpoint.every=0"]
-    scores, numbers = [], []
+    scores, numbers, hits = [], [], []
     for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
         run_dir = tmp_path / mode
         place = [f"parallel.mode={mode}", f"run_dir={run_dir}"]
         config = configure("regnety_002:random", str(data_), [*QUICK, *small, *place])
         (score,) = spawn(run, nproc, config, device="cpu")[0]
         scores.append(score.value)
+        hits.append(score.outcomes["hits"].tolist())
         numbers.append(losses(run_dir))
     assert scores[0] == scores[1] == scores[2]
+    assert hits[0] == hits[1] == hits[2]  # in the order of the images
+    assert (len(hits[0]), np.mean(hits[0])) == (9, scores[0])
     np.testing.assert_allclose(numbers[1:], [numbers[0]] * 2, rtol=1e-9)
 
 
@@ -191,7 +212,7 @@ def test_the_loss_is_cross_entropy_and_places_without_an_image_count_nothing(dat
     logits = learner.head(model.backbone(batch.pixels))
     output = learner(batch, finetune.Step(0, 1))
     torch.testing.assert_close(output.loss, F.cross_entropy(logits, batch.labels))
-    assert output.metrics["right"] == (logits.argmax(1) == batch.labels).sum()
+    assert output.metrics["right"].equal(logits.argmax(1) == batch.labels)
     parts = [
         list(finetune.batches_of(train, model, 40, finetune.World(rank, 7))) for rank in range(7)
     ]
