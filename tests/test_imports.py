@@ -73,8 +73,9 @@ UNSEEN = {
     "seer.methods": "seer.engine: seer.engine.bank seer.engine.learner seer.engine.symptoms",
     "seer.eval": "seer.methods:",  # a backbone, never a method
     "seer.eval.probes": "seer.engine:",  # frozen ones
-    # files, and which of two models is better
-    "seer.report": "seer.data seer.backbones seer.engine seer.eval: seer.eval.outcomes seer.eval.paired",
+    # files, and how values are compared
+    "seer.report": "seer.data seer.backbones seer.engine seer.eval: "
+    "seer.eval.outcomes seer.eval.paired seer.eval.literature",
     "shards": "seer.data: seer.data.storage seer.data.decoding seer.data.hashing",  # the format
     "seer": "launch shards:",
     "launch": "seer.methods seer.engine seer.data:",

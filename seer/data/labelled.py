@@ -90,9 +90,11 @@ class ImageSet:
         validation: of training images, the numbers of those that their owners give to choose options by; empty where
             they give none.
         metric: what those who use the data set report; "" of data of one's own.
+        dataset: its name in the table of data sets, if they are as many as its owner's; else "".
     """
 
     metric = ""
+    dataset = ""
 
     def __init__(self, source: Source, known: np.ndarray, classes: Sequence[str]):
         self.source = source

@@ -62,6 +62,8 @@ def evaluate(
         options["split"] = rule
     if data_splits:
         common["comparable"] = outcomes.comparability(task, options, *data_splits)
+        if dataset := data_splits[0].dataset:
+            common["dataset"] = dataset
     rows = []
     for score in scores:
         values = asdict(replace(score, outcomes={}))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from seer.eval.literature import Reference, beside
 from seer.eval.paired import in_words
 from seer.jsonl import Row
 from seer.report.changes import cut
@@ -49,6 +50,22 @@ class Compared(NamedTuple):
     lines: list[tuple[str, str]]
 
 
+class Mark(NamedTuple):
+    """A published value on a board's scale; `source` is the number of its source, from 1."""
+
+    model: str
+    value: str
+    place: float
+    source: int
+
+
+class Published(NamedTuple):
+    """What others have published, best first, and where."""
+
+    marks: list[Mark]
+    sources: list[str]
+
+
 class Item(NamedTuple):
     """A score of a board: the number of its run, and the model's name."""
 
@@ -71,6 +88,7 @@ class Board:
         missing: runs that were not measured so.
         headline: whether the measure stands for its task.
         compared: None where nothing is told by the same images.
+        published: None of data of one's own, and where nothing is known.
     """
 
     title: str
@@ -81,6 +99,7 @@ class Board:
     bars: list[Bar]
     missing: list[str] = field(default_factory=list)
     compared: Compared | None = None
+    published: Published | None = None
 
 
 def boards(runs: Sequence[RunFiles]) -> list[Board]:
@@ -132,6 +151,7 @@ def _board(items: list[Item], places: dict[str, str], runs: Sequence[RunFiles]) 
         bars,
         missing if len(runs) > 1 else [],
         _compared(items),
+        _published(rows, scale),
     )
 
 
@@ -148,6 +168,32 @@ def _compared(items: Sequence[Item]) -> Compared | None:
             if paired is not None:
                 lines.append((item.name, in_words(paired)))
     return Compared(best.name, lines) if lines else None
+
+
+def _published(rows: Sequence[Row], scale: Axis) -> Published | None:
+    """Values of the same task and protocol on the very data set of the table."""
+    first = rows[0]
+    dataset = common([row.get("dataset", "") for row in rows])
+    protocol = common([row.get("protocol", "") for row in rows])
+    if not dataset or protocol is None:
+        return None
+    references = beside(first["task"], protocol, dataset, first["metric"])
+    if not references:
+        return None
+    references.sort(key=lambda reference: reference.value, reverse=True)
+    sources = list(dict.fromkeys(map(_source, references)))
+    marks = []
+    for reference in references:
+        network = f" ({reference.network})" if reference.network else ""
+        value = shown({**first, "value": reference.value, "unit": "share"})
+        number_of_source = sources.index(_source(reference)) + 1
+        model = f"{reference.model}{network}"
+        marks.append(Mark(model, value, scale(reference.value), number_of_source))
+    return Published(marks, sources)
+
+
+def _source(reference: Reference) -> str:
+    return f"{reference.source}: {reference.about}"
 
 
 def _scale(rows: Sequence[Row], chance: float | None) -> tuple[Axis, list[float]]:

@@ -68,6 +68,7 @@ RESULT = Record(
         "comparable": NAME,  # the same in rows of one protocol, data and split
         "pixels": Integer(1, 100_000),
         "protocol": NAME,
+        "dataset": NAME,  # of the table of data sets, where all of its images were measured
     },  # which older ones lack
 )
 EVENT = Record({"step": Integer(0), "event": NAME})

@@ -31,7 +31,7 @@ def refused(tmp_path, text, **options) -> str:
     return str(error.value)
 
 
-def test_references_to_other_keys(tmp_path):
+def test_literature_to_other_keys(tmp_path):
     assert load(tmp_path, "name: x").run_dir == "runs/x"
     assert load(tmp_path, "", "name=y ${z}").run_dir == "runs/y ${z}"
     toy = load(
@@ -82,7 +82,7 @@ def test_a_run_directory_reads_no_environment(tmp_path):
         config.read(tmp_path / "config.yaml")
 
 
-def test_references_do_not_multiply(tmp_path):
+def test_literature_do_not_multiply(tmp_path):
     doubling = "".join(f"k{i}: ${{k{i + 1}}}${{k{i + 1}}}\n" for i in range(15))
     (tmp_path / "config.yaml").write_text(doubling + "k15: " + "x" * 100)
     with pytest.raises(InputError, match=r"longer than 65,536 characters|too far"):

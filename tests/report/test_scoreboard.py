@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from seer.report.gallery import crop_sizes, pictures, rows_of
+from seer.report.html import render
 from seer.report.runfiles import read_run
 from seer.report.scoreboard import boards
 from tests.report.conftest import result, titled, write_run
@@ -107,3 +108,34 @@ def test_a_picture_that_is_laid_out_otherwise_has_no_labels(run):
     (picture, _) = pictures(read_run(run))
     assert picture.caption.endswith("altered as configured.")
     assert (crop_sizes(read_run(run)), rows_of([], 160)) == ([], [])
+
+
+def flowers(value: float, **more) -> dict:
+    about = {"title": "Logistic regression mean per class", "dataset": "flowers102"}
+    return result("a step-1", value, "mean_per_class", "logreg") | about | more
+
+
+def test_published_values_stand_on_the_scale_of_the_very_same_data_set(tmp_path):
+    (board,) = boards([scored(tmp_path / "a", flowers(0.9))])
+    assert board.published is not None
+    (source,) = board.published.sources
+    assert "arXiv:2011.13377" in source
+    marks = {mark.model: mark for mark in board.published.marks}
+    assert marks["SwAV (ResNet-50)"] == ("SwAV (ResNet-50)", "94.6 %", pytest.approx(94.62), 1)
+    values = [mark.place for mark in board.published.marks]
+    assert values == sorted(values, reverse=True)
+    page = render([scored(tmp_path / "b", flowers(0.9))])
+    assert 'class="mark" style="left: 94.62%"' in page
+    assert source.split(":")[0] in page
+
+
+@pytest.mark.parametrize(
+    "other", [{"dataset": ""}, {"protocol": "mine"}, {"metric": "top1"}, {"dataset": "cars"}]
+)
+def test_they_do_not_of_another(tmp_path, other):
+    (board,) = boards([scored(tmp_path / "a", flowers(0.9, **other))])
+    assert board.published is None
+    both = [flowers(0.9), flowers(0.8, **(other | {"metric": "mean_per_class"}), model="other")]
+    if "metric" not in other:
+        (board,) = boards([scored(tmp_path / "b", *both)])
+        assert board.published is None

@@ -99,6 +99,7 @@ class Splits(Generic[Kind]):
         val: None where the owners give none.
         rule: how the split was made, where it is not simply the owners' train and test.
         entry: of the table; None for data of one's own.
+        whole: whether the images are as many as the entry says.
     """
 
     train: Kind
@@ -106,6 +107,7 @@ class Splits(Generic[Kind]):
     test: Kind
     rule: str = ""
     entry: DataSet | None = None
+    whole: bool = False
 
 
 def load(data: Path | str) -> Splits:
@@ -145,7 +147,9 @@ def train_and_test(data: Path | str, several: bool = False) -> tuple[Any, Any]:
     if not isinstance(train, MultiLabelled):
         train, test = agreeing(train, test, readable(str(data)))
     train.validation = np.arange(len(splits.train), len(train))
-    train.metric = splits.entry.metric if splits.entry else ""
+    if splits.entry:
+        train.metric = splits.entry.metric
+        train.dataset = splits.entry.name if splits.whole else ""
     return train, test
 
 
@@ -200,12 +204,14 @@ def _of_owners(located: Located) -> Splits:
     assert entry.read is not None
     parts = entry.read(folder)
     lengths = {split: len(images) for split, images in parts.items()}
-    if lengths != dict(entry.sizes):
+    whole = lengths == dict(entry.sizes)
+    if not whole:
         ours = ", ".join(f"{split or 'whole'} {length:,}" for split, length in lengths.items())
         theirs = ", ".join(f"{split or 'whole'} {size:,}" for split, size in entry.sizes.items())
         say_once(f"{folder}: {ours} images, and {entry.title} has {theirs}: no score compares")
     rule = rule_of(f"{entry.name}:{folder}")
-    return replace(_arranged(parts, rule, entry.per_class, str(folder)), entry=entry)
+    arranged = _arranged(parts, rule, entry.per_class, str(folder))
+    return replace(arranged, entry=entry, whole=whole)
 
 
 def _arranged(parts: Mapping[str, Any], rule: str, per_class: int, where: str) -> Splits:

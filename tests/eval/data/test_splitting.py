@@ -5,15 +5,18 @@ import logging
 import pickle
 import shutil
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from seer.data.labelled import load_labelled
 from seer.errors import InputError
+from seer.eval.data.datasets import DATASETS
 from seer.eval.data.several import MultiLabelled
 from seer.eval.data.splitting import joined, load, rule_of, some_of_each, train_and_test
 from seer.eval.task import evaluate
+from seer.results import read_results
 from tests.eval.data.test_datasets import contents
 from tests.kit import owners
 from tests.kit.pictures import write_images
@@ -127,6 +130,19 @@ def test_an_evaluation_takes_a_folder_as_its_owner_lays_it_out(tmp_path):
         rows[0]["value"]
         == evaluate("knn", "pixels:8", tmp_path / "data", ["k=[1]"], out)[0]["value"]
     )
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_result_names_the_data_set_where_all_of_its_images_were_measured(
+    tmp_path, monkeypatch, whole
+):
+    owners.dtd(tmp_path / "data")
+    sizes = {"train": 3, "val": 2, "test": 2 if whole else 3}
+    monkeypatch.setitem(DATASETS, "dtd", replace(DATASETS["dtd"], sizes=sizes))
+    out = tmp_path / "results.jsonl"
+    (row,) = evaluate("knn", "pixels:8", tmp_path / "data", ["k=[1]"], out)
+    assert row.get("dataset") == ("dtd" if whole else None)
+    assert read_results(out) == [row]
 
 
 def write_table(folder, text: str):
