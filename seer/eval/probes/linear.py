@@ -1,8 +1,8 @@
 """Linear probe: softmax regression on frozen features by SGD, several learning rates and weight
 decays side by side in one pass.
 
-They are chosen on a held-out part of the training images; the test images are looked at once, at
-the end.
+They are chosen on the owners' validation images, or on a held-out part of the training images; the
+test images are looked at once, at the end.
 """
 
 import logging
@@ -31,7 +31,7 @@ from seer.eval.probes.features import (
     to_input,
     watch,
 )
-from seer.eval.probes.holdout import holdout
+from seer.eval.probes.holdout import choosing
 from seer.eval.probes.options import LinearConfig
 from seer.eval.scores import Score, accuracy, chance
 from seer.interop.models import Model
@@ -72,10 +72,11 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
             batches = cached_batches(features[rows].to(device), labels[rows].to(device), config)
         return fit(batches, len(rows), features.shape[1], len(train.classes), settings, config)
 
-    kept, held = holdout(train.labels, config.holdout, config.seed)
+    kept, held, rule = choosing(train, config.holdout, config.seed)
     settings = list(product(config.lrs, config.weight_decays))
     heads = probe(kept, settings)
     best, details = choose(heads, features[held], labels[held], settings)
+    details["chosen_on"] = rule
     head = (
         probe(torch.arange(len(train)), [settings[best]])
         if config.refit

@@ -1,8 +1,8 @@
 """Logistic regression on frozen features, its penalty chosen among many (Kornblith et al. 2019,
 arXiv:1805.08974; Ericsson et al. 2021, arXiv:2011.13377).
 
-λ is chosen on a held-out part of the training images, and the regression made once more on all of
-them; the test images are looked at once, at the end.
+λ is chosen on the owners' validation images, or on a held-out part of the training images, and the
+regression made once more on all of them; the test images are looked at once, at the end.
 """
 
 import logging
@@ -16,8 +16,8 @@ from seer.data.labelled import Labelled
 from seer.distributed import pick_device
 from seer.eval.data.several import MultiLabelled
 from seer.eval.probes.features import extract, watch
-from seer.eval.probes.holdout import held_out, holdout
-from seer.eval.probes.options import LogregConfig
+from seer.eval.probes.holdout import Choosing, choosing
+from seer.eval.probes.options import AUTO, LogregConfig
 from seer.eval.probes.regression import ROWS, Axes, Loss, Path, Sigmoids, Softmax
 from seer.eval.ranking import mean_precision
 from seer.eval.scores import Score, accuracy, chance, eleven_point, mean_per_class
@@ -40,12 +40,14 @@ def run(
         InputError: an option is wrong, or no class has two training images.
     """
     check_options(config)
+    metric = metric_of(train, config)
+    by = choosing(train, config.holdout, config.seed)
     device = pick_device(config.device)
     features = extract(model, train, config, "training images").to(device)
     test_features = extract(model, test, config, "test images").to(device)
     labels = torch.from_numpy(train.labels).to(device)
     truth = torch.from_numpy(test.labels)
-    penalty, heads, details = choose(features, labels, len(train.classes), config)
+    penalty, heads, details = choose(features, labels, len(train.classes), by, metric, config)
     heads = fit(features, labels, len(train.classes), penalty, heads, config)
     outputs = logits(heads, test_features).cpu()
     if truth.dim() == 2:
@@ -53,23 +55,32 @@ def run(
             eleven_point("map11", "mAP, 11 points", outputs, truth, details, headline=True),
         ]
     correct = outputs.argmax(1) == truth
-    by_class = config.metric == "mean_per_class"
+    by_class = metric == "mean_per_class"
     return [
         accuracy("top1", "top-1", correct, details, not by_class, chance(truth)),
         mean_per_class("mean_per_class", "mean per class", correct, truth, details, by_class),
     ]
 
 
+def metric_of(train: Labelled | MultiLabelled, config: LogregConfig) -> str:
+    """What λ is chosen by."""
+    if train.labels.ndim == 2:
+        return "map11"
+    return config.metric if config.metric != AUTO else train.metric or "top1"
+
+
 def choose(
-    features: Tensor, labels: Tensor, classes: int, config: LogregConfig
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    by: Choosing,
+    metric: str,
+    config: LogregConfig,
 ) -> tuple[float, Tensor, dict[str, Any]]:
-    """The λ that does best on held-out images, the largest of equals; its heads; and what a result
-    says of it.
+    """The λ that does best on the images that are kept to choose by, the largest of equals; its
+    heads; and what a result says of it.
     """
-    if labels.dim() == 2:
-        kept, held = held_out(len(labels), config.holdout, config.seed)
-    else:
-        kept, held = holdout(labels.cpu().numpy(), config.holdout, config.seed)
+    kept, held = by.kept, by.held
     axes = Axes.of(features[kept])
     path = Path(axes, loss_of(labels[kept], classes))
     unfinished = []
@@ -81,10 +92,15 @@ def choose(
         if not solution.converged.all():
             unfinished.append(candidate)
         solved = columns(axes.heads(solution.values))
-        quality = quality_of(logits(solved, features[held]), labels[held], config.metric)
+        quality = quality_of(logits(solved, features[held]), labels[held], metric)
         if quality > best:
             best, penalty, heads = quality, candidate, solved
-    details: dict[str, Any] = {"lambda": penalty, "holdout": round(best, 4)}
+    details: dict[str, Any] = {
+        "lambda": penalty,
+        "chosen_on": by.rule,
+        "chosen_by": metric,
+        "holdout": round(best, 4),
+    }
     if unfinished:
         named = ", ".join(f"{value:g}" for value in unfinished)
         logger.warning(

@@ -18,6 +18,7 @@ from seer.schema import (
 )
 
 CROP = Choice("centre", "short_side")
+AUTO = "auto"
 RATES = ListOf(Number(above=0), 100, 1)  # those that diverge are told
 
 
@@ -76,7 +77,8 @@ class LinearConfig(FeatureConfig):
         epochs: passes over the training images.
         sgd_batch: images per SGD step.
         weight_decays: on weights and biases.
-        holdout: share of each training class on which rate and decay are chosen.
+        holdout: share of each training class on which rate and decay are chosen, where the data have no validation
+            images.
         refit: train once more on all training images, by the chosen ones.
         standardize: shift and scale each feature to mean 0, deviation 1 over the training images.
         augment: train on random-resized crops and flips, new ones every epoch, instead of on cached features.
@@ -103,9 +105,10 @@ class LogregConfig(FeatureConfig):
     Attributes:
         lambdas: the lowest and the highest λ, the strength of the L2 penalty; scikit-learn's C is 1 / λ.
         count: how many λ are tried, evenly spaced on a logarithmic scale.
-        holdout: share of each training class on which λ is chosen.
+        holdout: share of each training class on which λ is chosen, where the data have no validation images.
         metric: what λ is chosen by, and what stands for the task where only one value is shown: `top1` or
-            `mean_per_class`; images of several classes have their 11-point mean average precision.
+            `mean_per_class`; `auto` is what is reported of the data set, `top1` of data of one's own. Images of several
+            classes have their 11-point mean average precision.
         tolerance: share of the loss that a solution may lie above the optimum, about.
         iterations: of L-BFGS at each λ, at most.
     """
@@ -113,7 +116,7 @@ class LogregConfig(FeatureConfig):
     lambdas: list[float] = option([1e-6, 1e5], ListOf(Number(1e-30, 1e30), 2, 2, rising=True))
     count: int = option(45, Integer(1, 1000))
     holdout: float = option(0.2, Number(above=0, below=1))
-    metric: str = option("top1", Choice("top1", "mean_per_class"))
+    metric: str = option(AUTO, Choice(AUTO, "top1", "mean_per_class"))
     tolerance: float = option(1e-7, Number(1e-12, 0.1))
     iterations: int = option(1000, Integer(1, 10**6))
     crop: str = option("short_side", CROP)

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from seer.data.labelled import splits
 from seer.errors import InputError
 from seer.eval.probes import linear
+from seer.eval.probes.holdout import Choosing, holdout
 from seer.eval.probes.linear import (
     LinearConfig,
     cached_batches,
     fit,
-    holdout,
     logits,
     shuffled,
     standardizer,
@@ -130,6 +130,26 @@ def test_rate_and_decay_are_chosen_together(data):
     assert "weight_decay" not in alone.details
 
 
+def test_validation_images_are_what_it_is_chosen_on_and_then_trained_on(data):
+    train_images, test = splits(data)
+    train_images.validation = np.arange(0, 120, 5)
+    config = LinearConfig(epochs=5, lrs=[0.3])
+    (score,) = linear.run(small_model(), train_images, test, config)
+    assert score.details["chosen_on"] == "the 24 validation images"
+    kept = LinearConfig(epochs=5, lrs=[0.3], refit=False)
+    (before,) = linear.run(small_model(), train_images, test, kept)
+    train_images.labels[train_images.validation] = 0
+    (after,) = linear.run(small_model(), train_images, test, kept)
+    assert after.value == before.value
+    assert (
+        after.details["holdout_top1"]
+        < before.details["holdout_top1"]
+        == (score.details["holdout_top1"])
+    )
+    (refit,) = linear.run(small_model(), train_images, test, config)
+    assert refit.value != score.value
+
+
 def test_the_rate_is_chosen_without_the_test_images(data):
     train_images, test = splits(data)
     (score,) = linear.run(small_model(), train_images, test, LinearConfig(epochs=5))
@@ -184,7 +204,7 @@ def test_features_of_any_size_are_standardised(scale):
 def test_without_refit_the_held_out_images_are_never_trained_on(data, monkeypatch):
     train_images, test = splits(data)
     kept, held = holdout(train_images.labels, 0.1, 0)
-    monkeypatch.setattr(linear, "holdout", lambda *_: (kept, held))
+    monkeypatch.setattr(linear, "choosing", lambda *_: Choosing(kept, held, "some"))
     config = LinearConfig(epochs=3, lrs=[0.3], refit=False, standardize=False)
     (before,) = linear.run(small_model(), train_images, test, config)
     train_images.labels[held] = 0

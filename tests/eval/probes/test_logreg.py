@@ -12,7 +12,7 @@ from seer.data.labelled import Labelled, part, splits
 from seer.errors import InputError
 from seer.eval.probes import logreg
 from seer.eval.probes.features import extract
-from seer.eval.probes.holdout import holdout
+from seer.eval.probes.holdout import Choosing, holdout
 from seer.eval.probes.options import FeatureConfig, LogregConfig
 from seer.eval.task import evaluate
 from seer.eval.tasks import TASKS
@@ -26,14 +26,20 @@ def oracle(x: np.ndarray, y: np.ndarray, penalty: float) -> LogisticRegression:
     return LogisticRegression(C=1 / penalty, solver="newton-cholesky", tol=1e-9).fit(x, y)
 
 
-def test_scores_are_scikit_learns_by_the_whole_protocol(data):
+@pytest.mark.parametrize("validation", [0, 30])
+def test_scores_are_scikit_learns_by_the_whole_protocol(data, validation):
     train, test = splits(data)
+    rows = np.random.default_rng(0).permutation(len(train))
+    train.validation = np.sort(rows[:validation])
     config = LogregConfig(**FEW)
     top1, by_class = logreg.run(small_model(), train, test, config)
 
     x = extract(small_model(), train, FeatureConfig(crop="short_side")).double().numpy()
     z = extract(small_model(), test, FeatureConfig(crop="short_side")).double().numpy()
     kept, held = holdout(train.labels, 0.2, 0)
+    if validation:
+        held = torch.from_numpy(np.sort(rows[:validation]))
+        kept = torch.from_numpy(np.sort(rows[validation:]))
     penalties = np.geomspace(10, 1e-3, 5)
     shares = [
         oracle(x[kept], train.labels[kept], penalty).score(x[held], train.labels[held])
@@ -42,11 +48,45 @@ def test_scores_are_scikit_learns_by_the_whole_protocol(data):
     best = int(np.argmax(shares))
     predicted = oracle(x, train.labels, penalties[best]).predict(z)
     assert top1.details["lambda"] == pytest.approx(penalties[best])
+    chosen_on = "the 30 validation images" if validation else "24 training images held out"
+    assert (top1.details["chosen_on"], top1.details["chosen_by"]) == (chosen_on, "top1")
     assert top1.details["holdout"] == pytest.approx(shares[best], abs=1e-4)
     assert top1.value == pytest.approx((predicted == test.labels).mean())
     assert by_class.value == pytest.approx(balanced_accuracy_score(test.labels, predicted))
     assert (top1.headline, by_class.headline) == (True, False)
     assert top1.value > 0.5
+
+
+@pytest.mark.parametrize(
+    ("reported", "option", "metric"),
+    [
+        ("", "auto", "top1"),
+        ("mean_per_class", "auto", "mean_per_class"),
+        ("mean_per_class", "top1", "top1"),
+        ("top1", "mean_per_class", "mean_per_class"),
+    ],
+)
+def test_the_metric_is_the_data_sets_own_unless_it_is_given(data, reported, option, metric):
+    train, test = splits(data)
+    train.metric = reported
+    scores = logreg.run(small_model(), train, test, LogregConfig(metric=option, **FEW))
+    assert [score.metric for score in scores if score.headline] == [metric]
+    assert {score.details["chosen_by"] for score in scores} == {metric}
+
+
+def test_what_is_chosen_is_best_by_the_metric():
+    """Of 11 images to choose by, one is of class 1; to get it right costs three of the others."""
+    features = torch.tensor([[-1.0]] * 9 + [[1.0]] + [[-1.0]] * 7 + [[1.1]] * 3 + [[1.0]])
+    labels = torch.tensor([0] * 9 + [1] + [0] * 10 + [1])
+    by = Choosing(torch.arange(10), torch.arange(10, 21), "")
+    config = LogregConfig(lambdas=[1e-3, 1e3], count=7)
+    details = {
+        metric: logreg.choose(features, labels, 2, by, metric, config)[2]
+        for metric in ("top1", "mean_per_class")
+    }
+    assert details["top1"]["holdout"] == pytest.approx(10 / 11, abs=1e-4)
+    assert details["mean_per_class"]["holdout"] == pytest.approx((7 / 10 + 1) / 2, abs=1e-4)
+    assert details["top1"]["lambda"] > details["mean_per_class"]["lambda"]
 
 
 def test_the_penalty_is_chosen_without_the_test_images(data):
@@ -125,5 +165,12 @@ def test_wrong_options_are_named(data, option):
 def test_equally_good_penalties_give_the_largest():
     features = torch.tensor([[-1.0], [-2.0], [1.0], [2.0], [-3.0], [3.0]])
     labels = torch.tensor([0, 0, 1, 1, 0, 1])
-    penalty, _, details = logreg.choose(features, labels, 2, LogregConfig(**FEW))
-    assert (penalty, details) == (pytest.approx(10.0), {"lambda": penalty, "holdout": 1.0})
+    by = Choosing(*holdout(labels.numpy(), 0.2, 0), "some")
+    penalty, _, details = logreg.choose(features, labels, 2, by, "top1", LogregConfig(**FEW))
+    assert penalty == pytest.approx(10.0)
+    assert details == {
+        "lambda": penalty,
+        "chosen_on": "some",
+        "chosen_by": "top1",
+        "holdout": 1.0,
+    }
