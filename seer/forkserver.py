@@ -18,6 +18,8 @@ SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signa
 QUIET = "ignore:resource_tracker:UserWarning"  # what a process that is ended at once leaves, the tracker removes
 # What a loader's workers import.
 LOADING = ["seer.data.workers", "seer.data.crops.resize", "seer.data.crops.kernel"]
+# What processes import that measure a frozen model together.
+PROBING = ["seer.eval.task", "seer.eval.probes.knn", "seer.processes"]
 TRAINING = [
     "seer.pretrain.run",
     "seer.processes",

@@ -1,5 +1,6 @@
 """One task run on one model: options, data and model in, results out."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from seer.data.labelled import ImageSet
 from seer.errors import InputError
 from seer.eval import outcomes, pixels
 from seer.eval.data.splitting import rule_of, train_and_test
+from seer.eval.probes.together import number, together
 from seer.eval.scores import Score
 from seer.eval.tasks import TASKS, check_request
 from seer.interop.models import Model, load_model
@@ -38,12 +40,16 @@ def evaluate(
         data: as `seer.eval.data.splitting.load` takes it.
         overrides: options of the task as `key=value`.
         out: results file; by default the run's own, or ./results.jsonl for a model that has no run.
-        nproc: processes on this host, for tasks that train.
+        nproc: processes on this host, which train together, or compute features and neighbours together.
 
     Raises:
         InputError: in one line, what is wrong with any of these.
     """
     check_request(task, model_spec, data, overrides, out, nproc)
+    if nproc > 1 and not TASKS[task].trained:
+        device = TASKS[task].resolve(parse_overrides(overrides)).device
+        words = (task, model_spec, data, overrides, out)
+        return spawn(_measure_together, nproc, os.getcwd(), words, device=device)[0]
     began = time.perf_counter()
     measure = _train if TASKS[task].trained else _probe
     model, config, scores, data_splits = measure(task, model_spec, data, overrides, out, nproc)
@@ -77,6 +83,13 @@ def evaluate(
     return rows
 
 
+def _measure_together(folder: str, words: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """What `evaluate` does, as one of several processes that began in a folder."""
+    os.chdir(folder)
+    with together():
+        return evaluate(*words)
+
+
 def _probe(
     task: str,
     model_spec: str,
@@ -91,7 +104,8 @@ def _probe(
     model = pixels.load(model_spec, train)
     check_results(results_of(model, out))
     model = sized(model, config.size)
-    return model, config, TASKS[task].load().run(model, train, test, config), (train, test)
+    scores = TASKS[task].load().run(model, train, test, config)
+    return model, config, [] if number() else scores, (train, test)
 
 
 def _train(

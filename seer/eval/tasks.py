@@ -117,8 +117,8 @@ def check_request(
             check_options(name, model, data, options_of(name, overrides))
     else:
         check_options(task, model, data, overrides)
-    if nproc > 1 and not is_trained(task):
-        raise InputError(f"--nproc {nproc}: {task} is one process")
+    if nproc > 1 and task == ALL:
+        raise InputError(f"--nproc {nproc}: {task} is one process; name one task")
     if out:
         from seer.results import check_results  # slow to import
 

@@ -53,7 +53,7 @@ def evaluate(
         Path | None, typer.Option(help="results.jsonl to append to (default: the run's own).")
     ] = None,
     nproc: Annotated[
-        int, typer.Option(help="Processes on this host, for tasks that train.", min=1)
+        int, typer.Option(help="Processes on this host, which train or measure together.", min=1)
     ] = 1,
     json_target: Json = "",
 ) -> None:
@@ -67,6 +67,8 @@ def evaluate(
     if is_trained(task):
         outlast_terminal()
         forkserver.start(forkserver.LOADING if nproc == 1 else forkserver.TRAINING)
+    elif nproc > 1:
+        forkserver.start(forkserver.PROBING)
 
     from seer.eval.baselines import evaluate_all, results_file, table, verdicts
     from seer.eval.task import evaluate as run

@@ -1,8 +1,10 @@
 """Images through a frozen backbone, once: decoded in threads, computed in batches, kept on disk."""
 
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -12,9 +14,9 @@ from torch import Tensor
 
 from seer.data.crops.multicrop import centre_crop, without_far_ends
 from seer.data.labelled import ImageSet
-from seer.distributed import pick_device
+from seer.distributed import on_all
 from seer.errors import InputError
-from seer.eval.probes import feature_cache
+from seer.eval.probes import feature_cache, together
 from seer.eval.probes.options import FeatureConfig
 from seer.interop.models import Model
 from seer.precision import autocast
@@ -42,26 +44,46 @@ class Images(Protocol):
 
 def extract(model: Model, data: ImageSet, config: FeatureConfig, name: str = "images") -> Tensor:
     """The features of all images, `(N, D)` float32 on the CPU, all finite; from the cache if it has
-    them.
+    them. Processes that measure together compute a share each, and all have the whole.
 
     Raises:
         InputError: an option is wrong, an image cannot be decoded, or its features are not finite.
     """
     key = cache_key(model, data, config) if config.cache else None
-    if key and (kept := feature_cache.load(key, len(data))) is not None:
+    if key and (kept := _kept(key, len(data))) is not None:
         return kept
 
     def load(rows: list[int]) -> tuple[list[int], Tensor]:
         return rows, stack([data.image(i) for i in rows], model.size, config.crop)
 
-    features = torch.empty(0)
-    for rows, values in stream(model, len(data), load, config, name, data.source.name):
-        if not len(features):
-            features = torch.empty(len(data), values.shape[1])
-        features[rows] = values
-    if key:
+    batches = stream(model, len(data), load, config, name, data.source.name)
+    if together.processes() > 1:
+        features = together.gathered(len(data), batches, _folder(key))
+    else:
+        features = torch.empty(0)
+        for rows, values in batches:
+            if not len(features):
+                features = torch.empty(len(data), values.shape[1])
+            features[rows] = values
+    if key and not together.number():
         feature_cache.store(key, features)
     return features
+
+
+def _kept(key: str, images: int) -> Tensor | None:
+    """What the cache has, if all processes that measure together find it."""
+    kept = feature_cache.load(key, images)
+    if together.processes() > 1 and not all(on_all(lambda: kept is not None)):
+        return None
+    return kept
+
+
+def _folder(key: str | None) -> Path:
+    """Where features are gathered: beside those that are kept, which takes as much room."""
+    try:
+        return feature_cache.path_of(key).parent if key else Path(tempfile.gettempdir())
+    except OSError:
+        return Path(tempfile.gettempdir())
 
 
 def stream(
@@ -73,7 +95,7 @@ def stream(
     name_of: Callable[[int], str],
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Numbers of n images and their features `(n, D)` on the CPU, batch by batch, out of images 0 …
-    count − 1.
+    count − 1; of processes that measure together each has its share of the batches.
 
     Args:
         load: numbers of images → the numbers of those that can be used, and their pixels `(n, S, S, 3)` uint8; called
@@ -84,10 +106,11 @@ def stream(
         InputError: names the first image whose features are not finite.
     """
     backbone = frozen(model, config)
-    device = pick_device(config.device)
-    together = max(1, min(config.batch_size, LARGEST_BATCH // model.size**2))
-    batches = [rows.tolist() for rows in torch.arange(count).split(together)]
-    loaded = in_threads(load, batches, config.threads)
+    device = together.own_device(config.device)
+    size = max(1, min(config.batch_size, LARGEST_BATCH // model.size**2))
+    batches = [rows.tolist() for rows in torch.arange(count).split(size)]
+    batches = batches[together.number() :: together.processes()]
+    loaded = in_threads(load, batches, max(1, config.threads // together.processes()))
     for rows, pixels in watch(loaded, len(batches), name, "batches"):
         if rows:
             inputs = to_input(model, pixels.to(device))
@@ -161,7 +184,7 @@ def frozen(model: Model, config: FeatureConfig) -> Callable[[Tensor], Tensor]:
     on the device.
     """
     check_options(config)
-    device = pick_device(config.device)
+    device = together.own_device(config.device)
     network = model.backbone.to(device).to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
@@ -207,7 +230,12 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], threads: int) -> 
 
 
 def watch(items: Iterable[T], total: int, label: str, unit: str) -> Iterator[T]:
-    """The items, with `terminal.progress` on stderr."""
+    """The items, with `terminal.progress` on stderr, of processes that measure together the main
+    one's.
+    """
+    if together.number():
+        yield from items
+        return
     with progress(label, unit) as tick:
         for done, item in enumerate(items, 1):
             yield item

@@ -23,6 +23,7 @@ from seer.errors import InputError
 from seer.eval.data.splitting import joined
 from seer.eval.probes.features import extract, taming
 from seer.eval.probes.options import FewshotConfig
+from seer.eval.probes.together import goes_on
 from seer.eval.scores import Score, Z
 from seer.interop.models import Model
 from seer.schema import check_options
@@ -41,8 +42,10 @@ def run(model: Model, train: Labelled, test: Labelled, config: FewshotConfig) ->
     """
     check_options(config)
     images = joined([train, test])
-    features = extract(model, images, config, "images").to(pick_device(config.device))
-    features = centred(features)
+    features = extract(model, images, config, "images")
+    if not goes_on():
+        return []
+    features = centred(features.to(pick_device(config.device)))
     scores = []
     for shots in config.shots:
         eligible = eligible_classes(images, shots, config)

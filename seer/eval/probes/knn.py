@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from seer.data.labelled import Labelled
-from seer.distributed import pick_device
 from seer.errors import InputError
 from seer.eval.probes.features import extract
 from seer.eval.probes.neighbours import check_picture, try_to_draw
 from seer.eval.probes.options import KnnConfig
-from seer.eval.probes.search import search
+from seer.eval.probes.search import search_together
+from seer.eval.probes.together import goes_on, own_device
 from seer.eval.scores import Score, accuracy, chance
 from seer.interop.models import Model
 from seer.rundir.names import IMAGES, NEIGHBOURS
@@ -33,8 +33,10 @@ def run(model: Model, train: Labelled, test: Labelled, config: KnnConfig) -> lis
     queries = extract(model, test, config, "test images")
     labels = torch.from_numpy(train.labels)
     truth = torch.from_numpy(test.labels)
-    device = pick_device(config.device)
-    similarity, nearest = search(queries, bank, max(config.k), device, config.metric)
+    device = own_device(config.device)
+    similarity, nearest = search_together(queries, bank, max(config.k), device, config.metric)
+    if not goes_on():
+        return []
     path = picture(model, config)
     if path:
         try_to_draw(path, train, test, nearest)

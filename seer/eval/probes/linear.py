@@ -33,6 +33,7 @@ from seer.eval.probes.features import (
 )
 from seer.eval.probes.holdout import choosing
 from seer.eval.probes.options import LinearConfig
+from seer.eval.probes.together import goes_on
 from seer.eval.scores import Score, accuracy, chance
 from seer.interop.models import Model
 from seer.schema import check_options
@@ -57,6 +58,8 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
     check_options(config)
     features = extract(model, train, config, "training images")
     test_features = extract(model, test, config, "test images")
+    if not goes_on():
+        return []
     labels = torch.from_numpy(train.labels)
     truth = torch.from_numpy(test.labels)
     scale = standardizer(features) if config.standardize else torch.nn.Identity()

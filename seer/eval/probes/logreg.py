@@ -19,6 +19,7 @@ from seer.eval.probes.features import extract, watch
 from seer.eval.probes.holdout import Choosing, choosing
 from seer.eval.probes.options import AUTO, LogregConfig
 from seer.eval.probes.regression import ROWS, Axes, Loss, Path, Sigmoids, Softmax
+from seer.eval.probes.together import goes_on
 from seer.eval.ranking import mean_precision
 from seer.eval.scores import Score, accuracy, chance, eleven_point, mean_per_class
 from seer.interop.models import Model
@@ -42,9 +43,13 @@ def run(
     check_options(config)
     metric = metric_of(train, config)
     by = choosing(train, config.holdout, config.seed)
+    features = extract(model, train, config, "training images")
+    test_features = extract(model, test, config, "test images")
+    if not goes_on():
+        return []
     device = pick_device(config.device)
-    features = extract(model, train, config, "training images").to(device)
-    test_features = extract(model, test, config, "test images").to(device)
+    features = features.to(device)
+    test_features = test_features.to(device)
     labels = torch.from_numpy(train.labels).to(device)
     truth = torch.from_numpy(test.labels)
     penalty, heads, details = choose(features, labels, len(train.classes), by, metric, config)

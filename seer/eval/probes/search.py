@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seer.distributed import on_all
+from seer.eval.probes import together
 from seer.eval.probes.features import LARGE, taming
 
 BLOCK = 2**25  # values of the bank that are compared with at once: 128 MB
@@ -30,8 +32,8 @@ def search(
             distance (of vectors of length 1: the cosine minus 1).
     """
     turn = directions if metric == "cosine" else euclidean(bank)
-    rows = max(k, BLOCK // bank.shape[1])
-    chunks = queries.split(max(1, CHUNK // min(rows, len(bank))))
+    rows = block_of(bank, k)
+    chunks = queries.split(chunk_of(bank, k))
     asked = [turn(chunk.to(device), False) for chunk in chunks]
     nearest: list[Nearest] = []
     for first in range(0, len(bank), rows):
@@ -40,6 +42,36 @@ def search(
         nearest = list(map(_merged, nearest, of_block)) if nearest else of_block
     near = torch.cat([part for part, _ in nearest]).cpu()
     return near, torch.cat([places for _, places in nearest]).cpu()
+
+
+def search_together(
+    queries: Tensor, bank: Tensor, k: int, device: torch.device, metric: str
+) -> Nearest:
+    """`search`, the queries shared among the processes; the whole result in each of them."""
+    if together.processes() == 1:
+        return search(queries, bank, k, device, metric)
+    chunks = queries.split(chunk_of(bank, k))
+    own = chunks[together.number() :: together.processes()]
+    found: list[Nearest] = []
+    if own:
+        near, places = search(torch.cat(own), bank, k, device, metric)
+        lengths = [len(chunk) for chunk in own]
+        found = list(zip(near.split(lengths), places.split(lengths), strict=True))
+    of_all = on_all(lambda: found)
+    in_order = [
+        of_all[i % together.processes()][i // together.processes()] for i in range(len(chunks))
+    ]
+    return torch.cat([near for near, _ in in_order]), torch.cat([at for _, at in in_order])
+
+
+def block_of(bank: Tensor, k: int) -> int:
+    """How many rows of a bank are compared with at once."""
+    return max(k, BLOCK // bank.shape[1])
+
+
+def chunk_of(bank: Tensor, k: int) -> int:
+    """How many queries are compared at once."""
+    return max(1, CHUNK // min(block_of(bank, k), len(bank)))
 
 
 def _nearest(nearness: Tensor, k: int, first: int) -> Nearest:

@@ -285,11 +285,6 @@ def test_a_damaged_image_is_named_and_none_takes_its_place(small, data, tmp_path
         )
 
 
-def test_probes_are_one_process(data):
-    with pytest.raises(InputError, match="--nproc 2: knn is one process"):
-        evaluate("knn", "pixels", data, [], nproc=2)
-
-
 def test_a_launch_is_told_what_it_trains(small, data, tmp_path):
     words = [
         "eval",
