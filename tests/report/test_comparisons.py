@@ -94,7 +94,8 @@ def test_without_what_both_scored_intervals_are_compared(tmp_path, what):
         outcomes.keep(results, row, {"hits": THEIRS[:-1]})
     else:
         rows = results.read_text().splitlines()
-        results.write_text(rows[0] + "\n" + rows[1].replace('"abc"', '"abd"', 1) + "\n")
+        results.write_text(rows[0] + "\n" + rows[1].replace('able": "abc"', 'able": "abd"') + "\n")
+        outcomes.keep(results, row | {"comparable": "abd"}, {"hits": THEIRS})
     run = read_run(path)
     (board,) = boards([run])
     assert board.compared is None
