@@ -87,13 +87,19 @@ class ImageSet:
     Attributes:
         classes: names, sorted where they come from folders.
         fingerprint: 16 hex digits, the same as long as images and what is known of them are; for caches of features.
+        validation: of training images, the numbers of those that their owners give to choose options by; empty where
+            they give none.
+        metric: what those who use the data set report; "" of data of one's own.
     """
+
+    metric = ""
 
     def __init__(self, source: Source, known: np.ndarray, classes: Sequence[str]):
         self.source = source
         self.classes = list(classes)
         content = "\0".join([source.fingerprint, *self.classes]).encode() + known.tobytes()
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
+        self.validation = np.empty(0, np.int64)
         self._length = len(known)
 
     def __len__(self) -> int:

@@ -128,8 +128,8 @@ def load(data: Path | str) -> Splits:
 
 
 def train_and_test(data: Path | str, several: bool = False) -> tuple[Any, Any]:
-    """Training images, the owners' validation images among them, and test images, as `load` finds
-    them, labelled by the same classes.
+    """Training images, the owners' validation images among them and known as such
+    (`ImageSet.validation`), and test images, as `load` finds them, labelled by the same classes.
 
     Args:
         several: whether images of several classes each will do, which come as `MultiLabelled`.
@@ -141,9 +141,12 @@ def train_and_test(data: Path | str, several: bool = False) -> tuple[Any, Any]:
     check_layout(data, several)
     splits = load(data)
     train = joined([splits.train, splits.val]) if splits.val else splits.train
-    if isinstance(train, MultiLabelled):
-        return train, splits.test
-    return agreeing(train, splits.test, readable(str(data)))
+    test = splits.test
+    if not isinstance(train, MultiLabelled):
+        train, test = agreeing(train, test, readable(str(data)))
+    train.validation = np.arange(len(splits.train), len(train))
+    train.metric = splits.entry.metric if splits.entry else ""
+    return train, test
 
 
 def check_layout(data: Path | str, several: bool = False) -> None:
