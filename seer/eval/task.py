@@ -103,7 +103,7 @@ def _train(
 ) -> tuple[Model, Any, list[Score], Sequence[ImageSet]]:
     """Train a model, in processes of this host or as one of a world's, and measure it."""
     module = TASKS[task].load()
-    config = module.configure(model_spec, str(data), overrides)
+    config = module.configure(task, model_spec, str(data), overrides)
     model = load_model(model_spec)
     check_results(results_of(model, out))
     if nproc == 1:

@@ -26,11 +26,11 @@ from seer.engine.parallel import parallelize
 from seer.engine.peers import check_peers
 from seer.engine.run import Training, enough_memory, fit
 from seer.errors import InputError
-from seer.eval.data.splitting import train_and_test
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import stack, to_input
 from seer.eval.scores import Score, chance, share
 from seer.eval.tasks import TASKS
+from seer.eval.trained.images import images_of
 from seer.eval.trained.options import FinetuneConfig
 from seer.interop.models import Model, load_model
 from seer.precision import autocast
@@ -39,7 +39,6 @@ from seer.schema import check_options
 from seer.start import tell
 from seer.terminal import outlasting_terminal
 
-TASK = "finetune"
 TOO_LARGE = "the model; use a smaller one, or parallel.mode=fsdp on more devices"
 BLANK = np.zeros((1, 1, 3), np.uint8)
 FEW_STEPS = 100  # below which the classifier, which begins at random, has hardly learned
@@ -69,17 +68,19 @@ class Classifier(Learner[LabelledImages]):
         return {"head.": self.head_rate}
 
 
-def configure(model: str, data: str, overrides: list[str]) -> FinetuneConfig:
-    """The configuration of a finetuning, with its steps and its run directory. Raises `InputError`."""
+def configure(task: str, model: str, data: str, overrides: list[str]) -> FinetuneConfig:
+    """The configuration of a training, of the task's own class of options, with its steps and its run
+    directory. Raises `InputError`.
+    """
     options = configuration.parse_overrides(overrides)
     if twice := next((key for key in ("model", "data") if key in options), ""):
         raise InputError(f"{twice}=: it is given by --{twice}")
     if "weights" in options:
         raise InputError("weights=: they are the model's")
     given = configuration.layer({"model": model, "data": data})
-    config = TASKS[TASK].resolve(given, options)
+    config = TASKS[task].resolve(given, options)
     check_options(config)
-    train, _ = train_and_test(data)
+    train, _ = images_of(config)
     if len(train) < config.batch_size:
         less = f"use batch_size={len(train)} or less"
         raise InputError(f"{data}: {len(train)} training images are fewer than one batch; {less}")
@@ -90,7 +91,7 @@ def configure(model: str, data: str, overrides: list[str]) -> FinetuneConfig:
     if not config.run_dir:
         digest = configuration.identity(config)
         home = loaded.run_dir or Path()
-        config = replace(config, run_dir=str(home / "eval" / f"finetune-{digest}"))
+        config = replace(config, run_dir=str(home / "eval" / f"{task}-{digest}"))
     check_run_dir(config)
     return config
 
@@ -106,8 +107,8 @@ def check_run_dir(config: FinetuneConfig) -> None:
     path = Path(config.run_dir) / CONFIG
     if not path.is_file():
         return
-    saved = configuration.resolve(FinetuneConfig, [configuration.read_layers(path)])
-    free = configuration.incidental(FinetuneConfig)
+    saved = configuration.resolve(type(config), [configuration.read_layers(path)])
+    free = configuration.incidental(type(config))
     if differing := configuration.differences(asdict(saved), asdict(config), free):
         raise InputError(
             f"{config.run_dir}: belongs to another configuration: {'; '.join(differing[:3])}; choose another run_dir, "
@@ -123,7 +124,7 @@ def run(config: FinetuneConfig) -> list[Score]:
         world = distributed.init(config.device)
         check_peers()
         check(config, world.size)
-        train, test = train_and_test(config.data)
+        train, test = images_of(config)
         model = load_model(config.model)
         if weights_hash(model.backbone) != config.weights:
             raise InputError(

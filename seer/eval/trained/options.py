@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from seer.data.labelled import Labelled
 from seer.data.options import LoaderConfig
 from seer.engine.options import OptimConfig, RunConfig
 from seer.engine.schedule import ScheduleConfig
@@ -17,7 +20,7 @@ class FinetuneConfig(RunConfig):
         protocol: whose values stand below those that are given (`seer.eval.protocols`).
         weights: what the model that training starts from hashes to. So `RUN`, whose newest checkpoint may be another
             one later, is not taken for the model that an earlier finetuning began with.
-        run_dir: of the training; "" is `eval/finetune-HASH` below the model's own.
+        run_dir: of the training; "" is `eval/TASK-HASH` below the model's own.
         steps: updates of the weights; 0 takes as many as the `epochs` are.
         epochs: passes over the training images, where no steps are given.
         head_rate: factor on the classifier's rate.
@@ -41,3 +44,10 @@ class FinetuneConfig(RunConfig):
         default_factory=lambda: ScheduleConfig("cosine", peak=0.01, final=0.0)
     )
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    def rows(self, train: Labelled) -> np.ndarray:
+        """Which of the data's training images are used, `(n,)` rising numbers: all of them.
+
+        Tasks that train on fewer take these away here; all else is as for finetuning.
+        """
+        return np.arange(len(train))

@@ -91,7 +91,8 @@ def test_without_a_place_given_a_run_has_one_of_its_configuration(
 ):
     monkeypatch.chdir(tmp_path)
     one, same, other = (
-        configure("net", str(data), [*QUICK, *more]) for more in ([], ["log.every=9"], ["seed=1"])
+        configure("finetune", "net", str(data), [*QUICK, *more])
+        for more in ([], ["log.every=9"], ["seed=1"])
     )
     assert one.steps == 150  # 30 epochs of 120 images
     assert one.run_dir == same.run_dir != other.run_dir
@@ -104,7 +105,7 @@ def test_a_short_one_says_so_and_what_to_set(small, data, tmp_path, capfd):
     told = capfd.readouterr().err
     assert "2 steps (0.4 epochs) are a short finetuning" in told
     assert "set steps=150 or more" in told  # 30 epochs of 120 images, 24 a step
-    config = configure("net", str(data), [*QUICK, "steps=100"])
+    config = configure("finetune", "net", str(data), [*QUICK, "steps=100"])
     assert shortness(config, 120) == ""
     assert "(0.5 epochs)" in shortness(config, 4800)
     assert "set steps=100" in shortness(replace(config, steps=99), 24)
@@ -116,14 +117,16 @@ def test_other_weights_are_another_finetuning(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "seer.eval.trained.finetune.load_model", lambda spec: small_model(seed=len(spec))
     )
-    first, same, other = (configure(name, str(data), QUICK) for name in ("net", "ten", "other"))
+    first, same, other = (
+        configure("finetune", name, str(data), QUICK) for name in ("net", "ten", "other")
+    )
     assert first.run_dir == same.run_dir != other.run_dir
     place = [*QUICK, f"run_dir={tmp_path / 'run'}", "steps=1"]
-    run(configure("net", str(data), place))
+    run(configure("finetune", "net", str(data), place))
     with pytest.raises(InputError, match="belongs to another configuration: weights is "):
-        configure("other", str(data), place)
+        configure("finetune", "other", str(data), place)
     with pytest.raises(InputError, match="net: has other weights than a moment ago"):
-        run(replace(configure("net", str(data), place), weights="0" * 64))
+        run(replace(configure("finetune", "net", str(data), place), weights="0" * 64))
 
 
 def test_processes_are_one(data, tmp_path):
@@ -136,7 +139,7 @@ def test_processes_are_one(data, tmp_path):
     for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
         run_dir = tmp_path / mode
         place = [f"parallel.mode={mode}", f"run_dir={run_dir}"]
-        config = configure("regnety_002:random", str(data_), [*QUICK, *small, *place])
+        config = configure("finetune", "regnety_002:random", str(data_), [*QUICK, *small, *place])
         (score,) = spawn(run, nproc, config, device="cpu")[0]
         scores.append(score.value)
         numbers.append(losses(run_dir))
