@@ -53,7 +53,7 @@ def evaluate(
         "data": readable(str(data)),
         "model": model.label,
         "config_hash": model.config_hash,
-        "pixels": config.size or model.size,
+        "pixels": getattr(config, "test_size", 0) or config.size or model.size,
     }
     if config.protocol:
         common["protocol"] = Path(config.protocol).stem

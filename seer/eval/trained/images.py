@@ -28,9 +28,12 @@ def images_of(config: FinetuneConfig) -> Images:
     """
     train, test = train_and_test(config.data)
     rows = config.rows(train)
-    if len(rows) == len(train):
-        return Images(train, test)
-    fewer = part(train, rows)
-    fewer.validation = np.flatnonzero(np.isin(rows, train.validation))
-    fewer.metric = train.metric
-    return Images(fewer, test)
+    return Images(train if len(rows) == len(train) else some(train, rows), test)
+
+
+def some(images: Labelled, rows: np.ndarray) -> Labelled:
+    """Some of the training images, and what else is known of these."""
+    chosen = part(images, rows)
+    chosen.validation = np.flatnonzero(np.isin(rows, images.validation))
+    chosen.metric = images.metric
+    return chosen

@@ -1,6 +1,8 @@
 """What can be said of trainings on labelled images; apart from what they do, which needs torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +10,46 @@ from seer.data.labelled import Labelled
 from seer.data.options import LoaderConfig
 from seer.engine.options import OptimConfig, RunConfig
 from seer.engine.schedule import ScheduleConfig
-from seer.schema import AREAS, PROTOCOL, Integer, Location, Number, Text, option, required
+from seer.schema import (
+    AREAS,
+    PROTOCOL,
+    SHARE,
+    Choice,
+    Flag,
+    Integer,
+    ListOf,
+    Location,
+    MapOf,
+    MismatchError,
+    Number,
+    Plain,
+    Text,
+    option,
+    required,
+    shown,
+)
+
+SIDE = Integer(0, 4096)
+VALUES = ListOf(Plain(4), 1000, 1)
+
+
+class Grid:
+    """Axes by name. An axis is a list of values of the option that it is called by, or, under any
+    name, a list of mappings, each of options that are set together.
+    """
+
+    def check(self, value: Any, where: str = "") -> dict[str, list[Any]]:
+        axes = MapOf(VALUES, longest=100).check(value, where)
+        for name, entries in axes.items():
+            mappings = sum(isinstance(entry, Mapping) for entry in entries)
+            if mappings not in (0, len(entries)):
+                raise MismatchError(f"{where}.{name}", "values and mappings beside each other")
+            if {} in entries:
+                raise MismatchError(f"{where}.{name}", f"{shown({})} sets nothing")
+        return axes
+
+    def says(self) -> str:
+        return "options with a list of values each, or names with a list of mappings"
 
 
 @dataclass
@@ -24,8 +65,23 @@ class FinetuneConfig(RunConfig):
         steps: updates of the weights; 0 takes as many as the `epochs` are.
         epochs: passes over the training images, where no steps are given.
         head_rate: factor on the classifier's rate.
+        layer_decay: factor on the rate of each stage of the backbone for each one above it: the last has the rate
+            times this, the stem that times the fifth power (Clark et al. 2020, arXiv:2003.10555); 1 is one rate.
         size: side of the images in pixels; 0 is the model's own.
-        crop_scale: range of a crop's share of the image's area.
+        crop: of training images: `random` parts of them, flipped at random, or the `centre`, cut as the test images.
+        crop_scale: range of a random crop's share of the image's area.
+        test_crop: of test images: `centre`: 7/8 of the shorter side, and images of up to 64 px whole; `short_side`: all
+            of it, resized bicubically.
+        test_size: side of the test images in pixels; 0 is that of the training images.
+        mixup: α of the distribution Beta(α, α) of the shares by which images are mixed (Zhang et al. 2018,
+            arXiv:1710.09412); 0 mixes none. Neighbours in a batch are mixed with each other.
+        label_smoothing: share of a label that goes to all classes alike (Szegedy et al. 2016, arXiv:1512.00567).
+        decay_over_rate: `optim.weight_decay` is divided by `schedule.peak`.
+        grid: options that are tried, all combinations of these axes; the best by held-out images is trained with.
+        point: number of the one combination to train, from 1; 0 trains all, chooses, and trains the final one.
+        holdout: share of each class's training images that a grid is chosen by, where the owners give none for that.
+        retrain: train once more on all training images by the options that are chosen; false: score what was trained
+            while choosing.
     """
 
     name: str = option("finetune", Text(255, 1), incidental=True)
@@ -36,14 +92,25 @@ class FinetuneConfig(RunConfig):
     run_dir: str = option("", Location(), incidental=True)
     epochs: float = option(30.0, Number(above=0, high=1e6))
     head_rate: float = option(1.0, Number(above=0, high=1e6))
-    size: int = option(0, Integer(0, 4096))
+    layer_decay: float = option(1.0, Number(above=0, high=1))
+    size: int = option(0, SIDE)
+    crop: str = option("random", Choice("random", "centre"))
     crop_scale: list[float] = option([0.08, 1.0], AREAS)
+    test_crop: str = option("centre", Choice("centre", "short_side"))
+    test_size: int = option(0, SIDE)
+    mixup: float = option(0.0, Number(0, 100))
+    label_smoothing: float = option(0.0, SHARE)
     batch_size: int = option(256, Integer(1, 2**24))
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(larc=False, weight_decay=1e-4))
+    decay_over_rate: bool = option(False, Flag())
     schedule: ScheduleConfig = field(
         default_factory=lambda: ScheduleConfig("cosine", peak=0.01, final=0.0)
     )
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    grid: dict[str, Any] = option({}, Grid())
+    point: int = option(0, Integer(0, 10_000), incidental=True)
+    holdout: float = option(0.2, Number(above=0, below=1))
+    retrain: bool = option(True, Flag())
 
     def rows(self, train: Labelled) -> np.ndarray:
         """Which of the data's training images are used, `(n,)` rising numbers: all of them.

@@ -22,7 +22,8 @@ from seer.engine.optim import OptimConfig, build_optimizer
 from seer.errors import InputError
 from seer.eval.task import evaluate
 from seer.eval.trained import finetune
-from seer.eval.trained.finetune import Classifier, configure, run, shortness
+from seer.eval.trained.classifier import Classifier
+from seer.eval.trained.finetune import configure, run, shortness
 from seer.processes import spawn
 from seer.results import read_results
 from seer.rundir.names import checkpoints

@@ -1,0 +1,215 @@
+"""A grid of options: its points, what each came to on held-out images, and which is the best."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from seer import config as configuration
+from seer import files, inputs
+from seer.errors import InputError
+from seer.eval.trained.options import FinetuneConfig
+from seer.inputs import UnreadableError
+from seer.rundir.names import POINTS, VALIDATION
+from seer.schema import SHARE, Integer, Maybe, Plain, Record, Text
+
+MOST_POINTS = 10_000
+# What all points of a grid have in common.
+COMMON = {
+    "data", "grid", "holdout", "model", "name", "point", "protocol", "retrain", "run_dir", "seed",
+    "weights",
+}  # fmt: skip
+# What a length is made of: which one a grid sets, the other one follows.
+LENGTH = ("steps", "epochs")
+
+Setting = dict[str, Any]  # options by dotted key
+
+OUTCOME = Record(
+    {
+        "point": Integer(1, MOST_POINTS),
+        "setting": Plain(),
+        "identity": Text(64),
+        "metric": Text(1024),
+        "value": Maybe(SHARE),
+        "chosen_on": Text(1024),
+        "failed": Text(100_000),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a point came to.
+
+    Attributes:
+        identity: of its options and of the images that it saw.
+        metric, value: of the held-out images; no value where the training failed.
+        chosen_on: what the held-out images are, in words.
+        failed: why it failed, or "".
+    """
+
+    point: int
+    setting: Setting
+    identity: str
+    metric: str
+    value: float | None
+    chosen_on: str
+    failed: str = ""
+
+
+def settings_of(grid: Mapping[str, Sequence[Any]]) -> list[Setting]:
+    """The points of a grid: all combinations of its axes' entries, those of the last axis changing
+    first.
+
+    Raises:
+        InputError: an option stands in two axes, or may not differ; there are too many points.
+    """
+    axes = [_axis(name, entries) for name, entries in grid.items()]
+    seen: set[str] = set()
+    for axis in axes:
+        keys = {key for setting in axis for key in setting}
+        if twice := sorted(keys & seen):
+            raise InputError(f"grid: {twice[0]} stands in two axes; name it in one")
+        if common := sorted(keys & COMMON):
+            raise InputError(f"grid: {common[0]} is the same for all points; give it beside grid")
+        seen |= keys
+    if (count := prod(map(len, axes))) > MOST_POINTS:
+        raise InputError(f"grid: {count:,} points, more than {MOST_POINTS:,}; give fewer values")
+    return [_united(entries) for entries in product(*axes)] if axes else []
+
+
+def _axis(name: str, entries: Sequence[Any]) -> list[Setting]:
+    return [dict(entry) if isinstance(entry, Mapping) else {name: entry} for entry in entries]
+
+
+def _united(settings: Sequence[Setting]) -> Setting:
+    whole: Setting = {}
+    for setting in settings:
+        whole |= setting
+    return whole
+
+
+def without(grid: Mapping[str, Sequence[Any]], given: Collection[str]) -> dict[str, list[Any]]:
+    """The grid without the options that are `given` (dotted keys, or what stands above them)."""
+    kept = {}
+    for name, entries in grid.items():
+        settings = [
+            {key: value for key, value in setting.items() if not _is_given(key, given)}
+            for setting in _axis(name, entries)
+        ]
+        distinct = [s for i, s in enumerate(settings) if s and s not in settings[:i]]
+        if distinct:
+            single = all(list(setting) == [name] for setting in distinct)
+            kept[name] = [s[name] for s in distinct] if single else distinct
+    return kept
+
+
+def _is_given(key: str, given: Collection[str]) -> bool:
+    length = key in LENGTH and any(other in given for other in LENGTH)
+    return length or any(key == word or key.startswith(f"{word}.") for word in given)
+
+
+def points_of(config: FinetuneConfig) -> list[FinetuneConfig]:
+    """The options of each point, in a run directory of its own; none without a grid.
+
+    Raises:
+        InputError: a key of the grid is unknown, or a value is out of range.
+    """
+    home = Path(config.run_dir)
+    return [
+        replace(
+            settled(config, setting), point=number, run_dir=str(home / POINTS / f"{number:02d}")
+        )
+        for number, setting in enumerate(settings_of(config.grid), 1)
+    ]
+
+
+def settled(config: FinetuneConfig, setting: Setting) -> FinetuneConfig:
+    """The options with those of a setting. Raises `InputError` as `points_of`."""
+    changed = {"steps": 0, **setting} if "epochs" in setting else setting
+    try:
+        layers = [configuration.layer(configuration.to_dict(config))]
+        layers += [configuration.layer(_nested(key, value)) for key, value in changed.items()]
+        return configuration.resolve(type(config), layers)
+    except InputError as error:
+        raise InputError(f"grid: {error}") from None
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """`{a: {b: value}}` of `a.b`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def searched(config: FinetuneConfig) -> set[str]:
+    """The options that the points of the grid set, and those that follow from them."""
+    keys = {key for setting in settings_of(config.grid) for key in setting}
+    return keys | {"steps", "epochs"} if keys else keys
+
+
+def identity_of(config: FinetuneConfig, *fingerprints: str) -> str:
+    """What two trainings of one point have in common."""
+    return "-".join([configuration.identity(config), *fingerprints])
+
+
+def write(outcome: Outcome, run_dir: str) -> None:
+    """Keep an outcome with its point; it is visible once it is complete."""
+    files.write(Path(run_dir) / VALIDATION, json.dumps(vars(outcome), indent=2) + "\n")
+
+
+def read(run_dir: str, identity: str) -> Outcome | None:
+    """What a point came to; None where it has not come to an end.
+
+    Raises:
+        InputError: the file is damaged, or of other options or images.
+    """
+    path = Path(run_dir) / VALIDATION
+    try:
+        outcome = Outcome(**inputs.read_json(path, OUTCOME))
+    except FileNotFoundError:
+        return None
+    except (UnreadableError, TypeError) as error:
+        why = str(error).removeprefix(f"{path}: ")
+        raise InputError(
+            f"{path}: is damaged ({why}); remove it, and the point is scored again"
+        ) from None
+    if outcome.identity != identity:
+        raise InputError(
+            f"{path}: is of other images or options; give another run_dir, or remove {run_dir}"
+        )
+    return outcome
+
+
+def best_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """The point with the highest value, of equal ones the first.
+
+    Raises:
+        InputError: all of them failed.
+    """
+    done = [outcome for outcome in outcomes if outcome.value is not None]
+    if not done:
+        raise InputError(
+            f"all {len(outcomes)} points of the grid failed, the first: {outcomes[0].failed}"
+        )
+    return max(done, key=lambda outcome: (outcome.value, -outcome.point))
+
+
+def words(setting: Setting) -> str:
+    """A setting as it would be given on a command line."""
+    return " ".join(f"{key}={value}" for key, value in setting.items())
+
+
+def details_of(best: Outcome, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What a result says of the grid that its options were chosen from."""
+    failed = [outcome.point for outcome in outcomes if outcome.failed]
+    return {
+        "chosen": best.setting,
+        "chosen_on": best.chosen_on,
+        "validation": best.value,
+        "points": len(outcomes),
+        **({"failed_points": failed} if failed else {}),
+    }
