@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from seer import config as configuration
-from seer import distributed
+from seer import distributed, files
 from seer.data.crops.labelled_crop import LabelledCrop
 from seer.data.labelled import Labelled, LabelledSamples
 from seer.data.loader import Loader
@@ -69,6 +69,7 @@ def configure(task: str, model: str, data: str, overrides: list[str]) -> Finetun
     check_options(config)
     config = replace(config, grid=grid.without(config.grid, given))
     images = images_of(config)
+    config = config.settled(images.train, options)
     loaded = load_model(model)
     config = replace(config, weights=weights_hash(loaded.backbone))
     if not config.grid:
@@ -94,11 +95,7 @@ def configure(task: str, model: str, data: str, overrides: list[str]) -> Finetun
 def check_training(config: FinetuneConfig, images: Images, model: Model) -> None:
     """Raise `InputError` for what these images, or this model, cannot do."""
     seen = divided(config, images)[0] if config.point else images
-    if len(seen.train) < config.batch_size:
-        less = f"use batch_size={len(seen.train)} or less"
-        raise InputError(
-            f"{config.data}: {len(seen.train)} training images are fewer than one batch; {less}"
-        )
+    config.check_images(seen.train)
     stage_rates(model.backbone, config.layer_decay)
     weight_decay(config)
 
@@ -150,7 +147,7 @@ def run(config: FinetuneConfig) -> list[Score]:
                 scores = search(config, images, world, train)
             else:
                 scores = train(config, images, world)
-    return scores if world.is_main else []
+    return [config.renamed(score) for score in scores] if world.is_main else []
 
 
 def train(config: FinetuneConfig, images: Images, world: World) -> list[Score]:
@@ -229,8 +226,16 @@ def set_up(
         module=module,
         batches=loader,
         sees=f"at {model.size} px",
-        prepare=lambda: configuration.save(config, Path(config.run_dir) / CONFIG),
+        prepare=lambda: prepare(config, train),
     )
+
+
+def prepare(config: FinetuneConfig, train: Labelled) -> None:
+    """Write what the run directory holds of the options."""
+    folder = Path(config.run_dir)
+    for name, text in config.files(train).items():
+        files.write(folder / name, text)
+    configuration.save(config, folder / CONFIG)
 
 
 def weight_decay(config: FinetuneConfig) -> float:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -22,6 +22,8 @@ COMMON = {
     "data", "grid", "holdout", "model", "name", "point", "protocol", "retrain", "run_dir", "seed",
     "weights",
 }  # fmt: skip
+# What other tasks of the family have besides says which images are used: no point's own affair.
+SHARED = [declared.name for declared in fields(FinetuneConfig)]
 # What a length is made of: which one a grid sets, the other one follows.
 LENGTH = ("steps", "epochs")
 
@@ -74,11 +76,15 @@ def settings_of(grid: Mapping[str, Sequence[Any]]) -> list[Setting]:
         if twice := sorted(keys & seen):
             raise InputError(f"grid: {twice[0]} stands in two axes; name it in one")
         if common := sorted(keys & COMMON):
-            raise InputError(f"grid: {common[0]} is the same for all points; give it beside grid")
+            raise _is_common(common[0])
         seen |= keys
     if (count := prod(map(len, axes))) > MOST_POINTS:
         raise InputError(f"grid: {count:,} points, more than {MOST_POINTS:,}; give fewer values")
     return [_united(entries) for entries in product(*axes)] if axes else []
+
+
+def _is_common(key: str) -> InputError:
+    return InputError(f"grid: {key} is the same for all points; give it beside grid")
 
 
 def _axis(name: str, entries: Sequence[Any]) -> list[Setting]:
@@ -118,16 +124,18 @@ def points_of(config: FinetuneConfig) -> list[FinetuneConfig]:
     Raises:
         InputError: a key of the grid is unknown, or a value is out of range.
     """
-    home = Path(config.run_dir)
-    return [
-        replace(
-            settled(config, setting), point=number, run_dir=str(home / POINTS / f"{number:02d}")
-        )
-        for number, setting in enumerate(settings_of(config.grid), 1)
-    ]
+    home = Path(config.run_dir) / POINTS
+    own = {declared.name for declared in fields(config)} - set(SHARED)
+    points = []
+    for number, setting in enumerate(settings_of(config.grid), 1):
+        if common := sorted(own & setting.keys()):
+            raise _is_common(common[0])
+        point = with_setting(config, setting)
+        points.append(replace(point, point=number, run_dir=str(home / f"{number:02d}")))
+    return points
 
 
-def settled(config: FinetuneConfig, setting: Setting) -> FinetuneConfig:
+def with_setting(config: FinetuneConfig, setting: Setting) -> FinetuneConfig:
     """The options with those of a setting. Raises `InputError` as `points_of`."""
     changed = {"steps": 0, **setting} if "epochs" in setting else setting
     try:

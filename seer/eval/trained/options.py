@@ -1,8 +1,8 @@
 """What can be said of trainings on labelled images; apart from what they do, which needs torch."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from seer.data.labelled import Labelled
 from seer.data.options import LoaderConfig
 from seer.engine.options import OptimConfig, RunConfig
 from seer.engine.schedule import ScheduleConfig
+from seer.errors import InputError
 from seer.schema import (
     AREAS,
     PROTOCOL,
@@ -28,6 +29,9 @@ from seer.schema import (
     required,
     shown,
 )
+
+if TYPE_CHECKING:
+    from seer.eval.scores import Score  # imports torch
 
 SIDE = Integer(0, 4096)
 VALUES = ListOf(Plain(4), 1000, 1)
@@ -118,3 +122,28 @@ class FinetuneConfig(RunConfig):
         Tasks that train on fewer take these away here; all else is as for finetuning.
         """
         return np.arange(len(train))
+
+    def settled(self, train: Labelled, given: Container[str] = ()) -> Self:
+        """What the options are with these training images; `given` are those of the command line.
+
+        Raises:
+            InputError: the images are fewer than a batch.
+        """
+        self.check_images(train)
+        return self
+
+    def check_images(self, train: Labelled) -> None:
+        """Raise `InputError` where the images are fewer than a batch."""
+        if len(train) < self.batch_size:
+            raise InputError(
+                f"{self.data}: {len(train)} training images are fewer than one batch; "
+                f"use batch_size={len(train)} or less"
+            )
+
+    def files(self, train: Labelled) -> dict[str, str]:
+        """Texts that the run directory holds beside the configuration, by their files' names."""
+        return {}
+
+    def renamed(self, score: "Score") -> "Score":
+        """A score as results call it."""
+        return score

@@ -70,7 +70,7 @@ def search(config: FinetuneConfig, images: Images, world: World, train: Train) -
     chosen = points[best.point - 1]
     seen = Images(divided(config, images)[0].train, images.test)
     if config.retrain:
-        final = timed(grid.settled(config, best.setting), len(images.train))
+        final = timed(grid.with_setting(config, best.setting), len(images.train))
         chosen, seen = replace(final, run_dir=config.run_dir), images
     if world.is_main:
         tell(f"{_place(best.point, config)} is the best: {grid.words(best.setting)}, {_said(best)}")
