@@ -2,7 +2,7 @@
 
 import pytest
 
-from seer.config import parse_overrides
+from seer.config import layer, parse_overrides
 from seer.errors import InputError
 from seer.eval.protocols import protocols
 from seer.eval.task import evaluate
@@ -13,7 +13,8 @@ PUBLISHED = [(task, name) for task in TASKS for name in protocols(task)]
 
 @pytest.mark.parametrize(("task", "name"), PUBLISHED)
 def test_every_file_of_a_protocol_holds_options_of_its_task(task, name):
-    config = TASKS[task].resolve(parse_overrides([f"protocol={name}"]))
+    given = layer({"model": "m", "data": "d"}) if TASKS[task].trained else {}
+    config = TASKS[task].resolve(given, parse_overrides([f"protocol={name}"]))
     assert config.protocol == name
 
 
