@@ -73,7 +73,7 @@ def settings_of(grid: Mapping[str, Sequence[Any]]) -> list[Setting]:
     seen: set[str] = set()
     for axis in axes:
         keys = {key for setting in axis for key in setting}
-        if twice := sorted(keys & seen):
+        if twice := sorted(key for key in keys if _is_under(key, seen) or _is_above(key, seen)):
             raise InputError(f"grid: {twice[0]} stands in two axes; name it in one")
         if common := sorted(keys & COMMON):
             raise _is_common(common[0])
@@ -115,7 +115,15 @@ def without(grid: Mapping[str, Sequence[Any]], given: Collection[str]) -> dict[s
 
 def _is_given(key: str, given: Collection[str]) -> bool:
     length = key in LENGTH and any(other in given for other in LENGTH)
-    return length or any(key == word or key.startswith(f"{word}.") for word in given)
+    return length or _is_under(key, given)
+
+
+def _is_under(key: str, keys: Collection[str]) -> bool:
+    return any(key == above or key.startswith(f"{above}.") for above in keys)
+
+
+def _is_above(key: str, keys: Collection[str]) -> bool:
+    return any(_is_under(below, [key]) for below in keys)
 
 
 def points_of(config: FinetuneConfig) -> list[FinetuneConfig]:

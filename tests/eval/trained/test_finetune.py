@@ -136,6 +136,7 @@ def test_processes_are_one(data, tmp_path):
     shutil.copytree(data / "train", data_ / "train")
     write_images(data_ / "test", 3, seed=2)
     small = ["precision=fp64", "size=24", "steps=2", "batch_size=8", "checkpoint.every=0"]
+    small += ["layer_decay=0.7"]
     scores, numbers = [], []
     for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
         run_dir = tmp_path / mode
