@@ -44,7 +44,7 @@ class Classifier(Learner[LabelledImages]):
         logits = self.head(self.backbone(batch.pixels))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         right = logits.detach().argmax(1) == batch.labels
-        metrics = {"top1": right.float().mean()} if self.training else {"right": right.sum()}
+        metrics = {"top1": right.float().mean()} if self.training else {"right": right}
         if batch.shares is None:
             return Output(self._losses(logits, batch.labels, "mean"), metrics)
         own = self._losses(logits, batch.labels, "none")

@@ -24,11 +24,11 @@ from seer.engine.options import check_batch, check_parallel
 from seer.engine.parallel import parallelize
 from seer.engine.peers import check_peers
 from seer.engine.run import Training, enough_memory, live, parting
-from seer.engine.schedule import peak_for
 from seer.errors import InputError
+from seer.eval.data.datasets import PER_CLASS
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import CROPS, stack, to_input
-from seer.eval.scores import Score, chance, share
+from seer.eval.scores import Score, accuracy, chance, mean_per_class
 from seer.eval.task import sized
 from seer.eval.tasks import TASKS
 from seer.eval.trained import grid
@@ -47,7 +47,6 @@ TOO_LARGE = "the model; use a smaller one, or parallel.mode=fsdp on more devices
 BLANK = np.zeros((1, 1, 3), np.uint8)
 FEW_STEPS = 100  # below which the classifier, which begins at random, has hardly learned
 USUAL_EPOCHS = FinetuneConfig.epochs
-LARGEST_DECAY = 100.0  # as `optim.weight_decay` may be
 
 
 def configure(task: str, model: str, data: str, overrides: list[str]) -> FinetuneConfig:
@@ -97,7 +96,7 @@ def check_training(config: FinetuneConfig, images: Images, model: Model) -> None
     seen = divided(config, images)[0] if config.point else images
     config.check_images(seen.train)
     stage_rates(model.backbone, config.layer_decay)
-    weight_decay(config)
+    config.decay()
 
 
 def check(config: FinetuneConfig, ranks: int) -> None:
@@ -161,7 +160,7 @@ def train(config: FinetuneConfig, images: Images, world: World) -> list[Score]:
     tested = replace(model, size=config.test_size or model.size)
     scores: list[Score] = []
     training = set_up(config, model, images.train, world)
-    training.end = lambda: scores.append(score(training.module, config, tested, images.test, world))
+    training.end = lambda: scores.extend(scores_of(training.module, config, tested, images, world))
     distributed.barrier()  # no rank writes before every rank has looked
     live(training, world)
     if world.is_main and not config.point and (remark := shortness(config, len(images.train))):
@@ -221,7 +220,7 @@ def set_up(
         device=world.device,
     )
     return Training(
-        config=replace(config, optim=replace(config.optim, weight_decay=weight_decay(config))),
+        config=replace(config, optim=replace(config.optim, weight_decay=config.decay())),
         learner=learner,
         module=module,
         batches=loader,
@@ -238,30 +237,16 @@ def prepare(config: FinetuneConfig, train: Labelled) -> None:
     configuration.save(config, folder / CONFIG)
 
 
-def weight_decay(config: FinetuneConfig) -> float:
-    """What is added of a weight to its gradient.
-
-    Raises:
-        InputError: it is to be divided by a rate of 0, or is too large then.
-    """
-    decay = config.optim.weight_decay
-    if not (config.decay_over_rate and decay):
-        return decay
-    peak = peak_for(config.schedule, config.batch_size)
-    if not decay <= LARGEST_DECAY * peak:
-        raise InputError(
-            f"decay_over_rate: optim.weight_decay={decay:g} divided by a rate of {peak:g} is above {LARGEST_DECAY:g}"
-        )
-    return decay / peak
-
-
 @torch.no_grad()
-def score(
-    module: nn.Module, config: FinetuneConfig, model: Model, test: Labelled, world: World
-) -> Score:
-    """Top-1 accuracy on the test images, of which each rank takes its share. A collective."""
+def scores_of(
+    module: nn.Module, config: FinetuneConfig, model: Model, images: Images, world: World
+) -> list[Score]:
+    """Top-1 accuracy on the test images, of which each rank takes its share, and the mean of the
+    classes' where that is what the data set's users report. A collective.
+    """
     module.eval()
-    right = torch.zeros((), dtype=torch.int64, device=world.device)
+    test = images.test
+    hits = torch.zeros(len(test), dtype=torch.int32, device=world.device)  # in their order
     end = Step(config.steps, config.steps)
     size = max(1, config.batch_size // world.size)
     for batch in batches_of(test, model, size, world, config.test_crop):
@@ -269,11 +254,17 @@ def score(
             batch = batch.to(torch.float64)
         with autocast(config.precision, world.device):
             metrics = module(batch, end).metrics
-            right += metrics["right"]
-    hits = int(all_reduce_sum(right))
+            there = batch.labels != NO_IMAGE
+            hits[batch.index[there]] = metrics["right"][there].to(hits.dtype)
+    right = (all_reduce_sum(hits) > 0).cpu()
+    labels = torch.from_numpy(test.labels)
     trained = {"steps": config.steps}
-    by_chance = chance(torch.from_numpy(test.labels))
-    return share("top1", "top-1", hits, len(test), trained, headline=True, by_chance=by_chance)
+    by_class = images.train.metric == PER_CLASS
+    top1 = accuracy("top1", "top-1", right, trained, not by_class, chance(labels))
+    if not by_class:
+        return [top1]
+    mean = mean_per_class(PER_CLASS, "mean per class", right, labels, trained, headline=True)
+    return [top1, mean]
 
 
 def batches_of(

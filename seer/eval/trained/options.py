@@ -9,7 +9,7 @@ import numpy as np
 from seer.data.labelled import Labelled
 from seer.data.options import LoaderConfig
 from seer.engine.options import OptimConfig, RunConfig
-from seer.engine.schedule import ScheduleConfig
+from seer.engine.schedule import ScheduleConfig, peak_for
 from seer.errors import InputError
 from seer.schema import (
     AREAS,
@@ -33,6 +33,7 @@ from seer.schema import (
 if TYPE_CHECKING:
     from seer.eval.scores import Score  # imports torch
 
+LARGEST_DECAY = 100.0  # as `optim.weight_decay` may be
 SIDE = Integer(0, 4096)
 VALUES = ListOf(Plain(4), 1000, 1)
 
@@ -139,6 +140,22 @@ class FinetuneConfig(RunConfig):
                 f"{self.data}: {len(train)} training images are fewer than one batch; "
                 f"use batch_size={len(train)} or less"
             )
+
+    def decay(self) -> float:
+        """What is added of a weight to its gradient.
+
+        Raises:
+            InputError: it is to be divided by a rate of 0, or is too large then.
+        """
+        decay = self.optim.weight_decay
+        if not (self.decay_over_rate and decay):
+            return decay
+        peak = peak_for(self.schedule, self.batch_size)
+        if decay > LARGEST_DECAY * peak:
+            raise InputError(
+                f"decay_over_rate: optim.weight_decay={decay:g} divided by a rate of {peak:g} is above {LARGEST_DECAY:g}"
+            )
+        return decay / peak
 
     def files(self, train: Labelled) -> dict[str, str]:
         """Texts that the run directory holds beside the configuration, by their files' names."""

@@ -137,15 +137,18 @@ def test_processes_are_one(data, tmp_path):
     write_images(data_ / "test", 3, seed=2)
     small = ["precision=fp64", "size=24", "steps=2", "batch_size=8", "checkpoint.every=0"]
     small += ["layer_decay=0.7"]
-    scores, numbers = [], []
+    scores, numbers, hits = [], [], []
     for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
         run_dir = tmp_path / mode
         place = [f"parallel.mode={mode}", f"run_dir={run_dir}"]
         config = configure("finetune", "regnety_002:random", str(data_), [*QUICK, *small, *place])
         (score,) = spawn(run, nproc, config, device="cpu")[0]
         scores.append(score.value)
+        hits.append(score.outcomes["hits"].tolist())
         numbers.append(losses(run_dir))
     assert scores[0] == scores[1] == scores[2]
+    assert hits[0] == hits[1] == hits[2]  # in the order of the images
+    assert (len(hits[0]), np.mean(hits[0])) == (9, scores[0])
     np.testing.assert_allclose(numbers[1:], [numbers[0]] * 2, rtol=1e-9)
 
 
@@ -196,7 +199,7 @@ def test_the_loss_is_cross_entropy_and_places_without_an_image_count_nothing(dat
     logits = learner.head(model.backbone(batch.pixels))
     output = learner(batch, finetune.Step(0, 1))
     torch.testing.assert_close(output.loss, F.cross_entropy(logits, batch.labels))
-    assert output.metrics["right"] == (logits.argmax(1) == batch.labels).sum()
+    assert output.metrics["right"].equal(logits.argmax(1) == batch.labels)
     parts = [
         list(finetune.batches_of(train, model, 40, finetune.World(rank, 7))) for rank in range(7)
     ]

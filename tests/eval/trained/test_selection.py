@@ -22,6 +22,7 @@ from seer.processes import spawn
 from seer.rundir.names import POINTS, VALIDATION, latest
 from seer.verbs.preview import preview
 from tests.eval.conftest import small_model
+from tests.kit import owners
 
 QUICK = [
     "batch_size=24",
@@ -207,6 +208,16 @@ def test_decays_divided_by_the_rate(data, tmp_path):
     assert losses(tmp_path / "divided") == losses(tmp_path / "plain")
     with pytest.raises(InputError, match="divided by a rate of 1e-09 is above 100"):
         finetune(data, tmp_path / "x", "decay_over_rate=true", "schedule.peak=1e-9")
+
+
+def test_a_data_set_is_scored_as_its_users_do(tmp_path):
+    owners.pets(tmp_path / "pets")
+    options = ["batch_size=2", "steps=1", "holdout=0.5", "grid={crop: [centre]}"]
+    top1, mean = finetune(tmp_path / "pets", tmp_path / "run", *options)
+    assert [row["metric"] for row in (top1, mean)] == ["top1", "mean_per_class"]
+    assert [row["headline"] for row in (top1, mean)] == [False, True]
+    assert mean["details"]["chosen"] == {"crop": "centre"}
+    assert outcomes(tmp_path / "run")[0]["metric"] == "mean_per_class"
 
 
 def test_a_launched_point_has_its_own_directory(data, tmp_path):
