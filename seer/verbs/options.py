@@ -35,7 +35,7 @@ TaskOverrides = Annotated[
         help="Options of the task. Of all: size=, batch_size=, device=. knn: k=, temperature=. "
         "linear: lrs=, epochs=, weight_decays=, augment=. logreg: count=, lambdas=, metric=. "
         "fewshot: shots=, ways=, episodes=. "
-        "finetune: epochs= or steps=, schedule.peak=, "
+        "finetune: protocol=, epochs= or steps=, schedule.peak=, grid=, point=, mixup=, layer_decay=, "
         "run_dir=, and what else a training has.",
     ),
 ]

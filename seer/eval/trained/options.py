@@ -25,6 +25,7 @@ from seer.schema import (
     Number,
     Plain,
     Text,
+    join,
     option,
     required,
     shown,
@@ -48,10 +49,18 @@ class Grid:
         for name, entries in axes.items():
             mappings = sum(isinstance(entry, Mapping) for entry in entries)
             if mappings not in (0, len(entries)):
-                raise MismatchError(f"{where}.{name}", "values and mappings beside each other")
+                raise MismatchError(join(where, name), "values and mappings beside each other")
             if {} in entries:
-                raise MismatchError(f"{where}.{name}", f"{shown({})} sets nothing")
+                raise MismatchError(join(where, name), f"{shown({})} sets nothing")
         return axes
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is a grid."""
+        try:
+            self.check(value)
+        except MismatchError:
+            return False
+        return True
 
     def says(self) -> str:
         return "options with a list of values each, or names with a list of mappings"
@@ -153,7 +162,8 @@ class FinetuneConfig(RunConfig):
         peak = peak_for(self.schedule, self.batch_size)
         if decay > LARGEST_DECAY * peak:
             raise InputError(
-                f"decay_over_rate: optim.weight_decay={decay:g} divided by a rate of {peak:g} is above {LARGEST_DECAY:g}"
+                f"decay_over_rate: optim.weight_decay={decay:g} divided by a rate of {peak:g} is above "
+                f"{LARGEST_DECAY:g}"
             )
         return decay / peak
 

@@ -20,6 +20,7 @@ from seer.eval.trained import selection
 from seer.eval.trained.finetune import configure, run
 from seer.processes import spawn
 from seer.rundir.names import POINTS, VALIDATION, latest
+from seer.rundir.rundir import last_step
 from seer.verbs.preview import preview
 from tests.eval.conftest import small_model
 from tests.kit import owners
@@ -120,6 +121,7 @@ def test_points_one_by_one_and_the_final_one_are_the_one_command(data, tmp_path,
     for point in (3, 1, 4, 2):
         assert finetune(data, tmp_path / "part", GRID, f"point={point}") == []
     assert not (tmp_path / "part" / "config.yaml").exists()
+    assert last_step(tmp_path / "part") == 4 * 12  # so that an attempt is known to have got on
     capfd.readouterr()
     (again,) = finetune(data, tmp_path / "part", GRID)
     assert "point 1 of 4: schedule" not in capfd.readouterr().err  # none is trained again
