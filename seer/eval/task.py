@@ -57,7 +57,8 @@ def evaluate(
     }
     if config.protocol:
         common["protocol"] = Path(config.protocol).stem
-    options = significant(asdict(config), incidental(type(config)))
+    decided = config.searched() if TASKS[task].trained else set()  # elsewhere: see `details`
+    options = significant(asdict(config), incidental(type(config)) | decided)
     if rule := rule_of(data):
         options["split"] = rule
     if data_splits:

@@ -85,7 +85,7 @@ def configure(task: str, model: str, data: str, overrides: list[str]) -> Finetun
     for size in {size for training in trainings for size in (training.size, training.test_size)}:
         sized(loaded, size)
     if points:
-        check_run_dir(config, grid.searched(config))
+        check_run_dir(config, {*config.searched(), *grid.LENGTH})
     if config.point > len(points):
         raise InputError(f"point={config.point}: the grid has {len(points)} points")
     return points[config.point - 1] if config.point else config

@@ -161,12 +161,6 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def searched(config: FinetuneConfig) -> set[str]:
-    """The options that the points of the grid set, and those that follow from them."""
-    keys = {key for setting in settings_of(config.grid) for key in setting}
-    return keys | {"steps", "epochs"} if keys else keys
-
-
 def identity_of(config: FinetuneConfig, *fingerprints: str) -> str:
     """What two trainings of one point have in common."""
     return "-".join([configuration.identity(config), *fingerprints])

@@ -150,6 +150,14 @@ class FinetuneConfig(RunConfig):
                 f"use batch_size={len(train)} or less"
             )
 
+    def searched(self) -> set[str]:
+        """The options that the points of the grid set, by dotted key."""
+        keys: set[str] = set()
+        for name, entries in self.grid.items():
+            for entry in entries:
+                keys |= set(entry) if isinstance(entry, Mapping) else {name}
+        return keys
+
     def decay(self) -> float:
         """What is added of a weight to its gradient.
 

@@ -93,6 +93,7 @@ def test_the_best_point_on_held_out_images_is_trained_again_on_all(data, tmp_pat
         "validation": best["value"],
         "points": 4,
     }
+    assert "crop" not in row["options"]  # which the grid decides on
     chosen = [f"{key}={value}" for key, value in best["setting"].items()]
     (plain,) = finetune(data, tmp_path / "plain", *chosen)
     assert row["value"] == plain["value"]
