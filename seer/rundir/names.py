@@ -8,7 +8,7 @@ RUN/health.jsonl           a row per event; skipped.jsonl a row per step that wa
 RUN/damaged/               a file per rank that met damaged samples
 RUN/environment.json       what it ran on; plan.json what was predicted of it
 RUN/images/*.png           pictures for its report
-RUN/points/NN/             a run per point of a grid of options; validation.json there is what it came to
+RUN/grid_points/NN/        a run per point of a grid of options; validation.json there is what it came to
 RUN/checkpoints/step-NNNNNNNNN/
     header.json            its tensors and the hashes of its files; it comes last
     state/*.safetensors    blocks of tensors
@@ -37,7 +37,7 @@ LOG = "seer.log"
 REPORT = "report.html"
 TENSORBOARD = "tensorboard"
 IMAGES = "images"
-POINTS = "points"
+POINTS = "grid_points"
 VALIDATION = "validation.json"
 CROPS = "crops.png"
 NEIGHBOURS = "neighbours.png"

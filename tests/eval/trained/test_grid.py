@@ -32,10 +32,10 @@ def test_points_are_all_combinations_the_last_axis_changing_first():
     assert [
         (p.point, p.run_dir, p.schedule.peak, p.steps, p.epochs, p.schedule.gamma) for p in points
     ] == [
-        (1, "r/points/01", 0.1, 7, 30, 1),
-        (2, "r/points/02", 0.1, 0, 3, 0.1),  # whose epochs count, not the steps of all others
-        (3, "r/points/03", 0.01, 7, 30, 1),
-        (4, "r/points/04", 0.01, 0, 3, 0.1),
+        (1, "r/grid_points/01", 0.1, 7, 30, 1),
+        (2, "r/grid_points/02", 0.1, 0, 3, 0.1),  # whose epochs count, not the steps of all others
+        (3, "r/grid_points/03", 0.01, 7, 30, 1),
+        (4, "r/grid_points/04", 0.01, 0, 3, 0.1),
     ]
     assert points_of(resolved()) == []
 
