@@ -68,7 +68,7 @@ def configure(task: str, model: str, data: str, overrides: list[str]) -> Finetun
     check_options(config)
     config = replace(config, grid=grid.without(config.grid, given))
     images = images_of(config)
-    config = config.settled(images.train, options)
+    config = config.settled(images.train, given)
     loaded = load_model(model)
     config = replace(config, weights=weights_hash(loaded.backbone))
     if not config.grid:

@@ -10,6 +10,7 @@ from typing import Any
 
 from seer import config as configuration
 from seer import files, inputs
+from seer.config.layers import Tree
 from seer.errors import InputError
 from seer.eval.trained.options import FinetuneConfig
 from seer.inputs import UnreadableError
@@ -134,22 +135,27 @@ def points_of(config: FinetuneConfig) -> list[FinetuneConfig]:
     """
     home = Path(config.run_dir) / POINTS
     own = {declared.name for declared in fields(config)} - set(SHARED)
+    below = configuration.layer(configuration.to_dict(config))
     points = []
     for number, setting in enumerate(settings_of(config.grid), 1):
         if common := sorted(own & setting.keys()):
             raise _is_common(common[0])
-        point = with_setting(config, setting)
+        point = _over(below, config, setting)
         points.append(replace(point, point=number, run_dir=str(home / f"{number:02d}")))
     return points
 
 
 def with_setting(config: FinetuneConfig, setting: Setting) -> FinetuneConfig:
     """The options with those of a setting. Raises `InputError` as `points_of`."""
+    return _over(configuration.layer(configuration.to_dict(config)), config, setting)
+
+
+def _over(below: dict[str, Tree], config: FinetuneConfig, setting: Setting) -> FinetuneConfig:
+    """A setting over the layer that the options make."""
     changed = {"steps": 0, **setting} if "epochs" in setting else setting
     try:
-        layers = [configuration.layer(configuration.to_dict(config))]
-        layers += [configuration.layer(_nested(key, value)) for key, value in changed.items()]
-        return configuration.resolve(type(config), layers)
+        above = [configuration.layer(_nested(key, value)) for key, value in changed.items()]
+        return configuration.resolve(type(config), [below, *above])
     except InputError as error:
         raise InputError(f"grid: {error}") from None
 

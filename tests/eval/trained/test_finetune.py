@@ -112,6 +112,27 @@ def test_a_short_one_says_so_and_what_to_set(small, data, tmp_path, capfd):
     assert "set steps=100" in shortness(replace(config, steps=99), 24)
 
 
+def test_epochs_that_are_given_count_whatever_a_protocol_says_of_steps(small, data, tmp_path):
+    file = tmp_path / "short.yaml"
+    file.write_text("steps: 3\nepochs: 9\n")
+    options = [*QUICK, f"protocol={file}"]
+    lengths = [["epochs=2"], [], ["steps=7"], ["epochs=2", "steps=7"]]
+    configs = [configure("finetune", "net", str(data), [*options, *more]) for more in lengths]
+    assert [config.steps for config in configs] == [10, 3, 7, 7]
+
+
+def test_test_images_may_have_another_size(data, tmp_path):
+    """`test_size` is what the score is of, and not what is trained on."""
+    short = [*QUICK, "steps=1", "size=24", "test_crop=short_side"]
+    out = tmp_path / "results.jsonl"
+    rows = []
+    for size in (24, 40):
+        place = [f"run_dir={tmp_path / str(size)}", f"test_size={size}"]
+        rows += evaluate("finetune", "regnety_002:random", data, [*short, *place], out)
+    assert [row["pixels"] for row in rows] == [24, 40]
+    assert losses(tmp_path / "24") == losses(tmp_path / "40")
+
+
 def test_other_weights_are_another_finetuning(data, tmp_path, monkeypatch):
     """As where the newest checkpoint of a run is another one by now."""
     monkeypatch.chdir(tmp_path)
