@@ -14,10 +14,9 @@ from seer.config.layers import Tree
 from seer.errors import InputError
 from seer.eval.trained.options import FinetuneConfig
 from seer.inputs import UnreadableError
+from seer.rundir.kinds import MOST_POINTS, OUTCOME_KIND
 from seer.rundir.names import POINTS, VALIDATION
-from seer.schema import SHARE, Integer, Maybe, Plain, Record, Text
 
-MOST_POINTS = 10_000
 # What all points of a grid have in common.
 COMMON = {
     "data", "grid", "holdout", "model", "name", "point", "protocol", "retrain", "run_dir", "seed",
@@ -29,18 +28,6 @@ SHARED = [declared.name for declared in fields(FinetuneConfig)]
 LENGTH = ("steps", "epochs")
 
 Setting = dict[str, Any]  # options by dotted key
-
-OUTCOME = Record(
-    {
-        "point": Integer(1, MOST_POINTS),
-        "setting": Plain(),
-        "identity": Text(64),
-        "metric": Text(1024),
-        "value": Maybe(SHARE),
-        "chosen_on": Text(1024),
-        "failed": Text(100_000),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -133,16 +120,23 @@ def points_of(config: FinetuneConfig) -> list[FinetuneConfig]:
     Raises:
         InputError: a key of the grid is unknown, or a value is out of range.
     """
-    home = Path(config.run_dir) / POINTS
     own = {declared.name for declared in fields(config)} - set(SHARED)
     below = configuration.layer(configuration.to_dict(config))
     points = []
     for number, setting in enumerate(settings_of(config.grid), 1):
         if common := sorted(own & setting.keys()):
             raise _is_common(common[0])
-        point = _over(below, config, setting)
-        points.append(replace(point, point=number, run_dir=str(home / f"{number:02d}")))
+        point = replace(_over(below, config, setting), point=number)
+        points.append(_placed(point, f"{POINTS}/{number:02d}"))
     return points
+
+
+def _placed(config: FinetuneConfig, place: str) -> FinetuneConfig:
+    """The options of a run below the one that they name, and with a store below its."""
+    checkpoint = config.checkpoint
+    if checkpoint.store:  # or a point would go on from another's checkpoint
+        checkpoint = replace(checkpoint, store=f"{checkpoint.store.rstrip('/')}/{place}")
+    return replace(config, run_dir=str(Path(config.run_dir) / place), checkpoint=checkpoint)
 
 
 def with_setting(config: FinetuneConfig, setting: Setting) -> FinetuneConfig:
@@ -185,7 +179,7 @@ def read(run_dir: str, identity: str) -> Outcome | None:
     """
     path = Path(run_dir) / VALIDATION
     try:
-        outcome = Outcome(**inputs.read_json(path, OUTCOME))
+        outcome = Outcome(**inputs.read_json(path, OUTCOME_KIND))
     except FileNotFoundError:
         return None
     except (UnreadableError, TypeError) as error:

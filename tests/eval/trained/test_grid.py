@@ -40,6 +40,12 @@ def test_points_are_all_combinations_the_last_axis_changing_first():
     assert points_of(resolved()) == []
 
 
+def test_no_point_goes_on_from_anothers_checkpoint_in_a_store():
+    stored = resolved("checkpoint.store=s3://bucket/run/", "grid.crop=[random, centre]")
+    stores = [point.checkpoint.store for point in points_of(stored)]
+    assert stores == [f"s3://bucket/run/grid_points/0{i}" for i in (1, 2)]
+
+
 def test_a_command_line_gives_a_grid_whole_or_by_axis():
     by_axis = ["grid.schedule.peak=[0.1, 1e-2]", "grid.crop=[centre]"]
     whole = "grid={schedule.peak: [0.1, 1e-2], crop: [centre]}"
