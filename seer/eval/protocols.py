@@ -2,16 +2,19 @@
 `configs/eval/`.
 
 `TASK.yaml` holds a task's own defaults, where it has such a file, and `TASK_NAME.yaml` what
-`protocol=NAME` stands for. Options that are given go above them.
+`protocol=NAME` stands for; where papers have other values for each share of the labels, there is a
+file for each, `TASK_NAME_PERCENT.yaml`. Options that are given go above them.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from seer.errors import InputError, nearest
 
 KEY = "protocol"
+PERCENT = "percent"
 FOLDER = "eval"  # of `configs/`
 
 
@@ -31,24 +34,39 @@ def layers_of(task: str, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     from seer.config import read_layers  # slow to import
 
     own = _folder() / f"{task}.yaml"
-    files = [own] if own.is_file() else []
-    named = [layer[KEY] for layer in given if KEY in layer]
-    if named and (name := getattr(named[-1], "text", "")):
-        files.append(_file(task, name))
-    return [read_layers(file) for file in files]
+    layers = [read_layers(own)] if own.is_file() else []
+    name = _last(KEY, [*layers, *given])
+    if name:
+        percent = _last(PERCENT, [*layers, *given])
+        layers.append(read_layers(_file(task, name, percent)))
+    return layers
 
 
-def _file(task: str, name: str) -> Path:
+def _last(key: str, layers: Sequence[dict[str, Any]]) -> str:
+    """The word that the highest layer has for an option; "" if none has, or no single word."""
+    values = [layer[key] for layer in layers if key in layer]
+    return getattr(values[-1], "text", "") if values else ""
+
+
+def _file(task: str, name: str, percent: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     known = protocols(task)
-    if name not in known:
-        listed = ", ".join(known) or "none"
+    with suppress(ValueError):
+        percent = f"{float(percent):g}"
+    for stem in (f"{name}_{percent}", name):
+        if stem in known:
+            return known[stem]
+    if siblings := [stem for stem in known if stem.rpartition("_")[0] == name]:
         raise InputError(
-            f"{KEY}={name}: {task} has no such protocol{nearest(name, known)}; it has {listed}, "
-            "or give the path of a .yaml file"
+            f"{KEY}={name} has no values for {PERCENT}={percent}; say whose to take: "
+            + " or ".join(f"{KEY}={stem}" for stem in siblings)
         )
-    return known[name]
+    listed = ", ".join(known) or "none"
+    raise InputError(
+        f"{KEY}={name}: {task} has no such protocol{nearest(name, known)}; it has {listed}, "
+        "or give the path of a .yaml file"
+    )
 
 
 def _folder() -> Path:
