@@ -6,12 +6,16 @@
 file for each, `TASK_NAME_PERCENT.yaml`. Options that are given go above them.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from seer.errors import InputError, nearest
+
+logger = logging.getLogger("seer.eval")
 
 KEY = "protocol"
 PERCENT = "percent"
@@ -52,21 +56,42 @@ def _file(task: str, name: str, percent: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     known = protocols(task)
-    with suppress(ValueError):
-        percent = f"{float(percent):g}"
-    for stem in (f"{name}_{percent}", name):
-        if stem in known:
-            return known[stem]
-    if siblings := [stem for stem in known if stem.rpartition("_")[0] == name]:
-        raise InputError(
-            f"{KEY}={name} has no values for {PERCENT}={percent}; say whose to take: "
-            + " or ".join(f"{KEY}={stem}" for stem in siblings)
-        )
+    shares = _shares(name, known)
+    if shares:
+        return known[f"{name}_{_nearest_share(name, percent, shares)}"]
+    if name in known:
+        return known[name]
     listed = ", ".join(known) or "none"
     raise InputError(
         f"{KEY}={name}: {task} has no such protocol{nearest(name, known)}; it has {listed}, "
         "or give the path of a .yaml file"
     )
+
+
+def _shares(name: str, known: Iterable[str]) -> list[str]:
+    """The percentages for which a protocol has files, as these say them."""
+    return [word for word in (stem.removeprefix(f"{name}_") for stem in known) if word.isdecimal()]
+
+
+def _nearest_share(name: str, percent: str, shares: list[str]) -> str:
+    """Whose values are taken: those of the percentage, or else, which is said, of the nearest one."""
+    try:
+        share = float(percent)
+    except ValueError:
+        return shares[0]  # the option itself is refused
+    if not share > 0:
+        return shares[0]
+    taken = min(shares, key=lambda word: abs(math.log(int(word) / share)))
+    if int(taken) != share:
+        _say(
+            f"{KEY}={name} has values for {PERCENT}={' and '.join(shares)}; those for {taken} are taken for {share:g}"
+        )
+    return taken
+
+
+@cache
+def _say(line: str) -> None:
+    logger.warning("%s", line)
 
 
 def _folder() -> Path:

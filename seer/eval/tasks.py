@@ -90,6 +90,13 @@ TASKS = _by_name(
         "seer.eval.trained.options.FinetuneConfig",
         trained=True,
     ),
+    Task(
+        "lowshot",
+        "Low-shot",
+        "seer.eval.trained.finetune",
+        "seer.eval.trained.lowshot.LowshotConfig",
+        trained=True,
+    ),
 )
 
 

@@ -1,6 +1,7 @@
 """Where everything of a run directory is: the names of its files, and its checkpoints.
 
 RUN/config.yaml            the run's configuration
+RUN/subset.txt             which images count as labelled, where few do
 RUN/metrics.jsonl          a row of numbers per logged step
 RUN/results.jsonl          a row per score
 RUN/per_image/             a file per score: which test images were right
@@ -24,6 +25,7 @@ from seer.errors import InputError
 from seer.inputs import UnreadableError
 
 CONFIG = "config.yaml"
+SUBSET = "subset.txt"
 METRICS = "metrics.jsonl"
 RESULTS = "results.jsonl"
 PER_IMAGE = "per_image"
@@ -50,6 +52,7 @@ OWNER = ".job.json"
 SUBMIT = ".submit"
 NAMES = {
     CONFIG,
+    SUBSET,
     METRICS,
     RESULTS,
     PER_IMAGE,

@@ -75,26 +75,27 @@ def test_the_rates_of_a_linear_probe_are_those_that_were_published(name):
     )
 
 
-def test_a_file_of_the_percentage_stands_before_the_others(monkeypatch, tmp_path):
-    for name, k in (("few_1", 1), ("few_10", 10), ("other", 3), ("other_10", 30)):
+def test_a_protocol_may_have_a_file_for_each_percentage(monkeypatch, tmp_path, caplog):
+    for name, k in (("few_1", 1), ("few_10", 10), ("other", 3), ("other_x", 30)):
         (tmp_path / f"knn_{name}.yaml").write_text(f"k: [{k}]\n")
     monkeypatch.setattr("seer.eval.protocols._folder", lambda: tmp_path)
 
     def k_of(*words):
-        (layer,) = layers_of("knn", [parse_overrides(list(words))])
-        return layer["k"][0].text
+        (values,) = layers_of("knn", [parse_overrides(list(words))])
+        return values["k"][0].text
 
     assert k_of("protocol=few", "percent=1.0") == "1"
     assert k_of("protocol=few", "percent=10") == "10"
-    assert k_of("protocol=few_10", "percent=5") == "10"
-    assert k_of("protocol=other", "percent=5") == "3"
-    assert k_of("protocol=other", "percent=10") == "30"
-    with pytest.raises(
-        InputError,
-        match="protocol=few has no values for percent=5; say whose to take: "
-        "protocol=few_1 or protocol=few_10",
-    ):
-        k_of("protocol=few", "percent=5")
+    assert k_of("protocol=few_1", "percent=10") == "1"
+    assert k_of("protocol=other", "percent=10") == "3"
+    assert not caplog.text
+    assert k_of("protocol=few", "percent=5") == "10"
+    assert (
+        "protocol=few has values for percent=1 and 10; those for 10 are taken for 5" in caplog.text
+    )
+    assert k_of("protocol=few", "percent=2") == "1"
+    # What is no percentage, the option itself refuses.
+    assert [k_of("protocol=few", f"percent={word}") for word in ("0", "x", "nan")] == ["1"] * 3
 
 
 def test_a_protocol_stands_between_the_tasks_own_options_and_what_is_given(data, tmp_path):
