@@ -79,7 +79,7 @@ def _nearest_share(name: str, percent: str, shares: list[str]) -> str:
         share = float(percent)
     except ValueError:
         return shares[0]  # the option itself is refused
-    if not share > 0:
+    if not 0 < share <= 100:
         return shares[0]
     taken = min(shares, key=lambda word: abs(math.log(int(word) / share)))
     if int(taken) != share:

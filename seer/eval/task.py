@@ -67,7 +67,8 @@ def evaluate(
     for score in scores:
         values = asdict(replace(score, outcomes={}))
         del values["outcomes"]
-        values["title"] = f"{TASKS[task].title} {score.title}"
+        protocol = f" ({common['protocol']})" if "protocol" in common else ""
+        values["title"] = f"{TASKS[task].title} {score.title}{protocol}"
         rows.append({**common, **values, "seconds": seconds, "options": options})
     if rows:  # of a training, on its main process
         append_results(results_of(model, out), rows)

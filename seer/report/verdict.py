@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from seer.errors import quoted
 from seer.jsonl import Row
 from seer.report.runfiles import RunFiles, at, tails
-from seer.results import shown, title_of
+from seer.results import measure_of, shown, title_of
 
 MOST = 500  # findings of a page
 LONGEST = 200  # characters of a name
@@ -90,11 +90,11 @@ def began_elsewhere(run: RunFiles) -> bool:
 def against_first(runs: Sequence[RunFiles]) -> Verdict:
     """Several runs, each beside the one that was named first."""
     first, *others = runs
-    measures: dict[tuple[str, str, str], dict[str, Row]] = {}
+    measures: dict[tuple[str, ...], dict[str, Row]] = {}
     for run in runs:
         for row in standing(run):
-            measures.setdefault(_measure(row), {})[run.name] = row
-    places = tails(data for _, _, data in measures)
+            measures.setdefault(measure_of(row), {})[run.name] = row
+    places = tails(data for *_, data in measures)
     findings = []
     lacking: dict[tuple[str, ...], list[str]] = {}
     for rows in measures.values():
@@ -138,7 +138,7 @@ def standing(run: RunFiles) -> list[Row]:
 
 def baseline(run: RunFiles, row: Row, which: str) -> Row | None:
     """The last value of a baseline by the same measure."""
-    rows = [r for r in run.results if kind(r) == which and _measure(r) == _measure(row)]
+    rows = [r for r in run.results if kind(r) == which and measure_of(r) == measure_of(row)]
     return rows[-1] if rows else None
 
 
@@ -278,10 +278,6 @@ def _other_options(row: Row, reference: Row) -> str:
     shared = options.keys() & others.keys() - OF_THE_MODEL
     unlike = [key for key in options if key in shared and options[key] != others[key]]
     return f" They were measured with different {_cut(', '.join(unlike))}." if unlike else ""
-
-
-def _measure(row: Row) -> tuple[str, str, str]:
-    return row["task"], row["metric"], row["data"]
 
 
 def _with_interval(row: Row) -> str:

@@ -95,7 +95,10 @@ def test_a_protocol_may_have_a_file_for_each_percentage(monkeypatch, tmp_path, c
     )
     assert k_of("protocol=few", "percent=2") == "1"
     # What is no percentage, the option itself refuses.
-    assert [k_of("protocol=few", f"percent={word}") for word in ("0", "x", "nan")] == ["1"] * 3
+    assert [k_of("protocol=few", f"percent={word}") for word in ("0", "101", "x", "nan")] == [
+        "1"
+    ] * 4
+    assert "101" not in caplog.text
 
 
 def test_a_protocol_stands_between_the_tasks_own_options_and_what_is_given(data, tmp_path):
@@ -103,7 +106,7 @@ def test_a_protocol_stands_between_the_tasks_own_options_and_what_is_given(data,
     file.write_text("k: [3]\ntemperature: 0.2\n")
     given = [f"protocol={file}", "temperature=0.3"]
     (row,) = evaluate("knn", "pixels:8", data, given, tmp_path / "results.jsonl")
-    assert row["protocol"] == "few"
+    assert (row["protocol"], row["title"]) == ("few", "kNN top-1, k = 3 (few)")
     assert (row["options"]["k"], row["options"]["temperature"]) == ([3], 0.3)
     assert "protocol" not in row["options"]
     same = ["k=[3]", "temperature=0.3"]

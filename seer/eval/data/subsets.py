@@ -5,8 +5,8 @@ The lists of SimCLR (`1percent.txt`, `10percent.txt` of google-research/simclr, 
 SwAV, BYOL and others were measured) name one file a line, `n01440764_10026.JPEG`.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ def by_list(images: Labelled, path: Path, data: str) -> np.ndarray:
     listed = {line: _bare(line) for line in lines(path)}
     if not listed:
         raise InputError(f"{path}: lists no image; give one a line")
-    book = _Book(_named(images))
+    book = _Book(_named(images), listed.values())
     matches = {line: book.rows(name) for line, name in listed.items()}
     missing = [line for line, rows in matches.items() if not rows]
     if missing:
@@ -103,28 +103,35 @@ def names(images: Labelled) -> list[str]:
 
 
 class _Book:
-    """Which images go by a name."""
+    """Which images go by the names that are asked for."""
 
-    def __init__(self, named: Sequence[Names]):
+    def __init__(self, named: Sequence[Names], asked: Iterable[str]):
         self.named = named
-        self.whole: dict[str, list[int]] = defaultdict(list)
-        self.ends: dict[str, list[int]] = defaultdict(list)
+        self.whole: dict[str, list[int]] = {name: [] for name in asked}
+        self.ends: dict[str, list[int]] = {}
+        for name in self.whole:
+            self.ends.update((_end(word), []) for word in _words(name))
         for row, called in enumerate(named):
-            for name in set(called):
+            for name in set(called) & self.whole.keys():
                 self.whole[name].append(row)
-            for end in set(map(_end, called)):
+            for end in set(map(_end, called)) & self.ends.keys():
                 self.ends[end].append(row)
 
     def rows(self, name: str) -> list[int]:
-        """The images that a line may mean. Keys of shards have no ending, so it may lack there."""
-        if name in self.whole:
+        """The images that a line may mean."""
+        if self.whole[name]:
             return self.whole[name]
-        for word in filter(None, (name, name.rpartition(".")[0])):
-            rows = self.ends.get(_end(word), [])
+        for word in _words(name):
+            rows = self.ends[_end(word)]
             rows = [row for row in rows if any(_agree(word, other) for other in self.named[row])]
             if rows:
                 return rows
         return []
+
+
+def _words(name: str) -> list[str]:
+    """A name, and what it is without its ending, which keys of shards do not have."""
+    return list(filter(None, (name, name.rpartition(".")[0])))
 
 
 def _named(images: Labelled) -> list[Names]:

@@ -36,8 +36,9 @@ class LowshotConfig(FinetuneConfig):
         subset: a file that names the training images, one a line; "" draws them.
         subset_seed: of the drawing.
         chosen: what the names of the images hash to; known once they are.
-        least_steps: where the epochs would be fewer updates of the weights, batches are smaller, down to 8 images, and
-            then epochs more; 0 takes both as they stand. `batch_size` or `steps` that are given do so, too.
+        least_steps: where the epochs would be fewer updates of the weights, batches are smaller, down to 8 images, with
+            rates in proportion, and then epochs more; 0 takes all as they stand. `batch_size` or `steps` that are given
+            do so, too.
     """
 
     name: str = option("lowshot", Text(255, 1), incidental=True)
@@ -60,6 +61,8 @@ class LowshotConfig(FinetuneConfig):
             return by_number(train, self.labels, self.subset_seed)
         if not self.subset:
             return by_percent(train, self.percent, self.subset_seed)
+        if not Path(self.subset).is_file():
+            raise InputError(f"subset={self.subset}: no such file")
         rows = by_list(train, Path(self.subset), self.data)
         share = 100 * len(rows) / len(train)
         if not 1 / FAR < share / self.percent < FAR:
@@ -73,14 +76,16 @@ class LowshotConfig(FinetuneConfig):
         """With the hash of the labelled images, and a batch that they can make."""
         if self.chosen:
             raise InputError("chosen=: it is what the labelled images hash to; choose by subset=")
-        digest = hashlib.sha256("\n".join(names(train)).encode()).hexdigest()[:16]
+        digest = hashlib.sha256("\n".join(sorted(names(train))).encode()).hexdigest()[:16]
         config = replace(self, chosen=digest)
         if not self.least_steps or "batch_size" in given or "steps" in given:
             return FinetuneConfig.settled(config, train, given)
         return config._with_steps(len(train))
 
     def _with_steps(self, images: int) -> Self:
-        """With batches small enough, or else epochs enough, for `least_steps` updates."""
+        """With batches small enough, or else epochs enough, for `least_steps` updates; rates shrink
+        with the batch (Goyal et al. 2017, arXiv:1706.02677, section 2.1).
+        """
         steps = math.ceil(self.epochs * images / self.batch_size)
         if steps >= self.least_steps and images >= self.batch_size:
             return self
@@ -88,12 +93,13 @@ class LowshotConfig(FinetuneConfig):
         size = min(self.batch_size, images, max(SMALLEST_BATCH, fitting))
         size = max(1, size // self.accumulate) * self.accumulate
         epochs = max(self.epochs, self.least_steps * size / images)
+        schedule = replace(self.schedule, per=self.schedule.per or self.batch_size)
         say_once(
-            f"{images:,} labelled images are few for batches of {self.batch_size:,}: batch_size={size} and "
-            f"epochs={epochs:g}, {math.ceil(epochs * images / size):,} steps at the same rates; "
+            f"{images:,} labelled images are few for batches of {self.batch_size:,}: batch_size={size}, "
+            f"epochs={epochs:.4g}, {math.ceil(epochs * images / size):,} steps, rates in proportion to the batch; "
             "batch_size= or steps= says otherwise"
         )
-        return replace(self, batch_size=size, epochs=epochs)
+        return replace(self, batch_size=size, epochs=epochs, schedule=schedule)
 
     def files(self, train: Labelled) -> dict[str, str]:
         """The list of the labelled images, which `subset` reads."""

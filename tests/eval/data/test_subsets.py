@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from seer.data.labelled import Labelled, load_labelled, part
+from seer.data.labelled import Labelled, load_labelled, part, say_once
 from seer.errors import InputError
 from seer.eval.data.splitting import joined
 from seer.eval.data.subsets import by_list, by_number, by_percent, names
@@ -38,6 +38,11 @@ def images(**members: int) -> Labelled:
 def counts(data: Labelled, rows: np.ndarray) -> list[int]:
     assert rows.tolist() == sorted(set(rows.tolist()))
     return np.bincount(data.labels[rows], minlength=len(data.classes)).tolist()
+
+
+@pytest.fixture(autouse=True)
+def nothing_said():
+    say_once.cache_clear()
 
 
 @pytest.fixture

@@ -1,18 +1,25 @@
 """Low-shot: a finetuning on the images that it says, by protocols for each share of the labels."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-import yaml
+import torch
+import torch.nn.functional as F
+from PIL import Image
 
 from seer.config import layer, parse_overrides
-from seer.data.labelled import load_labelled
+from seer.data.labelled import load_labelled, say_once
+from seer.data.order import Order
 from seer.errors import InputError
 from seer.eval.data.subsets import by_percent, names
 from seer.eval.protocols import protocols
 from seer.eval.task import evaluate
 from seer.eval.tasks import TASKS
 from seer.eval.trained.finetune import configure
+from seer.interop.models import Model
 from tests.eval.conftest import small_model
 from tests.kit.pictures import encoded
 
@@ -21,9 +28,15 @@ QUICK = ["loader.workers=0", "log.every=1", "log.tensorboard=false", "device=cpu
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Any MODEL is the little network of the tests."""
+    """Any MODEL is the little network of the tests; nothing has been said."""
+    say_once.cache_clear()
     for module in ("seer.eval.trained.finetune.load_model", "seer.eval.task.load_model"):
         monkeypatch.setattr(module, lambda spec: small_model())
+
+
+def losses(run_dir: Path) -> list[float]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
 
 
 def lowshot(data: Path, *options: str):
@@ -33,9 +46,11 @@ def lowshot(data: Path, *options: str):
 def test_it_learns_from_a_tenth_and_says_from_which_images(data, tmp_path, capfd):
     out = tmp_path / "results.jsonl"
     place = f"run_dir={tmp_path / 'run'}"
-    (row,) = evaluate("lowshot", "net", data, [*QUICK, place, "head_rate=200"], out)
+    (row,) = evaluate(
+        "lowshot", "net", data, [*QUICK, place, "schedule.peak=1", "head_rate=20"], out
+    )
     assert row["metric"] == "top1_10percent"
-    assert row["title"] == "Low-shot top-1, 10 % of the labels"
+    assert row["title"] == "Low-shot top-1, 10 % of the labels (swav)"
     assert row["protocol"] == "swav"
     assert row["details"]["steps"] == 100
     assert row["low"] > 1 / 3
@@ -46,6 +61,59 @@ def test_it_learns_from_a_tenth_and_says_from_which_images(data, tmp_path, capfd
     assert len(listed) == 12
     options = row["options"]
     assert (options["percent"], options["batch_size"], options["epochs"]) == (10.0, 8, 200 / 3)
+
+
+def levels_model() -> Model:
+    """A model that takes images as levels from 0 to 255, which float32 has without rounding."""
+    return replace(small_model(), mean=[0.0] * 3, std=[1 / 255] * 3)
+
+
+def test_it_is_a_plain_loop_over_the_images_of_its_list(data, tmp_path, monkeypatch):
+    """Losses and hits are those of torch's SGD and its schedule, on images as Pillow reads them."""
+    monkeypatch.setattr("seer.eval.trained.finetune.load_model", lambda spec: levels_model())
+    run_dir = tmp_path / "run"
+    options = ["precision=fp64", "crop=centre", "size=24", "steps=10", "batch_size=8"]
+    (row,) = evaluate(
+        "lowshot", "net", data, [*QUICK, f"run_dir={run_dir}", *options], tmp_path / "out.jsonl"
+    )
+
+    listed = [data / "train" / name for name in (run_dir / "subset.txt").read_text().split()]
+    tests = sorted((data / "test").glob("*/*.png"))
+    images = pixels_of(listed)
+    labels = labels_of(listed)
+    backbone = small_model().backbone
+    torch.manual_seed(0)
+    head = torch.nn.Linear(12, 3)
+    torch.nn.init.normal_(head.weight, std=0.01)
+    torch.nn.init.zeros_(head.bias)
+    net = torch.nn.Sequential(backbone, head).double().train()
+    groups = [{"params": backbone.parameters()}, {"params": head.parameters(), "lr": 0.2}]
+    sgd = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(sgd, [6, 8], gamma=0.2)
+    order = Order(np.ones(len(listed), np.int64), 0, 8, 256)
+    expected = []
+    for step in range(10):
+        rows = torch.from_numpy(order.ids(8 * step, 8))
+        loss = F.cross_entropy(net(images[rows]), labels[rows])
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        scheduler.step()
+        expected.append(loss.item())
+    hits = (net.eval()(pixels_of(tests)).argmax(1) == labels_of(tests)).sum()
+
+    np.testing.assert_allclose(losses(run_dir), expected, rtol=1e-12)
+    assert expected[-1] < expected[0]
+    assert round(row["value"] * len(tests)) == hits
+
+
+def pixels_of(paths: list[Path]) -> torch.Tensor:
+    images = np.stack([np.asarray(Image.open(path), np.float64) for path in paths])
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def labels_of(paths: list[Path]) -> torch.Tensor:
+    return torch.tensor([["brick", "moss", "slate"].index(path.parent.name) for path in paths])
 
 
 def test_its_list_is_a_subset_that_trains_the_same(data, tmp_path):
@@ -61,9 +129,7 @@ def test_its_list_is_a_subset_that_trains_the_same(data, tmp_path):
     )
     assert rows[0]["options"] == again[0]["options"]
     assert rows[0]["value"] == again[0]["value"]
-    logged = [(folder / "metrics.jsonl").read_text() for folder in (first, second)]
-    losses = [[yaml.safe_load(line)["loss"] for line in log.splitlines()] for log in logged]
-    assert losses[0] == losses[1]
+    assert losses(first) == losses(second)
     (other,) = evaluate(
         "lowshot",
         "net",
@@ -85,7 +151,7 @@ def test_its_list_is_a_subset_that_trains_the_same(data, tmp_path):
 def test_other_shares_are_other_measures(data, tmp_path, options, metric, title, images):
     few = ["batch_size=3", "steps=1", f"run_dir={tmp_path / 'run'}"]
     (row,) = evaluate("lowshot", "net", data, [*QUICK, *few, *options], tmp_path / "out.jsonl")
-    assert (row["metric"], row["title"]) == (metric, f"Low-shot {title}")
+    assert (row["metric"], row["title"]) == (metric, f"Low-shot {title} (swav)")
     assert len((tmp_path / "run" / "subset.txt").read_text().splitlines()) == images
 
 
@@ -132,8 +198,10 @@ def test_few_images_make_small_batches_of_many_epochs_and_it_is_said(data, caplo
     config = lowshot(data, "percent=50")  # 60 images, 20 epochs: 12 images a step
     assert (config.batch_size, config.epochs, config.steps) == (12, 20, 100)
     assert (
-        "60 labelled images are few for batches of 256: batch_size=12 and epochs=20" in caplog.text
+        "60 labelled images are few for batches of 256: batch_size=12, epochs=20, 100 steps"
+        in caplog.text
     )
+    assert (config.schedule.peak, config.schedule.per) == (0.01, 256)
     config = lowshot(data, "percent=100")
     assert (config.batch_size, config.epochs, config.steps) == (24, 20, 100)
     config = lowshot(data)  # 12 images: batches of 8 at the least
@@ -143,7 +211,7 @@ def test_few_images_make_small_batches_of_many_epochs_and_it_is_said(data, caplo
     config = lowshot(data, "percent=50", "accumulate=5")
     assert (config.batch_size, config.steps) == (10, 120)
     config = lowshot(data, "percent=50", "batch_size=30")
-    assert (config.batch_size, config.steps) == (30, 40)
+    assert (config.batch_size, config.steps, config.schedule.per) == (30, 40, 0)
     config = lowshot(data, "percent=50", "batch_size=30", "steps=2")
     assert (config.batch_size, config.steps) == (30, 2)
 
@@ -173,7 +241,7 @@ def write_list(tmp_path: Path, *lines: str) -> str:
         (["labels=2"], "labels=2: there are 3 classes"),
         (["labels=121"], "labels=121: there are 120 training images"),
         (["labels=9", "subset=list"], "labels=9: the images are those of subset=list"),
-        (["subset=nowhere"], "nowhere is missing"),
+        (["subset=nowhere"], "subset=nowhere: no such file"),
         (["chosen=1"], "chosen=: it is what the labelled images hash to"),
         (["batch_size=13"], "12 training images are fewer than one batch; use batch_size=12"),
         (["least_steps=0"], "12 training images are fewer than one batch"),
