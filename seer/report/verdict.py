@@ -266,7 +266,16 @@ def _how_to_compare(run: RunFiles, row: Row) -> str:
     task = row["task"] if re.fullmatch(r"[a-z_]{1,40}", row["task"]) else "knn"
     data = row["data"] if row["data"].isprintable() and len(row["data"]) < LONGEST else "DATA"
     beginning = f"{run.path}:{'init' if began_elsewhere(run) else 'random'}"
-    return f"seer eval {quoted(task)} --model {quoted(beginning)} --data {quoted(data)}"
+    options = "".join(f" {quoted(word)}" for word in _measured_by(row))
+    return f"seer eval {quoted(task)} --model {quoted(beginning)} --data {quoted(data)}{options}"
+
+
+def _measured_by(row: Row) -> list[str]:
+    """The options without which a value would be of another measure."""
+    options = row.get("options")
+    values = {"protocol": row.get("protocol"), **(options if isinstance(options, dict) else {})}
+    words = [f"{key}={values[key]}" for key in ("protocol", "percent", "labels") if values.get(key)]
+    return [word for word in words if word.isprintable() and len(word) < LONGEST]
 
 
 def _other_options(row: Row, reference: Row) -> str:
