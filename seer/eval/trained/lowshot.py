@@ -21,7 +21,7 @@ from seer.schema import COUNT, SEED, Location, Number, Text, option
 if TYPE_CHECKING:
     from seer.eval.scores import Score  # imports torch
 
-SMALLEST_BATCH = 8  # images, of which BatchNorm still learns something
+SMALLEST_BATCH = 8  # images, of which BatchNorm still learns something; larger ones are multiples
 FAR = 2  # times the percentage: the list of another one
 
 
@@ -36,9 +36,9 @@ class LowshotConfig(FinetuneConfig):
         subset: a file that names the training images, one a line; "" draws them.
         subset_seed: of the drawing.
         chosen: what the names of the images hash to; known once they are.
-        least_steps: where the epochs would be fewer updates of the weights, batches are smaller, down to 8 images, with
-            rates in proportion, and then epochs more; 0 takes all as they stand. `batch_size` or `steps` that are given
-            do so, too.
+        least_steps: where the epochs would be fewer updates of the weights, batches are smaller, multiples of 8 images,
+            with rates in proportion, and then epochs more; 0 takes all as they stand, and so do `batch_size` or `steps`
+            that are given.
     """
 
     name: str = option("lowshot", Text(255, 1), incidental=True)
@@ -89,10 +89,13 @@ class LowshotConfig(FinetuneConfig):
         steps = math.ceil(self.epochs * images / self.batch_size)
         if steps >= self.least_steps and images >= self.batch_size:
             return self
-        fitting = int(self.epochs * images / self.least_steps)
-        size = min(self.batch_size, images, max(SMALLEST_BATCH, fitting))
-        size = max(1, size // self.accumulate) * self.accumulate
-        epochs = max(self.epochs, self.least_steps * size / images)
+        # Eights divide among processes.
+        unit = math.lcm(SMALLEST_BATCH, self.accumulate)
+        size = max(1, round(self.epochs * images / self.least_steps / unit)) * unit
+        size = min(size, self.batch_size, max(1, images // self.accumulate) * self.accumulate)
+        # Rounded down, so that the steps, rounded up, are no more than that.
+        enough = math.floor(1e4 * self.least_steps * size / images) / 1e4
+        epochs = max(self.epochs, enough)
         schedule = replace(self.schedule, per=self.schedule.per or self.batch_size)
         say_once(
             f"{images:,} labelled images are few for batches of {self.batch_size:,}: batch_size={size}, "

@@ -60,7 +60,7 @@ def test_it_learns_from_a_tenth_and_says_from_which_images(data, tmp_path, capfd
     assert listed == chosen
     assert len(listed) == 12
     options = row["options"]
-    assert (options["percent"], options["batch_size"], options["epochs"]) == (10.0, 8, 200 / 3)
+    assert (options["percent"], options["batch_size"], options["epochs"]) == (10.0, 8, 66.6666)
 
 
 def levels_model() -> Model:
@@ -195,21 +195,21 @@ def test_every_protocol_trains(name, data, tmp_path):
 
 
 def test_few_images_make_small_batches_of_many_epochs_and_it_is_said(data, caplog):
-    config = lowshot(data, "percent=50")  # 60 images, 20 epochs: 12 images a step
-    assert (config.batch_size, config.epochs, config.steps) == (12, 20, 100)
+    config = lowshot(data, "percent=50")  # 60 images, 20 epochs: 12 images a step, to the next 8
+    assert (config.batch_size, config.epochs, config.steps) == (16, 26.6666, 100)
     assert (
-        "60 labelled images are few for batches of 256: batch_size=12, epochs=20, 100 steps"
-        in caplog.text
+        "60 labelled images are few for batches of 256: batch_size=16, epochs=26.67, 100 steps"
+        in (caplog.text)
     )
     assert (config.schedule.peak, config.schedule.per) == (0.01, 256)
-    config = lowshot(data, "percent=100")
-    assert (config.batch_size, config.epochs, config.steps) == (24, 20, 100)
+    config = lowshot(data, "percent=80")  # 96 images: 19.2
+    assert (config.batch_size, config.epochs, config.steps) == (16, 20, 120)
     config = lowshot(data)  # 12 images: batches of 8 at the least
     assert (config.batch_size, config.steps) == (8, 100)
     config = lowshot(data, "percent=1")  # 3 images, which are fewer
     assert (config.batch_size, config.steps) == (3, 100)
     config = lowshot(data, "percent=50", "accumulate=5")
-    assert (config.batch_size, config.steps) == (10, 120)
+    assert (config.batch_size, config.steps) == (40, 100)
     config = lowshot(data, "percent=50", "batch_size=30")
     assert (config.batch_size, config.steps, config.schedule.per) == (30, 40, 0)
     config = lowshot(data, "percent=50", "batch_size=30", "steps=2")
