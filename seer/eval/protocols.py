@@ -19,6 +19,8 @@ logger = logging.getLogger("seer.eval")
 
 KEY = "protocol"
 PERCENT = "percent"
+# An option, and another one that would count in its stead: not where the first one is given.
+INSTEAD = (("epochs", "steps"), ("percent", "labels"), ("subset", "labels"))
 FOLDER = "eval"  # of `configs/`
 
 
@@ -43,7 +45,9 @@ def layers_of(task: str, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     if name:
         percent = _last(PERCENT, [*layers, *given])
         layers.append(read_layers(_file(task, name, percent)))
-    return layers
+    words = set().union(*given)
+    covered = {other for key, other in INSTEAD if key in words}
+    return [{key: layer[key] for key in layer if key not in covered} for layer in layers]
 
 
 def _last(key: str, layers: Sequence[dict[str, Any]]) -> str:

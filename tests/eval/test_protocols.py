@@ -101,6 +101,14 @@ def test_a_protocol_may_have_a_file_for_each_percentage(monkeypatch, tmp_path, c
     assert "101" not in caplog.text
 
 
+def test_epochs_that_are_given_count_whatever_a_protocol_says_of_steps():
+    def steps(*options):
+        config = TASKS["linear"].resolve(parse_overrides(["protocol=hpt", *options]))
+        return total_steps(5120, config)
+
+    assert (steps(), steps("epochs=3"), steps("epochs=3", "steps=7")) == (5000, 30, 7)
+
+
 def test_a_protocol_stands_between_the_tasks_own_options_and_what_is_given(data, tmp_path):
     file = tmp_path / "few.yaml"
     file.write_text("k: [3]\ntemperature: 0.2\n")

@@ -37,8 +37,8 @@ class LowshotConfig(FinetuneConfig):
         subset_seed: of the drawing.
         chosen: what the names of the images hash to; known once they are.
         least_steps: where the epochs would be fewer updates of the weights, batches are smaller, multiples of 8 images,
-            with rates in proportion, and then epochs more; 0 takes all as they stand, and so do `batch_size` or `steps`
-            that are given.
+            with rates in proportion, and then epochs more, if none are given; 0 takes all as they stand, and so do
+            `batch_size` or `steps` that are given.
     """
 
     name: str = option("lowshot", Text(255, 1), incidental=True)
@@ -80,11 +80,11 @@ class LowshotConfig(FinetuneConfig):
         config = replace(self, chosen=digest)
         if not self.least_steps or "batch_size" in given or "steps" in given:
             return FinetuneConfig.settled(config, train, given)
-        return config._with_steps(len(train))
+        return config._with_steps(len(train), "epochs" in given)
 
-    def _with_steps(self, images: int) -> Self:
-        """With batches small enough, or else epochs enough, for `least_steps` updates; rates shrink
-        with the batch (Goyal et al. 2017, arXiv:1706.02677, section 2.1).
+    def _with_steps(self, images: int, fixed: bool) -> Self:
+        """With batches small enough, or else, unless they are fixed, epochs enough for `least_steps`
+        updates; rates shrink with the batch (Goyal et al. 2017, arXiv:1706.02677, section 2.1).
         """
         steps = math.ceil(self.epochs * images / self.batch_size)
         if steps >= self.least_steps and images >= self.batch_size:
@@ -95,7 +95,7 @@ class LowshotConfig(FinetuneConfig):
         size = min(size, self.batch_size, max(1, images // self.accumulate) * self.accumulate)
         # Rounded down, so that the steps, rounded up, are no more than that.
         enough = math.floor(1e4 * self.least_steps * size / images) / 1e4
-        epochs = max(self.epochs, enough)
+        epochs = self.epochs if fixed else max(self.epochs, enough)
         schedule = replace(self.schedule, per=self.schedule.per or self.batch_size)
         say_once(
             f"{images:,} labelled images are few for batches of {self.batch_size:,}: batch_size={size}, "

@@ -185,6 +185,13 @@ def resolved(options: list[str]):
     return TASKS["lowshot"].resolve(place, parse_overrides(options))
 
 
+def test_a_share_or_a_list_that_is_given_counts_whatever_a_protocol_says():
+    assert resolved(["protocol=hpt"]).labels == 1000
+    assert resolved(["protocol=hpt", "percent=1"]).labels == 0
+    assert resolved(["protocol=hpt", "subset=list.txt"]).labels == 0
+    assert resolved(["protocol=hpt", "labels=50", "percent=1"]).labels == 50
+
+
 @pytest.mark.parametrize("name", protocols("lowshot"))
 def test_every_protocol_trains(name, data, tmp_path):
     few = ["batch_size=8", "steps=2", f"protocol={name}", f"run_dir={tmp_path / 'run'}"]
@@ -212,6 +219,8 @@ def test_few_images_make_small_batches_of_many_epochs_and_it_is_said(data, caplo
     assert (config.batch_size, config.steps) == (40, 100)
     config = lowshot(data, "percent=50", "batch_size=30")
     assert (config.batch_size, config.steps, config.schedule.per) == (30, 40, 0)
+    config = lowshot(data, "percent=50", "epochs=4")
+    assert (config.batch_size, config.epochs, config.steps) == (8, 4, 30)
     config = lowshot(data, "percent=50", "batch_size=30", "steps=2")
     assert (config.batch_size, config.steps) == (30, 2)
 
