@@ -48,15 +48,18 @@ def read_results(path: Path | str) -> list[Row]:
 
 
 def latest(rows: list[Row]) -> list[Row]:
-    """Of repeated measurements (same task, data, metric and model) the last, in the order of
-    measurement.
-    """
+    """Of repeated measurements (the same measure and model) the last, in the order of measurement."""
     newest: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        key = (row["task"], row["data"], row["metric"], row["model"])
+        key = (*measure_of(row), row["model"])
         newest.pop(key, None)
         newest[key] = row
     return list(newest.values())
+
+
+def measure_of(row: Row) -> tuple[str, ...]:
+    """What a row is a value of, the data last: task, protocol, metric and data."""
+    return row["task"], row.get("protocol", ""), row["metric"], row["data"]
 
 
 def describe(rows: list[Row]) -> list[str]:

@@ -73,7 +73,8 @@ def parse(words: list[str], ranks: int = 0) -> None:
     if words[0] == "launch" and "command" in params:
         gpus = params["gpus_per_node"]
         ranks = params.get("nodes", 1) * (params["tasks_per_node"] or gpus or 1)
-        for launched in " ".join(params["command"]).split(f" {THEN} "):
+        first = " ".join(params["command"]).replace("{i}", "1").replace("{n}", "1")  # of an array
+        for launched in first.split(f" {THEN} "):
             parse(launched.split(), ranks)
     elif words[0] in ("pretrain", "plan"):
         config = recipe.load_config(params["config"], ["data=SHARDS", *overrides])

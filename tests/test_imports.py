@@ -72,7 +72,7 @@ UNSEEN = {
     # the contract
     "seer.methods": "seer.engine: seer.engine.bank seer.engine.learner seer.engine.symptoms",
     "seer.eval": "seer.methods:",  # a backbone, never a method
-    "seer.eval.probes": "seer.engine:",  # frozen ones
+    "seer.eval.probes": "seer.engine: seer.engine.schedule",  # frozen ones; a curve is one everywhere
     # files, and how values are compared
     "seer.report": "seer.data seer.backbones seer.engine seer.eval: "
     "seer.eval.outcomes seer.eval.paired seer.eval.literature",

@@ -199,7 +199,7 @@ def refusal(function) -> str:
         *(("knn", f"device={value}") for value in ("tpu", "")),
         *(("linear", f"lrs={value}") for value in ("[nan]", "[]", "[0]", "[inf]")),
         *(("linear", f"momentum={value}") for value in ("5", "1", "nan")),
-        *(("linear", f"holdout={value}") for value in ("0", "1", "nan")),
+        *(("linear", f"holdout={value}") for value in ("-0.1", "1", "nan")),
         *(("linear", f"seed={value}") for value in ("-1", "100000000000000000000")),
         *(("linear", f"weight_decays={value}") for value in ("[-1]", "[nan]", "[]")),
         *(("linear", f"epochs={value}") for value in ("0", "1000000000")),

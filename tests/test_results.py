@@ -33,6 +33,8 @@ def test_what_is_no_number_is_no_result(tmp_path, value):
 def test_a_repeated_measurement_replaces_the_earlier_one():
     old, other, new = result("a", 0.5), result("b", 0.6), result("a", 0.7)
     assert latest([old, other, new]) == [other, new]
+    by_protocol = {**new, "protocol": "swav"}
+    assert latest([old, by_protocol, new]) == [by_protocol, new]
 
 
 def test_descriptions_are_aligned_percentages():

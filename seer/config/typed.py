@@ -7,7 +7,16 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from seer.config.layers import Scalar, Tree, opened, opened_list, read_flag, read_number, read_whole
+from seer.config.layers import (
+    Scalar,
+    Tree,
+    opened,
+    opened_list,
+    plain,
+    read_flag,
+    read_number,
+    read_whole,
+)
 from seer.config.references import References
 from seer.errors import InputError, nearest
 from seer.schema import (
@@ -129,6 +138,8 @@ class _Reader:
             return self._first(get_args(hint), tree, default, key, kind)
         if isinstance(hint, type) and is_dataclass(hint):
             return self.options(hint, tree, default, key)
+        if hint == dict[str, Any]:
+            return self._named(tree, key)
         if origin is dict:
             return self._mapping(get_args(hint)[1], tree, default, key)
         if origin in (list, tuple, Sequence):
@@ -159,6 +170,17 @@ class _Reader:
         values = dict(default) if isinstance(default, dict) else {}
         for name, below in self._entries(tree, key).items():
             values[name] = self.value(hint, below, values.get(name), join(key, name))
+        return values
+
+    def _named(self, tree: Tree, key: str, prefix: str = "") -> dict[str, Any]:
+        """Names with plain values: `{a: {b: [1]}}`, as `key.a.b=[1]` gives it, is `{a.b: [1]}`."""
+        values: dict[str, Any] = {}
+        for name, below in self._entries(tree, key).items():
+            if isinstance(below, dict):
+                values |= self._named(below, join(key, name), f"{prefix}{name}.")
+            else:
+                items = opened_list(below, join(key, name))
+                values[prefix + name] = plain(items, self.references.text_of, join(key, name))
         return values
 
     def _list(self, hint: Any, tree: Tree, key: str, kind: Kind | None) -> list[Any]:

@@ -43,20 +43,24 @@ class LabelledImages:
         pixels: `(B, 3, S, S)`, normalised, channels last in memory.
         labels: `(B,)` int64; below 0 where there is no image, only its place.
         index: `(B,)` int64 sample ids.
+        shares: `(B,)` float32, where images are mixed in pairs: how much of its pixels each place has of its own image;
+            the rest is of its neighbour's (`neighbours`).
     """
 
     pixels: Tensor
     labels: Tensor
     index: Tensor
+    shares: Tensor | None = None
 
     def to(self, *args: Any, **kwargs: Any) -> "LabelledImages":
-        """Move or convert the pixels (of labels and index not the type)."""
+        """Move or convert the pixels (of all else not the type)."""
         pixels = self.pixels.to(*args, **kwargs)
         return replace(
             self,
             pixels=pixels,
             labels=self.labels.to(pixels.device),
             index=self.index.to(pixels.device),
+            shares=None if self.shares is None else self.shares.to(pixels.device),
         )
 
     def chunk(self, count: int) -> list["LabelledImages"]:
@@ -64,4 +68,10 @@ class LabelledImages:
         parts = zip(
             self.pixels.chunk(count), self.labels.chunk(count), self.index.chunk(count), strict=True
         )
-        return [LabelledImages(*part) for part in parts]
+        shares = [None] * count if self.shares is None else self.shares.chunk(count)
+        return [LabelledImages(*part, own) for part, own in zip(parts, shares, strict=True)]
+
+
+def neighbours(rows: Tensor) -> Tensor:
+    """`(B, …)`, B even, with the rows of every pair (0 and 1, 2 and 3, …) in each other's place."""
+    return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)

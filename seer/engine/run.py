@@ -70,11 +70,34 @@ class Training(Generic[B]):
 
 
 def fit(training: Training[B], world: World) -> Path:
-    """Train, or go on training, on all ranks together. Returns the run directory.
+    """Train, or go on training, on all ranks together, as the last thing that these processes do.
+    Returns the run directory.
+
+    Raises: as `live`.
+    """
+    with parting():
+        live(training, world)
+    return Path(training.config.run_dir)
+
+
+@contextmanager
+def parting() -> Iterator[None]:
+    """What is done within is the last that these processes do together: they part afterwards."""
+    try:
+        yield
+    except (StoppedError, DivergedError):
+        distributed.barrier()  # whoever left first would take a launcher's leave to end the others
+        distributed.shutdown()
+        raise
+    distributed.shutdown()
+
+
+def live(training: Training[B], world: World) -> None:
+    """Train, or go on training, on all ranks together; another run may follow.
 
     Raises:
         InputError: the directory belongs to a run on other data, is in use, or cannot be written; too little memory.
-        StoppedError, DivergedError: as `loop.train` raises them.
+        StoppedError, DivergedError: as `loop.train` raises them, on all ranks.
     """
     run_dir = Path(training.config.run_dir)
     with (
@@ -85,22 +108,15 @@ def fit(training: Training[B], world: World) -> Path:
         if world.is_main:
             training.prepare()
             write_environment(run_dir)
-        try:
-            with (
-                enough_memory(world.device, STEP_TOO_LARGE),
-                training.beside(),
-                StopRequest() as asked,
-            ):
-                fault = attempt(training, world, asked)
-                while fault is not None:
-                    fault = attempt(training, world, asked, fault)
-            training.end()
-        except (StoppedError, DivergedError):
-            distributed.barrier()  # whoever left first would take a launcher's leave to end the others
-            distributed.shutdown()
-            raise
-    distributed.shutdown()
-    return run_dir
+        with (
+            enough_memory(world.device, STEP_TOO_LARGE),
+            training.beside(),
+            StopRequest() as asked,
+        ):
+            fault = attempt(training, world, asked)
+            while fault is not None:
+                fault = attempt(training, world, asked, fault)
+        training.end()
 
 
 def opening(config: RunConfig, batches: Batches[B], sees: str, start: int) -> str:

@@ -2,16 +2,25 @@
 `configs/eval/`.
 
 `TASK.yaml` holds a task's own defaults, where it has such a file, and `TASK_NAME.yaml` what
-`protocol=NAME` stands for. Options that are given go above them.
+`protocol=NAME` stands for; where papers have other values for each share of the labels, there is a
+file for each, `TASK_NAME_PERCENT.yaml`. Options that are given go above them.
 """
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from seer.errors import InputError, nearest
 
+logger = logging.getLogger("seer.eval")
+
 KEY = "protocol"
+PERCENT = "percent"
+# An option, and another one that would count in its stead: not where the first one is given.
+INSTEAD = (("epochs", "steps"), ("percent", "labels"), ("subset", "labels"))
 FOLDER = "eval"  # of `configs/`
 
 
@@ -31,24 +40,62 @@ def layers_of(task: str, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     from seer.config import read_layers  # slow to import
 
     own = _folder() / f"{task}.yaml"
-    files = [own] if own.is_file() else []
-    named = [layer[KEY] for layer in given if KEY in layer]
-    if named and (name := getattr(named[-1], "text", "")):
-        files.append(_file(task, name))
-    return [read_layers(file) for file in files]
+    layers = [read_layers(own)] if own.is_file() else []
+    name = _last(KEY, [*layers, *given])
+    if name:
+        percent = _last(PERCENT, [*layers, *given])
+        layers.append(read_layers(_file(task, name, percent)))
+    words = set().union(*given)
+    covered = {other for key, other in INSTEAD if key in words}
+    return [{key: layer[key] for key in layer if key not in covered} for layer in layers]
 
 
-def _file(task: str, name: str) -> Path:
+def _last(key: str, layers: Sequence[dict[str, Any]]) -> str:
+    """The word that the highest layer has for an option; "" if none has, or no single word."""
+    values = [layer[key] for layer in layers if key in layer]
+    return getattr(values[-1], "text", "") if values else ""
+
+
+def _file(task: str, name: str, percent: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     known = protocols(task)
-    if name not in known:
-        listed = ", ".join(known) or "none"
-        raise InputError(
-            f"{KEY}={name}: {task} has no such protocol{nearest(name, known)}; it has {listed}, "
-            "or give the path of a .yaml file"
+    shares = _shares(name, known)
+    if shares:
+        return known[f"{name}_{_nearest_share(name, percent, shares)}"]
+    if name in known:
+        return known[name]
+    listed = ", ".join(known) or "none"
+    raise InputError(
+        f"{KEY}={name}: {task} has no such protocol{nearest(name, known)}; it has {listed}, "
+        "or give the path of a .yaml file"
+    )
+
+
+def _shares(name: str, known: Iterable[str]) -> list[str]:
+    """The percentages for which a protocol has files, as these say them."""
+    return [word for word in (stem.removeprefix(f"{name}_") for stem in known) if word.isdecimal()]
+
+
+def _nearest_share(name: str, percent: str, shares: list[str]) -> str:
+    """Whose values are taken: those of the percentage, or else, which is said, of the nearest one."""
+    try:
+        share = float(percent)
+    except ValueError:
+        return shares[0]  # the option itself is refused
+    if not 0 < share <= 100:
+        return shares[0]
+    taken = min(shares, key=lambda word: abs(math.log(int(word) / share)))
+    if int(taken) != share:
+        _say(
+            f"{KEY}={name} has values for {PERCENT}={' and '.join(shares)}; those for {taken} are taken for {share:g}"
         )
-    return known[name]
+    return taken
+
+
+@cache
+def _say(line: str) -> None:
+    logger.warning("%s", line)
 
 
 def _folder() -> Path:

@@ -59,11 +59,12 @@ def evaluate(
         "data": readable(str(data)),
         "model": model.label,
         "config_hash": model.config_hash,
-        "pixels": config.size or model.size,
+        "pixels": getattr(config, "test_size", 0) or config.size or model.size,
     }
     if config.protocol:
         common["protocol"] = Path(config.protocol).stem
-    options = significant(asdict(config), incidental(type(config)))
+    decided = config.searched() if TASKS[task].trained else set()  # elsewhere: see `details`
+    options = significant(asdict(config), incidental(type(config)) | decided)
     if rule := rule_of(data):
         options["split"] = rule
     if data_splits:
@@ -74,7 +75,8 @@ def evaluate(
     for score in scores:
         values = asdict(replace(score, outcomes={}))
         del values["outcomes"]
-        values["title"] = f"{TASKS[task].title} {score.title}"
+        protocol = f" ({common['protocol']})" if "protocol" in common else ""
+        values["title"] = f"{TASKS[task].title} {score.title}{protocol}"
         rows.append({**common, **values, "seconds": seconds, "options": options})
     if rows:  # of a training, on its main process
         append_results(results_of(model, out), rows)
@@ -118,7 +120,7 @@ def _train(
 ) -> tuple[Model, Any, list[Score], Sequence[ImageSet]]:
     """Train a model, in processes of this host or as one of a world's, and measure it."""
     module = TASKS[task].load()
-    config = module.configure(model_spec, str(data), overrides)
+    config = module.configure(task, model_spec, str(data), overrides)
     model = load_model(model_spec)
     check_results(results_of(model, out))
     if nproc == 1:

@@ -25,7 +25,7 @@ class Task:
         options: the name of that dataclass, dotted where it stands apart from the module, which needs torch.
         quick: whether the quickstart runs it.
         trained: whether it trains the model, in a run of its own, on several processes if wanted. `module` then has
-            `configure(model, data, overrides)`, `check(config, ranks)` and `run(config) -> list[Score]`.
+            `configure(task, model, data, overrides)`, `check(config, ranks)` and `run(config) -> list[Score]`.
         several: whether it also scores images of several classes each, whose labels are `(N, C)`.
     """
 
@@ -88,6 +88,13 @@ TASKS = _by_name(
         "Finetuned",
         "seer.eval.trained.finetune",
         "seer.eval.trained.options.FinetuneConfig",
+        trained=True,
+    ),
+    Task(
+        "lowshot",
+        "Low-shot",
+        "seer.eval.trained.finetune",
+        "seer.eval.trained.lowshot.LowshotConfig",
         trained=True,
     ),
 )

@@ -12,7 +12,7 @@ from seer.report.comparisons import Scored, difference
 from seer.report.plots import Axis, nice_ticks, number, style_of
 from seer.report.runfiles import RunFiles, common, tails
 from seer.report.verdict import CHECKPOINT, is_headline, kind
-from seer.results import shown, title_of
+from seer.results import measure_of, shown, title_of
 
 MOST_SCORES = 1_000
 MOST_COMPARED = 20  # of a board, those that are best
@@ -104,7 +104,7 @@ class Board:
 
 def boards(runs: Sequence[RunFiles]) -> list[Board]:
     """Results by what was measured, measures that stand for their task first."""
-    groups: dict[tuple[str, str, str], list[Item]] = {}
+    groups: dict[tuple[str, ...], list[Item]] = {}
     pixels = set()  # the same for every run that measured them
     for place, run in enumerate(runs):
         for row in run.results[-MOST_SCORES:]:
@@ -113,10 +113,9 @@ def boards(runs: Sequence[RunFiles]) -> list[Board]:
                 if same in pixels:
                     continue
                 pixels.add(same)
-            measure = (row["task"], row["metric"], row["data"])
             item = Item(place, _name(row, run, len(runs) > 1), Scored(run, row))
-            groups.setdefault(measure, []).append(item)
-    places = tails(data for _, _, data in groups)
+            groups.setdefault(measure_of(row), []).append(item)
+    places = tails(data for *_, data in groups)
     measured = [_board(items, places, runs) for items in groups.values()]
     return sorted(measured, key=lambda board: not board.headline)
 

@@ -16,7 +16,7 @@ from seer.eval.paired import Difference, p_of
 from seer.jsonl import Row
 from seer.report.comparisons import Scored, difference
 from seer.report.runfiles import RunFiles, at, tails
-from seer.results import shown, title_of
+from seer.results import measure_of, shown, title_of
 
 MOST = 500  # findings of a page
 LONGEST = 200  # characters of a name
@@ -94,11 +94,11 @@ def began_elsewhere(run: RunFiles) -> bool:
 def against_first(runs: Sequence[RunFiles]) -> Verdict:
     """Several runs, each beside the one that was named first."""
     first, *others = runs
-    measures: dict[tuple[str, str, str], dict[str, Scored]] = {}
+    measures: dict[tuple[str, ...], dict[str, Scored]] = {}
     for run in runs:
         for row in standing(run):
-            measures.setdefault(_measure(row), {})[run.name] = Scored(run, row)
-    places = tails(data for _, _, data in measures)
+            measures.setdefault(measure_of(row), {})[run.name] = Scored(run, row)
+    places = tails(data for *_, data in measures)
     findings = []
     lacking: dict[tuple[str, ...], list[str]] = {}
     for rows in measures.values():
@@ -142,7 +142,7 @@ def standing(run: RunFiles) -> list[Row]:
 
 def baseline(run: RunFiles, row: Row, which: str) -> Row | None:
     """The last value of a baseline by the same measure."""
-    rows = [r for r in run.results if kind(r) == which and _measure(r) == _measure(row)]
+    rows = [r for r in run.results if kind(r) == which and measure_of(r) == measure_of(row)]
     return rows[-1] if rows else None
 
 
@@ -291,7 +291,16 @@ def _how_to_compare(run: RunFiles, row: Row) -> str:
     task = row["task"] if re.fullmatch(r"[a-z_]{1,40}", row["task"]) else "knn"
     data = row["data"] if row["data"].isprintable() and len(row["data"]) < LONGEST else "DATA"
     beginning = f"{run.path}:{'init' if began_elsewhere(run) else 'random'}"
-    return f"seer eval {quoted(task)} --model {quoted(beginning)} --data {quoted(data)}"
+    options = "".join(f" {quoted(word)}" for word in _measured_by(row))
+    return f"seer eval {quoted(task)} --model {quoted(beginning)} --data {quoted(data)}{options}"
+
+
+def _measured_by(row: Row) -> list[str]:
+    """The options without which a value would be of another measure."""
+    options = row.get("options")
+    values = {"protocol": row.get("protocol"), **(options if isinstance(options, dict) else {})}
+    words = [f"{key}={values[key]}" for key in ("protocol", "percent", "labels") if values.get(key)]
+    return [word for word in words if word.isprintable() and len(word) < LONGEST]
 
 
 def _other_options(row: Row, reference: Row) -> str:
@@ -303,10 +312,6 @@ def _other_options(row: Row, reference: Row) -> str:
     shared = options.keys() & others.keys() - OF_THE_MODEL
     unlike = [key for key in options if key in shared and options[key] != others[key]]
     return f" They were measured with different {_cut(', '.join(unlike))}." if unlike else ""
-
-
-def _measure(row: Row) -> tuple[str, str, str]:
-    return row["task"], row["metric"], row["data"]
 
 
 def _with_interval(row: Row) -> str:

@@ -8,6 +8,7 @@ from seer.jsonl import Row
 from seer.schema import (
     DEEPEST,
     INT64,
+    SHARE,
     Choice,
     Flag,
     Integer,
@@ -17,6 +18,7 @@ from seer.schema import (
     Maybe,
     MismatchError,
     Number,
+    Plain,
     Record,
     Text,
     refuse,
@@ -105,6 +107,18 @@ CONFIG_KIND = Record(
         "backbone": Record({}, {"name": NAME}),
         "views": MapOf(Record({}, {"count": Integer(0, 10_000), "size": Integer(1, 100_000)})),
     },
+)
+MOST_POINTS = 10_000  # of a grid
+OUTCOME_KIND = Record(  # of one of them
+    {
+        "point": Integer(1, MOST_POINTS),
+        "setting": Plain(),
+        "identity": NAME,
+        "metric": NAME,
+        "value": Maybe(SHARE),
+        "chosen_on": NAME,
+        "failed": Text(100_000),
+    }
 )
 HEADER_KIND = Record({"step": STEP, "seen": FINGERPRINT})
 OWNER_KIND = Record({"job": Text(64, 1, r"\d+(_\d+)?", "the number of a job"), "launch": Text()})

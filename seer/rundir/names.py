@@ -1,6 +1,7 @@
 """Where everything of a run directory is: the names of its files, and its checkpoints.
 
 RUN/config.yaml            the run's configuration
+RUN/subset.txt             which images count as labelled, where few do
 RUN/metrics.jsonl          a row of numbers per logged step
 RUN/results.jsonl          a row per score
 RUN/per_image/             a file per score: which test images were right
@@ -8,6 +9,7 @@ RUN/health.jsonl           a row per event; skipped.jsonl a row per step that wa
 RUN/damaged/               a file per rank that met damaged samples
 RUN/environment.json       what it ran on; plan.json what was predicted of it
 RUN/images/*.png           pictures for its report
+RUN/grid_points/NN/        a run per point of a grid of options; validation.json there is what it came to
 RUN/checkpoints/step-NNNNNNNNN/
     header.json            its tensors and the hashes of its files; it comes last
     state/*.safetensors    blocks of tensors
@@ -23,6 +25,7 @@ from seer.errors import InputError
 from seer.inputs import UnreadableError
 
 CONFIG = "config.yaml"
+SUBSET = "subset.txt"
 METRICS = "metrics.jsonl"
 RESULTS = "results.jsonl"
 PER_IMAGE = "per_image"
@@ -36,6 +39,8 @@ LOG = "seer.log"
 REPORT = "report.html"
 TENSORBOARD = "tensorboard"
 IMAGES = "images"
+POINTS = "grid_points"
+VALIDATION = "validation.json"
 CROPS = "crops.png"
 NEIGHBOURS = "neighbours.png"
 CHECKPOINTS = "checkpoints"
@@ -47,6 +52,7 @@ OWNER = ".job.json"
 SUBMIT = ".submit"
 NAMES = {
     CONFIG,
+    SUBSET,
     METRICS,
     RESULTS,
     PER_IMAGE,
@@ -59,6 +65,8 @@ NAMES = {
     LOG,
     REPORT,
     IMAGES,
+    POINTS,
+    VALIDATION,
 }
 NAMES |= {CHECKPOINTS, TENSORBOARD}
 

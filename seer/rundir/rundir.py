@@ -8,6 +8,7 @@ is read.
 import io
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ from seer.rundir.names import (
     METRICS,
     NAMES,
     PLAN,
+    POINTS,
     RESULTS,
     SKIPPED,
     complete,
@@ -250,6 +252,16 @@ def read_plan(run_dir: Path) -> dict[str, Any]:
 
 
 def last_step(run_dir: Path) -> int:
-    """The last step in a run's metrics; -1 where there is none."""
+    """The last step in a run's metrics, or those of a grid's points together, before its final run;
+    -1 where there is none.
+    """
     rows = RunDir(run_dir).newest_metrics(2 * inputs.LONGEST_LINE)
-    return rows[-1]["step"] if rows else -1
+    if rows:
+        return rows[-1]["step"]
+    steps = 0
+    for path in (run_dir / POINTS).glob("*"):
+        with suppress(UnreadableError):
+            point = RunDir(inputs.inside(run_dir, f"{POINTS}/{path.name}"))
+            rows = point.newest_metrics(2 * inputs.LONGEST_LINE)
+            steps += rows[-1]["step"] if rows else 0
+    return steps or -1

@@ -28,7 +28,10 @@ app = typer.Typer()
         "seer eval all --model runs/swav_small --data flowers",
         "seer eval knn --model runs/swav_small --data cifar10 k=[20,200]",
         "seer eval linear --model timm:resnet18 --data flowers102:datasets",
+        "seer eval linear --model timm:resnet50 --data imagenet protocol=swav",
+        "seer eval lowshot --model timm:resnet50 --data imagenet percent=1 subset=1percent.txt",
         "seer eval finetune --model runs/swav_small --data flowers epochs=50 --nproc 2 parallel.mode=ddp",
+        "seer eval finetune --model timm:resnet50 --data flowers102:datasets protocol=ericsson",
     ),
 )
 def evaluate(

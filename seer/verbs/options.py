@@ -32,11 +32,11 @@ TaskOverrides = Annotated[
     typer.Argument(
         metavar=KEYS,
         show_default=False,
-        help="Options of the task. Of all: size=, batch_size=, device=. knn: k=, temperature=. "
-        "linear: lrs=, epochs=, weight_decays=, augment=. logreg: count=, lambdas=, metric=. "
-        "fewshot: shots=, ways=, episodes=. "
-        "finetune: epochs= or steps=, schedule.peak=, "
-        "run_dir=, and what else a training has.",
+        help="Options of the task. Of all: protocol= (a paper's values), size=, batch_size=, device=. "
+        "knn: k=, temperature=. linear: lrs=, epochs= or steps=, weight_decays=, augment=. "
+        "logreg: count=, lambdas=, metric=. fewshot: shots=, ways=, episodes=. "
+        "finetune: epochs= or steps=, schedule.peak=, grid=, point=, mixup=, layer_decay=, run_dir=, "
+        "and what else a training has. lowshot: the same, and percent=, labels= or subset= (a list).",
     ),
 ]
 ModelOption = Annotated[

@@ -61,7 +61,7 @@ def preview_evaluate(
     if not is_trained(task) or is_awaited(model):
         return None
     module = TASKS[task].load()
-    config = module.configure(model, data, overrides or [])
+    config = module.configure(task, model, data, overrides or [])
     module.check(config, ranks)
     return Path(config.run_dir).absolute()
 

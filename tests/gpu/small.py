@@ -18,7 +18,7 @@ from seer.engine.learner import Learner, Step
 from seer.engine.optim import LossScaler, OptimConfig, build_optimizer
 from seer.engine.parallel import to_precision
 from seer.engine.step import forward_backward, update
-from seer.eval.trained.finetune import Classifier
+from seer.eval.trained.classifier import Classifier
 from seer.methods import METHODS
 from tests.kit import networks  # noqa: F401  # which makes `regnety_tiny` known
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from seer.eval.trained.options import Grid
 from seer.schema import (
     Choice,
     FileName,
@@ -86,6 +87,10 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
             return st.integers(0, 10**9) | st.floats(0, 1, exclude_max=True)
         case Choice():
             return st.sampled_from(kind.values)
+        case Grid():
+            setting = st.dictionaries(st.text("ab", min_size=1), values(Plain()), min_size=1)
+            axis = st.lists(values(Plain()), min_size=1) | st.lists(setting, min_size=1)
+            return st.dictionaries(st.text("ab", min_size=1), axis).filter(kind.allows)
     raise AssertionError(f"no values for {kind}")
 
 

@@ -151,7 +151,19 @@ def test_what_was_not_measured_says_how_to(tmp_path):
     assert verdict.findings[0].words == "70.0 % (65.0 to 75.0); untrained was not measured."
 
 
-@pytest.mark.parametrize("changes", [{"data": "other/images"}, {"metric": "top1_k10"}])
+def test_how_to_measure_names_the_protocol_and_the_share_of_the_labels(tmp_path):
+    few = {"task": "lowshot", "protocol": "swav", "options": {"percent": 1.0, "labels": 0}}
+    verdict = against_beginning(run(tmp_path / "a", score(OURS, 0.7, **few)))
+    assert verdict.advice.endswith(" --data here/images protocol=swav percent=1.0")
+    strange = {"protocol": "a\nb", "options": "none"}
+    verdict = against_beginning(run(tmp_path / "b", score(OURS, 0.7, **strange)))
+    assert verdict.advice.endswith(" --data here/images")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"data": "other/images"}, {"metric": "top1_k10"}, {"protocol": "dino"}],
+)
 def test_values_of_other_data_or_metrics_are_not_compared(tmp_path, changes):
     verdict = against_beginning(
         run(tmp_path / "a", score(OURS, 0.7), score(UNTRAINED, 0.4) | changes)

@@ -80,15 +80,23 @@ def some_of_each(images: Labelled, count: int, seed: int = SEED) -> tuple[Labell
 
     Which ones depends on the seed and on their names within the data alone.
     """
+    chosen = chosen_of_each(images, np.full(len(images.classes), count), seed)
+    return part(images, chosen), part(images, np.setdiff1d(np.arange(len(images)), chosen))
+
+
+def chosen_of_each(images: Labelled, counts: np.ndarray, seed: int = SEED) -> np.ndarray:
+    """`(n,)` rising numbers of `(C,)` counts of images of each class, fewer where there are not more:
+    those whose names have the smallest hashes with the seed.
+    """
     digests = [
         hashlib.sha256(f"{seed}/".encode() + os.fsencode(images.source.key(i))).digest()
         for i in range(len(images))
     ]
-    chosen = np.zeros(len(images), dtype=bool)
-    for label in np.unique(images.labels):
+    chosen: list[int] = []
+    for label in np.unique(images.labels).tolist():
         members = sorted(np.flatnonzero(images.labels == label).tolist(), key=digests.__getitem__)
-        chosen[members[:count]] = True
-    return part(images, np.flatnonzero(chosen)), part(images, np.flatnonzero(~chosen))
+        chosen += members[: counts[label]]
+    return np.array(sorted(chosen), np.int64)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
 """Linear probe: softmax regression on frozen features by SGD, several learning rates and weight
 decays side by side in one pass.
 
-They are chosen on the owners' validation images, or on a held-out part of the training images; the
-test images are looked at once, at the end.
+They are chosen, where there are several, on the owners' validation images, or on a held-out part of the
+training images; the test images are looked at once, at the end.
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from seer.data.crops.multicrop import BOX_UNIFORMS, train_crop
 from seer.data.hashing import uniform
 from seer.data.labelled import Labelled
 from seer.distributed import pick_device
+from seer.engine.schedule import effective, value
 from seer.errors import InputError
 from seer.eval.probes.features import (
     check_finite,
@@ -56,6 +56,8 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
         InputError: an option is wrong, or training diverged at every learning rate.
     """
     check_options(config)
+    settings = list(product(config.lrs, config.weight_decays))
+    check_settings(settings, len(train), config)
     features = extract(model, train, config, "training images")
     test_features = extract(model, test, config, "test images")
     if not goes_on():
@@ -75,20 +77,22 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
             batches = cached_batches(features[rows].to(device), labels[rows].to(device), config)
         return fit(batches, len(rows), features.shape[1], len(train.classes), settings, config)
 
-    kept, held, rule = choosing(train, config.holdout, config.seed)
-    settings = list(product(config.lrs, config.weight_decays))
-    heads = probe(kept, settings)
-    best, details = choose(heads, features[held], labels[held], settings)
-    details["chosen_on"] = rule
-    head = (
-        probe(torch.arange(len(train)), [settings[best]])
-        if config.refit
-        else heads[best : best + 1]
-    )
+    best = 0
+    details = details_of(settings, best)
+    if config.holdout:
+        kept, held, rule = choosing(train, config.holdout, config.seed)
+        heads = probe(kept, settings)
+        best, details = choose(heads, features[held], labels[held], settings)
+        details["chosen_on"] = rule
+    if config.refit or not config.holdout:
+        heads = probe(torch.arange(len(train)), [settings[best]])
+        head = heads[:1]
+    else:
+        head = heads[best : best + 1]
     outputs = logits(head, test_features)
     if not is_finite(head, outputs).all():
         raise InputError(
-            f"linear: its chosen rate {settings[best][0]:g} diverged on all training images; {REMEDY}"
+            f"linear: its rate {settings[best][0]:g} diverged on all training images; {REMEDY}"
         )
 
     ranked = outputs[:, 0].argsort(dim=1, descending=True)
@@ -110,6 +114,18 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
             )
         )
     return scores
+
+
+def check_settings(settings: list[Setting], samples: int, config: LinearConfig) -> None:
+    """Raise `InputError` for a schedule that cannot be, and for several settings of which none could
+    be chosen.
+    """
+    if not config.holdout and len(settings) > 1:
+        raise InputError(
+            f"holdout=0: nothing is held out to choose by among {len(settings)} settings; give one of lrs and "
+            "one of weight_decays, or a holdout above 0"
+        )
+    factor(0, total_steps(samples, config), config)
 
 
 def choose(
@@ -134,11 +150,15 @@ def choose(
         )
     shares = (outputs.argmax(-1) == labels[:, None]).double().mean(0).where(sound, -1.0)
     best = int(shares.argmax())
-    lr, decay = settings[best]
-    details: dict[str, Any] = {"lr": lr, "holdout_top1": round(float(shares[best]), 4)}
-    if len({decay for _, decay in settings}) > 1:
-        details["weight_decay"] = decay
+    details = details_of(settings, best) | {"holdout_top1": round(float(shares[best]), 4)}
     return best, details | ({"diverged": diverged} if diverged else {})
+
+
+def details_of(settings: list[Setting], best: int) -> dict[str, Any]:
+    """What a result says of the setting that was taken."""
+    lr, decay = settings[best]
+    several_decays = len({decay for _, decay in settings}) > 1
+    return {"lr": lr, "weight_decay": decay} if several_decays else {"lr": lr}
 
 
 def is_finite(heads: Tensor, outputs: Tensor) -> Tensor:
@@ -165,10 +185,14 @@ def fit(
     heads = torch.zeros(len(settings), classes, dim + 1, device=device)
     velocity = torch.zeros_like(heads)
     rates, decays = torch.tensor(settings, device=device).T[:, :, None, None]
-    total = config.epochs * -(-samples // config.sgd_batch)
+    decays = decays.expand(-1, -1, dim + 1).clone()
+    if not config.decay_bias:
+        decays[:, :, -1] = 0.0
+    total = total_steps(samples, config)
     step = 0
-    for epoch in watch(range(config.epochs), config.epochs, "linear probe", "epochs"):
-        for features, labels in batches(epoch):
+    epochs = -(-total // batches_per_epoch(samples, config))
+    for epoch in watch(range(epochs), epochs, "linear probe", "epochs"):
+        for features, labels in islice(batches(epoch), total - step):
             x = with_one(features).to(device)
             target = F.one_hot(labels.to(device), classes).unsqueeze(1)
             # The gradient of the mean cross-entropy in the logits is softmax minus one-hot.
@@ -176,10 +200,24 @@ def fit(
             gradient = (error.flatten(1).T @ x).view_as(heads)
             gradient.addcmul_(heads, decays)
             velocity.mul_(config.momentum).add_(gradient)
-            cosine = 0.5 + 0.5 * math.cos(math.pi * step / total)
-            heads -= rates * cosine * velocity
+            update = gradient.add_(velocity, alpha=config.momentum) if config.nesterov else velocity
+            heads -= rates * factor(step, total, config) * update
             step += 1
     return heads
+
+
+def batches_per_epoch(samples: int, config: LinearConfig) -> int:
+    return -(-samples // config.sgd_batch)
+
+
+def total_steps(samples: int, config: LinearConfig) -> int:
+    """The updates of the weights."""
+    return config.steps or config.epochs * batches_per_epoch(samples, config)
+
+
+def factor(step: int, total: int, config: LinearConfig) -> float:
+    """What the rates are multiplied by. Raises `InputError` for a schedule that cannot be."""
+    return value(effective(config.schedule, config.sgd_batch, total), step, total)
 
 
 def outputs_of(heads: Tensor, x: Tensor) -> Tensor:

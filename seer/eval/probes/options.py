@@ -1,9 +1,11 @@
 """What can be said of the probes; apart from what they do, which needs torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from seer.engine.schedule import ScheduleConfig
 from seer.schema import (
     AREAS,
+    COUNT,
     DEVICE,
     PROTOCOL,
     SEED,
@@ -69,16 +71,19 @@ class KnnConfig(FeatureConfig):
 
 @dataclass
 class LinearConfig(FeatureConfig):
-    """Options of `seer eval linear`.
+    """Options of `seer eval linear`; `configs/eval/linear_*.yaml` have those of papers.
 
     Attributes:
-        lrs: learning rates; each follows a cosine to 0. They and the weight decays are trained side by side, each rate
-            with each decay.
-        epochs: passes over the training images.
+        lrs: learning rates. They and the weight decays are trained side by side, each rate with each decay.
+        schedule: what every rate is multiplied by, step by step, from a peak of 1. `per: 256` says that the rates are
+            for 256 images a step.
+        epochs: passes over the training images, where no steps are given.
+        steps: updates of the weights; 0 takes as many as the `epochs` are.
         sgd_batch: images per SGD step.
-        weight_decays: on weights and biases.
+        nesterov: look a step of the momentum ahead.
+        weight_decays: on weights and, with `decay_bias`, on biases.
         holdout: share of each training class on which rate and decay are chosen, where the data have no validation
-            images.
+            images; 0 holds nothing out and takes a single rate and decay, as most papers do.
         refit: train once more on all training images, by the chosen ones.
         standardize: shift and scale each feature to mean 0, deviation 1 over the training images.
         augment: train on random-resized crops and flips, new ones every epoch, instead of on cached features.
@@ -86,11 +91,17 @@ class LinearConfig(FeatureConfig):
     """
 
     lrs: list[float] = option([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], RATES)
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig("cosine", peak=1.0, final=0.0)
+    )
     epochs: int = option(100, Integer(1, 10**6))
+    steps: int = option(0, COUNT)
     sgd_batch: int = option(256, Integer(1, 2**24))
     momentum: float = option(0.9, Number(0, below=1))
+    nesterov: bool = False
     weight_decays: list[float] = option([0.0], ListOf(Number(0, 100), 100, 1))
-    holdout: float = option(0.1, Number(above=0, below=1))
+    decay_bias: bool = True
+    holdout: float = option(0.1, Number(0, below=1))
     refit: bool = True
     standardize: bool = True
     augment: bool = False

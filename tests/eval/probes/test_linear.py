@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from seer.data.labelled import splits
+from seer.engine.schedule import ScheduleConfig
 from seer.errors import InputError
 from seer.eval.probes import linear
 from seer.eval.probes.holdout import Choosing, holdout
@@ -44,26 +45,67 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-def test_a_head_is_torchs_linear_layer_under_torchs_sgd(double):
+FALLING = ScheduleConfig("step", peak=1.0, milestones=[1 / 3, 2 / 3], gamma=0.1)
+COSINE = ScheduleConfig("cosine", peak=1.0, final=0.0)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("decay_bias", [True, False])
+@pytest.mark.parametrize("schedule", [COSINE, FALLING])
+def test_a_head_is_torchs_linear_layer_under_torchs_sgd(double, nesterov, decay_bias, schedule):
     x, y = problem()
-    config = LinearConfig(epochs=3, sgd_batch=64)
+    config = LinearConfig(
+        epochs=3, sgd_batch=64, nesterov=nesterov, decay_bias=decay_bias, schedule=schedule
+    )
     ours = train(x, y, [0.7, 0.05], config, [0.0, 0.01])[3]
 
     layer = torch.nn.Linear(10, 4)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
-    sgd = torch.optim.SGD(layer.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=3 * 10)
+    bias = {"params": [layer.bias], "weight_decay": 0.01 * decay_bias}
+    groups = [{"params": [layer.weight]}, bias]
+    sgd = torch.optim.SGD(groups, 0.05, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
+    if schedule is COSINE:
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=3 * 10)
+    else:
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(sgd, [10, 20], gamma=0.1)
     for epoch in range(3):
         for rows in shuffled(len(y), config, epoch):
             sgd.zero_grad()
             F.cross_entropy(layer(x[rows]), y[rows]).backward()
             # torch's momentum buffer holds gradients, ours too: rates apply at the update.
             sgd.step()
-            cosine.step()
+            scheduler.step()
     torch.testing.assert_close(
         ours, torch.cat([layer.weight, layer.bias[:, None]], 1).detach(), rtol=1e-9, atol=1e-12
     )
+
+
+def test_steps_go_over_the_epochs_and_end_within_one():
+    x, y = problem()
+    x = x.float()
+    seen = []
+
+    def counted(epoch):
+        for features, labels in cached_batches(x, y, config)(epoch):
+            seen.append((epoch, len(labels)))
+            yield features, labels
+
+    config = LinearConfig(steps=23, epochs=1, sgd_batch=64)
+    fit(counted, len(y), 10, 4, [(0.1, 0.0)], config)
+    assert seen == [(step // 10, 24 if step % 10 == 9 else 64) for step in range(23)]
+    (alike,) = train(x, y, [0.1], dataclasses.replace(config, steps=20))
+    (epochs,) = train(x, y, [0.1], dataclasses.replace(config, steps=0, epochs=2))
+    assert torch.equal(alike, epochs)
+
+
+def test_rates_for_another_batch_grow_in_proportion():
+    x, y = problem()
+    x = x.float()
+    for_256 = dataclasses.replace(COSINE, per=256)
+    (scaled,) = train(x, y, [0.1], LinearConfig(epochs=2, sgd_batch=128, schedule=for_256))
+    (plain,) = train(x, y, [0.05], LinearConfig(epochs=2, sgd_batch=128, schedule=COSINE))
+    torch.testing.assert_close(scaled, plain)
 
 
 def test_heads_trained_together_are_those_trained_alone(double):
@@ -217,6 +259,28 @@ def test_without_refit_the_held_out_images_are_never_trained_on(data, monkeypatc
     assert refit.details == after.details
 
 
+def test_with_nothing_held_out_one_setting_is_trained_once_on_all(data, monkeypatch):
+    train_images, test = splits(data)
+    trained_on = []
+
+    def counted(batches, samples, *arguments):
+        trained_on.append(samples)
+        return fit(batches, samples, *arguments)
+
+    monkeypatch.setattr(linear, "fit", counted)
+    config = LinearConfig(epochs=5, lrs=[0.1], holdout=0.0)
+    (score,) = linear.run(small_model(), train_images, test, config)
+    assert trained_on == [120]
+    assert score.details == {"images": 60, "lr": 0.1}
+    (refit,) = linear.run(
+        small_model(), train_images, test, dataclasses.replace(config, holdout=0.1)
+    )
+    assert trained_on == [120, 108, 120]
+    assert score.value == refit.value
+    with pytest.raises(InputError, match="holdout=0: nothing is held out to choose by among 2"):
+        linear.run(small_model(), train_images, test, LinearConfig(lrs=[0.1, 1.0], holdout=0.0))
+
+
 def test_augmented_training_is_deterministic_sees_new_crops_and_works(data):
     train_images, test = splits(data)
     model = small_model()
@@ -245,8 +309,10 @@ def test_augmented_training_is_deterministic_sees_new_crops_and_works(data):
         {"lrs": []},
         {"lrs": [0.0]},
         {"weight_decays": []},
-        {"holdout": 0.0},
+        {"holdout": 1.0},
         {"epochs": 0},
+        {"steps": -1},
+        {"schedule": ScheduleConfig("step", peak=1.0, milestones=[0.5, 0.5])},
         {"sgd_batch": 0},
         {"crop_scale": [0.5, 0.2]},
     ],

@@ -23,7 +23,8 @@ from seer.errors import InputError
 from seer.eval import outcomes
 from seer.eval.task import evaluate
 from seer.eval.trained import finetune
-from seer.eval.trained.finetune import Classifier, configure, run, shortness
+from seer.eval.trained.classifier import Classifier
+from seer.eval.trained.finetune import configure, run, shortness
 from seer.processes import spawn
 from seer.results import read_results
 from seer.rundir.names import checkpoints
@@ -109,7 +110,8 @@ def test_without_a_place_given_a_run_has_one_of_its_configuration(
 ):
     monkeypatch.chdir(tmp_path)
     one, same, other = (
-        configure("net", str(data), [*QUICK, *more]) for more in ([], ["log.every=9"], ["seed=1"])
+        configure("finetune", "net", str(data), [*QUICK, *more])
+        for more in ([], ["log.every=9"], ["seed=1"])
     )
     assert one.steps == 150  # 30 epochs of 120 images
     assert one.run_dir == same.run_dir != other.run_dir
@@ -122,10 +124,31 @@ def test_a_short_one_says_so_and_what_to_set(small, data, tmp_path, capfd):
     told = capfd.readouterr().err
     assert "2 steps (0.4 epochs) are a short finetuning" in told
     assert "set steps=150 or more" in told  # 30 epochs of 120 images, 24 a step
-    config = configure("net", str(data), [*QUICK, "steps=100"])
+    config = configure("finetune", "net", str(data), [*QUICK, "steps=100"])
     assert shortness(config, 120) == ""
     assert "(0.5 epochs)" in shortness(config, 4800)
     assert "set steps=100" in shortness(replace(config, steps=99), 24)
+
+
+def test_epochs_that_are_given_count_whatever_a_protocol_says_of_steps(small, data, tmp_path):
+    file = tmp_path / "short.yaml"
+    file.write_text("steps: 3\nepochs: 9\n")
+    options = [*QUICK, f"protocol={file}"]
+    lengths = [["epochs=2"], [], ["steps=7"], ["epochs=2", "steps=7"]]
+    configs = [configure("finetune", "net", str(data), [*options, *more]) for more in lengths]
+    assert [config.steps for config in configs] == [10, 3, 7, 7]
+
+
+def test_test_images_may_have_another_size(data, tmp_path):
+    """`test_size` is what the score is of, and not what is trained on."""
+    short = [*QUICK, "steps=1", "size=24", "test_crop=short_side"]
+    out = tmp_path / "results.jsonl"
+    rows = []
+    for size in (24, 40):
+        place = [f"run_dir={tmp_path / str(size)}", f"test_size={size}"]
+        rows += evaluate("finetune", "regnety_002:random", data, [*short, *place], out)
+    assert [row["pixels"] for row in rows] == [24, 40]
+    assert losses(tmp_path / "24") == losses(tmp_path / "40")
 
 
 def test_other_weights_are_another_finetuning(data, tmp_path, monkeypatch):
@@ -134,14 +157,16 @@ def test_other_weights_are_another_finetuning(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "seer.eval.trained.finetune.load_model", lambda spec: small_model(seed=len(spec))
     )
-    first, same, other = (configure(name, str(data), QUICK) for name in ("net", "ten", "other"))
+    first, same, other = (
+        configure("finetune", name, str(data), QUICK) for name in ("net", "ten", "other")
+    )
     assert first.run_dir == same.run_dir != other.run_dir
     place = [*QUICK, f"run_dir={tmp_path / 'run'}", "steps=1"]
-    run(configure("net", str(data), place))
+    run(configure("finetune", "net", str(data), place))
     with pytest.raises(InputError, match="belongs to another configuration: weights is "):
-        configure("other", str(data), place)
+        configure("finetune", "other", str(data), place)
     with pytest.raises(InputError, match="net: has other weights than a moment ago"):
-        run(replace(configure("net", str(data), place), weights="0" * 64))
+        run(replace(configure("finetune", "net", str(data), place), weights="0" * 64))
 
 
 def test_processes_are_one(data, tmp_path):
@@ -150,11 +175,12 @@ def test_processes_are_one(data, tmp_path):
     shutil.copytree(data / "train", data_ / "train")
     write_images(data_ / "test", 3, seed=2)
     small = ["precision=fp64", "size=24", "steps=2", "batch_size=8", "checkpoint.every=0"]
+    small += ["layer_decay=0.7"]
     scores, numbers, hits = [], [], []
     for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
         run_dir = tmp_path / mode
         place = [f"parallel.mode={mode}", f"run_dir={run_dir}"]
-        config = configure("regnety_002:random", str(data_), [*QUICK, *small, *place])
+        config = configure("finetune", "regnety_002:random", str(data_), [*QUICK, *small, *place])
         (score,) = spawn(run, nproc, config, device="cpu")[0]
         scores.append(score.value)
         hits.append(score.outcomes["hits"].tolist())
