@@ -59,6 +59,15 @@ def latest(rows: list[Row]) -> list[Row]:
     return list(newest.values())
 
 
+def kind(row: Row) -> str:
+    """`pretrained`, or which baseline a result's model is: `init`, `untrained`, `pixels`."""
+    if row["model"].startswith("pixels"):
+        return "pixels"
+    if row["model"].endswith(" init"):
+        return "init"
+    return "untrained" if row["model"].endswith(("untrained", ":random")) else "pretrained"
+
+
 def describe(rows: list[Row]) -> list[str]:
     """One line a result, aligned, for a terminal."""
     names = [f"{row['task']} {row['metric']}" for row in rows]

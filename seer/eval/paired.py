@@ -13,8 +13,7 @@ from torch import Tensor
 
 from seer.eval.ranking import RESAMPLES, mean_precision, resampled
 from seer.eval.scores import Z
-
-LEVEL = 0.05  # of p, below which a difference is called larger than chance
+from seer.rundir.thresholds import CHANCE
 
 Outcomes = Mapping[str, Tensor]  # of each image: `Score.outcomes`
 
@@ -99,5 +98,5 @@ def verdict(first: str, second: str, difference: Difference) -> str:
     points = 100 * difference.value
     interval = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
     p = f"p = {difference.p:.2g}" if difference.p >= 1e-4 else "p < 0.0001"
-    said = "larger" if difference.p < LEVEL else "no larger"
+    said = "larger" if difference.p < CHANCE else "no larger"
     return f"{first} against {second}: {points:+.1f} points {interval}, {said} than chance ({p})"

@@ -7,8 +7,8 @@ from seer.jsonl import Row
 from seer.report.changes import cut
 from seer.report.plots import Axis, nice_ticks, number, style_of
 from seer.report.runfiles import RunFiles, common, tails
-from seer.report.verdict import CHECKPOINT, is_headline, kind
-from seer.results import shown, title_of
+from seer.report.verdict import CHECKPOINT, is_headline
+from seer.results import kind, shown, title_of
 
 MOST_SCORES = 1_000
 LONGEST = 200  # characters of a name

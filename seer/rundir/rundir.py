@@ -23,6 +23,7 @@ from seer.rundir.kinds import (
     PASSED_OVER,
     PLAN_KIND,
     RESULT,
+    SCORED,
     Named,
     event,
     is_newer,
@@ -38,6 +39,7 @@ from seer.rundir.names import (
     NAMES,
     PLAN,
     RESULTS,
+    SCORES,
     SKIPPED,
     complete,
     step_of,
@@ -146,6 +148,10 @@ class RunDir:
     def results(self) -> list[Row]:
         """All scores, in the order in which they were measured."""
         return self._rows(RESULTS, RESULT.check)
+
+    def scores(self) -> list[Row]:
+        """The scores of checkpoints and of what they are compared with, as they were measured."""
+        return self._rows(SCORES, SCORED.check)
 
     def events(self) -> list[Row]:
         """What befell the run's health, in the order in which it did."""
