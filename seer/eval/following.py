@@ -25,7 +25,7 @@ from seer.interop.models import Model
 from seer.interop.spec import INIT
 from seer.jsonl import Row, append
 from seer.results import describe, kind, shown
-from seer.rundir.names import BACKBONE, CONFIG, SCORES, checkpoints, step_of
+from seer.rundir.names import BACKBONE, CONFIG, HEADER, SCORES, checkpoints, step_of
 from seer.rundir.rundir import RunDir
 
 SECONDS = 2.0  # between two looks
@@ -105,7 +105,7 @@ class Scorer:
             if all(self._baseline(name, which) for name in self.configs):
                 continue
             try:
-                self._measure(pixels.load(spec, self.images[0]), 0)
+                self._measure(self._load(spec), 0)
             except InputError as error:
                 if which == "pixels":
                     raise
@@ -139,9 +139,9 @@ class Scorer:
     def score(self, step: int, weights: str) -> bool:
         """Score a checkpoint. False where it cannot be, or was removed before it was read."""
         try:
-            model = pixels.load(f"{self.run}:step-{step}", self.images[0])
+            model = self._load(f"{self.run}:step-{step}")
             # Apart from its file, which the run may remove at any moment.
-            model = replace(model, backbone=copy.deepcopy(model.backbone), run_dir=None)
+            model = replace(model, backbone=copy.deepcopy(model.backbone))
             rows = self._measure(model, step, weights)
         except (InputError, OSError) as error:
             if step not in map(step_of, (path.name for path in checkpoints(self.run))):
@@ -161,6 +161,10 @@ class Scorer:
         events = run.events()
         stopped = bool(events) and events[-1]["event"] in ENDS
         return stopped or bool(self.steps and newest and newest[0] >= self.steps)
+
+    def _load(self, spec: str) -> Model:
+        """A model by itself: the run's picture of neighbours is of what `seer eval` has measured."""
+        return replace(pixels.load(spec, self.images[0]), run_dir=None)
 
     def _measure(self, model: Model, step: int, weights: str = "") -> list[Row]:
         """Run the tasks on a model, and write what they give."""
@@ -226,7 +230,7 @@ class Scorer:
 
     def _weights(self, checkpoint: Path) -> str:
         """What names the weights of a checkpoint: a run that went back makes others of the same
-        step. "" where it has just been removed.
+        step. "" where it has just been removed; of a damaged one, "unknown".
         """
         try:
             written = (checkpoint / BACKBONE).stat().st_mtime
@@ -235,7 +239,7 @@ class Scorer:
                 files = read_header(checkpoint).get("files", {})
                 self._digests[key] = files.get(BACKBONE, {}).get("sha256", "unknown")[:16]
         except (InputError, OSError):
-            return ""
+            return "unknown" if (checkpoint / HEADER).is_file() else ""
         return self._digests[key]
 
     def _pass_over(self, step: int, present: set[int]) -> None:

@@ -70,7 +70,7 @@ def check_labels(score: ScoreConfig) -> None:
         try:
             train_and_test(score.data)
         except InputError as error:
-            raise InputError(f"score.data={score.data}: {error}") from error
+            raise InputError(f"score.data: {error}") from error
 
 
 class Scoring:
@@ -128,7 +128,7 @@ class Scoring:
 
     def finish(self) -> None:
         """Wait for what is to be scored still; Ctrl-C leaves it."""
-        if self._listener is None or not self._listener.is_alive():
+        if self._stopping or self._listener is None or not self._listener.is_alive():
             return
         self.tell(
             f"{LINE}the training is over; waiting for its last checkpoints' scores. Ctrl-C leaves them to "

@@ -9,9 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from seer.curves import BASELINES, Curve, curves
+from seer.jsonl import Row
 from seer.report.diagnosis import JUDGED, SIGNS, judged_from
 from seer.report.plots import Mark, Series, line_chart, number
-from seer.report.runfiles import RunFiles, at, common, count_at, number_at
+from seer.report.runfiles import RunFiles, at, common, count_at, number_at, tails
+from seer.results import shown
 from seer.rundir.thresholds import (
     FLATTEST,
     LEAST_PERPLEXITY,
@@ -42,6 +45,52 @@ class Chart:
     last: str
     svg: Markup
     note: str = ""
+
+
+def score_charts(runs: Sequence[RunFiles]) -> list[Chart]:
+    """Scores of checkpoints over steps, a chart for each measure, with lines for what they are compared
+    with: those of several runs where all have the same.
+    """
+    of_runs = [{(curve.title, curve.data): curve for curve in curves(run.scores)} for run in runs]
+    measures = {measure: None for known in of_runs for measure in known}
+    places = tails(data for _, data in measures)
+    charts = []
+    for measure in list(measures)[:MOST_CHARTS]:
+        measured = [known[measure] for known in of_runs if measure in known]
+        series = [
+            _series(known[measure], run.name) if measure in known else Series(run.name, [], [])
+            for known, run in zip(of_runs, runs, strict=True)
+        ]
+        title, unit = (text[:LONGEST_NAME] for text in (measure[0], places[measure[1]]))
+        begins, ends = shown(measured[0].rows[0]), measured[0].in_words()
+        label = f"{title}: from {begins} at step {measured[0].rows[0]['step']:,}; {ends}"
+        marks = [mark for which in BASELINES if (mark := _baseline(measured, which))]
+        svg = line_chart(series, label, marks=marks, until=_last_step(runs))
+        lacking = [
+            run.name for known, run in zip(of_runs, runs, strict=True) if measure not in known
+        ]
+        note = f"Not measured: {', '.join(lacking)}." if lacking else ""
+        last = shown(measured[0].newest) if len(runs) == 1 else ""
+        charts.append(Chart(title, unit, last, Markup(svg), note))
+    return [chart for chart in charts if chart.svg]
+
+
+def _series(curve: Curve, name: str) -> Series:
+    steps = [row["step"] for row in curve.rows]
+    return Series(name, steps, [_drawn_value(row) for row in curve.rows])
+
+
+def _baseline(measured: Sequence[Curve], which: str) -> Mark | None:
+    """A line across a chart for what all of the curves are compared with."""
+    rows = [curve.baselines.get(which) for curve in measured]
+    values = [_drawn_value(row) for row in rows if row is not None]
+    value = common(values) if len(values) == len(rows) else None
+    return Mark(value, f"{BASELINES[which]} {number(value)}") if value is not None else None
+
+
+def _drawn_value(row: Row) -> float:
+    """A score as charts have it: shares in percent."""
+    return 100 * row["value"] if row.get("unit", "share") == "share" else row["value"]
 
 
 def training_charts(runs: Sequence[RunFiles]) -> list[Chart]:
