@@ -307,6 +307,7 @@ def score_run(
     if follow:
         wait_for_run(run, tell)
     scorer = Scorer(run, data, overrides, tell=tell, **options)
+    before = len(scorer.rows)
     scorer.score_baselines()
     seen(scorer.rows, 0)
     while True:
@@ -320,6 +321,8 @@ def score_run(
         if not (run / CONFIG).is_file():
             raise InputError(f"{run}: is gone; what was scored went with it")
         time.sleep(SECONDS)
+    if len(scorer.rows) == before:
+        tell(f"nothing new; {'; '.join(curve.in_words() for curve in curves(scorer.rows))}")
     if scorer.failed:
         first = next(iter(scorer.failed.values()))
         raise InputError(f"{counted(len(scorer.failed))} cannot be scored: {first}")
