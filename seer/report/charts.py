@@ -9,12 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from seer.curves import BASELINES, Curve, curves
-from seer.jsonl import Row
 from seer.report.diagnosis import JUDGED, SIGNS, judged_from
 from seer.report.plots import Mark, Series, line_chart, number
-from seer.report.runfiles import RunFiles, at, common, count_at, number_at, tails
-from seer.results import shown
+from seer.report.runfiles import RunFiles, at, common, count_at, number_at
 from seer.rundir.thresholds import (
     FLATTEST,
     LEAST_PERPLEXITY,
@@ -45,52 +42,6 @@ class Chart:
     last: str
     svg: Markup
     note: str = ""
-
-
-def score_charts(runs: Sequence[RunFiles]) -> list[Chart]:
-    """Scores of checkpoints over steps, a chart for each measure, with lines for what they are compared
-    with: those of several runs where all have the same.
-    """
-    of_runs = [{(curve.title, curve.data): curve for curve in curves(run.scores)} for run in runs]
-    measures = {measure: None for known in of_runs for measure in known}
-    places = tails(data for _, data in measures)
-    charts = []
-    for measure in list(measures)[:MOST_CHARTS]:
-        measured = [known[measure] for known in of_runs if measure in known]
-        series = [
-            _series(known[measure], run.name) if measure in known else Series(run.name, [], [])
-            for known, run in zip(of_runs, runs, strict=True)
-        ]
-        title, unit = (text[:LONGEST_NAME] for text in (measure[0], places[measure[1]]))
-        begins, ends = shown(measured[0].rows[0]), measured[0].in_words()
-        label = f"{title}: from {begins} at step {measured[0].rows[0]['step']:,}; {ends}"
-        marks = [mark for which in BASELINES if (mark := _baseline(measured, which))]
-        svg = line_chart(series, label, marks=marks, until=_last_step(runs))
-        lacking = [
-            run.name for known, run in zip(of_runs, runs, strict=True) if measure not in known
-        ]
-        note = f"Not measured: {', '.join(lacking)}." if lacking else ""
-        last = shown(measured[0].newest) if len(runs) == 1 else ""
-        charts.append(Chart(title, unit, last, Markup(svg), note))
-    return [chart for chart in charts if chart.svg]
-
-
-def _series(curve: Curve, name: str) -> Series:
-    steps = [row["step"] for row in curve.rows]
-    return Series(name, steps, [_drawn_value(row) for row in curve.rows])
-
-
-def _baseline(measured: Sequence[Curve], which: str) -> Mark | None:
-    """A line across a chart for what all of the curves are compared with."""
-    rows = [curve.baselines.get(which) for curve in measured]
-    values = [_drawn_value(row) for row in rows if row is not None]
-    value = common(values) if len(values) == len(rows) else None
-    return Mark(value, f"{BASELINES[which]} {number(value)}") if value is not None else None
-
-
-def _drawn_value(row: Row) -> float:
-    """A score as charts have it: shares in percent."""
-    return 100 * row["value"] if row.get("unit", "share") == "share" else row["value"]
 
 
 def training_charts(runs: Sequence[RunFiles]) -> list[Chart]:
@@ -139,7 +90,7 @@ def _losses(runs: Sequence[RunFiles]) -> list[Chart | None]:
         marks = [Mark(chance, "ln K: tells no image from another")] if chance else []
         unit = "running mean" if len(names) == 1 else f"{name[:LONGEST_NAME]}, running mean"
         label = _in_words("Loss", own, "loss")
-        svg = line_chart(shown, label, smooth=True, marks=marks, until=_last_step(runs))
+        svg = line_chart(shown, label, smooth=True, marks=marks, until=last_step(runs))
         note = " ".join(filter(None, [_unlike(own), _unmeasured(own, "loss")]))
         charts.append(_drawn(svg, "Loss", unit, own, "loss", note))
     return charts
@@ -193,7 +144,7 @@ def _thresholds(runs: Sequence[RunFiles]) -> dict[str, list[Mark]]:
     return marks
 
 
-def _last_step(runs: Sequence[RunFiles]) -> int:
+def last_step(runs: Sequence[RunFiles]) -> int:
     """Where all charts of a page end, so that they can be read side by side."""
     return max((run.metrics[-1]["step"] for run in runs if run.metrics), default=0)
 
@@ -250,7 +201,7 @@ def _chart(
 ) -> Chart | None:
     label = _in_words(title, runs, key)
     series = [run.series(key) for run in runs]
-    svg = line_chart(series, label, until=_last_step(runs), **options)
+    svg = line_chart(series, label, until=last_step(runs), **options)
     return _drawn(svg, title, unit, runs, key, _unmeasured(runs, key))
 
 

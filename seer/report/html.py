@@ -9,7 +9,7 @@ from typing import Any
 from seer import __version__, inputs, outputs
 from seer.curves import REMEDY, below_pixels, curves
 from seer.report.changes import changes, cut, differing, partial, sections
-from seer.report.charts import further_charts, score_charts, sign_charts, training_charts
+from seer.report.charts import further_charts, sign_charts, training_charts
 from seer.report.diagnosis import JUDGED, alarms, in_words
 from seer.report.gallery import pictures
 from seer.report.plots import number, style_of
@@ -23,6 +23,7 @@ from seer.report.runfiles import (
     where_time_went,
 )
 from seer.report.scoreboard import boards
+from seer.report.scorecurves import score_charts
 from seer.report.verdict import against_beginning, against_first, baseline, standing
 from seer.results import shown, title_of
 from seer.rundir.names import REPORT

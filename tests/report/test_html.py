@@ -10,7 +10,6 @@ import pytest
 
 from seer import jsonl
 from seer.errors import InputError
-from seer.report.charts import score_charts
 from seer.report.html import headlines, write_comparison, write_report
 from seer.report.runfiles import read_run, where_time_went
 from seer.report.scoreboard import boards
@@ -74,7 +73,7 @@ def test_scores_of_checkpoints_are_a_curve_and_stand_for_a_run_that_was_not_eval
     text = re.sub(r"\s+", " ", Page(path).text)
     assert path.read_text().count('<svg class="chart"') == 6
     for expected in (
-        "Scores while it trained", "untrained 40", "raw pixels 70", "60.0 % (55.0 to 65.0) against 40.0 %",
+        "Scores while it trained", "untrained 40.0 %", "raw pixels 70.0 %", "60.0 % (55.0 to 65.0) against 40.0 %",
         "kNN top-1, k = 20: below raw pixels at step 100", "below raw pixels by more than chance: -10.0 [-15.0, -5.0]",
     ):  # fmt: skip
         assert expected in text, expected
@@ -84,22 +83,6 @@ def test_scores_of_checkpoints_are_a_curve_and_stand_for_a_run_that_was_not_eval
     # What was evaluated by itself stands.
     jsonl.write(run / "results.jsonl", [titled(result("small step-000000100", 0.65))])
     assert headlines(read_run(run))[0].value == "65.0 %"
-
-
-def test_curves_of_several_runs_have_the_lines_that_all_have(tmp_path):
-    for name, pixels in {"a": 0.4, "b": 0.4, "c": 0.3}.items():
-        path = write_run(tmp_path / name)
-        scores = [("pixels:48", 0, pixels), (f"{name} untrained", 0, 0.2), (name, 100, 0.5)]
-        rows = [titled(result(model, value)) | {"step": step} for model, step, value in scores]
-        jsonl.write(path / "scores.jsonl", rows)
-    runs = [read_run(tmp_path / name) for name in "abc"]
-    (two,) = score_charts(runs[:2])
-    assert "raw pixels 40" in two.svg
-    (three,) = score_charts(runs)
-    assert "raw pixels" not in three.svg.partition("data-chart")[2]
-    assert "untrained 20" in three.svg
-    (lacking,) = score_charts([runs[0], read_run(write_run(tmp_path / "d"))])
-    assert lacking.note == "Not measured: d."
 
 
 def test_health_is_told_in_words_and_curves(run, tmp_path):
