@@ -81,7 +81,7 @@ class Scoring:
         self.config = score
         self.run_dir = run_dir
         self.tell = tell
-        self._child: Popen | None = None
+        self.child: Popen | None = None
         self._listener: Thread | None = None
         self._stopping = False
 
@@ -103,7 +103,7 @@ class Scoring:
         # Of this session, so that its priority counts against the training's: Linux shares time
         # between sessions first. Of a group of its own, which Ctrl-C does not reach.
         try:
-            self._child = Popen(
+            self.child = Popen(
                 self._command(),
                 stdin=DEVNULL,
                 stdout=PIPE,
@@ -113,18 +113,18 @@ class Scoring:
                 env=self._environment(),
                 process_group=0,
             )
-            os.setpriority(os.PRIO_PROCESS, self._child.pid, 19)
+            os.setpriority(os.PRIO_PROCESS, self.child.pid, 19)
         except OSError as error:
             self.tell(f"{LINE}cannot be started ({first_line(error)}); {self._by_hand()}")
             return
-        self._listener = Thread(target=self._listen, args=(self._child,), daemon=True)
+        self._listener = Thread(target=self._listen, args=(self.child,), daemon=True)
         self._listener.start()
 
     def stop(self) -> None:
         """End it at once: what it has scored is written."""
         self._stopping = True
-        if self._child:
-            self._child.terminate()
+        if self.child:
+            self.child.terminate()
 
     def finish(self) -> None:
         """Wait for what is to be scored still; Ctrl-C leaves it."""
