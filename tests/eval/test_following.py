@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from seer import cli
 from seer.backbones import build
 from seer.engine.checkpoint.header import FORMAT, hash_of
 from seer.errors import InputError
@@ -208,3 +209,14 @@ def test_half_a_line_of_a_killed_writer_costs_one_score(run, data, loaded):
     assert scorer.next_checkpoint() is not None
     score_run(run, str(data), QUICK, tell=lambda line: None)
     assert loaded == ["step-20"]
+
+
+def test_the_command_line(run, data, capsys):
+    cli.app(["score", str(run), f"--data={data}", *QUICK, "--json=-"], standalone_mode=False)
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["step"], row["metric"]) for row in rows[4:]] == [
+        (step, metric) for step in (10, 20) for metric in ("top1_k5", "top1")
+    ]
+    assert (run / "tensorboard/score").is_dir()
+    cli.app(["score", str(run), f"--data={data}", *QUICK], standalone_mode=False)
+    assert capsys.readouterr().out.startswith("score: nothing new; kNN top-1, k = 5 ")
