@@ -19,7 +19,7 @@ from seer.eval.baselines import baselines
 from seer.eval.data.splitting import train_and_test
 from seer.eval.paired import Outcomes, compare
 from seer.eval.probes import feature_cache
-from seer.eval.task import protocol, rows_of, sized
+from seer.eval.task import kept_options, rows_of, sized
 from seer.eval.tasks import QUICK, TASKS, is_pixels, options_of
 from seer.interop.models import Model
 from seer.interop.spec import INIT
@@ -74,7 +74,7 @@ class Scorer:
         }
         self.images = train_and_test(data)
         self.protocols = {
-            name: outcomes.comparability(name, protocol(data, config), *self.images)
+            name: outcomes.comparability(name, kept_options(data, config), *self.images)
             for name, config in self.configs.items()
         }
         config = RunDir(run).config()

@@ -71,7 +71,7 @@ def rows_of(
     Args:
         splits: the training and test images; none of a task that trains.
     """
-    options = protocol(data, config)
+    options = kept_options(data, config)
     common = {
         "task": task,
         "data": readable(str(data)),
@@ -92,7 +92,7 @@ def rows_of(
     return rows
 
 
-def protocol(data: Path | str, config: Any) -> Row:
+def kept_options(data: Path | str, config: Any) -> Row:
     """The options that a result depends on, and how the data were split where that is not simply
     their owner's train and test.
     """
