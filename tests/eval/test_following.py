@@ -14,7 +14,7 @@ from seer.engine.checkpoint.header import FORMAT, hash_of
 from seer.errors import InputError
 from seer.eval import following, outcomes, pixels
 from seer.eval.following import Scorer, score_run
-from seer.eval.paired import mcnemar
+from seer.eval.paired import Difference, mcnemar
 from seer.eval.task import evaluate
 from seer.files import sha256
 from seer.interop.models import save_backbone
@@ -105,6 +105,15 @@ def test_scores_are_those_of_eval_with_their_step_and_paired_differences(run, da
     assert row["against"].keys() == {"untrained", "pixels"}
     assert "untrained" in told[-1]
     assert "raw pixels" in told[-1]
+
+
+def test_one_below_raw_pixels_is_told_from_half_of_the_run_on(run, data, monkeypatch):
+    monkeypatch.setattr(following, "compare", lambda *_: Difference(-0.2, -0.3, -0.1, 0.001))
+    write_checkpoint(run, 30)
+    _, told = score(run, data, tasks=["knn"])
+    assert [line[:8] for line in told[:3]] == ["step 10:", "step 20:", "step 30:"]
+    assert "below raw pixels by more than chance: -20.0 [-30.0, -10.0], p = 0.001; " in told[3]
+    assert len(told) == 4
 
 
 def test_what_is_scored_is_not_scored_again_but_other_weights_of_a_step_are(run, data, loaded):
