@@ -22,7 +22,7 @@ from seer.errors import InputError, nearest
 from seer.eval.embed import Embedded
 from seer.interop.models import Model
 from seer.interop.models import load_model as _load_model
-from seer.readiness import index_tars
+from seer.readiness import index_tars, with_splits
 from seer.schema import Integer, check_options, option
 from shards.build import BuildReport
 from shards.options import BuildOptions
@@ -99,7 +99,7 @@ def evaluate(
     from seer.eval.baselines import evaluate_all
     from seer.eval.task import evaluate as run
 
-    index_tars(str(data), *(f"{data}/{split}" for split in ("train", "test", "val")))
+    index_tars(*with_splits(str(data)))
     if task == "all":
         return evaluate_all(str(model), data, _overrides(options), out)
     return run(task, str(model), data, _overrides(options), out, nproc)

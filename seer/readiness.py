@@ -27,6 +27,11 @@ def index_tars(*folders: str, nested: bool = False) -> None:
     index_on_first_use(folders, shown, nested)
 
 
+def with_splits(data: str) -> list[str]:
+    """Labelled data and where their splits would lie, to be indexed; none of ""."""
+    return [data, *(f"{data}/{split}" for split in ("train", "test", "val"))] if data else []
+
+
 def as_shards(config: "Pretrain", nproc: int = 1) -> "Pretrain":
     """The configuration; where its data are a folder of images, with shards of these, made beside the
     run once all that can be is checked for so many processes of this host.

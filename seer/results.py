@@ -62,6 +62,15 @@ def measure_of(row: Row) -> tuple[str, ...]:
     return row["task"], row.get("protocol", ""), row["metric"], row["data"]
 
 
+def kind(row: Row) -> str:
+    """`pretrained`, or which baseline a result's model is: `init`, `untrained`, `pixels`."""
+    if row["model"].startswith("pixels"):
+        return "pixels"
+    if row["model"].endswith(" init"):
+        return "init"
+    return "untrained" if row["model"].endswith(("untrained", ":random")) else "pretrained"
+
+
 def describe(rows: list[Row]) -> list[str]:
     """One line a result, aligned, for a terminal."""
     names = [f"{row['task']} {row['metric']}" for row in rows]

@@ -4,6 +4,8 @@ that takes long.
 
 import os
 import signal
+import threading
+import time
 from contextlib import suppress
 from types import FrameType
 
@@ -40,6 +42,18 @@ def tell(line: str) -> None:
     """
     with suppress(OSError):
         os.write(2, f"seer: {line}\n".encode())
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent of this number has ended, however; 0: it is on its own."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

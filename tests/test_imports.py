@@ -21,6 +21,7 @@ FLOORS = """
     seer.config seer.jsonl seer.processes
     seer.rundir
     seer.results
+    seer.curves
 
     seer.data.ahead seer.data.members seer.data.options
     seer.data.cutter seer.data.decoding seer.data.hashing seer.data.views

@@ -13,9 +13,9 @@ from math import exp, lgamma, log, sqrt
 import numpy as np
 
 from seer.eval.ranking import RESAMPLES, mean_of_known, mean_precision, resampled
+from seer.rundir.thresholds import CHANCE
 
 Z = 1.959964  # two-sided 95 % of the normal distribution
-LEVEL = 0.05  # of p, below which a difference is called larger than chance
 NEGLIGIBLE = 1e-17  # of a sum
 
 Outcomes = Mapping[str, np.ndarray]  # of each image: `Score.outcomes`
@@ -35,7 +35,7 @@ class Difference:
 
     @property
     def beyond_chance(self) -> bool:
-        return self.p < LEVEL
+        return self.p < CHANCE
 
 
 def alike(first: Outcomes, second: Outcomes) -> bool:

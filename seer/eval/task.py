@@ -20,6 +20,7 @@ from seer.eval.scores import Score
 from seer.eval.tasks import TASKS, check_request
 from seer.interop.models import Model, load_model
 from seer.interop.weights import reason
+from seer.jsonl import Row
 from seer.processes import spawn
 from seer.results import append_results, check_results
 from seer.rundir.names import RESULTS
@@ -53,7 +54,30 @@ def evaluate(
     began = time.perf_counter()
     measure = _train if TASKS[task].trained else _probe
     model, config, scores, data_splits = measure(task, model_spec, data, overrides, out, nproc)
-    seconds = round(time.perf_counter() - began, 2)
+    rows = rows_of(task, data, model, config, scores, data_splits, time.perf_counter() - began)
+    if rows:  # of a training, on its main process
+        append_results(results_of(model, out), rows)
+    if data_splits:
+        for row, score in zip(rows, scores, strict=True):
+            outcomes.keep(results_of(model, out), row, score.outcomes)
+    return rows
+
+
+def rows_of(
+    task: str,
+    data: Path | str,
+    model: Model,
+    config: Any,
+    scores: Sequence[Score],
+    splits: Sequence[ImageSet],
+    seconds: float,
+) -> list[Row]:
+    """What a task measured, as rows of a results file.
+
+    Args:
+        splits: the training and test images; none on processes that only help.
+    """
+    options = kept_options(task, data, config)
     common = {
         "task": task,
         "data": readable(str(data)),
@@ -63,13 +87,9 @@ def evaluate(
     }
     if config.protocol:
         common["protocol"] = Path(config.protocol).stem
-    decided = config.searched() if TASKS[task].trained else set()  # elsewhere: see `details`
-    options = significant(asdict(config), incidental(type(config)) | decided)
-    if rule := rule_of(data):
-        options["split"] = rule
-    if data_splits:
-        common["comparable"] = outcomes.comparability(task, options, *data_splits)
-        if dataset := data_splits[0].dataset:
+    if splits:
+        common["comparable"] = outcomes.comparability(task, options, *splits)
+        if dataset := splits[0].dataset:
             common["dataset"] = dataset
     rows = []
     for score in scores:
@@ -77,11 +97,7 @@ def evaluate(
         del values["outcomes"]
         protocol = f" ({common['protocol']})" if "protocol" in common else ""
         values["title"] = f"{TASKS[task].title} {score.title}{protocol}"
-        rows.append({**common, **values, "seconds": seconds, "options": options})
-    if rows:  # of a training, on its main process
-        append_results(results_of(model, out), rows)
-    for row, score in zip(rows, scores, strict=True):
-        outcomes.keep(results_of(model, out), row, score.outcomes)
+        rows.append({**common, **values, "seconds": round(seconds, 2), "options": options})
     return rows
 
 
@@ -90,6 +106,16 @@ def _measure_together(folder: str, words: tuple[Any, ...]) -> list[dict[str, Any
     os.chdir(folder)
     with together():
         return evaluate(*words)
+
+
+def kept_options(task: str, data: Path | str, config: Any) -> Row:
+    """The options that a result depends on, and how the data were split where that is not simply
+    their owner's train and test.
+    """
+    decided = config.searched() if TASKS[task].trained else set()  # elsewhere: see `details`
+    options = significant(asdict(config), incidental(type(config)) | decided)
+    rule = rule_of(data)
+    return {**options, "split": rule} if rule else options
 
 
 def _probe(

@@ -146,6 +146,32 @@ def check_inputs(task: str, model: str, data: Path | str) -> None:
         check_model(model)
 
 
+def check_scoring(
+    run: Path, data: str, tasks: Sequence[str], overrides: Sequence[str], awaited: bool
+) -> None:
+    """Refuse what is wrong with scoring a run's checkpoints, as far as that is told at once.
+
+    Args:
+        awaited: whether the run may be one that has not begun.
+
+    Raises:
+        InputError: in one line, what.
+    """
+    from seer.eval.data.splitting import check_layout
+    from seer.interop.spec import check_model
+    from seer.rundir.rundir import RunDir
+
+    for task in tasks:
+        if task not in QUICK:
+            raise InputError(f"--task {task}: not scored while a run trains{nearest(task, QUICK)}")
+        check_options(task, str(run), data, options_of(task, overrides))
+    if RunDir(run).state not in ("missing", "empty") or not awaited:
+        RunDir(run).check()
+    if not awaited:
+        check_model(str(run))
+    check_layout(data)
+
+
 def is_pixels(model: str) -> bool:
     return model.partition(":")[0] == PIXELS
 

@@ -49,7 +49,7 @@ NEEDED = Record(
 )
 # Keys that change nothing of what is learned, of whatever is trained on images that a `Loader`
 # delivers.
-FREE = incidental(RunConfig) | incidental(LoaderConfig, "loader.")
+FREE = incidental(RunConfig) | incidental(LoaderConfig, "loader.") | {"score"}
 SUMS = Record({}, {"files": MapOf(Record({}, {"sha256": DIGEST}))})
 
 # Where a checkpoint does not say on what images it was trained.

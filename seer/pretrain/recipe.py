@@ -15,7 +15,7 @@ from seer.backbones.options import BackboneConfig
 from seer.config.layers import Scalar, Tree
 from seer.data.crops.options import DEFAULT_VIEWS, View, check_views
 from seer.data.options import LoaderConfig
-from seer.engine.options import RunConfig, check_batch, check_parallel
+from seer.engine.options import INCIDENTAL, RunConfig, check_batch, check_parallel
 from seer.engine.schedule import effective, peak_for, value
 from seer.errors import InputError, quoted
 from seer.hardware import Hardware, find
@@ -23,6 +23,7 @@ from seer.inputs import read_text
 from seer.interop.spec import check_initial
 from seer.methods import METHOD_CONFIGS
 from seer.methods.options import SwAVConfig
+from seer.pretrain.scoring import ScoreConfig, check_spacing
 from seer.rundir.names import CONFIG
 from seer.schema import WORD, ListOf, Location, Number, kind_of, option, required
 from seer.steps import PLACE, whole_steps
@@ -58,6 +59,7 @@ class Pretrain(RunConfig):
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     method: Any = field(default_factory=SwAVConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig, metadata=INCIDENTAL)
 
 
 def load_config(recipe: str, overrides: list[str], allow_env: bool = False) -> Pretrain:
@@ -131,6 +133,7 @@ def check_settings(config: Pretrain, ranks: int) -> None:
     canonical(config.backbone.name)
     value(effective(config.schedule, config.batch_size, config.steps), 0, config.steps)
     whole_places(config)
+    check_spacing(config.score, config.checkpoint, config.steps)
 
 
 def whole_places(config: Pretrain) -> dict[str, int]:

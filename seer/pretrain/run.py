@@ -1,6 +1,7 @@
 """One pretraining run: how data, method and engine are put together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from seer.pretrain.picture import picture_of_crops
 from seer.pretrain.planned import planned_beside
 from seer.pretrain.recipe import Pretrain, check_run_dir
 from seer.pretrain.rehearsal import TOO_LARGE, announce, build_method, check, initialise, sizes
+from seer.pretrain.scoring import Scoring
 from seer.rundir.names import CONFIG, CROPS, IMAGES, MANIFEST
 from seer.terminal import outlasting_terminal
 
@@ -42,14 +44,21 @@ def run(config: Pretrain, remarks: Sequence[str] = ()) -> Path:
         manifest = Manifest.load(config.data)
         config = with_steps(config, manifest.samples)
         check(config, manifest, world)
-        training = set_up(config, manifest, world, remarks)
+        scoring = Scoring(config.score, Path(config.run_dir), tell)
+        training = set_up(config, manifest, world, scoring, remarks)
         check_run_dir(config)
         distributed.barrier()  # no rank writes before every rank has looked
-        return fit(training, world)
+        run_dir = fit(training, world)
+        scoring.finish()  # no other process of the run waits
+        return run_dir
 
 
 def set_up(
-    config: Pretrain, manifest: Manifest, world: World, remarks: Sequence[str] = ()
+    config: Pretrain,
+    manifest: Manifest,
+    world: World,
+    scoring: Scoring,
+    remarks: Sequence[str] = (),
 ) -> Training:
     """A pretraining as the engine takes it."""
     run_dir = Path(config.run_dir)
@@ -91,6 +100,11 @@ def set_up(
         about = {"step": step, "config_hash": configuration.identity(config)}
         return backbone_metadata(config.backbone, size, config.mean, config.std, about)
 
+    @contextmanager
+    def beside() -> Iterator[None]:
+        with planned_beside(config, world), scoring.beside(world.is_main):
+            yield
+
     return Training(
         config=config,
         learner=method,
@@ -102,5 +116,5 @@ def set_up(
         begin=begin,
         weights=weights,
         keys_of=partial(audit.keys_of_step, run_dir),
-        beside=partial(planned_beside, config, world),
+        beside=beside,
     )

@@ -90,7 +90,7 @@ def _losses(runs: Sequence[RunFiles]) -> list[Chart | None]:
         marks = [Mark(chance, "ln K: tells no image from another")] if chance else []
         unit = "running mean" if len(names) == 1 else f"{name[:LONGEST_NAME]}, running mean"
         label = _in_words("Loss", own, "loss")
-        svg = line_chart(shown, label, smooth=True, marks=marks, until=_last_step(runs))
+        svg = line_chart(shown, label, smooth=True, marks=marks, until=last_step(runs))
         note = " ".join(filter(None, [_unlike(own), _unmeasured(own, "loss")]))
         charts.append(_drawn(svg, "Loss", unit, own, "loss", note))
     return charts
@@ -144,7 +144,7 @@ def _thresholds(runs: Sequence[RunFiles]) -> dict[str, list[Mark]]:
     return marks
 
 
-def _last_step(runs: Sequence[RunFiles]) -> int:
+def last_step(runs: Sequence[RunFiles]) -> int:
     """Where all charts of a page end, so that they can be read side by side."""
     return max((run.metrics[-1]["step"] for run in runs if run.metrics), default=0)
 
@@ -201,7 +201,7 @@ def _chart(
 ) -> Chart | None:
     label = _in_words(title, runs, key)
     series = [run.series(key) for run in runs]
-    svg = line_chart(series, label, until=_last_step(runs), **options)
+    svg = line_chart(series, label, until=last_step(runs), **options)
     return _drawn(svg, title, unit, runs, key, _unmeasured(runs, key))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seer import __version__, inputs, outputs
+from seer.curves import REMEDY, below_pixels, curves
 from seer.report.changes import changes, cut, differing, partial, sections
 from seer.report.charts import further_charts, sign_charts, training_charts
 from seer.report.diagnosis import JUDGED, alarms, in_words
@@ -22,6 +23,7 @@ from seer.report.runfiles import (
     where_time_went,
 )
 from seer.report.scoreboard import boards
+from seer.report.scorecurves import score_charts
 from seer.report.verdict import against_beginning, against_first, baseline, standing
 from seer.results import shown, title_of
 from seer.rundir.names import REPORT
@@ -70,6 +72,7 @@ def _of_all(runs: Sequence[RunFiles]) -> dict[str, Any]:
         "remarks": [cut(remark, LONGEST_REMARK) for run in runs for remark in run.remarks],
         "boards": scores,
         "comparisons": sum(len(board.compared.lines) for board in scores if board.compared),
+        "curves": score_charts(runs),
         "charts": training_charts(runs),
         "health": _healths(runs),
         "signs": sign_charts(runs),
@@ -87,7 +90,7 @@ def _of_one(run: RunFiles) -> dict[str, Any]:
         "subtitle": describe_run(run),
         "progress": progress(run),
         "verdict": against_beginning(run),
-        "alarms": alarms(run.events),
+        "alarms": alarms(run.events) + [what for what, _ in below(run)],
         "headlines": headlines(run),
         "pictures": pictures(run),
         "changes": changes(run),
@@ -108,7 +111,7 @@ def _of_several(runs: Sequence[RunFiles]) -> dict[str, Any]:
 
 def _about(run: RunFiles) -> str:
     """What a run is, how far, and what it is worth by itself, in one line."""
-    worth = [*alarms(run.events), against_beginning(run).title]
+    worth = [*alarms(run.events), *(what for what, _ in below(run)), against_beginning(run).title]
     words = [f"{word[0].lower()}{word[1:]}" for word in worth]
     parts = (describe_run(run), progress(run), *words)
     return " · ".join(filter(None, parts))
@@ -125,8 +128,19 @@ def _healths(runs: Sequence[RunFiles]) -> list[tuple[list[tuple[str, str]], list
 def health(run: RunFiles) -> list[tuple[str, str]]:
     """A run's health in words; of a run that measured nothing, so much."""
     if not run.events and not any(run.last(sign) is not None for sign in JUDGED):
-        return [("Not measured", "the metrics hold nothing that a collapse could be told by.")]
-    return in_words(run.events, run.config, run.metrics)
+        nothing = "the metrics hold nothing that a collapse could be told by."
+        return [*below(run), ("Not measured", nothing)]
+    return below(run) + in_words(run.events, run.config, run.metrics)
+
+
+def below(run: RunFiles) -> list[tuple[str, str]]:
+    """Which of a run's newest scores are worse than raw pixels': (what, by how much and what helps)."""
+    told = []
+    for curve in curves(run.scores):
+        if warning := below_pixels(curve.newest, run.config.get("steps")):
+            what = f"{_cut(curve.title)}: below raw pixels at step {curve.newest['step']:,}"
+            told.append((what, f"{warning}. What helps: {REMEDY}."))
+    return told
 
 
 @dataclass

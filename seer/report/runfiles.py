@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from seer.curves import newest_rows
 from seer.errors import InputError
 from seer.jsonl import Row
 from seer.report.plots import Series
@@ -34,6 +35,7 @@ class RunFiles:
     results: list[Row]
     environment: dict[str, Any]
     events: list[Row]  # of its health
+    scores: list[Row] = field(default_factory=list)  # of its checkpoints
     pictures: dict[str, bytes] = field(default_factory=dict)  # PNGs, by file name
     remarks: list[str] = field(default_factory=list)
     _curves: dict[str, Series] = field(default_factory=dict, init=False, repr=False)
@@ -60,14 +62,18 @@ def read_run(path: Path | str) -> RunFiles:
     be read.
     """
     run = RunDir(path).check()
+    scores = run.scores()
+    # The newest stand for the run where nothing was measured by itself.
+    results = latest([*newest_rows(scores), *run.results()])
     files = RunFiles(
         run.path,
         run.path.resolve().name,
         run.config(),
         run.metrics(),
-        latest(run.results()),
+        results,
         run.environment(),
         run.events(),
+        scores,
         {name: picture for name in PICTURES if (picture := run.picture(name))},
     )
     files.remarks = run.remarks()

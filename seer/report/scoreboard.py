@@ -11,8 +11,8 @@ from seer.report.changes import cut
 from seer.report.comparisons import Scored, difference
 from seer.report.plots import Axis, nice_ticks, number, style_of
 from seer.report.runfiles import RunFiles, common, tails
-from seer.report.verdict import CHECKPOINT, is_headline, kind
-from seer.results import measure_of, shown, title_of
+from seer.report.verdict import CHECKPOINT, is_headline
+from seer.results import kind, measure_of, shown, title_of
 
 MOST_SCORES = 1_000
 MOST_COMPARED = 20  # of a board, those that are best

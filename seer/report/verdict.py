@@ -16,7 +16,7 @@ from seer.eval.paired import Difference, p_of
 from seer.jsonl import Row
 from seer.report.comparisons import Scored, difference
 from seer.report.runfiles import RunFiles, at, tails
-from seer.results import measure_of, shown, title_of
+from seer.results import kind, measure_of, shown, title_of
 
 MOST = 500  # findings of a page
 LONGEST = 200  # characters of a name
@@ -201,15 +201,6 @@ def gain_of(row: Row, reference: Row) -> str:
 def is_headline(row: Row) -> bool:
     """Whether a result stands for its task; older ones do not say so."""
     return row.get("headline", row["metric"].startswith("top1"))
-
-
-def kind(row: Row) -> str:
-    """`pretrained`, or which baseline a result's model is: `init`, `untrained`, `pixels`."""
-    if row["model"].startswith("pixels"):
-        return "pixels"
-    if row["model"].endswith(" init"):
-        return "init"
-    return "untrained" if row["model"].endswith(("untrained", ":random")) else "pretrained"
 
 
 def named(row: Row, places: Mapping[str, str]) -> str:

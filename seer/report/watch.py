@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from seer.curves import REMEDY, below_pixels, curves
 from seer.errors import InputError, printable
 from seer.jsonl import Row
 from seer.report.diagnosis import SIGNS, Ailment, ailments, not_applied, unjudged
@@ -43,6 +44,7 @@ COLUMNS = (
     "images/s",
     "wait",
     "health",
+    "score",
     "of plan",
 )
 NUMBERS = ("step", "left", "loss", "images/s", "wait")
@@ -61,6 +63,8 @@ class Status:
         losses: of the last rows, oldest first. signs: the newest measurement of each sign of health.
         judged: whether a collapse would have been told by now: see `seer.report.diagnosis.unjudged`.
         ailments: symptoms that have not gone again.
+        scores: the newest score of each task beside its baselines, in words. below_pixels: which are worse than raw
+            pixels, late enough in the run to count.
         not_applied, rollbacks, skipped: steps that were not finite, goings back to a checkpoint, steps passed over.
         of_plan: for each metric that was planned, what it is over what was planned.
         unread: what could not be read of the directory, one line each.
@@ -80,6 +84,8 @@ class Status:
     signs: dict[str, float] = field(default_factory=dict)
     judged: bool = False
     ailments: list[Ailment] = field(default_factory=list)
+    scores: list[str] = field(default_factory=list)
+    below_pixels: list[str] = field(default_factory=list)
     not_applied: int = 0
     rollbacks: int = 0
     skipped: int = 0
@@ -123,6 +129,10 @@ def _read(run: RunDir, found: Status, now: float) -> None:
     found.judged = not unjudged(config, rows)
     found.checkpoint = checkpoints[-1] if checkpoints else None
     found.ailments = ailments(events)
+    measured = curves(run.scores())
+    found.scores = [curve.in_words() for curve in measured]
+    warnings = [below_pixels(curve.newest, found.steps) for curve in measured]
+    found.below_pixels = [warning for warning in warnings if warning]
     found.not_applied = len(not_applied(events))
     found.rollbacks = sum(row["event"] == "rollback" for row in events)
     found.skipped = run.passed_over()
@@ -197,7 +207,7 @@ def table(found: Sequence[Status], width: int) -> Table:
     ]
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in compress(COLUMNS, shown):
-        words = name in ("run", "health", "of plan")
+        words = name in ("run", "health", "score", "of plan")
         grid.add_column(
             name, no_wrap=not words, overflow="fold", justify="right" if name in NUMBERS else "left"
         )
@@ -220,6 +230,7 @@ def _cells(one: Status) -> list[Text]:
         Text(number(one.images_per_second) if one.images_per_second else ""),
         Text(_share(one.data_wait) if one.data_wait is not None else ""),
         Text(printable(one.health()), "red" if one.ailments else ""),
+        Text(printable("; ".join(one.scores)), "red" if one.below_pixels else ""),
         Text(printable(_of_plan(one))),
     ]
 
@@ -257,6 +268,7 @@ def remarks(found: Sequence[Status]) -> list[str]:
         for ailment in one.ailments:
             since = f"{ailment.title} since step {ailment.step:,}"
             lines.append(f"{one.run}: {since}: {ailment.why}; {ailment.remedy}")
+        lines += [f"{one.run}: {warning}; {REMEDY}" for warning in one.below_pixels]
         lines += [line if line.startswith(one.run) else f"{one.run}: {line}" for line in one.unread]
     return [printable(line) for line in lines]
 
@@ -277,6 +289,7 @@ def line(run: Status) -> str:
         parts.append(f"{duration(run.left)} left")
     if health := run.health():
         parts.append(health)
+    parts += run.scores
     if run.of_plan:
         parts.append(f"of plan: {_of_plan(run)}")
     return printable(" · ".join(parts))
@@ -348,7 +361,7 @@ def _lines(runs: Sequence[Path | str], every: float) -> list[Status]:
     found: list[Status] = []
     for found in _news(runs, every):
         for one in found:
-            what = (one.state, one.step, one.health())
+            what = (one.state, one.step, one.health(), one.scores)
             if told.get(one.run) != what:
                 told[one.run] = what
                 print(f"{datetime.now():%H:%M:%S} {line(one)}", flush=True)

@@ -4,6 +4,7 @@ RUN/config.yaml            the run's configuration
 RUN/subset.txt             which images count as labelled, where few do
 RUN/metrics.jsonl          a row of numbers per logged step
 RUN/results.jsonl          a row per score
+RUN/scores.jsonl           a row per score of a checkpoint, while the run trains
 RUN/per_image/             a file per score: which test images were right
 RUN/health.jsonl           a row per event; skipped.jsonl a row per step that was passed over
 RUN/damaged/               a file per rank that met damaged samples
@@ -28,6 +29,7 @@ CONFIG = "config.yaml"
 SUBSET = "subset.txt"
 METRICS = "metrics.jsonl"
 RESULTS = "results.jsonl"
+SCORES = "scores.jsonl"
 PER_IMAGE = "per_image"
 HEALTH = "health.jsonl"
 SKIPPED = "skipped.jsonl"
@@ -55,6 +57,7 @@ NAMES = {
     SUBSET,
     METRICS,
     RESULTS,
+    SCORES,
     PER_IMAGE,
     HEALTH,
     SKIPPED,

@@ -24,6 +24,7 @@ from seer.rundir.kinds import (
     PASSED_OVER,
     PLAN_KIND,
     RESULT,
+    SCORED,
     Named,
     event,
     is_newer,
@@ -40,6 +41,7 @@ from seer.rundir.names import (
     PLAN,
     POINTS,
     RESULTS,
+    SCORES,
     SKIPPED,
     complete,
     step_of,
@@ -148,6 +150,10 @@ class RunDir:
     def results(self) -> list[Row]:
         """All scores, in the order in which they were measured."""
         return self._rows(RESULTS, RESULT.check)
+
+    def scores(self) -> list[Row]:
+        """The scores of checkpoints and of what they are compared with, as they were measured."""
+        return self._rows(SCORES, SCORED.check)
 
     def events(self) -> list[Row]:
         """What befell the run's health, in the order in which it did."""

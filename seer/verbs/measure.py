@@ -7,8 +7,18 @@ import typer
 
 from seer import outputs
 from seer.errors import InputError
-from seer.eval.tasks import ALL, TASKS, check_inputs, check_request, is_pixels, is_trained
-from seer.readiness import index_tars
+from seer.eval.tasks import (
+    ALL,
+    QUICK,
+    TASKS,
+    check_inputs,
+    check_request,
+    check_scoring,
+    is_pixels,
+    is_trained,
+)
+from seer.readiness import index_tars, with_splits
+from seer.start import end_with
 from seer.terminal import (
     Json,
     emit,
@@ -17,7 +27,7 @@ from seer.terminal import (
     output_option,
     say,
 )
-from seer.verbs.options import ModelOption, TaskOverrides
+from seer.verbs.options import ModelOption, QuickOverrides, TaskOverrides
 
 app = typer.Typer()
 
@@ -65,7 +75,7 @@ def evaluate(
 
     # Before torch is imported, which takes seconds.
     check_request(task, model, data, overrides or [], out, nproc)
-    index_tars(data, *(f"{data}/{split}" for split in ("train", "test", "val")))
+    index_tars(*with_splits(data))
     check_inputs(task, model, data)
     if is_trained(task):
         outlast_terminal()
@@ -86,6 +96,55 @@ def evaluate(
         say(*describe(rows), json_target=json_target)
     if rows:  # of several processes one measures
         emit(rows, json_target)
+
+
+@app.command(
+    epilog=example(
+        "seer score runs/photos --data flowers",
+        "seer score runs/photos --data flowers --follow --every 2000",
+        "seer launch slurm -- score runs/photos --data flowers --follow",
+    )
+)
+def score(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    overrides: QuickOverrides = None,
+    *,
+    data: Annotated[str, typer.Option("--data", help="Labelled images, as of seer eval.")],
+    every: Annotated[
+        int, typer.Option(help="Steps between scored checkpoints, the last besides; 0: all.", min=0)
+    ] = 0,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Wait for further ones until the run is over.")
+    ] = False,
+    task: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(QUICK)}; all of these by default.")
+    ] = None,
+    parent: Annotated[int, typer.Option(hidden=True, help="End when this process does.")] = 0,
+    json_target: Json = "",
+) -> None:
+    """Score the checkpoints of a run, beside the same network untrained and raw pixels: a curve, for
+    seer watch, seer report and TensorBoard. What was scored is not scored again.
+    """
+    # Before torch is imported.
+    tasks = task or list(QUICK)
+    check_scoring(run, data, tasks, overrides or [], follow)
+    index_tars(*with_splits(data))
+    end_with(parent)
+
+    from seer.eval.following import score_run
+    from seer.eval.tensorboard import Board
+
+    rows = score_run(
+        run,
+        data,
+        overrides or [],
+        follow=follow,
+        tasks=tasks,
+        every=every,
+        tell=lambda line: say(f"score: {line}", json_target=json_target),
+        seen=Board(run).write,
+    )
+    emit(rows, json_target)
 
 
 @app.command(

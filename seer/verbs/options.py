@@ -39,6 +39,15 @@ TaskOverrides = Annotated[
         "and what else a training has. lowshot: the same, and percent=, labels= or subset= (a list).",
     ),
 ]
+QuickOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar=KEYS,
+        show_default=False,
+        help="Options of the tasks, each for those that have it: size=, batch_size=, device=, k=, temperature=, "
+        "lrs=, epochs=, weight_decays=.",
+    ),
+]
 ModelOption = Annotated[
     str,
     typer.Option(

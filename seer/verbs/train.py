@@ -1,11 +1,12 @@
 """Verbs that train a backbone."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from seer.commands import RecipeCommand
-from seer.readiness import as_shards, index_tars
+from seer.readiness import as_shards, index_tars, with_splits
 from seer.terminal import (
     AllowEnv,
     Json,
@@ -13,6 +14,7 @@ from seer.terminal import (
     example,
     outlast_terminal,
     say,
+    warn,
 )
 from seer.verbs.options import EntryOverrides, Overrides, Recipe
 
@@ -56,6 +58,11 @@ def pretrain(
     alone = is_alone()
     if alone:
         check_settings(at_any_length(resolved), nproc)
+    from seer.pretrain.scoring import Scoring, check_labels
+
+    if speaks():
+        index_tars(*with_splits(resolved.score.data))
+        check_labels(resolved.score)
     index_tars(resolved.data, nested=True)
     resolved = as_shards(resolved, nproc)
     images = Manifest.load(resolved.data).samples
@@ -64,6 +71,7 @@ def pretrain(
         check_settings(resolved, nproc)
     check_run_dir(resolved)
     if alone and is_finished(resolved):
+        Scoring(resolved.score, Path(resolved.run_dir), warn).catch_up(resolved.steps)
         return say(*last_lines(resolved))
     check_images(resolved, images)
 
@@ -109,7 +117,7 @@ def speedrun(
     # Before torch is imported.
     resolved = load_config(config, overrides or [], allow_env)
     check(resolved, nproc)
-    index_tars(*(f"{resolved.data}/{split}" for split in ("train", "test", "val")))
+    index_tars(*with_splits(resolved.data)[1:])
     check_data(resolved)
 
     if nproc > 1:

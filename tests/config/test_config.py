@@ -209,7 +209,7 @@ def test_what_is_incidental_to_a_pretraining_is_so_to_a_model_that_comes_from_on
     free = config.incidental(Pretrain)
     assert free == models.FREE
     assert free == {
-        *("run_dir", "name", "epochs", "device", "log", "checkpoint", "health"),
+        *("run_dir", "name", "epochs", "device", "log", "checkpoint", "health", "score"),
         *(
             f"parallel.{key}"
             for key in ("mode", "checkpointing", "shard_group", "compile", "channels_last")

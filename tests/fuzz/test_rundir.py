@@ -24,12 +24,14 @@ from seer.schema import Kind, Record
 from tests.kit.fuzzing import World, damaged_bytes, fuzz, trial
 from tests.kit.runs import TINY
 from tests.kit.strategies import damaged, values
+from tests.report.conftest import result, titled
 from tests.report.damages import HEAD, good_run
 
 EVENT_KINDS = [Record(kinds.EVENT.required | kind.required) for kind in kinds.EVENTS.values()]
 ROWS: dict[str, list[Kind]] = {
     names.METRICS: [METRIC],
     names.RESULTS: [kinds.RESULT],
+    names.SCORES: [kinds.SCORED],
     names.HEALTH: [kinds.EVENT, *EVENT_KINDS],
 }
 DOCUMENTS: dict[str, list[Kind]] = {
@@ -44,7 +46,15 @@ FILES = [*ROWS, *DOCUMENTS, "images/crops.png"]
 def good(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("good")
     (root / "tiny.yaml").write_text(TINY)
-    return good_run(root / "run", str(root / "tiny.yaml"), root / "data")
+    run = good_run(root / "run", str(root / "tiny.yaml"), root / "data")
+    against = {"pixels": {"difference": -0.1, "low": -0.2, "high": -0.05, "p": 0.01}}
+    scores = {"pixels:24": 0, "run untrained": 0, "run step-000000005": 5}
+    rows = [
+        titled(result(model, 0.5)) | {"step": step, "against": against}
+        for model, step in scores.items()
+    ]
+    jsonl.write(run / names.SCORES, rows)
+    return run
 
 
 def copy(good: Path, world: World) -> Path:

@@ -41,6 +41,14 @@ def test_a_chain_replaces_run_and_needs_one_process_after_the_first(tiny, shards
     assert [job.name for job in (train, knn, report)] == ["0-0", "1-0", "2-0"]
 
 
+def test_checkpoints_are_scored_by_a_job_of_one_process(tmp_path):
+    command = ["score", str(tmp_path / "later"), "--data", "flowers", "--follow"]
+    ((job,),) = (link.jobs for link in plan(command, Resources(), []))
+    assert (job.command, job.run_dir) == (command, "")
+    with pytest.raises(InputError, match="score: is one process"):
+        plan(command, FOUR, [])
+
+
 def test_a_sweep_is_every_combination_in_a_run_directory_of_its_own(tiny, shards, tmp_path):
     command = [
         *pretrain(tiny, shards, tmp_path),

@@ -59,6 +59,32 @@ def test_the_page_shows_scores_curves_pictures_and_configuration(run):
     assert path.read_text().count('<svg class="chart"') == 5
 
 
+def test_scores_of_checkpoints_are_a_curve_and_stand_for_a_run_that_was_not_evaluated(run):
+    (run / "results.jsonl").unlink()
+    worse = {"pixels": {"difference": -0.1, "low": -0.15, "high": -0.05, "p": 0.001}}
+    scores = [("small untrained", 0, 0.4), ("pixels:48", 0, 0.7)]
+    scores += [("small step-000000050", 50, 0.5), ("small step-000000100", 100, 0.6)]
+    rows = [
+        titled(result(model, value)) | {"step": step, "comparable": "c", "against": worse}
+        for model, step, value in scores
+    ]
+    jsonl.write(run / "scores.jsonl", rows)
+    path = write_report(run)
+    text = re.sub(r"\s+", " ", Page(path).text)
+    assert path.read_text().count('<svg class="chart"') == 6
+    for expected in (
+        "Scores while it trained", "untrained 40.0 %", "raw pixels 70.0 %", "60.0 % (55.0 to 65.0) against 40.0 %",
+        "kNN top-1, k = 20: below raw pixels at step 100", "below raw pixels by more than chance: -10.0 [-15.0, -5.0]",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert "step 50" not in " ".join(
+        bar.model for board in boards([read_run(run)]) for bar in board.bars
+    )
+    # What was evaluated by itself stands.
+    jsonl.write(run / "results.jsonl", [titled(result("small step-000000100", 0.65))])
+    assert headlines(read_run(run))[0].value == "65.0 %"
+
+
 def test_health_is_told_in_words_and_curves(run, tmp_path):
     events = [
         {"step": 5, "event": "not_applied", "why": "loss or gradient is not finite"},

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from seer import jsonl
-from seer.report.watch import TAIL, line, remarks, sparkline, status, watch
-from tests.report.conftest import metric, write_run
+from seer.report.watch import TAIL, line, remarks, sparkline, status, table, watch
+from tests.report.conftest import metric, result, titled, write_run
 
 NOW = 1_000_000.0
 
@@ -134,6 +134,34 @@ def test_the_plan_beside_what_came(half):
     found = status(half, NOW)
     assert found.of_plan == {"images_per_second": 0.8}
     assert "of plan: images per second 80%" in line(found)
+
+
+def scored(step: int, value: float, model: str = "", **changes) -> dict:
+    row = titled(result(model or f"half step-{step:09d}", value)) | {
+        "step": step,
+        "comparable": "c",
+    }
+    return row | changes
+
+
+def test_the_newest_score_beside_untrained_and_pixels(half):
+    rows = [scored(0, 0.3, "half untrained"), scored(0, 0.457, "pixels:24"), scored(40, 0.5)]
+    jsonl.write(half / "scores.jsonl", rows)
+    age(half, 1)
+    newest = "kNN top-1, k = 20 50.0 % at step 40 (untrained 30.0 %, raw pixels 45.7 %)"
+    assert f" · {newest}" in line(status(half, NOW))
+    assert remarks([status(half, NOW)]) == []
+    worse = {"pixels": {"difference": -0.04, "low": -0.06, "high": -0.02, "p": 0.0003}}
+    rows += [scored(40, 0.41, against=worse)]
+    jsonl.write(half / "scores.jsonl", rows)
+    assert remarks([status(half, NOW)]) == []  # networks begin there
+    rows += [scored(50, 0.417, against=worse)]
+    jsonl.write(half / "scores.jsonl", rows)
+    (remark,) = remarks([status(half, NOW)])
+    assert "of step 50 is 41.7 %, below raw pixels by more than chance: -4.0 [-6.0, -2.0]" in remark
+    out = io.StringIO()
+    Console(file=out, width=400).print(table([status(half, NOW)], 400))
+    assert "20 41.7 % at step 50 (untrained 30.0 %, raw pixels 45.7 %)" in out.getvalue()
 
 
 def test_the_course_of_a_loss():

@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from seer.schema import DIGEST, Choice, Integer, Record
 logger = logging.getLogger("seer.eval")
 
 FORMAT = "seer-features/1"
+_memory: dict[str, Tensor] | None = None  # in place of files, where `in_memory` says so
 # What a file says of itself: what it was made from, its shape, and the hash of its values.
 ABOUT = Record(
     {
@@ -72,10 +74,25 @@ def path_of(key: str) -> Path:
     return Path(root, "features", f"{key[:24]}.safetensors")
 
 
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """While entered, features are kept in memory, and forgotten at its end: of a network that is
+    measured once, by several tasks.
+    """
+    global _memory
+    _memory = {}
+    try:
+        yield
+    finally:
+        _memory = None
+
+
 def load(key: str, images: int) -> Tensor | None:
     """The features of this key, `(images, D)` float32; None if they are not there, or not as they
     were written.
     """
+    if _memory is not None:
+        return _memory.get(key)
     try:
         path = path_of(key)
         return _read(path, key, images) if os.path.lexists(path) else None
@@ -90,6 +107,9 @@ def store(key: str, features: Tensor) -> None:
     """Keep features `(N, D)` float32. Writers of the same key may be at it at once: each puts a
     whole file there.
     """
+    if _memory is not None:
+        _memory[key] = features
+        return
     images, width = features.shape
     about = {
         "format": FORMAT,

@@ -39,6 +39,17 @@ def test_features_come_back_as_they_were(images, caplog):
     assert not caplog.records
 
 
+def test_features_in_memory_are_kept_as_long_as_that(images):
+    model = small_model()
+    with feature_cache.in_memory():
+        features, path = cached(model, images)
+        assert extract(model, images, FeatureConfig()) is features
+        assert model.backbone.seen == len(images)
+        assert not path.exists()
+    assert torch.equal(extract(model, images, FeatureConfig()), features)
+    assert model.backbone.seen == 2 * len(images)
+
+
 def test_any_flipped_bit_is_noticed(images):
     model = small_model()
     features, path = cached(model, images)
