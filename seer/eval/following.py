@@ -17,7 +17,7 @@ from seer.errors import InputError
 from seer.eval import outcomes, pixels
 from seer.eval.baselines import baselines
 from seer.eval.data.splitting import train_and_test
-from seer.eval.paired import Outcomes, compare
+from seer.eval.paired import Outcomes, alike, compare
 from seer.eval.probes import feature_cache
 from seer.eval.task import kept_options, rows_of, sized
 from seer.eval.tasks import QUICK, TASKS, is_pixels, options_of
@@ -179,7 +179,7 @@ class Scorer:
                 for row, score in zip(rows, scores, strict=True):
                     row |= {"step": step, "weights": weights} if step else {"step": 0}
                     if step:
-                        row["against"] = self._against(row, score.outcomes)
+                        row["against"] = self._against(row, outcomes.arrays(score.outcomes))
                     else:
                         outcomes.keep(self.path, row, score.outcomes)
                 measured += rows
@@ -202,7 +202,7 @@ class Scorer:
         differences = {}
         for reference in self._references(row["task"]):
             theirs = outcomes.read(self.path, reference)
-            if reference["metric"] == row["metric"] and theirs.keys() == hits.keys():
+            if reference["metric"] == row["metric"] and alike(hits, theirs):
                 found = compare(hits, theirs)
                 differences[kind(reference)] = {
                     "difference": found.value,

@@ -49,11 +49,15 @@ def keep(results: Path | str, row: Row, outcomes: Mapping[str, Any]) -> None:
     path = path_of(results, row)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {name: np.ascontiguousarray(values) for name, values in outcomes.items()}
         with files.replacing(path) as beside:
-            save_file(arrays, beside)
+            save_file(arrays(outcomes), beside)
     except (OSError, SafetensorError) as error:
         logger.warning("%s: what each image scored cannot be kept (%s)", path, reason(error))
+
+
+def arrays(outcomes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays or tensors on the CPU, as they are kept and compared."""
+    return {name: np.ascontiguousarray(values) for name, values in outcomes.items()}
 
 
 def read(results: Path | str, row: Row) -> Outcomes:
