@@ -9,17 +9,20 @@ from typing import Any
 
 import torch
 
+from seer import __version__
 from seer.config import incidental, parse_overrides, significant
 from seer.data.folders import readable
 from seer.data.labelled import ImageSet
 from seer.errors import InputError
 from seer.eval import outcomes, pixels
 from seer.eval.data.splitting import rule_of, train_and_test
+from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.together import number, together
 from seer.eval.scores import Score
 from seer.eval.tasks import TASKS, check_request
 from seer.interop.models import Model, load_model
 from seer.interop.weights import reason
+from seer.jsonl import Row
 from seer.processes import spawn
 from seer.results import append_results, check_results
 from seer.rundir.names import RESULTS
@@ -54,18 +57,18 @@ def evaluate(
     measure = _train if TASKS[task].trained else _probe
     model, config, scores, data_splits = measure(task, model_spec, data, overrides, out, nproc)
     seconds = round(time.perf_counter() - began, 2)
+    options = protocol(data, config)
     common = {
+        "seer": __version__,
         "task": task,
         "data": readable(str(data)),
         "model": model.label,
         "config_hash": model.config_hash,
+        "weights": weights_hash(model.backbone),
         "pixels": config.size or model.size,
     }
     if config.protocol:
         common["protocol"] = Path(config.protocol).stem
-    options = significant(asdict(config), incidental(type(config)))
-    if rule := rule_of(data):
-        options["split"] = rule
     if data_splits:
         common["comparable"] = outcomes.comparability(task, options, *data_splits)
         if dataset := data_splits[0].dataset:
@@ -88,6 +91,15 @@ def _measure_together(folder: str, words: tuple[Any, ...]) -> list[dict[str, Any
     os.chdir(folder)
     with together():
         return evaluate(*words)
+
+
+def protocol(data: Path | str, config: Any) -> Row:
+    """The options that a result depends on, and how the data were split where that is not simply
+    their owner's train and test.
+    """
+    options = significant(asdict(config), incidental(type(config)))
+    rule = rule_of(data)
+    return {**options, "split": rule} if rule else options
 
 
 def _probe(

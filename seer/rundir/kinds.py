@@ -69,6 +69,8 @@ RESULT = Record(
         "pixels": Integer(1, 100_000),
         "protocol": NAME,
         "dataset": NAME,  # of the table of data sets, where all of its images were measured
+        "weights": NAME,  # what the model's hash to
+        "seer": NAME,  # its version
     },  # which older ones lack
 )
 EVENT = Record({"step": Integer(0), "event": NAME})
