@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seer.data.decoding.decode import DamagedImage
@@ -17,7 +18,9 @@ SAMPLE = 2000  # images from which the mean image is taken
 
 
 class Pixels(nn.Module):
-    """`(B, 3, S, S)` → `(B, 3·S·S)`, centred at the mean training image."""
+    """`(B, 3, S, S)` → `(B, 3·S·S)`, centred at the mean training image; larger or smaller images are
+    brought to S.
+    """
 
     mean: Tensor
 
@@ -27,6 +30,8 @@ class Pixels(nn.Module):
         self.out_dim = mean.numel()
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] != self.mean.shape[1:]:  # images of a size that was asked for
+            x = F.interpolate(x, self.mean.shape[1:], mode="area")
         return (x - self.mean).flatten(1)
 
 
