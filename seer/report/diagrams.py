@@ -13,8 +13,9 @@ WIDTH = 480  # of the view boxes
 HEIGHT = 300
 LEFT = 52
 RIGHT = 16
-TOP = 14
+TOP = 30
 BOTTOM = 44
+SIDE = 168.0  # of a diagram of ranks, for names
 ROW = 18  # of a name beside a scale of ranks
 MOST_NAMED = 28  # letters
 
@@ -47,7 +48,7 @@ def scatter(points: Sequence[Point], label: str, x_title: str, y_title: str) -> 
         parts.append(_rule(x(tick), x(tick), TOP, HEIGHT - BOTTOM))
         parts.append(_text(x(tick), HEIGHT - BOTTOM + 17, _percent(tick), "middle"))
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{x_title} →", "end"))
-    parts.append(_text(LEFT - 44, TOP - 3, f"↑ {y_title}", "start"))
+    parts.append(_text(0, 12, f"↑ {y_title}", "start"))
     for point in points:
         parts.append(_cross(point, x, y))
     return _svg(label, HEIGHT, parts)
@@ -68,18 +69,18 @@ def rank_diagram(
         groups: numbers of models that are not told apart.
     """
     count = len(names)
-    scale = Axis(1.0, float(count), 150.0, WIDTH - 150.0)
+    scale = Axis(1.0, float(count), SIDE, WIDTH - SIDE)
     base = 52.0 + 10 * len(groups)
     half = (count + 1) // 2
     height = base + ROW * (max(half, count - half) + 1)
-    parts = [f'<line class="reference" x1="150" x2="{WIDTH - 150}" y1="36" y2="36"/>']
+    parts = [f'<line class="reference" x1="{SIDE}" x2="{WIDTH - SIDE}" y1="36" y2="36"/>']
     for tick in range(1, count + 1):
         parts.append(_rule(scale(tick), scale(tick), 32, 40))
         parts.append(_text(scale(tick), 26, str(tick), "middle"))
-    reach = min(scale(1 + critical) - scale(1), WIDTH - 300)
-    parts.append(f'<line class="span" x1="150" x2="{150 + reach:.1f}" y1="8" y2="8"/>')
+    reach = min(scale(1 + critical) - scale(1), WIDTH - 2 * SIDE)
+    parts.append(f'<line class="span" x1="{SIDE}" x2="{SIDE + reach:.1f}" y1="8" y2="8"/>')
     parts.append(
-        _text(150 + reach + 6, 8, f"critical difference {critical:.2f}", "start", 'dy=".32em"')
+        _text(SIDE + reach + 6, 8, f"critical difference {critical:.2f}", "start", 'dy=".32em"')
     )
     for number, group in enumerate(groups):
         level = 48.0 + 10 * number
@@ -91,12 +92,12 @@ def rank_diagram(
     for i, ((name, place), rank) in enumerate(zip(names, ranks, strict=True)):
         at_left = i < half
         level = base + ROW * (i + 1 if at_left else count - i)
-        end = 144 if at_left else WIDTH - 144
+        end = SIDE - 6 if at_left else WIDTH - SIDE + 6
         style = style_of(place)
         path = f"{scale(rank):.1f},36 {scale(rank):.1f},{level:.1f} {end},{level:.1f}"
         parts.append(f'<polyline class="{style}" points="{path}"/>')
         anchor = "end" if at_left else "start"
-        text = f"{short(name, 20)} {rank:.2f}"
+        text = f"{short(name, 14)} {rank:.2f}"
         parts.append(_text(end + (-5 if at_left else 5), level, text, anchor, 'dy=".32em"', "note"))
     return _svg(label, height, parts)
 

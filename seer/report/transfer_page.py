@@ -15,6 +15,7 @@ from seer.templates import template
 Row = dict[str, Any]
 LONGEST_NAME = 120  # characters
 LONGEST_REASON = 400
+KINDS = {"untrained": "untrained", "init": "as its run began", "pixels": "no network"}
 
 
 class Cell(NamedTuple):
@@ -117,7 +118,7 @@ def need(line: Row) -> Need:
 
 def about(model: Row) -> str:
     """What is to be known of a model, in a line."""
-    parts = [] if model["kind"] == "pretrained" else [model["kind"]]
+    parts = [KINDS[model["kind"]]] if model["kind"] in KINDS else []
     if model["size"]:
         parts.append(f"{model['size']} px")
         parts.append(f"{model['dimensions']:,} dimensions")

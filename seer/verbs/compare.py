@@ -99,3 +99,44 @@ def transfer(
     outputs.write(out / SUMMARY, json.dumps(summary, indent=1) + "\n", "the summary")
     say(*told(summary), f"→ {out / PAGE}", json_target=json_target)
     emit(summary, json_target)
+
+
+@app.command(
+    epilog=example(
+        "seer correlate transfer/results.jsonl --with fewshot",
+        "seer correlate published.csv --with imagenet --of linear --of detection_frozen/voc/AP50",
+    )
+)
+def correlate(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="results.jsonl, or CSV files of published values: model,task,dataset,metric,value[,unit][,source]; "
+            "unit is percent (the default), share, raw or negated.",
+        ),
+    ],
+    x: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            metavar="QUANTITY",
+            help="TASK[/DATASET[/METRIC]]; a task alone is its average over data sets.",
+        ),
+    ],
+    of: Annotated[
+        list[str] | None,
+        typer.Option("--of", metavar="QUANTITY", help="Likewise; by default all that there are."),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="logit: of shares, as the transfer paper did; raw: as they are.")
+    ] = "logit",
+    seed: Annotated[int, typer.Option(help="Of the resampled models.", min=0)] = 0,
+    json_target: Json = "",
+) -> None:
+    """How closely results go together over models: Pearson, Spearman, Kendall, with 95 % intervals."""
+    from seer.eval.analyses.correlating import correlate_files
+
+    table = correlate_files(files, x, of or [], scale, seed)
+    say(*table.lines(), json_target=json_target)
+    emit(table.rows(), json_target)

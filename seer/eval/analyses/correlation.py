@@ -45,7 +45,7 @@ class Correlation:
         """What keeps people from reading too much into it."""
         if self.models >= FEW:
             return ""
-        return f"{self.models} models say little of others: see the interval"
+        return f"{self.models} models say little of others, and the interval, which resamples these, hardly more"
 
 
 def logit(shares: np.ndarray, whose: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 it, or a CSV file of published values.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -125,9 +125,16 @@ def _names(quantity: Quantity, parts: Sequence[str]) -> bool:
     return whole.casefold().startswith(f"{joined}/".casefold())
 
 
-def averages(measurements: Measurements) -> Measurements:
+def averages(
+    measurements: Measurements,
+    scale: str = "logit",
+    left_out: dict[Quantity, str] | None = None,
+) -> Measurements:
     """For each task that has one metric on each of several data sets, the mean over these of what is
     correlated (a mean of logits, not the logit of a mean), of the models that have them all.
+
+    Args:
+        left_out: where it is told why a task has no average, instead of raising.
 
     Raises:
         InputError: a share is exactly 0 or 1.
@@ -140,12 +147,22 @@ def averages(measurements: Measurements) -> Measurements:
     for task, quantities in tasks.items():
         sets = {quantity.dataset for quantity in quantities}
         if len(sets) == len(quantities) > 1:
-            title = f"{task}, average of {len(sets)} data sets"
-            columns = [transformed(measurements, quantity) for quantity in quantities]
-            models = [m for m in columns[0] if all(m in column for column in columns)]
-            means = {m: float(np.mean([column[m] for column in columns])) for m in models}
-            found[Quantity(task, AVERAGE, AVERAGE)] = Measured(RAW, title, means)
+            average = Quantity(task, AVERAGE, AVERAGE)
+            try:
+                found[average] = _average(measurements, quantities, scale)
+            except InputError as error:
+                if left_out is None:
+                    raise
+                left_out[average] = str(error)
     return found
+
+
+def _average(measurements: Measurements, quantities: Sequence[Quantity], scale: str) -> Measured:
+    columns = [transformed(measurements, quantity, scale) for quantity in quantities]
+    models = [m for m in columns[0] if all(m in column for column in columns)]
+    means = {m: float(np.mean([column[m] for column in columns])) for m in models}
+    title = f"{quantities[0].task}, average of {len(quantities)} data sets"
+    return Measured(RAW, title, means)
 
 
 def transformed(
@@ -218,12 +235,15 @@ def _read_results(
     if not path.is_file():
         raise InputError(f"{path}: no such file; give results.jsonl or a CSV file")
     rows = list(read_rows(path, RESULT, torn=True))
+    names = names_of(rows)
     newest: dict[tuple[Quantity, str], Row] = {}
     for row in rows:
         check_version(row, path)
         check_name(row, versions, path)
         quantity = Quantity(row["task"], data_name(row["data"]), row["metric"])
-        newest[quantity, model_name(row)] = row  # a repetition takes the place of what was before
+        newest[quantity, names[row["model"]]] = (
+            row  # a repetition takes the place of what was before
+        )
     for (quantity, model), row in newest.items():
         sign = NEGATED if row.get("better") == "lower" else RAW
         unit = SHARE if row.get("unit", SHARE) == SHARE else sign
@@ -246,9 +266,9 @@ def check_version(row: Row, path: Path) -> None:
 
 def check_name(row: Row, versions: dict[str, tuple[str, str]], path: Path) -> None:
     """Refuse two models of one name, or two versions of one."""
-    model = model_name(row)
-    if model == PIXELS:
+    if is_pixels(row):
         return  # whose mean image is that of each data set
+    model = row["model"]
     version = (row["config_hash"], row.get("weights", ""))
     if versions.setdefault(model, version) != version:
         raise InputError(
@@ -256,9 +276,19 @@ def check_name(row: Row, versions: dict[str, tuple[str, str]], path: Path) -> No
         )
 
 
-def model_name(row: Row) -> str:
-    """What a result's model is called; raw pixels are one, whatever size the images have."""
-    return PIXELS if row["model"].partition(":")[0] == PIXELS else row["model"]
+def names_of(rows: Sequence[Row]) -> dict[str, str]:
+    """What the models of results are called: raw pixels are one, whatever size the images of a data
+    set have, unless they were measured at several sizes there.
+    """
+    sizes: dict[tuple[str, str, str], set[str]] = {}
+    for row in filter(is_pixels, rows):
+        sizes.setdefault((row["task"], row["data"], row["metric"]), set()).add(row["model"])
+    one_size = all(len(of_a_set) == 1 for of_a_set in sizes.values())
+    return {row["model"]: PIXELS if one_size and is_pixels(row) else row["model"] for row in rows}
+
+
+def is_pixels(row: Row) -> bool:
+    return row["model"].partition(":")[0] == PIXELS
 
 
 def data_name(data: str) -> str:
@@ -277,9 +307,3 @@ def _enter(
     if model in measured.values:
         raise refuse(f"two models are called {model}, or one was entered twice")
     measured.values[model] = value
-
-
-def models_of(measurements: Measurements, quantities: Iterable[Quantity]) -> list[str]:
-    """The models that have any of these, in the order in which they come."""
-    names = (model for quantity in quantities for model in measurements[quantity].values)
-    return list(dict.fromkeys(names))

@@ -51,7 +51,9 @@ def test_a_quantity_that_is_the_same_for_all_has_no_coefficient():
 
 def test_three_models_are_said_to_mean_little_and_two_refused():
     few = correlate(np.array([1.0, 2, 4]), np.array([1.0, 2, 3]))
-    assert few.remark == "3 models say little of others: see the interval"
+    assert few.remark == (
+        "3 models say little of others, and the interval, which resamples these, hardly more"
+    )
     assert not correlate(MANY[0][:FEW], MANY[1][:FEW]).remark
     with pytest.raises(InputError, match="over 2 models says nothing"):
         correlate(np.array([1.0, 2]), np.array([1.0, 2]))
