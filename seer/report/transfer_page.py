@@ -58,6 +58,7 @@ def render(summary: Row) -> str:
         title=f"{_count(summary['models'], 'model')} on {_count(summary['data_sets'], 'data set')}",
         summary=summary,
         verdict=verdict(summary["needs"]),
+        tone="better" if shown and all(line.outcome == "better" for line in shown) else "unsure",
         needs=shown,
         models=[(model, styles[model["title"]], about(model)) for model in summary["models"]],
         boards=boards(summary, styles),

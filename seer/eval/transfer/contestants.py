@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,7 +73,11 @@ def contestants(specs: Sequence[str], config: FeatureConfig) -> list[Contestant]
                 f"--model {model.spec}: two models are called {model.name}, the other is {first.spec}; "
                 "rename the folder of one"
             )
-    return models
+    titles = [model.title for model in models]
+    return [
+        replace(model, title=model.name) if titles.count(model.title) > 1 else model
+        for model in models
+    ]
 
 
 def contestant(spec: str, config: FeatureConfig) -> Contestant:
@@ -89,11 +93,10 @@ def contestant(spec: str, config: FeatureConfig) -> Contestant:
 
 
 def title_of(spec: str, label: str) -> str:
-    """A model as a table names it: of a library's weights in a file, the file without its folders."""
+    """A model as a table names it: of a library's weights in a file, without that file."""
     library = library_of(spec)
     if library and "/" in label:
-        _, name, weights = label.split(":", 2)
-        return f"{library}:{name}:{weights.rpartition('/')[2]}"
+        return ":".join(label.split(":", 2)[:2])
     return label
 
 
