@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from seer import outputs
-from seer.eval.tasks import is_pixels, is_trained
+from seer.eval.tasks import is_trained
 from seer.terminal import Json, emit, example, outlast_terminal, progress, say
 
 app = typer.Typer()
@@ -65,17 +65,14 @@ def transfer(
     from seer import forkserver
     from seer.eval.data.coverage import check
     from seer.eval.transfer.agenda import arrange
-    from seer.eval.transfer.suites import suite_of
+    from seer.eval.transfer.suites import check_models, suite_of
     from shards.writing.parts import parse
 
     # Before torch is imported.
     chosen = suite_of(suite)
     own = parse(part)
-    for spec in model:
-        if not is_pixels(spec):
-            from seer.interop.spec import check_model
-
-            check_model(spec)
+    check_models(model)
+    outputs.check_folder_writable(out, "--out")
     with progress("reading", "images") as tick:
         findings = check(data, False, tick)
     agenda = arrange(chosen, findings, model, overrides or [])

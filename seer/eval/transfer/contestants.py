@@ -62,8 +62,6 @@ def contestants(specs: Sequence[str], config: FeatureConfig) -> list[Contestant]
     Raises:
         InputError: a model cannot be loaded or takes no images of that size, or two have one name.
     """
-    if twice := next((spec for spec in specs if specs.count(spec) > 1), ""):
-        raise InputError(f"--model {twice}: is given twice; give each model once")
     models = [contestant(spec, config) for spec in specs]
     names: dict[str, Contestant] = {}
     for model in models:

@@ -1,13 +1,14 @@
 """The suites by name: which tasks, on which data sets, by which options.
 
-Imports nothing that takes long: the command line's help lists them.
+Imports nothing that takes long: what is wrong is told before torch is there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from seer.errors import InputError, nearest
-from seer.eval.tasks import TASKS
+from seer.eval.tasks import TASKS, is_pixels
+from seer.interop.spec import check_model
 
 KORNBLITH = "many-shot"  # as `seer.eval.data.datasets` calls these suites
 FEW_SHOT = "few-shot"
@@ -74,3 +75,14 @@ def suite_of(name: str) -> Suite:
     if name not in SUITES:
         raise InputError(f"--suite {name}: no such suite{nearest(name, SUITES)}")
     return SUITES[name]
+
+
+def check_models(specs: Sequence[str]) -> None:
+    """Refuse models that are not there, and one that is given twice, as far as that is told at once.
+    Raises `InputError`.
+    """
+    if twice := next((spec for spec in specs if specs.count(spec) > 1), ""):
+        raise InputError(f"--model {twice}: is given twice; give each model once")
+    for spec in specs:
+        if not is_pixels(spec):
+            check_model(spec)

@@ -122,8 +122,6 @@ def test_what_fails_is_recorded_and_the_others_go_on(shelf, tmp_path):
 
 def test_models_of_one_name_are_refused(monkeypatch):
     config = FeatureConfig(size=16)
-    with pytest.raises(InputError, match="--model pixels: is given twice"):
-        contestants.contestants(["pixels", "pixels"], config)
     model = Contestant("", "run step-1", "run step-1", "a", 16, 8, 1.0)
     monkeypatch.setattr(contestants, "contestant", lambda spec, config: replace(model, spec=spec))
     with pytest.raises(InputError, match="two models are called run step-1, the other is a/run"):
