@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from seer.errors import InputError, nearest
 from seer.eval.data.coverage import DIFFERS, MISSING, READY, YOURS, Finding
 from seer.eval.data.datasets import DATASETS, DENSE, PER_CLASS
-from seer.eval.tasks import TASKS, is_pixels, option_names
+from seer.eval.tasks import TASKS, check_options, is_pixels, option_names
 from seer.eval.transfer.suites import NOT_YET, Suite
 
 USABLE = (READY, DIFFERS, YOURS)
@@ -77,13 +77,16 @@ def arrange(
         InputError: no data set of the suite is there; no task has an option.
     """
     options = {task: options_for(task, suite, overrides) for task in suite.tasks}
+    for task, chosen in options.items():
+        check_options(task, models[0], "data", chosen)
     agenda = Agenda(suite, [], [])
     for finding in findings:
         entry = DATASETS.get(finding.name) if finding.state != YOURS else None
         if entry and suite.sets and not set(entry.suites) & set(suite.sets):
             continue
         if finding.state in USABLE and set(finding.tasks) & set(suite.tasks):
-            agenda.places.append(_place(finding, suite))
+            taken = {place.name for place in agenda.places}
+            agenda.places.append(_place(finding, suite, taken))
             agenda.gaps += _unfit(finding, suite)
         elif entry is None or DENSE not in entry.suites:
             agenda.gaps.append(Gap(finding.name, "", "", _why(finding)))
@@ -101,8 +104,8 @@ def arrange(
                     reason = "raw pixels are no network that could be trained"
                     agenda.gaps.append(Gap(place.name, task, model, reason))
                     continue
-                chosen = (*_by_metric(place, task), *options[task])
-                agenda.cells.append(Cell(place, model, task, chosen))
+                of_cell = (*_by_metric(place, task), *options[task])
+                agenda.cells.append(Cell(place, model, task, of_cell))
     return agenda
 
 
@@ -135,11 +138,13 @@ def check_option(override: str, key: str, tasks: Sequence[str]) -> None:
         raise InputError(f"{override}: none of {listed} has such an option{nearest(key, names)}")
 
 
-def _place(finding: Finding, suite: Suite) -> DataPlace:
+def _place(finding: Finding, suite: Suite, taken: set[str]) -> DataPlace:
+    """A data set under its name, or with its folder where that name is taken."""
+    name = f"{finding.name} ({finding.folder})" if finding.name in taken else finding.name
     tasks = tuple(task for task in suite.tasks if task in finding.tasks)
     images = sum(finding.images.values())
     return DataPlace(
-        finding.name, finding.title, finding.data, finding.state, tasks, images, finding.classes
+        name, finding.title, finding.data, finding.state, tasks, images, finding.classes
     )
 
 

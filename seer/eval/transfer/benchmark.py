@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from seer.config import parse_overrides, resolve
-from seer.errors import DivergedError, InputError, LostWorkerError
+from seer.errors import DivergedError, InputError, LostWorkerError, first_line
 from seer.eval.probes.options import FeatureConfig
 from seer.eval.task import evaluate
 from seer.eval.tasks import TASKS
@@ -21,7 +23,14 @@ from seer.outputs import check_folder_writable
 from seer.results import check_results, shown, title_of
 
 TRAINED = "trained"  # the folder of trainings, below that of the results
-FAILURES_OF_A_TASK = (InputError, DivergedError, LostWorkerError)
+# What says nothing of the other tasks; the memory may do for another model.
+FAILURES_OF_A_TASK = (
+    InputError,
+    DivergedError,
+    LostWorkerError,
+    MemoryError,
+    torch.OutOfMemoryError,
+)
 
 Tell = Callable[[str], None]
 Group = tuple[str, str]  # a data set and a model: their tasks share features, and so a process
@@ -95,8 +104,8 @@ def run(work: Plan, tell: Tell, part: str = "") -> None:
             rows = evaluate(cell.task, cell.model, cell.place.data, arguments(cell, path), path)
         except FAILURES_OF_A_TASK as error:
             check_results(path)  # if that is what failed, everything would
-            work.journal.fail(Gap(cell.place.name, cell.task, model.name, str(error)))
-            tell(f"{label}: not measured: {error}")
+            work.journal.fail(Gap(cell.place.name, cell.task, model.name, first_line(error)))
+            tell(f"{label}: not measured: {first_line(error)}")
             continue
         work.journal.enter(path, rows)
         first = next((row for row in rows if row["headline"]), rows[0])

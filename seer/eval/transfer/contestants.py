@@ -32,7 +32,7 @@ class Contestant:
         title: what people are shown.
         weights: what they hash to; "" of raw pixels, whose mean image each data set gives.
         size: side of its images in pixels; 0 of raw pixels, which take a data set's own.
-        dimensions: of its features; 0 likewise.
+        dimensions: of its features; 0 of raw pixels of no size that is given.
         images_per_second: through the network, measured; infinite of raw pixels.
     """
 
@@ -81,7 +81,9 @@ def contestants(specs: Sequence[str], config: FeatureConfig) -> list[Contestant]
 def contestant(spec: str, config: FeatureConfig) -> Contestant:
     """One model, loaded and timed. Raises `InputError` as `load_model` does."""
     if is_pixels(spec):
-        return Contestant(spec, spec, spec, "", 0, 0, float("inf"))
+        side = spec.partition(":")[2]
+        dimensions = 3 * int(side) ** 2 if side.isdecimal() else 0
+        return Contestant(spec, spec, spec, "", 0, dimensions, float("inf"))
     model = sized(load_model(spec), config.size)
     weights = weights_hash(model.backbone)
     title = title_of(spec, model.label)

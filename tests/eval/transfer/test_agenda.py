@@ -96,12 +96,25 @@ def test_the_options_of_the_suites_are_options(suite):
         ("quik", (), r"--suite quik: no such suite \(did you mean 'quick'\?\)"),
         ("quick", ("sise=3",), r"sise=3: none of knn, linear, logreg, fewshot has .*'size'"),
         ("quick", ("knn.epochs=3",), r"knn\.epochs=3: none of knn has such an option"),
+        ("quick", ("k=[0]",), r"k\[0\]: 0 is not a whole number"),
+        ("quick", ("protocol=papper",), "knn has no such protocol"),
         ("few-shot", ("epochs=3",), "epochs=3: none of fewshot has such an option"),
     ],
 )
 def test_what_is_wrong_is_one_line(suite, overrides, message, shelf):
     with pytest.raises(InputError, match=message):
         arranged(shelf, suite, *overrides)
+
+
+def test_two_data_sets_of_one_name_are_told_apart(tmp_path):
+    owners.OWNERS["eurosat"](tmp_path / "theirs")
+    for split in ("train", "test"):
+        write_images(tmp_path / "eurosat" / split, 2, seed=0)
+    agenda = arranged(tmp_path, "quick")
+    first, second = (place.name for place in agenda.places)
+    assert first == "eurosat"
+    assert second == f"eurosat ({tmp_path / 'theirs/eurosat/2750'})"
+    assert len({cell.place.data for cell in agenda.cells}) == 2
 
 
 def test_a_folder_without_data_is_refused(tmp_path):
