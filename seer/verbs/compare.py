@@ -109,8 +109,8 @@ def correlate(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="results.jsonl, or CSV files of published values: model,task,dataset,metric,value[,unit][,source]; "
-            "unit is percent (the default), share, raw or negated.",
+            help="results.jsonl, or CSV files of published values: model,task,dataset,metric,value, perhaps unit and "
+            "source; unit is percent (the default), share, raw or negated.",
         ),
     ],
     x: Annotated[
@@ -118,7 +118,7 @@ def correlate(
         typer.Option(
             "--with",
             metavar="QUANTITY",
-            help="TASK[/DATASET[/METRIC]]; a task alone is its average over data sets.",
+            help="TASK, TASK/DATASET or TASK/DATASET/METRIC; a task alone is its average over data sets.",
         ),
     ],
     of: Annotated[
