@@ -67,6 +67,7 @@ REFUSED = {
     "transfer --model nothing --data IMAGES": NO_MODEL,
     "correlate NOWHERE --with knn": "NOWHERE: no such file; give results.jsonl or a CSV file",
     "correlate FILE --with knn": "FILE: no results",
+    "rank FILE --of knn": "FILE: no results",
     "audit NOWHERE": "NOWHERE",
     "report NOWHERE": "NOWHERE: not a run directory",
     "config swav_small stepz": "did you mean 'steps'?",

@@ -137,3 +137,22 @@ def correlate(
     table = correlate_files(files, x, of or [], scale, seed)
     say(*table.lines(), json_target=json_target)
     emit(table.rows(), json_target)
+
+
+@app.command(epilog=example("seer rank transfer/results.jsonl --of fewshot"))
+def rank(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="results.jsonl or CSV files, as of seer correlate."),
+    ],
+    of: Annotated[
+        str, typer.Option("--of", metavar="TASK", help="The task whose data sets count.")
+    ],
+    json_target: Json = "",
+) -> None:
+    """Models by their mean rank over data sets, and which are not told apart."""
+    from seer.eval.analyses.ranked import rank_files
+
+    ranked = rank_files(files, of)
+    say(*ranked.lines(), json_target=json_target)
+    emit(ranked.row(), json_target)
