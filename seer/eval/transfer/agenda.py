@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from seer.errors import InputError, nearest
 from seer.eval.data.coverage import DIFFERS, MISSING, READY, YOURS, Finding
-from seer.eval.data.datasets import DATASETS, DENSE, PER_CLASS
+from seer.eval.data.datasets import DATASETS, DENSE
 from seer.eval.tasks import TASKS, check_options, is_pixels, option_names
 from seer.eval.transfer.suites import NOT_YET, Suite
 
@@ -104,8 +104,7 @@ def arrange(
                     reason = "raw pixels are no network that could be trained"
                     agenda.gaps.append(Gap(place.name, task, model, reason))
                     continue
-                of_cell = (*_by_metric(place, task), *options[task])
-                agenda.cells.append(Cell(place, model, task, of_cell))
+                agenda.cells.append(Cell(place, model, task, tuple(options[task])))
     return agenda
 
 
@@ -146,13 +145,6 @@ def _place(finding: Finding, suite: Suite, taken: set[str]) -> DataPlace:
     return DataPlace(
         name, finding.title, finding.data, finding.state, tasks, images, finding.classes
     )
-
-
-def _by_metric(place: DataPlace, task: str) -> tuple[str, ...]:
-    """What the users of a data set report decides, of a task that lets it."""
-    entry = DATASETS.get(place.name) if place.state != YOURS else None
-    by_class = entry is not None and entry.metric == PER_CLASS and task == "logreg"
-    return ("metric=mean_per_class",) if by_class else ()
 
 
 def _unfit(finding: Finding, suite: Suite) -> list[Gap]:

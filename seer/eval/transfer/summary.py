@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from seer import __version__
+from seer.config import incidental, layer, significant
 from seer.data.folders import readable
+from seer.eval.literature import beside
+from seer.eval.protocols import protocols
 from seer.eval.tasks import TASKS, is_pixels
 from seer.eval.transfer.agenda import DataPlace
 from seer.eval.transfer.benchmark import Plan, gaps
 from seer.eval.transfer.matrix import Column, Scored, beyond_chance, columns_of, difference
 from seer.eval.transfer.verdicts import correlations, needs, rankings
 from seer.interop.spec import INIT, RANDOM
+from seer.jsonl import Row
 from seer.results import title_of
 
 FORMAT = "seer-transfer/1"
@@ -62,8 +66,49 @@ def _column(column: Column, titles: dict[str, str]) -> dict[str, Any]:
         "better": row.get("better", "higher"),
         "headline": row.get("headline", True),
         "chance": row.get("chance"),
+        "published": _published(column),
         "scores": [_score(titles[spec], scored, best) for spec, scored in column.scores.items()],
     }
+
+
+def _published(column: Column) -> list[dict[str, Any]]:
+    """What others have published of the very same images by the very same protocol, best first."""
+    rows = [scored.row for scored in column.scores.values()]
+    dataset = common([row.get("dataset", "") for row in rows])
+    protocol = common([row.get("protocol", "") for row in rows])
+    if not dataset or protocol is None or TASKS[column.task].trained:
+        return []
+    if protocol and protocol not in protocols(column.task):  # a file of one's own
+        return []
+    layers = [layer({"protocol": protocol})] if protocol else []
+    usual = options_of_protocol(TASKS[column.task].resolve(*layers))
+    if not all(row["options"] == {**usual, **split_of(row)} for row in rows):
+        return []
+    references = beside(column.task, protocol, dataset, column.metric)
+    references.sort(key=lambda reference: reference.value, reverse=column.higher_is_better)
+    return [
+        {
+            "model": f"{reference.model} {reference.network}".strip(),
+            "value": reference.value,
+            "source": f"{reference.source}: {reference.about}",
+        }
+        for reference in references
+    ]
+
+
+def options_of_protocol(config: Any) -> dict[str, Any]:
+    """What a result's options are where nothing but the protocol was given."""
+    return significant(asdict(config), incidental(type(config)))
+
+
+def split_of(row: Row) -> dict[str, Any]:
+    """How the data were split, where the row says it."""
+    return {key: value for key, value in row["options"].items() if key == "split"}
+
+
+def common(values: Sequence[str]) -> str | None:
+    """What all of them are; None where they differ."""
+    return values[0] if len(set(values)) == 1 else None
 
 
 def _score(title: str, scored: Scored, best: Scored) -> dict[str, Any]:

@@ -1,19 +1,22 @@
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
+from seer.config import incidental, parse_overrides, significant
 from seer.errors import InputError
 from seer.eval.data.coverage import check
 from seer.eval.probes.options import FeatureConfig
+from seer.eval.tasks import TASKS
 from seer.eval.transfer import benchmark, contestants
 from seer.eval.transfer.agenda import ABSENT, arrange
 from seer.eval.transfer.contestants import Contestant
+from seer.eval.transfer.matrix import Column, Scored
 from seer.eval.transfer.plan_lines import described, minutes
 from seer.eval.transfer.suites import suite_of
-from seer.eval.transfer.summary import summarize
+from seer.eval.transfer.summary import _published, summarize
 from tests.kit import networks  # noqa: F401, whose backbone is measured
 from tests.kit.pictures import write_images
 
@@ -213,3 +216,31 @@ def test_raw_pixels_take_images_of_a_size_that_is_asked_for(size):
     images = torch.rand(2, 3, size, size)
     mean = images.unfold(2, size // 4, size // 4).unfold(3, size // 4, size // 4).mean((4, 5))
     assert torch.allclose(network(images), mean.flatten(1), atol=1e-6)
+
+
+def test_published_values_stand_beside_the_very_same_measurement_alone(shelf, tmp_path):
+    """A data set of one's own has none; of a table's one, only what was measured as they were."""
+    work = planned(shelf, tmp_path / "out", ("pixels:4",), ("ways=3",), "few-shot")
+    (cell, *_) = work.agenda.cells
+    config = TASKS["logreg"].resolve(parse_overrides([]))
+    options = significant(asdict(config), incidental(type(config)))
+    row = {
+        "task": "logreg",
+        "metric": "map11",
+        "options": options,
+        "dataset": "voc07",
+        "value": 0.5,
+    }
+
+    def published(**changes):
+        scores = {"m": Scored(tmp_path, row | changes)}
+        return _published(Column(cell.place, "logreg", "map11", scores))
+
+    best = published()[0]
+    assert best["value"] == max(each["value"] for each in published())
+    assert "2011.13377" in best["source"]
+    assert published(options=options | {"split": "train and val together to train on"})
+    assert not published(dataset="")
+    assert not published(options=options | {"count": 12})
+    assert not published(options=options | {"size": 64})
+    assert not published(protocol="kornblith")
