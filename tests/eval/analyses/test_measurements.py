@@ -14,6 +14,8 @@ from seer.eval.analyses.measurements import (
     read,
     transformed,
 )
+from seer.eval.data.datasets import CROSS_DOMAIN, DATASETS
+from seer.eval.literature import published as published_values
 
 ERICSSON = RECIPES / "eval/published/ericsson2021.csv"
 HEAD = "model,task,dataset,metric,value\n"
@@ -166,3 +168,22 @@ def test_a_score_of_one_is_named_and_compared_as_it_is_where_that_is_asked_for(t
 def test_a_file_that_is_missing_is_told(tmp_path):
     with pytest.raises(InputError, match=r"no such file; give results\.jsonl or a CSV"):
         read([tmp_path / "none.jsonl"])
+
+
+def test_what_reports_show_of_the_paper_are_the_tables_values():
+    """`published.yaml` has some of them, with the protocols that measure the same."""
+    measured = read([ERICSSON])
+    table = {
+        (quantity.task, quantity.dataset, quantity.metric, model): value
+        for quantity, each in measured.items()
+        for model, value in each.values.items()
+    }
+    shown = [each for each in published_values() if "arXiv:2011.13377" in each.source]
+    assert len(shown) > 100
+    for each in shown:
+        suite = (
+            "cross_domain_few_shot" if CROSS_DOMAIN in DATASETS[each.data].suites else "few_shot"
+        )
+        shots = each.metric.rpartition("_")[2].removesuffix("shot")
+        task = f"{suite}_{shots}" if each.task == "fewshot" else each.task
+        assert table[task, each.data, each.metric, each.model] == pytest.approx(each.value)
