@@ -120,6 +120,8 @@ def need(line: Row) -> Need:
 def about(model: Row) -> str:
     """What is to be known of a model, in a line."""
     parts = [KINDS[model["kind"]]] if model["kind"] in KINDS else []
+    if model["lineage"]:
+        parts.append(model["lineage"])
     if model["size"]:
         parts.append(f"{model['size']} px")
         parts.append(f"{model['dimensions']:,} dimensions")

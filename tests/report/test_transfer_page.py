@@ -46,6 +46,7 @@ def line(**changes):
 
 def model(title, kind="pretrained"):
     about = {"title": title, "spec": title, "kind": kind, "size": 64, "dimensions": 1280}
+    about["lineage"] = "swav on photos" if title == "ours" else ""
     return about | {"images_per_second": 1234.5, "weights": "w", "scores": 2}
 
 
@@ -109,6 +110,7 @@ def test_the_page_says_what_the_summary_says():
     assert "≈ 70.0 %" in text
     assert "third not measured" in text
     assert "published SwAV ResNet-50 76.6 % Somebody 2021, table 1: as it says" in text
+    assert "ours swav on photos · 64 px · 1,280 dimensions" in text
     assert "if no model were better, 0.15 of these 3 would seem larger than chance" in text
     assert "Friedman’s test: p = 0.04, so the models differ by more than chance." in text
     assert "Pearson 0.90 [−0.20, 0.99] Spearman 0.80 [0.10, 1.00] Kendall –" in text

@@ -46,13 +46,15 @@ class Journal:
 
     def __init__(self, out: Path):
         self.out = out
-        names = sorted(path.name for path in out.glob("results*.jsonl")) if out.is_dir() else []
-        self._rows = [(out / name, row) for name in names for row in read_results(out / name)]
+        self._rows: dict[tuple[str, str], list[tuple[Path, Row]]] = {}
+        for path in sorted(out.glob("results*.jsonl")) if out.is_dir() else []:
+            self.enter(path, read_results(path))
         self._images: dict[tuple[str, bool], Loaded | InputError] = {}
         self._keys: dict[tuple[str, str, tuple[str, ...]], str] = {}
 
     def enter(self, path: Path, rows: list[Row]) -> None:
-        self._rows += [(path, row) for row in rows]
+        for row in rows:
+            self._rows.setdefault(_key_of(row), []).append((path, row))
 
     def images(self, place: DataPlace, several: bool = False) -> Loaded:
         """Training and test images. Raises `InputError` where the tasks would."""
@@ -71,23 +73,24 @@ class Journal:
         """The newest results of a cell, each with the file that it stands in; none where it was not
         measured, or with other images, options or weights.
         """
-        candidates = [
-            (path, row) for path, row in self._rows if row["task"] == cell.task and model.made(row)
-        ]
-        if not candidates:
-            return []
         try:
-            matches = [(path, row) for path, row in candidates if self._is_of(row, cell)]
+            candidates = self._candidates(cell)
         except InputError:  # the data or options are wrong, which the task will say
             return []
-        newest = {row["metric"]: (path, row) for path, row in matches}
+        newest = {row["metric"]: (path, row) for path, row in candidates if model.made(row)}
         return list(newest.values())
 
-    def _is_of(self, row: Row, cell: Cell) -> bool:
-        if TASKS[cell.task].trained:
-            same_data = row["data"] == readable(cell.place.data)
-            return same_data and _options(row.get("options", {})) == self._training(cell)
-        return row.get("comparable") == self.comparable(cell)
+    def _candidates(self, cell: Cell) -> list[tuple[Path, Row]]:
+        """The results of a cell, of whichever model."""
+        if not TASKS[cell.task].trained:
+            return self._rows.get((cell.task, self.comparable(cell)), [])
+        options = self._training(cell)
+        return [
+            (path, row)
+            for path, row in self._rows.get((cell.task, ""), [])
+            if row["data"] == readable(cell.place.data)
+            and _options(row.get("options", {})) == options
+        ]
 
     def comparable(self, cell: Cell) -> str:
         """The key of a probe's results. Raises `InputError` for data or options that are wrong."""
@@ -118,6 +121,12 @@ class Journal:
             raise InputError(
                 f"{self.out / FAILURES}: cannot be written ({error.strerror}); {gap.reason}"
             ) from None
+
+
+def _key_of(row: Row) -> tuple[str, str]:
+    """By what results are found: their task and, of probes, which images and options."""
+    trained = row["task"] in TASKS and TASKS[row["task"]].trained
+    return row["task"], "" if trained else row.get("comparable", "")
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from seer.eval.transfer.agenda import DataPlace
 from seer.eval.transfer.benchmark import Plan, gaps
 from seer.eval.transfer.matrix import Column, Scored, beyond_chance, columns_of, difference
 from seer.eval.transfer.verdicts import correlations, needs, rankings
-from seer.interop.spec import INIT, RANDOM
+from seer.interop.spec import INIT, RANDOM, run_of
 from seer.jsonl import Row
 from seer.results import title_of
+from seer.rundir.rundir import RunDir
 
 FORMAT = "seer-transfer/1"
 
@@ -129,6 +130,7 @@ def _model(work: Plan, spec: str, columns: Sequence[Column]) -> dict[str, Any]:
         "title": model.title,
         "spec": readable(model.spec),
         "kind": _kind(spec),
+        "lineage": lineage(spec),
         "size": model.size,
         "dimensions": model.dimensions,
         "images_per_second": round(model.images_per_second, 1) if finite else None,
@@ -143,6 +145,18 @@ def _kind(spec: str) -> str:
         return "pixels"
     part = spec.rpartition(":")[2]
     return {RANDOM: "untrained", INIT: "init"}.get(part, "pretrained")
+
+
+def lineage(spec: str) -> str:
+    """What a run learned by, and from which data; "" of other models, and of networks untrained."""
+    run = run_of(spec)
+    if run is None or _kind(spec) != "pretrained":
+        return ""
+    config = RunDir(run).config()
+    method = str(config.get("method", {}).get("name", ""))
+    data = readable(Path(str(config.get("data", ""))).name)
+    began = f", begun from {config['init']}" if config.get("init") else ""
+    return f"{method} on {data}{began}"
 
 
 def _place(place: DataPlace) -> dict[str, Any]:

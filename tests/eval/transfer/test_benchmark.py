@@ -16,7 +16,7 @@ from seer.eval.transfer.contestants import Contestant
 from seer.eval.transfer.matrix import Column, Scored
 from seer.eval.transfer.plan_lines import described, minutes
 from seer.eval.transfer.suites import suite_of
-from seer.eval.transfer.summary import _published, summarize
+from seer.eval.transfer.summary import _published, lineage, summarize
 from tests.kit import networks  # noqa: F401, whose backbone is measured
 from tests.kit.pictures import write_images
 
@@ -206,6 +206,21 @@ def test_the_summary_is_what_the_results_say(shelf, tmp_path):
     assert [ranking["task"] for ranking in summary["ranks"]][-1] == "all tasks"
     assert len(summary["correlations"]) == 6
     assert {line["task"] for line in summary["minutes"]} == {"knn", "linear", "logreg", "fewshot"}
+
+
+def test_a_run_says_from_which_data_it_learned(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(
+        "method: {name: swav}\ndata: /x/photos-shards\ninit: timm:resnet18\n"
+    )
+    assert lineage(str(run)) == "swav on photos-shards, begun from timm:resnet18"
+    assert lineage(f"{run}:step-000000010") == lineage(str(run))
+    assert [lineage(spec) for spec in (f"{run}:random", "pixels", "resnet18:random")] == [
+        "",
+        "",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("size", [8, 32])
