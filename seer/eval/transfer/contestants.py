@@ -44,13 +44,15 @@ class Contestant:
     dimensions: int
     images_per_second: float
 
-    def made(self, row: Row) -> bool:
-        """Whether a result is of this very model, and not of another version of it."""
+    def made(self, row: Row, pixels: int = 0) -> bool:
+        """Whether a result is of this very model, and not of another version of it.
+
+        Args:
+            pixels: the side that raw pixels take of the data set's images.
+        """
         if self.weights:
             return row["model"] == self.name and row.get("weights") == self.weights
-        if self.spec == PIXELS:
-            return is_pixels(row["model"])
-        return row["model"] == self.name
+        return row["model"] == (f"{PIXELS}:{pixels}" if self.spec == PIXELS else self.name)
 
 
 def contestants(specs: Sequence[str], config: FeatureConfig) -> list[Contestant]:

@@ -82,7 +82,7 @@ class Forecast:
         key = (cell.place.data, model.name, config.crop, config.precision)
         features = 0.0 if config.cache and key in computed else count * each
         computed.add(key)
-        dimensions = model.dimensions or _pixels(images)
+        dimensions = model.dimensions or 3 * self.journal.pixels(cell.place) ** 2
         products = PRODUCTS[cell.task](config, images, dimensions) if cell.task in PRODUCTS else 0
         share = SHARES.get(cell.task, 1.0)
         return Estimate(cell, features, OVERHEAD + products / (self.rate * share))
@@ -98,14 +98,6 @@ class Forecast:
                 stack([images.train.image(i) for i in numbers], model.size or SMALL, "short_side")
             self._decoding[place.data] = (time.perf_counter() - began) / max(1, len(numbers))
         return self._decoding[place.data]
-
-
-def _pixels(images: Loaded) -> int:
-    """The values of raw pixels, as `seer.eval.pixels` takes them."""
-    side = SMALL
-    with suppress(DamagedImage):  # which the task will say
-        side = min(side, *images.train.image(0).shape[:2])
-    return 3 * side**2
 
 
 def products_per_second(device: str) -> float:

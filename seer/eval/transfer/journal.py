@@ -13,8 +13,9 @@ from seer.data.labelled import ImageSet
 from seer.errors import InputError
 from seer.eval import outcomes
 from seer.eval.data.splitting import train_and_test
+from seer.eval.pixels import own_size
 from seer.eval.task import protocol
-from seer.eval.tasks import TASKS
+from seer.eval.tasks import PIXELS, TASKS
 from seer.eval.transfer.agenda import Cell, DataPlace, Gap
 from seer.eval.transfer.contestants import Contestant
 from seer.jsonl import Row
@@ -50,6 +51,7 @@ class Journal:
         for path in sorted(out.glob("results*.jsonl")) if out.is_dir() else []:
             self.enter(path, read_results(path))
         self._images: dict[tuple[str, bool], Loaded | InputError] = {}
+        self._pixels: dict[str, int] = {}
         self._keys: dict[tuple[str, str, tuple[str, ...]], str] = {}
 
     def enter(self, path: Path, rows: list[Row]) -> None:
@@ -75,10 +77,18 @@ class Journal:
         """
         try:
             candidates = self._candidates(cell)
+            pixels = self.pixels(cell.place) if candidates and model.spec == PIXELS else 0
         except InputError:  # the data or options are wrong, which the task will say
             return []
-        newest = {row["metric"]: (path, row) for path, row in candidates if model.made(row)}
+        newest = {row["metric"]: (path, row) for path, row in candidates if model.made(row, pixels)}
         return list(newest.values())
+
+    def pixels(self, place: DataPlace) -> int:
+        """The side that raw pixels take of a data set's images, if none is given."""
+        if place.data not in self._pixels:
+            images = self.images(place, several=True)
+            self._pixels[place.data] = own_size(images.train)
+        return self._pixels[place.data]
 
     def _candidates(self, cell: Cell) -> list[tuple[Path, Row]]:
         """The results of a cell, of whichever model."""

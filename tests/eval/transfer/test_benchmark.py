@@ -82,8 +82,19 @@ def test_another_version_of_a_model_is_measured_anew():
     assert not replace(model, weights="b").made(row)
     assert not model.made({"model": "run step-1"})  # of an older seer, which did not say
     pixels = Contestant("pixels", "pixels", "pixels", "", 0, 0, 1.0)
-    assert pixels.made({"model": "pixels:24"})
-    assert not pixels.made(row)
+    assert pixels.made({"model": "pixels:24"}, 24)
+    assert not pixels.made({"model": "pixels:8"}, 24)
+
+
+def test_raw_pixels_of_another_size_are_another_model(shelf, tmp_path):
+    """By themselves they are as large as the images; `pixels:4` does not stand for them."""
+    out = tmp_path / "out"
+    shutil.rmtree(shelf / "two")
+    done(planned(shelf, out, ("pixels:4",)))
+    work = planned(shelf, out, ("pixels",))
+    assert len(work.pending) == QUICK
+    done(work)
+    assert not planned(shelf, out, ("pixels",)).pending
 
 
 def test_parts_share_the_work_and_their_results(shelf, tmp_path):
