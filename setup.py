@@ -32,7 +32,7 @@ setup(
     package_dir={"seer.configs": "configs"},
     package_data={
         "seer": ["py.typed", "*.pyi"],
-        "seer.configs": ["*.yaml", "*/*.yaml"],
+        "seer.configs": ["*.yaml", "*/*.yaml", "*/*/*.csv"],
         "seer.report": ["*.html.j2"],
         "shards.report": ["*.html.j2"],
     },

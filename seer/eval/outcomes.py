@@ -24,11 +24,12 @@ from seer.jsonl import Row
 from seer.rundir.names import PER_IMAGE
 
 LARGEST = 64 * MEGABYTE  # a file of 50,000 images has 50 kB to 50 MB
-# Of each image: whether it was right; a class, or several; how sure the model was of each class.
-KINDS = {"hits": "b", "labels": "iu", "scores": "f"}
+# Of each image: whether it was right; a class, or several; how sure the model was of each class. Or of
+# each few-shot episode, its accuracy.
+KINDS = {"hits": "b", "labels": "iu", "scores": "f", "accuracies": "f"}
 # Options that say what the fingerprints of the images say, and which model is measured.
 ELSEWHERE = {"data", "weights"}
-MEASURES = ({"hits"}, {"hits", "labels"}, {"scores", "labels"})
+MEASURES = ({"hits"}, {"hits", "labels"}, {"scores", "labels"}, {"accuracies"})
 
 logger = logging.getLogger("seer.eval")
 

@@ -18,7 +18,7 @@ from seer.rundir.thresholds import CHANCE
 Z = 1.959964  # two-sided 95 % of the normal distribution
 NEGLIGIBLE = 1e-17  # of a sum
 
-Outcomes = Mapping[str, np.ndarray]  # of each image: `Score.outcomes`
+Outcomes = Mapping[str, np.ndarray]  # of each image, or episode: `Score.outcomes`
 Measure = Callable[[np.ndarray], np.ndarray]  # of how often images are there: `(B, N)` → `(B,)`
 
 
@@ -51,9 +51,12 @@ def compare(first: Outcomes, second: Outcomes) -> Difference:
     """The two must be of the same images and measure.
 
     Accuracies: McNemar's exact test, with the interval of Agresti and Min (2005, Stat. Med. 24).
-    Others: the bootstrap over images, 1,000 times.
+    Others: the bootstrap over images, or over few-shot episodes, 1,000 times.
     """
     assert alike(first, second)
+    if "accuracies" in first:
+        episodes = len(first["accuracies"])
+        return bootstrap(episode_mean(first), episode_mean(second), episodes)
     if set(first) == {"hits"}:
         return mcnemar(first["hits"], second["hits"])
     if "hits" in first:
@@ -99,6 +102,11 @@ def bootstrap(first: Measure, second: Measure, images: int) -> Difference:
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     p = min(1.0, 2 * (tail + 1) / (RESAMPLES + 1))
     return Difference(value, min(low, value), max(high, value), p)
+
+
+def episode_mean(outcomes: Outcomes) -> Measure:
+    """The mean accuracy of episodes."""
+    return lambda counts: counts @ outcomes["accuracies"] / counts.sum(1)
 
 
 def class_means(outcomes: Outcomes) -> Measure:

@@ -24,7 +24,8 @@ class Score:
         chance: what is reached without looking at the images; None where that is not known.
         details: what was chosen on the way.
         outcomes: of each test image, for comparisons (`seer.eval.paired`): `hits`, whether it was right; besides
-            `labels`, where classes count alike; or `scores` and `labels`. Empty where they are not known.
+            `labels`, where classes count alike; or `scores` and `labels`; or, of each few-shot episode,
+            `accuracies`. Empty where they are not known.
     """
 
     metric: str

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from seer import __version__
 from seer.config import incidental, parse_overrides, significant
 from seer.data.folders import readable
 from seer.data.labelled import ImageSet
 from seer.errors import InputError
 from seer.eval import outcomes, pixels
 from seer.eval.data.splitting import rule_of, train_and_test
+from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.together import number, together
 from seer.eval.scores import Score
 from seer.eval.tasks import TASKS, check_request
@@ -79,10 +81,12 @@ def rows_of(
     """
     options = kept_options(task, data, config)
     common = {
+        "seer": __version__,
         "task": task,
         "data": readable(str(data)),
         "model": model.label,
         "config_hash": model.config_hash,
+        "weights": weights_hash(model.backbone),
         "pixels": getattr(config, "test_size", 0) or config.size or model.size,
     }
     if config.protocol:

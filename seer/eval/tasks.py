@@ -208,4 +208,4 @@ def options_of(task: str, overrides: Sequence[str]) -> list[str]:
 
 def option_names(task: str) -> set[str]:
     """The options of a task, the first parts of their keys."""
-    return {declared.name for declared in fields(QUICK[task].config)}
+    return {declared.name for declared in fields(TASKS[task].config)}

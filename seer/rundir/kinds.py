@@ -69,13 +69,15 @@ LATER_FIELDS: dict[str, Kind] = {  # which older ones lack
     "pixels": Integer(1, 100_000),
     "protocol": NAME,
     "dataset": NAME,  # of the table of data sets, where all of its images were measured
+    "weights": NAME,  # what the model's hash to
+    "seer": NAME,  # its version
 }
 RESULT = Record(RESULT_FIELDS, LATER_FIELDS)
 # A score beside a baseline's, paired: by how much it is above it, the interval of that, and p.
 AGAINST = Record({"difference": SCORE, "low": SCORE, "high": SCORE, "p": Number(0, 1)})
 SCORED = Record(
     {**RESULT_FIELDS, "step": Integer(0)},  # 0: what the run is compared with
-    {**LATER_FIELDS, "weights": NAME, "against": MapOf(AGAINST)},
+    {**LATER_FIELDS, "against": MapOf(AGAINST)},
 )
 EVENT = Record({"step": Integer(0), "event": NAME})
 EVENTS = {  # what more the events have that people are told of

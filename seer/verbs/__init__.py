@@ -5,7 +5,7 @@ what it trains.
 
 import typer
 
-from seer.verbs import care, data, lookup, measure, tours, train
+from seer.verbs import care, compare, data, lookup, measure, tours, train
 from shards.cli import app as shards_app
 
 app = typer.Typer(
@@ -17,5 +17,12 @@ app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards")
 app.add_typer(data.app, name="data")
-for group in (tours, train, lookup, measure, care):  # in the order in which `--help` has them
+for group in (
+    tours,
+    train,
+    lookup,
+    measure,
+    compare,
+    care,
+):  # in the order in which `--help` has them
     app.add_typer(group.app)

@@ -46,6 +46,7 @@ WRONG = {
     "hits of several classes": {"hits": HITS[None]},
     "more labels than hits": {"hits": HITS, "labels": np.arange(3)},
     "more classes than scores": {"scores": np.ones((2, 3)), "labels": np.ones((2, 4), int)},
+    "episodes of several classes": {"accuracies": np.ones((2, 3))},
     "what is not finite": {"scores": np.full((2, 3), np.nan), "labels": np.ones((2, 3), int)},
 }
 

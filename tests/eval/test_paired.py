@@ -53,6 +53,21 @@ def answers(images: int, share: float, seed: int) -> dict[str, np.ndarray]:
     return {"hits": random.random(images) < share, "labels": np.arange(images) % 4}
 
 
+def test_episodes_are_paired():
+    """Few-shot accuracies vary more between episodes than between models."""
+    episodes = np.random.default_rng(0).uniform(0.5, 0.9, 300)
+    random = np.random.default_rng(1)
+    first = {"accuracies": episodes + 0.01}
+    second = {"accuracies": episodes + random.normal(0, 0.02, 300)}
+    difference = compare(first, second)
+    margins = first["accuracies"] - second["accuracies"]
+    expected = bootstrap((margins,), np.mean, rng=random).confidence_interval
+    assert difference.value == pytest.approx(margins.mean())
+    assert (difference.low, difference.high) == pytest.approx(expected, abs=5e-4)
+    assert difference.beyond_chance
+    assert not alike(first, {"accuracies": episodes[1:]})
+
+
 def test_means_per_class_are_resampled_as_scipy_does():
     first, second = answers(200, 0.8, 0), answers(200, 0.7, 1)
     difference = compare(first, second)

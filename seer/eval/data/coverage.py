@@ -47,6 +47,7 @@ class Finding:
     Attributes:
         images: of each split, as they were read. problems: what is missing or otherwise than it should be.
         tasks: of `seer eval`, which can run now. source: how the owner distributes it.
+        data: as `--data` takes it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Finding:
     source: str = ""
     problems: list[str] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
+    data: str = ""
 
     def lines(self) -> list[str]:
         """For people: one line, and one for each problem."""
@@ -137,6 +139,7 @@ def _of_table(entry: DataSet, located: Located | None, read_images: bool, tick: 
     if located is None:
         return finding
     finding.folder = readable(str(located.folder))
+    finding.data = f"{entry.name}:{located.folder}"
     finding.problems = [f"{words(need)} is missing" for need in located.missing()]
     finding.state = INCOMPLETE if finding.problems else READY
     if finding.problems:
@@ -167,8 +170,9 @@ def _compare(finding: Finding, entry: DataSet) -> None:
 
 
 def _of_ones_own(place: Path, read_images: bool, tick: Tick) -> Finding:
-    finding = Finding(place.name, "class folders, a table or labelled shards", YOURS)
+    finding = Finding(place.resolve().name, "class folders, a table or labelled shards", YOURS)
     finding.folder = readable(str(place))
+    finding.data = str(place)
     _read(finding, lambda: _parts(place), read_images, tick)
     if finding.state == YOURS:
         finding.tasks = _tasks(ONE_CLASS)

@@ -42,10 +42,12 @@ def run(model: Model, train: Labelled, test: Labelled, config: FewshotConfig) ->
     """
     check_options(config)
     images = joined([train, test])
-    features = extract(model, images, config, "images")
+    # By split, as other tasks have them, so that all find the same ones in the cache.
+    parts = [extract(model, train, config, "training images")]
+    parts.append(extract(model, test, config, "test images"))
     if not goes_on():
         return []
-    features = centred(features.to(pick_device(config.device)))
+    features = centred(torch.cat(parts).to(pick_device(config.device)))
     scores = []
     for shots in config.shots:
         eligible = eligible_classes(images, shots, config)
@@ -167,4 +169,5 @@ def mean_of(correct: Tensor, classes: int, shots: int, config: FewshotConfig) ->
         min(1.0, value + half),
         chance=1 / config.ways,
         details={"episodes": len(correct), "classes": classes},
+        outcomes={"accuracies": correct},
     )

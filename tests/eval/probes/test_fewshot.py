@@ -7,6 +7,7 @@ from sklearn.neighbors import NearestCentroid
 
 from seer.data.labelled import splits
 from seer.errors import InputError
+from seer.eval import outcomes
 from seer.eval.data.splitting import joined
 from seer.eval.probes import fewshot
 from seer.eval.probes.features import extract
@@ -124,7 +125,22 @@ def test_images_that_are_too_few_are_one_line(data):
 
 def test_it_is_a_task(data, tmp_path):
     options = ["ways=3", "queries=5", "episodes=4"]
-    rows = evaluate("fewshot", "pixels:8", data, options, tmp_path / "results.jsonl")
+    out = tmp_path / "results.jsonl"
+    rows = evaluate("fewshot", "pixels:8", data, options, out)
     assert [row["title"] for row in rows] == [
         f"Few-shot 3-way {shots}-shot" for shots in (20, 5, 50)
     ]
+    kept = outcomes.read(out, rows[0])["accuracies"]
+    assert len(kept) == 4
+    assert kept.mean() == pytest.approx(rows[0]["value"])
+
+
+def test_it_uses_the_features_that_other_tasks_have_computed(data):
+    train, test = splits(data)
+    model = small_model()
+    config = FewshotConfig(**FEW)
+    for images in (train, test):
+        extract(model, images, config)
+    seen = model.backbone.seen
+    fewshot.run(model, train, test, config)
+    assert model.backbone.seen == seen == len(train) + len(test)

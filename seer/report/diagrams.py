@@ -1,0 +1,153 @@
+"""Models as points: two quantities with error bars, and mean ranks with those joined that are not told
+apart.
+"""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seer.errors import printable
+from seer.report.plots import Axis, nice_ticks, style_of
+
+WIDTH = 480  # of the view boxes
+HEIGHT = 300
+LEFT = 52
+RIGHT = 16
+TOP = 30
+BOTTOM = 44
+SIDE = 168.0  # of a diagram of ranks, for names
+ROW = 18  # of a name beside a scale of ranks
+MOST_NAMED = 28  # letters
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model; each value with the ends of its interval.
+
+    Attributes:
+        place: among all models of a page, which gives its colour.
+    """
+
+    name: str
+    place: int
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+
+
+def scatter(points: Sequence[Point], label: str, x_title: str, y_title: str) -> str:
+    """Shares, in per cent, as an `<svg>` element; "" without points."""
+    if not points:
+        return ""
+    x, x_ticks = _axis([value for point in points for value in point.x], LEFT, WIDTH - RIGHT)
+    y, y_ticks = _axis([value for point in points for value in point.y], HEIGHT - BOTTOM, TOP)
+    parts = []
+    for tick in y_ticks:
+        parts.append(_rule(LEFT, WIDTH - RIGHT, y(tick), y(tick)))
+        parts.append(_text(LEFT - 8, y(tick), _percent(tick), "end", 'dy=".32em"'))
+    for tick in x_ticks:
+        parts.append(_rule(x(tick), x(tick), TOP, HEIGHT - BOTTOM))
+        parts.append(_text(x(tick), HEIGHT - BOTTOM + 17, _percent(tick), "middle"))
+    parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{x_title} →", "end"))
+    parts.append(_text(0, 12, f"↑ {y_title}", "start"))
+    for point in points:
+        parts.append(_cross(point, x, y))
+    return _svg(label, HEIGHT, parts)
+
+
+def rank_diagram(
+    names: Sequence[tuple[str, int]],
+    ranks: Sequence[float],
+    groups: Sequence[Sequence[int]],
+    critical: float,
+    label: str,
+) -> str:
+    """Mean ranks, 1 at the left, as an `<svg>` element: models that are not told apart are joined by a
+    bar, as in Demšar's critical-difference plot.
+
+    Args:
+        names: of the models and their places among all of the page, the best first, as the ranks are.
+        groups: numbers of models that are not told apart.
+    """
+    count = len(names)
+    scale = Axis(1.0, float(count), SIDE, WIDTH - SIDE)
+    base = 52.0 + 10 * len(groups)
+    half = (count + 1) // 2
+    height = base + ROW * (max(half, count - half) + 1)
+    parts = [f'<line class="reference" x1="{SIDE}" x2="{WIDTH - SIDE}" y1="36" y2="36"/>']
+    for tick in range(1, count + 1):
+        parts.append(_rule(scale(tick), scale(tick), 32, 40))
+        parts.append(_text(scale(tick), 26, str(tick), "middle"))
+    reach = min(scale(1 + critical) - scale(1), WIDTH - 2 * SIDE)
+    parts.append(f'<line class="span" x1="{SIDE}" x2="{SIDE + reach:.1f}" y1="8" y2="8"/>')
+    parts.append(
+        _text(SIDE + reach + 6, 8, f"critical difference {critical:.2f}", "start", 'dy=".32em"')
+    )
+    for number, group in enumerate(groups):
+        level = 48.0 + 10 * number
+        begin = scale(min(ranks[i] for i in group)) - 4
+        end = scale(max(ranks[i] for i in group)) + 4
+        parts.append(
+            f'<line class="span" x1="{begin:.1f}" x2="{end:.1f}" y1="{level}" y2="{level}"/>'
+        )
+    for i, ((name, place), rank) in enumerate(zip(names, ranks, strict=True)):
+        at_left = i < half
+        level = base + ROW * (i + 1 if at_left else count - i)
+        end = SIDE - 6 if at_left else WIDTH - SIDE + 6
+        style = style_of(place)
+        path = f"{scale(rank):.1f},36 {scale(rank):.1f},{level:.1f} {end},{level:.1f}"
+        parts.append(f'<polyline class="{style}" points="{path}"/>')
+        anchor = "end" if at_left else "start"
+        text = f"{short(name, 14)} {rank:.2f}"
+        parts.append(_text(end + (-5 if at_left else 5), level, text, anchor, 'dy=".32em"', "note"))
+    return _svg(label, height, parts)
+
+
+def short(name: str, longest: int = MOST_NAMED) -> str:
+    """Begin and end of a long name."""
+    if len(name) <= longest:
+        return name
+    begin = longest // 2
+    return f"{name[:begin]}…{name[begin + 1 - longest :]}"
+
+
+def _cross(point: Point, x: Axis, y: Axis) -> str:
+    style = style_of(point.place)
+    across = _rule(x(point.x[1]), x(point.x[2]), y(point.y[0]), y(point.y[0]), f"error {style}")
+    along = _rule(x(point.x[0]), x(point.x[0]), y(point.y[1]), y(point.y[2]), f"error {style}")
+    dot = f'<circle class="dot {style}" cx="{x(point.x[0]):.1f}" cy="{y(point.y[0]):.1f}" r="4"/>'
+    at_right = x(point.x[0]) > WIDTH - 150
+    anchor, shift = ("end", -8) if at_right else ("start", 8)
+    name = _text(x(point.x[0]) + shift, y(point.y[0]) - 7, short(point.name), anchor, kind="note")
+    title = f"<title>{_escaped(point.name)}</title>"
+    return f"<g>{title}{across}{along}{dot}{name}</g>"
+
+
+def _axis(values: Sequence[float], begin: float, end: float) -> tuple[Axis, list[float]]:
+    """A scale of shares that has all values, and its ticks."""
+    low = min(values)
+    high = max(values)
+    room = max(0.04 * (high - low), 0.005)
+    ticks = nice_ticks(max(0.0, low - room), min(1.0, high + room), 5)
+    return Axis(ticks[0], ticks[-1], begin, end), ticks
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.4g} %"
+
+
+def _rule(x1: float, x2: float, y1: float, y2: float, kind: str = "grid") -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str, more: str = "", kind: str = "tick") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}'
+    return f'<text class="{kind}" {place}>{_escaped(text)}</text>'
+
+
+def _svg(label: str, height: float, parts: Sequence[str]) -> str:
+    box = f'viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{_escaped(label)}"'
+    return f'<svg class="diagram" {box}>{"".join(parts)}</svg>'
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text), quote=True)

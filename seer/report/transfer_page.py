@@ -1,0 +1,223 @@
+"""transfer.html: several models on several data sets, on one page that needs no network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from seer import outputs
+from seer.report.changes import cut
+from seer.report.diagrams import Point, rank_diagram, scatter
+from seer.report.plots import number, style_of
+from seer.templates import template
+
+Row = dict[str, Any]
+LONGEST_NAME = 120  # characters
+LONGEST_REASON = 400
+KINDS = {"untrained": "untrained", "init": "as its run began", "pixels": "no network"}
+
+
+class Cell(NamedTuple):
+    """A score of the table; `mark` is `best`, `alike`, `behind` or "" of what was not measured."""
+
+    model: str
+    style: str
+    mark: str
+    value: str = ""
+    interval: str = ""
+    beside: str = ""
+
+
+class Need(NamedTuple):
+    """A line of the summary, in the words of the page's verdict."""
+
+    measure: str
+    outcome: str
+    gain: str
+    words: str
+
+
+def write_transfer(summary: Row, out: Path) -> Path:
+    """Write the page of what `seer.eval.transfer.summary` says, and return its path.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    outputs.write(out, render(summary), "the page")
+    return out
+
+
+def render(summary: Row) -> str:
+    """The page as a text."""
+    styles = {model["title"]: style_of(i) for i, model in enumerate(summary["models"])}
+    places = {title: i for i, title in enumerate(styles)}
+    shown = [need(line) for line in summary["needs"]]
+    page = template(Path(__file__).parent, "transfer.html.j2")
+    return page.render(
+        title=f"{_count(summary['models'], 'model')} on {_count(summary['data_sets'], 'data set')}",
+        summary=summary,
+        verdict=verdict(summary["needs"]),
+        tone="better" if shown and all(line.outcome == "better" for line in shown) else "unsure",
+        needs=shown,
+        models=[(model, styles[model["title"]], about(model)) for model in summary["models"]],
+        boards=boards(summary, styles),
+        comparisons=comparisons(summary),
+        rankings=[(ranking, _ranks(ranking, places)) for ranking in summary["ranks"]],
+        pairs=[(pair, _scatter(pair, places)) for pair in summary["correlations"]],
+        costs=costs(summary, list(styles)),
+        missing=[
+            {**gap, "reason": cut(gap["reason"], LONGEST_REASON)} for gap in summary["missing"]
+        ],
+        coefficient=coefficient,
+        when=summary["when"][:10],
+    )
+
+
+def told(summary: Row) -> list[str]:
+    """The summary in lines for a terminal."""
+    return [
+        verdict(summary["needs"]),
+        *(f"  {line.measure}: {line.words}" for line in map(need, summary["needs"])),
+    ]
+
+
+def verdict(needs: Sequence[Row]) -> str:
+    """What a reader takes away who reads no further."""
+    if not needs:
+        return "Nothing to choose between yet: no two models have all scores of a task"
+    sure = [line for line in needs if line["better"] and not line["worse"]]
+    winners = {line["best"] for line in sure}
+    if len(sure) == len(needs) and len(winners) == 1:
+        return f"{cut(sure[0]['best'], LONGEST_NAME)} is best for {_every(len(needs))}"
+    if not sure:
+        return "No need has a model that is better than the next one by more than chance"
+    parts = []
+    for winner in winners:
+        count = sum(line["best"] == winner for line in sure)
+        parts.append(f"{cut(winner, LONGEST_NAME)} for {count}")
+    return f"Of {len(needs)} needs, one model is ahead by more than chance: {', '.join(parts)}"
+
+
+def need(line: Row) -> Need:
+    """Which model for a need, by how much, how sure."""
+    best = cut(line["best"], LONGEST_NAME)
+    following = cut(line["next"], LONGEST_NAME)
+    points = f"{100 * line['difference']:+.1f} points"
+    scores = "its score" if line["scores"] == 1 else f"{line['scores']} scores"
+    mean = "" if line["scores"] == 1 else "mean "
+    words = f"{best}: {mean}{100 * line['value']:.1f} %, {points} beside {following}"
+    if line["scores"] == 1:
+        words += ", larger than chance." if line["better"] else ", no larger than chance."
+    else:
+        words += f", larger than chance on {line['better']} of {scores}"
+        words += f", and smaller on {line['worse']}." if line["worse"] else "."
+    if line["better"] and not line["worse"]:
+        return Need(line["need"], "better", f"{best}, {points}", words)
+    return Need(line["need"], "not told apart", f"{best} or {following}", words)
+
+
+def about(model: Row) -> str:
+    """What is to be known of a model, in a line."""
+    parts = [KINDS[model["kind"]]] if model["kind"] in KINDS else []
+    if model["lineage"]:
+        parts.append(model["lineage"])
+    if model["size"]:
+        parts.append(f"{model['size']} px")
+        parts.append(f"{model['dimensions']:,} dimensions")
+        parts.append(f"{number(model['images_per_second'])} images/s")
+    return " · ".join(parts)
+
+
+def boards(
+    summary: Row, styles: dict[str, str]
+) -> list[tuple[str, bool, list[tuple[Row, list[Cell]]]]]:
+    """For each task `(title, whether its main measure, lines)`, a line for each data set; the measures
+    that stand for their tasks first.
+    """
+    groups: dict[tuple[str, str, bool], list[tuple[Row, list[Cell]]]] = {}
+    for column in summary["columns"]:
+        group = (column["task"], column["title"], column["headline"])
+        scores = {score["model"]: score for score in column["scores"]}
+        cells = [_cell(column, title, style, scores.get(title)) for title, style in styles.items()]
+        groups.setdefault(group, []).append((column, cells))
+    ordered = sorted(groups.items(), key=lambda item: not item[0][2])
+    return [(title, headline, lines) for (_, title, headline), lines in ordered]
+
+
+def _cell(column: Row, title: str, style: str, score: Row | None) -> Cell:
+    name = cut(title, LONGEST_NAME)
+    if score is None:
+        return Cell(name, style, "")
+    interval = f"{_value(column, score['low'], False)} – {_value(column, score['high'], False)}"
+    against = score["against_best"]
+    beside = ""
+    if against is not None:
+        points = [100 * against[key] for key in ("value", "low", "high")]
+        beside = (
+            f"{points[0]:+.1f} points [{points[1]:+.1f}, {points[2]:+.1f}], p = {against['p']:.2g}"
+        )
+    return Cell(name, style, score["standing"], _value(column, score["value"]), interval, beside)
+
+
+def _value(column: Row, value: float, with_unit: bool = True) -> str:
+    if column["unit"] == "share":
+        return f"{100 * value:.1f}" + " %" * with_unit
+    return number(value)
+
+
+def comparisons(summary: Row) -> int:
+    """How many differences were tested."""
+    scores = [score for column in summary["columns"] for score in column["scores"]]
+    return sum(score["against_best"] is not None for score in scores)
+
+
+def costs(summary: Row, models: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Minutes of each task, a value for each model."""
+    tasks = list(dict.fromkeys(line["task"] for line in summary["minutes"]))
+    minutes = {(line["task"], line["model"]): line["minutes"] for line in summary["minutes"]}
+    rows = []
+    for task in tasks:
+        rows.append((task, [_minutes(minutes.get((task, model))) for model in models]))
+    sums = [sum(minutes.get((task, model), 0.0) for task in tasks) for model in models]
+    return [*rows, ("together", list(map(_minutes, sums)))] if len(rows) > 1 else rows
+
+
+def _minutes(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def coefficient(values: Sequence[float | None] | None) -> str:
+    """`0.93 [0.84, 0.99]`."""
+    if not values or None in values:
+        return "–"
+    value, low, high = (f"{each:.2f}".replace("-", "−") for each in values if each is not None)
+    return f"{value} [{low}, {high}]"
+
+
+def _ranks(ranking: Row, places: dict[str, int]) -> Markup:
+    models = ranking["models"]
+    names = [(model, places[model]) for model in models]
+    groups = [[models.index(model) for model in group] for group in ranking["alike"]]
+    told = (f"{model} {mean:.2f}" for model, mean in zip(models, ranking["mean"], strict=True))
+    label = f"Mean ranks, {ranking['title']}: {', '.join(told)}"
+    return Markup(rank_diagram(names, ranking["mean"], groups, ranking["critical"], label))
+
+
+def _scatter(pair: Row, places: dict[str, int]) -> Markup:
+    points = [
+        Point(point["model"], places[point["model"]], tuple(point["x"]), tuple(point["y"]))
+        for point in pair["points"]
+    ]
+    label = f"{pair['y_title']} against {pair['x_title']} of {len(points)} models"
+    return Markup(scatter(points, label, pair["x_title"], pair["y_title"]))
+
+
+def _count(items: Sequence[Any], name: str) -> str:
+    return f"{len(items)} {name}" + "s" * (len(items) != 1)
+
+
+def _every(count: int) -> str:
+    return (
+        "the one need that was measured" if count == 1 else f"all {count} needs that were measured"
+    )
