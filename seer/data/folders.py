@@ -129,6 +129,9 @@ class Files:
             digest.update(os.fsencode(path) + f"\0{status.st_size}\0{times}\n".encode())
         return digest.hexdigest()
 
+    def __len__(self) -> int:
+        return len(self.paths)
+
     def bytes(self, i: int) -> bytes:
         """Raises `DamagedImage`."""
         return read_image(self.root / self.paths[i])

@@ -35,6 +35,8 @@ class Source(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
+    def __len__(self) -> int: ...
+
     def bytes(self, i: int) -> bytes: ...
 
     def key(self, i: int) -> str: ...  # within the source
@@ -49,6 +51,9 @@ class Samples:
         self.reader = reader
         self.ids = ids
         self.fingerprint = hashlib.sha256(reader.manifest.hash.encode() + ids.tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def bytes(self, i: int) -> bytes:
         return self.reader.read(self.ids[i : i + 1])[0]
@@ -69,6 +74,9 @@ class Part:
         self.fingerprint = hashlib.sha256(
             whole.fingerprint.encode() + numbers.tobytes()
         ).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
     def bytes(self, i: int) -> bytes:
         return self.whole.bytes(self.numbers[i])

@@ -33,6 +33,9 @@ class Arrays:
         self.file = file
         self.fingerprint = hashlib.sha256(pixels.tobytes()).hexdigest()
 
+    def __len__(self) -> int:
+        return len(self.pixels)
+
     def bytes(self, i: int) -> bytes:
         return HEADER + self.pixels[i].tobytes()
 

@@ -47,6 +47,9 @@ class Joined:
         content = "\0".join(source.fingerprint for source in sources) + f"\0{self.ends}"
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 
+    def __len__(self) -> int:
+        return self.ends[-1]
+
     def bytes(self, i: int) -> bytes:
         source, number = self._at(i)
         return source.bytes(number)

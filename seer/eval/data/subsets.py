@@ -98,7 +98,9 @@ def by_list(images: Labelled, path: Path, data: str) -> np.ndarray:
 
 
 def names(images: Labelled) -> list[str]:
-    """What `by_list` knows the images by, each by a name of its own, for a file that it reads."""
+    """What `by_list` knows the images by, each by a name of its own, for a file that it reads: the
+    same names of a part of them.
+    """
     return [called[0] for called in _named(images)]
 
 
@@ -135,15 +137,31 @@ def _words(name: str) -> list[str]:
 
 
 def _named(images: Labelled) -> list[Names]:
-    """What each image is called; first comes a name that no other has."""
-    every = list(_names(images.source, range(len(images))))
-    alike = Counter(called[0] for called in every)
+    """What each image is called; first comes a name that no other image of the whole source has, so
+    that a part's images are called as they are in the whole.
+    """
+    source = images.source
+    rows = list(range(len(images)))
+    while isinstance(source, Part):
+        rows = [source.numbers[row] for row in rows]
+        source = source.whole
+    every = _told_apart(list(_names(source, range(len(source)))))
+    return [every[row] for row in rows]
+
+
+def _told_apart(every: Sequence[Names]) -> list[Names]:
+    """Names of which each first one is of one image alone: numbered where several have it, as of
+    files that number their images.
+    """
+    alike = Counter(name for called in every for name in set(called))
     seen: Counter[str] = Counter()
     named = []
     for called in every:
         name = called[0]
-        if alike[name] > 1:  # as of files that number their images
+        if alike[name] > 1:
             seen[name] += 1
+            while f"{seen[name]}:{name}" in alike:  # which is another one's own name
+                seen[name] += 1
             called = (f"{seen[name]}:{name}", *called)
         named.append(called)
     return named

@@ -21,6 +21,9 @@ class Named:
     def __init__(self, keys: list[str]):
         self.keys = keys
 
+    def __len__(self) -> int:
+        return len(self.keys)
+
     def key(self, i: int) -> str:
         return self.keys[i]
 
@@ -140,6 +143,39 @@ def test_names_are_a_list_that_gives_the_same_images(write, tmp_path):
     assert by_list(twice, write("2:0", "1:1"), "data").tolist() == [1, 3]
     with pytest.raises(InputError, match="1 may be data/1 or data/1; list paths"):
         by_list(twice, write("1"), "data")
+
+
+@pytest.mark.parametrize("rows", [[1, 4], [0, 1, 2, 4], [3, 4, 5], [0, 5]])
+def test_a_part_of_sources_whose_names_repeat_is_read_back_as_the_same_images(write, rows):
+    labels = ([0, 1, 0], [1, 0, 1])
+    whole = joined(
+        [Labelled(Named(["0", "1", "2"]), np.array(own), ["n01", "n02"]) for own in labels]
+    )
+    chosen = part(whole, np.array(rows))
+    assert by_list(whole, write(*names(chosen)), "data").tolist() == rows
+    # Also where the whole is itself a part, as of data without a split of their own.
+    held = part(whole, np.array([0, 1, 3, 4, 5]))
+    chosen = part(held, np.array([1, 2]))
+    assert names(chosen) == ["1:1", "2:0"]
+
+
+def test_other_images_have_other_names(write):
+    keys = ["a", "1:a", "a", "b"]
+    data = Labelled(Named(keys), np.array([0, 1, 0, 1]), ["n01", "n02"])
+    assert names(data) == ["2:a", "1:a", "3:a", "b"]
+    assert by_list(data, write("1:a", "3:a"), "data").tolist() == [1, 2]
+
+
+def test_shards_in_train_and_val_whose_keys_repeat(tmp_path, write):
+    for split in ("train", "val"):
+        write_shards(tmp_path / split, [4], labels=lambda i: i % 2, classes=["even", "odd"])
+    whole = joined([load_labelled(tmp_path / split) for split in ("train", "val")])
+    lists = set()
+    for rows in ([0, 1], [0, 5], [4, 5], [1, 4]):
+        listed = names(part(whole, np.array(rows)))
+        assert by_list(whole, write(*listed), "shards").tolist() == rows
+        lists.add(tuple(listed))
+    assert len(lists) == 4
 
 
 @pytest.mark.parametrize(
