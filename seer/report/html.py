@@ -71,7 +71,6 @@ def _of_all(runs: Sequence[RunFiles]) -> dict[str, Any]:
     return {
         "remarks": [cut(remark, LONGEST_REMARK) for run in runs for remark in run.remarks],
         "boards": scores,
-        "comparisons": sum(len(board.compared.lines) for board in scores if board.compared),
         "curves": score_charts(runs),
         "charts": training_charts(runs),
         "health": _healths(runs),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from seer.eval.literature import Reference, beside
-from seer.eval.paired import in_words
+from seer.eval.paired import Difference, corrected, in_words
 from seer.jsonl import Row
 from seer.report.changes import cut
 from seer.report.comparisons import Scored, difference
@@ -43,7 +43,7 @@ class Compared(NamedTuple):
     """The best pretrained model of a board, beside the others.
 
     Attributes:
-        lines: `(other model, the difference in words)`.
+        lines: `(other model, the difference in words)`, p corrected for all of them.
     """
 
     best: str
@@ -160,12 +160,15 @@ def _compared(items: Sequence[Item]) -> Compared | None:
     if not pretrained:
         return None
     best = pretrained[0]
-    lines: list[tuple[str, str]] = []
+    names: list[str] = []
+    differences: list[Difference] = []
     for item in items:
-        if item is not best and len(lines) < MOST_COMPARED:
+        if item is not best and len(names) < MOST_COMPARED:
             paired = difference(best.scored, item.scored)
             if paired is not None:
-                lines.append((item.name, in_words(paired)))
+                names.append(item.name)
+                differences.append(paired)
+    lines = list(zip(names, map(in_words, corrected(differences)), strict=True))
     return Compared(best.name, lines) if lines else None
 
 

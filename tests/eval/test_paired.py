@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap
 
-from seer.eval.paired import Difference, alike, compare, mcnemar, two_sided, verdict
+from seer.eval.paired import Difference, alike, compare, corrected, mcnemar, two_sided, verdict
 from seer.eval.ranking import mean_precision
 from seer.eval.scores import mean_per_class
 
@@ -102,6 +104,18 @@ def test_mean_average_precisions():
     assert difference.value == pytest.approx(float(expected[0]))
     assert 0 < difference.low < difference.value < difference.high
     assert difference.p < 0.01
+
+
+@pytest.mark.parametrize("ps", [[0.01, 0.04, 0.03, 0.005], [0.2, 0.9, 0.5], [0.03], [0.02, 0.02]])
+def test_holm_is_the_closed_test_of_bonferronis(ps):
+    """By the definition: the largest over all sets with one, of their size times their least p."""
+    expected = []
+    for one in range(len(ps)):
+        sets = [s for n in range(1, 5) for s in combinations(range(len(ps)), n) if one in s]
+        expected.append(max(min(1, len(s) * min(ps[i] for i in s)) for s in sets))
+    differences = [Difference(0.1, 0.0, 0.2, p) for p in ps]
+    assert [d.p for d in corrected(differences)] == pytest.approx(expected)
+    assert corrected([]) == []
 
 
 def test_verdicts_in_words():

@@ -21,6 +21,7 @@ THEIRS = np.roll(np.arange(IMAGES) < 208, 32)  # 32 are ours alone, 8 theirs
 P = binomtest(8, 40).pvalue
 # Agresti and Min: 24/402 ± 1.96 sqrt((41/402 - (24/402)²) / 402)
 WORDS = f"+6.0 points [+2.9, +9.0], larger than chance (p = {P:.2g})"
+OF_TWO = f"+6.0 points [+2.9, +9.0], larger than chance (p = {2 * P:.2g})"  # by Holm
 
 
 def scored(path, **hits: np.ndarray):
@@ -60,7 +61,7 @@ def test_so_they_do_of_several_runs_and_of_pixels(tmp_path):
     (board,) = boards([a, b])
     assert board.compared is not None
     assert board.compared.best == "b, step 100"
-    assert dict(board.compared.lines)["a, step 100"] == WORDS
+    assert dict(board.compared.lines)["a, step 100"] == OF_TWO
     assert dict(board.compared.lines)["pixels"].startswith("+0.0 points")
     (finding,) = against_first([a, b]).findings
     assert (finding.outcome, finding.measure[:2]) == (BETTER, "b:")
@@ -117,10 +118,26 @@ def test_the_page_says_it_and_needs_no_torch(tmp_path):
     ((code, _, error),) = without_torch(["report", str(run)])
     assert (code, error) == (0, "")
     text = re.sub(r"\s+", " ", (run / "report.html").read_text())
-    assert f"a untrained: {WORDS}" in text
-    assert "for each of 2 comparisons by itself" in text
-    assert "0.1 of them would seem larger than chance" in text
+    assert "image by image, corrected for 2 comparisons (Holm):" in text
+    assert f"a untrained: {OF_TWO}" in text
+    assert "was told by these same images, so its lead looks larger than it is" in text
     write_report(run)
     other = scored(tmp_path / "b", ours=OURS)
     page = write_comparison([run, other], tmp_path / "page.html").read_text()
-    assert "for each of 3 comparisons by itself" in page
+    assert "corrected for 3 comparisons (Holm)" in page
+
+
+def test_what_is_beyond_chance_by_itself_may_not_be_of_several(tmp_path):
+    fewer = {}
+    for models in (1, 5):
+        hits = {f"other {i}": OURS.copy() for i in range(models)}
+        for right in hits.values():
+            right[:7] = False  # p = 0.016 by itself
+        run = read_run(scored(tmp_path / f"of{models}", ours=OURS, **hits))
+        (board,) = boards([run])
+        assert board.compared is not None
+        fewer[models] = [words for _, words in board.compared.lines]
+    (alone,) = fewer[1]
+    assert ", larger than chance (p = 0.016)" in alone
+    assert len(fewer[5]) == 5
+    assert all(", no larger than chance (p = 0.078)" in words for words in fewer[5])
