@@ -24,7 +24,7 @@ TABLES = ListOf(
             "about": WORDS,
             "values": MapOf(MapOf(Number(0, 100), key=WORDS), key=Choice(*DATASETS)),
         },
-        {"protocol": WORDS, "metric": WORDS, "network": WORDS, "labels": Choice("1 %", "10 %")},
+        {"protocol": WORDS, "metric": WORDS, "network": WORDS, "unmeasured": WORDS},
         extra=None,
     )
 )
@@ -39,20 +39,20 @@ class Reference:
         data: name in the table of data sets.
         value: a share, from 0 to 1.
         protocol: as `protocol=` of the task takes it; "" is the task's own.
-        labels: the share of the training images whose labels were used; "" is all.
         about: how it was measured, in words.
+        unmeasured: why no protocol here measures the same; "" where one does.
     """
 
     model: str
     network: str
     task: str
     protocol: str
-    labels: str
     data: str
     metric: str
     value: float
     about: str
     source: str
+    unmeasured: str
 
 
 @cache
@@ -66,13 +66,13 @@ def published() -> tuple[Reference, ...]:
 
 
 def beside(task: str, protocol: str, data: str, metric: str) -> list[Reference]:
-    """The values that are of a task by a protocol, on a data set of the table, with all labels."""
-    measured = (task, protocol, data, metric, "")
+    """The values that are of a task by a protocol, on a data set of the table."""
+    measured = (task, protocol, data, metric)
     return [
         reference
         for reference in published()
-        if (reference.task, reference.protocol, reference.data, reference.metric, reference.labels)
-        == measured
+        if (reference.task, reference.protocol, reference.data, reference.metric) == measured
+        and not reference.unmeasured
     ]
 
 
@@ -83,12 +83,12 @@ def _of_table(table: dict[str, Any]) -> list[Reference]:
             table.get("network", ""),
             table["task"],
             table.get("protocol", ""),
-            table.get("labels", ""),
             data,
             table.get("metric", DATASETS[data].metric),
             value / 100,
             table["about"],
             table["source"],
+            table.get("unmeasured", ""),
         )
         for data, values in table["values"].items()
         for model, value in values.items()
