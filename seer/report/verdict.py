@@ -125,14 +125,14 @@ def against_first(runs: Sequence[RunFiles]) -> Verdict:
 
 
 def standing(run: RunFiles) -> list[Row]:
-    """Of each task and data the value that stands for it: the last measured of this run's own
-    checkpoints, not the best: nothing is chosen by looking at the test images.
+    """Of each measure that stands for its task, the last value of this run's own checkpoints, not
+    the best: nothing is chosen by looking at the test images.
     """
-    rows: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, ...], Row] = {}
     for row in run.results:
         if not is_headline(row) or kind(row) != "pretrained":
             continue
-        key = (row["task"], row["data"])
+        key = measure_of(row)
         # A stranger's model that was measured into the same file is not the run.
         own = bool(CHECKPOINT.search(row["model"]))
         if own or key not in rows or not CHECKPOINT.search(rows[key]["model"]):

@@ -207,6 +207,21 @@ def test_the_run_stands_for_itself_by_its_last_measured_checkpoint(tmp_path):
     assert [row["value"] for row in standing(run(tmp_path / "b", *rows))] == [0.7]
 
 
+def test_each_protocol_and_share_of_the_labels_stands_for_itself(tmp_path):
+    measures = [
+        {"protocol": "swav"},
+        {"protocol": "moco"},
+        {"metric": "top1_1percent", "title": "1 %"},
+        {"metric": "top1_10percent", "title": "10 %"},
+    ]
+    a = run(tmp_path / "a", *[score("a step-000000100", 0.4, **measure) for measure in measures])
+    b = run(tmp_path / "b", *[score("b step-000000100", 0.7, **measure) for measure in measures])
+    assert len(standing(a)) == 4
+    findings = against_first([a, b]).findings
+    assert [finding.outcome for finding in findings] == [BETTER] * 4
+    assert {"b: 1 %, images", "b: 10 %, images"} <= {finding.measure for finding in findings}
+
+
 def test_runs_beside_the_first(tmp_path):
     a = run(tmp_path / "a", score("a step-000000100", 0.4))
     b = run(tmp_path / "b", score("b step-000000100", 0.7))
