@@ -38,7 +38,7 @@ class LowshotConfig(FinetuneConfig):
         chosen: what the names of the images hash to; known once they are.
         least_steps: where the epochs would be fewer updates of the weights, batches are smaller, multiples of 8 images,
             with rates in proportion, and then epochs more, if none are given; 0 takes all as they stand, and so do
-            `batch_size` or `steps` that are given.
+            `steps`, also a protocol's, and a `batch_size` that is given.
     """
 
     name: str = option("lowshot", Text(255, 1), incidental=True)
@@ -78,7 +78,7 @@ class LowshotConfig(FinetuneConfig):
             raise InputError("chosen=: it is what the labelled images hash to; choose by subset=")
         digest = hashlib.sha256("\n".join(sorted(names(train))).encode()).hexdigest()[:16]
         config = replace(self, chosen=digest)
-        if not self.least_steps or "batch_size" in given or "steps" in given:
+        if self.steps or not self.least_steps or "batch_size" in given:
             return FinetuneConfig.settled(config, train, given)
         return config._with_steps(len(train), "epochs" in given)
 

@@ -225,6 +225,13 @@ def test_few_images_make_small_batches_of_many_epochs_and_it_is_said(data, caplo
     assert (config.batch_size, config.steps) == (30, 2)
 
 
+def test_steps_of_a_protocols_file_stand_and_so_does_its_batch(data, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("steps: 7\nbatch_size: 12\n")
+    config = lowshot(data, f"protocol={file}")  # 12 images
+    assert (config.steps, config.batch_size, config.schedule.per) == (7, 12, 0)
+
+
 def test_a_list_of_another_share_is_said(data, tmp_path, caplog):
     file = tmp_path / "list.txt"
     train = load_labelled(data, "train")
