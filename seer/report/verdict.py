@@ -30,6 +30,7 @@ ELSEWHERE = "elsewhere"  # of a training for a score's sake
 EVALUATIONS = "eval"  # in a run's directory: where these trainings lie
 THAN = {BETTER: "Better than", ALIKE: "Not told apart from", WORSE: "Worse than"}
 CHECKPOINT = re.compile(r" step-0*(\d+)$")
+SHARE_OF_LABELS = re.compile(r"_([\d.e+-]+)(percent|labels)$", re.ASCII)  # of low-shot's metrics
 MINUS = "−"
 
 
@@ -288,9 +289,9 @@ def _how_to_compare(run: RunFiles, row: Row) -> str:
 
 def _measured_by(row: Row) -> list[str]:
     """The options without which a value would be of another measure."""
-    options = row.get("options")
-    values = {"protocol": row.get("protocol"), **(options if isinstance(options, dict) else {})}
-    words = [f"{key}={values[key]}" for key in ("protocol", "percent", "labels") if values.get(key)]
+    words = [f"protocol={row['protocol']}"] if row.get("protocol") else []
+    if share := SHARE_OF_LABELS.search(row["metric"]):
+        words.append(f"{share[2]}={share[1]}")
     return [word for word in words if word.isprintable() and len(word) < LONGEST]
 
 

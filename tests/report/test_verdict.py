@@ -152,9 +152,15 @@ def test_what_was_not_measured_says_how_to(tmp_path):
 
 
 def test_how_to_measure_names_the_protocol_and_the_share_of_the_labels(tmp_path):
-    few = {"task": "lowshot", "protocol": "swav", "options": {"percent": 1.0, "labels": 0}}
-    verdict = against_beginning(run(tmp_path / "a", score(OURS, 0.7, **few)))
-    assert verdict.advice.endswith(" --data here/images protocol=swav percent=1.0")
+    few = {"task": "lowshot", "protocol": "swav"}
+    for share, words in (
+        ("1percent", "percent=1"),
+        ("0.5percent", "percent=0.5"),
+        ("7labels", "labels=7"),
+    ):
+        rows = [score(OURS, 0.7, **few, metric=f"top1_{share}", title="Low-shot")]
+        verdict = against_beginning(run(tmp_path / share, *rows))
+        assert verdict.advice.endswith(f" --data here/images protocol=swav {words}")
     strange = {"protocol": "a\nb", "options": "none"}
     verdict = against_beginning(run(tmp_path / "b", score(OURS, 0.7, **strange)))
     assert verdict.advice.endswith(" --data here/images")

@@ -42,10 +42,11 @@ class LowshotConfig(FinetuneConfig):
     """
 
     name: str = option("lowshot", Text(255, 1), incidental=True)
-    percent: float = option(10.0, Number(above=0, high=100))
-    labels: int = option(0, COUNT)
+    # Which images these come to is `chosen`'s to say, and the metric says the share.
+    percent: float = option(10.0, Number(above=0, high=100), incidental=True)
+    labels: int = option(0, COUNT, incidental=True)
     subset: str = option("", Location(), incidental=True)
-    subset_seed: int = option(0, SEED)
+    subset_seed: int = option(0, SEED, incidental=True)
     chosen: str = option("", Text(64))
     least_steps: int = option(100, COUNT)
 

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from seer.config import layer, parse_overrides
-from seer.data.labelled import load_labelled, say_once
+from seer.config import identity, layer, parse_overrides
+from seer.data.labelled import load_labelled, part, say_once
 from seer.data.order import Order
 from seer.errors import InputError
 from seer.eval.data.subsets import by_percent, names
 from seer.eval.protocols import protocols
-from seer.eval.task import evaluate
+from seer.eval.task import evaluate, kept_options
 from seer.eval.tasks import TASKS
 from seer.eval.trained.finetune import configure
 from seer.interop.models import Model
@@ -60,7 +60,7 @@ def test_it_learns_from_a_tenth_and_says_from_which_images(data, tmp_path, capfd
     assert listed == chosen
     assert len(listed) == 12
     options = row["options"]
-    assert (options["percent"], options["batch_size"], options["epochs"]) == (10.0, 8, 66.6666)
+    assert (options["batch_size"], options["epochs"]) == (8, 66.6666)
 
 
 def levels_model() -> Model:
@@ -138,6 +138,19 @@ def test_its_list_is_a_subset_that_trains_the_same(data, tmp_path):
         tmp_path / "out.jsonl",
     )
     assert other["options"]["chosen"] != rows[0]["options"]["chosen"]
+
+
+@pytest.mark.parametrize("how", ["subset_seed=1", "labels=12"])
+def test_how_images_were_named_is_no_part_of_what_was_trained(data, tmp_path, how):
+    train = load_labelled(data, "train")
+    first = lowshot(data, how)
+    file = tmp_path / "list.txt"
+    file.write_text(first.files(part(train, first.rows(train)))["subset.txt"])
+    again = lowshot(data, f"subset={file}")
+    assert identity(first) == identity(again)
+    assert first.run_dir == again.run_dir
+    assert kept_options("lowshot", data, first) == kept_options("lowshot", data, again)
+    assert identity(lowshot(data, "subset_seed=2")) != identity(first)
 
 
 @pytest.mark.parametrize(
