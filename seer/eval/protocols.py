@@ -50,6 +50,11 @@ def layers_of(task: str, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     return [{key: layer[key] for key in layer if key not in covered} for layer in layers]
 
 
+def is_file(name: str) -> bool:
+    """Whether a protocol is a file of one's own, and not one of seer's by its name."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def _last(key: str, layers: Sequence[dict[str, Any]]) -> str:
     """The word that the highest layer has for an option; "" if none has, or no single word."""
     values = [layer[key] for layer in layers if key in layer]
@@ -57,7 +62,7 @@ def _last(key: str, layers: Sequence[dict[str, Any]]) -> str:
 
 
 def _file(task: str, name: str, percent: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
+    if is_file(name):
         return Path(name)
     known = protocols(task)
     shares = _shares(name, known)

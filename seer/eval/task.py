@@ -1,5 +1,6 @@
 """One task run on one model: options, data and model in, results out."""
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from seer import __version__
-from seer.config import incidental, parse_overrides, significant
+from seer.config import incidental, layer, parse_overrides, significant
 from seer.data.folders import readable
 from seer.data.labelled import ImageSet
 from seer.errors import InputError
@@ -18,6 +19,7 @@ from seer.eval import outcomes, pixels
 from seer.eval.data.splitting import rule_of, train_and_test
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.together import number, together
+from seer.eval.protocols import is_file
 from seer.eval.scores import Score
 from seer.eval.tasks import TASKS, check_request
 from seer.interop.models import Model, load_model
@@ -89,12 +91,12 @@ def rows_of(
         "weights": weights_hash(model.backbone),
         "pixels": getattr(config, "test_size", 0) or config.size or model.size,
     }
-    if config.protocol:
-        common["protocol"] = Path(config.protocol).stem
+    if config.protocol:  # a file of one's own by its path: it may be called as a paper's
+        common["protocol"] = readable(config.protocol)
     if splits:
         common["comparable"] = outcomes.comparability(task, options, *splits)
-        if dataset := splits[0].dataset:
-            common["dataset"] = dataset
+        if splits[0].dataset and _is_protocols_own(task, config, splits[0]):
+            common["dataset"] = splits[0].dataset
     rows = []
     for score in scores:
         values = asdict(replace(score, outcomes={}))
@@ -103,6 +105,29 @@ def rows_of(
         values["title"] = f"{TASKS[task].title} {score.title}{protocol}"
         rows.append({**common, **values, "seconds": round(seconds, 2), "options": options})
     return rows
+
+
+def _is_protocols_own(task: str, config: Any, train: Any) -> bool:
+    """Whether no option that a result depends on is another than the protocol's, so that published
+    values may stand beside it.
+    """
+    if is_file(config.protocol):
+        return False
+    layers = [parse_overrides([f"protocol={config.protocol}"] if config.protocol else [])]
+    if not TASKS[task].trained:
+        free = incidental(type(config))
+        own = TASKS[task].resolve(*layers)
+        return significant(asdict(own), free) == significant(asdict(config), free)
+    layers.append(layer({"model": config.model, "data": config.data}))
+    if hasattr(config, "percent"):
+        layers.append(layer({"percent": config.percent}))
+    own = TASKS[task].resolve(*layers)
+    if not own.grid:
+        steps = math.ceil(own.epochs * len(config.rows(train)) / own.batch_size)
+        own = replace(own, steps=own.steps or steps)
+    # The last two are by the model, and by which images are labelled.
+    free = incidental(type(config)) | config.searched() | {"weights", "chosen"}
+    return significant(asdict(own), free) == significant(asdict(config), free)
 
 
 def _measure_together(folder: str, words: tuple[Any, ...]) -> list[dict[str, Any]]:

@@ -114,7 +114,7 @@ def test_a_protocol_stands_between_the_tasks_own_options_and_what_is_given(data,
     file.write_text("k: [3]\ntemperature: 0.2\n")
     given = [f"protocol={file}", "temperature=0.3"]
     (row,) = evaluate("knn", "pixels:8", data, given, tmp_path / "results.jsonl")
-    assert (row["protocol"], row["title"]) == ("few", "kNN top-1, k = 3 (few)")
+    assert (row["protocol"], row["title"]) == (str(file), f"kNN top-1, k = 3 ({file})")
     assert (row["options"]["k"], row["options"]["temperature"]) == ([3], 0.3)
     assert "protocol" not in row["options"]
     same = ["k=[3]", "temperature=0.3"]

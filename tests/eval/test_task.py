@@ -1,5 +1,6 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ from PIL import Image
 from seer.config import parse_overrides, resolve
 from seer.errors import InputError
 from seer.eval import pixels
+from seer.eval.data.datasets import DATASETS
 from seer.eval.task import evaluate
 from seer.eval.tasks import TASKS
 from seer.results import KEYS, read_results
 from tests.eval.conftest import small_model
+from tests.kit import owners
 from tests.kit.pictures import COLOURS, write_images
 
 
@@ -166,6 +169,48 @@ def test_results_say_by_which_split_they_are(data, tmp_path):
     assert (row["data"], row["details"]["images"]) == (str(data / "train"), 3 * 8)
     (row,) = evaluate("knn", "pixels", data, ["k=[5]"], tmp_path / "a.jsonl")
     assert "split" not in row["options"]
+
+
+SMALL = ["loader.workers=0", "log.tensorboard=false", "device=cpu"]
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "as_published"),
+    [
+        ("logreg", [], True),
+        ("logreg", ["cache=false", "threads=1", "count=45"], True),
+        ("logreg", ["count=2"], False),
+        ("logreg", ["size=12"], False),
+        ("linear", ["protocol=own"], True),
+        ("linear", ["protocol=own", "epochs=1"], False),
+        ("linear", ["protocol=PLACE/own.yaml"], False),
+        ("finetune", [*SMALL, "protocol=own"], True),
+        ("finetune", [*SMALL, "protocol=own", "steps=3"], False),
+        ("lowshot", [*SMALL, "protocol=own", "percent=50"], True),
+        ("lowshot", [*SMALL, "protocol=own", "percent=50", "least_steps=3"], False),
+    ],
+)
+def test_a_result_names_its_data_set_where_nothing_is_other_than_the_protocols(
+    tmp_path, monkeypatch, task, options, as_published
+):
+    """Published values of a protocol would stand beside it."""
+    place = tmp_path / "configs"
+    place.mkdir()
+    (place / "linear_own.yaml").write_text("epochs: 2\nlrs: [0.1]\nholdout: 0.0\n")
+    for name in ("finetune", "lowshot"):
+        text = "epochs: 2.0\nbatch_size: 1\n" + "least_steps: 0\n" * (name == "lowshot")
+        (place / f"{name}_own.yaml").write_text(text)
+    shutil.copy(place / "linear_own.yaml", place / "own.yaml")
+    monkeypatch.setattr("seer.eval.protocols._folder", lambda: place)
+    owners.dtd(tmp_path / "data")
+    sizes = {"train": 3, "val": 2, "test": 2}
+    monkeypatch.setitem(DATASETS, "dtd", replace(DATASETS["dtd"], sizes=sizes))
+    for module in ("seer.eval.trained.finetune", "seer.eval.task", "seer.eval.pixels"):
+        monkeypatch.setattr(f"{module}.load_model", lambda spec: small_model())
+    options = [option.replace("PLACE", str(place)) for option in options]
+    options += [f"run_dir={tmp_path / 'run'}"] * (task in ("finetune", "lowshot"))
+    rows = evaluate(task, "net", tmp_path / "data", options, tmp_path / "out.jsonl")
+    assert {row.get("dataset") for row in rows} == {"dtd" if as_published else None}
 
 
 def voc(root: Path, images: int = 24) -> Path:

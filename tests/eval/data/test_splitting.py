@@ -140,9 +140,9 @@ def test_a_result_names_the_data_set_where_all_of_its_images_were_measured(
     sizes = {"train": 3, "val": 2, "test": 2 if whole else 3}
     monkeypatch.setitem(DATASETS, "dtd", replace(DATASETS["dtd"], sizes=sizes))
     out = tmp_path / "results.jsonl"
-    (row,) = evaluate("knn", "pixels:8", tmp_path / "data", ["k=[1]"], out)
-    assert row.get("dataset") == ("dtd" if whole else None)
-    assert read_results(out) == [row]
+    rows = evaluate("logreg", "pixels:8", tmp_path / "data", [], out)
+    assert {row.get("dataset") for row in rows} == {"dtd" if whole else None}
+    assert read_results(out) == rows
 
 
 def write_table(folder, text: str):
