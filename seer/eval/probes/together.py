@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seer import distributed
 from seer.errors import InputError
+from seer.hardware import usable_cores
 
 _together = False
 
@@ -58,7 +59,8 @@ def goes_on() -> bool:
     if number():
         return False
     if processes() > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(torch.get_num_threads() * processes())
+        threads = torch.get_num_threads() * processes()  # more than cores where these are fewer
+        torch.set_num_threads(min(threads, usable_cores()))
     return True
 
 

@@ -20,7 +20,7 @@ from seer.rundir.names import POINTS, VALIDATION
 # What all points of a grid have in common.
 COMMON = {
     "data", "grid", "holdout", "model", "name", "point", "protocol", "retrain", "run_dir", "seed",
-    "weights",
+    "size", "test_size", "weights",
 }  # fmt: skip
 # What other tasks of the family have besides says which images are used: no point's own affair.
 SHARED = [declared.name for declared in fields(FinetuneConfig)]

@@ -28,6 +28,20 @@ CONFIGS = {
 }
 
 
+@pytest.mark.parametrize(("own", "cores", "expected"), [(1, 2, 2), (4, 16, 12), (2, 16, 6)])
+def test_the_main_process_goes_on_with_the_threads_of_all_and_no_more_than_cores(
+    monkeypatch, own, cores, expected
+):
+    threads: list[int] = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(together, "usable_cores", lambda: cores)
+    monkeypatch.setattr(together, "processes", lambda: NPROC)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: own)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    assert together.goes_on()
+    assert threads == [expected]
+
+
 def scores_of(data: Path) -> dict[str, list[Score]]:
     train, test = splits(data)
     return {

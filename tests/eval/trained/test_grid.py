@@ -78,6 +78,8 @@ def test_what_is_given_leaves_the_grid():
         ("{a: [{}]}", "grid.a: a mapping of 0 sets nothing"),
         ("{crop: [random], a: [{crop: centre}]}", "grid: crop stands in two axes"),
         ("{seed: [1, 2]}", "grid: seed is the same for all points"),
+        ("{size: [32, 64]}", "grid: size is the same for all points"),  # a row has one `pixels`
+        ("{length: [{steps: 1, test_size: 32}]}", "grid: test_size is the same for all points"),
         ("{schedule.peek: [1]}", "grid: schedule.peek: unknown key .did you mean 'peak'"),
         ("{schedule: [1], schedule.peak: [1]}", "grid: schedule.peak stands in two axes"),
         ("{crop: [middle]}", "grid: crop: 'middle' is unknown"),
