@@ -302,8 +302,13 @@ def divided(images: Labelled) -> tuple[Labelled, Labelled]:
 
 
 def part(images: Labelled, numbers: np.ndarray) -> Labelled:
-    """Some of the images, by their numbers."""
-    return Labelled(Part(images.source, numbers), images.labels[numbers], images.classes)
+    """Some of the images, by their numbers, and what else is known of these. They are not the whole
+    data set, so they do not bear its name.
+    """
+    chosen = Labelled(Part(images.source, numbers), images.labels[numbers], images.classes)
+    chosen.validation = np.flatnonzero(np.isin(numbers, images.validation))
+    chosen.metric = images.metric
+    return chosen
 
 
 @cache

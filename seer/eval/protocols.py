@@ -6,16 +6,12 @@
 file for each, `TASK_NAME_PERCENT.yaml`. Options that are given go above them.
 """
 
-import logging
 import math
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from seer.errors import InputError, nearest
-
-logger = logging.getLogger("seer.eval")
 
 KEY = "protocol"
 PERCENT = "percent"
@@ -92,15 +88,12 @@ def _nearest_share(name: str, percent: str, shares: list[str]) -> str:
         return shares[0]
     taken = min(shares, key=lambda word: abs(math.log(int(word) / share)))
     if int(taken) != share:
-        _say(
+        from seer.data.labelled import say_once  # slow to import
+
+        say_once(
             f"{KEY}={name} has values for {PERCENT}={' and '.join(shares)}; those for {taken} are taken for {share:g}"
         )
     return taken
-
-
-@cache
-def _say(line: str) -> None:
-    logger.warning("%s", line)
 
 
 def _folder() -> Path:

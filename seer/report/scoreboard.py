@@ -50,7 +50,7 @@ class Compared(NamedTuple):
     lines: list[tuple[str, str]]
 
 
-class Mark(NamedTuple):
+class PublishedMark(NamedTuple):
     """A published value on a board's scale; `source` is the number of its source, from 1."""
 
     model: str
@@ -62,7 +62,7 @@ class Mark(NamedTuple):
 class Published(NamedTuple):
     """What others have published, best first, and where."""
 
-    marks: list[Mark]
+    marks: list[PublishedMark]
     sources: list[str]
 
 
@@ -190,7 +190,7 @@ def _published(rows: Sequence[Row], scale: Axis) -> Published | None:
         value = shown({**first, "value": reference.value, "unit": "share"})
         number_of_source = sources.index(_source(reference)) + 1
         model = f"{reference.model}{network}"
-        marks.append(Mark(model, value, scale(reference.value), number_of_source))
+        marks.append(PublishedMark(model, value, scale(reference.value), number_of_source))
     return Published(marks, sources)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seer.data.labelled import load_labelled, splits
+from seer.data.labelled import load_labelled, part, splits
 from seer.errors import InputError
 from tests.kit.fuzzing import within_memory
 from tests.kit.pictures import coloured_jpeg
@@ -292,3 +292,15 @@ def test_half_a_split_is_no_data_without_one(tmp_path):
     write_folders(tmp_path / "train")
     with pytest.raises(InputError, match="no folder test/ or val/"):
         splits(tmp_path)
+
+
+def test_a_part_knows_which_of_its_images_are_the_owners_validation_images(tmp_path):
+    whole = load_labelled(write_folders(tmp_path))  # of classes 0, 0, 1, 1, 2
+    whole.validation = np.array([1, 3, 4])
+    whole.metric = "mean_per_class"
+    whole.dataset = "pets"
+    chosen = part(whole, np.array([0, 3, 2, 4]))
+    assert chosen.validation.tolist() == [1, 3]
+    assert chosen.labels[chosen.validation].tolist() == [1, 2]
+    assert (chosen.metric, chosen.dataset) == ("mean_per_class", "")
+    assert part(chosen, np.array([2, 0])).validation.tolist() == []

@@ -57,8 +57,6 @@ def configure(task: str, model: str, data: str, overrides: list[str]) -> Finetun
         InputError: in one line, what is wrong with options, model, data or run directory.
     """
     given = [override.partition("=")[0] for override in overrides]
-    if "epochs" in given and "steps" not in given:  # they count, whatever a protocol says
-        overrides = [*overrides, "steps=0"]
     options = configuration.parse_overrides(overrides)
     if twice := next((key for key in ("model", "data") if key in options), ""):
         raise InputError(f"{twice}=: it is given by --{twice}")

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from seer.data.labelled import Labelled, part
 from seer.eval.data.splitting import train_and_test
 from seer.eval.trained.options import FinetuneConfig
@@ -28,12 +26,4 @@ def images_of(config: FinetuneConfig) -> Images:
     """
     train, test = train_and_test(config.data)
     rows = config.rows(train)
-    return Images(train if len(rows) == len(train) else some(train, rows), test)
-
-
-def some(images: Labelled, rows: np.ndarray) -> Labelled:
-    """Some of the training images, and what else is known of these."""
-    chosen = part(images, rows)
-    chosen.validation = np.flatnonzero(np.isin(rows, images.validation))
-    chosen.metric = images.metric
-    return chosen
+    return Images(train if len(rows) == len(train) else part(train, rows), test)

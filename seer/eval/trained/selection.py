@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from seer.data.labelled import Labelled
+from seer.data.labelled import Labelled, part
 from seer.distributed import World, on_main
 from seer.errors import DivergedError
 from seer.eval.probes.holdout import choosing
 from seer.eval.scores import Score
 from seer.eval.trained import grid
 from seer.eval.trained.grid import Outcome
-from seer.eval.trained.images import Images, some
+from seer.eval.trained.images import Images
 from seer.eval.trained.options import FinetuneConfig
 from seer.rundir.names import CHECKPOINTS
 from seer.start import tell
@@ -42,7 +42,7 @@ def divided(config: FinetuneConfig, images: Images) -> tuple[Images, str]:
 @lru_cache(maxsize=1)  # all points have it in common, and seconds go by for a million images
 def _divided(train: Labelled, share: float, seed: int) -> tuple[Images, str]:
     kept, held, rule = choosing(train, share, seed)
-    return Images(some(train, kept.numpy()), some(train, held.numpy())), rule
+    return Images(part(train, kept.numpy()), part(train, held.numpy())), rule
 
 
 def timed_points(config: FinetuneConfig, images: Images) -> list[FinetuneConfig]:
