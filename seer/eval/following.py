@@ -30,7 +30,6 @@ from seer.rundir.rundir import RunDir
 
 SECONDS = 2.0  # between two looks
 LAG = 2  # checkpoints that may wait while a run is followed; the newest ones
-ENDS = ("paused", "diverged")  # events after which a run does not go on by itself
 
 
 class Scorer:
@@ -158,9 +157,9 @@ class Scorer:
         """Whether no further checkpoint comes, as far as the run's directory tells."""
         run = RunDir(self.run)
         newest = run.checkpoints()[-1:]
-        events = run.events()
-        stopped = bool(events) and events[-1]["event"] in ENDS
-        return stopped or bool(self.steps and newest and newest[0] >= self.steps)
+        return bool(run.ended(run.events())) or bool(
+            self.steps and newest and newest[0] >= self.steps
+        )
 
     def _load(self, spec: str) -> Model:
         """A model by itself: the run's picture of neighbours is of what `seer eval` has measured."""

@@ -1,6 +1,7 @@
 """The checkpoints of a run, scored as they appear."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -192,6 +193,21 @@ def test_a_run_that_its_health_stopped_is_over(run, data, monkeypatch):
     (run / "health.jsonl").write_text(json.dumps(event) + "\n")
     monkeypatch.setattr(following.time, "sleep", lambda seconds: pytest.fail("it waited"))
     score(run, data, follow=True)
+
+
+@pytest.mark.parametrize("newer", ["config.yaml", "metrics.jsonl"])
+def test_one_that_was_continued_is_not_over(run, data, loaded, monkeypatch, newer):
+    event = {"step": 15, "event": "paused", "why": "so"}
+    (run / "health.jsonl").write_text(json.dumps(event) + "\n")
+    (run / "metrics.jsonl").touch()
+    for path in run.iterdir():
+        os.utime(path, (1000, 1000))
+    assert Scorer(run, str(data), QUICK).is_over()
+    os.utime(run / newer, (1001, 1001))
+    later = [lambda: write_checkpoint(run, 30), lambda: write_checkpoint(run, 50)]
+    monkeypatch.setattr(following.time, "sleep", lambda seconds: later.pop(0)())
+    score(run, data, follow=True, tasks=["knn"])
+    assert loaded[-2:] == ["step-30", "step-50"]
 
 
 def test_a_run_that_is_gone(run, data, monkeypatch):
