@@ -202,13 +202,7 @@ class Scorer:
         for reference in self._references(row["task"]):
             theirs = outcomes.read(self.path, reference)
             if reference["metric"] == row["metric"] and alike(hits, theirs):
-                found = compare(hits, theirs)
-                differences[kind(reference)] = {
-                    "difference": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                    "p": found.p,
-                }
+                differences[kind(reference)] = compare(hits, theirs).row()
         return differences
 
     def _references(self, task: str) -> list[Row]:
