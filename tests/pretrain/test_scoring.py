@@ -1,17 +1,21 @@
 """What a run says of the scores that it is to have, and the process that makes them."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from seer import distributed
 from seer.engine.options import CheckpointConfig
 from seer.errors import InputError
 from seer.pretrain.recipe import load_config
 from seer.pretrain.run import run
 from seer.pretrain.scoring import ScoreConfig, Scoring, check_labels, check_spacing
+from seer.processes import spawn
 from seer.rundir.rundir import RunDir
 from tests.kit.runs import SMALL, TINY, losses
 
@@ -113,6 +117,45 @@ def test_a_run_that_is_stopped_ends_it_at_once_and_others_have_none(scoring):
         pass
     idle.finish()
     assert told == []
+
+
+def wait_for_scores(out: Path) -> str:
+    """A rank of a training that is over: the first waits for scores that do not come."""
+
+    def tell(line: str) -> None:
+        with (out / "told").open("a") as file:
+            file.write(line + "\n")
+
+    scoring = Scoring(ScoreConfig(data="flowers"), out, tell)
+    program = "import time; time.sleep(600)"
+    scoring._command = lambda: [sys.executable, "-c", program]
+    with scoring.beside(distributed.rank() == 0):
+        pass
+    distributed.shutdown()
+    scoring.finish()
+    return "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_leaves_the_wait_has_a_finished_training(tmp_path, number):
+    """Ranks ignore Ctrl-C, and get SIGTERM instead of it."""
+    told = tmp_path / "told"
+
+    def ask() -> None:
+        deadline = time.monotonic() + 60
+        while not told.is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    asker = Thread(target=ask)
+    asker.start()
+    assert spawn(wait_for_scores, 2, tmp_path, device="cpu") == ["finished"] * 2
+    asker.join()
+    waiting, left = told.read_text().splitlines()
+    assert "waiting for its last checkpoints' scores" in waiting
+    assert left == (
+        "score: left as asked (SIGTERM); the training is finished; the same command scores the rest"
+    )
 
 
 def test_it_ends_with_the_process_that_it_helps(tmp_path):
