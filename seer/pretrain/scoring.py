@@ -15,7 +15,6 @@ from threading import Thread
 from seer.engine.options import CheckpointConfig
 from seer.errors import InputError, first_line, quoted
 from seer.eval.tasks import QUICK
-from seer.rundir.rundir import RunDir
 from seer.schema import COUNT, DEVICE, Choice, ListOf, Location, option
 
 LEAVING = "leaving the scoring; Ctrl-C again ends at once"
@@ -150,11 +149,11 @@ class Scoring:
                 f"{LINE}left as asked ({asked.by}); the training is finished; the same command scores the rest"
             )
 
-    def catch_up(self, steps: int) -> None:
-        """Of a finished run of so many steps, score the last checkpoint unless it was."""
-        rows = RunDir(self.run_dir).scores()
-        scored = {row["task"] for row in rows if row["step"] == steps}
-        if self.config.data and not scored >= set(self.config.tasks):
+    def catch_up(self) -> None:
+        """Of a finished run, score what is to be scored still. What is depends on data and options,
+        which only the process itself can tell.
+        """
+        if self.config.data:
             self.start()
             self.finish()
 
