@@ -101,10 +101,11 @@ class Scorer:
         for spec in baselines(str(self.run), size):
             which = "pixels" if is_pixels(spec) else spec.rpartition(":")[2]
             which = which if which in ("pixels", INIT) else "untrained"
-            if all(self._baseline(name, which) for name in self.configs):
+            lacking = [name for name in self.configs if not self._baseline(name, which)]
+            if not lacking:
                 continue
             try:
-                self._measure(self._load(spec), 0)
+                self._measure(self._load(spec), lacking, 0)
             except InputError as error:
                 if which == "pixels":
                     raise
@@ -124,7 +125,9 @@ class Scorer:
             if self.every and step % self.every and step != self.steps:
                 continue
             weights = self._weights(checkpoint)
-            if weights and step not in self.left and not self._is_scored(step, weights):
+            if not weights or step in self.left or (step, weights) in self.failed:
+                continue
+            if self._lacking(step, weights):
                 due.append((step, weights))
         if not due:
             return None
@@ -141,7 +144,7 @@ class Scorer:
             model = self._load(f"{self.run}:step-{step}")
             # Apart from its file, which the run may remove at any moment.
             model = replace(model, backbone=copy.deepcopy(model.backbone))
-            rows = self._measure(model, step, weights)
+            rows = self._measure(model, self._lacking(step, weights), step, weights)
         except (InputError, OSError) as error:
             if step not in map(step_of, (path.name for path in checkpoints(self.run))):
                 self.gone.add(step)
@@ -165,11 +168,14 @@ class Scorer:
         """A model by itself: the run's picture of neighbours is of what `seer eval` has measured."""
         return replace(pixels.load(spec, self.images[0]), run_dir=None)
 
-    def _measure(self, model: Model, step: int, weights: str = "") -> list[Row]:
-        """Run the tasks on a model, and write what they give."""
+    def _measure(
+        self, model: Model, tasks: Sequence[str], step: int, weights: str = ""
+    ) -> list[Row]:
+        """Run tasks on a model, and write what they give."""
         measured: list[Row] = []
         with feature_cache.in_memory():
-            for name, config in self.configs.items():
+            for name in tasks:
+                config = self.configs[name]
                 began = time.perf_counter()
                 own = sized(model, config.size)
                 scores = TASKS[name].load().run(own, *self.images, config)
@@ -216,10 +222,13 @@ class Scorer:
                 return row
         return None
 
-    def _is_scored(self, step: int, weights: str) -> bool:
-        if (step, weights) in self.failed:
-            return True
-        return all((step, weights, c) in self._scored for c in self.protocols.values())
+    def _lacking(self, step: int, weights: str) -> list[str]:
+        """The tasks by which a checkpoint is not scored yet."""
+        return [
+            name
+            for name, protocol in self.protocols.items()
+            if (step, weights, protocol) not in self._scored
+        ]
 
     def _weights(self, checkpoint: Path) -> str:
         """What names the weights of a checkpoint: a run that went back makes others of the same

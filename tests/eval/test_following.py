@@ -132,6 +132,28 @@ def test_what_is_scored_is_not_scored_again_but_other_weights_of_a_step_are(run,
     assert len(loaded) == 3
 
 
+def test_only_tasks_that_lack_a_score_are_run(run, data, monkeypatch):
+    measured: list[str] = []
+    rows_of = following.rows_of
+
+    def counted(task, *measurement):
+        measured.append(task)
+        return rows_of(task, *measurement)
+
+    monkeypatch.setattr(following, "rows_of", counted)
+    score(run, data, tasks=["linear"])
+    assert measured == ["linear"] * 4  # untrained, pixels, two checkpoints
+    measured.clear()
+    score(run, data)
+    assert measured == ["knn"] * 4
+    lines = (run / "scores.jsonl").read_text()
+    (run / "scores.jsonl").write_text(lines[:-20])  # kNN of step 20
+    measured.clear()
+    rows, _ = score(run, data)
+    assert measured == ["knn"]
+    assert len(rows) == 8
+
+
 def test_each_so_many_steps_and_the_last(run, data, loaded):
     write_checkpoint(run, 50)
     score(run, data, every=20)
