@@ -25,6 +25,7 @@ from seer.interop.models import Model
 from seer.interop.spec import INIT
 from seer.jsonl import Row, append
 from seer.results import describe, kind, shown
+from seer.rundir.lock import locked_for_scoring
 from seer.rundir.names import BACKBONE, CONFIG, HEADER, SCORES, checkpoints, step_of
 from seer.rundir.rundir import RunDir
 
@@ -304,11 +305,16 @@ def score_run(
 
     Raises:
         InputError: what is wrong with the data or the options; a checkpoint that cannot be scored, at
-            the end; the run is gone.
+            the end; the run is gone, or another process scores it.
     """
     if follow:
         wait_for_run(run, tell)
-    scorer = Scorer(run, data, overrides, tell=tell, **options)
+    with locked_for_scoring(run):
+        scorer = Scorer(run, data, overrides, tell=tell, **options)
+        return _score_all(scorer, follow, seen)
+
+
+def _score_all(scorer: Scorer, follow: bool, seen: Callable[[list[Row], int], None]) -> list[Row]:
     before = len(scorer.rows)
     scorer.score_baselines()
     seen(scorer.rows, 0)
@@ -320,11 +326,11 @@ def score_run(
             continue
         if over or not follow:
             break
-        if not (run / CONFIG).is_file():
-            raise InputError(f"{run}: is gone; what was scored went with it")
+        if not (scorer.run / CONFIG).is_file():
+            raise InputError(f"{scorer.run}: is gone; what was scored went with it")
         time.sleep(SECONDS)
     if len(scorer.rows) == before:
-        tell(f"nothing new; {'; '.join(curve.in_words() for curve in curves(scorer.rows))}")
+        scorer.tell(f"nothing new; {'; '.join(curve.in_words() for curve in curves(scorer.rows))}")
     if scorer.failed:
         first = next(iter(scorer.failed.values()))
         raise InputError(f"{counted(len(scorer.failed))} cannot be scored: {first}")

@@ -19,6 +19,7 @@ from seer.eval.paired import Difference, mcnemar
 from seer.eval.task import evaluate
 from seer.files import sha256
 from seer.interop.models import save_backbone
+from seer.rundir.lock import locked, locked_for_scoring
 from seer.rundir.names import BACKBONE, HEADER, checkpoint_name
 from seer.rundir.rundir import RunDir
 from tests.kit import networks  # noqa: F401  # the backbone
@@ -256,6 +257,16 @@ def test_half_a_line_of_a_killed_writer_costs_one_score(run, data, loaded):
     assert scorer.next_checkpoint() is not None
     score_run(run, str(data), QUICK, tell=lambda line: None)
     assert loaded == ["step-20"]
+
+
+def test_one_process_at_a_time_scores_a_run(run, data, capsys):
+    with locked(run), locked_for_scoring(run):  # which the training does not keep from it
+        with pytest.raises(InputError, match="another process is scoring it; wait for it") as error:
+            score(run, data)
+        assert type(error.value) is InputError  # no launcher tries again
+        assert not (run / "scores.jsonl").exists()
+    rows, _ = score(run, data, tasks=["knn"])
+    assert {row["step"] for row in rows} == {0, 10, 20}
 
 
 def test_the_command_line(run, data, capsys):
