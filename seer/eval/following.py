@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from seer.config import parse_overrides
-from seer.curves import REMEDY, below_pixels, curves
 from seer.data.folders import readable
 from seer.engine.checkpoint.header import read_header
 from seer.errors import InputError
 from seer.eval import outcomes, pixels
 from seer.eval.baselines import baselines
+from seer.eval.curves import REMEDY, below_pixels, curves
 from seer.eval.data.splitting import train_and_test
 from seer.eval.paired import Outcomes, alike, compare
 from seer.eval.probes import feature_cache
@@ -90,9 +90,9 @@ class Scorer:
 
     def _read(self) -> None:
         """Take up what was scored before by the same protocols."""
-        known = set(self.protocols.values())
-        self.rows = [r for r in RunDir(self.run).scores() if r.get("comparable") in known]
-        self._scored = {(r["step"], r.get("weights", ""), r["comparable"]) for r in self.rows}
+        protocols = set(self.protocols.values())
+        rows = RunDir(self.run).scores()
+        self.rows = [row for row in rows if row.get("comparable") in protocols]
 
     def score_baselines(self) -> None:
         """Score what checkpoints are compared with, once. A beginning that is not to be had any more
@@ -201,7 +201,6 @@ class Scorer:
                 f"{self.path}: scores cannot be written ({error.strerror}); they are: {measured}"
             ) from None
         self.rows += rows
-        self._scored |= {(r["step"], r.get("weights", ""), r["comparable"]) for r in rows}
 
     def _against(self, row: Row, hits: Outcomes) -> dict[str, dict[str, float]]:
         """How a score differs from each baseline's on the same images."""
@@ -213,8 +212,9 @@ class Scorer:
         return differences
 
     def _references(self, task: str) -> list[Row]:
-        protocol_ = self.protocols[task]
-        return [r for r in self.rows if r["step"] == 0 and r["comparable"] == protocol_]
+        protocol = self.protocols[task]
+        rows = [row for row in self.rows if row["step"] == 0]
+        return [row for row in rows if row["comparable"] == protocol]
 
     def _baseline(self, task: str, which: str) -> Row | None:
         """A baseline's main row, if it and what each image scored are there."""
@@ -225,11 +225,9 @@ class Scorer:
 
     def _lacking(self, step: int, weights: str) -> list[str]:
         """The tasks by which a checkpoint is not scored yet."""
-        return [
-            name
-            for name, protocol in self.protocols.items()
-            if (step, weights, protocol) not in self._scored
-        ]
+        of_step = [row for row in self.rows if row["step"] == step]
+        scored = {row["comparable"] for row in of_step if row.get("weights", "") == weights}
+        return [name for name, protocol in self.protocols.items() if protocol not in scored]
 
     def _weights(self, checkpoint: Path) -> str:
         """What names the weights of a checkpoint: a run that went back makes others of the same
@@ -273,8 +271,8 @@ class Scorer:
         return [row for name in self.configs for row in self._references(name)]
 
 
-def counted(checkpoints_: int) -> str:
-    return f"{checkpoints_:,} checkpoint{'s' if checkpoints_ > 1 else ''}"
+def counted(number: int) -> str:
+    return f"{number:,} checkpoint{'s' if number > 1 else ''}"
 
 
 def wait_for_run(run: Path, tell: Callable[[str], None] = print) -> None:

@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from seer.curves import REMEDY, below_pixels, curves
 from seer.errors import InputError, printable
+from seer.eval.curves import REMEDY, below_pixels, curves
 from seer.jsonl import Row
 from seer.report.diagnosis import SIGNS, Ailment, ailments, not_applied, unjudged
 from seer.report.plots import LARGEST, number

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import binomtest
 
 from seer import jsonl
-from seer.curves import below_pixels, curves
 from seer.eval import outcomes
+from seer.eval.curves import below_pixels, curves
 from seer.eval.paired import mcnemar
 from seer.report.comparisons import Scored, difference
 from seer.report.html import write_comparison, write_report
