@@ -21,7 +21,6 @@ FLOORS = """
     seer.config seer.jsonl seer.processes
     seer.rundir
     seer.results
-    seer.curves
 
     seer.data.ahead seer.data.members seer.data.options
     seer.data.cutter seer.data.decoding seer.data.hashing seer.data.views
@@ -76,7 +75,7 @@ UNSEEN = {
     "seer.eval.probes": "seer.engine: seer.engine.schedule",  # frozen ones; a curve is one everywhere
     # files, and how values are compared
     "seer.report": "seer.data seer.backbones seer.engine seer.eval: "
-    "seer.eval.outcomes seer.eval.paired seer.eval.literature",
+    "seer.eval.curves seer.eval.outcomes seer.eval.paired seer.eval.literature",
     "shards": "seer.data: seer.data.storage seer.data.decoding seer.data.hashing",  # the format
     "seer": "launch shards:",
     "launch": "seer.methods seer.engine seer.data:",

@@ -32,6 +32,10 @@ class StopRequest:
 
     by = ""
 
+    def __init__(self, stopping: str = STOPPING) -> None:
+        """`stopping` is said at the first Ctrl-C: what follows from it."""
+        self._stopping = stopping
+
     def __enter__(self) -> "StopRequest":
         self._before: dict[Any, Any] = {}
         if (
@@ -61,17 +65,19 @@ class StopRequest:
         reading, self._arrivals = os.pipe()
         os.set_blocking(self._arrivals, False)
         self._wakeup_before = signal.set_wakeup_fd(self._arrivals, warn_on_full_buffer=False)
-        threading.Thread(target=_answer_interrupts, args=(reading,), daemon=True).start()
+        threading.Thread(
+            target=_answer_interrupts, args=(reading, self._stopping), daemon=True
+        ).start()
 
 
-def _answer_interrupts(arrivals: int) -> None:
+def _answer_interrupts(arrivals: int, stopping: str) -> None:
     """Say what follows from the first Ctrl-C, and end this process at the second."""
     count = 0
     while number := os.read(arrivals, 1):
         if number[0] != signal.SIGINT:
             continue
         count += 1
-        tell(STOPPING if count == 1 else ENDED)
+        tell(stopping if count == 1 else ENDED)
         if count > 1:
             os._exit(INTERRUPTED)
     os.close(arrivals)

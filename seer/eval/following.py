@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from seer.config import parse_overrides
-from seer.curves import REMEDY, below_pixels, curves
 from seer.data.folders import readable
 from seer.engine.checkpoint.header import read_header
 from seer.errors import InputError
 from seer.eval import outcomes, pixels
 from seer.eval.baselines import baselines
+from seer.eval.curves import REMEDY, below_pixels, curves
 from seer.eval.data.splitting import train_and_test
 from seer.eval.paired import Outcomes, alike, compare
 from seer.eval.probes import feature_cache
@@ -25,12 +25,12 @@ from seer.interop.models import Model
 from seer.interop.spec import INIT
 from seer.jsonl import Row, append
 from seer.results import describe, kind, shown
+from seer.rundir.lock import locked_for_scoring
 from seer.rundir.names import BACKBONE, CONFIG, HEADER, SCORES, checkpoints, step_of
 from seer.rundir.rundir import RunDir
 
 SECONDS = 2.0  # between two looks
 LAG = 2  # checkpoints that may wait while a run is followed; the newest ones
-ENDS = ("paused", "diverged")  # events after which a run does not go on by itself
 
 
 class Scorer:
@@ -90,9 +90,9 @@ class Scorer:
 
     def _read(self) -> None:
         """Take up what was scored before by the same protocols."""
-        known = set(self.protocols.values())
-        self.rows = [r for r in RunDir(self.run).scores() if r.get("comparable") in known]
-        self._scored = {(r["step"], r.get("weights", ""), r["comparable"]) for r in self.rows}
+        protocols = set(self.protocols.values())
+        rows = RunDir(self.run).scores()
+        self.rows = [row for row in rows if row.get("comparable") in protocols]
 
     def score_baselines(self) -> None:
         """Score what checkpoints are compared with, once. A beginning that is not to be had any more
@@ -102,10 +102,11 @@ class Scorer:
         for spec in baselines(str(self.run), size):
             which = "pixels" if is_pixels(spec) else spec.rpartition(":")[2]
             which = which if which in ("pixels", INIT) else "untrained"
-            if all(self._baseline(name, which) for name in self.configs):
+            lacking = [name for name in self.configs if not self._baseline(name, which)]
+            if not lacking:
                 continue
             try:
-                self._measure(self._load(spec), 0)
+                self._measure(self._load(spec), lacking, 0)
             except InputError as error:
                 if which == "pixels":
                     raise
@@ -125,7 +126,9 @@ class Scorer:
             if self.every and step % self.every and step != self.steps:
                 continue
             weights = self._weights(checkpoint)
-            if weights and step not in self.left and not self._is_scored(step, weights):
+            if not weights or step in self.left or (step, weights) in self.failed:
+                continue
+            if self._lacking(step, weights):
                 due.append((step, weights))
         if not due:
             return None
@@ -142,7 +145,7 @@ class Scorer:
             model = self._load(f"{self.run}:step-{step}")
             # Apart from its file, which the run may remove at any moment.
             model = replace(model, backbone=copy.deepcopy(model.backbone))
-            rows = self._measure(model, step, weights)
+            rows = self._measure(model, self._lacking(step, weights), step, weights)
         except (InputError, OSError) as error:
             if step not in map(step_of, (path.name for path in checkpoints(self.run))):
                 self.gone.add(step)
@@ -158,19 +161,22 @@ class Scorer:
         """Whether no further checkpoint comes, as far as the run's directory tells."""
         run = RunDir(self.run)
         newest = run.checkpoints()[-1:]
-        events = run.events()
-        stopped = bool(events) and events[-1]["event"] in ENDS
-        return stopped or bool(self.steps and newest and newest[0] >= self.steps)
+        return bool(run.ended(run.events())) or bool(
+            self.steps and newest and newest[0] >= self.steps
+        )
 
     def _load(self, spec: str) -> Model:
         """A model by itself: the run's picture of neighbours is of what `seer eval` has measured."""
         return replace(pixels.load(spec, self.images[0]), run_dir=None)
 
-    def _measure(self, model: Model, step: int, weights: str = "") -> list[Row]:
-        """Run the tasks on a model, and write what they give."""
+    def _measure(
+        self, model: Model, tasks: Sequence[str], step: int, weights: str = ""
+    ) -> list[Row]:
+        """Run tasks on a model, and write what they give."""
         measured: list[Row] = []
         with feature_cache.in_memory():
-            for name, config in self.configs.items():
+            for name in tasks:
+                config = self.configs[name]
                 began = time.perf_counter()
                 own = sized(model, config.size)
                 scores = TASKS[name].load().run(own, *self.images, config)
@@ -195,7 +201,6 @@ class Scorer:
                 f"{self.path}: scores cannot be written ({error.strerror}); they are: {measured}"
             ) from None
         self.rows += rows
-        self._scored |= {(r["step"], r.get("weights", ""), r["comparable"]) for r in rows}
 
     def _against(self, row: Row, hits: Outcomes) -> dict[str, dict[str, float]]:
         """How a score differs from each baseline's on the same images."""
@@ -203,18 +208,13 @@ class Scorer:
         for reference in self._references(row["task"]):
             theirs = outcomes.read(self.path, reference)
             if reference["metric"] == row["metric"] and alike(hits, theirs):
-                found = compare(hits, theirs)
-                differences[kind(reference)] = {
-                    "difference": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                    "p": found.p,
-                }
+                differences[kind(reference)] = compare(hits, theirs).row()
         return differences
 
     def _references(self, task: str) -> list[Row]:
-        protocol_ = self.protocols[task]
-        return [r for r in self.rows if r["step"] == 0 and r["comparable"] == protocol_]
+        protocol = self.protocols[task]
+        rows = [row for row in self.rows if row["step"] == 0]
+        return [row for row in rows if row["comparable"] == protocol]
 
     def _baseline(self, task: str, which: str) -> Row | None:
         """A baseline's main row, if it and what each image scored are there."""
@@ -223,10 +223,11 @@ class Scorer:
                 return row
         return None
 
-    def _is_scored(self, step: int, weights: str) -> bool:
-        if (step, weights) in self.failed:
-            return True
-        return all((step, weights, c) in self._scored for c in self.protocols.values())
+    def _lacking(self, step: int, weights: str) -> list[str]:
+        """The tasks by which a checkpoint is not scored yet."""
+        of_step = [row for row in self.rows if row["step"] == step]
+        scored = {row["comparable"] for row in of_step if row.get("weights", "") == weights}
+        return [name for name, protocol in self.protocols.items() if protocol not in scored]
 
     def _weights(self, checkpoint: Path) -> str:
         """What names the weights of a checkpoint: a run that went back makes others of the same
@@ -270,8 +271,8 @@ class Scorer:
         return [row for name in self.configs for row in self._references(name)]
 
 
-def counted(checkpoints_: int) -> str:
-    return f"{checkpoints_:,} checkpoint{'s' if checkpoints_ > 1 else ''}"
+def counted(number: int) -> str:
+    return f"{number:,} checkpoint{'s' if number > 1 else ''}"
 
 
 def wait_for_run(run: Path, tell: Callable[[str], None] = print) -> None:
@@ -302,11 +303,16 @@ def score_run(
 
     Raises:
         InputError: what is wrong with the data or the options; a checkpoint that cannot be scored, at
-            the end; the run is gone.
+            the end; the run is gone, or another process scores it.
     """
     if follow:
         wait_for_run(run, tell)
-    scorer = Scorer(run, data, overrides, tell=tell, **options)
+    with locked_for_scoring(run):
+        scorer = Scorer(run, data, overrides, tell=tell, **options)
+        return _score_all(scorer, follow, seen)
+
+
+def _score_all(scorer: Scorer, follow: bool, seen: Callable[[list[Row], int], None]) -> list[Row]:
     before = len(scorer.rows)
     scorer.score_baselines()
     seen(scorer.rows, 0)
@@ -318,11 +324,11 @@ def score_run(
             continue
         if over or not follow:
             break
-        if not (run / CONFIG).is_file():
-            raise InputError(f"{run}: is gone; what was scored went with it")
+        if not (scorer.run / CONFIG).is_file():
+            raise InputError(f"{scorer.run}: is gone; what was scored went with it")
         time.sleep(SECONDS)
     if len(scorer.rows) == before:
-        tell(f"nothing new; {'; '.join(curve.in_words() for curve in curves(scorer.rows))}")
+        scorer.tell(f"nothing new; {'; '.join(curve.in_words() for curve in curves(scorer.rows))}")
     if scorer.failed:
         first = next(iter(scorer.failed.values()))
         raise InputError(f"{counted(len(scorer.failed))} cannot be scored: {first}")

@@ -37,6 +37,15 @@ class Difference:
     def beyond_chance(self) -> bool:
         return self.p < CHANCE
 
+    def row(self) -> dict[str, float]:
+        """As a row of scores.jsonl has it."""
+        return {"difference": self.value, "low": self.low, "high": self.high, "p": self.p}
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, float]) -> "Difference":
+        """What `row` has written."""
+        return cls(row["difference"], row["low"], row["high"], row["p"])
+
 
 def alike(first: Outcomes, second: Outcomes) -> bool:
     """Whether two are of the same measure and images, as far as they tell."""

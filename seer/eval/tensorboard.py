@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from seer.curves import BASELINES, Curve, curves
+from seer.eval.curves import BASELINES, Curve, curves
 from seer.jsonl import Row
 from seer.rundir.names import TENSORBOARD
 from seer.rundir.rundir import RunDir

@@ -15,9 +15,10 @@ from threading import Thread
 from seer.engine.options import CheckpointConfig
 from seer.errors import InputError, first_line, quoted
 from seer.eval.tasks import QUICK
-from seer.rundir.rundir import RunDir
 from seer.schema import COUNT, DEVICE, Choice, ListOf, Location, option
 
+LEAVING = "leaving the scoring; Ctrl-C again ends at once"
+SECONDS = 0.2  # between two looks whether the end was asked for
 LINE = "score: "  # begins what the scoring process says; what else it prints is kept for its end
 
 
@@ -127,23 +128,32 @@ class Scoring:
             self.child.terminate()
 
     def finish(self) -> None:
-        """Wait for what is to be scored still; Ctrl-C leaves it."""
+        """Wait for what is to be scored still. Ctrl-C, or a scheduler that asks for the end, leaves
+        it: the training is finished all the same.
+        """
         if self._stopping or self._listener is None or not self._listener.is_alive():
             return
-        self.tell(
-            f"{LINE}the training is over; waiting for its last checkpoints' scores. Ctrl-C leaves them to "
-            f"{self._by_hand()}"
-        )
-        try:
-            self._listener.join()
-        except KeyboardInterrupt:
-            self.stop()
+        from seer.engine.preempt import StopRequest  # imports torch
 
-    def catch_up(self, steps: int) -> None:
-        """Of a finished run of so many steps, score the last checkpoint unless it was."""
-        rows = RunDir(self.run_dir).scores()
-        scored = {row["task"] for row in rows if row["step"] == steps}
-        if self.config.data and not scored >= set(self.config.tasks):
+        # A rank of several ignores Ctrl-C, and is told of it by SIGTERM.
+        with StopRequest(LEAVING) as asked:
+            self.tell(
+                f"{LINE}the training is over; waiting for its last checkpoints' scores. Ctrl-C leaves them to "
+                f"{self._by_hand()}"
+            )
+            while self._listener.is_alive() and not asked.by:
+                self._listener.join(SECONDS)
+        if self._listener.is_alive():
+            self.stop()
+            self.tell(
+                f"{LINE}left as asked ({asked.by}); the training is finished; the same command scores the rest"
+            )
+
+    def catch_up(self) -> None:
+        """Of a finished run, score what is to be scored still. What is depends on data and options,
+        which only the process itself can tell.
+        """
+        if self.config.data:
             self.start()
             self.finish()
 

@@ -1,4 +1,6 @@
-"""Two scores on the same images: what a paired test says, where what each image scored was kept."""
+"""Two scores on the same images: what a paired test says, where what each image scored was kept, or
+the test was made when it was measured.
+"""
 
 from dataclasses import dataclass, field
 from math import isclose
@@ -7,6 +9,7 @@ from seer.eval import outcomes
 from seer.eval.paired import Difference, Outcomes, alike, compare
 from seer.jsonl import Row
 from seer.report.runfiles import RunFiles
+from seer.results import kind
 from seer.rundir.names import RESULTS
 
 NEAR = 1e-4  # how far a kept answer may be from the value that it should come to
@@ -30,15 +33,25 @@ class Scored:
 
 def difference(first: Scored, second: Scored) -> Difference | None:
     """By how much the first is above the second, if both were measured in the same way on the same
-    images, and that was kept; None otherwise.
+    images, and that was kept, or told in the first's row; None otherwise.
     """
     if not first.row.get("comparable") or first.row["metric"] != second.row["metric"]:
         return None
     if first.row["comparable"] != second.row.get("comparable"):
         return None
-    if not alike(first.images, second.images):
-        return None
-    paired = compare(first.images, second.images)
+    paired = _measured_beside(first, second)
+    if paired is None and alike(first.images, second.images):
+        paired = compare(first.images, second.images)
     expected = first.row["value"] - second.row["value"]
-    # Files of another evaluation than the row's tell nothing of the row.
-    return paired if isclose(paired.value, expected, abs_tol=NEAR) else None
+    # What is of another evaluation than the row's tells nothing of the row.
+    return paired if paired and isclose(paired.value, expected, abs_tol=NEAR) else None
+
+
+def _measured_beside(first: Scored, second: Scored) -> Difference | None:
+    """What the row of a checkpoint says of a baseline: its images' scores are not kept."""
+    baseline = kind(second.row)
+    # Raw pixels alone are the same for every run.
+    if baseline != "pixels" and first.run.path != second.run.path:
+        return None
+    against = first.row.get("against", {}).get(baseline)
+    return Difference.of_row(against) if against else None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seer import __version__, inputs, outputs
-from seer.curves import REMEDY, below_pixels, curves
+from seer.eval.curves import REMEDY, below_pixels, curves
 from seer.report.changes import changes, cut, differing, partial, sections
 from seer.report.charts import further_charts, sign_charts, training_charts
 from seer.report.diagnosis import JUDGED, alarms, in_words

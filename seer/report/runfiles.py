@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seer.curves import newest_rows
 from seer.errors import InputError
+from seer.eval.curves import newest_rows
 from seer.jsonl import Row
 from seer.report.plots import Series
 from seer.results import latest

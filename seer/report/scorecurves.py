@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from seer.curves import BASELINES, Curve, curves
+from seer.eval.curves import BASELINES, Curve, curves
 from seer.jsonl import Row
 from seer.report.charts import LONGEST_NAME, MOST_CHARTS, Chart, last_step
 from seer.report.plots import Mark, Series, line_chart

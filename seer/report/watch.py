@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from seer.curves import REMEDY, below_pixels, curves
 from seer.errors import InputError, printable
+from seer.eval.curves import REMEDY, below_pixels, curves
 from seer.jsonl import Row
 from seer.report.diagnosis import SIGNS, Ailment, ailments, not_applied, unjudged
 from seer.report.plots import LARGEST, number
@@ -29,7 +29,6 @@ RECENT = 30  # rows that rates are taken over
 PATIENCE = 10.0  # usual intervals between rows, and
 QUIET = 60.0  # seconds at least, before silence is told
 FIRST_ROW = 1800.0  # seconds: building and compiling a large model takes its time
-ENDS = ("paused", "diverged")
 NOWHERE = ("missing", "foreign")  # states of what is no run, and will not become one by waiting
 NO_RUN = (*NOWHERE, "empty", "unreadable")
 WIDE = 110  # characters that a table with the course of the loss wants
@@ -148,8 +147,8 @@ def _state(run: RunDir, found: Status, events: list[Row], usual: float, now: flo
     if not any(written.values()):
         return "empty"
     found.silent = max(0.0, now - max(written.values()))
-    if events and events[-1]["event"] in ENDS and written[HEALTH] >= written[METRICS]:
-        return events[-1]["event"]  # also where the last step was logged: it may have diverged
+    if event := run.ended(events):
+        return event  # also where the last step was logged: it may have diverged
     if found.steps and max(found.step, found.checkpoint or 0) >= found.steps:
         found.step = found.steps
         return "done"

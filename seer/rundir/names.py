@@ -15,7 +15,7 @@ RUN/checkpoints/step-NNNNNNNNN/
     header.json            its tensors and the hashes of its files; it comes last
     state/*.safetensors    blocks of tensors
     backbone.safetensors   the whole backbone
-RUN/manifest.parquet, tensorboard/, seer.log, report.html, .lock, .job.json
+RUN/manifest.parquet, tensorboard/, seer.log, report.html, .lock, .score.lock, .job.json
 """
 
 import re
@@ -50,6 +50,7 @@ HEADER = "header.json"
 STATE = "state"
 BACKBONE = "backbone.safetensors"
 LOCK = ".lock"
+SCORE_LOCK = ".score.lock"
 OWNER = ".job.json"
 SUBMIT = ".submit"
 NAMES = {
@@ -108,7 +109,7 @@ def check_written(run_dir: Path) -> None:
     """Raise `InputError` where a link would lead what a run writes out of its directory, onto
     another's file.
     """
-    for name in (*sorted(NAMES), LOCK, OWNER, SUBMIT):
+    for name in (*sorted(NAMES), LOCK, SCORE_LOCK, OWNER, SUBMIT):
         try:
             inputs.inside(run_dir, name)
         except UnreadableError:

@@ -7,7 +7,7 @@ is read.
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +54,7 @@ MOST_BYTES = 64 * MEGABYTE
 SMALL = MEGABYTE  # environment.json and plan.json have thousands of bytes
 LARGEST_PICTURE = 32 * MEGABYTE
 MOST_PIXELS = 2**26
+ENDS = ("paused", "diverged")  # events after which a run does not go on by itself
 PNG = b"\x89PNG\r\n\x1a\n"
 
 T = TypeVar("T")
@@ -158,6 +159,14 @@ class RunDir:
     def events(self) -> list[Row]:
         """What befell the run's health, in the order in which it did."""
         return self._rows(HEALTH, event)
+
+    def ended(self, events: Sequence[Row]) -> str:
+        """The last of the run's events if that has stopped it; "" if the run has been continued since."""
+        if not events or events[-1]["event"] not in ENDS:
+            return ""
+        # A continued run writes its configuration when it starts, and then metrics; no event.
+        continued = max(self.written(name) for name in (CONFIG, METRICS))
+        return events[-1]["event"] if self.written(HEALTH) >= continued else ""
 
     def passed_over(self) -> int:
         """How many steps the run passed over."""

@@ -71,7 +71,7 @@ def pretrain(
         check_settings(resolved, nproc)
     check_run_dir(resolved)
     if alone and is_finished(resolved):
-        Scoring(resolved.score, Path(resolved.run_dir), warn).catch_up(resolved.steps)
+        Scoring(resolved.score, Path(resolved.run_dir), warn).catch_up()
         return say(*last_lines(resolved))
     check_images(resolved, images)
 

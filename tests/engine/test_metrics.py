@@ -277,7 +277,7 @@ def test_a_plan_that_is_not_readable_is_told_once(tmp_path, plan, caplog):
 
 
 @pytest.mark.parametrize(
-    "name", ["seer.log", "metrics.jsonl", "health.jsonl", "checkpoints", ".lock"]
+    "name", ["seer.log", "metrics.jsonl", "health.jsonl", "checkpoints", ".lock", ".score.lock"]
 )
 def test_a_run_writes_to_nothing_outside_its_directory(tmp_path, name):
     run = tmp_path / "run"

@@ -1,6 +1,7 @@
 """The checkpoints of a run, scored as they appear."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from seer.eval.paired import Difference, mcnemar
 from seer.eval.task import evaluate
 from seer.files import sha256
 from seer.interop.models import save_backbone
+from seer.rundir.lock import locked, locked_for_scoring
 from seer.rundir.names import BACKBONE, HEADER, checkpoint_name
 from seer.rundir.rundir import RunDir
 from tests.kit import networks  # noqa: F401  # the backbone
@@ -131,6 +133,28 @@ def test_what_is_scored_is_not_scored_again_but_other_weights_of_a_step_are(run,
     assert len(loaded) == 3
 
 
+def test_only_tasks_that_lack_a_score_are_run(run, data, monkeypatch):
+    measured: list[str] = []
+    rows_of = following.rows_of
+
+    def counted(task, *measurement):
+        measured.append(task)
+        return rows_of(task, *measurement)
+
+    monkeypatch.setattr(following, "rows_of", counted)
+    score(run, data, tasks=["linear"])
+    assert measured == ["linear"] * 4  # untrained, pixels, two checkpoints
+    measured.clear()
+    score(run, data)
+    assert measured == ["knn"] * 4
+    lines = (run / "scores.jsonl").read_text()
+    (run / "scores.jsonl").write_text(lines[:-20])  # kNN of step 20
+    measured.clear()
+    rows, _ = score(run, data)
+    assert measured == ["knn"]
+    assert len(rows) == 8
+
+
 def test_each_so_many_steps_and_the_last(run, data, loaded):
     write_checkpoint(run, 50)
     score(run, data, every=20)
@@ -194,6 +218,21 @@ def test_a_run_that_its_health_stopped_is_over(run, data, monkeypatch):
     score(run, data, follow=True)
 
 
+@pytest.mark.parametrize("newer", ["config.yaml", "metrics.jsonl"])
+def test_one_that_was_continued_is_not_over(run, data, loaded, monkeypatch, newer):
+    event = {"step": 15, "event": "paused", "why": "so"}
+    (run / "health.jsonl").write_text(json.dumps(event) + "\n")
+    (run / "metrics.jsonl").touch()
+    for path in run.iterdir():
+        os.utime(path, (1000, 1000))
+    assert Scorer(run, str(data), QUICK).is_over()
+    os.utime(run / newer, (1001, 1001))
+    later = [lambda: write_checkpoint(run, 30), lambda: write_checkpoint(run, 50)]
+    monkeypatch.setattr(following.time, "sleep", lambda seconds: later.pop(0)())
+    score(run, data, follow=True, tasks=["knn"])
+    assert loaded[-2:] == ["step-30", "step-50"]
+
+
 def test_a_run_that_is_gone(run, data, monkeypatch):
     monkeypatch.setattr(following.time, "sleep", lambda seconds: shutil.rmtree(run))
     with pytest.raises(InputError, match="is gone"):
@@ -218,6 +257,16 @@ def test_half_a_line_of_a_killed_writer_costs_one_score(run, data, loaded):
     assert scorer.next_checkpoint() is not None
     score_run(run, str(data), QUICK, tell=lambda line: None)
     assert loaded == ["step-20"]
+
+
+def test_one_process_at_a_time_scores_a_run(run, data, capsys):
+    with locked(run), locked_for_scoring(run):  # which the training does not keep from it
+        with pytest.raises(InputError, match="another process is scoring it; wait for it") as error:
+            score(run, data)
+        assert type(error.value) is InputError  # no launcher tries again
+        assert not (run / "scores.jsonl").exists()
+    rows, _ = score(run, data, tasks=["knn"])
+    assert {row["step"] for row in rows} == {0, 10, 20}
 
 
 def test_the_command_line(run, data, capsys):

@@ -4,7 +4,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seer.eval.tensorboard import Board
-from tests.test_curves import BEGINNINGS, row
+from tests.eval.test_curves import BEGINNINGS, row
 
 TAG = "score/kNN top-1, k = 20"
 

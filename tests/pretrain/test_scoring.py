@@ -1,17 +1,22 @@
 """What a run says of the scores that it is to have, and the process that makes them."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from seer import distributed, jsonl
 from seer.engine.options import CheckpointConfig
 from seer.errors import InputError
+from seer.eval.tasks import QUICK
 from seer.pretrain.recipe import load_config
 from seer.pretrain.run import run
 from seer.pretrain.scoring import ScoreConfig, Scoring, check_labels, check_spacing
+from seer.processes import spawn
 from seer.rundir.rundir import RunDir
 from tests.kit.runs import SMALL, TINY, losses
 
@@ -115,6 +120,60 @@ def test_a_run_that_is_stopped_ends_it_at_once_and_others_have_none(scoring):
     assert told == []
 
 
+def test_a_finished_run_is_scored_whatever_it_was_scored_on_before(scoring, tmp_path):
+    child, told = scoring("print('score: here')")
+    earlier = {"data": "cars", "value": 0.5, "low": 0.4, "high": 0.6, "model": "run", "step": 20}
+    earlier |= {"config_hash": "abc", "seconds": 1.0, "metric": "top1"}
+    (tmp_path / "run").mkdir()
+    jsonl.write(tmp_path / "run/scores.jsonl", [earlier | {"task": task} for task in QUICK])
+    assert len(RunDir(tmp_path / "run").scores()) == 2
+    child.catch_up()
+    assert "score: here" in told
+    child.config.data = ""
+    told.clear()
+    child.catch_up()
+    assert told == []
+
+
+def wait_for_scores(out: Path) -> str:
+    """A rank of a training that is over: the first waits for scores that do not come."""
+
+    def tell(line: str) -> None:
+        with (out / "told").open("a") as file:
+            file.write(line + "\n")
+
+    scoring = Scoring(ScoreConfig(data="flowers"), out, tell)
+    program = "import time; time.sleep(600)"
+    scoring._command = lambda: [sys.executable, "-c", program]
+    with scoring.beside(distributed.rank() == 0):
+        pass
+    distributed.shutdown()
+    scoring.finish()
+    return "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_leaves_the_wait_has_a_finished_training(tmp_path, number):
+    """Ranks ignore Ctrl-C, and get SIGTERM instead of it."""
+    told = tmp_path / "told"
+
+    def ask() -> None:
+        deadline = time.monotonic() + 60
+        while not told.is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    asker = Thread(target=ask)
+    asker.start()
+    assert spawn(wait_for_scores, 2, tmp_path, device="cpu") == ["finished"] * 2
+    asker.join()
+    waiting, left = told.read_text().splitlines()
+    assert "waiting for its last checkpoints' scores" in waiting
+    assert left == (
+        "score: left as asked (SIGTERM); the training is finished; the same command scores the rest"
+    )
+
+
 def test_it_ends_with_the_process_that_it_helps(tmp_path):
     """However that ends."""
     child = "from seer.start import end_with; import sys, time; end_with(int(sys.argv[1])); time.sleep(600)"
@@ -154,5 +213,7 @@ def test_a_scored_run_is_the_same_run_bit_for_bit(folder, shards, tmp_path, caps
     assert sorted({row["step"] for row in rows}) == [0, 10, 20]
     assert "score: step 20: kNN top-1, k = 20" in capsys.readouterr().err
     config = load_config(str(recipe), [*given, f"run_dir={tmp_path / 'scored'}", *scores])
-    Scoring(config.score, tmp_path / "scored", pytest.fail).catch_up(20)  # nothing is left to do
-    assert os.path.isfile(tmp_path / "scored" / "scores.jsonl")
+    told: list[str] = []
+    Scoring(config.score, tmp_path / "scored", told.append).catch_up()
+    assert told[-1].startswith("score: nothing new; ")
+    assert RunDir(tmp_path / "scored").scores() == rows

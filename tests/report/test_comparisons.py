@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from seer import jsonl
 from seer.eval import outcomes
+from seer.eval.curves import below_pixels, curves
+from seer.eval.paired import mcnemar
+from seer.report.comparisons import Scored, difference
 from seer.report.html import write_comparison, write_report
 from seer.report.runfiles import read_run
 from seer.report.scoreboard import MOST_COMPARED, boards
@@ -104,6 +108,35 @@ def test_without_what_both_scored_intervals_are_compared(tmp_path, what):
     assert finding.outcome == ALIKE
     assert "the 95 % intervals overlap" in finding.words
     assert not run.remarks
+
+
+def test_of_a_checkpoint_the_page_says_one_thing(tmp_path):
+    """Its row has the paired differences; what each image scored of it is not kept."""
+
+    def checkpoint(name: str, against: dict[str, np.ndarray]) -> Scored:
+        path = write_run(tmp_path / name, results=[])
+        measured = {f"{name} step-000000100": THEIRS, f"{name} untrained": OURS, "pixels:48": OURS}
+        rows = [
+            titled(result(model, float(hits.mean()))) | {"comparable": "abc", "step": 0}
+            for model, hits in measured.items()
+        ]
+        differences = {which: mcnemar(THEIRS, hits).row() for which, hits in against.items()}
+        rows[0] |= {"step": 100, "against": differences}
+        jsonl.write(path / "scores.jsonl", rows)
+        run = read_run(path)
+        return Scored(run, run.results[0])
+
+    a = checkpoint("a", {"untrained": OURS, "pixels": OURS})
+    assert "below raw pixels" in below_pixels(curves(a.run.scores)[0].newest, 100)
+    (finding,) = against_beginning(a.run).findings
+    assert finding.outcome == WORSE
+    assert f"that is larger than chance (p = {P:.2g})" in finding.words
+    assert "Worse than raw pixels" in finding.words
+    b = checkpoint("b", {"pixels": ~OURS})  # of another evaluation than its values
+    _, untrained, pixels = b.run.results
+    assert difference(a, Scored(b.run, pixels)) == mcnemar(THEIRS, OURS)
+    assert difference(a, Scored(b.run, untrained)) is None  # of another run
+    assert difference(b, Scored(b.run, pixels)) is None
 
 
 def test_a_board_of_many_compares_the_best_with_the_next(tmp_path):

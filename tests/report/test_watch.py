@@ -123,6 +123,9 @@ def test_a_run_that_its_health_stopped(half, event):
     lines(half, {"step": 50, "event": event, "why": "so"})
     os.utime(half / "health.jsonl", (NOW - 1, NOW - 1))
     assert status(half, NOW).state == event
+    os.utime(half / "config.yaml", (NOW, NOW))  # continued, before its first row
+    assert status(half, NOW).state == "training"
+    os.utime(half / "config.yaml", (NOW - 1, NOW - 1))
     os.utime(half / "metrics.jsonl", (NOW, NOW))  # continued
     assert status(half, NOW).state == "training"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seer.curves import below_pixels, curves, newest_rows
+from seer.eval.curves import below_pixels, curves, newest_rows
 
 
 def row(step: int, value: float, model: str = "", **changes) -> dict:

@@ -1,11 +1,15 @@
-"""The scores of a run's checkpoints as curves over its steps, with what they are compared with."""
+"""The scores of a run's checkpoints as curves over its steps, with what they are compared with.
+
+Imports no torch: the report and `seer watch` draw them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from seer.eval.paired import Difference, p_of
 from seer.jsonl import Row
 from seer.results import kind, shown, title_of
-from seer.rundir.thresholds import CHANCE, JUDGED_FROM
+from seer.rundir.thresholds import JUDGED_FROM
 
 BASELINES = {"init": "its beginning", "untrained": "untrained", "pixels": "raw pixels"}
 
@@ -79,16 +83,16 @@ def below_pixels(row: Row, steps: int | None) -> str:
     against = row.get("against", {}).get("pixels")
     if against is None or row["step"] < JUDGED_FROM * (steps or 0):
         return ""
-    worse = against["difference"] < 0
+    difference = Difference.of_row(against)
+    worse = difference.value < 0
     if row.get("better", "higher") == "lower":
-        worse = against["difference"] > 0
-    if not worse or against["p"] >= CHANCE:
+        worse = difference.value > 0
+    if not worse or not difference.beyond_chance:
         return ""
-    p = f"p = {against['p']:.2g}" if against["p"] >= 1e-4 else "p < 0.0001"
-    interval = f"[{_points(row, against['low'])}, {_points(row, against['high'])}]"
+    interval = f"[{_points(row, difference.low)}, {_points(row, difference.high)}]"
     return (
         f"{title_of(row)} of step {row['step']:,} is {shown(row)}, below raw pixels by more than chance: "
-        f"{_points(row, against['difference'])} {interval}, {p}"
+        f"{_points(row, difference.value)} {interval}, {p_of(difference)}"
     )
 
 
