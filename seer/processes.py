@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from seer import forkserver
 from seer.distributed import init, pick_device, shutdown
-from seer.errors import TOLD, StoppedError
+from seer.errors import TOLD, LostWorkerError, StoppedError
 from seer.hardware import usable_cores as usable_cores
 from seer.start import ENDING, STOPPING, tell
 from seer.terminal import prepare
@@ -27,6 +27,10 @@ from seer.terminal import prepare
 
 class RankError(RuntimeError):
     """A rank that `spawn` started failed; the message holds its rank and traceback."""
+
+
+class LostRankError(RankError, LostWorkerError):
+    """A rank that died without a word."""
 
 
 def spawn(function: Callable[..., Any], nproc: int, *args: Any, device: str = "auto") -> list[Any]:
@@ -41,7 +45,7 @@ def spawn(function: Callable[..., Any], nproc: int, *args: Any, device: str = "a
 
     Raises:
         InputError, DivergedError, StoppedError: a rank raised it.
-        RankError: a rank raised anything else, or died.
+        RankError: a rank raised anything else. LostRankError: it died.
     """
     # Where forks are unsafe (CUDA, macOS) each rank imports torch itself, which takes many seconds.
     forks = sys.platform == "linux" and pick_device(device, 0).type == "cpu"
@@ -210,6 +214,8 @@ def _report(r: int, process: BaseProcess, pipe: Connection) -> tuple[float, bool
     assert code is not None  # it has ended
     if code == StoppedError.exit_code:
         return time.time(), False, StoppedError("stopped as asked, with nothing to save")
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+    how = f"exited with code {code}"
+    if code < 0:
+        how = f"was killed by {signal.Signals(-code).name}, perhaps for want of memory"
     # It told nothing, so it is the cause of all else.
-    return (0.0, False, RankError(f"rank {r} {how}"))
+    return (0.0, False, LostRankError(f"rank {r} {how}"))

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from seer.engine.options import CheckpointConfig
 from seer.errors import InputError, first_line, quoted
 from seer.eval.tasks import QUICK
 from seer.schema import COUNT, DEVICE, Choice, ListOf, Location, option
+
+if TYPE_CHECKING:
+    from seer.engine.run import Training  # imports torch
 
 LEAVING = "leaving the scoring; Ctrl-C again ends at once"
 SECONDS = 0.2  # between two looks whether the end was asked for
@@ -72,6 +76,26 @@ def check_labels(score: ScoreConfig) -> None:
             train_and_test(score.data)
         except InputError as error:
             raise InputError(f"score.data: {error}") from error
+
+
+@contextmanager
+def scored(
+    training: "Training", score: ScoreConfig, is_main: bool, tell: Callable[[str], None]
+) -> Iterator[None]:
+    """While entered, the checkpoints of a training are scored beside it. At the end, where no other
+    process of the run waits, those that are left.
+    """
+    scoring = Scoring(score, Path(training.config.run_dir), tell)
+    others = training.beside
+
+    @contextmanager
+    def beside() -> Iterator[None]:
+        with others(), scoring.beside(is_main):
+            yield
+
+    training.beside = beside
+    yield
+    scoring.finish()
 
 
 class Scoring:

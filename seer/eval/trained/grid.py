@@ -171,8 +171,11 @@ def write(outcome: Outcome, run_dir: str) -> None:
     files.write(Path(run_dir) / VALIDATION, json.dumps(vars(outcome), indent=2) + "\n")
 
 
-def read(run_dir: str, identity: str) -> Outcome | None:
+def read(run_dir: str, identity: str, point: int, setting: Setting) -> Outcome | None:
     """What a point came to; None where it has not come to an end.
+
+    Args:
+        identity, point, setting: what the file must be of.
 
     Raises:
         InputError: the file is damaged, or of other options or images.
@@ -180,6 +183,7 @@ def read(run_dir: str, identity: str) -> Outcome | None:
     path = Path(run_dir) / VALIDATION
     try:
         outcome = Outcome(**inputs.read_json(path, OUTCOME_KIND))
+        check_outcome(outcome, point, setting, path)
     except FileNotFoundError:
         return None
     except (UnreadableError, TypeError) as error:
@@ -192,6 +196,16 @@ def read(run_dir: str, identity: str) -> Outcome | None:
             f"{path}: is of other images or options; give another run_dir, or remove {run_dir}"
         )
     return outcome
+
+
+def check_outcome(outcome: Outcome, point: int, setting: Setting, path: Path) -> None:
+    """Raise `UnreadableError` for an outcome of another point, or of none."""
+    if outcome.point != point:
+        raise UnreadableError(f"{path}: point {outcome.point} in the folder of point {point}")
+    if outcome.setting != setting:
+        raise UnreadableError(f"{path}: another setting than point {point} has")
+    if (outcome.value is None) == (not outcome.failed):
+        raise UnreadableError(f"{path}: either a value or why it failed")
 
 
 def best_of(outcomes: Sequence[Outcome]) -> Outcome:

@@ -103,7 +103,8 @@ def try_point(config: FinetuneConfig, images: Images, world: World, train: Train
 def known_outcome(config: FinetuneConfig, images: Images) -> Outcome | None:
     """What a point came to, if it has been trained. Raises `InputError` as `grid.read`."""
     parts, _ = divided(config, images)
-    return grid.read(config.run_dir, _identity(config, parts))
+    setting = grid.settings_of(config.grid)[config.point - 1]
+    return grid.read(config.run_dir, _identity(config, parts), config.point, setting)
 
 
 def _identity(config: FinetuneConfig, parts: Images) -> str:
