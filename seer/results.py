@@ -58,8 +58,9 @@ def latest(rows: list[Row]) -> list[Row]:
 
 
 def measure_of(row: Row) -> tuple[str, ...]:
-    """What a row is a value of, the data last: task, protocol, metric and data."""
-    return row["task"], row.get("protocol", ""), row["metric"], row["data"]
+    """What a row is a value of, the data last: task, protocol, metric, images and what they are called."""
+    protocol = row.get("protocol", "")
+    return row["task"], protocol, row["metric"], row.get("images", ""), row["data"]
 
 
 def kind(row: Row) -> str:

@@ -110,10 +110,20 @@ class ImageSet:
         content = "\0".join([source.fingerprint, *self.classes]).encode() + known.tobytes()
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
         self.validation = np.empty(0, np.int64)
+        self._known = hashlib.sha256(known.tobytes()).digest()
         self._length = len(known)
 
     def __len__(self) -> int:
         return self._length
+
+    def listing(self) -> str:
+        """64 hex digits of the images' names within the data and of what is known of each: the same
+        wherever they lie, and whenever they were copied there.
+        """
+        digest = hashlib.sha256("\0".join(self.classes).encode() + b"\0" + self._known)
+        for i in range(len(self)):
+            digest.update(os.fsencode(self.source.key(i)) + b"\0")
+        return digest.hexdigest()
 
     def bytes(self, i: int) -> bytes:
         """The encoded image."""

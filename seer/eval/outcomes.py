@@ -41,6 +41,13 @@ def comparability(task: str, options: dict[str, Any], train: ImageSet, test: Ima
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def images_key(train: ImageSet, test: ImageSet) -> str:
+    """16 hex digits that results share whose images have the same names and labels, wherever they lie
+    and whenever they were copied there.
+    """
+    return hashlib.sha256(f"{train.listing()} {test.listing()}".encode()).hexdigest()[:16]
+
+
 def keep(results: Path | str, row: Row, outcomes: Mapping[str, Any]) -> None:
     """Keep what a row of a results file was of each image, as arrays or tensors on the CPU; a score
     is not lost where that cannot be.

@@ -95,6 +95,7 @@ def rows_of(
         common["protocol"] = readable(config.protocol)
     if splits:
         common["comparable"] = outcomes.comparability(task, options, *splits)
+        common["images"] = outcomes.images_key(*splits)
         if splits[0].dataset and _is_protocols_own(task, config, splits[0]):
             common["dataset"] = splits[0].dataset
     rows = []

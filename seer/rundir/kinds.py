@@ -66,16 +66,32 @@ LATER_FIELDS: dict[str, Kind] = {  # which older ones lack
     "headline": Flag(),
     "chance": Maybe(SCORE),
     "comparable": NAME,  # the same in rows of one protocol, data and split
+    "images": NAME,  # the same in rows of the same training and test images
     "pixels": Integer(1, 100_000),
     "protocol": NAME,
     "dataset": NAME,  # of the table of data sets, where all of its images were measured
     "weights": NAME,  # what the model's hash to
     "seer": NAME,  # its version
 }
-RESULT = Record(RESULT_FIELDS, LATER_FIELDS)
+
+
+class Scores(Record):
+    """Rows of results: shares are from 0 to 1, and within their intervals."""
+
+    def check(self, value: Any, where: str = "") -> dict[str, Any]:
+        row = super().check(value, where)
+        ends = (row["low"], row["value"], row["high"])
+        if row.get("unit", "share") == "share" and not (0 <= ends[0] <= ends[1] <= ends[2] <= 1):
+            raise MismatchError(
+                where, f"{row['value']:g} with [{row['low']:g}, {row['high']:g}] is no share"
+            )
+        return row
+
+
+RESULT = Scores(RESULT_FIELDS, LATER_FIELDS)
 # A score beside a baseline's, paired: by how much it is above it, the interval of that, and p.
 AGAINST = Record({"difference": SCORE, "low": SCORE, "high": SCORE, "p": Number(0, 1)})
-SCORED = Record(
+SCORED = Scores(
     {**RESULT_FIELDS, "step": Integer(0)},  # 0: what the run is compared with
     {**LATER_FIELDS, "against": MapOf(AGAINST)},
 )

@@ -13,7 +13,7 @@ from seer.eval import pixels
 from seer.eval.data.datasets import DATASETS
 from seer.eval.task import evaluate
 from seer.eval.tasks import TASKS
-from seer.results import KEYS, read_results
+from seer.results import KEYS, measure_of, read_results
 from tests.eval.conftest import small_model
 from tests.kit import owners
 from tests.kit.pictures import COLOURS, write_images
@@ -246,3 +246,16 @@ def test_images_of_several_classes_are_scored_by_their_ranks(tmp_path, caplog):
     assert row["details"]["images"] == 24
     with pytest.raises(InputError, match="several classes for each image, which this task cannot"):
         evaluate("knn", "pixels", data, [], out)
+
+
+def test_rows_of_other_images_are_other_measures(data, tmp_path):
+    fewer = tmp_path / "fewer"
+    shutil.copytree(data, fewer)
+    (row,) = evaluate("knn", "pixels:8", fewer, ["k=[1]"], tmp_path / "results.jsonl")
+    next((fewer / "test").rglob("*.png")).unlink()
+    (other,) = evaluate("knn", "pixels:8", fewer, ["k=[1]"], tmp_path / "results.jsonl")
+    assert measure_of(other) != measure_of(row)
+    again = tmp_path / "elsewhere"
+    shutil.copytree(fewer, again)
+    (copied,) = evaluate("knn", "pixels:8", again, ["k=[1]"], tmp_path / "results.jsonl")
+    assert copied["images"] == other["images"]

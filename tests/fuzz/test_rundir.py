@@ -125,8 +125,19 @@ def test_good_rows_are_read_and_keep_their_numbers(row):
     assert all(isinstance(value, int | float | None) for value in kept.values())
 
 
+def as_score(row: dict) -> dict:
+    """With a value within its interval, and shares from 0 to 1."""
+    ends = sorted((row["low"], row["value"], row["high"]))
+    if row.get("unit", "share") == "share":
+        ends = [min(1.0, max(0.0, end)) for end in ends]
+    return {**row, **dict(zip(("low", "value", "high"), ends, strict=True))}
+
+
 @fuzz(10)
-@given(st.lists(values(METRIC), min_size=1, max_size=8), st.lists(values(kinds.RESULT), max_size=4))
+@given(
+    st.lists(values(METRIC), min_size=1, max_size=8),
+    st.lists(values(kinds.RESULT).map(as_score), max_size=4),
+)
 def test_a_page_of_good_values_is_whole(tmp_path_factory, metrics, results):
     run = tmp_path_factory.mktemp("fuzz") / "run"
     run.mkdir()

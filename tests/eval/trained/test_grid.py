@@ -117,16 +117,19 @@ def test_the_best_point_is_the_first_of_the_highest():
         ('"value": 0.5', '"value": 7', r"is damaged \(value: 7 is not a number"),
         ('"failed"', '"filed"', r"is damaged \('failed' is missing\); remove it"),
         ('"value": 0.5', '"value"', r"is damaged \(not readable as JSON"),
+        ('"point": 1', '"point": 77', r"is damaged \(point 77 in the folder of point 1\)"),
+        ('"setting": {', '"setting": {"model": "x", ', "another setting than point 1 has"),
+        ('"value": 0.5', '"value": null', "either a value or why it failed"),
         ('"abc"', '"abd"', "is of other images or options; give another run_dir, or remove"),
     ],
 )
 def test_a_damaged_point_is_named(tmp_path, old, new, message):
-    assert read(str(tmp_path), "abc") is None
     kept = outcome(1, 0.5)
+    assert read(str(tmp_path), "abc", 1, kept.setting) is None
     write(kept, str(tmp_path))
-    assert read(str(tmp_path), "abc") == kept
+    assert read(str(tmp_path), "abc", 1, kept.setting) == kept
     (path,) = tmp_path.iterdir()
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(InputError, match=message) as error:
-        read(str(tmp_path), "abc")
+        read(str(tmp_path), "abc", 1, kept.setting)
     assert str(path) in str(error.value)
