@@ -46,6 +46,7 @@ OPENERS = {
     "seer.data.decoding.decode": "bytes as images, within limits",
     "seer.data.folders": "image files, regular ones, which seer.data.decoding.decode takes",
     "seer.eval.outcomes": "what images scored, kept by ours",
+    "seer.eval.probes.together": "features that processes of ours compute together, in a file without a name",
     "seer.eval.data.csvlists": "tables whose text seer.inputs has read",
     "seer.quickstart.blocks": "a run's picture of ours",
     "seer.quickstart.pictures": "photographs that come with the dependencies",

@@ -283,8 +283,8 @@ def _how_to_compare(run: RunFiles, row: Row) -> str:
     task = row["task"] if re.fullmatch(r"[a-z_]{1,40}", row["task"]) else "knn"
     data = row["data"] if row["data"].isprintable() and len(row["data"]) < LONGEST else "DATA"
     beginning = f"{run.path}:{'init' if began_elsewhere(run) else 'random'}"
-    options = "".join(f" {quoted(word)}" for word in _measured_by(row))
-    return f"seer eval {quoted(task)} --model {quoted(beginning)} --data {quoted(data)}{options}"
+    words = ["seer", "eval", task, "--model", beginning, "--data", data, *_measured_by(row)]
+    return " ".join(map(quoted, words))
 
 
 def _measured_by(row: Row) -> list[str]:
