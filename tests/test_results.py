@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from seer.results import append_results, describe, latest, read_results, shown, title_of
@@ -73,3 +75,15 @@ def test_results_say_how_they_are_shown(more, title, value):
     row = result("net", 0.5) | more
     assert (title_of(row), shown(row)) == (title, value)
     assert value in describe([row])[0]
+
+
+@pytest.mark.parametrize(
+    "ends", [(-0.1, 0.5, 0.6), (0.4, 5.0, 6.0), (0.4, 0.3, 0.6), (0.4, 0.7, 0.6)]
+)
+def test_what_is_no_share_within_its_interval_is_no_result(tmp_path, ends):
+    row = result("a", 0.5)
+    wrong = {**row, **dict(zip(("low", "value", "high"), ends, strict=True))}
+    in_degrees = {**wrong, "unit": "degrees"}
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in (row, wrong, in_degrees)))
+    assert read_results(path) == [row, in_degrees]

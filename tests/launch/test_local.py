@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from seer import distributed
-from seer.errors import InputError
+from seer.errors import InputError, LostWorkerError
 from seer.processes import RankError, spawn
 
 
@@ -28,7 +28,7 @@ def _fail(how):
     [
         ("raises", RankError, "rank 1: (.|\n)*KeyError: 'the cause'"),
         ("wrong input", InputError, "^no such folder$"),
-        ("is killed", RankError, "rank 1 was killed by SIGKILL"),
+        ("is killed", LostWorkerError, "rank 1 was killed by SIGKILL"),
     ],
 )
 def test_one_failure_is_one_error_and_ends_all(how, error, message):
