@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -178,18 +179,30 @@ def test_features_from_the_cache_are_mapped_and_take_no_memory():
     key = "ab" * 32
     features = torch.ones(20_000, 512)  # 41 MB
     feature_cache.store(key, features)
-    feature_cache.load(key, len(features))  # what checking it takes stays with the allocator
-    before = own_memory()
     kept = feature_cache.load(key, len(features))
-    assert own_memory() - before < 10_000
+    where, own = mapping_of(kept.data_ptr())
+    assert where == str(feature_cache.path_of(key))
+    assert own == 0
     kept[0] = 5.0  # of this process alone
+    assert mapping_of(kept.data_ptr())[1] > 0
     assert torch.equal(feature_cache.load(key, len(features)), features)
 
 
-def own_memory() -> int:
-    """KiB that no file stands behind."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+def mapping_of(address: int) -> tuple[str, int]:
+    """The file that stands behind an address, and the KiB of that mapping that none does.
+
+    Not the process's `RssAnon`, which the kernel counts for each CPU apart and another thread's
+    allocations move.
+    """
+    behind = ""
+    within = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if heading := re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)", line):
+            start, end, behind = heading.groups()
+            within = int(start, 16) <= address < int(end, 16)
+        elif within and line.startswith("Anonymous:"):
+            return behind, int(line.split()[1])
+    raise AssertionError(f"nothing is mapped at {address:#x}")
 
 
 def test_the_key_is_of_all_that_features_depend_on(monkeypatch):
