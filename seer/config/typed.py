@@ -48,7 +48,7 @@ def instance(schema: type[T], tree: dict[str, Tree], variants: Variants, allow_e
     chosen = _chosen(schema, tree, variants)
     declared = fields(schema)  # type: ignore[arg-type]
     defaults = {f.name: chosen[f.name]() if f.name in chosen else default_of(f) for f in declared}
-    reader = _Reader(References(tree, defaults, allow_env), chosen)
+    reader = _Reader(References(tree, defaults, allow_env), chosen, variants)
     options = reader.options(schema, tree, defaults, "")
     check_options(options)
     return options
@@ -95,11 +95,14 @@ def _chosen(schema: type, tree: dict[str, Tree], variants: Variants) -> dict[str
 
 
 class _Reader:
-    """Reads one tree. `chosen` are the dataclasses of the keys whose own type says nothing."""
+    """Reads one tree. `chosen` are the dataclasses of the keys whose own type says nothing, out of
+    `variants`.
+    """
 
-    def __init__(self, references: References, chosen: Mapping[str, type]):
+    def __init__(self, references: References, chosen: Mapping[str, type], variants: Variants):
         self.references = references
         self.chosen = chosen
+        self.variants = variants
 
     def options(self, schema: type, tree: Tree, default: Any, where: str) -> Any:
         """An instance of `schema`. `default`: an instance, a mapping of its values, or None."""
@@ -109,7 +112,7 @@ class _Reader:
             # A base may be any file that a stranger's recipe names: what is no name of an option
             # may be its secret.
             name = unknown if re.fullmatch(r"[A-Za-z_][\w-]{0,39}", unknown) else "..."
-            raise InputError(f"{join(where, name)}: unknown key{nearest(name, declared)}")
+            raise InputError(f"{join(where, name)}: {self._is_unknown(name, where, declared)}")
         hints = get_type_hints(schema)
         values = {}
         for name, field in declared.items():
@@ -122,6 +125,22 @@ class _Reader:
             example = f"give {missing[0]}=... on the command line or in the recipe"
             raise InputError(f"{', '.join(missing)}: not set; {example}")
         return schema(**values)
+
+    def _is_unknown(self, name: str, where: str, declared: Mapping[str, Field]) -> str:
+        """Why a key is refused: others of its kind may have it, as where a recipe begins from one of
+        another method.
+        """
+        choices = self.variants.get(where, {})
+        having = [
+            choice for choice, schema in choices.items() if name in (f.name for f in fields(schema))
+        ]
+        if not having:
+            return f"unknown key{nearest(name, declared)}"
+        chosen = next(choice for choice, schema in choices.items() if schema is self.chosen[where])
+        return (
+            f"{chosen} has no such option, {' and '.join(having)} has; begin from a recipe of {chosen}, "
+            f"or give the whole of {where} in one of your own, without a base"
+        )
 
     def _field(self, field: Field, hint: Any, tree: Tree | None, default: Any, key: str) -> Any:
         kind = kind_of(field)

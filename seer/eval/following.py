@@ -3,12 +3,14 @@ untrained and raw pixels.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from seer import outputs
 from seer.config import parse_overrides
 from seer.data.folders import readable
 from seer.engine.checkpoint.header import read_header
@@ -79,9 +81,16 @@ class Scorer:
         }
         config = RunDir(run).config()
         self.steps = config.get("steps", 0)
-        spacing = config.get("checkpoint")
-        saved_every = spacing.get("every") if isinstance(spacing, dict) else 0
-        self.spacing = every or (saved_every if isinstance(saved_every, int) else 0)
+        saves = config.get("checkpoint")
+        saved_every = saves.get("every") if isinstance(saves, dict) else 0
+        self.spacing = saved_every if isinstance(saved_every, int) else 0
+        if every:
+            self.spacing = math.lcm(every, self.spacing or every)
+        if self.spacing != every > 0:
+            tell(
+                f"checkpoints are saved every {saved_every:,} steps: of every {every:,} those of each "
+                f"{self.spacing:,} are scored, and the last"
+            )
         self.gone: set[int] = set()
         self.failed: dict[tuple[int, str], str] = {}
         self._digests: dict[tuple[Path, float], str] = {}
@@ -91,7 +100,10 @@ class Scorer:
     def _read(self) -> None:
         """Take up what was scored before by the same protocols."""
         protocols = set(self.protocols.values())
-        rows = RunDir(self.run).scores()
+        run = RunDir(self.run)
+        rows = run.scores()
+        for remark in run.remarks():
+            self.tell(remark)
         self.rows = [row for row in rows if row.get("comparable") in protocols]
 
     def score_baselines(self) -> None:
@@ -308,6 +320,7 @@ def score_run(
     if follow:
         wait_for_run(run, tell)
     with locked_for_scoring(run):
+        outputs.check_writable(run / SCORES, "scores", append=True)
         scorer = Scorer(run, data, overrides, tell=tell, **options)
         return _score_all(scorer, follow, seen)
 

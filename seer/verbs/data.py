@@ -29,7 +29,9 @@ def check(
     ] = False,
     json_target: Json = "",
 ) -> None:
-    """Which data sets of the papers are there, which tasks they can run, and what is missing."""
+    """Which data sets of the papers are there, which tasks they can run, and what is missing. With
+    --images, exit code 2 when some of them cannot be decoded.
+    """
     from seer.eval.data.coverage import check as run
     from seer.eval.data.coverage import suites, summary
 
@@ -41,3 +43,4 @@ def check(
         {"data_sets": [asdict(finding) for finding in findings], "suites": suites(findings)},
         json_target,
     )
+    raise typer.Exit(2 if any(finding.damaged for finding in findings) else 0)

@@ -145,6 +145,10 @@ def test_a_value_that_nobody_gave(tmp_path):
         ("stps: 3", r"stps: unknown key \(did you mean 'steps'\?\)"),
         ("views: {large: {siz: 3}}", r"views\.large\.siz: unknown key \(did you mean 'size'\?\)"),
         ("method: {momentun: 3}", r"method\.momentun: unknown key"),
+        (
+            "method: {name: b, epsilon: 0.1}",
+            r"method\.epsilon: b has no such option, a has; begin from a recipe of b, or give the whole",
+        ),
         ("steps: many", r"steps: 'many' is not a whole number"),
         ("views: {large: 3}", r"views\.large: expected keys with values"),
         ("steps: ${other}", r"steps: it refers to 'other', which is no key that has a value"),

@@ -161,6 +161,25 @@ def test_each_so_many_steps_and_the_last(run, data, loaded):
     assert loaded[2:] == ["step-20", "step-50"]
 
 
+def test_spacings_that_meet_seldom_are_told(run, data, loaded):
+    write_checkpoint(run, 30)
+    _, told = score(run, data, every=15)
+    assert loaded[2:] == ["step-30"]
+    assert told[0] == (
+        "checkpoints are saved every 10 steps: of every 15 those of each 30 are scored, and the last"
+    )
+    assert not any("passed over" in line for line in told)
+
+
+def test_scores_that_cannot_be_written_are_told_before_any_is_measured(run, data, loaded):
+    (run / "scores.jsonl").mkdir()
+    with pytest.raises(
+        InputError, match=r"^scores .*scores\.jsonl: cannot be written \(it is a folder"
+    ):
+        score(run, data)
+    assert not loaded
+
+
 def test_a_checkpoint_that_is_removed_before_it_is_read(run, data, monkeypatch):
     load = pixels.load
 
@@ -257,6 +276,14 @@ def test_half_a_line_of_a_killed_writer_costs_one_score(run, data, loaded):
     assert scorer.next_checkpoint() is not None
     score_run(run, str(data), QUICK, tell=lambda line: None)
     assert loaded == ["step-20"]
+
+
+def test_rows_that_cannot_be_read_are_told(run, data):
+    (run / "scores.jsonl").write_text("{}\n[1]\n")
+    told: list[str] = []
+    Scorer(run, str(data), QUICK, tell=told.append)
+    (remark,) = told
+    assert remark.startswith("2 of 2 rows of scores.jsonl are not readable; the first is line 1 (")
 
 
 def test_one_process_at_a_time_scores_a_run(run, data, capsys):

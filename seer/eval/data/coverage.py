@@ -45,7 +45,8 @@ class Finding:
     """One data set.
 
     Attributes:
-        images: of each split, as they were read. problems: what is missing or otherwise than it should be.
+        images: of each split, as they were read. damaged: how many of them cannot be decoded, where that was asked.
+        problems: what is missing or otherwise than it should be.
         tasks: of `seer eval`, which can run now. source: how the owner distributes it.
         data: as `--data` takes it.
     """
@@ -55,6 +56,7 @@ class Finding:
     state: str
     folder: str = ""
     images: dict[str, int] = field(default_factory=dict)
+    damaged: int = 0
     classes: int = 0
     metric: str = ""
     licence: str = ""
@@ -218,11 +220,11 @@ def _read(
     finding.images = {split: len(images) for split, images in parts.items()}
     finding.classes = max(len(images.classes) for images in parts.values())
     if read_images:
-        finding.problems += _look_at(parts, tick)
+        _look_at(finding, parts, tick)
 
 
-def _look_at(parts: Mapping[str, ImageSet], tick: Tick) -> list[str]:
-    """Read every image; say which cannot be decoded, and which stand in two splits."""
+def _look_at(finding: Finding, parts: Mapping[str, ImageSet], tick: Tick) -> None:
+    """Read every image; note which cannot be decoded, and which stand in two splits."""
     total = sum(map(len, parts.values()))
     damaged: list[str] = []
     seen: dict[bytes, tuple[str, str]] = {}
@@ -244,12 +246,13 @@ def _look_at(parts: Mapping[str, ImageSet], tick: Tick) -> list[str]:
                         twice.append(f"{first} of {where} is {name} of {split}")
                 done += len(rows)
                 tick(done, total)
-    problems = []
+    finding.damaged = len(damaged)
     if damaged:
-        problems.append(f"{len(damaged):,} images cannot be decoded: {damaged[0]}")
+        finding.problems.append(f"{len(damaged):,} images cannot be decoded: {damaged[0]}")
     if twice:
-        problems.append(f"{len(twice):,} images stand in two splits, byte for byte: {twice[0]}")
-    return problems
+        finding.problems.append(
+            f"{len(twice):,} images stand in two splits, byte for byte: {twice[0]}"
+        )
 
 
 def _digest(i: int, images: ImageSet) -> tuple[bytes, str]:

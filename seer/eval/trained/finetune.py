@@ -64,7 +64,11 @@ def configure(task: str, model: str, data: str, overrides: list[str]) -> Finetun
         raise InputError("weights=: they are the model's")
     config = TASKS[task].resolve(configuration.layer({"model": model, "data": data}), options)
     check_options(config)
-    config = replace(config, grid=grid.without(config.grid, given))
+    searched = grid.without(config.grid, given)
+    if config.grid and not searched:
+        tell(f"no grid: {', '.join(sorted(config.searched()))} given, and one training is made")
+    config = replace(config, grid=searched)
+    grid.points_of(config)  # what is wrong with them is told before images are read
     images = images_of(config)
     config = config.settled(images.train, given)
     loaded = load_model(model)

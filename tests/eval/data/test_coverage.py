@@ -120,6 +120,9 @@ def test_images_are_read_if_wished(tmp_path):
     assert "image_00004.jpg of test" in twice
     assert ticks[-1] == (8, 8)
     assert not any("decoded" in line for line in found(tmp_path)["flowers102"].problems)
+    asked = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--images"])
+    assert asked.exit_code == 2
+    assert "1 images cannot be decoded" in asked.stdout
 
 
 def test_a_table_and_a_split_of_one_s_own(tmp_path):

@@ -51,6 +51,19 @@ def finetune(data: Path, folder: Path, *options: str) -> list[dict]:
         return evaluate("finetune", "net", data, [*QUICK, *place], folder / "results.jsonl")
 
 
+def test_a_misspelt_option_of_a_grid_is_told_before_images_are_read(tmp_path):
+    with pytest.raises(InputError, match=r"^grid: .*schedule\.peek"):
+        configure("finetune", "net", str(tmp_path / "none"), ["grid={schedule.peek: [1, 2]}"])
+
+
+def test_a_grid_whose_options_are_all_given_is_none_and_that_is_told(data, tmp_path, capfd):
+    given = ["schedule.peak=0.1", "crop=centre", f"run_dir={tmp_path}"]
+    with little():
+        config = configure("finetune", "net", str(data), [*QUICK, GRID, *given])
+    assert (config.grid, config.crop) == ({}, "centre")
+    assert "no grid: crop, schedule.peak given, and one training is made" in capfd.readouterr().err
+
+
 def outcomes(folder: Path) -> list[dict]:
     paths = sorted((folder / POINTS).glob(f"*/{VALIDATION}"))
     return [json.loads(path.read_text()) for path in paths]
