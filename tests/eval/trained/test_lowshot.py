@@ -50,8 +50,8 @@ def test_it_learns_from_a_tenth_and_says_from_which_images(data, tmp_path, capfd
         "lowshot", "net", data, [*QUICK, place, "schedule.peak=1", "head_rate=20"], out
     )
     assert row["metric"] == "top1_10percent"
-    assert row["title"] == "Low-shot top-1, 10 % of the labels (swav)"
-    assert row["protocol"] == "swav"
+    assert row["title"] == "Low-shot top-1, 10 % of the labels (small)"
+    assert row["protocol"] == "small"
     assert row["details"]["steps"] == 100
     assert row["low"] > 1 / 3
     train = load_labelled(data, "train")
@@ -72,7 +72,8 @@ def test_it_is_a_plain_loop_over_the_images_of_its_list(data, tmp_path, monkeypa
     """Losses and hits are those of torch's SGD and its schedule, on images as Pillow reads them."""
     monkeypatch.setattr("seer.eval.trained.finetune.load_model", lambda spec: levels_model())
     run_dir = tmp_path / "run"
-    options = ["precision=fp64", "crop=centre", "size=24", "steps=10", "batch_size=8"]
+    options = ["protocol=swav", "precision=fp64", "crop=centre", "size=24", "steps=10"]
+    options += ["batch_size=8"]
     (row,) = evaluate(
         "lowshot", "net", data, [*QUICK, f"run_dir={run_dir}", *options], tmp_path / "out.jsonl"
     )
@@ -164,7 +165,7 @@ def test_how_images_were_named_is_no_part_of_what_was_trained(data, tmp_path, ho
 def test_other_shares_are_other_measures(data, tmp_path, options, metric, title, images):
     few = ["batch_size=3", "steps=1", f"run_dir={tmp_path / 'run'}"]
     (row,) = evaluate("lowshot", "net", data, [*QUICK, *few, *options], tmp_path / "out.jsonl")
-    assert (row["metric"], row["title"]) == (metric, f"Low-shot {title} (swav)")
+    assert (row["metric"], row["title"]) == (metric, f"Low-shot {title} (small)")
     assert len((tmp_path / "run" / "subset.txt").read_text().splitlines()) == images
 
 
