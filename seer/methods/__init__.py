@@ -3,7 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from seer.methods.options import BYOLConfig, SimCLRConfig, SwAVConfig
+from seer.methods.options import (
+    BYOLConfig,
+    MoCoConfig,
+    MoCoV3Config,
+    SimCLRConfig,
+    SwAVConfig,
+)
 from seer.registry import Later, Registry
 
 if TYPE_CHECKING:
@@ -16,10 +22,18 @@ METHODS: "Registry[type[Method]]" = Registry(
         "swav": Later("seer.methods.swav.SwAV"),
         "simclr": Later("seer.methods.simclr.SimCLR"),
         "byol": Later("seer.methods.byol.BYOL"),
+        "moco": Later("seer.methods.moco.MoCo"),
+        "mocov3": Later("seer.methods.mocov3.MoCoV3"),
     }
 )
 # Of methods whose options stand apart: they are known without torch.
-OPTIONS = {"swav": SwAVConfig, "simclr": SimCLRConfig, "byol": BYOLConfig}
+OPTIONS = {
+    "swav": SwAVConfig,
+    "simclr": SimCLRConfig,
+    "byol": BYOLConfig,
+    "moco": MoCoConfig,
+    "mocov3": MoCoV3Config,
+}
 
 
 class MethodOptions(Mapping[str, type]):

@@ -21,6 +21,7 @@ class MLP(nn.Sequential):
         batchnorm_out: normalise the output too (SimCLR).
         bias_out: give the output layer a bias (BYOL does not; nor is there one before a BatchNorm).
         shift_out: train the shift of the output's BatchNorm; else it stays 0 (SimCLR).
+        affine_out: give the output's BatchNorm a scale and a shift (MoCo v3 does not).
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class MLP(nn.Sequential):
         batchnorm_out: bool = False,
         bias_out: bool = True,
         shift_out: bool = True,
+        affine_out: bool = True,
     ):
         *hidden, out = widths
         layers: list[nn.Module] = []
@@ -43,9 +45,10 @@ class MLP(nn.Sequential):
             width = size
         layers.append(nn.Linear(width, out, bias=bias_out and not batchnorm_out))
         if batchnorm_out:
-            norm = nn.BatchNorm1d(out)
-            # Kept, so that a state dict has the same names either way.
-            norm.bias.requires_grad_(shift_out)
+            norm = nn.BatchNorm1d(out, affine=affine_out)
+            if affine_out:
+                # Kept, so that a state dict has the same names either way.
+                norm.bias.requires_grad_(shift_out)
             layers.append(norm)
         super().__init__(*layers)
 

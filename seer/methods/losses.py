@@ -66,6 +66,34 @@ def nt_xent(embeddings: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 @full_precision
+def contrast(
+    queries: Tensor, keys: Tensor, negatives: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Find the key of an image among those of others: in a queue (MoCo; He et al. 2020,
+    arXiv:1911.05722, eq. 1), or else in the batch of all ranks (MoCo v3; Chen et al. 2021,
+    arXiv:2104.02057, eq. 1).
+
+    Args:
+        queries: `(B, D)`, of any length.
+        keys: `(B, D)`, the other views of the same images; no gradient flows to them.
+        negatives: `(K, D)` of length 1; None takes the other images' keys.
+
+    Returns:
+        The cross entropy in nats, averaged over this rank's images; and the share of them whose key is the nearest.
+    """
+    q = F.normalize(queries, dim=1)
+    k = F.normalize(keys.detach(), dim=1)
+    if negatives is None:
+        logits = q @ gather(k).T
+        right = len(q) * rank() + torch.arange(len(q), device=q.device)
+    else:
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ negatives.to(q.dtype).T], dim=1)
+        right = torch.zeros(len(q), dtype=torch.int64, device=q.device)
+    loss = F.cross_entropy(logits / temperature, right)
+    return loss, (logits.argmax(1) == right).float().mean()
+
+
+@full_precision
 def regression(predictions: Tensor, targets: Tensor) -> Tensor:
     """Distance on the unit sphere between prediction and target of different crops (BYOL; Grill et
     al. 2020, eq. 2–3).

@@ -1,14 +1,17 @@
 """What a method remembers beyond a step: a queue of embeddings, a slowly following teacher."""
 
+import math
 from copy import deepcopy
 from itertools import chain
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seer.data.views import Views
-from seer.distributed import gather, local, rank, size
-from seer.methods.base import forward_crops, over_crops
+from seer.distributed import all_reduce_mean, gather, local, rank, size
+from seer.engine.learner import Step
+from seer.methods.base import over_crops
+from seer.precision import at_least_fp32
 
 
 class Queue(nn.Module):
@@ -21,9 +24,11 @@ class Queue(nn.Module):
     rows: Tensor
     pushed: Tensor
     _noted: tuple[Tensor | None, int, int]
+    _aside: tuple[int, list[Tensor]]
 
     def __init__(self, length: int, *shape: int):
         super().__init__()
+        self._aside = -1, []
         self.register_buffer("rows", torch.zeros(length, *shape))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
         self._note(0)
@@ -64,6 +69,23 @@ class Queue(nn.Module):
         numbers = self.pushed - len(rows) + torch.arange(len(rows), device=rows.device)
         self.rows[numbers % len(self.rows)] = rows
 
+    def set_aside(self, rows: Tensor, step: Step) -> None:
+        """Keep a micro-batch's rows for `push_aside`, after the update: those of a step that failed
+        are dropped.
+        """
+        number, earlier = self._aside
+        self._aside = step.number, [*(earlier if number == step.number else []), rows.detach()]
+
+    def push_aside(self) -> None:
+        """Push what was set aside, in its order."""
+        for rows in self._aside[1]:
+            self.push(rows)
+        self.drop_aside()
+
+    def drop_aside(self) -> None:
+        """Forget what was set aside."""
+        self._aside = -1, []
+
     def share(self) -> Tensor:
         """This rank's part of the rows; the ranks' parts together are the whole queue."""
         return self.rows.tensor_split(size())[rank()]
@@ -81,7 +103,24 @@ class Queue(nn.Module):
 
     def __getstate__(self) -> dict:
         """Of a copy: its tensors count their versions anew."""
-        return {**self.__dict__, "_noted": (None, 0, 0)}
+        return {**self.__dict__, "_noted": (None, 0, 0), "_aside": (-1, [])}
+
+
+class Keys(Queue):
+    """A queue of directions, `(length, width)`, that begins with random ones, the same on all ranks
+    and in all runs: every row counts from the first step on.
+    """
+
+    def __init__(self, length: int, width: int):
+        super().__init__(length, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if not self.rows.is_meta:
+            draw = torch.Generator().manual_seed(0)
+            directions = torch.randn(self.rows.shape, generator=draw)
+            self.rows.copy_(F.normalize(directions, dim=1))
 
 
 class Teacher(nn.Module):
@@ -100,9 +139,9 @@ class Teacher(nn.Module):
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, views: Views) -> Tensor:
-        """`(V, B, D)` embeddings of the large crops."""
-        return over_crops(self.head, forward_crops(self.backbone, views, slice(1)))
+    def forward(self, crops: Tensor) -> Tensor:
+        """`(V, B, D)` embeddings of crops `(V, B, C, H, W)`."""
+        return over_crops(self.head, over_crops(self.backbone, crops))
 
     @torch.no_grad()
     def copy_from(self, backbone: nn.Module, head: nn.Module) -> None:
@@ -118,3 +157,19 @@ class Teacher(nn.Module):
         mine = [local(p) for p in self.parameters()]
         theirs = [local(p) for p in chain(backbone.parameters(), head.parameters())]
         torch._foreach_lerp_(mine, theirs, 1 - momentum)
+
+
+def teacher_momentum(base: float, step: Step) -> float:
+    """1 - (1 - base) · (cos(π k / K) + 1) / 2: from `base` at step 0 to 1 at the end (BYOL; Grill et al.
+    2020, arXiv:2006.07733, section 3.3).
+    """
+    return 1 - (1 - base) * (math.cos(math.pi * step.number / step.total) + 1) / 2
+
+
+@torch.no_grad()
+def spread(embeddings: Tensor) -> Tensor:
+    """Root mean square distance of all ranks' `(B, D)` directions from their mean: 0 is collapse, 1
+    all round.
+    """
+    mean = all_reduce_mean(F.normalize(at_least_fp32(embeddings), dim=1).mean(dim=0))
+    return (1 - mean.square().sum()).clamp_(min=0).sqrt()

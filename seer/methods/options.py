@@ -77,3 +77,46 @@ class BYOLConfig:
     head: list[int] = option([4096, 256], WIDTHS)
     predictor: list[int] = option([4096, 256], WIDTHS)
     momentum: float = option(0.996, SHARE)
+
+
+@dataclass
+class MoCoConfig:
+    """The defaults are MoCo v2's for ResNet-50 (Chen et al. 2020, arXiv:2003.04297).
+
+    Attributes:
+        head: hidden and output widths of the projection head.
+        head_bn: put BatchNorm on the head's hidden layers.
+        temperature: of the similarities.
+        queue: keys remembered, over all ranks, that a query is told apart from.
+        momentum: of the key encoder.
+        splits: parts of a process's batch whose statistics BatchNorm takes apart. With these, or with several processes
+            of which each has its own (parallel.bn_group=1), a query and its key are normalised among different images;
+            where it sees all images at once the key can be told by their statistics.
+    """
+
+    name: str = option("moco", Choice("moco"))
+    head: list[int] = option([2048, 128], WIDTHS)
+    head_bn: bool = False
+    temperature: float = option(0.2, TEMPERATURE)
+    queue: int = option(65_536, Integer(1, 10**7))
+    momentum: float = option(0.999, SHARE)
+    splits: int = option(1, Integer(1, 1024))
+
+
+@dataclass
+class MoCoV3Config:
+    """The defaults are those of MoCo v3's code for ResNet-50 and 1000 epochs (0.99 is its `momentum`
+    for 100 and 300).
+
+    Attributes:
+        head: hidden and output widths of the projection head.
+        predictor: those of the predictor, ending in the same output width.
+        temperature: of the similarities.
+        momentum: of the key encoder at the first step; it rises to 1 along a cosine.
+    """
+
+    name: str = option("mocov3", Choice("mocov3"))
+    head: list[int] = option([4096, 256], WIDTHS)
+    predictor: list[int] = option([4096, 256], WIDTHS)
+    temperature: float = option(1.0, TEMPERATURE)
+    momentum: float = option(0.996, SHARE)

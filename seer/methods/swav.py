@@ -43,8 +43,6 @@ class SwAV(Method):
         self.queue = (
             Queue(config.queue, len(config.assign), config.head[-1]) if config.queue else None
         )
-        # A step's number and its embeddings, for the queue.
-        self._fresh: tuple[int, list[Tensor]] = (-1, [])
 
     def forward(self, views: Views, step: Step) -> Output:
         config = self.config
@@ -83,10 +81,9 @@ class SwAV(Method):
         if self.queue is not None:
             if step.number < whole_steps(self.config.queue_from, step.total, "method.queue_from"):
                 self.queue.clear()  # checkpoints of older versions hold rows from before its start
+                self.queue.drop_aside()
             else:
-                for embeddings in self._fresh[1]:
-                    self.queue.push(embeddings)
-            self._fresh = -1, []
+                self.queue.push_aside()
 
     @torch.no_grad()
     def _assignments(self, embeddings: Tensor, scores: Tensor, step: Step) -> tuple[Tensor, Tensor]:
@@ -102,19 +99,9 @@ class SwAV(Method):
                 remembered = over_crops(self.prototypes, self.queue.share().transpose(0, 1))
                 scores = torch.cat([scores, remembered], dim=1)
             assigning = [embeddings[crop] for crop in self.config.assign]
-            self._remember(torch.stack(assigning, dim=1), step)
+            self.queue.set_aside(torch.stack(assigning, dim=1), step)
         targets, empty = sinkhorn(scores, self.config.epsilon, self.config.iterations)
         return targets[:, :batch], empty
-
-    def _remember(self, embeddings: Tensor, step: Step) -> None:
-        """Keep a micro-batch, `(B, A, D)`, for the queue, which takes it after the update: those of
-        a step that fails are dropped.
-        """
-        number, fresh = self._fresh
-        self._fresh = (
-            step.number,
-            [*(fresh if number == step.number else []), embeddings],
-        )
 
     def _check(self, views: Views) -> None:
         large = len(views.crops[0])

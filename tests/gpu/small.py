@@ -29,6 +29,8 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "swav-queue": ("swav", {"head": [32, 16], "prototypes": 12, "queue": 2 * BATCH, "freeze": 0}),
     "simclr": ("simclr", {"head": [32, 16]}),
     "byol": ("byol", {"head": [32, 16], "predictor": [32, 16]}),
+    "moco": ("moco", {"head": [32, 16], "queue": 2 * BATCH}),
+    "mocov3": ("mocov3", {"head": [32, 16], "predictor": [32, 16]}),
 }
 LEARNERS = (*CONFIGS, "finetune")
 OPTIMIZERS = {

@@ -8,7 +8,7 @@ from lightly.utils.scheduler import cosine_schedule
 
 from seer.engine.learner import Step
 from seer.errors import InputError
-from seer.methods.byol import spread, teacher_momentum
+from seer.methods.memory import spread, teacher_momentum
 from tests.methods.tiny import build, make_views, train_step
 
 

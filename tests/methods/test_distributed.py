@@ -19,7 +19,12 @@ from seer.processes import spawn
 from tests.methods.tiny import build, views_for
 
 STEPS = 4
-OPTIONS: dict[str, dict] = {"swav": {"queue": 7, "freeze": 1}, "byol": {"momentum": 0.5}}
+OPTIONS: dict[str, dict] = {
+    "swav": {"queue": 7, "freeze": 1},
+    "byol": {"momentum": 0.5},
+    "moco": {"momentum": 0.5},
+    "mocov3": {"momentum": 0.5},
+}
 
 
 def build_without_batchnorm(name: str) -> Method:
@@ -91,12 +96,26 @@ def uneven_sinkhorn() -> torch.Tensor:
     return distributed.all_reduce_sum(q)
 
 
+def shuffled_losses() -> list[torch.Tensor]:
+    """MoCo's losses where each process, or part of a batch, has BatchNorm's statistics of its own."""
+    parts = 2 // distributed.size()
+    method = build("moco", queue=12, momentum=0.5, splits=parts).double()
+    module = DistributedDataParallel(method) if parts == 1 else method
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    losses = []
+    for number in range(STEPS):
+        views = my_slice(views_for("moco", batch=6, seed=number, dtype=torch.float64))
+        output = train_step(method, module, optimizer, views, Step(number, STEPS), "fp64")
+        losses.append(distributed.all_reduce_mean(output.loss))
+    return losses
+
+
 def on_each_rank() -> dict:
     torch.set_num_threads(1)
     results: dict = {
         (name, wrap): train(name, wrap) for name in METHODS for wrap in ("ddp", "fsdp")
     }
-    return results | {"sinkhorn": uneven_sinkhorn()}
+    return results | {"sinkhorn": uneven_sinkhorn(), "shuffled": shuffled_losses()}
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +134,8 @@ def test_two_processes_equal_one(ranks, name, wrap):
 
 def test_sinkhorn_of_unequal_shares(ranks):
     torch.testing.assert_close(ranks[0]["sinkhorn"], uneven_sinkhorn(), rtol=1e-12, atol=0)
+
+
+def test_mocos_processes_are_parts_of_one_batch(ranks):
+    for rank in ranks:
+        torch.testing.assert_close(rank["shuffled"], shuffled_losses(), rtol=1e-9, atol=0)

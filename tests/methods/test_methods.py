@@ -44,7 +44,8 @@ def test_output(name):
 def test_learns(name):
     method, views = build(name), views_for(name, batch=8)
     losses = [train_step(method, views, Step(number, 2000)) for number in range(40)]
-    assert losses[-1] < losses[0] - 0.2
+    # A queue begins with random keys, which are easily told apart from the first images'.
+    assert losses[-1] < max(losses[:5]) - 0.2
 
 
 @EVERY

@@ -10,7 +10,12 @@ from seer.methods import METHODS
 from seer.methods.base import Method
 from tests.kit.networks import ConvNet
 
-HEADS: dict[str, dict] = {"swav": {"prototypes": 12}, "byol": {"predictor": [16, 6]}}
+HEADS: dict[str, dict] = {
+    "swav": {"prototypes": 12},
+    "byol": {"predictor": [16, 6]},
+    "moco": {"queue": 14, "momentum": 0.9},
+    "mocov3": {"predictor": [16, 6]},
+}
 
 
 def build(name: str, seed: int = 0, **options) -> Method:

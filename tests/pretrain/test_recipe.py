@@ -104,7 +104,14 @@ PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dic
         {"freeze": 977, "queue_from": 14_648},
     ),
     "simclr_resnet50": ((4096, 312_785), (4.8, 0.0, 0.0, 3128), {}),
+    "simclr_resnet50_100ep": ((4096, 31_278), (4.8, 0.0, 0.0, 3128), {}),
     "byol_resnet50": ((4096, 312_785), (3.2, 0.0, 0.0, 3128), {}),
+    "byol_resnet50_300ep": ((4096, 93_835), (4.8, 0.0, 0.0, 3128), {}),
+    "byol_resnet50_100ep": ((4096, 31_278), (7.2, 0.0, 0.0, 3128), {}),
+    "moco_resnet50": ((256, 1_000_912), (0.03, 0.0, 0.0, 0), {}),
+    "mocov3_resnet50": ((4096, 312_785), (4.8, 0.0, 0.0, 3128), {}),
+    "mocov3_resnet50_300ep": ((4096, 93_835), (4.8, 0.0, 0.0, 3128), {}),
+    "mocov3_resnet50_100ep": ((4096, 31_278), (9.6, 0.0, 0.0, 3128), {}),
     "swav_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {"freeze": 0, "queue_from": 0}),
     "quickstart": ((128, 500), (2e-3, 0.0, 2e-6, 25), {"freeze": 0, "queue_from": 0}),
 }
@@ -240,7 +247,10 @@ def test_it_makes_a_step_on_its_published_hardware(name):
 
 def test_the_epochs_are_those_of_imagenet():
     epochs = {"swav_resnet50_800ep": 800, "swav_resnet50_400ep": 400, "swav_resnet50_bs256": 200,
-              "simclr_resnet50": 1000, "byol_resnet50": 1000}  # fmt: skip
+              "simclr_resnet50": 1000, "byol_resnet50": 1000, "mocov3_resnet50": 1000,
+              "moco_resnet50": 200, "simclr_resnet50_100ep": 100,
+              "byol_resnet50_300ep": 300, "byol_resnet50_100ep": 100,
+              "mocov3_resnet50_300ep": 300, "mocov3_resnet50_100ep": 100}  # fmt: skip
     for name, count in epochs.items():
         (batch, steps), *_ = PUBLISHED[name]
         assert steps == round(count * IMAGENET / batch)
