@@ -57,7 +57,7 @@ def test_three_steps_are_mocos_algorithm():
             scores = [(q[i] @ row).item() / 0.2 for row in (k[i], *queue)]
             expected -= scores[0] - math.log(sum(map(math.exp, scores)))
         loss = train_step(method, views, Step(number, 3), lr=0.5)
-        assert float(loss) == pytest.approx(expected / 4, rel=1e-12)
+        assert loss.item() == pytest.approx(expected / 4, rel=1e-12)
         place = 4 * number % 8
         queue[place : place + 4] = k
         torch.testing.assert_close(method.queue.rows, queue)
@@ -101,7 +101,7 @@ def test_v3_is_the_mean_over_both_directions_times_twice_the_temperature():
         scores = [(q[i] @ row).item() / 0.5 for row in candidates]
         expected -= scores[i % 4] - math.log(sum(map(math.exp, scores)))
     output = method(views, Step(0, 10))
-    assert float(output.loss) == pytest.approx(2 * 0.5 * expected / 4, rel=1e-12)
+    assert output.loss.item() == pytest.approx(2 * 0.5 * expected / 4, rel=1e-12)
 
 
 def test_v3s_head_ends_in_a_batchnorm_without_scale_and_shift():
