@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from seer.methods.options import (
     BYOLConfig,
+    DINOConfig,
     MoCoConfig,
     MoCoV3Config,
     SimCLRConfig,
@@ -24,6 +25,7 @@ METHODS: "Registry[type[Method]]" = Registry(
         "byol": Later("seer.methods.byol.BYOL"),
         "moco": Later("seer.methods.moco.MoCo"),
         "mocov3": Later("seer.methods.mocov3.MoCoV3"),
+        "dino": Later("seer.methods.dino.DINO"),
     }
 )
 # Of methods whose options stand apart: they are known without torch.
@@ -33,6 +35,7 @@ OPTIONS = {
     "byol": BYOLConfig,
     "moco": MoCoConfig,
     "mocov3": MoCoV3Config,
+    "dino": DINOConfig,
 }
 
 

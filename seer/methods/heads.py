@@ -11,8 +11,8 @@ from seer.precision import full_precision
 
 
 class MLP(nn.Sequential):
-    """Linear layers of the given widths with ReLU between them, and BatchNorm before each ReLU if
-    wanted.
+    """Linear layers of the given widths with an activation between them, and BatchNorm before each of
+    these if wanted.
 
     Args:
         width: features coming in.
@@ -22,6 +22,7 @@ class MLP(nn.Sequential):
         bias_out: give the output layer a bias (BYOL does not; nor is there one before a BatchNorm).
         shift_out: train the shift of the output's BatchNorm; else it stays 0 (SimCLR).
         affine_out: give the output's BatchNorm a scale and a shift (MoCo v3 does not).
+        activation: between the layers (DINO: GELU).
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class MLP(nn.Sequential):
         bias_out: bool = True,
         shift_out: bool = True,
         affine_out: bool = True,
+        activation: type[nn.Module] = nn.ReLU,
     ):
         *hidden, out = widths
         layers: list[nn.Module] = []
@@ -40,7 +42,7 @@ class MLP(nn.Sequential):
             layers += [
                 nn.Linear(width, size),
                 *([nn.BatchNorm1d(size)] if batchnorm else []),
-                nn.ReLU(inplace=True),
+                activation(**({"inplace": True} if activation is nn.ReLU else {})),
             ]
             width = size
         layers.append(nn.Linear(width, out, bias=bias_out and not batchnorm_out))
@@ -54,7 +56,7 @@ class MLP(nn.Sequential):
 
     def reset_parameters(self) -> None:
         for layer in self:
-            if not isinstance(layer, nn.ReLU):
+            if not isinstance(layer, nn.ReLU | nn.GELU):
                 layer.reset_parameters()  # type: ignore[operator]
 
 

@@ -14,6 +14,29 @@ from seer.methods.base import over_crops
 from seer.precision import at_least_fp32
 
 
+class Aside:
+    """What micro-batches leave for `after_update`: of one step, so that those of a step that failed are
+    dropped.
+    """
+
+    def __init__(self) -> None:
+        self.step = -1
+        self.kept: list[Tensor] = []
+
+    def keep(self, value: Tensor, step: Step) -> None:
+        """Keep a micro-batch's value, in its order."""
+        earlier = self.kept if self.step == step.number else []
+        self.kept = [*earlier, value.detach()]
+        self.step = step.number
+
+    def take(self) -> list[Tensor]:
+        """What was kept, which is forgotten then."""
+        kept = self.kept
+        self.step = -1
+        self.kept = []
+        return kept
+
+
 class Queue(nn.Module):
     """The last `length` rows pushed by any rank, oldest overwritten first. Every rank holds all of
     it.
@@ -24,11 +47,10 @@ class Queue(nn.Module):
     rows: Tensor
     pushed: Tensor
     _noted: tuple[Tensor | None, int, int]
-    _aside: tuple[int, list[Tensor]]
 
     def __init__(self, length: int, *shape: int):
         super().__init__()
-        self._aside = -1, []
+        self.aside = Aside()
         self.register_buffer("rows", torch.zeros(length, *shape))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
         self._note(0)
@@ -69,22 +91,10 @@ class Queue(nn.Module):
         numbers = self.pushed - len(rows) + torch.arange(len(rows), device=rows.device)
         self.rows[numbers % len(self.rows)] = rows
 
-    def set_aside(self, rows: Tensor, step: Step) -> None:
-        """Keep a micro-batch's rows for `push_aside`, after the update: those of a step that failed
-        are dropped.
-        """
-        number, earlier = self._aside
-        self._aside = step.number, [*(earlier if number == step.number else []), rows.detach()]
-
     def push_aside(self) -> None:
-        """Push what was set aside, in its order."""
-        for rows in self._aside[1]:
+        """Push what micro-batches have kept in `aside`."""
+        for rows in self.aside.take():
             self.push(rows)
-        self.drop_aside()
-
-    def drop_aside(self) -> None:
-        """Forget what was set aside."""
-        self._aside = -1, []
 
     def share(self) -> Tensor:
         """This rank's part of the rows; the ranks' parts together are the whole queue."""
@@ -103,7 +113,7 @@ class Queue(nn.Module):
 
     def __getstate__(self) -> dict:
         """Of a copy: its tensors count their versions anew."""
-        return {**self.__dict__, "_noted": (None, 0, 0), "_aside": (-1, [])}
+        return {**self.__dict__, "_noted": (None, 0, 0), "aside": Aside()}
 
 
 class Keys(Queue):

@@ -78,7 +78,7 @@ class MoCo(Student):
         embeddings = self._by_parts(lambda part: self.head(self.backbone(part)), queries)
         keys = self._keys(others, step)
         loss, accuracy = contrast(embeddings, keys, self.queue.rows, self.config.temperature)
-        self.queue.set_aside(F.normalize(at_least_fp32(keys), dim=1), step)
+        self.queue.aside.keep(F.normalize(at_least_fp32(keys), dim=1), step)
         metrics = {
             "contrastive_accuracy": accuracy,
             "log_candidates": loss.new_full((), math.log(self.config.queue + 1)),

@@ -120,3 +120,33 @@ class MoCoV3Config:
     predictor: list[int] = option([4096, 256], WIDTHS)
     temperature: float = option(1.0, TEMPERATURE)
     momentum: float = option(0.996, SHARE)
+
+
+@dataclass
+class DINOConfig:
+    """The defaults are those of DINO's code for ResNet-50 and 800 epochs.
+
+    Attributes:
+        head: widths of the projection head's hidden layers and of its output, the bottleneck.
+        head_bn: put BatchNorm on the head's hidden layers.
+        prototypes: K, the directions that the bottleneck is compared with.
+        temperature: of the softmax that predicts.
+        teacher_temperature: of the teacher's softmax once it has warmed up; lower is sharper.
+        teacher_temperature_start: at the first step, from where it rises in a line.
+        teacher_warmup: steps that it takes, or below 1 a share of the run.
+        centre_momentum: of the mean of the teacher's scores, which is taken from them.
+        momentum: of the teacher at the first step; it rises to 1 along a cosine.
+        freeze: steps for which the prototypes stay as they were initialised, or below 1 a share of the run.
+    """
+
+    name: str = option("dino", Choice("dino"))
+    head: list[int] = option([2048, 2048, 256], WIDTHS)
+    head_bn: bool = True
+    prototypes: int = option(60_000, Integer(2, 10**6))
+    temperature: float = option(0.1, TEMPERATURE)
+    teacher_temperature: float = option(0.07, TEMPERATURE)
+    teacher_temperature_start: float = option(0.04, TEMPERATURE)
+    teacher_warmup: int | float = option(0.0625, PLACE)
+    centre_momentum: float = option(0.9, SHARE)
+    momentum: float = option(0.9995, SHARE)
+    freeze: int | float = option(0.00125, PLACE)

@@ -22,10 +22,14 @@ class Student(Method):
         self.after_load()
 
     def after_load(self) -> None:
-        self.teacher.copy_from(self.backbone, self.head)
+        self.teacher.copy_from(self.backbone, self.imitated())
 
     def after_update(self, step: Step) -> None:
-        self.teacher.follow(self.backbone, self.head, self.momentum(step))
+        self.teacher.follow(self.backbone, self.imitated(), self.momentum(step))
+
+    def imitated(self) -> nn.Module:
+        """What the teacher's head follows."""
+        return self.head
 
     def momentum(self, step: Step) -> float:
         """The share of itself that the teacher keeps."""

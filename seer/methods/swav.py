@@ -81,7 +81,7 @@ class SwAV(Method):
         if self.queue is not None:
             if step.number < whole_steps(self.config.queue_from, step.total, "method.queue_from"):
                 self.queue.clear()  # checkpoints of older versions hold rows from before its start
-                self.queue.drop_aside()
+                self.queue.aside.take()
             else:
                 self.queue.push_aside()
 
@@ -99,7 +99,7 @@ class SwAV(Method):
                 remembered = over_crops(self.prototypes, self.queue.share().transpose(0, 1))
                 scores = torch.cat([scores, remembered], dim=1)
             assigning = [embeddings[crop] for crop in self.config.assign]
-            self.queue.set_aside(torch.stack(assigning, dim=1), step)
+            self.queue.aside.keep(torch.stack(assigning, dim=1), step)
         targets, empty = sinkhorn(scores, self.config.epsilon, self.config.iterations)
         return targets[:, :batch], empty
 

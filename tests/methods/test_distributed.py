@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict] = {
     "byol": {"momentum": 0.5},
     "moco": {"momentum": 0.5},
     "mocov3": {"momentum": 0.5},
+    "dino": {"momentum": 0.5},
 }
 
 

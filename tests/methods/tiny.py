@@ -15,6 +15,7 @@ HEADS: dict[str, dict] = {
     "byol": {"predictor": [16, 6]},
     "moco": {"queue": 14, "momentum": 0.9},
     "mocov3": {"predictor": [16, 6]},
+    "dino": {"prototypes": 12, "freeze": 0},
 }
 
 
@@ -38,7 +39,7 @@ def make_views(
 
 
 def views_for(name: str, **options) -> Views:
-    return make_views(**{"small": 2 if name == "swav" else 0, **options})
+    return make_views(**{"small": 2 if name in ("swav", "dino") else 0, **options})
 
 
 def train_step(method: Method, views: Views, step: Step, lr: float = 0.1) -> Tensor:

@@ -112,6 +112,11 @@ PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dic
     "mocov3_resnet50": ((4096, 312_785), (4.8, 0.0, 0.0, 3128), {}),
     "mocov3_resnet50_300ep": ((4096, 93_835), (4.8, 0.0, 0.0, 3128), {}),
     "mocov3_resnet50_100ep": ((4096, 31_278), (9.6, 0.0, 0.0, 3128), {}),
+    "dino_resnet50": (
+        (4096, 250_228),
+        (4.8, 0.0, 0.0048, 3128),
+        {"freeze": 313, "teacher_warmup": 15_639},
+    ),
     "swav_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {"freeze": 0, "queue_from": 0}),
     "quickstart": ((128, 500), (2e-3, 0.0, 2e-6, 25), {"freeze": 0, "queue_from": 0}),
 }
@@ -248,6 +253,7 @@ def test_it_makes_a_step_on_its_published_hardware(name):
 def test_the_epochs_are_those_of_imagenet():
     epochs = {"swav_resnet50_800ep": 800, "swav_resnet50_400ep": 400, "swav_resnet50_bs256": 200,
               "simclr_resnet50": 1000, "byol_resnet50": 1000, "mocov3_resnet50": 1000,
+              "dino_resnet50": 800,
               "moco_resnet50": 200, "simclr_resnet50_100ep": 100,
               "byol_resnet50_300ep": 300, "byol_resnet50_100ep": 100,
               "mocov3_resnet50_300ep": 300, "mocov3_resnet50_100ep": 100}  # fmt: skip
