@@ -29,6 +29,7 @@ from noise import train_on_noise
 from seer import distributed
 from seer.config import recipes
 from seer.hardware import HARDWARE
+from seer.methods import METHODS
 from seer.planning.plan import Job
 from seer.pretrain.recipe import Pretrain, load_config, published_hardware
 from seer.processes import spawn
@@ -238,7 +239,10 @@ def recipe_figures() -> list[dict]:
         gpus, hardware = published_hardware(recipe)
         if hardware.name == "cpu":  # its clock differs too much to tell hours: calibrate
             continue
-        job = Job.of(load_config(recipe, ["data=."]), gpus, hardware)
+        config = load_config(recipe, ["data=."])
+        if METHODS[config.method.name].banks(config.method, 1):  # planned for the data that it has
+            continue
+        job = Job.of(config, gpus, hardware)
         run = job.estimate()
         cells = [
             f"`{recipe}`",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from seer.methods.options import (
     BYOLConfig,
+    DeepClusterConfig,
     DINOConfig,
     MoCoConfig,
     MoCoV3Config,
@@ -26,6 +27,7 @@ METHODS: "Registry[type[Method]]" = Registry(
         "moco": Later("seer.methods.moco.MoCo"),
         "mocov3": Later("seer.methods.mocov3.MoCoV3"),
         "dino": Later("seer.methods.dino.DINO"),
+        "deepcluster": Later("seer.methods.deepcluster.DeepCluster"),
     }
 )
 # Of methods whose options stand apart: they are known without torch.
@@ -36,6 +38,7 @@ OPTIONS = {
     "moco": MoCoConfig,
     "mocov3": MoCoV3Config,
     "dino": DINOConfig,
+    "deepcluster": DeepClusterConfig,
 }
 
 

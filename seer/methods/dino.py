@@ -77,7 +77,7 @@ class DINO(Student):
         self.prototypes = Prototypes(config.head[-1], config.prototypes)
         self.teacher = Teacher(self.backbone, Scores(self.head, self.prototypes))
         self.register_buffer("centre", torch.zeros(config.prototypes))
-        self.mean_scores = Aside()
+        self.mean_scores: Aside[Tensor] = Aside()
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

@@ -3,6 +3,7 @@
 import math
 from copy import deepcopy
 from itertools import chain
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,23 +14,25 @@ from seer.engine.learner import Step
 from seer.methods.base import over_crops
 from seer.precision import at_least_fp32
 
+T = TypeVar("T")
 
-class Aside:
+
+class Aside(Generic[T]):
     """What micro-batches leave for `after_update`: of one step, so that those of a step that failed are
     dropped.
     """
 
     def __init__(self) -> None:
         self.step = -1
-        self.kept: list[Tensor] = []
+        self.kept: list[T] = []
 
-    def keep(self, value: Tensor, step: Step) -> None:
-        """Keep a micro-batch's value, in its order."""
+    def keep(self, value: T, step: Step) -> None:
+        """Keep what a micro-batch leaves, in its order; no gradient."""
         earlier = self.kept if self.step == step.number else []
-        self.kept = [*earlier, value.detach()]
+        self.kept = [*earlier, value]
         self.step = step.number
 
-    def take(self) -> list[Tensor]:
+    def take(self) -> list[T]:
         """What was kept, which is forgotten then."""
         kept = self.kept
         self.step = -1
@@ -50,7 +53,7 @@ class Queue(nn.Module):
 
     def __init__(self, length: int, *shape: int):
         super().__init__()
-        self.aside = Aside()
+        self.aside: Aside[Tensor] = Aside()
         self.register_buffer("rows", torch.zeros(length, *shape))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
         self._note(0)

@@ -150,3 +150,28 @@ class DINOConfig:
     centre_momentum: float = option(0.9, SHARE)
     momentum: float = option(0.9995, SHARE)
     freeze: int | float = option(0.00125, PLACE)
+
+
+@dataclass
+class DeepClusterConfig:
+    """The defaults are those of DeepCluster-v2's code for ResNet-50.
+
+    Attributes:
+        head: hidden and output widths of the projection head.
+        head_bn: put BatchNorm on the head's hidden layers.
+        prototypes: how many clusters each clustering has; each is made anew at the beginning of every epoch.
+        temperature: of the softmax that predicts an image's cluster.
+        assign: the large crops whose embeddings are clustered; clusterings take them in turns.
+        iterations: of k-means.
+        empty: what becomes of a cluster without images: `keep` leaves its centroid, as in the code; `refill` gives it
+            half of the largest one.
+    """
+
+    name: str = option("deepcluster", Choice("deepcluster"))
+    head: list[int] = option([2048, 128], WIDTHS)
+    head_bn: bool = True
+    prototypes: list[int] = option([3000, 3000, 3000], ListOf(Integer(2, 10**6), 64, 1))
+    temperature: float = option(0.1, TEMPERATURE)
+    assign: list[int] = option([0, 1], ListOf(Integer(0, 63), 64, 1, distinct=True))
+    iterations: int = option(10, Integer(1, 1000))
+    empty: str = option("keep", Choice("keep", "refill"))

@@ -16,7 +16,7 @@ from seer.methods import METHODS
 from seer.methods.base import Method
 from seer.methods.sinkhorn import sinkhorn
 from seer.processes import spawn
-from tests.methods.tiny import build, views_for
+from tests.methods.tiny import begin_epoch, build, views_for
 
 STEPS = 4
 OPTIONS: dict[str, dict] = {
@@ -61,14 +61,18 @@ def my_slice(views: Views) -> Views:
 def train(name: str, wrap: str) -> dict[str, list | dict]:
     """Losses and metrics per step, and all parameters and buffers at the end."""
     method = build_without_batchnorm(name)
+    batches = [
+        my_slice(views_for(name, batch=6, seed=number, dtype=torch.float64))
+        for number in range(STEPS)
+    ]
+    begin_epoch(method, batches, Step(0, STEPS))
     module = WRAP[wrap](method)
     optimizer = torch.optim.SGD(
         [p for p in method.parameters() if p.requires_grad], lr=0.1, momentum=0.9
     )
     losses, metrics = [], []
-    for number in range(STEPS):
+    for number, views in enumerate(batches):
         step = Step(number, STEPS)
-        views = my_slice(views_for(name, batch=6, seed=number, dtype=torch.float64))
         output = train_step(method, module, optimizer, views, step, "fp64")
         losses.append(distributed.all_reduce_mean(output.loss))
         values = {

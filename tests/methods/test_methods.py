@@ -5,9 +5,9 @@ import torch
 
 from seer.config import resolve
 from seer.engine.learner import Step
-from seer.methods import METHODS
+from seer.methods import METHODS, make
 from tests.kit.networks import ConvNet
-from tests.methods.tiny import HEADS, build, train_step, views_for
+from tests.methods.tiny import HEADS, SAMPLES, begin_epoch, build, train_step, views_for
 
 EVERY = pytest.mark.parametrize("name", METHODS)
 
@@ -16,7 +16,7 @@ EVERY = pytest.mark.parametrize("name", METHODS)
 def test_built_on_meta_and_initialised_completely(name):
     options = {"head": [16, 6], **HEADS.get(name, {})} | ({"queue": 8} if name == "swav" else {})
     with torch.device("meta"):
-        method = METHODS[name](ConvNet(), METHODS[name].Config(**options))
+        method = make(ConvNet(), METHODS[name].Config(**options), SAMPLES)
     method.to_empty(device="cpu")
     with torch.no_grad():
         for tensor in (*method.parameters(), *method.buffers()):
@@ -43,6 +43,7 @@ def test_output(name):
 @EVERY
 def test_learns(name):
     method, views = build(name), views_for(name, batch=8)
+    begin_epoch(method, [views], Step(0, 2000))
     losses = [train_step(method, views, Step(number, 2000)) for number in range(40)]
     # A queue begins with random keys, which are easily told apart from the first images'.
     assert losses[-1] < max(losses[:5]) - 0.2
@@ -70,8 +71,6 @@ def test_configuration_is_typed_and_named(name):
 def test_runs_on_meta(name):
     """Shapes and costs can be worked out without memory."""
     with torch.device("meta"):
-        method = METHODS[name](
-            ConvNet(), METHODS[name].Config(**{"head": [16, 6], **HEADS.get(name, {})})
-        )
+        method = build(name)
     views = views_for(name)
     assert method(views.to("meta"), Step(0, 10)).loss.is_meta

@@ -1,12 +1,16 @@
 """Methods, views and method configurations small enough for every test."""
 
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from seer.data.views import Views
-from seer.engine.learner import Step
+from seer.engine.learner import Output, Step
 from seer.engine.step import train_step as engine_step
-from seer.methods import METHODS
+from seer.methods import METHODS, make
 from seer.methods.base import Method
 from tests.kit.networks import ConvNet
 
@@ -16,13 +20,16 @@ HEADS: dict[str, dict] = {
     "moco": {"queue": 14, "momentum": 0.9},
     "mocov3": {"predictor": [16, 6]},
     "dino": {"prototypes": 12, "freeze": 0},
+    "deepcluster": {"prototypes": [5, 3]},
 }
+SMALL = ("swav", "dino", "deepcluster")  # they take small crops
+SAMPLES = 20
 
 
 def build(name: str, seed: int = 0, **options) -> Method:
     torch.manual_seed(seed)
     options = {"head": [16, 6], **HEADS.get(name, {}), **options}
-    return METHODS[name](ConvNet(), METHODS[name].Config(**options))
+    return make(ConvNet(), METHODS[name].Config(**options), SAMPLES)
 
 
 def make_views(
@@ -39,10 +46,22 @@ def make_views(
 
 
 def views_for(name: str, **options) -> Views:
-    return make_views(**{"small": 2 if name in ("swav", "dino") else 0, **options})
+    return make_views(**{"small": 2 if name in SMALL else 0, **options})
 
 
 def train_step(method: Method, views: Views, step: Step, lr: float = 0.1) -> Tensor:
     """One SGD step as the engine takes it; returns the loss."""
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr)
     return engine_step(method, method, optimizer, views, step).loss
+
+
+def begin_epoch(method: Method, batches: list[Views], step: Step) -> None:
+    """What the engine does before the first step of an epoch, with these batches as all images."""
+    surveying = replace(step, surveying=True, measure=False)
+
+    def survey() -> Iterator[tuple[Views, Output]]:
+        for views in batches:
+            with torch.no_grad():
+                yield views, copy.deepcopy(method)(views, surveying)
+
+    method.before_epoch(step, survey)

@@ -112,6 +112,7 @@ PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dic
     "mocov3_resnet50": ((4096, 312_785), (4.8, 0.0, 0.0, 3128), {}),
     "mocov3_resnet50_300ep": ((4096, 93_835), (4.8, 0.0, 0.0, 3128), {}),
     "mocov3_resnet50_100ep": ((4096, 31_278), (9.6, 0.0, 0.0, 3128), {}),
+    "deepcluster_resnet50": ((4096, 250_228), (4.8, 0.3, 0.0048, 3128), {}),
     "dino_resnet50": (
         (4096, 250_228),
         (4.8, 0.0, 0.0048, 3128),
@@ -244,7 +245,7 @@ def test_it_makes_a_step_on_its_published_hardware(name):
     if layout(config) in MEASURED:
         return
     MEASURED.add(layout(config))
-    footprint = measure(config, ranks, not hardware.syncs_batchnorm)
+    footprint = measure(config, ranks, not hardware.syncs_batchnorm, samples=IMAGENET)
     assert footprint.batch == config.batch_size // ranks
     assert footprint.memory["activations"] > 0
     assert footprint.flops > 0
@@ -253,7 +254,7 @@ def test_it_makes_a_step_on_its_published_hardware(name):
 def test_the_epochs_are_those_of_imagenet():
     epochs = {"swav_resnet50_800ep": 800, "swav_resnet50_400ep": 400, "swav_resnet50_bs256": 200,
               "simclr_resnet50": 1000, "byol_resnet50": 1000, "mocov3_resnet50": 1000,
-              "dino_resnet50": 800,
+              "dino_resnet50": 800, "deepcluster_resnet50": 800,
               "moco_resnet50": 200, "simclr_resnet50_100ep": 100,
               "byol_resnet50_300ep": 300, "byol_resnet50_100ep": 100,
               "mocov3_resnet50_300ep": 300, "mocov3_resnet50_100ep": 100}  # fmt: skip
