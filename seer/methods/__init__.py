@@ -11,6 +11,7 @@ from seer.methods.options import (
     MoCoV3Config,
     SimCLRConfig,
     SwAVConfig,
+    VISRegConfig,
 )
 from seer.registry import Later, Registry
 
@@ -28,6 +29,7 @@ METHODS: "Registry[type[Method]]" = Registry(
         "mocov3": Later("seer.methods.mocov3.MoCoV3"),
         "dino": Later("seer.methods.dino.DINO"),
         "deepcluster": Later("seer.methods.deepcluster.DeepCluster"),
+        "visreg": Later("seer.methods.visreg.VISReg"),
     }
 )
 # Of methods whose options stand apart: they are known without torch.
@@ -39,6 +41,7 @@ OPTIONS = {
     "mocov3": MoCoV3Config,
     "dino": DINOConfig,
     "deepcluster": DeepClusterConfig,
+    "visreg": VISRegConfig,
 }
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seer.data.views import Views
-from seer.distributed import gather, rank, size
+from seer.distributed import broadcast, gather, rank, size
 from seer.engine.learner import Output, Step
 from seer.engine.symptoms import Symptom
 from seer.errors import InputError
@@ -76,7 +76,7 @@ class MoCo(Student):
         queries, others = views.crops[0]
         self._check(len(queries))
         embeddings = self._by_parts(lambda part: self.head(self.backbone(part)), queries)
-        keys = self._keys(others, step)
+        keys = self._keys(others)
         loss, accuracy = contrast(embeddings, keys, self.queue.rows, self.config.temperature)
         self.queue.aside.keep(F.normalize(at_least_fp32(keys), dim=1), step)
         metrics = {
@@ -106,13 +106,12 @@ class MoCo(Student):
         return torch.cat([network(part) for part in images.chunk(self.config.splits)])
 
     @torch.no_grad()
-    def _keys(self, images: Tensor, step: Step) -> Tensor:
+    def _keys(self, images: Tensor) -> Tensor:
         """`(B, D)` keys of this rank's images, each made among others than its query was."""
         if size() * self.config.splits == 1:
             return self.teacher(images[None])[0]
         everyones = gather(images)
-        draw = torch.Generator(images.device).manual_seed(step.number)
-        order = torch.randperm(len(everyones), generator=draw, device=images.device)
+        order = broadcast(torch.randperm(len(everyones), device=images.device))
         dealt = everyones[order].chunk(size())[rank()]
         keys = gather(self._by_parts(lambda part: self.teacher(part[None])[0], dealt))
         return keys[order.argsort()].chunk(size())[rank()]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from seer.schema import SHARE, TEMPERATURE, Choice, Integer, ListOf, option
+from seer.schema import SHARE, TEMPERATURE, Choice, Integer, ListOf, Number, option
 from seer.steps import PLACE
 
 WIDTHS = ListOf(Integer(1, 2**17), 16, 1)  # of an MLP: hidden layers and output
@@ -175,3 +175,29 @@ class DeepClusterConfig:
     assign: list[int] = option([0, 1], ListOf(Integer(0, 63), 64, 1, distinct=True))
     iterations: int = option(10, Integer(1, 1000))
     empty: str = option("keep", Choice("keep", "refill"))
+
+
+@dataclass
+class VISRegConfig:
+    """The loss's defaults are the paper's for large data sets. Its networks were vision transformers: the
+    head is not of a published convolutional one.
+
+    Attributes:
+        head: hidden and output widths of the projection head.
+        head_bn: put BatchNorm on the head's hidden layers.
+        regularisation: λ, the weight of what keeps embeddings apart; that of their agreement is 1 - λ (the paper: 0.6
+            for small data sets).
+        scale, shape, centre: weights of its parts: deviations that are 1, a normal distribution along any direction, a
+            mean of 0. `shape` may be larger for long-tailed images, and should be smaller for batches of a few dozen,
+            whose quantiles deviate by less than 1.
+        slices: random directions, new in each step, that the shape is looked at along; the ranks share them.
+    """
+
+    name: str = option("visreg", Choice("visreg"))
+    head: list[int] = option([2048, 2048, 128], WIDTHS)
+    head_bn: bool = True
+    regularisation: float = option(0.9, SHARE)
+    scale: float = option(1.0, Number(0, 1e6))
+    shape: float = option(1.0, Number(0, 1e6))
+    centre: float = option(1.0, Number(0, 1e6))
+    slices: int = option(4096, Integer(1, 2**20))

@@ -32,6 +32,7 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "moco": ("moco", {"head": [32, 16], "queue": 2 * BATCH}),
     "mocov3": ("mocov3", {"head": [32, 16], "predictor": [32, 16]}),
     "dino": ("dino", {"head": [32, 16], "prototypes": 30, "freeze": 0}),
+    "visreg": ("visreg", {"head": [32, 16], "slices": 64}),
 }
 LEARNERS = (*CONFIGS, "finetune")
 OPTIMIZERS = {

@@ -73,6 +73,7 @@ def train(name: str, wrap: str) -> dict[str, list | dict]:
     losses, metrics = [], []
     for number, views in enumerate(batches):
         step = Step(number, STEPS)
+        torch.manual_seed(number)
         output = train_step(method, module, optimizer, views, step, "fp64")
         losses.append(distributed.all_reduce_mean(output.loss))
         values = {
@@ -110,6 +111,7 @@ def shuffled_losses() -> list[torch.Tensor]:
     losses = []
     for number in range(STEPS):
         views = my_slice(views_for("moco", batch=6, seed=number, dtype=torch.float64))
+        torch.manual_seed(number)
         output = train_step(method, module, optimizer, views, Step(number, STEPS), "fp64")
         losses.append(distributed.all_reduce_mean(output.loss))
     return losses

@@ -21,8 +21,9 @@ HEADS: dict[str, dict] = {
     "mocov3": {"predictor": [16, 6]},
     "dino": {"prototypes": 12, "freeze": 0},
     "deepcluster": {"prototypes": [5, 3]},
+    "visreg": {"slices": 16, "shape": 0.1},  # few quantiles deviate by less than 1
 }
-SMALL = ("swav", "dino", "deepcluster")  # they take small crops
+SMALL = ("swav", "dino", "deepcluster", "visreg")  # they take small crops
 SAMPLES = 20
 
 
@@ -50,7 +51,8 @@ def views_for(name: str, **options) -> Views:
 
 
 def train_step(method: Method, views: Views, step: Step, lr: float = 0.1) -> Tensor:
-    """One SGD step as the engine takes it; returns the loss."""
+    """One SGD step as the engine takes it, random numbers by the step; returns the loss."""
+    torch.manual_seed(step.number)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr)
     return engine_step(method, method, optimizer, views, step).loss
 
