@@ -10,7 +10,7 @@ from seer.eval import outcomes
 from seer.eval.paired import alike, compare, verdict
 from seer.eval.task import evaluate
 from seer.eval.tasks import QUICK, options_of
-from seer.interop.spec import INIT, RANDOM, library_of, run_of
+from seer.interop.spec import INIT, RANDOM, library_of, run_of, without_size
 from seer.jsonl import Row
 from seer.results import at_size, shown
 from seer.rundir.names import CONFIG, RESULTS
@@ -55,13 +55,14 @@ def baselines(model: str, size: int = 0) -> list[str]:
     untrained, where it can be had by a word; and raw pixels, of images of this `size` if it is not 0.
     """
     specs = []
+    name, own = without_size(model)
+    suffix = f"@{own}" if own else ""
     if run := run_of(model):
         if _began_elsewhere(run):
-            specs.append(f"{run}:{INIT}")
-        specs.append(f"{run}:{RANDOM}")
+            specs.append(f"{run}:{INIT}{suffix}")
+        specs.append(f"{run}:{RANDOM}{suffix}")
     elif library := library_of(model):
-        name = model.split(":")[1]
-        specs.append(f"{library}:{name}:{RANDOM}")
+        specs.append(f"{library}:{name.split(':')[1]}:{RANDOM}{suffix}")
     specs.append(f"pixels:{size}" if size else "pixels")
     return [spec for spec in specs if model not in (spec, "pixels")]
 

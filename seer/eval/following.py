@@ -21,9 +21,9 @@ from seer.eval.curves import REMEDY, below_pixels, curves
 from seer.eval.data.splitting import train_and_test
 from seer.eval.paired import Outcomes, alike, compare
 from seer.eval.probes import feature_cache
-from seer.eval.task import kept_options, rows_of, sized
+from seer.eval.task import kept_options, rows_of
 from seer.eval.tasks import QUICK, TASKS, is_pixels, options_of
-from seer.interop.models import Model
+from seer.interop.models import Model, sized
 from seer.interop.spec import INIT
 from seer.jsonl import Row, append
 from seer.results import describe, kind, shown

@@ -8,13 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from seer import __version__
 from seer.config import incidental, layer, parse_overrides, significant
 from seer.data.folders import readable
 from seer.data.labelled import ImageSet
-from seer.errors import InputError
 from seer.eval import outcomes, pixels
 from seer.eval.data.splitting import rule_of, train_and_test
 from seer.eval.probes.feature_cache import weights_hash
@@ -22,8 +19,7 @@ from seer.eval.probes.together import number, together
 from seer.eval.protocols import is_file
 from seer.eval.scores import Score
 from seer.eval.tasks import TASKS, check_request
-from seer.interop.models import Model, load_model
-from seer.interop.weights import reason
+from seer.interop.models import Model, load_model, sized
 from seer.jsonl import Row
 from seer.processes import spawn
 from seer.results import append_results, check_results
@@ -189,24 +185,3 @@ def _train(
 def results_of(model: Model, out: Path | str | None) -> Path | str:
     """Where a model's results go, unless `out` says it."""
     return out or (model.run_dir or Path()) / RESULTS
-
-
-def sized(model: Model, size: int) -> Model:
-    """The model with another side of its images in pixels, if that is not 0. Raises `InputError` if
-    it takes none.
-    """
-    if size < 0:
-        raise InputError(f"size={size}: give pixels, or 0 for the model's own {model.size}")
-    if size in (0, model.size):
-        return model
-    try:
-        with torch.inference_mode():
-            model.backbone(torch.zeros(1, 3, size, size))
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # what networks raise that are made for one size
-        raise InputError(
-            f"size={size}: {model.label} takes no images of that size ({reason(error)})"
-        ) from None
-    return replace(model, size=size)

@@ -1,7 +1,7 @@
 """MODEL, the word of the command line: anything that can be evaluated, from one line of text."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,17 @@ from seer.interop.native import (
 )
 from seer.interop.opening import open_published, own_file
 from seer.interop.published import Published
-from seer.interop.spec import INIT, RANDOM, check_form, is_weights, library_of, split, weights_of
-from seer.interop.weights import check_finite, load_strictly
+from seer.interop.spec import (
+    INIT,
+    RANDOM,
+    check_form,
+    is_weights,
+    library_of,
+    split,
+    weights_of,
+    without_size,
+)
+from seer.interop.weights import check_finite, load_strictly, reason
 from seer.rundir.names import CONFIG, HEADER
 from seer.schema import DIGEST, Integer, MapOf, MismatchError, Record
 
@@ -89,12 +98,14 @@ def load_model(spec: str) -> Model:
         spec: RUN (its newest checkpoint) | RUN:step-100 | RUN:random (same architecture and seed, untrained) |
             RUN:init (the weights that it began with) | FILE or FOLDER of weights, ours or published |
             BACKBONE:random | timm:NAME[:WEIGHTS] |
-            torchvision:NAME[:WEIGHTS]. WEIGHTS is `pretrained` (the default), `random`, or a local file.
+            torchvision:NAME[:WEIGHTS]. WEIGHTS is `pretrained` (the default), `random`, or a local file. @64 behind any
+            of them: of images of 64 px, which its label says, too.
 
     Raises:
         InputError: in one line, what is wrong with the spec or the file, and what to do.
     """
     check_form(spec)
+    spec, size = without_size(spec)
     if library := library_of(spec):
         name, _, weights = spec.removeprefix(f"{library}:").partition(":")
         model = _load_foreign(library, name, weights)
@@ -102,7 +113,28 @@ def load_model(spec: str) -> Model:
         model = _load_own(spec)
     check_finite(model.backbone.state_dict(), spec)
     model.backbone.eval()
-    return model
+    return replace(sized(model, size), label=f"{model.label}@{size}") if size else model
+
+
+def sized(model: Model, size: int) -> Model:
+    """The model with another side of its images in pixels, if that is not 0. Raises `InputError` if
+    it takes none.
+    """
+    if size < 0:
+        raise InputError(f"size={size}: give pixels, or 0 for the model's own {model.size}")
+    if size in (0, model.size):
+        return model
+    try:
+        with torch.inference_mode():
+            model.backbone(torch.zeros(1, 3, size, size))
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # what networks raise that are made for one size
+        raise InputError(
+            f"size={size}: {model.label} takes no images of that size ({reason(error)})"
+        ) from None
+    return replace(model, size=size)
 
 
 def load_backbone(source: Path | str) -> tuple[Backbone, dict[str, Any]]:

@@ -18,8 +18,9 @@ LIBRARIES = ("torchvision", "timm")  # whose networks are MODELs by their names
 NAMINGS = (*LIBRARIES, "transformers", "pycls", "vissl", "classy_vision")
 FORMS = (
     "a run directory, a file or folder of weights, BACKBONE:random, timm:NAME[:WEIGHTS] "
-    "or torchvision:NAME[:WEIGHTS]"
+    "or torchvision:NAME[:WEIGHTS], and @PIXELS behind it for images of another size"
 )
+SIZE = r"(.+)@([0-9]{1,4})"
 HUB = "config.json"  # of a folder as transformers lays it out
 SHARDS = (".torch", ".pt", ".pth", ".bin")  # a folder of these is one of shards
 # What a run began as: its network at random, and with the weights that `init` named.
@@ -59,6 +60,14 @@ def weights_file(model: str, weights: str) -> Path | None:
     return path
 
 
+def without_size(spec: str) -> tuple[str, int]:
+    """MODEL without the side of its images, and that in pixels; 0 where none is given."""
+    match = re.fullmatch(SIZE, spec, re.DOTALL)
+    if not match or os.path.exists(spec):
+        return spec, 0
+    return match[1], int(match[2])
+
+
 def split(spec: str) -> tuple[Path, str]:
     """Path and what follows its colon, if it is not the path itself that has the colon."""
     head, colon, tail = spec.rpartition(":")
@@ -84,6 +93,7 @@ def is_folder_of_shards(folder: Path) -> bool:
 
 def run_of(spec: str) -> Path | None:
     """The run directory that MODEL names, if it names one."""
+    spec, _ = without_size(spec)
     path, _ = split(spec)
     is_run = not library_of(spec) and os.path.isdir(path) and not is_weights(path)
     return path if is_run else None
@@ -115,7 +125,7 @@ def check_model(spec: str) -> None:
         InputError: as `check_form`; a run has no such checkpoint.
     """
     check_form(spec)
-    path, part = split(spec)
+    path, part = split(without_size(spec)[0])
     if run_of(spec) and part not in (RANDOM, INIT):
         weights_of(path, part)
 
@@ -124,6 +134,7 @@ def check_form(spec: str) -> None:
     """Refuse what is none of `FORMS`. Raises `InputError`: nothing is there, a folder is no run, there is
     no such backbone.
     """
+    spec, _ = without_size(spec)
     if library_of(spec):
         library, name, weights = (*spec.split(":", 2), "")[:3]
         if os.sep in weights or "." in weights:  # a path, and no name of the library's

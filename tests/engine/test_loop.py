@@ -9,6 +9,7 @@ from torch import nn
 
 from seer.data.views import Views
 from seer.distributed import World
+from seer.engine.bank import banks_of
 from seer.engine.health import Health, HealthConfig, RollbackError
 from seer.engine.learner import Output, Step
 from seer.engine.loop import Run, Saves, gradients, train
@@ -61,6 +62,9 @@ class Batches:
 
     def iterate(self, start, stop, skipped=()):
         return (self.views(step) for step in range(start, stop) if step not in skipped)
+
+    def survey(self, epoch):
+        return iter([self.views(0)])
 
 
 @pytest.fixture
@@ -254,7 +258,8 @@ def test_a_step_that_is_not_applied_leaves_everything_as_it_was(run, name):
     """
 
     def state(made: Run) -> dict[str, torch.Tensor]:
-        return {key: tensor.clone() for key, tensor in made.learner.state_dict().items()}
+        banks = {name: bank.rows for name, bank in banks_of(made.learner).items()}
+        return {key: tensor.clone() for key, tensor in (made.learner.state_dict() | banks).items()}
 
     def build(poisoned) -> Run:
         options = {"queue": 4, "freeze": 0} if name == "swav" else {}

@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from seer import config as configuration
 from seer.backbones import BackboneConfig, build
 from seer.errors import InputError
+from seer.eval.baselines import baselines
 from seer.interop import foreign
 from seer.interop import torchvision as foreign_torchvision
 from seer.interop.models import load_backbone, load_model, save_backbone
+from seer.interop.spec import check_model, run_of, without_size
 from tests.interop.conftest import MEAN, STD, trained, write_config
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -52,6 +54,22 @@ def test_a_run_is_its_newest_checkpoint(run):
     assert not model.backbone.training
     assert same_weights(model.backbone, trained(1200))
     torch.testing.assert_close(model.backbone(IMAGES), trained(1200)(IMAGES))
+
+
+def test_images_of_another_size(run, tmp_path, refused):
+    own = load_model(str(run))
+    for spec in (f"{run}@24", f"{run}:random@24"):
+        check_model(spec)
+        model = load_model(spec)
+        assert model.size == 24 != own.size
+        assert model.label.endswith("@24")
+        assert run_of(spec) == run == model.run_dir
+    assert load_model("torchvision:mobilenet_v2:random@64").size == 64
+    assert without_size(f"{run}@x") == (f"{run}@x", 0)
+    (tmp_path / "there@24").mkdir()
+    assert without_size(str(tmp_path / "there@24")) == (str(tmp_path / "there@24"), 0)
+    assert "takes no images of that size" in refused("timm:vit_tiny_patch16_224:random@65")
+    assert baselines(f"{run}@24") == [f"{run}:random@24", "pixels"]
 
 
 @pytest.mark.parametrize("step", ["step-100", "step-000100", "step-000000100"])

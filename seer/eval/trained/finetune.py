@@ -29,14 +29,13 @@ from seer.eval.data.datasets import PER_CLASS
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import CROPS, stack, to_input
 from seer.eval.scores import Score, accuracy, chance, mean_per_class
-from seer.eval.task import sized
 from seer.eval.tasks import TASKS
 from seer.eval.trained import grid
 from seer.eval.trained.classifier import NO_IMAGE, Classifier, stage_rates
 from seer.eval.trained.images import Images, images_of
 from seer.eval.trained.options import FinetuneConfig
 from seer.eval.trained.selection import divided, search, timed, timed_points, try_point
-from seer.interop.models import Model, load_model
+from seer.interop.models import Model, load_model, sized
 from seer.precision import autocast
 from seer.rundir.names import CONFIG
 from seer.schema import check_options

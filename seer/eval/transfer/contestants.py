@@ -12,10 +12,9 @@ from seer.errors import InputError
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import frozen, to_input
 from seer.eval.probes.options import FeatureConfig
-from seer.eval.task import sized
 from seer.eval.tasks import PIXELS, is_pixels
-from seer.interop.models import Model, load_model
-from seer.interop.spec import library_of
+from seer.interop.models import Model, load_model, sized
+from seer.interop.spec import library_of, without_size
 from seer.jsonl import Row
 
 TIMED = 16  # images of a batch
@@ -98,7 +97,8 @@ def title_of(spec: str, label: str) -> str:
     """A model as a table names it: of a library's weights in a file, without that file."""
     library = library_of(spec)
     if library and "/" in label:
-        return ":".join(label.split(":", 2)[:2])
+        _, size = without_size(spec)
+        return ":".join(label.split(":", 2)[:2]) + (f"@{size}" if size else "")
     return label
 
 

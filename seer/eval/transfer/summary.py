@@ -18,7 +18,7 @@ from seer.eval.transfer.agenda import DataPlace
 from seer.eval.transfer.benchmark import Plan, gaps
 from seer.eval.transfer.matrix import Column, Scored, beyond_chance, columns_of, difference
 from seer.eval.transfer.verdicts import correlations, needs, rankings
-from seer.interop.spec import INIT, RANDOM, run_of
+from seer.interop.spec import INIT, RANDOM, run_of, without_size
 from seer.jsonl import Row
 from seer.results import title_of
 from seer.rundir.rundir import RunDir
@@ -143,7 +143,7 @@ def _kind(spec: str) -> str:
     """`pretrained`, or which baseline a model is."""
     if is_pixels(spec):
         return "pixels"
-    part = spec.rpartition(":")[2]
+    part = without_size(spec)[0].rpartition(":")[2]
     return {RANDOM: "untrained", INIT: "init"}.get(part, "pretrained")
 
 
