@@ -111,6 +111,12 @@ TASKS = _by_name(
         "seer.eval.analyses.image_options.ColourConfig",
         several=True,
     ),
+    Task(
+        "robustness",
+        "Robustness",
+        "seer.eval.analyses.robustness",
+        "seer.eval.analyses.image_options.RobustnessConfig",
+    ),
 )
 
 

@@ -1,8 +1,10 @@
-"""What can be said of the analyses of single images; apart from what they do, which needs torch."""
+"""What can be said of the analyses of single images and of ImageNet's variants; apart from what they
+do, which needs torch.
+"""
 
 from dataclasses import dataclass
 
-from seer.eval.probes.options import CROP, FeatureConfig
+from seer.eval.probes.options import CROP, FeatureConfig, LinearConfig
 from seer.schema import SEED, Integer, Location, Number, option
 
 
@@ -52,3 +54,15 @@ class ColourConfig(ImagesConfig):
     steps: int = option(3000, Integer(1, 10**6))
     lr: float = option(0.001, Number(above=0, high=10))
     lpips: str = option("", Location())
+
+
+@dataclass
+class RobustnessConfig(LinearConfig):
+    """Options of `seer eval robustness`; those of `seer eval linear` say how its classifier is
+    trained.
+
+    Attributes:
+        variants: the folder in which the variants of ImageNet lie, as their owners' archives unpack.
+    """
+
+    variants: str = option("", Location(), incidental=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from seer.errors import InputError, nearest
 from seer.eval.data.coverage import DIFFERS, MISSING, READY, YOURS, Finding
-from seer.eval.data.datasets import DATASETS, DENSE
+from seer.eval.data.datasets import DATASETS, DENSE, ROBUSTNESS
 from seer.eval.tasks import TASKS, check_options, is_pixels, option_names
 from seer.eval.transfer.suites import APART, NOT_YET, Suite
 
@@ -88,7 +88,7 @@ def arrange(
             taken = {place.name for place in agenda.places}
             agenda.places.append(_place(finding, suite, taken))
             agenda.gaps += _unfit(finding, suite)
-        elif entry is None or DENSE not in entry.suites:
+        elif entry is None or not {DENSE, ROBUSTNESS} & set(entry.suites):
             agenda.gaps.append(Gap(finding.name, "", "", _why(finding)))
     if suite.whole:
         reasons = NOT_YET | APART

@@ -24,6 +24,7 @@ NOT_YET = {
 APART = {
     "attention": "thousands of forwards an image; seer eval attention measures it by itself",
     "colour": "thousands of steps an image; seer eval colour measures it by itself",
+    "robustness": "needs ImageNet and its variants; seer eval robustness measures it by itself",
 }
 
 
