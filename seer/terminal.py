@@ -199,6 +199,15 @@ def outlasting_terminal() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+def minutes(seconds: float) -> str:
+    """A duration that is not known well: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 @contextmanager
 def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, a line every five seconds in a log, on stderr; yields what to call with

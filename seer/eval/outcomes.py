@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError
@@ -34,14 +34,23 @@ MEASURES = ({"hits"}, {"hits", "labels"}, {"scores", "labels"}, {"accuracies"})
 logger = logging.getLogger("seer.eval")
 
 
-def comparability(task: str, options: dict[str, Any], train: ImageSet, test: ImageSet) -> str:
+class Measured(Protocol):
+    """Images, as far as scores are compared by them."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def listing(self) -> str: ...
+
+
+def comparability(task: str, options: dict[str, Any], train: ImageSet, test: Measured) -> str:
     """16 hex digits that results share whose protocol, data and split are the same."""
     protocol = {key: value for key, value in options.items() if key not in ELSEWHERE}
     parts = [task, protocol, train.fingerprint, test.fingerprint, train.validation.tolist()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def images_key(train: ImageSet, test: ImageSet) -> str:
+def images_key(train: ImageSet, test: Measured) -> str:
     """16 hex digits that results share whose images have the same names and labels, wherever they lie
     and whenever they were copied there.
     """

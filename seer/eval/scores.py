@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seer.eval.outcomes import Measured
 from seer.eval.paired import Z
 from seer.eval.ranking import mean_precision, resampled
 
@@ -26,6 +27,7 @@ class Score:
         outcomes: of each test image, for comparisons (`seer.eval.paired`): `hits`, whether it was right; besides
             `labels`, where classes count alike; or `scores` and `labels`; or, of each few-shot episode,
             `accuracies`. Empty where they are not known.
+        test: the images that it is of, where they are not the task's test images.
     """
 
     metric: str
@@ -39,6 +41,7 @@ class Score:
     chance: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
     outcomes: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    test: Measured | None = field(default=None, compare=False, repr=False)
 
 
 def chance(labels: Tensor, guesses: int = 1) -> float:

@@ -89,15 +89,22 @@ def rows_of(
     }
     if config.protocol:  # a file of one's own by its path: it may be called as a paper's
         common["protocol"] = readable(config.protocol)
-    if splits:
-        common["comparable"] = outcomes.comparability(task, options, *splits)
-        common["images"] = outcomes.images_key(*splits)
-        if splits[0].dataset and _is_protocols_own(task, config, splits[0]):
-            common["dataset"] = splits[0].dataset
+    if splits and splits[0].dataset and _is_protocols_own(task, config, splits[0]):
+        common["dataset"] = splits[0].dataset
     rows = []
+    compared: dict[int, Row] = {}  # by the test images, which most scores share
     for score in scores:
-        values = asdict(replace(score, outcomes={}))
-        del values["outcomes"]
+        values = asdict(replace(score, outcomes={}, test=None))
+        del values["outcomes"], values["test"]
+        if splits:
+            train = splits[0]
+            test = score.test or splits[1]
+            if id(test) not in compared:
+                compared[id(test)] = {
+                    "comparable": outcomes.comparability(task, options, train, test),
+                    "images": outcomes.images_key(train, test),
+                }
+            values |= compared[id(test)]
         protocol = f" ({common['protocol']})" if "protocol" in common else ""
         values["title"] = f"{TASKS[task].title} {score.title}{protocol}"
         rows.append({**common, **values, "seconds": round(seconds, 2), "options": options})

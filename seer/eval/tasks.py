@@ -97,6 +97,26 @@ TASKS = _by_name(
         "seer.eval.trained.lowshot.LowshotConfig",
         trained=True,
     ),
+    Task(
+        "attention",
+        "Attention",
+        "seer.eval.analyses.attention",
+        "seer.eval.analyses.image_options.AttentionConfig",
+        several=True,
+    ),
+    Task(
+        "colour",
+        "Colour and content",
+        "seer.eval.analyses.colour",
+        "seer.eval.analyses.image_options.ColourConfig",
+        several=True,
+    ),
+    Task(
+        "robustness",
+        "Robustness",
+        "seer.eval.analyses.robustness",
+        "seer.eval.analyses.image_options.RobustnessConfig",
+    ),
 )
 
 

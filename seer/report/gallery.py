@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from seer.report.runfiles import RunFiles
-from seer.rundir.names import CROPS, NEIGHBOURS
+from seer.rundir.names import ATTENTION, COLOUR, CROPS, NEIGHBOURS
 
 # How training lays crops out (`seer.pretrain.picture`), in pixels.
 HEIGHT = 160  # of a row of the largest
@@ -15,6 +15,16 @@ NEIGHBOURHOOD = (
     "Left: images not seen in training. Right of each: the five training images whose features are nearest; "
     "green where the label agrees, red where it does not."
 )
+ATTENDED = (
+    "Left: test images. Middle: how much the features change when a small square there is hidden, red most. Right: the "
+    "part that counts for more than the mean."
+)
+REMADE = "Left: test images. Right: what an untrained network makes of their features alone."
+CAPTIONS = {
+    NEIGHBOURS: ("Nearest neighbours", NEIGHBOURHOOD),
+    ATTENTION: ("Attention", ATTENDED),
+    COLOUR: ("Colour and content", REMADE),
+}
 
 
 @dataclass
@@ -42,8 +52,8 @@ def pictures(run: RunFiles) -> list[Picture]:
             sizes = crop_sizes(run)
             rows = rows_of(sizes, height_of(picture))
             gallery.append(Picture("Crops", _caption(sizes), source, rows))
-        if name == NEIGHBOURS:
-            gallery.append(Picture("Nearest neighbours", NEIGHBOURHOOD, source))
+        if name in CAPTIONS:
+            gallery.append(Picture(*CAPTIONS[name], source))
     return gallery
 
 

@@ -42,6 +42,8 @@ app = typer.Typer()
         "seer eval lowshot --model timm:resnet50 --data imagenet percent=1 subset=1percent.txt",
         "seer eval finetune --model runs/swav_small --data flowers epochs=50 --nproc 2 parallel.mode=ddp",
         "seer eval finetune --model timm:resnet50 --data flowers102:datasets protocol=ericsson",
+        "seer eval attention --model runs/swav_small --data flowers images=8 picture=attention.png",
+        "seer eval robustness --model timm:resnet50 --data imagenet:datasets variants=datasets",
     ),
 )
 def evaluate(

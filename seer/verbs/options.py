@@ -36,7 +36,9 @@ TaskOverrides = Annotated[
         "knn: k=, temperature=. linear: lrs=, epochs= or steps=, weight_decays=, augment=. "
         "logreg: count=, lambdas=, metric=. fewshot: shots=, ways=, episodes=. "
         "finetune: epochs= or steps=, schedule.peak=, grid=, point=, mixup=, layer_decay=, run_dir=, "
-        "and what else a training has. lowshot: the same, and percent=, labels= or subset= (a list).",
+        "and what else a training has. lowshot: the same, and percent=, labels= or subset= (a list). "
+        "attention: images=, occluder=, stride=, picture=. colour: images=, steps=, lpips=, picture=. "
+        "robustness: variants= (a folder), and those of linear.",
     ),
 ]
 QuickOverrides = Annotated[

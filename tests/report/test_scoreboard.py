@@ -99,6 +99,14 @@ def test_crops_are_labelled_with_their_size(run):
     assert picture.caption.endswith(": 2 crops of 48 × 48 pixels, 4 crops of 32 × 32 pixels.")
 
 
+def test_pictures_of_analyses_come_with_what_they_show(run):
+    for name in ("attention.png", "colour.png"):
+        Image.new("RGB", (30, 20)).save(run / "images" / name)
+    titles = {picture.title: picture.caption for picture in pictures(read_run(run))}
+    assert "when a small square there is hidden" in titles["Attention"]
+    assert "what an untrained network makes" in titles["Colour and content"]
+
+
 def test_a_picture_that_is_laid_out_otherwise_has_no_labels(run):
     crops(run, 99)
     (picture, _) = pictures(read_run(run))

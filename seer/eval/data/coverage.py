@@ -21,6 +21,7 @@ from seer.eval.data.datasets import (
     SEVERAL_CLASSES,
     SUITES,
     TOP1,
+    VARIANT,
     DataSet,
 )
 from seer.eval.data.recognition import Located, within, words
@@ -35,6 +36,7 @@ MISSING = "missing"
 YOURS = "yours"  # no data set of the table
 STATES = (READY, YOURS, DIFFERS, UNREAD, INCOMPLETE, MISSING)  # as they are shown
 METRICS = {TOP1: "top-1", PER_CLASS: "mean per class", MAP11: "11-point mAP"}
+ROBUST = "robustness"  # the task that takes variants of ImageNet
 THREADS = 8
 
 Tick = Callable[[int, int], None]
@@ -201,6 +203,8 @@ def _own(places: list[Path]) -> Iterator[Path]:
 def _tasks(kind: str) -> list[str]:
     if kind == SEVERAL_CLASSES:
         return [name for name, task in TASKS.items() if task.several]
+    if kind == VARIANT:
+        return [ROBUST]
     return list(TASKS) if kind == ONE_CLASS else []
 
 

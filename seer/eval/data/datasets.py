@@ -13,6 +13,7 @@ from pathlib import Path
 
 from seer.data.labelled import ImageSet
 from seer.eval.data.classfolders import ClassFolders
+from seer.eval.data.corruptions import every_image
 from seer.eval.data.csvlists import JsonLists, Tables, one_hot, only_one_of
 from seer.eval.data.matlists import AnnotatedImages, NumberedImages
 from seer.eval.data.pickled import Batches
@@ -25,6 +26,7 @@ SEVERAL_CLASSES = "several classes for each image"
 BOXES = "boxes"
 MASKS = "masks"
 NORMALS = "surface normals"
+VARIANT = "test images of ImageNet's classes alone"
 
 TOP1 = "top1"
 PER_CLASS = "mean_per_class"
@@ -37,7 +39,8 @@ FEW_SHOT = "few-shot"
 CROSS_DOMAIN = "cross-domain few-shot"
 DENSE = "detection, segmentation, normals"
 LARGE = "ImageNet, Places205, iNaturalist18"
-SUITES = (LARGE, MANY_SHOT, FEW_SHOT, CROSS_DOMAIN, DENSE)
+ROBUSTNESS = "robustness"
+SUITES = (LARGE, MANY_SHOT, FEW_SHOT, CROSS_DOMAIN, DENSE, ROBUSTNESS)
 
 Reader = Callable[[Path], Mapping[str, ImageSet]]
 
@@ -464,6 +467,109 @@ ENTRIES = [
         ("splits.mat",),
         kind=NORMALS,
         suites=(DENSE,),
+    ),
+    DataSet(
+        "imagenetv2",
+        "ImageNet-V2, matched frequency",
+        1000,
+        {"test": 10_000},
+        TOP1,
+        "MIT",
+        "github.com/modestyachts/ImageNetV2: imagenetv2-matched-frequency.tar.gz",
+        ("imagenetv2-matched-frequency-format-val", "imagenetv2-matched-frequency"),
+        ("0/|n01440764/",),
+        ("1/|n01443537/",),
+        ClassFolders({"test": "."}),
+        kind=VARIANT,
+        suites=(ROBUSTNESS,),
+    ),
+    DataSet(
+        "imagenet-r",
+        "ImageNet-R (renditions)",
+        200,
+        {"test": 30_000},
+        TOP1,
+        "MIT",
+        "github.com/hendrycks/imagenet-r: imagenet-r.tar",
+        ("imagenet-r",),
+        ("n01443537/",),
+        (),
+        ClassFolders({"test": "."}),
+        kind=VARIANT,
+        suites=(ROBUSTNESS,),
+    ),
+    DataSet(
+        "imagenet-sketch",
+        "ImageNet-Sketch",
+        1000,
+        {"test": 50_889},
+        TOP1,
+        UNSTATED,
+        "github.com/HaohanWang/ImageNet-Sketch: ImageNet-Sketch.zip",
+        (
+            "sketch",
+            "imagenet-sketch",
+            "imagenet-sketch/sketch",
+            "ImageNet-Sketch",
+            "ImageNet-Sketch/sketch",
+        ),
+        ("n01440764/",),
+        (),
+        ClassFolders({"test": "."}),
+        kind=VARIANT,
+        suites=(ROBUSTNESS,),
+    ),
+    DataSet(
+        "imagenet-a",
+        "ImageNet-A (natural adversarial examples)",
+        200,
+        {"test": 7_500},
+        TOP1,
+        "MIT",
+        "github.com/hendrycks/natural-adv-examples: imagenet-a.tar",
+        ("imagenet-a",),
+        ("n01498041/",),
+        (),
+        ClassFolders({"test": "."}),
+        kind=VARIANT,
+        suites=(ROBUSTNESS,),
+    ),
+    DataSet(
+        "imagenet-c",
+        "ImageNet-C, the fifteen corruptions of the mean corruption error",
+        1000,
+        {"test": 3_750_000},
+        "mean corruption error",
+        "CC BY 4.0",
+        "zenodo.org/records/2235448: noise.tar, blur.tar, weather.tar, digital.tar, unpacked into one folder",
+        ("", "imagenet-c", "ImageNet-C"),
+        (
+            "gaussian_noise/1/|noise/gaussian_noise/1/|defocus_blur/1/|blur/defocus_blur/1/|snow/1/|weather/snow/1/|"
+            "contrast/1/|digital/contrast/1/",
+        ),
+        (),
+        every_image,
+        kind=VARIANT,
+        suites=(ROBUSTNESS,),
+    ),
+    DataSet(
+        "objectnet",
+        "ObjectNet",
+        313,
+        {"test": 50_273},
+        TOP1,
+        "to test with, never to train on; with its red border",
+        "objectnet.dev: objectnet-1.0.zip",
+        ("", "objectnet-1.0", "objectnet"),
+        ("mappings/folder_to_objectnet_label.json", "images/"),
+        (
+            "mappings/objectnet_to_imagenet_1k.json",
+            "mappings/pytorch_to_imagenet_2012_id.json",
+            "mappings/imagenet_to_label_2012_v2",
+        ),
+        ClassFolders({"test": "images"}),
+        kind=VARIANT,
+        suites=(ROBUSTNESS,),
     ),
 ]
 DATASETS = {entry.name: entry for entry in ENTRIES}

@@ -7,6 +7,7 @@ training images; the test images are looked at once, at the end.
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
 from typing import Any
@@ -56,18 +57,82 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
         InputError: an option is wrong, or training diverged at every learning rate.
     """
     check_options(config)
-    settings = list(product(config.lrs, config.weight_decays))
-    check_settings(settings, len(train), config)
+    check_settings(settings_of(config), len(train), config)
     features = extract(model, train, config, "training images")
     test_features = extract(model, test, config, "test images")
     if not goes_on():
         return []
-    labels = torch.from_numpy(train.labels)
-    truth = torch.from_numpy(test.labels)
-    scale = standardizer(features) if config.standardize else torch.nn.Identity()
+    scale = scaling(features, config)
     features = scale(features)
-    test_features = scale(test_features)
+    classifier = trained(model, train, features, scale, config)
+    outputs = classifier.outputs(test_features)
+    details = classifier.details
+    truth = torch.from_numpy(test.labels)
 
+    ranked = outputs.argsort(dim=1, descending=True)
+    scores = []
+    for n in [1, 5] if len(train.classes) >= 10 else [1]:
+        metric, title = (
+            (f"top{n}_augmented", f"top-{n}, augmented")
+            if config.augment
+            else (f"top{n}", f"top-{n}")
+        )
+        scores.append(
+            accuracy(
+                metric,
+                title,
+                (ranked[:, :n] == truth[:, None]).any(1),
+                details,
+                headline=n == 1,
+                by_chance=chance(truth, n),
+            )
+        )
+    return scores
+
+
+@dataclass
+class Classifier:
+    """A trained head, and what goes before it.
+
+    Attributes:
+        head: `(1, classes, D + 1)`, on the device of the options.
+        scale: of features.
+        setting: the rate and decay that were taken.
+        details: what a result says of how they were chosen.
+    """
+
+    head: Tensor
+    scale: Callable[[Tensor], Tensor]
+    setting: Setting
+    details: dict[str, Any]
+
+    def outputs(self, features: Tensor) -> Tensor:
+        """Logits `(N, classes)` of features `(N, D)`, on the CPU. Raises `InputError` if they are not finite."""
+        outputs = logits(self.head, self.scale(features))
+        if not is_finite(self.head, outputs).all():
+            raise InputError(
+                f"linear: its rate {self.setting[0]:g} diverged on all training images; {REMEDY}"
+            )
+        return outputs[:, 0]
+
+
+def trained(
+    model: Model,
+    train: Labelled,
+    features: Tensor,
+    scale: Callable[[Tensor], Tensor],
+    config: LinearConfig,
+) -> Classifier:
+    """The classifier of training images, its rate and decay chosen where there are several.
+
+    Args:
+        features: theirs, scaled, `(N, D)`.
+
+    Raises:
+        InputError: training diverged at every learning rate.
+    """
+    settings = settings_of(config)
+    labels = torch.from_numpy(train.labels)
     device = pick_device(config.device)
 
     def probe(rows: Tensor, settings: list[Setting]) -> Tensor:
@@ -89,31 +154,11 @@ def run(model: Model, train: Labelled, test: Labelled, config: LinearConfig) -> 
         head = heads[:1]
     else:
         head = heads[best : best + 1]
-    outputs = logits(head, test_features)
-    if not is_finite(head, outputs).all():
-        raise InputError(
-            f"linear: its rate {settings[best][0]:g} diverged on all training images; {REMEDY}"
-        )
+    return Classifier(head, scale, settings[best], details)
 
-    ranked = outputs[:, 0].argsort(dim=1, descending=True)
-    scores = []
-    for n in [1, 5] if len(train.classes) >= 10 else [1]:
-        metric, title = (
-            (f"top{n}_augmented", f"top-{n}, augmented")
-            if config.augment
-            else (f"top{n}", f"top-{n}")
-        )
-        scores.append(
-            accuracy(
-                metric,
-                title,
-                (ranked[:, :n] == truth[:, None]).any(1),
-                details,
-                headline=n == 1,
-                by_chance=chance(truth, n),
-            )
-        )
-    return scores
+
+def settings_of(config: LinearConfig) -> list[Setting]:
+    return list(product(config.lrs, config.weight_decays))
 
 
 def check_settings(settings: list[Setting], samples: int, config: LinearConfig) -> None:
@@ -235,6 +280,11 @@ def logits(heads: Tensor, x: Tensor) -> Tensor:
     return torch.cat(
         [outputs_of(heads, with_one(part).to(heads.device)).cpu() for part in x.split(4096)]
     )
+
+
+def scaling(features: Tensor, config: LinearConfig) -> Callable[[Tensor], Tensor]:
+    """What is done to features before they are classified, by those of the training images."""
+    return standardizer(features) if config.standardize else torch.nn.Identity()
 
 
 def standardizer(features: Tensor) -> Callable[[Tensor], Tensor]:

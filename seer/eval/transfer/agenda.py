@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from seer.errors import InputError, nearest
 from seer.eval.data.coverage import DIFFERS, MISSING, READY, YOURS, Finding
-from seer.eval.data.datasets import DATASETS, DENSE
+from seer.eval.data.datasets import DATASETS, DENSE, ROBUSTNESS
 from seer.eval.tasks import TASKS, check_options, is_pixels, option_names
-from seer.eval.transfer.suites import NOT_YET, Suite
+from seer.eval.transfer.suites import APART, NOT_YET, Suite
 
 USABLE = (READY, DIFFERS, YOURS)
 ABSENT = "is not there"
@@ -88,10 +88,11 @@ def arrange(
             taken = {place.name for place in agenda.places}
             agenda.places.append(_place(finding, suite, taken))
             agenda.gaps += _unfit(finding, suite)
-        elif entry is None or DENSE not in entry.suites:
+        elif entry is None or not {DENSE, ROBUSTNESS} & set(entry.suites):
             agenda.gaps.append(Gap(finding.name, "", "", _why(finding)))
     if suite.whole:
-        agenda.gaps += [Gap("", task, "", reason) for task, reason in NOT_YET.items()]
+        reasons = NOT_YET | APART
+        agenda.gaps += [Gap("", task, "", reason) for task, reason in reasons.items()]
     if not agenda.places:
         raise InputError(
             f"--suite {suite.name}: none of its data sets is there, nor class folders in train/ and test/; "

@@ -4,6 +4,7 @@ from collections import Counter
 
 from seer.eval.transfer.agenda import ABSENT, Gap
 from seer.eval.transfer.benchmark import Plan
+from seer.terminal import minutes
 
 MOST_GAPS = 30
 
@@ -57,12 +58,3 @@ def by_task(work: Plan) -> str:
         seconds[estimate.cell.task] += estimate.task  # type: ignore[assignment]
     shares = [f"{name} {minutes(value)}" for name, value in seconds.most_common() if value >= 1]
     return ", ".join(shares) or "seconds"
-
-
-def minutes(seconds: float) -> str:
-    """A duration that is not known well: `40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

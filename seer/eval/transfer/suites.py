@@ -20,6 +20,12 @@ NOT_YET = {
     "segmentation": "no task here takes masks yet",
     "surface normals": "no task here takes them yet",
 }
+# What is measured by itself, and by no suite.
+APART = {
+    "attention": "thousands of forwards an image; seer eval attention measures it by itself",
+    "colour": "thousands of steps an image; seer eval colour measures it by itself",
+    "robustness": "needs ImageNet and its variants; seer eval robustness measures it by itself",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,12 @@ _SUITES = (
         ("fewshot",),
         (FEW_SHOT, CROSS_DOMAIN),
     ),
-    Suite("full", "every task on every data set that is there", tuple(TASKS), whole=True),
+    Suite(
+        "full",
+        "every task on every data set that is there, but those that are measured by themselves",
+        tuple(task for task in TASKS if task not in APART),
+        whole=True,
+    ),
 )
 SUITES = {suite.name: suite for suite in _SUITES}
 

@@ -150,4 +150,4 @@ def test_the_verb_prints_both(tmp_path):
     assert lines[0].startswith(
         "differs     pets            train 4, test 2 images, 3 classes; knn,"
     )
-    assert lines[-1].startswith("detection, segmentation, normals: 0 of 4 data sets are ready; not")
+    assert lines[-2].startswith("detection, segmentation, normals: 0 of 4 data sets are ready; not")

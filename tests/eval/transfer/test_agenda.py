@@ -4,7 +4,7 @@ from seer.errors import InputError
 from seer.eval.data.coverage import check
 from seer.eval.tasks import TASKS
 from seer.eval.transfer.agenda import ABSENT, arrange
-from seer.eval.transfer.suites import NOT_YET, SUITES, suite_of
+from seer.eval.transfer.suites import APART, NOT_YET, SUITES, suite_of
 from tests.kit import owners
 from tests.kit.pictures import write_images
 
@@ -50,7 +50,7 @@ def test_a_suite_takes_what_is_there_and_ones_own(shelf):
     assert many["pets"] == ("logreg", "finetune")
     few = names(arranged(shelf, "few-shot"))
     assert few.keys() == {"pets", "eurosat", "bricks", "stones.csv"}
-    assert set(names(arranged(shelf, "full"))["bricks"]) == set(TASKS)
+    assert set(names(arranged(shelf, "full"))["bricks"]) == set(TASKS) - APART.keys()
 
 
 def test_what_is_missing_is_told_with_the_reason(shelf):
@@ -58,7 +58,7 @@ def test_what_is_missing_is_told_with_the_reason(shelf):
     assert reasons["cars", ""].startswith(f"{ABSENT}; its owner has it: ai.stanford.edu")
     assert "several classes" in reasons["voc07", "knn"]
     assert "raw pixels are no network" in reasons["bricks", "finetune"]
-    assert {task for dataset, task in reasons if not dataset} == NOT_YET.keys()
+    assert {task for dataset, task in reasons if not dataset} == NOT_YET.keys() | APART.keys()
     assert not NOT_YET.keys() & {gap.task for gap in arranged(shelf, "quick").gaps}
 
 

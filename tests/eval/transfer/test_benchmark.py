@@ -14,9 +14,10 @@ from seer.eval.transfer import benchmark, contestants
 from seer.eval.transfer.agenda import ABSENT, arrange
 from seer.eval.transfer.contestants import Contestant
 from seer.eval.transfer.matrix import Column, Scored
-from seer.eval.transfer.plan_lines import described, minutes
+from seer.eval.transfer.plan_lines import described
 from seer.eval.transfer.suites import suite_of
 from seer.eval.transfer.summary import _published, lineage, summarize
+from seer.terminal import minutes
 from tests.kit import networks  # noqa: F401, whose backbone is measured
 from tests.kit.pictures import write_images
 
