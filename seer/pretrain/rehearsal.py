@@ -135,9 +135,8 @@ def initialise(method: Method, config: Pretrain) -> list[str]:
     if not config.init:
         return []
     assert isinstance(method.backbone, Backbone)
-    beside = {name: getattr(method, name) for name in SWAV_HEADS if hasattr(method, name)}
-    if len(beside) < len(SWAV_HEADS):
-        beside = {}
+    heads = SWAV_HEADS if config.method.name == "swav" else ()
+    beside = {name: getattr(method, name) for name in heads}
     try:
         start = load_initial(method.backbone, config.init, beside, config.init_partial)
     except InputError as error:

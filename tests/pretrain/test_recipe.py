@@ -562,11 +562,18 @@ def test_epochs_of_data_that_cannot_be_read_here_are_refused_beforehand(tiny):
         foreseen(config)
 
 
-def test_what_a_method_holds_of_its_backbone_starts_from_it_too():
+@pytest.mark.parametrize(
+    ("recipe", "sizes"),
+    [
+        ("byol_resnet50", ["method.predictor=[8, 4]"]),
+        ("moco_resnet50", ["method.queue=8"]),
+        ("mocov3_resnet50", ["method.predictor=[8, 4]"]),
+        ("dino_resnet50", ["method.prototypes=6"]),
+    ],
+)
+def test_what_a_method_holds_of_its_backbone_starts_from_it_too(recipe, sizes):
     options = ["data=x", "init=regnetx_002:random", "backbone.name=regnetx_002", "seed=5"]
-    config = load_config(
-        "byol_resnet50", [*options, "method.head=[8, 4]", "method.predictor=[8, 4]"]
-    )
+    config = load_config(recipe, [*options, "method.head=[8, 4]", *sizes])
     method = build_method(config)
     before = method.teacher.backbone.stem[0].weight.clone()
     initialise(method, config)

@@ -18,6 +18,7 @@ from seer.engine.bank import Bank
 from seer.errors import InputError
 from seer.interop.layouts import layout
 from seer.methods import METHODS
+from seer.methods.options import DINOConfig
 from seer.methods.swav import SwAV
 from seer.pretrain.recipe import load_config
 from seer.pretrain.rehearsal import build_method, initialise, sizes
@@ -222,6 +223,12 @@ def test_a_run_continues_with_a_published_head(tiny, tmp_path):
     again = [f"init={path}", *advice.partition("come along with ")[2].split()]
     config = load_config(tiny, ["data=x", *again])
     assert len(initialise(build_method(config), config)) == 1
+
+    # DINO's are called alike, and are none of SwAV's.
+    dino = replace(config, method=DINOConfig(head=[8, 4], prototypes=6), init=str(path))
+    (line,) = initialise(build_method(dino), dino)
+    assert "→ head" not in line
+    assert line.endswith("; head and prototypes start new")
 
 
 def test_a_run_of_crops_much_smaller_than_its_images_says_so_where_it_begins(
