@@ -7,6 +7,7 @@ from seer.methods.options import (
     BYOLConfig,
     DeepClusterConfig,
     DINOConfig,
+    DistillConfig,
     MoCoConfig,
     MoCoV3Config,
     SimCLRConfig,
@@ -30,6 +31,7 @@ METHODS: "Registry[type[Method]]" = Registry(
         "dino": Later("seer.methods.dino.DINO"),
         "deepcluster": Later("seer.methods.deepcluster.DeepCluster"),
         "visreg": Later("seer.methods.visreg.VISReg"),
+        "distill": Later("seer.methods.distill.Distill"),
     }
 )
 # Of methods whose options stand apart: they are known without torch.
@@ -42,6 +44,7 @@ OPTIONS = {
     "dino": DINOConfig,
     "deepcluster": DeepClusterConfig,
     "visreg": VISRegConfig,
+    "distill": DistillConfig,
 }
 
 

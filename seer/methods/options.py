@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from seer.schema import SHARE, TEMPERATURE, Choice, Integer, ListOf, Number, option
+from seer.schema import SHARE, TEMPERATURE, Choice, Integer, ListOf, Number, Text, option
 from seer.steps import PLACE
 
 WIDTHS = ListOf(Integer(1, 2**17), 16, 1)  # of an MLP: hidden layers and output
@@ -201,3 +201,19 @@ class VISRegConfig:
     shape: float = option(1.0, Number(0, 1e6))
     centre: float = option(1.0, Number(0, 1e6))
     slices: int = option(4096, Integer(1, 2**20))
+
+
+@dataclass
+class DistillConfig:
+    """Nobody's published recipe.
+
+    Attributes:
+        teacher: MODEL, whose features are learned: a run, weights, timm:NAME, torchvision:NAME.
+        head: widths of the hidden layers between the student's features and the teacher's.
+        head_bn: put BatchNorm on them.
+    """
+
+    name: str = option("distill", Choice("distill"))
+    teacher: str = option("", Text())
+    head: list[int] = option([2048], WIDTHS)
+    head_bn: bool = True

@@ -37,6 +37,7 @@ from seer.engine.optim import build_optimizer
 from seer.engine.parallel import arrange, find_backbones
 from seer.errors import InputError
 from seer.hardware import PER_NODE
+from seer.interop.teaching import teach
 from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.methods.heads import Prototypes
@@ -127,6 +128,7 @@ def measure(
     with _pretended(ranks):
         with torch.device("meta"):
             method = make(build(config.backbone), config.method, samples)
+            teach(method, config.mean, config.std)
         gradients = sum(p.numel() * p.itemsize for p in method.parameters() if p.requires_grad)
         whole = sum(p.numel() for p in method.parameters())
         arrange(method, layout, World(0, ranks, 0, min(PER_NODE, ranks)), config.precision)

@@ -24,8 +24,10 @@ from seer.engine.run import tell
 from seer.engine.schedule import describe
 from seer.errors import InputError
 from seer.interop.initial import load_initial
+from seer.interop.teaching import check_teacher, teach
 from seer.methods import METHODS, make
 from seer.methods.base import Method
+from seer.methods.distill import has_teacher
 from seer.pretrain.length import check_images
 from seer.pretrain.recipe import Pretrain, check_settings
 from seer.processes import usable_cores
@@ -51,6 +53,7 @@ def rehearse(config: Pretrain) -> None:
     with torch.device("meta"):
         backbone = build(config.backbone)
         method = make(backbone, config.method, config.batch_size)
+        teach(method, config.mean, config.std)
         crops = []
         for resolution in resolutions:
             count = len(resolution.crops)
@@ -67,6 +70,10 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     check_settings(config, world.size)
     check_images(config, manifest.samples)
     check_memory(config, manifest, world)
+    if has_teacher(config.method):
+        check_teacher(
+            config.method.teacher, MultiCrop(config.views, config.seed).resolutions[0].size
+        )
     rehearse(config)
 
 
@@ -125,7 +132,9 @@ def build_method(config: Pretrain, samples: int = 0) -> Method:
     """
     torch.manual_seed(config.seed)
     with torch.device("meta" if config.parallel.deferred_init else "cpu"):
-        return make(build(config.backbone), config.method, samples)
+        method = make(build(config.backbone), config.method, samples)
+        teach(method, config.mean, config.std)
+    return method
 
 
 def initialise(method: Method, config: Pretrain) -> list[str]:

@@ -29,6 +29,7 @@ from seer.eval.probes.knn import vote
 from seer.eval.probes.search import search
 from seer.eval.scores import Score, accuracy
 from seer.interop.models import Model
+from seer.interop.teaching import teach
 from seer.methods import make
 from seer.methods.base import Method
 from seer.precision import autocast
@@ -127,6 +128,7 @@ def represent(
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True  # all steps have the same shapes
     method = make(build(config.backbone), config.method, len(pixels.train))
+    teach(method, config.mean, config.std)
     module = parallelize(method, config.parallel, world, config.precision)
     batches = ResidentBatches(
         pixels.train,

@@ -5,18 +5,16 @@ import torch
 
 from seer.config import resolve
 from seer.engine.learner import Step
-from seer.methods import METHODS, make
-from tests.kit.networks import ConvNet
-from tests.methods.tiny import HEADS, SAMPLES, begin_epoch, build, train_step, views_for
+from seer.methods import METHODS
+from tests.methods.tiny import begin_epoch, build, train_step, views_for
 
 EVERY = pytest.mark.parametrize("name", METHODS)
 
 
 @EVERY
 def test_built_on_meta_and_initialised_completely(name):
-    options = {"head": [16, 6], **HEADS.get(name, {})} | ({"queue": 8} if name == "swav" else {})
     with torch.device("meta"):
-        method = make(ConvNet(), METHODS[name].Config(**options), SAMPLES)
+        method = build(name, **({"queue": 8} if name == "swav" else {}))
     method.to_empty(device="cpu")
     with torch.no_grad():
         for tensor in (*method.parameters(), *method.buffers()):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seer.data.views import Views
 from seer.engine.learner import Output, Step
@@ -21,16 +21,30 @@ HEADS: dict[str, dict] = {
     "mocov3": {"predictor": [16, 6]},
     "dino": {"prototypes": 12, "freeze": 0},
     "deepcluster": {"prototypes": [5, 3]},
+    "distill": {"teacher": "ours", "head": [16]},
     "visreg": {"slices": 16, "shape": 0.1},  # few quantiles deviate by less than 1
 }
-SMALL = ("swav", "dino", "deepcluster", "visreg")  # they take small crops
+SMALL = ("swav", "dino", "deepcluster", "visreg", "distill")  # they take small crops
 SAMPLES = 20
 
 
 def build(name: str, seed: int = 0, **options) -> Method:
     torch.manual_seed(seed)
     options = {"head": [16, 6], **HEADS.get(name, {}), **options}
-    return make(ConvNet(), METHODS[name].Config(**options), SAMPLES)
+    method = make(ConvNet(), METHODS[name].Config(**options), SAMPLES)
+    return with_teacher(method) if name == "distill" else method
+
+
+def with_teacher(method: Method) -> Method:
+    """A wider network of weights by its own seed, for images that are normalised otherwise."""
+
+    def load() -> nn.Module:
+        with torch.random.fork_rng(), torch.device("cpu"):
+            torch.manual_seed(99)
+            return ConvNet(width=6)
+
+    method.take_teacher(load, [[0.5] * 3, [0.25] * 3, [0.4, 0.5, 0.6], [0.2] * 3])
+    return method
 
 
 def make_views(
