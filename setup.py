@@ -12,6 +12,7 @@ EXTRAS = {
     "s3": ["s3fs>=2024.6"],
     "gcs": ["gcsfs>=2024.6"],
     "interop": ["timm>=1.0", "transformers>=5"],  # `timm:NAME`, and `--to` the same
+    "browse": ["umap-learn>=0.5.9"],  # the map of `seer browse`; without it, main axes
     "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],  # `--to onnx`
 }
 
@@ -33,6 +34,7 @@ setup(
     package_data={
         "seer": ["py.typed", "*.pyi"],
         "seer.configs": ["*.yaml", "*/*.yaml", "*/*/*.csv"],
+        "seer.browse": ["*.html.j2", "*.js"],
         "seer.report": ["*.html.j2"],
         "shards.report": ["*.html.j2"],
     },

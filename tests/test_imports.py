@@ -48,7 +48,7 @@ FLOORS = """
     seer.interop
     seer.eval
     seer.report
-    seer.checks seer.quickstart
+    seer.browse seer.checks seer.quickstart
     seer.pretrain
     seer.planning seer.speedrun
 

@@ -5,7 +5,7 @@ what it trains.
 
 import typer
 
-from seer.verbs import care, compare, data, lookup, measure, tours, train
+from seer.verbs import care, compare, data, look, lookup, measure, tours, train
 from shards.cli import app as shards_app
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ for group in (
     train,
     lookup,
     measure,
+    look,
     compare,
     care,
 ):  # in the order in which `--help` has them

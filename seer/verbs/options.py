@@ -50,6 +50,15 @@ QuickOverrides = Annotated[
         "lrs=, epochs=, weight_decays=.",
     ),
 ]
+FeatureOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar=KEYS,
+        show_default=False,
+        help="How features are computed: size= (px, 0 is the model's own), crop= (centre, short_side), batch_size=, "
+        "threads=, precision=, device=, cache=.",
+    ),
+]
 ModelOption = Annotated[
     str,
     typer.Option(

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -207,7 +207,12 @@ def to_input(model: Model, pixels: Tensor) -> Tensor:
 
 def cache_key(model: Model, data: ImageSet, config: FeatureConfig) -> str:
     """Names the features of this very network of these very images."""
-    preprocessing = [
+    return feature_cache.key_of(model.backbone, data.fingerprint, preprocessing(model, config))
+
+
+def preprocessing(model: Model, config: FeatureConfig) -> list[Any]:
+    """What features depend on besides network and images."""
+    return [
         PREPROCESSING,
         model.size,
         config.crop,
@@ -215,7 +220,6 @@ def cache_key(model: Model, data: ImageSet, config: FeatureConfig) -> str:
         list(model.std),
         config.precision,
     ]
-    return feature_cache.key_of(model.backbone, data.fingerprint, preprocessing)
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
