@@ -26,9 +26,10 @@ from seer.templates import template
 
 MOST = 500  # images in an answer
 MOST_GROUPS = 100
+FEW = 10  # images in a set of near-duplicates
 EXAMPLES = 12  # images of a group in a list of groups
 LONGEST_NAME = 1_000  # characters
-LEAST = {"0.9999", "0.999", "0.99", "0.98", "0.95", "0.9"}  # cosines of near-duplicates
+LEAST = ("0.9999", "0.999", "0.99", "0.98", "0.95", "0.9")  # cosines of near-duplicates
 HERE = Path(__file__).parent
 FILES = {
     "/page.js": ("page.js", "text/javascript"),
@@ -68,6 +69,7 @@ class Answers:
             "/api/nearest": self._nearest,
             "/api/groups": self._groups,
             "/api/group": self._group,
+            "/api/limit": self._limit,
             "/api/outliers": self._outliers,
         }
         self._texts = {path: (HERE / name).read_bytes() for path, (name, _) in FILES.items()}
@@ -174,6 +176,16 @@ class Answers:
             raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such group")
         described = self._described(grouping, group, 0)
         return {**described, **self._some(grouping.rows(group), values)}
+
+    def _limit(self, values: Values) -> dict[str, Any]:
+        """The loosest limit of near-duplicates at which no set of them has very many images."""
+        most = max(FEW, len(self.collection) // 50)
+        usual = LEAST[0]
+        for least in LEAST:
+            if self.study.grouping("duplicates", float(least)).sizes.max(initial=0) > most:
+                break
+            usual = least
+        return {"least": usual}
 
     def _outliers(self, values: Values) -> dict[str, Any]:
         loneliness = self.study.loneliness

@@ -23,6 +23,7 @@ from seer.methods.heads import MLP, Prototypes
 from seer.rundir.names import HEADER, STATE
 
 PREFIX = "method."  # of a method's tensors in a checkpoint
+OURS = (f"{PREFIX}head.", f"{PREFIX}prototypes.")
 BLOCK = 2**12  # images at a time
 SAVED = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -120,18 +121,17 @@ def _of_checkpoint(folder: Path) -> Published:
         raise NoPrototypesError(f"{folder} has a backbone alone, and no prototypes")
     state = folder / STATE
     with damage(folder):
-        read_header(folder)
+        saved = read_header(folder)["tensors"]
         files = sorted(state.glob("*.safetensors"))
         entries = [entry for file in files for entry in read_entries(file)]
-    ours = [
-        entry
-        for entry in entries
-        if entry.name.startswith((f"{PREFIX}head.", f"{PREFIX}prototypes."))
-    ]
+    ours = [entry for entry in entries if entry.name.startswith(OURS)]
     blocks: dict[str, list[Entry]] = {}
     for entry in ours:
         blocks.setdefault(entry.name.removeprefix(PREFIX), []).append(entry)
     shapes = {name: _whole(folder, found) for name, found in blocks.items()}
+    wanted = {name for name in saved if name.startswith(OURS)}
+    if {PREFIX + name: shape for name, shape in shapes.items()} != {n: saved[n][1] for n in wanted}:
+        raise NoPrototypesError(f"{folder}: damaged (parts of head or prototypes are missing)")
     kinds = {name: FLOATING if blocks[name][0].code in SAVED else WHOLE for name in blocks}
     forms = {name: Form(tuple(shape), kinds[name]) for name, shape in shapes.items()}
 

@@ -22,21 +22,32 @@ class ImageMap {
     this.pointers = new Map();
     this.visible = 0;
     this.milliseconds = 0; // of the last frame
-    this.whole(false);
+    this.whole();
     this.listen();
     new ResizeObserver(() => this.redraw()).observe(canvas);
   }
 
-  whole(draw = true) {
+  // All images, in the middle.
+  whole() {
     this.zoom = 1;
-    this.x = 0;
-    this.y = 0;
-    if (draw) this.redraw();
+    this.bounds = [[0, 0], [0, 0]];
+    for (const axis of [0, 1]) {
+      let least = Infinity;
+      let most = -Infinity;
+      for (let at = axis; at < this.points.length; at += 2) {
+        least = Math.min(least, this.points[at]);
+        most = Math.max(most, this.points[at]);
+      }
+      if (least <= most) this.bounds[axis] = [least, most];
+    }
+    [this.x, this.y] = this.bounds.map(([least, most]) => (least + most) / 2);
+    this.redraw();
   }
 
   // Device pixels for a unit of the map.
   get scale() {
-    return 0.47 * Math.min(this.canvas.width, this.canvas.height) * this.zoom;
+    const [across, down] = this.bounds.map(([least, most]) => most - least || 1);
+    return 0.94 * Math.min(this.canvas.width / across, this.canvas.height / down) * this.zoom;
   }
 
   place(image) {

@@ -8,7 +8,7 @@ const COLOURS = 10;
 const LIMITS = ["0.9999", "0.999", "0.99", "0.98", "0.95", "0.9"];
 const $ = (id) => document.getElementById(id);
 const view = $("view");
-const state = { about: null, turn: 0, points: "", limit: "0.99", sent: null };
+const state = { about: null, turn: 0, points: "", limit: "", sent: null };
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -134,7 +134,7 @@ async function groups(kind, values = {}) {
 function summary(kind, answer) {
   const { count, empty, filled, images } = answer;
   if (kind === "duplicates") {
-    return filled ? `${plural(images, "image")} in ${plural(filled, "set")} of images that are nearly the same.` : "None are as alike as that.";
+    return filled ? `${plural(images, "image")} in ${plural(filled, "set")} of images that are nearly the same to this backbone.` : "None are as alike as that.";
   }
   if (kind === "classes") return `${plural(count, "class")}, by the folders or labels of the data.`;
   if (kind === "clusters") return `${plural(filled, "cluster")} by k-means, each with the images nearest to its centre first.`;
@@ -161,11 +161,16 @@ async function group(kind, number, values = {}) {
 
 async function duplicates() {
   const select = element("select", { ariaLabel: "Least cosine" }, ...LIMITS.map((limit) => element("option", { value: limit }, `cosine ≥ ${limit}`)));
-  select.value = state.limit;
   select.onchange = () => {
     state.limit = select.value;
     fill(duplicates);
   };
+  if (!state.limit) {
+    const usual = await ask("/api/limit");
+    if (usual.pending !== undefined) return usual;
+    state.limit = usual.least;
+  }
+  select.value = state.limit;
   const content = await groups("duplicates", { least: state.limit });
   return content.pending === undefined ? [element("p", {}, select), ...content] : content;
 }
@@ -248,6 +253,7 @@ async function drawn() {
   const { about } = state;
   if (state.points !== about.map) {
     map.points = await numbers("/api/points", Float32Array);
+    map.whole();
     state.points = about.map;
   }
   const select = $("kind");

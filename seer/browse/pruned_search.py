@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seer.eval.probes.features import LARGE
 from seer.eval.probes.search import Nearest, directions, search
 
 KEPT = 256  # R
 SAMPLE = 20_000  # rows of which the axes are taken
 SMALL = 2**24  # values, of fewer of which all are compared with
 BLOCK = 2**12  # rows that are turned at once
+GATHERED = 2**7  # rows that are compared with at once: they stay in the cores' cache
 FEW = 4  # times as many rows as are asked for are compared with to begin with
 SLACK = 1e-5  # of the bounds, for what float32 rounds
 CPU = torch.device("cpu")
@@ -31,19 +33,23 @@ class Index:
         axes: `(D, R)` float32, orthonormal.
         heads: `(N, R)` float32, the first coordinates h of the directions.
         rests: `(N,)` float32, ρ.
+        lengths: `(N,)` float32 of the features; None where squares overflow or vanish.
     """
 
     features: Tensor
     axes: Tensor
     heads: Tensor
     rests: Tensor
+    lengths: Tensor | None
 
     @classmethod
     def of(cls, features: Tensor, kept: int = KEPT) -> "Index":
         axes = principal_axes(features, min(kept, features.shape[1]))
-        blocks = [directions(block) @ axes for block in features.split(BLOCK)]
-        heads = torch.cat(blocks)
-        return cls(features, axes, heads, _rest(heads))
+        blocks = features.split(BLOCK)
+        heads = torch.cat([directions(block) @ axes for block in blocks])
+        lengths = torch.cat([torch.linalg.vector_norm(block, dim=1) for block in blocks])
+        usual = bool(((lengths > 1 / LARGE) & (lengths < LARGE)).all())
+        return cls(features, axes, heads, _rest(heads), lengths if usual else None)
 
     def nearest(self, query: Tensor, k: int) -> Nearest:
         """Cosines and places `(k,)` of the k rows nearest to a query `(D,)`, nearest first."""
@@ -67,7 +73,12 @@ class Index:
         return (bounds >= threshold).nonzero()[:, 0]
 
     def _cosines(self, query: Tensor, rows: Tensor) -> Tensor:
-        return torch.mv(directions(self.features[rows]), directions(query[None])[0])
+        direction = directions(query[None])[0]
+        parts = rows.split(GATHERED)
+        if self.lengths is None:
+            return torch.cat([torch.mv(directions(self.features[p]), direction) for p in parts])
+        products = torch.cat([torch.mv(self.features[p], direction) for p in parts])
+        return products / self.lengths[rows]
 
 
 def principal_axes(features: Tensor, count: int) -> Tensor:

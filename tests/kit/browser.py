@@ -19,7 +19,7 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-extensions --remote-debugging-port=0"
 )
-PATIENCE = 60.0  # seconds that a page may take
+PATIENCE = 30.0  # seconds that a page may take
 
 
 class Browser:
@@ -54,21 +54,20 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, script: str) -> Any:
-        """The value of a script, as soon as it is true."""
+    def wait(self, script: str) -> None:
+        """Return as soon as a script's value is true."""
         end = time.monotonic() + PATIENCE
-        while not (value := self.evaluate(script)):
+        while not self.evaluate(f"!!({script})"):
             assert time.monotonic() < end, f"never true: {script}\n{self.complaints}"
             time.sleep(0.05)
-        return value
 
-    def resize(self, width: int, height: int = 900, touch: bool = False) -> None:
+    def resize(self, width: int, height: int = 900) -> None:
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
             height=height,
             deviceScaleFactor=1,
-            mobile=touch,
+            mobile=False,
         )
 
     def colours(self, scheme: str) -> None:
