@@ -16,7 +16,7 @@ from seer.eval.probes.search import Nearest, directions, search
 
 KEPT = 256  # R
 SAMPLE = 20_000  # rows of which the axes are taken
-SMALL = 2**24  # values, of fewer of which all are compared with
+SMALL = 2**21  # values, of fewer of which all are compared with
 BLOCK = 2**12  # rows that are turned at once
 GATHERED = 2**7  # rows that are compared with at once: they stay in the cores' cache
 FEW = 4  # times as many rows as are asked for are compared with to begin with

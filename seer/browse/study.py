@@ -4,8 +4,10 @@ other, while it is looked at already.
 
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -64,8 +66,14 @@ class Study:
             self.no_prototypes = str(error)
 
     def begin(self) -> None:
-        """Find out the rest in a thread that ends with the process."""
-        threading.Thread(target=self.run, daemon=True).start()
+        """Find out the rest in a thread that gives way to questions, and ends with the process."""
+
+        def behind() -> None:
+            with suppress(OSError, AttributeError):  # of this thread alone, and those it starts
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+            self.run()
+
+        threading.Thread(target=behind, daemon=True).start()
 
     def run(self) -> None:
         """Find out the rest. What fails is told, and the page goes on without it."""

@@ -31,14 +31,15 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(chromium: Browser, server: Server) -> Iterator[Browser]:
-    """It must have nothing to complain of in the end."""
-    chromium.complaints.clear()
+    """It must have nothing to complain of in the end. It is left before the server goes."""
     chromium.resize(1200)
     chromium.url = server.url  # type: ignore[attr-defined]
     chromium.goto("about:blank")
+    chromium.complaints.clear()
     yield chromium
     assert not chromium.complaints
     assert chromium.evaluate("document.title") != "1"  # what the hostile names would make it
+    chromium.goto("about:blank")
 
 
 def opened(page: Browser, view: str, until: str = SETTLED) -> None:
@@ -114,7 +115,8 @@ def test_an_image_on_the_map_is_pointed_at_and_opened(page, study):
     after = page.evaluate(f"map.locate({row}).join()")
     for was, now in zip(before.split(","), after.split(","), strict=True):
         assert abs(float(was) - float(now)) < 1.5  # what is under the pointer stays
-    page.wait("[...map.pictures.values()].some((picture) => picture.complete)")
+    loaded = "[...map.pictures.values()].every((picture) => picture.complete)"
+    page.wait(f"map.pictures.size && {loaded} && !map.asked")
     pointed = page.evaluate(f"map.at(...map.locate({row}))")  # the picture on top
     page.click(x, y)
     page.wait(f"location.hash === '#near={pointed}'")
