@@ -57,6 +57,7 @@ REFUSED = {
     "browse RUN --data IMAGES": "RUN: has no finished checkpoint",
     "browse pixels --data EMPTY": "EMPTY: holds no images that can be read",
     "browse pixels --data NOWHERE": "NOWHERE: no such folder",
+    "browse pixels --data IMAGES protocol=dino": "protocol: is for scores",
     "browse pixels --data IMAGES sise=3": "did you mean 'size'?",
     "data check NOWHERE": "NOWHERE is no folder",
     "eval knn --model nothing --data IMAGES": NO_MODEL,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from seer.errors import InputError
 from seer.eval.tasks import is_pixels
 from seer.readiness import index_tars
 from seer.terminal import example, say
@@ -45,6 +46,8 @@ def browse(
     from seer.interop.spec import check_model
 
     config = resolve(FeatureConfig, [parse_overrides(overrides or [])])
+    if config.protocol:
+        raise InputError("protocol: is for scores; give size= and crop= themselves")
     if not is_pixels(model):
         check_model(model)
     index_tars(data)
