@@ -1,4 +1,4 @@
-"""Which prototype of a SwAV run each image is nearest to, by the run's own head and prototypes."""
+"""Which prototype of a run each image is nearest to, by the run's own head and prototypes."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,32 @@ from torch import Tensor, nn
 from seer.engine.checkpoint.header import damage, read_header
 from seer.engine.checkpoint.tensorfile import Block, Entry, fill, read_entries
 from seer.errors import InputError
+from seer.inputs import read_yaml
 from seer.interop import swav_heads
 from seer.interop.identify import contents
 from seer.interop.native import is_native, read_heads
 from seer.interop.opening import open_published, own_file
 from seer.interop.published import Published
-from seer.interop.spec import INIT, RANDOM, is_weights, library_of, run_of, split, weights_of
+from seer.interop.spec import (
+    INIT,
+    RANDOM,
+    is_weights,
+    library_of,
+    run_of,
+    split,
+    weights_of,
+    without_size,
+)
 from seer.interop.weights import FLOATING, WHOLE, Form, check_finite, form
 from seer.methods.heads import MLP, Prototypes
-from seer.rundir.names import HEADER, STATE
+from seer.rundir.names import CONFIG, HEADER, STATE
+from seer.schema import WORD, Record
 
 PREFIX = "method."  # of a method's tensors in a checkpoint
 OURS = (f"{PREFIX}head.", f"{PREFIX}prototypes.")
+# What stands between the layers of the heads of methods that have prototypes.
+ACTIVATIONS: dict[str, type[nn.Module]] = {"swav": nn.ReLU, "dino": nn.GELU}
+METHOD = Record({"method": Record({"name": WORD})})  # of a run's configuration
 BLOCK = 2**12  # images at a time
 SAVED = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -67,12 +81,21 @@ def assign(spec: str, features: Tensor) -> Assignments:
 
 def load_heads(spec: str, width: int) -> tuple[MLP, Prototypes]:
     """The head, which takes features of this width, and the prototypes of MODEL."""
+    method = _method(spec)
+    if method not in ACTIVATIONS:
+        raise NoPrototypesError(f"{spec} has no prototypes: it was trained by {method}")
     kept = _published(spec)
     about = swav_heads.about(kept.forms)
     if "prototypes" not in about or not about["head"]:
         raise NoPrototypesError(f"{spec} has no prototypes: only what SwAV trained has some")
     with torch.device("meta"):
-        head = MLP(width, about["head"], about["head_bn"], about["head_bn_out"])
+        head = MLP(
+            width,
+            about["head"],
+            about["head_bn"],
+            about["head_bn_out"],
+            activation=ACTIVATIONS[method],
+        )
         prototypes = Prototypes(about["head"][-1], about["prototypes"])
     modules: dict[str, nn.Module] = {"head": head, "prototypes": prototypes}
     for name, module in modules.items():
@@ -91,8 +114,15 @@ def load_heads(spec: str, width: int) -> tuple[MLP, Prototypes]:
     return head, prototypes
 
 
+def _method(spec: str) -> str:
+    """By what a run was trained; whatever else has a head beside its backbone has SwAV's."""
+    run = run_of(spec)
+    return "swav" if run is None else read_yaml(run / CONFIG, METHOD)["method"]["name"]
+
+
 def _published(spec: str) -> Published:
     """Head and prototypes that MODEL names, by our names; none in most."""
+    spec, _ = without_size(spec)
     path, part = split(spec)
     run = run_of(spec)
     if run is not None:

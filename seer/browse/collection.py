@@ -20,8 +20,7 @@ from seer.eval import pixels
 from seer.eval.pile import SHOWN, Pile
 from seer.eval.probes import feature_cache, together
 from seer.eval.probes.features import FeatureConfig, frozen, preprocessing, stack, stream, to_input
-from seer.eval.task import sized
-from seer.interop.models import Model
+from seer.interop.models import Model, sized
 
 logger = logging.getLogger("seer.browse")
 

@@ -58,7 +58,7 @@ def write_run(folder: Path, seed: int = 0) -> tuple[Path, SwAV]:
         method.head[1].running_mean.normal_()
     checkpoint = folder / "checkpoints/step-000000007"
     (checkpoint / "state").mkdir(parents=True)
-    (folder / "config.yaml").write_text("{}")
+    (folder / "config.yaml").write_text("method: {name: swav}")
     (checkpoint / "backbone.safetensors").touch()
     whole = {f"method.{name}": value for name, value in method.state_dict().items()}
     prototypes = whole.pop("method.prototypes.weight")

@@ -15,7 +15,8 @@ def test_images_go_to_the_prototypes_of_the_runs_own_head(run):
     assert found.prototypes == 40
     assert torch.equal(found.nearest, scores.argmax(1))
     torch.testing.assert_close(found.cosines, scores.amax(1))
-    assert torch.equal(assign(f"{folder}:step-7", features).nearest, found.nearest)
+    for same in (f"{folder}:step-7", f"{folder}@64"):
+        assert torch.equal(assign(same, features).nearest, found.nearest)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,19 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     (state / "rank-00000.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0nonsense")
     with pytest.raises(ValueError, match="damaged"):
         assign(str(folder), torch.randn(3, 12))
+
+
+def test_a_head_is_that_of_the_runs_method(run):
+    folder, method = run
+    features = torch.randn(30, 12)
+    layers = [
+        torch.nn.GELU() if isinstance(layer, torch.nn.ReLU) else layer for layer in method.head
+    ]
+    (folder / "config.yaml").write_text("method: {name: dino}")
+    with torch.no_grad():
+        embeddings = F.normalize(torch.nn.Sequential(*layers)(features), dim=1)
+        expected = (embeddings @ method.prototypes.weight.T).amax(1)
+    torch.testing.assert_close(assign(str(folder), features).cosines, expected)
+    (folder / "config.yaml").write_text("method: {name: simclr}")
+    with pytest.raises(NoPrototypesError, match="trained by simclr"):
+        assign(str(folder), features)
