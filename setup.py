@@ -12,6 +12,7 @@ EXTRAS = {
     "s3": ["s3fs>=2024.6"],
     "gcs": ["gcsfs>=2024.6"],
     "interop": ["timm>=1.0", "transformers>=5"],  # `timm:NAME`, and `--to` the same
+    "detection": ["faster-coco-eval>=1.7"],  # `seer eval detect`
     "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],  # `--to onnx`
 }
 
@@ -72,6 +73,7 @@ setup(
             "lightly",
             "albumentations",  # with lightly, the peers of benchmarks/multicrop.py
             "webdataset",
+            "pycocotools",  # whose values those of `seer eval detect` are
             "moto[s3,server]>=5",
             # With pycls, whose networks of the same weights compute the same as ours.
             "pycls",

@@ -124,6 +124,14 @@ TASKS = _by_name(
         "seer.eval.analyses.robustness",
         "seer.eval.analyses.image_options.RobustnessConfig",
     ),
+    Task(
+        "detect",
+        "Detection",
+        "seer.eval.trained.detection.detect",
+        "seer.eval.trained.detection.options.DetectConfig",
+        trained=True,
+        images="seer.eval.data.boxes",
+    ),
 )
 
 

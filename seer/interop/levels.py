@@ -46,6 +46,14 @@ class Levels(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         return list(self._maps(self.network, x))
 
+    def until_last(self, x: Tensor) -> Tensor:
+        """C4 of one of our backbones, without its last stage."""
+        assert isinstance(self.network, Backbone)
+        x = self.network.stem(x)
+        for stage in self.network.stages[:-1]:
+            x = stage(x)
+        return x
+
     def reset_parameters(self) -> None:
         self.network.reset_parameters()  # type: ignore[operator]
 
