@@ -26,7 +26,6 @@ from seer.eval.trained.detection.options import DetectConfig
 from seer.interop.levels import Levels
 from seer.precision import at_least_fp32
 
-WIDTH = 256  # of the pyramid's maps
 RATIOS = (0.5, 1.0, 2.0)  # of the sides of anchors
 C4_SIDES = (32, 64, 128, 256, 512)
 # What is hashed for the draws of proposals, and for nothing else.
@@ -73,9 +72,9 @@ class Detector(Learner[BoxBatch]):
         else:
             norm = None if self.frozen_norms else nn.BatchNorm2d
             self.neck = FeaturePyramidNetwork(
-                list(levels.channels), WIDTH, LastLevelMaxPool(), norm_layer=norm
+                list(levels.channels), config.width, LastLevelMaxPool(), norm_layer=norm
             )
-            parts = _pyramid_parts(levels, options, masks, config.anchor_scale)
+            parts = _pyramid_parts(levels, options, masks, config)
         self.pyramid = config.neck == "fpn"
         self.rpn: Any = parts.rpn
         self.roi_heads: Any = parts.roi_heads
@@ -229,14 +228,14 @@ class Channels(nn.Module):
 
 
 def _pyramid_parts(
-    levels: Levels, options: dict[str, Any], masks: bool, anchor_scale: float
+    levels: Levels, options: dict[str, Any], masks: bool, config: DetectConfig
 ) -> Any:
     """Regions and heads over a pyramid; torchvision's own where the strides are 4, 8, 16, 32."""
     strides = [*levels.strides, 2 * levels.strides[-1]]
-    sides = tuple((int(anchor_scale * stride),) for stride in strides)
+    sides = tuple((int(config.anchor_scale * stride),) for stride in strides)
     anchors = AnchorGenerator(sides, (RATIOS,) * len(sides))
     model = MaskRCNN if masks else FasterRCNN
-    return model(Channels(WIDTH), rpn_anchor_generator=anchors, **options)
+    return model(Channels(config.width), rpn_anchor_generator=anchors, **options)
 
 
 def _c4_parts(levels: Levels, options: dict[str, Any], masks: bool) -> Any:

@@ -35,6 +35,7 @@ class DetectConfig(RunConfig):
         epochs: passes over the training images, where no steps are given.
         neck: `fpn`, a pyramid of C2 … C5 (Lin et al. 2017, arXiv:1612.03144), or `c4`: proposals and boxes from C4, the
             last stage in each box's head (Ren et al. 2015, arXiv:1506.01497; RegNets and ResNets of seer's own).
+        width: of the pyramid's maps, in channels.
         masks: learn and score masks too (He et al. 2017, arXiv:1703.06870): `auto` does so where the training images
             have any.
         freeze: what of the backbone is not trained: 0 nothing, n everything up to the stage Cn, its stem included; 4 is
@@ -63,6 +64,7 @@ class DetectConfig(RunConfig):
     run_dir: str = option("", Location(), incidental=True)
     epochs: float = option(24.0, Number(above=0, high=1e6))
     neck: str = option("fpn", Choice("fpn", "c4"))
+    width: int = option(256, Integer(8, 4096))
     masks: str = option("auto", Choice("auto", "yes", "no"))
     freeze: int = option(2, Choice(*FROZEN_UP_TO))
     batchnorm: str = option("frozen", Choice("frozen", "sync"))

@@ -123,7 +123,7 @@ def small(**options) -> Detector:
     torch.manual_seed(0)
     masks = options.pop("masks", True)
     backbone = build(BackboneConfig("resnet18"))
-    few = {"samples": 8, "proposals": 8}
+    few = {"samples": 8, "proposals": 8, "width": 32}
     return Detector(levels_of(backbone, "ours"), 2, masks, config(**few, **options)).train()
 
 
