@@ -21,12 +21,12 @@ from seer.eval.data.objects import (
     Collector,
     Object,
 )
-from seer.eval.data.rows import check_path
+from seer.eval.data.rows import LARGEST_LIST, check_path
 from seer.inputs import UnreadableError, read_json
 from seer.schema import MismatchError, refuse
 
-LARGEST = 2**31  # bytes; that of COCO's training images has 450 MB
 NUMBERS = (int, float)
+FAR = 2**31  # beyond which no coordinate is one
 
 
 class Rows:
@@ -66,7 +66,7 @@ def read(path: Path, folder: Path, roots: Sequence[str]) -> Annotated:
     Raises:
         InputError: it is no COCO file; an image or a category is there twice; no image is there.
     """
-    content = read_json(path, Lists(), LARGEST)
+    content = read_json(path, Lists(), LARGEST_LIST)
     classes = _classes(content["categories"], path)
     names = list(classes.values())
     numbers = {id: names.index(name) for id, name in classes.items()}
@@ -134,7 +134,7 @@ def _add(row: dict[str, Any], place: int, numbers: dict[int, int], collector: Co
         collector.counts[NO_CLASS] += 1
         return
     box = row.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(type(v) in NUMBERS for v in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_coordinate, box)):
         collector.counts[NO_NUMBERS] += 1
         return
     x, y, width, height = box
@@ -143,9 +143,13 @@ def _add(row: dict[str, Any], place: int, numbers: dict[int, int], collector: Co
         numbers[category],
         np.array([x, y, x + width, y + height], np.float64),
         crowd=bool(row.get("iscrowd", 0)),
-        area=float(area) if isinstance(area, NUMBERS) and area > 0 else 0.0,
+        area=float(area) if isinstance(area, NUMBERS) and 0 < area < FAR**2 else 0.0,
     )
     collector.add(place, _with_mask(thing, row.get("segmentation"), place, collector))
+
+
+def _is_coordinate(value: Any) -> bool:
+    return type(value) in NUMBERS and abs(value) < FAR
 
 
 def _with_mask(thing: Object, mask: Any, place: int, collector: Collector) -> Object:

@@ -4,13 +4,13 @@ A run-length mask of an image of H × W pixels lists the lengths of runs of 0 an
 0 first, along its columns (Lin et al. 2014, arXiv:1405.0312; the format is that of cocoapi's maskApi).
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 LEAST_CORNERS = 3
+FAR = 2**24  # pixels beyond which nothing is; NaN is beyond, too
 LONGEST_RUNS = 2**26
 
 
@@ -84,10 +84,7 @@ def polygons_of(parts: Sequence[Any]) -> tuple[list[np.ndarray], int]:
 
 
 def _finite(numbers: list[Any]) -> bool:
-    return all(
-        isinstance(number, int | float) and math.isfinite(number) and abs(number) < 2**24
-        for number in numbers
-    )
+    return all(isinstance(number, int | float) and abs(number) < FAR for number in numbers)
 
 
 def filled(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:

@@ -95,7 +95,7 @@ def _image(folder: Path, root: str, name: str, tree: ElementTree.Element) -> str
 
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     sides = [_text(tree, f"size/{side}") for side in ("height", "width")]
-    if not all(side and side.isdecimal() and int(side) for side in sides):
+    if not all(side and side.isdecimal() and len(side) < 10 and int(side) for side in sides):
         return None
     height, width = sides
     return int(height or 0), int(width or 0)

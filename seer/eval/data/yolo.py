@@ -89,7 +89,7 @@ def _objects(path: Path, size: tuple[int, int], collector: Collector) -> list[tu
         words = line.split()
         if not words:
             continue
-        if not words[0].isdecimal() or len(words) < 5:
+        if not words[0].isdecimal() or len(words[0]) > 9 or len(words) < 5:
             raise UnreadableError(
                 f"{path}, line {number}: '{line[:80]}' is not a class's number and a box or polygon"
             )
