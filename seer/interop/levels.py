@@ -43,16 +43,15 @@ class Levels(nn.Module):
             if name not in used:
                 parameter.requires_grad_(False)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return list(self._maps(self.network, x))
-
-    def until_last(self, x: Tensor) -> Tensor:
-        """C4 of one of our backbones, without its last stage."""
+    def forward(self, x: Tensor, but_last: bool = False) -> list[Tensor]:
+        """The four maps; with `but_last`, of a backbone of ours, C4 alone, its last stage not run."""
+        if not but_last:
+            return list(self._maps(self.network, x))
         assert isinstance(self.network, Backbone)
         x = self.network.stem(x)
         for stage in self.network.stages[:-1]:
             x = stage(x)
-        return x
+        return [x]
 
     def reset_parameters(self) -> None:
         self.network.reset_parameters()  # type: ignore[operator]

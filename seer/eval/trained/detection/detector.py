@@ -115,7 +115,8 @@ class Detector(Learner[BoxBatch]):
             levels = self.backbone(pixels)
             named = self.neck(OrderedDict((str(i), level) for i, level in enumerate(levels)))
         else:
-            named = OrderedDict([("0", self.backbone.until_last(pixels))])
+            (fourth,) = self.backbone(pixels, but_last=True)
+            named = OrderedDict([("0", fourth)])
         return OrderedDict((name, at_least_fp32(level)) for name, level in named.items())
 
     def over_ranks(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
