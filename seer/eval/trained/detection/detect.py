@@ -92,7 +92,9 @@ def with_masks(config: DetectConfig, train: Annotated) -> bool:
     there = bool(train.objects.masked.any())
     if config.masks == "yes" and not there:
         raise InputError(f"{config.data}: masks=yes, and no training object has one; use masks=no")
-    return there and config.masks != "no" and not (config.neck == "c4" and config.masks == "auto")
+    if config.masks == "auto" and (config.neck == "c4" or config.head == "fcos"):
+        return False  # these have none
+    return there and config.masks != "no"
 
 
 def learnt(config: DetectConfig, train: Annotated) -> np.ndarray:

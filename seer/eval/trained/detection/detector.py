@@ -1,20 +1,21 @@
-"""What is trained: Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) or Mask R-CNN (He et al. 2017,
-arXiv:1703.06870) of torchvision's parts, on the levels of any backbone.
+"""What is trained: Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), Mask R-CNN (He et al. 2017,
+arXiv:1703.06870) or FCOS of torchvision's parts, on the levels of any backbone.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from seer.backbones.base import Backbone
 from seer.data.hashing import mix
@@ -28,6 +29,7 @@ from seer.precision import at_least_fp32
 
 RATIOS = (0.5, 1.0, 2.0)  # of the sides of anchors
 C4_SIDES = (32, 64, 128, 256, 512)
+GROUPS = 32  # of channels that FCOS's heads normalise
 # What is hashed for the draws of proposals, and for nothing else.
 DRAWS = {"rpn": 0x72706E, "roi": 0x726F69}
 
@@ -57,33 +59,10 @@ class Detector(Learner[BoxBatch]):
         self.frozen_norms = config.batchnorm == "frozen"
         freeze(levels, config.freeze, self.frozen_norms)
         self.frozen_up_to = config.freeze
-        options = {
-            "box_score_thresh": config.score_floor,
-            "box_detections_per_img": config.most,
-            "num_classes": classes + 1,
-            "box_batch_size_per_image": config.samples,
-            "rpn_post_nms_top_n_train": 2 * config.proposals,
-            "rpn_post_nms_top_n_test": config.proposals,
-        }
-        self.neck: nn.Module
-        if config.neck == "c4":
-            parts = _c4_parts(levels, options, masks)
-            self.neck = nn.Identity()
-        else:
-            norm = None if self.frozen_norms else nn.BatchNorm2d
-            self.neck = FeaturePyramidNetwork(
-                list(levels.channels), config.width, LastLevelMaxPool(), norm_layer=norm
-            )
-            parts = _pyramid_parts(levels, options, masks, config)
         self.pyramid = config.neck == "fpn"
-        self.rpn: Any = parts.rpn
-        self.roi_heads: Any = parts.roi_heads
-        self.samplers = {
-            "rpn": Sampler(self.rpn.fg_bg_sampler),
-            "roi": Sampler(self.roi_heads.fg_bg_sampler),
-        }
-        self.rpn.fg_bg_sampler = self.samplers["rpn"]
-        self.roi_heads.fg_bg_sampler = self.samplers["roi"]
+        self.lowest = 1 if config.head == "fcos" else 0
+        self.neck = _pyramid(levels, self.lowest, config) if self.pyramid else nn.Identity()
+        self.heads = HEADS[config.head](levels, classes, masks, config)
 
     def train(self, mode: bool = True) -> "Detector":
         """As of every module, but that frozen BatchNorms stay as they are."""
@@ -97,15 +76,12 @@ class Detector(Learner[BoxBatch]):
         features = self.features(batch.pixels)
         images = ImageList(batch.pixels, list(batch.sizes))
         if not self.training:
-            proposals, _ = self.rpn(images, features)
-            (found,), _ = self.roi_heads(features, proposals, images.image_sizes)
+            (found,), _ = self.heads(images, features)
             return Output(batch.pixels.new_zeros(()), found)
-        for name, sampler in self.samplers.items():
-            sampler.begin(mix(self.seed, DRAWS[name], step.number, batch.index.cpu().numpy()))
-        targets = targets_of(batch)
-        proposals, losses = self.rpn(images, features, targets)
-        _, more = self.roi_heads(features, proposals, images.image_sizes, targets)
-        losses = self.over_ranks(losses | more)
+        seeds = mix(self.seed, step.number, batch.index.cpu().numpy())
+        counted: dict[str, Counted]
+        _, counted = self.heads(images, features, targets_of(batch), seeds)
+        losses = over_ranks(counted)
         total = sum(losses.values(), batch.pixels.new_zeros(()))
         return Output(total, {name: loss.detach() for name, loss in losses.items()})
 
@@ -113,29 +89,146 @@ class Detector(Learner[BoxBatch]):
         """The maps by name, in fp32 at least: what follows measures boxes of a thousand pixels."""
         if self.pyramid:
             levels = self.backbone(pixels)
-            named = self.neck(OrderedDict((str(i), level) for i, level in enumerate(levels)))
+            chosen = enumerate(levels[self.lowest :])
+            named = self.neck(OrderedDict((str(i), level) for i, level in chosen))
         else:
             (fourth,) = self.backbone(pixels, but_last=True)
             named = OrderedDict([("0", fourth)])
         return OrderedDict((name, at_least_fp32(level)) for name, level in named.items())
 
-    def over_ranks(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses, means over this rank's samples, as shares of the means over all ranks'."""
-        if size() == 1:
-            return losses
-        counts = [*self.samplers["rpn"].counts(), *self.samplers["roi"].counts()]
-        own = torch.tensor(counts, dtype=torch.float64, device=next(iter(losses.values())).device)
-        shares = own * size() / all_reduce_sum(own).clamp(min=1)
-        compared = {"loss_objectness": 0, "loss_rpn_box_reg": 0, "loss_mask": 3}
-        return {
-            name: loss * shares[compared.get(name, 2)].to(loss.dtype)
-            for name, loss in losses.items()
-        }
-
     def reset_parameters(self) -> None:
         raise InputError(
             "parallel.deferred_init: a detector begins with a model's weights; leave it out"
         )
+
+
+class Counted(NamedTuple):
+    """A loss, and over how many samples of this rank it is the mean."""
+
+    loss: Tensor
+    samples: int
+
+
+def over_ranks(counted: dict[str, Counted]) -> dict[str, Tensor]:
+    """The losses as shares of the means over all ranks' samples: the mean of the ranks' is that."""
+    losses = {name: each.loss for name, each in counted.items()}
+    if size() == 1:
+        return losses
+    device = next(iter(losses.values())).device
+    own = torch.tensor([each.samples for each in counted.values()], dtype=torch.float64).to(device)
+    shares = own * size() / all_reduce_sum(own).clamp(min=1)
+    return {
+        name: loss * share.to(loss.dtype)
+        for (name, loss), share in zip(losses.items(), shares, strict=True)
+    }
+
+
+Found = tuple[list[dict[str, Tensor]], dict[str, Counted]]
+
+
+class TwoStages(nn.Module):
+    """Regions, then what is in each: boxes, and masks if asked for."""
+
+    def __init__(self, levels: Levels, classes: int, masks: bool, config: DetectConfig):
+        super().__init__()
+        options = {
+            "box_score_thresh": config.score_floor,
+            "box_detections_per_img": config.most,
+            "num_classes": classes + 1,
+            "box_batch_size_per_image": config.samples,
+            "rpn_post_nms_top_n_train": 2 * config.proposals,
+            "rpn_post_nms_top_n_test": config.proposals,
+        }
+        make = _c4_parts if config.neck == "c4" else _pyramid_parts
+        parts = make(levels, options, masks, config)
+        self.rpn: Any = parts.rpn
+        self.roi_heads: Any = parts.roi_heads
+        self.rpn.fg_bg_sampler = Sampler(self.rpn.fg_bg_sampler)
+        self.roi_heads.fg_bg_sampler = Sampler(self.roi_heads.fg_bg_sampler)
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[dict[str, Tensor]] | None = None,
+        seeds: Any = None,
+    ) -> Found:
+        regions = self.rpn.fg_bg_sampler
+        parts = self.roi_heads.fg_bg_sampler
+        if targets is not None:
+            regions.begin(mix(DRAWS["rpn"], seeds))
+            parts.begin(mix(DRAWS["roi"], seeds))
+        proposals, losses = self.rpn(images, features, targets)
+        found, more = self.roi_heads(features, proposals, images.image_sizes, targets)
+        counted = {name: Counted(loss, regions.taken) for name, loss in losses.items()}
+        for name, loss in more.items():
+            counted[name] = Counted(loss, parts.positive if name == "loss_mask" else parts.taken)
+        return found, counted
+
+
+class OneStage(nn.Module):
+    """FCOS (Tian et al. 2019, arXiv:1904.01355): class, box and centredness at each place of a map."""
+
+    def __init__(self, levels: Levels, classes: int, masks: bool, config: DetectConfig):
+        super().__init__()
+        if masks:
+            raise InputError("head=fcos: has no masks; use masks=no, or head=rcnn")
+        if config.neck != "fpn" or config.width % GROUPS:
+            raise InputError(
+                f"head=fcos: needs neck=fpn and a width that is a multiple of {GROUPS}"
+            )
+        strides = [*levels.strides[1:], 2 * levels.strides[-1], 4 * levels.strides[-1]]
+        sides = tuple((stride,) for stride in strides)
+        model = FCOS(
+            Channels(config.width),
+            classes + 1,
+            anchor_generator=AnchorGenerator(sides, ((1.0,),) * len(sides)),
+            head=CountingHead(config.width, 1, classes + 1),
+            score_thresh=config.score_floor,
+            detections_per_img=config.most,
+        )
+        self.head: Any = model.head
+        self._model = (model,)  # whose functions are used; its parameters are the head's
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[dict[str, Tensor]] | None = None,
+        seeds: Any = None,
+    ) -> Found:
+        (model,) = self._model
+        maps = list(features.values())
+        outputs = self.head(maps)
+        anchors = model.anchor_generator(images, maps)
+        places = [level.shape[2] * level.shape[3] for level in maps]
+        if targets is not None:
+            losses = model.compute_loss(targets, outputs, anchors, places)
+            counted = {name: Counted(loss, self.head.foreground) for name, loss in losses.items()}
+            return [], counted
+        split = {name: list(output.split(places, dim=1)) for name, output in outputs.items()}
+        by_level = [list(own.split(places)) for own in anchors]
+        return model.postprocess_detections(split, by_level, images.image_sizes), {}
+
+
+class CountingHead(FCOSHead):
+    """FCOS's head, which remembers over how many places its last losses were means."""
+
+    foreground = 0
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        # Where there is none the sums are divided by one.
+        self.foreground = max(1, sum(int((matched >= 0).sum()) for matched in matched_idxs))
+        return super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+
+
+HEADS = {"rcnn": TwoStages, "fcos": OneStage}
 
 
 class Sampler:
@@ -157,9 +250,6 @@ class Sampler:
         self.seeds = (seeds >> 1).tolist()
         self.taken = 0
         self.positive = 0
-
-    def counts(self) -> tuple[int, int]:
-        return self.taken, self.positive
 
     def __call__(self, matched: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Of each image `(A,)` flags of the drawn positive (1 and above) and negative (0) ones."""
@@ -228,6 +318,13 @@ class Channels(nn.Module):
         self.out_channels = out_channels
 
 
+def _pyramid(levels: Levels, lowest: int, config: DetectConfig) -> FeaturePyramidNetwork:
+    """A pyramid from one of the levels up, and one map above for regions, two for FCOS."""
+    norm = None if config.batchnorm == "frozen" else nn.BatchNorm2d
+    above = LastLevelP6P7(config.width, config.width) if lowest else LastLevelMaxPool()
+    return FeaturePyramidNetwork(list(levels.channels[lowest:]), config.width, above, norm)
+
+
 def _pyramid_parts(
     levels: Levels, options: dict[str, Any], masks: bool, config: DetectConfig
 ) -> Any:
@@ -239,7 +336,7 @@ def _pyramid_parts(
     return model(Channels(config.width), rpn_anchor_generator=anchors, **options)
 
 
-def _c4_parts(levels: Levels, options: dict[str, Any], masks: bool) -> Any:
+def _c4_parts(levels: Levels, options: dict[str, Any], masks: bool, config: DetectConfig) -> Any:
     """Regions on C4, and each box's part of it through the last stage."""
     if not isinstance(levels.network, Backbone):
         raise InputError(

@@ -24,7 +24,7 @@ FROZEN_UP_TO = (0, 2, 3, 4, 5)
 
 @dataclass
 class DetectConfig(RunConfig):
-    """Options of `seer eval detect`: Faster R-CNN, or Mask R-CNN, on a backbone.
+    """Options of `seer eval detect`: Faster R-CNN, Mask R-CNN or FCOS on a backbone.
 
     Attributes:
         model, data: as on the command line.
@@ -33,6 +33,8 @@ class DetectConfig(RunConfig):
         run_dir: of the training; "" is `eval/TASK-HASH` below the model's own.
         steps: updates of the weights; 0 takes as many as the `epochs` are.
         epochs: passes over the training images, where no steps are given.
+        head: `rcnn`: regions, and what is in each; or `fcos`: one stage, boxes alone (Tian et al. 2019,
+            arXiv:1904.01355).
         neck: `fpn`, a pyramid of C2 … C5 (Lin et al. 2017, arXiv:1612.03144), or `c4`: proposals and boxes from C4, the
             last stage in each box's head (Ren et al. 2015, arXiv:1506.01497; RegNets and ResNets of seer's own).
         width: of the pyramid's maps, in channels.
@@ -63,6 +65,7 @@ class DetectConfig(RunConfig):
     data: str = required(Location(shortest=1))
     run_dir: str = option("", Location(), incidental=True)
     epochs: float = option(24.0, Number(above=0, high=1e6))
+    head: str = option("rcnn", Choice("rcnn", "fcos"))
     neck: str = option("fpn", Choice("fpn", "c4"))
     width: int = option(256, Integer(8, 4096))
     masks: str = option("auto", Choice("auto", "yes", "no"))

@@ -6,7 +6,11 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
+from torchvision.models.detection import (
+    fasterrcnn_resnet50_fpn,
+    fcos_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
+)
 
 from seer.backbones import BackboneConfig, build
 from seer.data.hashing import mix
@@ -19,6 +23,11 @@ from seer.interop.foreign import Pooled
 from seer.interop.levels import levels_of
 
 HEIGHT, WIDTH = 96, 128
+MODELS = {
+    "mask": maskrcnn_resnet50_fpn,
+    "box": fasterrcnn_resnet50_fpn,
+    "fcos": fcos_resnet50_fpn,
+}
 STEP = Step(3, 10)
 
 
@@ -48,11 +57,11 @@ def batch(masks: bool = True, none: bool = False) -> BoxBatch:
 
 
 @cache
-def pair(masks: bool) -> tuple[Detector, nn.Module]:
+def pair(name: str) -> tuple[Detector, nn.Module]:
     """Ours on torchvision's ResNet-50, and theirs, with the same weights."""
     torch.manual_seed(0)
-    make = maskrcnn_resnet50_fpn if masks else fasterrcnn_resnet50_fpn
-    theirs = make(
+    thresholds = {"score_thresh": 0.0} if name == "fcos" else {"box_score_thresh": 0.0}
+    theirs = MODELS[name](
         weights=None,
         weights_backbone=None,
         num_classes=3,
@@ -61,34 +70,44 @@ def pair(masks: bool) -> tuple[Detector, nn.Module]:
         max_size=WIDTH,
         image_mean=[0.0] * 3,
         image_std=[1.0] * 3,
-        box_score_thresh=0.0,
+        **thresholds,
     )
     network = torchvision.models.resnet50()
     network.fc = nn.Identity()
     levels = levels_of(Pooled(network, 2048), "torchvision:resnet50")
-    ours = Detector(levels, 2, masks, config(score_floor=0.0))
-    names = {"backbone.body.": "backbone.network.", "backbone.fpn.": "neck."}
+    head = "fcos" if name == "fcos" else "rcnn"
+    ours = Detector(levels, 2, name == "mask", config(score_floor=0.0, head=head))
+    names = {
+        "backbone.body.": "backbone.network.",
+        "backbone.fpn.": "neck.",
+        "rpn.": "heads.rpn.",
+        "roi_heads.": "heads.roi_heads.",
+        "head.": "heads.head.",
+    }
     state = theirs.state_dict()
     for before, after in names.items():
         state = {
-            k.replace(before, after) if k.startswith(before) else k: v for k, v in state.items()
+            after + k.removeprefix(before) if k.startswith(before) else k: v
+            for k, v in state.items()
         }
     ours.load_state_dict(state)
     return ours, theirs
 
 
-@pytest.mark.parametrize("masks", [True, False])
-def test_losses_are_torchvisions(masks):
-    ours, theirs = pair(masks)
+@pytest.mark.parametrize("name", MODELS)
+def test_losses_are_torchvisions(name):
+    ours, theirs = pair(name)
+    masks = name == "mask"
     images = batch(masks)
     ours.train()
     theirs.train()
     for norm in theirs.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.eval()
-    for name, part in (("rpn", theirs.rpn), ("roi", theirs.roi_heads)):
+    parts = {} if name == "fcos" else {"rpn": theirs.rpn, "roi": theirs.roi_heads}
+    for draw, part in parts.items():
         part.fg_bg_sampler = Sampler(part.fg_bg_sampler)
-        part.fg_bg_sampler.begin(mix(0, DRAWS[name], STEP.number, images.index.numpy()))
+        part.fg_bg_sampler.begin(mix(DRAWS[draw], mix(0, STEP.number, images.index.numpy())))
     targets = [{"boxes": b, "labels": n} for b, n in zip(images.boxes, images.labels, strict=True)]
     if masks:
         for target, own in zip(targets, images.masks, strict=True):
@@ -101,8 +120,9 @@ def test_losses_are_torchvisions(masks):
     torch.testing.assert_close(output.loss, sum(expected.values()), rtol=1e-4, atol=1e-4)
 
 
-def test_detections_are_torchvisions():
-    ours, theirs = pair(True)
+@pytest.mark.parametrize("name", ["mask", "fcos"])
+def test_detections_are_torchvisions(name):
+    ours, theirs = pair(name)
     images = batch()
     one = BoxBatch(images.pixels[:1], images.sizes[:1], (), (), None, images.index[:1])
     ours.eval()
@@ -111,8 +131,10 @@ def test_detections_are_torchvisions():
         found = ours(one, STEP).metrics
         (expected,) = theirs([images.pixels[0]])
     assert len(expected["boxes"])
-    for name in ("boxes", "scores", "labels"):
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
+    for part in ("boxes", "scores", "labels"):
+        torch.testing.assert_close(found[part], expected[part], rtol=1e-4, atol=1e-4)
+    if name == "fcos":
+        return
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
     pasted = paste_masks_in_image(found["masks"], found["boxes"], (HEIGHT, WIDTH))
@@ -127,9 +149,11 @@ def small(**options) -> Detector:
     return Detector(levels_of(backbone, "ours"), 2, masks, config(**few, **options)).train()
 
 
-def test_a_batch_without_any_box_has_a_loss_and_gradients_everywhere():
-    detector = small()
-    output = detector(batch(none=True), STEP)
+@pytest.mark.parametrize("head", ["rcnn", "fcos"])
+def test_a_batch_without_any_box_has_a_loss_and_gradients_everywhere(head):
+    masks = head == "rcnn"
+    detector = small(head=head, masks=masks)
+    output = detector(batch(masks, none=True), STEP)
     output.loss.backward()
     assert torch.isfinite(output.loss)
     trained = {name for name, p in detector.named_parameters() if p.requires_grad}
@@ -197,7 +221,7 @@ def test_what_is_drawn_depends_on_the_image_alone():
     together = Sampler(Of)
     together.begin(mix(0, 1, torch.arange(2).numpy()))
     positive, negative = together(labels)
-    assert together.counts() == (16, 8)
+    assert (together.taken, together.positive) == (16, 8)
     for i in range(2):
         alone = Sampler(Of)
         alone.begin(mix(0, 1, torch.tensor([i]).numpy()))
