@@ -11,6 +11,7 @@ RUN/damaged/               a file per rank that met damaged samples
 RUN/environment.json       what it ran on; plan.json what was predicted of it
 RUN/images/*.png           pictures for its report
 RUN/predictions.json       what a detector found in the test images, as COCO's results; truth.json what there is
+RUN/precision.json         its precision by recall
 RUN/grid_points/NN/        a run per point of a grid of options; validation.json there is what it came to
 RUN/checkpoints/step-NNNNNNNNN/
     header.json            its tensors and the hashes of its files; it comes last
@@ -46,6 +47,7 @@ POINTS = "grid_points"
 VALIDATION = "validation.json"
 PREDICTIONS = "predictions.json"
 TRUTH = "truth.json"
+PRECISION = "precision.json"
 CROPS = "crops.png"
 DETECTIONS = "detections.png"
 NEIGHBOURS = "neighbours.png"
@@ -79,6 +81,7 @@ NAMES = {
     VALIDATION,
     PREDICTIONS,
     TRUTH,
+    PRECISION,
 }
 NAMES |= {CHECKPOINTS, TENSORBOARD}
 

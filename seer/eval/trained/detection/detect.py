@@ -48,13 +48,13 @@ from seer.eval.trained.detection.cocofiles import (
 )
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
-from seer.eval.trained.detection.precision import coco_scores, voc_scores
+from seer.eval.trained.detection.precision import coco_scores, curves, voc_scores
 from seer.eval.trained.detection.sheet import sheet
 from seer.eval.trained.runs import check_run_dir, check_same, housed, options_of
 from seer.interop.levels import levels_of
 from seer.interop.models import Model, load_model
 from seer.precision import autocast
-from seer.rundir.names import CONFIG, DETECTIONS, IMAGES, PREDICTIONS, TRUTH
+from seer.rundir.names import CONFIG, DETECTIONS, IMAGES, PRECISION, PREDICTIONS, TRUTH
 from seer.terminal import outlasting_terminal
 
 TOO_LARGE = "the detector; use a smaller model, or parallel.mode=fsdp on more devices"
@@ -303,6 +303,10 @@ def keep(config: DetectConfig, test: Annotated, predictions: list[Prediction]) -
     folder = Path(config.run_dir)
     files.write(folder / PREDICTIONS, json.dumps(results_of(predictions)))
     files.write(folder / TRUTH, json.dumps(truth_of(test, config.masks == "yes")))
+    kinds = ["box", "mask"] if config.masks == "yes" else ["box"]
+    drawn = [curves(test, predictions, kind) for kind in kinds]
+    every = {name: curve for own in drawn for name, curve in own.items()}
+    files.write(folder / PRECISION, json.dumps(every))
     (folder / IMAGES).mkdir(exist_ok=True)
     with files.replacing(folder / IMAGES / DETECTIONS) as beside:
         beside.write_bytes(sheet(test, predictions))

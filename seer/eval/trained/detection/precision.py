@@ -68,14 +68,33 @@ def summary(gold: Any, found: Any, kind: str, images: list[int] | None = None) -
     Args:
         images: ids of those that count; None: all.
     """
+    evaluation = evaluated(gold, found, kind, images)
+    evaluation.summarize()
+    values = np.array(evaluation.stats[: len(METRICS)], float)
+    return np.where(values < 0, np.nan, values).tolist()
+
+
+def evaluated(gold: Any, found: Any, kind: str, images: list[int] | None = None) -> Any:
+    """The library's evaluation, of the images of these ids, or of all."""
     evaluation = library().COCOeval_faster(gold, found, KINDS[kind], print_function=_silent)
     if images is not None:
         evaluation.params.imgIds = images
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summarize()
-    values = np.array(evaluation.stats[: len(METRICS)], float)
-    return np.where(values < 0, np.nan, values).tolist()
+    return evaluation
+
+
+def curves(images: Annotated, predictions: list[Prediction], kind: str) -> dict[str, list[float]]:
+    """Precision at recalls of 0, 0.01, … 1, the mean of the classes, at overlaps of 0.5 and 0.75."""
+    files = opened(truth_of(images, masks=kind == "mask"), results_of(predictions))
+    precision = evaluated(*files, kind).eval["precision"]
+    curves = {}
+    for place, overlaps in ((0, "0.5"), (5, "0.75")):
+        by_class = np.asarray(precision)[place, :, :, 0, -1]  # all sizes, the most detections
+        there = by_class[:, (by_class >= 0).all(0)]
+        if there.size:
+            curves[f"{kind} at an overlap of {overlaps}"] = there.mean(1).clip(0, 1).tolist()
+    return curves
 
 
 def _silent(*_: Any) -> None:

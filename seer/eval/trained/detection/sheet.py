@@ -1,7 +1,10 @@
 """A picture of test images with what there is to find and what was found, the worst first."""
 
+import io
+
 import cv2
 import numpy as np
+from PIL import Image
 
 from seer.eval.data.masks import filled, mask_of, runs_of
 from seer.eval.data.objects import Annotated
@@ -9,7 +12,7 @@ from seer.eval.trained.detection.cocofiles import Prediction
 from seer.eval.trained.detection.precision import VOC_OVERLAP, overlap
 
 IMAGES = 12
-SIDE = 360  # pixels of a picture's longer side
+SIDE = 320  # pixels of a picture's longer side
 GAP = 8
 COLUMNS = 2  # pairs of pictures beside each other
 SHOWN = 0.3  # how sure a detection is that is shown
@@ -41,8 +44,10 @@ def sheet(images: Annotated, predictions: list[Prediction]) -> bytes:
         top = place // COLUMNS * height
         left = place % COLUMNS * width
         page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    _, encoded = cv2.imencode(".png", page[:, :, ::-1])
-    return encoded.tobytes()
+    # In 256 colours: photographs as PNG are large, and the report carries this one.
+    file = io.BytesIO()
+    Image.fromarray(page).quantize(256).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def agreement(images: Annotated, found: Prediction) -> float:

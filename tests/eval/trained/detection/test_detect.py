@@ -22,6 +22,7 @@ from seer.eval.task import evaluate
 from seer.eval.trained.detection.detect import configure, run
 from seer.eval.trained.detection.precision import opened, summary
 from seer.processes import spawn
+from seer.report.html import write_report
 from seer.rundir.names import checkpoints
 from tests.kit import boxes
 
@@ -69,8 +70,18 @@ def test_it_writes_scores_predictions_and_a_picture(tmp_path):
     results = json.loads((run_dir / "predictions.json").read_text())
     again = summary(*opened(truth, results), "box")
     assert again[0] == pytest.approx(by_metric["box_AP"]["value"])
+    curves = json.loads((run_dir / "precision.json").read_text())
+    assert list(curves) == [
+        f"{kind} at an overlap of {o}" for kind in ("box", "mask") for o in ("0.5", "0.75")
+    ]
+    # COCO's AP50 is the mean of the curve.
+    mean = np.mean(curves["box at an overlap of 0.5"])
+    assert mean == pytest.approx(by_metric["box_AP50"]["value"])
     picture = cv2.imread(str(run_dir / "images/detections.png"))
     assert picture.shape[1] > 300
+    page = write_report(run_dir).read_text()
+    assert "Precision, mask at an overlap of 0.75" in page
+    assert "Detections" in page
     # The recipe is said, and nothing about where it ran.
     assert by_metric["box_AP"]["options"]["masks"] == "yes"
     assert not by_metric["box_AP"]["options"].keys() & {"run_dir", "device", "log"}
