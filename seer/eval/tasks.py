@@ -13,6 +13,9 @@ from typing import Any
 from seer.errors import InputError, nearest
 from seer.eval.protocols import layers_of
 
+CLASSES = "seer.eval.data.splitting"  # which finds images of classes
+BOXES = "seer.eval.data.boxes"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -38,7 +41,7 @@ class Task:
     quick: bool = False
     trained: bool = False
     several: bool = False
-    images: str = "seer.eval.data.splitting"
+    images: str = CLASSES
 
     @property
     def config(self) -> type[Any]:
@@ -130,13 +133,14 @@ TASKS = _by_name(
         "seer.eval.trained.detection.detect",
         "seer.eval.trained.detection.options.DetectConfig",
         trained=True,
-        images="seer.eval.data.boxes",
+        images=BOXES,
     ),
 )
 
 
 PIXELS = "pixels"  # the word for raw pixels in place of a model
 ALL = "all"  # the word for the quick tasks together, of a model and of what it is compared with
+CLASSIFYING = {name: task for name, task in TASKS.items() if task.images == CLASSES}
 QUICK = {name: task for name, task in TASKS.items() if task.quick}
 
 

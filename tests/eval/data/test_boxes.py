@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from seer.errors import InputError
-from seer.eval.data import objects
+from seer.eval.data import coverage, objects
 from seer.eval.data.boxes import check_layout, halves_of, rule_of, train_and_test
 from seer.eval.data.masks import filled, mask_of, runs_in, runs_of
 from tests.kit import boxes
@@ -400,3 +400,35 @@ def test_the_fingerprint_is_of_the_boxes_too(tmp_path):
     first = read_one(tmp_path / "a", lambda content: None).listing()
     assert read_one(tmp_path / "b", lambda content: None).listing() == first
     assert read_one(tmp_path / "c", annotation(bbox=[1, 1, 9, 9])).listing() != first
+
+
+def test_a_data_set_of_the_table_is_found_by_its_name_or_its_files(tmp_path):
+    """COCO as its owner lays it out."""
+    for split, seed in (("train", 0), ("val", 1)):
+        content = boxes.coco(tmp_path / "coco", f"{split}2017", 2, seed)
+        (tmp_path / "coco/annotations").mkdir(exist_ok=True)
+        boxes.write(tmp_path / f"coco/annotations/instances_{split}2017.json", content)
+        (tmp_path / f"coco/{split}2017.json").unlink()
+    by_files, _ = train_and_test(tmp_path / "coco")
+    by_name, _ = train_and_test(f"coco:{tmp_path}")
+    assert by_files.listing() == by_name.listing()
+    assert len(by_name) == 2
+    with pytest.raises(InputError, match="Food-101 has one class for each image, and no boxes"):
+        check_layout(f"food101:{tmp_path}")
+    finding = next(
+        each for each in coverage.check(tmp_path, False, lambda *_: None) if each.name == "coco"
+    )
+    assert (finding.tasks, finding.images) == (["detect"], {"train": 2, "test": 2})
+
+
+def test_both_years_of_voc_are_trained_on_and_2007_is_tested(tmp_path):
+    for year, (train, test) in {"VOC2007": ("a", "b"), "VOC2012": ("c", "")}.items():
+        names = filter(None, (train, test))
+        files = {name: voc_xml(name, thing("cat", (3, 3, 9, 9))) for name in names}
+        voc(tmp_path / year, files, {"trainval": [train]} | ({"test": [test]} if test else {}))
+    train, test = train_and_test(tmp_path)
+    assert [train.source.key(i) for i in range(2)] == [
+        "VOC2007/JPEGImages/a.jpg",
+        "VOC2012/JPEGImages/c.jpg",
+    ]
+    assert test.source.key(0) == "VOC2007/JPEGImages/b.jpg"

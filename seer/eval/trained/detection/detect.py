@@ -30,7 +30,8 @@ from seer.eval.data.boxes import train_and_test
 from seer.eval.data.objects import Annotated, part
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.scores import Score
-from seer.eval.trained.detection.batches import (
+from seer.eval.trained.detection.average_precision import coco_scores, curves, voc_scores
+from seer.eval.trained.detection.boxbatches import (
     BoxBatch,
     BoxCutter,
     BoxTask,
@@ -48,7 +49,6 @@ from seer.eval.trained.detection.cocofiles import (
 )
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
-from seer.eval.trained.detection.precision import coco_scores, curves, voc_scores
 from seer.eval.trained.detection.sheet import sheet
 from seer.eval.trained.runs import check_run_dir, check_same, housed, options_of
 from seer.interop.levels import levels_of

@@ -22,7 +22,7 @@ from seer.data.hashing import mix
 from seer.distributed import all_reduce_sum, size
 from seer.engine.learner import Learner, Output, Step
 from seer.errors import InputError
-from seer.eval.trained.detection.batches import BoxBatch
+from seer.eval.trained.detection.boxbatches import BoxBatch
 from seer.eval.trained.detection.options import DetectConfig
 from seer.interop.levels import Levels
 from seer.precision import at_least_fp32

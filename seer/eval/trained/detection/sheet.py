@@ -8,8 +8,8 @@ from PIL import Image
 
 from seer.eval.data.masks import filled, mask_of, runs_of
 from seer.eval.data.objects import Annotated
+from seer.eval.trained.detection.average_precision import VOC_OVERLAP, overlap
 from seer.eval.trained.detection.cocofiles import Prediction
-from seer.eval.trained.detection.precision import VOC_OVERLAP, overlap
 
 IMAGES = 12
 SIDE = 320  # pixels of a picture's longer side

@@ -19,8 +19,8 @@ from seer.errors import InputError
 from seer.eval.data.boxes import train_and_test
 from seer.eval.data.objects import EMPTY
 from seer.eval.task import evaluate
+from seer.eval.trained.detection.average_precision import opened, summary
 from seer.eval.trained.detection.detect import configure, run
-from seer.eval.trained.detection.precision import opened, summary
 from seer.processes import spawn
 from seer.report.html import write_report
 from seer.rundir.names import checkpoints

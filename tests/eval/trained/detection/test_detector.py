@@ -16,7 +16,7 @@ from seer.backbones import BackboneConfig, build
 from seer.data.hashing import mix
 from seer.engine.learner import Step
 from seer.errors import InputError
-from seer.eval.trained.detection.batches import BoxBatch
+from seer.eval.trained.detection.boxbatches import BoxBatch
 from seer.eval.trained.detection.detector import DRAWS, Detector, Sampler
 from seer.eval.trained.detection.options import DetectConfig
 from seer.interop.foreign import Pooled

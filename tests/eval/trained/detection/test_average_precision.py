@@ -7,8 +7,7 @@ import pytest
 
 from seer.eval.data.boxes import train_and_test
 from seer.eval.data.objects import Annotated, Object, flat
-from seer.eval.trained.detection.cocofiles import Prediction, compressed, results_of, truth_of
-from seer.eval.trained.detection.precision import (
+from seer.eval.trained.detection.average_precision import (
     METRICS,
     average_precision,
     coco_scores,
@@ -18,6 +17,7 @@ from seer.eval.trained.detection.precision import (
     summary,
     voc_scores,
 )
+from seer.eval.trained.detection.cocofiles import Prediction, compressed, results_of, truth_of
 from tests.kit import boxes
 
 pytest.importorskip("faster_coco_eval")

@@ -12,7 +12,7 @@ from seer.data.options import LoaderConfig
 from seer.data.order import Order
 from seer.eval.data.boxes import train_and_test
 from seer.eval.data.objects import Object, flat
-from seer.eval.trained.detection.batches import (
+from seer.eval.trained.detection.boxbatches import (
     BoxCutter,
     BoxTask,
     ByAspect,
