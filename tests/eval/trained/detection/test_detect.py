@@ -10,17 +10,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from seer.backbones import BackboneConfig, build
+from seer.distributed import World
 from seer.errors import InputError
 from seer.eval.data.boxes import train_and_test
 from seer.eval.data.objects import EMPTY
 from seer.eval.task import evaluate
 from seer.eval.trained.detection.average_precision import opened, summary
-from seer.eval.trained.detection.detect import configure, run
+from seer.eval.trained.detection.boxbatches import BoxBatch
+from seer.eval.trained.detection.cocofiles import Prediction
+from seer.eval.trained.detection.detect import configure, precise, run
+from seer.eval.trained.detection.detector import Detector
+from seer.eval.trained.detection.options import DetectConfig
+from seer.eval.trained.detection.sheet import agreement
+from seer.interop.levels import levels_of
 from seer.processes import spawn
 from seer.report.html import write_report
 from seer.rundir.names import checkpoints
@@ -87,6 +97,7 @@ def test_it_writes_scores_predictions_and_a_picture(tmp_path):
     assert not by_metric["box_AP"]["options"].keys() & {"run_dir", "device", "log"}
 
 
+@pytest.mark.slow
 def test_it_learns_to_find_squares_and_discs(tmp_path):
     data = boxes.both(tmp_path / "data", 16, 6)
     options = [
@@ -115,6 +126,7 @@ def killed(command: list[str], until: Path) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_continued_bit_for_bit(tmp_path):
     data = boxes.both(tmp_path / "data", 6, 2)
     common = [*QUICK, "steps=4", "checkpoint.every=2", "batchnorm=sync"]
@@ -148,6 +160,7 @@ def test_a_killed_training_is_continued_bit_for_bit(tmp_path):
     assert same[0] == same[1]
 
 
+@pytest.mark.slow
 def test_processes_are_one(tmp_path):
     """Images of two aspects, in frames that are wider for their batch than for a share of it."""
     data = boxes.both(tmp_path / "data", 7, 3)
@@ -164,6 +177,49 @@ def test_processes_are_one(tmp_path):
     for there, scored in zip(numbers[1:], values[1:], strict=True):
         np.testing.assert_allclose(there, numbers[0], rtol=1e-6)
         np.testing.assert_allclose(scored, values[0], rtol=1e-6)
+
+
+def test_precise_statistics_are_the_means_of_batches():
+    torch.manual_seed(0)
+    levels = levels_of(build(BackboneConfig("resnet18")), "ours")
+    options = DetectConfig(
+        model="", data="", freeze=0, batchnorm="sync", width=32, samples=8, proposals=8, precise=2
+    )
+    detector = Detector(levels, 2, False, options)
+    none = (torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+    batches = [
+        BoxBatch(
+            torch.randn(1, 3, 64, 64) + i, ((64, 64),), none[:1], none[1:], None, torch.tensor([i])
+        )
+        for i in range(3)
+    ]
+    training = SimpleNamespace(
+        module=detector, batches=SimpleNamespace(survey=lambda epoch: iter(batches))
+    )
+    precise(training, options, World(0, 1))
+    stem = detector.backbone.network.stem
+    outputs = [stem.conv(batch.pixels).transpose(0, 1).flatten(1) for batch in batches[:2]]
+    means = torch.stack([output.mean(1) for output in outputs]).mean(0)
+    variances = torch.stack([output.var(1) for output in outputs]).mean(0)
+    torch.testing.assert_close(stem.bn.running_mean, means.detach())
+    torch.testing.assert_close(stem.bn.running_var, variances.detach())
+    assert stem.bn.momentum == 0.1
+
+
+def test_the_worst_images_come_first(tmp_path):
+    images, _ = train_and_test(boxes.both(tmp_path, 3, 1))
+    table = images.objects
+    found = []
+    for i, count in enumerate((1, 2, 0)):  # of two objects each
+        numbers = list(table.of(i))[:count]
+        found.append(
+            Prediction(i, table.boxes[numbers].astype(float), np.ones(count), table.labels[numbers])
+        )
+    assert [agreement(images, each) for each in found] == [0.5, 1.0, 0.0]
+    shown = found[0]._replace(scores=np.array([0.1]))  # too unsure to be shown
+    assert agreement(images, shown) == 0.0
+    wrong = found[0]._replace(labels=1 - found[0].labels)
+    assert agreement(images, wrong) == 0.0
 
 
 def test_images_without_objects_are_trained_on_when_asked_for(tmp_path):
