@@ -9,6 +9,7 @@ import numpy as np
 
 from seer.data.folders import readable
 from seer.data.labelled import HELD_OUT, say_once
+from seer.data.storage.store import Url, place
 from seer.errors import InputError
 from seer.eval.data.boxlayouts import Halves, halves_of
 from seer.eval.data.datasets import BOXES, DATASETS
@@ -29,6 +30,8 @@ def found(data: Path | str) -> Halves:
     Raises:
         InputError: there is no layout that is known; the data set has no boxes, or is not all there.
     """
+    if isinstance(place(data), Url):
+        raise InputError(f"{data}: images with boxes are read from a folder; copy them to one")
     name, folder = named(data)
     if not name:
         return halves_of(folder)
@@ -49,8 +52,8 @@ def train_and_test(data: Path | str, several: bool = False) -> tuple[Annotated, 
         InputError: as the readers; there are no objects to learn from, or no test images.
     """
     name, folder = named(data)
-    place = str(folder.absolute())
-    return _read(f"{name}:{place}" if name else place)
+    where = str(folder.absolute())
+    return _read(f"{name}:{where}" if name else where)
 
 
 @lru_cache(2)

@@ -391,6 +391,10 @@ def test_data_of_no_layout_are_one_line(tmp_path):
         check_layout(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         check_layout(tmp_path / "nothing")
+    with pytest.raises(
+        InputError, match="s3://bucket/coco: images with boxes are read from a folder"
+    ):
+        check_layout("s3://bucket/coco")
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(InputError, match=r"is no \.json"):
         halves_of(tmp_path / "a.txt")
