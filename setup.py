@@ -13,6 +13,7 @@ EXTRAS = {
     "gcs": ["gcsfs>=2024.6"],
     "interop": ["timm>=1.0", "transformers>=5"],  # `timm:NAME`, and `--to` the same
     "browse": ["umap-learn>=0.5.9"],  # the map of `seer browse`; without it, main axes
+    "detection": ["faster-coco-eval>=1.7"],  # `seer eval detect`
     "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],  # `--to onnx`
 }
 
@@ -74,6 +75,7 @@ setup(
             "lightly",
             "albumentations",  # with lightly, the peers of benchmarks/multicrop.py
             "webdataset",
+            "pycocotools",  # whose values those of `seer eval detect` are
             "moto[s3,server]>=5",
             # With pycls, whose networks of the same weights compute the same as ours.
             "pycls",

@@ -164,9 +164,9 @@ class Labelled(ImageSet):
 
 
 class LabelledSamples:
-    """Labelled images as a loader reads them. None is replaced by another, whose class may differ."""
+    """Labelled images as a loader reads them. None is replaced by another, whose label may differ."""
 
-    def __init__(self, images: Labelled, name: str):
+    def __init__(self, images: ImageSet, name: str):
         self.images = images
         self.name = name
         self.identity = images.fingerprint

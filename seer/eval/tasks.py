@@ -13,6 +13,9 @@ from typing import Any
 from seer.errors import InputError, nearest
 from seer.eval.protocols import layers_of
 
+CLASSES = "seer.eval.data.splitting"  # which finds images of classes
+BOXES = "seer.eval.data.boxes"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -27,6 +30,8 @@ class Task:
         trained: whether it trains the model, in a run of its own, on several processes if wanted. `module` then has
             `configure(task, model, data, overrides)`, `check(config, ranks)` and `run(config) -> list[Score]`.
         several: whether it also scores images of several classes each, whose labels are `(N, C)`.
+        images: the module that finds its images: `train_and_test`, `check_layout` and `rule_of`, each of the data and
+            `several` as in the one of classes.
     """
 
     name: str
@@ -36,6 +41,7 @@ class Task:
     quick: bool = False
     trained: bool = False
     several: bool = False
+    images: str = CLASSES
 
     @property
     def config(self) -> type[Any]:
@@ -45,6 +51,10 @@ class Task:
     def load(self) -> Any:
         """The module."""
         return import_module(self.module)
+
+    def splitting(self) -> Any:
+        """The module of its images."""
+        return import_module(self.images)
 
     def resolve(self, *layers: dict[str, Any]) -> Any:
         """The options by the protocol (`seer.eval.protocols`) and, above it, layers of `seer.config`.
@@ -117,11 +127,20 @@ TASKS = _by_name(
         "seer.eval.analyses.robustness",
         "seer.eval.analyses.image_options.RobustnessConfig",
     ),
+    Task(
+        "detect",
+        "Detection",
+        "seer.eval.trained.detection.detect",
+        "seer.eval.trained.detection.options.DetectConfig",
+        trained=True,
+        images=BOXES,
+    ),
 )
 
 
 PIXELS = "pixels"  # the word for raw pixels in place of a model
 ALL = "all"  # the word for the quick tasks together, of a model and of what it is compared with
+CLASSIFYING = {name: task for name, task in TASKS.items() if task.images == CLASSES}
 QUICK = {name: task for name, task in TASKS.items() if task.quick}
 
 
@@ -158,10 +177,10 @@ def check_inputs(task: str, model: str, data: Path | str) -> None:
     Raises:
         InputError: in one line, which.
     """
-    from seer.eval.data.splitting import check_layout
     from seer.interop.spec import check_model
 
-    check_layout(data, task in TASKS and TASKS[task].several)
+    measured = TASKS[next(iter(QUICK)) if task == ALL else task]
+    measured.splitting().check_layout(data, measured.several)
     if is_trained(task) or not is_pixels(model):
         check_model(model)
 

@@ -25,6 +25,7 @@ FAMILIAR = {"step", "loss", "lr", "prototypes_used", "images_per_second", "data_
 FAMILIAR |= {"samples", "epoch", "seconds", "seen", "log_prototypes"}
 MOST_CHARTS = 100  # of what a method logged besides
 LONGEST_NAME = 60
+PERCENTS = range(101)
 WIDEST = 512  # dimensions of embeddings that a rank is taken of
 
 
@@ -67,6 +68,21 @@ def sign_charts(runs: Sequence[RunFiles]) -> list[Chart]:
         marks = thresholds.get(key, [])
         charts.append(_chart(runs, key, title, unit, from_zero=True, marks=marks))
     return [chart for chart in charts if chart]
+
+
+def precision_charts(runs: Sequence[RunFiles]) -> list[Chart]:
+    """How precise detectors are by how much of what there is they find, for each measure."""
+    charts = []
+    for name in dict.fromkeys(name for run in runs for name in run.precision):
+        curves = [Series(run.name, PERCENTS, run.precision.get(name, [])) for run in runs]
+        shown = [curve if curve.y else Series(curve.name, [], []) for curve in curves]
+        means = [sum(curve.y) / len(curve.y) for curve in curves if curve.y]  # type: ignore[arg-type]
+        words = ", ".join(f"{mean:.1%} on average" for mean in means)
+        title = f"Precision, {name}"
+        svg = line_chart(shown, f"{title}: {words}", from_zero=True, x_label="recall in %")
+        last = f"{means[0]:.1%}" if len(runs) == 1 else ""
+        charts.append(Chart(title, "by recall, mean of the classes", last, Markup(svg)))
+    return charts
 
 
 def further_charts(runs: Sequence[RunFiles]) -> list[Chart]:

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from seer.report.runfiles import RunFiles
-from seer.rundir.names import ATTENTION, COLOUR, CROPS, NEIGHBOURS
+from seer.rundir.names import ATTENTION, COLOUR, CROPS, DETECTIONS, NEIGHBOURS
 
 # How training lays crops out (`seer.pretrain.picture`), in pixels.
 HEIGHT = 160  # of a row of the largest
@@ -15,6 +15,7 @@ NEIGHBOURHOOD = (
     "Left: images not seen in training. Right of each: the five training images whose features are nearest; "
     "green where the label agrees, red where it does not."
 )
+FOUND = "Test images, the worst first: left what there is to find, right what was found with a score of 0.3 or more."
 ATTENDED = (
     "Left: test images. Middle: how much the features change when a small square there is hidden, red most. Right: the "
     "part that counts for more than the mean."
@@ -24,6 +25,7 @@ CAPTIONS = {
     NEIGHBOURS: ("Nearest neighbours", NEIGHBOURHOOD),
     ATTENTION: ("Attention", ATTENDED),
     COLOUR: ("Colour and content", REMADE),
+    DETECTIONS: ("Detections", FOUND),
 }
 
 

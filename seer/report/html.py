@@ -9,7 +9,12 @@ from typing import Any
 from seer import __version__, inputs, outputs
 from seer.eval.curves import REMEDY, below_pixels, curves
 from seer.report.changes import changes, cut, differing, partial, sections
-from seer.report.charts import further_charts, sign_charts, training_charts
+from seer.report.charts import (
+    further_charts,
+    precision_charts,
+    sign_charts,
+    training_charts,
+)
 from seer.report.diagnosis import JUDGED, alarms, in_words
 from seer.report.gallery import pictures
 from seer.report.plots import number, style_of
@@ -72,7 +77,7 @@ def _of_all(runs: Sequence[RunFiles]) -> dict[str, Any]:
         "remarks": [cut(remark, LONGEST_REMARK) for run in runs for remark in run.remarks],
         "boards": scores,
         "curves": score_charts(runs),
-        "charts": training_charts(runs),
+        "charts": training_charts(runs) + precision_charts(runs),
         "health": _healths(runs),
         "signs": sign_charts(runs),
         "more": further_charts(runs),

@@ -13,7 +13,7 @@ from seer.jsonl import Row
 from seer.report.plots import Series
 from seer.results import latest
 from seer.rundir.kinds import finite
-from seer.rundir.names import ATTENTION, COLOUR, CROPS, NEIGHBOURS
+from seer.rundir.names import ATTENTION, COLOUR, CROPS, DETECTIONS, NEIGHBOURS
 from seer.rundir.rundir import RunDir
 
 YEAR = 365 * 86_400
@@ -37,6 +37,7 @@ class RunFiles:
     events: list[Row]  # of its health
     scores: list[Row] = field(default_factory=list)  # of its checkpoints
     pictures: dict[str, bytes] = field(default_factory=dict)  # PNGs, by file name
+    precision: dict[str, list[float]] = field(default_factory=dict)  # of a detector
     remarks: list[str] = field(default_factory=list)
     _curves: dict[str, Series] = field(default_factory=dict, init=False, repr=False)
 
@@ -54,7 +55,7 @@ class RunFiles:
         return values[-1] if values else None
 
 
-PICTURES = (CROPS, NEIGHBOURS, ATTENTION, COLOUR)
+PICTURES = (CROPS, NEIGHBOURS, ATTENTION, COLOUR, DETECTIONS)
 
 
 def read_run(path: Path | str) -> RunFiles:
@@ -75,6 +76,7 @@ def read_run(path: Path | str) -> RunFiles:
         run.events(),
         scores,
         {name: picture for name in PICTURES if (picture := run.picture(name))},
+        run.precision(),
     )
     files.remarks = run.remarks()
     if files.remarks and not (files.config or files.metrics or files.results):

@@ -102,6 +102,8 @@ EVENTS = {  # what more the events have that people are told of
     "rollback": Record({"why": SENTENCE, "to": Integer(0), "skipped": ListOf(Integer(0), 2, 2)}),
     "diverged": Record({"why": SENTENCE}),
 }
+# Precision at recalls of 0, 0.01, … 1, by what it is of.
+PRECISION_KIND = MapOf(ListOf(Number(0, 1), 101, 101), Text(64), 16)
 PASSED_OVER = Record({"step": STEP})
 ENVIRONMENT_KIND = Record(
     {},

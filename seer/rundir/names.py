@@ -10,6 +10,8 @@ RUN/health.jsonl           a row per event; skipped.jsonl a row per step that wa
 RUN/damaged/               a file per rank that met damaged samples
 RUN/environment.json       what it ran on; plan.json what was predicted of it
 RUN/images/*.png           pictures for its report
+RUN/predictions.json       what a detector found in the test images, as COCO's results; truth.json what there is
+RUN/precision.json         its precision by recall
 RUN/grid_points/NN/        a run per point of a grid of options; validation.json there is what it came to
 RUN/checkpoints/step-NNNNNNNNN/
     header.json            its tensors and the hashes of its files; it comes last
@@ -43,7 +45,11 @@ TENSORBOARD = "tensorboard"
 IMAGES = "images"
 POINTS = "grid_points"
 VALIDATION = "validation.json"
+PREDICTIONS = "predictions.json"
+TRUTH = "truth.json"
+PRECISION = "precision.json"
 CROPS = "crops.png"
+DETECTIONS = "detections.png"
 NEIGHBOURS = "neighbours.png"
 ATTENTION = "attention.png"
 COLOUR = "colour.png"
@@ -73,6 +79,9 @@ NAMES = {
     IMAGES,
     POINTS,
     VALIDATION,
+    PREDICTIONS,
+    TRUTH,
+    PRECISION,
 }
 NAMES |= {CHECKPOINTS, TENSORBOARD}
 

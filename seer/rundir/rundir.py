@@ -23,6 +23,7 @@ from seer.rundir.kinds import (
     ENVIRONMENT_KIND,
     PASSED_OVER,
     PLAN_KIND,
+    PRECISION_KIND,
     RESULT,
     SCORED,
     Named,
@@ -40,6 +41,7 @@ from seer.rundir.names import (
     NAMES,
     PLAN,
     POINTS,
+    PRECISION,
     RESULTS,
     SCORES,
     SKIPPED,
@@ -130,6 +132,12 @@ class RunDir:
                 f"{self.path}: written by seer {version}, this is {__version__}; update seer to see all"
             )
         return environment
+
+    def precision(self) -> dict[str, list[float]]:
+        """Of a detector: precision at recalls of 0, 0.01, … 1, by what it is of."""
+        return self._noting(
+            lambda: inputs.read_json(self.file(PRECISION), PRECISION_KIND, SMALL), {}
+        )
 
     def metrics(self) -> list[Row]:
         """The rows of numbers by rising step, the last of each; of a very long file, some evenly

@@ -44,6 +44,7 @@ app = typer.Typer()
         "seer eval finetune --model timm:resnet50 --data flowers102:datasets protocol=ericsson",
         "seer eval attention --model runs/swav_small --data flowers images=8 picture=attention.png",
         "seer eval robustness --model timm:resnet50 --data imagenet:datasets variants=datasets",
+        "seer eval detect --model runs/swav_small --data balloon batchnorm=sync freeze=0",
     ),
 )
 def evaluate(
@@ -60,7 +61,8 @@ def evaluate(
         typer.Option(
             "--data",
             help="Class folders or labelled shards, in train/ and test/ (or val/), else one in five is held out; "
-            "a CSV file (path,label[,split]); a data set as its owner lays it out, or NAME:DIR (seer data check).",
+            "a CSV file (path,label[,split]); a data set as its owner lays it out, or NAME:DIR (seer data check). "
+            "Of detect: COCO's JSON, VOC's XML or YOLO's text files.",
         ),
     ],
     overrides: TaskOverrides = None,

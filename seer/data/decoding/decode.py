@@ -95,6 +95,12 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
         return ImageInfo(width, height, "JPEG" if image.format == "MPO" else str(image.format))
 
 
+def orientation(data: bytes) -> int:
+    """The EXIF orientation that `decode` undoes, 1 to 8. Raises `DamagedImage`."""
+    with _errors_as_damage():
+        return _orientation(_open(data, MAX_PIXELS))
+
+
 def shape(data: bytes) -> tuple[int, int]:
     """Height and width that `decode` will give, from the header alone; (1, 1) where that is
     damaged.

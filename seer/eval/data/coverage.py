@@ -13,7 +13,9 @@ from seer.data.decoding.decode import DamagedImage, decode
 from seer.data.folders import readable
 from seer.data.labelled import ImageSet, has_split
 from seer.errors import InputError, unreadable
+from seer.eval import tasks
 from seer.eval.data.datasets import (
+    BOXES,
     DATASETS,
     MAP11,
     ONE_CLASS,
@@ -205,7 +207,8 @@ def _tasks(kind: str) -> list[str]:
         return [name for name, task in TASKS.items() if task.several]
     if kind == VARIANT:
         return [ROBUST]
-    return list(TASKS) if kind == ONE_CLASS else []
+    images = {ONE_CLASS: tasks.CLASSES, BOXES: tasks.BOXES}.get(kind)
+    return [name for name, task in TASKS.items() if task.images == images]
 
 
 def _read(

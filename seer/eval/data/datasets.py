@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seer.data.labelled import ImageSet
+from seer.eval.data.boxlayouts import both
 from seer.eval.data.classfolders import ClassFolders
 from seer.eval.data.corruptions import every_image
 from seer.eval.data.csvlists import JsonLists, Tables, one_hot, only_one_of
@@ -423,6 +424,7 @@ ENTRIES = [
             "VOC2007/JPEGImages/",
             "VOC2012/JPEGImages/",
         ),
+        both,
         kind=BOXES,
         suites=(DENSE,),
     ),
@@ -437,6 +439,7 @@ ENTRIES = [
         ("", "coco", "coco2017"),
         ("annotations/instances_train2017.json",),
         ("annotations/instances_val2017.json", "train2017/", "val2017/"),
+        both,
         kind=BOXES,
         suites=(DENSE,),
     ),

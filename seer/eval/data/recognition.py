@@ -35,7 +35,7 @@ def locate(data: Path | str) -> Located | None:
     """
     name, folder = named(data)
     if name:
-        return _of_that_name(DATASETS[name], folder)
+        return located_by(name, folder)
     if isinstance(place(data), Url) or not os.path.isdir(data):
         return None
     found = list(within(Path(data)))
@@ -67,6 +67,11 @@ def named(data: Path | str) -> tuple[str, Path]:
     if name not in DATASETS:
         raise InputError(f"{readable(text)}: data set '{name}' is unknown{nearest(name, DATASETS)}")
     return name, folder
+
+
+def located_by(name: str, folder: Path) -> Located:
+    """The data set of a name in a folder that is to hold it. Raises `InputError` as `locate`."""
+    return _of_that_name(DATASETS[name], folder)
 
 
 def within(root: Path) -> Iterator[Located]:

@@ -29,7 +29,7 @@ from seer.data.labelled import check_layout as check_own_layout
 from seer.data.labelled import splits as labelled_splits
 from seer.errors import InputError
 from seer.eval.data.csvlists import own_rows, own_table
-from seer.eval.data.datasets import SEVERAL_CLASSES, VARIANT, WHOLE, DataSet
+from seer.eval.data.datasets import BOXES, SEVERAL_CLASSES, VARIANT, WHOLE, DataSet
 from seer.eval.data.recognition import Located, locate, words
 from seer.eval.data.several import MultiLabelled
 
@@ -176,6 +176,8 @@ def check_layout(data: Path | str, several: bool = False) -> None:
             check_own_layout(data)
         return
     entry, folder = located
+    if entry.kind == BOXES:
+        raise InputError(f"{folder}: {entry.title} has {entry.kind}; seer eval detect takes it")
     if entry.read is None:
         raise InputError(f"{folder}: {entry.title} has {entry.kind}, which no task here takes")
     if entry.kind == VARIANT:

@@ -3,8 +3,8 @@ on others.
 """
 
 import math
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +29,15 @@ from seer.eval.data.datasets import PER_CLASS
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import CROPS, stack, to_input
 from seer.eval.scores import Score, accuracy, chance, mean_per_class
-from seer.eval.tasks import TASKS
 from seer.eval.trained import grid
 from seer.eval.trained.classifier import NO_IMAGE, Classifier, stage_rates
 from seer.eval.trained.images import Images, images_of
 from seer.eval.trained.options import FinetuneConfig
+from seer.eval.trained.runs import check_run_dir, check_same, housed, options_of
 from seer.eval.trained.selection import divided, search, timed, timed_points, try_point
 from seer.interop.models import Model, load_model, sized
 from seer.precision import autocast
 from seer.rundir.names import CONFIG
-from seer.schema import check_options
 from seer.start import tell
 from seer.terminal import outlasting_terminal
 
@@ -56,13 +55,7 @@ def configure(task: str, model: str, data: str, overrides: list[str]) -> Finetun
         InputError: in one line, what is wrong with options, model, data or run directory.
     """
     given = [override.partition("=")[0] for override in overrides]
-    options = configuration.parse_overrides(overrides)
-    if twice := next((key for key in ("model", "data") if key in options), ""):
-        raise InputError(f"{twice}=: it is given by --{twice}")
-    if "weights" in options:
-        raise InputError("weights=: they are the model's")
-    config = TASKS[task].resolve(configuration.layer({"model": model, "data": data}), options)
-    check_options(config)
+    config = options_of(task, model, data, overrides)
     searched = grid.without(config.grid, given)
     if config.grid and not searched:
         tell(f"no grid: {', '.join(sorted(config.searched()))} given, and one training is made")
@@ -74,10 +67,7 @@ def configure(task: str, model: str, data: str, overrides: list[str]) -> Finetun
     config = replace(config, weights=weights_hash(loaded.backbone))
     if not config.grid:
         config = timed(config, len(images.train))
-    if not config.run_dir:
-        digest = configuration.identity(config)
-        home = loaded.run_dir or Path()
-        config = replace(config, run_dir=str(home / "eval" / f"{task}-{digest}"))
+    config = housed(config, task, loaded)
     points = timed_points(config, images)
     trainings = points or [config]
     for training in trainings:
@@ -114,22 +104,6 @@ def check(config: FinetuneConfig, ranks: int) -> None:
             )
 
 
-def check_run_dir(config: FinetuneConfig, either: Collection[str] = ()) -> None:
-    """Refuse a run directory that another configuration has written, but for options that may be
-    either way; nothing in it is changed.
-    """
-    path = Path(config.run_dir) / CONFIG
-    if not path.is_file():
-        return
-    saved = configuration.resolve(type(config), [configuration.read_layers(path)])
-    free = configuration.incidental(type(config)) | set(either)
-    if differing := configuration.differences(asdict(saved), asdict(config), free):
-        raise InputError(
-            f"{config.run_dir}: belongs to another configuration: {'; '.join(differing[:3])}; choose another run_dir, "
-            "or give the same values to continue"
-        )
-
-
 def run(config: FinetuneConfig) -> list[Score]:
     """Train, or go on training, in this process of the world, and score. The scores are the main
     process's; a point of a grid by itself has none.
@@ -153,10 +127,7 @@ def run(config: FinetuneConfig) -> list[Score]:
 def train(config: FinetuneConfig, images: Images, world: World) -> list[Score]:
     """Train on the training images, or go on, and score the others, on all ranks together."""
     model = load_model(config.model)
-    if weights_hash(model.backbone) != config.weights:
-        raise InputError(
-            f"{config.model}: has other weights than a moment ago; name one of its checkpoints"
-        )
+    check_same(model, config)
     model = replace(model, size=config.size or model.size)
     tested = replace(model, size=config.test_size or model.size)
     scores: list[Score] = []

@@ -1,0 +1,119 @@
+"""Masks of objects as COCO writes them: polygons, and run lengths, compressed or not.
+
+A run-length mask of an image of H × W pixels lists the lengths of runs of 0 and of 1 in turn, a run of
+0 first, along its columns (Lin et al. 2014, arXiv:1405.0312; the format is that of cocoapi's maskApi).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+LEAST_CORNERS = 3
+FAR = 2**24  # pixels beyond which nothing is; NaN is beyond, too
+LONGEST_RUNS = 2**26
+
+
+def runs_of(counts: Any, height: int, width: int) -> np.ndarray | None:
+    """`(R,)` int64 run lengths of a mask of that size; None where they are none.
+
+    Args:
+        counts: a list of lengths, or a compressed text.
+    """
+    if isinstance(counts, str | bytes):
+        runs = _uncompressed(counts.encode() if isinstance(counts, str) else counts)
+    elif isinstance(counts, list) and all(type(count) is int for count in counts):
+        runs = counts
+    else:
+        runs = None
+    if runs is None or any(run < 0 for run in runs) or sum(runs) != height * width:
+        return None
+    return np.array(runs, np.int64)
+
+
+def _uncompressed(text: bytes) -> list[int] | None:
+    """The lengths in a text of six bits a character: five of a number, its lowest first, and whether
+    more follow. From the third number on they are differences to the last but one.
+    """
+    runs: list[int] = []
+    value = 0
+    shift = 0
+    if len(text) > LONGEST_RUNS:
+        return None
+    for character in text:
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 60:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        if len(runs) > 2:
+            value += runs[-2]
+        runs.append(value)
+        value = 0
+        shift = 0
+    return runs if shift == 0 else None
+
+
+def mask_of(runs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`(H, W)` uint8 of 0 and 1, of run lengths that add up to H · W."""
+    values = (np.arange(len(runs)) % 2).astype(np.uint8)
+    return np.repeat(values, runs).reshape(width, height).T
+
+
+def runs_in(mask: np.ndarray) -> np.ndarray:
+    """The run lengths of a mask `(H, W)`."""
+    line = mask.T.reshape(-1).astype(bool)
+    changes = np.flatnonzero(line[1:] != line[:-1]) + 1
+    edges = np.concatenate([[0], changes, [line.size]])
+    runs = np.diff(edges)
+    return np.concatenate([[0], runs]) if line.size and line[0] else runs
+
+
+def polygons_of(parts: Sequence[Any]) -> tuple[list[np.ndarray], int]:
+    """`(P, 2)` float32 corners x, y of each part that has three or more, and how many parts have not."""
+    polygons = []
+    for part in parts:
+        numbers = part if isinstance(part, list) else []
+        if len(numbers) % 2 == 0 and len(numbers) >= 2 * LEAST_CORNERS and _finite(numbers):
+            polygons.append(np.array(numbers, np.float32).reshape(-1, 2))
+    return polygons, len(parts) - len(polygons)
+
+
+def _finite(numbers: list[Any]) -> bool:
+    return all(isinstance(number, int | float) and abs(number) < FAR for number in numbers)
+
+
+def filled(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """`(H, W)` uint8: 1 where a pixel's centre lies in any of the polygons `(P, 2)` (within an odd number
+    of a polygon's turns), in pixels whose first one goes from 0 to 1.
+    """
+    mask = np.zeros((height, width), np.uint8)
+    for polygon in polygons:
+        np.bitwise_or(mask, _inside(polygon.astype(np.float64), height, width), out=mask)
+    return mask
+
+
+def _inside(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The same of one polygon: along a row of centres, each edge that crosses it is where inside and
+    outside change.
+    """
+    begin = polygon
+    end = np.roll(polygon, -1, axis=0)
+    # Rows whose centre y + 1/2 lies in [upper, lower) of an edge.
+    upper = np.minimum(begin[:, 1], end[:, 1])
+    lower = np.maximum(begin[:, 1], end[:, 1])
+    first = np.clip(np.ceil(upper - 0.5), 0, height).astype(np.int64)
+    counts = np.clip(np.ceil(lower - 0.5), 0, height).astype(np.int64) - first
+    edges = np.repeat(np.arange(len(polygon)), counts)
+    before = np.cumsum(counts) - counts
+    rows = np.arange(counts.sum()) - np.repeat(before - first, counts)
+    along = (rows + 0.5 - begin[edges, 1]) / (end[edges, 1] - begin[edges, 1])
+    crossings = begin[edges, 0] + along * (end[edges, 0] - begin[edges, 0])
+    columns = np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.int64)
+    changes = np.zeros((height, width + 1), np.uint8)
+    np.add.at(changes, (rows, columns), 1)
+    return np.cumsum(changes[:, :width], axis=1, dtype=np.uint8) & 1

@@ -1,0 +1,233 @@
+"""Faster and Mask R-CNN, against torchvision's whole models."""
+
+from functools import cache
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.detection import (
+    fasterrcnn_resnet50_fpn,
+    fcos_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
+)
+
+from seer.backbones import BackboneConfig, build
+from seer.data.hashing import mix
+from seer.engine.learner import Step
+from seer.errors import InputError
+from seer.eval.trained.detection.boxbatches import BoxBatch
+from seer.eval.trained.detection.detector import DRAWS, Detector, Sampler
+from seer.eval.trained.detection.options import DetectConfig
+from seer.interop.foreign import Pooled
+from seer.interop.levels import levels_of
+
+HEIGHT, WIDTH = 96, 128
+MODELS = {
+    "mask": maskrcnn_resnet50_fpn,
+    "box": fasterrcnn_resnet50_fpn,
+    "fcos": fcos_resnet50_fpn,
+}
+STEP = Step(3, 10)
+
+
+def config(**options) -> DetectConfig:
+    return DetectConfig(model="", data="", **({"freeze": 0} | options))
+
+
+def batch(masks: bool = True, none: bool = False) -> BoxBatch:
+    torch.manual_seed(1)
+    boxes = (
+        torch.tensor([[10.0, 12, 60, 80], [50, 5, 120, 60]]),
+        torch.empty(0, 4) if none else torch.tensor([[5.0, 5, 40, 40]]),
+    )
+    if none:
+        boxes = (torch.empty(0, 4), torch.empty(0, 4))
+    flags = []
+    for own in boxes:
+        flags.append(torch.zeros(len(own), HEIGHT, WIDTH, dtype=torch.uint8))
+        for flag, (left, top, right, bottom) in zip(flags[-1], own.int().tolist(), strict=True):
+            flag[top + 3 : bottom, left : right - 4] = 1
+    labels = tuple(torch.arange(1, len(own) + 1) for own in boxes)
+    pixels = torch.randn(2, 3, HEIGHT, WIDTH)
+    sizes = ((HEIGHT, WIDTH),) * 2
+    return BoxBatch(
+        pixels, sizes, boxes, labels, tuple(flags) if masks else None, torch.tensor([7, 4])
+    )
+
+
+@cache
+def pair(name: str) -> tuple[Detector, nn.Module]:
+    """Ours on torchvision's ResNet-50, and theirs, with the same weights."""
+    torch.manual_seed(0)
+    thresholds = {"score_thresh": 0.0} if name == "fcos" else {"box_score_thresh": 0.0}
+    theirs = MODELS[name](
+        weights=None,
+        weights_backbone=None,
+        num_classes=3,
+        trainable_backbone_layers=5,
+        min_size=HEIGHT,
+        max_size=WIDTH,
+        image_mean=[0.0] * 3,
+        image_std=[1.0] * 3,
+        **thresholds,
+    )
+    network = torchvision.models.resnet50()
+    network.fc = nn.Identity()
+    levels = levels_of(Pooled(network, 2048), "torchvision:resnet50")
+    head = "fcos" if name == "fcos" else "rcnn"
+    ours = Detector(levels, 2, name == "mask", config(score_floor=0.0, head=head))
+    names = {
+        "backbone.body.": "backbone.network.",
+        "backbone.fpn.": "neck.",
+        "rpn.": "heads.rpn.",
+        "roi_heads.": "heads.roi_heads.",
+        "head.": "heads.head.",
+    }
+    state = theirs.state_dict()
+    for before, after in names.items():
+        state = {
+            after + k.removeprefix(before) if k.startswith(before) else k: v
+            for k, v in state.items()
+        }
+    ours.load_state_dict(state)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_losses_are_torchvisions(name):
+    ours, theirs = pair(name)
+    masks = name == "mask"
+    images = batch(masks)
+    ours.train()
+    theirs.train()
+    for norm in theirs.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eval()
+    parts = {} if name == "fcos" else {"rpn": theirs.rpn, "roi": theirs.roi_heads}
+    for draw, part in parts.items():
+        part.fg_bg_sampler = Sampler(part.fg_bg_sampler)
+        part.fg_bg_sampler.begin(mix(DRAWS[draw], mix(0, STEP.number, images.index.numpy())))
+    targets = [{"boxes": b, "labels": n} for b, n in zip(images.boxes, images.labels, strict=True)]
+    if masks:
+        for target, own in zip(targets, images.masks, strict=True):
+            target["masks"] = own
+    expected = theirs(list(images.pixels), targets)
+    output = ours(images, STEP)
+    assert output.metrics.keys() == expected.keys()
+    for name, loss in expected.items():
+        torch.testing.assert_close(output.metrics[name], loss.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.loss, sum(expected.values()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mask", "fcos"])
+def test_detections_are_torchvisions(name):
+    ours, theirs = pair(name)
+    images = batch()
+    one = BoxBatch(images.pixels[:1], images.sizes[:1], (), (), None, images.index[:1])
+    ours.eval()
+    theirs.eval()
+    with torch.no_grad():
+        found = ours(one, STEP).metrics
+        (expected,) = theirs([images.pixels[0]])
+    assert len(expected["boxes"])
+    for part in ("boxes", "scores", "labels"):
+        torch.testing.assert_close(found[part], expected[part], rtol=1e-4, atol=1e-4)
+    if name == "fcos":
+        return
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+    pasted = paste_masks_in_image(found["masks"], found["boxes"], (HEIGHT, WIDTH))
+    torch.testing.assert_close(pasted, expected["masks"], rtol=1e-4, atol=1e-4)
+
+
+def small(**options) -> Detector:
+    torch.manual_seed(0)
+    masks = options.pop("masks", True)
+    backbone = build(BackboneConfig("resnet18"))
+    few = {"samples": 8, "proposals": 8, "width": 32}
+    return Detector(levels_of(backbone, "ours"), 2, masks, config(**few, **options)).train()
+
+
+@pytest.mark.parametrize("head", ["rcnn", "fcos"])
+def test_a_batch_without_any_box_has_a_loss_and_gradients_everywhere(head):
+    masks = head == "rcnn"
+    detector = small(head=head, masks=masks)
+    output = detector(batch(masks, none=True), STEP)
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    trained = {name for name, p in detector.named_parameters() if p.requires_grad}
+    assert {name for name, p in detector.named_parameters() if p.grad is not None} == trained
+
+
+@pytest.mark.parametrize("up_to", [0, 2, 4, 5])
+def test_frozen_stages_are_not_trained_and_their_statistics_stay(up_to):
+    detector = small(freeze=up_to, batchnorm="sync")
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    detector(batch(), STEP).loss.backward()
+    frozen = ["stem.", *(f"stages.{i}." for i in range(4))][: up_to and up_to]
+    for name, parameter in detector.named_parameters():
+        inner = name.removeprefix("backbone.network.")
+        is_frozen = any(inner.startswith(stage) for stage in frozen)
+        assert parameter.requires_grad != is_frozen, name
+        assert (parameter.grad is None) == is_frozen, name
+    for name, tensor in detector.state_dict().items():
+        if name.endswith("running_mean"):
+            inner = name.removeprefix("backbone.network.")
+            is_frozen = any(inner.startswith(stage) for stage in frozen)
+            assert torch.equal(tensor, before[name]) == is_frozen, name
+
+
+def test_frozen_batchnorms_keep_factors_and_statistics():
+    detector = small()
+    before = {k: v.clone() for k, v in detector.state_dict().items() if "running" in k}
+    detector(batch(), STEP).loss.backward()
+    assert before
+    for name, tensor in before.items():
+        torch.testing.assert_close(detector.state_dict()[name], tensor)
+    assert not detector.backbone.network.stem.bn.weight.requires_grad
+    assert detector.backbone.network.stem.conv.weight.requires_grad
+
+
+def test_c4_heads_are_the_last_stage_and_own_it_once():
+    detector = small(neck="c4", masks=False)
+    output = detector(batch(masks=False), STEP)
+    output.loss.backward()
+    names = [name for name, _ in detector.named_parameters()]
+    assert not any("box_head" in name for name in names)
+    grads = {name for name, p in detector.named_parameters() if p.grad is not None}
+    assert "backbone.network.stages.3.0.conv1.weight" in grads
+    assert detector.eval()(one_of(batch(masks=False)), STEP).metrics["boxes"].shape[1] == 4
+
+
+def one_of(images: BoxBatch) -> BoxBatch:
+    return images.chunk(2)[0]
+
+
+def test_c4_needs_a_last_stage_that_is_known():
+    network = torchvision.models.resnet18()
+    network.fc = nn.Identity()
+    levels = levels_of(Pooled(network, 512), "torchvision:resnet18")
+    with pytest.raises(InputError, match="neck=c4"):
+        Detector(levels, 2, False, config(neck="c4"))
+
+
+def test_what_is_drawn_depends_on_the_image_alone():
+    class Of:
+        batch_size_per_image = 8
+        positive_fraction = 0.5
+
+    labels = [torch.randint(-1, 2, (100,)), torch.randint(-1, 2, (100,))]
+    together = Sampler(Of)
+    together.begin(mix(0, 1, torch.arange(2).numpy()))
+    positive, negative = together(labels)
+    assert (together.taken, together.positive) == (16, 8)
+    for i in range(2):
+        alone = Sampler(Of)
+        alone.begin(mix(0, 1, torch.tensor([i]).numpy()))
+        (own_positive,), (own_negative,) = alone(labels[i : i + 1])
+        assert torch.equal(own_positive, positive[i])
+        assert torch.equal(own_negative, negative[i])
+        assert (labels[i][own_positive.bool()] == 1).all()
+        assert (labels[i][own_negative.bool()] == 0).all()
+        assert (own_positive.sum(), own_negative.sum()) == (4, 4)
