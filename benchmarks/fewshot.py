@@ -1,6 +1,6 @@
 """Few-shot episodes per second on features that are there, beside the loop of a transfer benchmark.
 
-    OMP_NUM_THREADS=1 python benchmarks/fewshot.py [--images 10000 --classes 100 --width 2048] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/fewshot.py [--images 10000 --classes 100 --width 2048] [--cpu-time]
 
 The peer does what the published code of Ericsson et al. (2021, `few_shot.py`) does after an image has
 been read: a loader of loaders, without processes, draws one episode after the other, labels included;
@@ -12,6 +12,7 @@ in turns.
 """
 
 import argparse
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -96,7 +97,8 @@ def measured(options: argparse.Namespace, shots: int) -> dict:
         "ours": lambda: answers.update(ours=ours(features, labels, shots, config)),
         "loop": lambda: answers.update(loop=loop(features, labels, shots, config)),
     }
-    seconds = interleaved(contestants, options.rounds)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    seconds = interleaved(contestants, options.rounds, options.warmup, clock)
     print(f"  {shots}-shot: mean accuracy {answers['ours']:.3f} and {answers['loop']:.3f}")
     rates = {name: options.episodes / value for name, value in seconds.items()}
     name = f"5-way {shots}-shot, D = {options.width}, {options.images:,} images of {options.classes} classes"
@@ -110,6 +112,10 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="seconds of the processor, where others use it, too"
+    )
     options = parser.parse_args()
     report([measured(options, shots) for shots in (5, 20, 50)], options.json)
 

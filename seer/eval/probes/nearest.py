@@ -142,9 +142,12 @@ def compiled(rows: Rows, queries: Tensor, centroids: Tensor) -> tuple[Tensor, Te
         where = rows.values.numpy(), pairs.numpy(), start, stop
         nearest(*where, centroids.numpy(), own.numpy(), rival.numpy())
 
-    with ThreadPoolExecutor(threads) as pool:
-        for thread in [pool.submit(some, *ends) for ends in pairwise(bounds)]:
-            thread.result()
+    if threads == 1:
+        some(0, len(pairs))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            for thread in [pool.submit(some, *ends) for ends in pairwise(bounds)]:
+                thread.result()
     return own.view(queries.shape), rival.view(queries.shape)
 
 
