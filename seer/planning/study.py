@@ -14,8 +14,8 @@ from seer.backbones import build
 from seer.config import RECIPES
 from seer.errors import InputError, nearest
 from seer.eval.tasks import check_options
-from seer.planning.plan import Plan
-from seer.planning.plan import plan as plan_run
+from seer.hardware import find
+from seer.planning.plan import Estimate, Job
 from seer.pretrain.length import foreseen
 from seer.pretrain.recipe import load_config
 from seer.rundir.studies import ABOUT, ARM_NAME, MOST_ARMS, WORD, Arm, Study, check_distinct
@@ -84,8 +84,8 @@ def sources(given: list[str]) -> dict[str, str]:
     return named
 
 
-def plan_study(asked: Asked) -> tuple[Study, list[Plan | None]]:
-    """The study with the arms' sizes, and the plan of each that is pretrained.
+def plan_study(asked: Asked) -> tuple[Study, list[Estimate | None]]:
+    """The study with the arms' sizes, and what each that is pretrained takes.
 
     Raises:
         InputError: an arm's recipe, data or evaluation is wrong, which is told before any is planned.
@@ -112,7 +112,7 @@ def plan_study(asked: Asked) -> tuple[Study, list[Plan | None]]:
         options=options,
         arms=[arm for arm, _ in made],
     )
-    return study, [plan for _, plan in made]
+    return study, [estimate for _, estimate in made]
 
 
 def _overrides(arm: dict[str, Any], asked: Asked) -> list[str]:
@@ -124,13 +124,17 @@ def _overrides(arm: dict[str, Any], asked: Asked) -> list[str]:
     return [f"data={asked.data[name]}", *arm.get("set", []), *asked.overrides]
 
 
-def _arm(arm: dict[str, Any], overrides: list[str], asked: Asked) -> tuple[Arm, Plan | None]:
+def _arm(arm: dict[str, Any], overrides: list[str], asked: Asked) -> tuple[Arm, Estimate | None]:
     config = load_config(arm["recipe"], overrides)
     with torch.device("meta"):
         backbone = build(config.backbone)
     scratch = arm.get("scratch", False)
-    plan = None if scratch else plan_run(arm["recipe"], overrides, asked.gpus, asked.gpu)
-    steps = 0 if scratch else foreseen(config).steps
+    estimate = None
+    steps = 0
+    if not scratch:
+        config = foreseen(config)
+        estimate = Job.of(config, asked.gpus, find(asked.gpu)).estimate()
+        steps = config.steps
     made = Arm(
         name=arm["name"],
         recipe=arm["recipe"],
@@ -140,20 +144,20 @@ def _arm(arm: dict[str, Any], overrides: list[str], asked: Asked) -> tuple[Arm, 
         parameters=sum(weight.numel() for weight in backbone.parameters()),
         images=steps * config.batch_size,
         steps=steps,
-        gpu_hours=plan.chosen.gpu_hours if plan else 0.0,
+        gpu_hours=estimate.gpu_hours if estimate else 0.0,
         published=arm.get("published", ""),
     )
-    return made, plan
+    return made, estimate
 
 
-def table(study: Study, plans: list[Plan | None], asked: Asked) -> list[str]:
+def table(study: Study, estimates: list[Estimate | None], asked: Asked) -> list[str]:
     """For a terminal: what each arm is, whether it fits, and what it takes."""
     hours = "core-hours" if asked.gpu == "cpu" else "GPU-hours"
     width = max(len("together"), *(len(arm.name) for arm in study.arms))
     columns = f"{'parameters':>12}{'steps':>10}{'images':>15}{hours:>12}  fits"
     lines = [f"{study.title}: {asked.gpus} × {asked.gpu} for each arm", f"{'arm':{width}}{columns}"]
-    for arm, plan in zip(study.arms, plans, strict=True):
-        fits = "not pretrained" if plan is None else plan.chosen.why_not or "yes"
+    for arm, estimate in zip(study.arms, estimates, strict=True):
+        fits = "not pretrained" if estimate is None else estimate.why_not or "yes"
         figures = f"{arm.parameters / 1e6:11,.1f}M{arm.steps:10,}{arm.images:15,}"
         lines.append(f"{arm.name:{width}}{figures}{_hours(arm.gpu_hours):>12}  {fits}")
     total = _hours(sum(arm.gpu_hours for arm in study.arms))

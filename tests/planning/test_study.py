@@ -71,7 +71,13 @@ def test_every_study_is_planned_with_small_networks(name):
         asked(
             name,
             data=dict.fromkeys(names, "shards"),
-            overrides=[*SMALL, *own, "precision=fp32", "parallel.mode=ddp"],
+            overrides=[
+                *SMALL,
+                *own,
+                "precision=fp32",
+                "parallel.mode=ddp",
+                "parallel.checkpointing=[]",
+            ],
         )
     )
     assert {arm.steps for arm in study.arms} <= {0, 3}
