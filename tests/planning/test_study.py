@@ -61,6 +61,7 @@ def test_arms_are_what_their_recipes_make_of_them(tmp_path):
     assert last[:4] == ["eval", "knn", "--model", "regnetx_002:random"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", studies())
 def test_every_study_is_planned_with_small_networks(name):
     values = read_file(name)
