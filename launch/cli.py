@@ -78,7 +78,7 @@ def _plan(
 
     resources = Resources(nodes, tasks or gpus or 1, gpus, minutes(time))
     if command[0] == "study":
-        from launch.study import plan_study
+        from launch.arms import plan_study
 
         links = plan_study(command, resources, sweep or [], array, retries, backoff)
     else:

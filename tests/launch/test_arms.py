@@ -1,7 +1,7 @@
 import pytest
 
+from launch.arms import plan_study
 from launch.job import Resources
-from launch.study import plan_study
 from seer.errors import InputError
 from seer.planning.study import Asked
 from seer.planning.study import plan_study as planned
