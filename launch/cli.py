@@ -77,7 +77,12 @@ def _plan(
     from launch.queue import minutes
 
     resources = Resources(nodes, tasks or gpus or 1, gpus, minutes(time))
-    links = plan(command, resources, sweep or [], array, retries, backoff)
+    if command[0] == "study":
+        from launch.arms import plan_study
+
+        links = plan_study(command, resources, sweep or [], array, retries, backoff)
+    else:
+        links = plan(command, resources, sweep or [], array, retries, backoff)
     if place != "slurm":
         _check_gpus(gpus)  # imports torch
     folder = jobs.absolute() / "DRY-RUN" if dry else new_folder(jobs, command[0])
@@ -91,6 +96,7 @@ def _plan(
         "seer launch slurm --sweep 'optim.weight_decay=[1e-5,1e-4]' -- pretrain swav_small data=shards/ "
         "--then eval knn --model {run} --data cifar10 --then report {run}",
         "seer launch slurm --array 64 -- shards build urls.parquet --out shards --part {i}/{n}",
+        "seer launch slurm --cluster v100 --nodes 16 --gpus-per-node 8 -- study runs/parameters",
     )
 )
 def slurm(

@@ -59,7 +59,7 @@ FLOORS = """
     seer.api
     launch.job
     launch.launches
-    launch.__main__ launch.local launch.slurm launch.status launch.torchrun
+    launch.__main__ launch.arms launch.local launch.slurm launch.status launch.torchrun
     launch.cli
     seer.cli
     seer.__main__

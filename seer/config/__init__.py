@@ -34,7 +34,12 @@ RENAMED = {
     "swav_regnety_128": "swav_regnety_128gf",
     "swav_regnety_256": "swav_regnety_256gf",
 }
-OTHER_FILES = {"clusters", "eval", "speedrun"}  # folders of files that are no pretraining recipes
+OTHER_FILES = {
+    "clusters",
+    "eval",
+    "speedrun",
+    "study",
+}  # folders of files that are no pretraining recipes
 LONGEST_CHAIN = 16  # of bases
 DEEPEST_KEY = 16  # parts of a dotted key
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seer.errors import printable
-from seer.report.plots import Axis, nice_ticks, style_of
+from seer.report.plots import Axis, log_ticks, nice_ticks, number, style_of
 
 WIDTH = 480  # of the view boxes
 HEIGHT = 300
@@ -82,8 +82,8 @@ def rank_diagram(
     parts.append(
         _text(SIDE + reach + 6, 8, f"critical difference {critical:.2f}", "start", 'dy=".32em"')
     )
-    for number, group in enumerate(groups):
-        level = 48.0 + 10 * number
+    for row, group in enumerate(groups):
+        level = 48.0 + 10 * row
         begin = scale(min(ranks[i] for i in group)) - 4
         end = scale(max(ranks[i] for i in group)) + 4
         parts.append(
@@ -100,6 +100,50 @@ def rank_diagram(
         text = f"{short(name, 14)} {rank:.2f}"
         parts.append(_text(end + (-5 if at_left else 5), level, text, anchor, 'dy=".32em"', "note"))
     return _svg(label, height, parts)
+
+
+def scores_over(
+    points: Sequence[Point], hollow: Sequence[Point], label: str, x_title: str, y_title: str
+) -> str:
+    """Shares, in per cent, over amounts on a logarithmic scale (even where one is 0), or, without
+    `x_title`, over names side by side, as an `<svg>` element; "" without points.
+
+    Args:
+        points: with the same amount thrice as x; side by side it is the number of the place, from 0.
+        hollow: published ones, which have no intervals.
+    """
+    drawn = [*points, *hollow]
+    if not drawn:
+        return ""
+    y, y_ticks = _axis([value for point in drawn for value in point.y], HEIGHT - BOTTOM, TOP)
+    x, x_ticks = _amounts([point.x[0] for point in drawn], x_title)
+    parts = []
+    for tick in y_ticks:
+        parts.append(_rule(LEFT, WIDTH - RIGHT, y(tick), y(tick)))
+        parts.append(_text(LEFT - 8, y(tick), _percent(tick), "end", 'dy=".32em"'))
+    for tick in x_ticks:
+        parts.append(_rule(x(tick), x(tick), TOP, HEIGHT - BOTTOM))
+        parts.append(_text(x(tick), HEIGHT - BOTTOM + 17, number(tick), "middle"))
+    if x_title:
+        parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{x_title} →", "end"))
+    parts.append(_text(0, 12, f"↑ {y_title}", "start"))
+    for point in hollow:
+        place = f'cx="{x(point.x[0]):.1f}" cy="{y(point.y[0]):.1f}" r="4.5"'
+        title = f"<title>{_escaped(point.name)}</title>"
+        parts.append(f'<g>{title}<circle class="reference" fill="none" {place}/></g>')
+    parts += [_cross(point, x, y) for point in points]
+    return _svg(label, HEIGHT, parts)
+
+
+def _amounts(values: Sequence[float], title: str) -> tuple[Axis, list[float]]:
+    """A scale of amounts that has all values, and its ticks; of places without any."""
+    if not title:
+        return Axis(-0.5, max(values) + 0.5, LEFT, WIDTH - RIGHT), []
+    above = [value for value in values if value > 0] or [1.0]
+    low = min(above) / 1.5
+    high = max(above) * 2
+    ticks = [tick for tick in log_ticks(low, high) if low <= tick <= high]
+    return Axis(low, high, LEFT, WIDTH - RIGHT, log=True), ticks
 
 
 def short(name: str, longest: int = MOST_NAMED) -> str:

@@ -79,7 +79,9 @@ def watch(
     epilog=example("seer report runs/swav_small", "seer report runs/a runs/b --out comparison.html")
 )
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories, or folders of studies.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -90,9 +92,17 @@ def report(
     ] = None,
 ) -> None:
     """Write RUN/report.html, one self-contained page; over several runs, one page with their curves
-    together.
+    together. Of a study, STUDY/study.html: scores over what its arms differ in.
     """
     from seer.inputs import inside
+    from seer.rundir.studies import is_study
+
+    folders = [run for run in runs if is_study(run)]
+    runs = [run for run in runs if run not in folders]
+    if folders:
+        _report_studies(folders, out, bool(runs))
+    if not runs:
+        return
     from seer.report.html import write_page
     from seer.report.runfiles import read_run
     from seer.rundir.names import REPORT
@@ -103,6 +113,20 @@ def report(
     write_page(found, out)
     warn(*(remark for run in found for remark in run.remarks))
     say(f"report  {out}")
+
+
+def _report_studies(folders: list[Path], out: Path | None, also_runs: bool) -> None:
+    """A page for each study."""
+    from seer.report.study_page import write_study_page
+    from seer.rundir.studies import PAGE
+
+    if out and (also_runs or len(folders) > 1):
+        raise InputError("--out: one page; a study has one of its own, so give a single study")
+    for folder in folders:
+        page = out or folder / PAGE
+        outputs.check_writable(page, "--out")
+        write_study_page(folder, page)
+        say(f"report  {page}")
 
 
 @app.command(

@@ -137,3 +137,57 @@ def plan(
         draw(found.sweep, plot)
     say(*found.lines(), json_target=json_target)
     emit(asdict(found), json_target)
+
+
+@app.command(
+    epilog=example(
+        "seer study parameters --data s3://bucket/shards --labelled imagenet --gpus 128 --gpu v100-32g",
+        "seer study curation --data curated=shards/a --data uncurated=shards/b --labelled flowers "
+        "--gpus 8 --gpu h100 steps=20000",
+    )
+)
+def study(
+    name: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study's name or the path of a YAML file.")
+    ],
+    overrides: Overrides = None,
+    *,
+    data: Annotated[
+        list[str],
+        typer.Option("--data", help="What arms learn from; NAME=DIR where they name several."),
+    ],
+    labelled: Annotated[str, typer.Option(help="Labelled images, as of seer eval.")],
+    gpus: Annotated[int, typer.Option(help="Processes of each arm, each with a GPU.", min=1)],
+    gpu: Annotated[str, typer.Option(help="As of seer plan.")],
+    evaluation: Annotated[
+        str, typer.Option("--eval", help="Task and options in place of the study's: 'knn size=32'.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="The study's folder.", show_default="runs/STUDY")
+    ] = None,
+    json_target: Json = "",
+) -> None:
+    """Plan several trainings and evaluations that answer one question: steps and GPU-hours of each,
+    recorded for seer launch and seer report. Nothing is started.
+    """
+    import shlex
+
+    from seer.hardware import find
+    from seer.rundir.studies import write_study
+
+    find(gpu)
+    folder = out or Path("runs") / Path(name).stem
+    outputs.check_folder_writable(folder, "--out")
+    from seer.planning.study import Asked, plan_study, sources, table
+
+    words = shlex.split(evaluation)
+    asked = Asked(name, sources(data), labelled, words, overrides or [], gpus, gpu)
+    planned, plans = plan_study(asked)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_study(planned, folder)
+    say(
+        *table(planned, plans, asked),
+        f"→ {folder}; start it: seer launch slurm ... -- study {folder}",
+        json_target=json_target,
+    )
+    emit(asdict(planned), json_target)

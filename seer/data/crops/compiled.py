@@ -18,9 +18,12 @@ OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 INDEX = np.uintp
 
 
-def compiled(signature: Any, function: Callable) -> Callable:
-    """The function, compiled. A cache that cannot be written, or read, is no reason to fail."""
+def compiled(signature: Any, function: Callable, **more: Any) -> Callable:
+    """The function, compiled, with `more` options of numba's. A cache that cannot be written, or
+    read, is no reason to fail.
+    """
+    options = OPTIONS | more
     try:
-        return njit(signature, cache=True, **OPTIONS)(function)
+        return njit(signature, cache=True, **options)(function)
     except Exception:
-        return njit(signature, **OPTIONS)(function)
+        return njit(signature, **options)(function)

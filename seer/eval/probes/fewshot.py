@@ -9,11 +9,9 @@ a function of the seed and of the data alone, so all models meet the same ones.
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from seer.data.hashing import mix
@@ -21,7 +19,8 @@ from seer.data.labelled import Labelled
 from seer.distributed import pick_device
 from seer.errors import InputError
 from seer.eval.data.splitting import joined
-from seer.eval.probes.features import extract, taming
+from seer.eval.probes.features import extract
+from seer.eval.probes.nearest import Part, Rows, accuracies
 from seer.eval.probes.options import FewshotConfig
 from seer.eval.probes.together import goes_on
 from seer.eval.scores import Score, Z
@@ -30,7 +29,7 @@ from seer.schema import check_options
 
 logger = logging.getLogger("seer.eval")
 
-CHUNK = 2**22  # values of features gathered at once: 16 MB
+CHUNK = 2**23  # values of centroids, or of an order of images, at once: 32 MB and 64 MB
 MOST_NAMED = 5  # classes that are left out
 
 
@@ -43,18 +42,18 @@ def run(model: Model, train: Labelled, test: Labelled, config: FewshotConfig) ->
     check_options(config)
     images = joined([train, test])
     # By split, as other tasks have them, so that all find the same ones in the cache.
-    parts = [extract(model, train, config, "training images")]
-    parts.append(extract(model, test, config, "test images"))
+    extracted = [extract(model, train, config, "training images")]
+    extracted.append(extract(model, test, config, "test images"))
     if not goes_on():
         return []
-    features = centred(torch.cat(parts).to(pick_device(config.device)))
+    features = Rows(torch.cat(extracted).to(pick_device(config.device)))
     scores = []
     for shots in config.shots:
         eligible = eligible_classes(images, shots, config)
         if len(eligible) >= config.ways:
             episodes = Episodes(images.labels, eligible, shots, config)
-            correct = torch.cat([accuracies(features, part) for part in episodes.parts(features)])
-            scores.append(mean_of(correct.cpu(), len(eligible), shots, config))
+            parts = [accuracies(features, part) for part in episodes.parts(features.width)]
+            scores.append(mean_of(torch.cat(parts), len(eligible), shots, config))
     if not scores:
         raise InputError(
             f"fewshot: no {config.ways} classes have the {min(config.shots)} + {config.queries} images of an episode; "
@@ -83,14 +82,6 @@ def eligible_classes(images: Labelled, shots: int, config: FewshotConfig) -> np.
             "" if len(eligible) >= config.ways else "; so it is not measured",
         )
     return eligible
-
-
-@dataclass
-class Part:
-    """Some episodes: numbers of images, `(E, ways, shots)` and `(E, ways, queries)`."""
-
-    support: Tensor
-    queries: Tensor
 
 
 class Episodes:
@@ -125,36 +116,14 @@ class Episodes:
             images[episodes, ways] = members[np.take_along_axis(smallest, within, 1)]
         return images
 
-    def parts(self, features: Tensor) -> Iterator[Part]:
-        """All episodes, as many at once as memory allows."""
+    def parts(self, width: int) -> Iterator[Part]:
+        """All episodes, as many at once as memory allows with features of this width."""
         config = self.config
-        each = config.ways * (self.shots + config.queries) * features.shape[1]
+        largest = max(map(len, self.members.values()))
+        each = max(config.ways * width, len(self.eligible), largest)
         for numbers in torch.arange(config.episodes).split(max(1, CHUNK // each)):
-            images = torch.from_numpy(self.images(numbers.numpy())).to(features.device)
+            images = torch.from_numpy(self.images(numbers.numpy()))
             yield Part(images[:, :, : self.shots], images[:, :, self.shots :])
-
-
-def accuracies(features: Tensor, part: Part) -> Tensor:
-    """The share of each episode's queries whose nearest centroid is that of their class, `(E,)`
-    float64.
-    """
-    episodes, ways, asked = part.queries.shape
-    means = F.embedding_bag(part.support.flatten(0, 1), features, mode="mean")
-    centroids = means.unflatten(0, (episodes, ways))
-    queries = features[part.queries.flatten(1)]
-    # ‖q − c‖² but for ‖q‖², which is the same for all centroids.
-    lengths = centroids.square().sum(2)[:, None]
-    farness = torch.baddbmm(lengths, queries, centroids.transpose(1, 2), alpha=-2)
-    truth = torch.arange(ways, device=features.device).repeat_interleave(asked)
-    return (farness.argmin(2) == truth).double().mean(1)
-
-
-def centred(features: Tensor) -> Tensor:
-    """The features about their mean, at a scale at which their squares are finite; distances stay in
-    proportion.
-    """
-    scaled = features * taming(features.abs().amax())
-    return scaled - scaled.mean(0, dtype=torch.float64).to(scaled.dtype)
 
 
 def mean_of(correct: Tensor, classes: int, shots: int, config: FewshotConfig) -> Score:
