@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seer import __version__
 from seer.browse.grouping import Grouping, majority
-from seer.browse.study import PendingError, Study
+from seer.browse.inquiry import PendingError, Study
 from seer.browse.thumbnails import SIDES, Thumbnails
 from seer.data.decoding.decode import DamagedImage, decode
 from seer.data.folders import readable

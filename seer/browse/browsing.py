@@ -6,7 +6,7 @@ from contextlib import suppress
 from seer.browse import landscape
 from seer.browse.answers import Answers
 from seer.browse.collection import collect
-from seer.browse.study import Study
+from seer.browse.inquiry import Study
 from seer.browse.web_server import Server
 from seer.eval.pile import Pile
 from seer.eval.probes.options import FeatureConfig

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from seer import inputs, outputs
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 from seer.inputs import UnreadableError
 from seer.schema import Choice, Flag, Integer, Kind, ListOf, Number, Record, Text
 
@@ -141,7 +141,7 @@ def read_study(folder: Path) -> Study:
         record = inputs.read_json(inputs.inside(folder, STUDY), RECORD)
     except FileNotFoundError:
         raise InputError(
-            f"{folder}: no study is recorded there; `seer study NAME --data ... --out {folder}` records one"
+            f"{folder}: no study is recorded there; `seer study NAME --data ... --out {quoted(folder)}` records one"
         ) from None
     arms = [Arm(**{key: arm[key] for key in ARM.required}) for arm in record["arms"]]
     check_distinct([arm.name for arm in arms], str(folder / STUDY))

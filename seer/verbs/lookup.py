@@ -8,6 +8,7 @@ import typer
 
 from seer import outputs
 from seer.commands import RecipeCommand
+from seer.errors import quoted
 from seer.terminal import (
     AllowEnv,
     Json,
@@ -187,7 +188,7 @@ def study(
     write_study(planned, folder)
     say(
         *table(planned, plans, asked),
-        f"→ {folder}; start it: seer launch slurm ... -- study {folder}",
+        f"→ {quoted(folder)}; start it: seer launch slurm ... -- study {quoted(folder)}",
         json_target=json_target,
     )
     emit(asdict(planned), json_target)

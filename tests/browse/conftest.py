@@ -11,7 +11,7 @@ import torch
 
 from seer.browse.answers import Answers
 from seer.browse.collection import collect
-from seer.browse.study import Study
+from seer.browse.inquiry import Study
 from seer.browse.web_server import Server
 from seer.engine.checkpoint.header import FORMAT, hash_of
 from seer.engine.checkpoint.tensorfile import Block, write

@@ -16,7 +16,7 @@ from PIL import Image
 
 from seer.browse import web_server
 from seer.browse.collection import collect
-from seer.browse.study import PendingError, Study
+from seer.browse.inquiry import PendingError, Study
 from seer.browse.web_server import Server
 from seer.errors import InputError, InUseError
 from seer.eval import pixels
