@@ -108,6 +108,18 @@ TASKS = _by_name(
         trained=True,
     ),
     Task(
+        "calibration",
+        "Calibration",
+        "seer.eval.analyses.calibration",
+        "seer.eval.analyses.image_options.CalibrationConfig",
+    ),
+    Task(
+        "geometry",
+        "Geometry",
+        "seer.eval.analyses.geometry",
+        "seer.eval.analyses.image_options.GeometryConfig",
+    ),
+    Task(
         "attention",
         "Attention",
         "seer.eval.analyses.attention",

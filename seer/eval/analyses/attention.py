@@ -55,7 +55,7 @@ def run(model: Model, train: ImageSet, test: ImageSet, config: AttentionConfig) 
             them.
     """
     check_options(config)
-    path = picture_path("attention", model, config)
+    path = picture_path("attention", model, config.picture)
     places = places_of(model.size, config)
     numbers = chosen(test, config.images, config.seed)
     each = len(places) ** 2

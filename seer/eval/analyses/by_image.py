@@ -17,7 +17,6 @@ from seer import files, outputs
 from seer.data.folders import readable
 from seer.data.labelled import ImageSet
 from seer.errors import InputError
-from seer.eval.analyses.image_options import ImagesConfig
 from seer.eval.probes import together
 from seer.eval.ranking import resampled
 from seer.eval.scores import Score
@@ -112,14 +111,14 @@ def mean_over_images(
     )
 
 
-def picture_path(task: str, model: Model, config: ImagesConfig) -> Path:
+def picture_path(task: str, model: Model, picture: str) -> Path:
     """Where the picture goes.
 
     Raises:
         InputError: it cannot be written there, or the name is no PNG's.
     """
-    if config.picture:
-        path = Path(config.picture)
+    if picture:
+        path = Path(picture)
     elif model.run_dir and not model.label.endswith("untrained"):
         path = model.run_dir / IMAGES / f"{task}.png"
     else:

@@ -57,7 +57,7 @@ def run(model: Model, train: ImageSet, test: ImageSet, config: ColourConfig) -> 
         InputError: an option is wrong; the network has no feature map, or its features are not finite.
     """
     check_options(config)
-    path = picture_path("colour", model, config)
+    path = picture_path("colour", model, config.picture)
     perceptual = read_perceptual(config.lpips) if config.lpips else None
     numbers = chosen(test, config.images, config.seed)
     device = own_device(config.device)

@@ -4,8 +4,8 @@ do, which needs torch.
 
 from dataclasses import dataclass
 
-from seer.eval.probes.options import CROP, FeatureConfig, LinearConfig
-from seer.schema import SEED, Integer, Location, Number, option
+from seer.eval.probes.options import CROP, FeatureConfig, LinearConfig, LogregConfig
+from seer.schema import SEED, Choice, Integer, ListOf, Location, Number, Text, option
 
 
 @dataclass
@@ -66,3 +66,31 @@ class RobustnessConfig(LinearConfig):
     """
 
     variants: str = option("", Location(), incidental=True)
+
+
+@dataclass
+class CalibrationConfig(LogregConfig):
+    """Options of `seer eval calibration`; those of `seer eval logreg` say how its classifier is made.
+
+    Attributes:
+        scheme: which images the temperature is fitted to: `validation`, those that λ is chosen by; `ericsson`, each
+            fifth of the test images in turn, as in the transfer paper's code.
+        picture: where to save the reliability diagram (.png); "" as for `seer eval attention`.
+    """
+
+    scheme: str = option("validation", Choice("validation", "ericsson"))
+    picture: str = option("", Location(), incidental=True)
+
+
+@dataclass
+class GeometryConfig(FeatureConfig):
+    """Options of `seer eval geometry`.
+
+    Attributes:
+        classes: whose nearest neighbours are told; all where they are few and none is named.
+        seed: of the parts that are left out for the intervals.
+    """
+
+    classes: list[str] = option([], ListOf(Text(), 1000, distinct=True))
+    crop: str = option("short_side", CROP)
+    seed: int = option(0, SEED)
