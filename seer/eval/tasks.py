@@ -120,6 +120,13 @@ TASKS = _by_name(
         "seer.eval.analyses.image_options.GeometryConfig",
     ),
     Task(
+        "invariance",
+        "Invariance",
+        "seer.eval.analyses.invariance",
+        "seer.eval.analyses.image_options.InvarianceConfig",
+        several=True,
+    ),
+    Task(
         "attention",
         "Attention",
         "seer.eval.analyses.attention",

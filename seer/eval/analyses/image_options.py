@@ -94,3 +94,17 @@ class GeometryConfig(FeatureConfig):
     classes: list[str] = option([], ListOf(Text(), 1000, distinct=True))
     crop: str = option("short_side", CROP)
     seed: int = option(0, SEED)
+
+
+@dataclass
+class InvarianceConfig(FeatureConfig):
+    """Options of `seer eval invariance`.
+
+    Attributes:
+        images: how many of the test images; all, where there are fewer.
+        seed: which ones, and how they are altered.
+    """
+
+    images: int = option(500, Integer(1, 10**6))
+    crop: str = option("short_side", CROP)
+    seed: int = option(0, SEED)
