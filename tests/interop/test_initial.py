@@ -234,7 +234,7 @@ def test_the_other_advice_works_too(run, tmp_path):
     forms = message.partition("expected ")[2]
     assert forms == (
         "a run directory, a file or folder of weights, BACKBONE:random, "
-        "timm:NAME[:WEIGHTS] or torchvision:NAME[:WEIGHTS]"
+        "timm:NAME[:WEIGHTS] or torchvision:NAME[:WEIGHTS], and @PIXELS behind it for images of another size"
     )
 
 
