@@ -11,6 +11,7 @@ the other four (`scheme=ericsson`).
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +37,20 @@ BINS = 15
 FOLDS = 5
 SPAN = 7.0  # of ln T, either way
 HALVINGS = 100  # golden sections of that span
+
+
+class Part(NamedTuple):
+    """Test images that are measured by one temperature.
+
+    Attributes:
+        rows: their numbers among all, `(n,)`. Those of a fold are in the parts of all others.
+        outputs: their logits `(n, C)`.
+        truth: their labels `(n,)`.
+    """
+
+    rows: Tensor
+    outputs: Tensor
+    truth: Tensor
 
 
 def run(model: Model, train: Labelled, test: Labelled, config: CalibrationConfig) -> list[Score]:
@@ -69,29 +84,26 @@ def run(model: Model, train: Labelled, test: Labelled, config: CalibrationConfig
         scaled, temperature = scaled_by_folds(outputs, truth, config.seed)
     else:
         temperature = temperature_of(held, labels[by.held].cpu())
-        scaled = [(outputs / temperature, truth)]
+        scaled = [Part(torch.arange(len(truth)), outputs / temperature, truth)]
     details = {**details, "temperature": round(temperature, 6), "scheme": config.scheme}
-    scores = measures([(outputs, truth)], "", "", details)
+    whole = Part(torch.arange(len(truth)), outputs, truth)
+    scores = measures([whole], "", "", details)
     scores += measures(scaled, "_scaled", ", after the temperature", details)
     scores[0].headline = True
     try_to_draw_reliability(path, bins_of(outputs, truth), bins_of(*joined(scaled)))
     return scores
 
 
-def measures(
-    parts: list[tuple[Tensor, Tensor]], suffix: str, words: str, details: dict[str, object]
-) -> list[Score]:
-    """The scores of logits and labels; of several parts, whose errors are averaged, as one."""
-    outputs, truth = joined(parts)
-    probabilities = outputs.softmax(1)
-    likelihoods = F.cross_entropy(outputs, truth, reduction="none")
-    onehot = F.one_hot(truth, outputs.shape[1]).to(probabilities.dtype)
-    brier = (probabilities - onehot).square().sum(1)
-    error = float(np.mean([calibration_error(*sure_and_right(*part)) for part in parts]))
-    confidence, right = sure_and_right(outputs, truth)
-    drawn = np.concatenate(
-        [calibration_errors(confidence, right, counts) for counts in resampled(len(truth))]
-    )
+def measures(parts: list[Part], suffix: str, words: str, details: dict[str, object]) -> list[Score]:
+    """The scores of logits and labels; of several parts, whose errors are averaged, as one.
+
+    Intervals are by images drawn anew. An image that is in several parts is drawn with all of them: it
+    is one image, and its values go together.
+    """
+    images = int(max(part.rows.max() for part in parts)) + 1
+    error = float(mean_error(parts, np.ones((1, images)))[0])
+    drawn = np.concatenate([mean_error(parts, counts) for counts in resampled(images)])
+    drawn = drawn[np.isfinite(drawn)]
     # Errors of images drawn anew are larger by what chance adds once more: a bias that is taken off.
     low, high = (2 * error - np.quantile(drawn, [0.975, 0.025])).tolist()
     ece = Score(
@@ -102,23 +114,53 @@ def measures(
         max(error, high),
         "share",
         "lower",
-        details={"images": len(truth), **details},
+        details={"images": images, **details},
     )
+    rows = torch.cat([part.rows for part in parts])
+    outputs, truth = joined(parts)
+    likelihoods = F.cross_entropy(outputs, truth, reduction="none")
+    onehot = F.one_hot(truth, outputs.shape[1]).to(outputs.dtype)
+    brier = (outputs.softmax(1) - onehot).square().sum(1)
     means = (
         ("nll", "negative log likelihood", likelihoods, "nats"),
         ("brier", "Brier score", brier, "of 2"),
     )
     others = [
         mean_over_images(
-            f"{name}{suffix}", f"{title}{words}", values, unit, "lower", False, details
+            f"{name}{suffix}",
+            f"{title}{words}",
+            mean_of_each(rows, values),
+            unit,
+            "lower",
+            False,
+            details,
         )
         for name, title, values, unit in means
     ]
     return [ece, *others]
 
 
-def joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.cat([outputs for outputs, _ in parts]), torch.cat([truth for _, truth in parts])
+def mean_error(parts: list[Part], counts: np.ndarray) -> np.ndarray:
+    """The mean over parts of their calibration errors `(B,)`, each image there as often as `counts`
+    `(B, N)` says; NaN where a part has none.
+    """
+    errors = []
+    for part in parts:
+        confidence, right = sure_and_right(part.outputs, part.truth)
+        errors.append(calibration_errors(confidence, right, counts[:, part.rows.numpy()]))
+    return np.mean(errors, axis=0)
+
+
+def mean_of_each(rows: Tensor, values: Tensor) -> Tensor:
+    """Of each image `(N,)` the mean of its values, which are those of the images `rows`, `(M,)` both."""
+    counts = torch.bincount(rows)
+    return torch.bincount(rows, values.double(), len(counts)) / counts
+
+
+def joined(parts: list[Part]) -> tuple[Tensor, Tensor]:
+    outputs = torch.cat([part.outputs for part in parts])
+    truth = torch.cat([part.truth for part in parts])
+    return outputs, truth
 
 
 def sure_and_right(outputs: Tensor, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -133,10 +175,12 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
 
 
 def calibration_errors(confidence: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The same `(B,)`, each image there as often as `counts` `(B, N)` says."""
+    """The same `(B,)`, each image there as often as `counts` `(B, N)` says; NaN where none is."""
     members = np.eye(BINS)[bin_of(confidence)]
-    differences = counts @ (members * (right - confidence)[:, None])
-    return np.abs(differences).sum(1) / counts.sum(1)
+    differences = np.abs(counts @ (members * (right - confidence)[:, None])).sum(1)
+    images = counts.sum(1)
+    unknown = np.full(len(counts), np.nan)
+    return np.divide(differences, images, out=unknown, where=images > 0)
 
 
 def bin_of(confidence: np.ndarray) -> np.ndarray:
@@ -178,9 +222,7 @@ def temperature_of(outputs: Tensor, truth: Tensor) -> float:
     return math.exp((low + high) / 2)
 
 
-def scaled_by_folds(
-    outputs: Tensor, truth: Tensor, seed: int
-) -> tuple[list[tuple[Tensor, Tensor]], float]:
+def scaled_by_folds(outputs: Tensor, truth: Tensor, seed: int) -> tuple[list[Part], float]:
     """For each fifth of the images, the others' logits divided by its temperature, with their labels;
     and the geometric mean of the temperatures.
     """
@@ -192,5 +234,5 @@ def scaled_by_folds(
         others = torch.cat([*folds[:number], *folds[number + 1 :]])
         temperature = temperature_of(outputs[fold], truth[fold])
         temperatures.append(math.log(temperature))
-        parts.append((outputs[others] / temperature, truth[others]))
+        parts.append(Part(others, outputs[others] / temperature, truth[others]))
     return parts, math.exp(float(np.mean(temperatures)))

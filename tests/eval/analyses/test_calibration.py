@@ -14,9 +14,11 @@ from scipy.optimize import minimize_scalar
 from seer.errors import InputError
 from seer.eval.analyses.calibration import (
     BINS,
+    Part,
     bins_of,
     calibration_error,
     calibration_errors,
+    measures,
     scaled_by_folds,
     sure_and_right,
     temperature_of,
@@ -79,14 +81,36 @@ def test_folds_are_measured_by_the_temperatures_of_others():
     parts, mean = scaled_by_folds(outputs, truth, 3)
     order = np.random.default_rng(3).permutation(50)
     temperatures = []
-    for number, (scaled, labels) in enumerate(parts):
+    for number, (rows, scaled, labels) in enumerate(parts):
         fold = order[10 * number : 10 * number + 10]
         others = [i for i in order if i not in set(fold)]
         temperature = temperature_of(outputs[fold], truth[fold])
+        assert rows.tolist() == others
         torch.testing.assert_close(scaled, outputs[others] / temperature)
         assert torch.equal(labels, truth[others])
         temperatures.append(temperature)
     assert mean == pytest.approx(np.exp(np.mean(np.log(temperatures))))
+
+
+def test_an_image_in_four_parts_is_one_image():
+    """Intervals of parts that all have one temperature are those of the images themselves."""
+    outputs, truth = outputs_of(2, 100)
+    images = torch.arange(100)
+    plain = measures([Part(images, outputs, truth)], "", "", {})
+    parts = []
+    for fold in images.tensor_split(5):
+        others = torch.from_numpy(np.setdiff1d(images, fold))
+        parts.append(Part(others, outputs[others], truth[others]))
+    folded = measures(parts, "", "", {})
+    for first, second in zip(plain[1:], folded[1:], strict=True):
+        assert (second.low, second.value, second.high) == pytest.approx(
+            (first.low, first.value, first.high)
+        )
+        assert second.details["images"] == 100
+    errors = [calibration_error(*sure_and_right(part.outputs, part.truth)) for part in parts]
+    assert folded[0].value == pytest.approx(np.mean(errors))
+    width = plain[0].high - plain[0].low
+    assert folded[0].high - folded[0].low == pytest.approx(width, rel=0.25)
 
 
 @pytest.mark.parametrize("scheme", ["validation", "ericsson"])
