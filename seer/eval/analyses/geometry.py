@@ -77,6 +77,13 @@ def run(model: Model, train: Labelled, test: Labelled, config: GeometryConfig) -
             logger.warning("geometry: no %s: too few dimensions, or a single class", title)
             continue
         low, high = jackknife(measure, features, labels, order, value)
+        if math.isnan(low):
+            logger.warning(
+                "geometry: no %s: not known once a twentieth of the images is left out, so it has "
+                "no interval",
+                title,
+            )
+            continue
         low = max(low, least)
         headline = metric == "rankme"
         scores.append(
@@ -90,26 +97,35 @@ def run(model: Model, train: Labelled, test: Labelled, config: GeometryConfig) -
 
 
 def classes_of(images: Labelled, names: list[str]) -> list[int]:
-    """The numbers of these classes; of all where none is named and they are few.
+    """The numbers of these classes; where none is named, of all that have images if they are few.
 
     Raises:
-        InputError: there is no such class.
+        InputError: there is no such class, it has no image, or a single one is named.
     """
+    counts = np.bincount(images.labels, minlength=len(images.classes))
     if not names:
-        return list(range(len(images.classes))) if len(images.classes) <= MOST_CLASSES else []
+        present = np.flatnonzero(counts).tolist()
+        return present if 1 < len(present) <= MOST_CLASSES else []
+    numbers = []
     for name in names:
         if name not in images.classes:
             raise InputError(
                 f"classes: no class is called {name!r:.60}{nearest(name, images.classes)}"
             )
-    return [list(images.classes).index(name) for name in names]
+        number = images.classes.index(name)
+        if not counts[number]:
+            raise InputError(f"classes: {name!r:.60} has no test image; leave it out")
+        numbers.append(number)
+    if len(numbers) < 2:
+        raise InputError(f"classes: {names[0]!r:.60} alone has no neighbours; name two or more")
+    return numbers
 
 
 def jackknife(
     measure: Measure, features: Tensor, labels: Tensor, order: np.ndarray, value: float
 ) -> tuple[float, float]:
     """The 95 % interval of a value of all images, by leaving out a twentieth of them in turns (images drawn
-    with replacement would be their own neighbours).
+    with replacement would be their own neighbours). NaN where a value is.
     """
     values = []
     for part in np.array_split(order, JACKKNIFE):
@@ -149,13 +165,14 @@ def squared_singular_values(features: Tensor) -> Tensor:
 
 
 def uniformity(features: Tensor) -> float:
-    """Of `(N, D)`, of any length."""
+    """Of `(N, D)`, of any length; those that are 0, which have no direction, stay 0."""
     x = F.normalize(features, dim=1)
+    lengths = x.square().sum(1)
     total = 0.0
     for start in range(0, len(x), BLOCK):
-        part = x[start : start + BLOCK]
-        squares = (2 - 2 * part @ x.T).clamp(min=0)
-        total += float((-2 * squares).exp().sum()) - len(part)  # each with itself is 1
+        rows = slice(start, start + BLOCK)
+        squares = (lengths[rows, None] + lengths - 2 * x[rows] @ x.T).clamp(min=0)
+        total += float((-2 * squares).exp().sum()) - len(squares)  # each with itself is 1
     return math.log(total / (len(x) * (len(x) - 1)))
 
 

@@ -1,16 +1,21 @@
 """Geometry against numpy, scikit-learn and cases worked out by hand."""
 
+import logging
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+from seer.data.labelled import splits
 from seer.errors import InputError
 from seer.eval.analyses.geometry import (
     alpha_req,
     classes_apart,
+    classes_of,
+    jackknife,
     neighbours,
     rankme,
     uniformity,
@@ -60,6 +65,48 @@ def test_classes_apart_by_hand():
     labels = torch.tensor([0, 0, 5, 5])
     assert classes_apart(x, labels) == pytest.approx(6 / 1.5)
     assert math.isnan(classes_apart(x, torch.zeros(4, dtype=torch.int64)))
+
+
+def test_features_that_are_all_0_have_collapsed():
+    assert uniformity(torch.zeros(40, 3, dtype=torch.float64)) == 0
+    half = torch.cat([torch.zeros(1, 3), torch.tensor([[0.0, 2, 0]])]).double()
+    assert uniformity(half) == pytest.approx(-2)  # of a pair at distance 1
+
+
+def test_a_value_that_hangs_on_one_image_has_no_interval():
+    x = features(40, 4)
+    labels = torch.zeros(40, dtype=torch.int64)
+    labels[7] = 1
+    value = classes_apart(x, labels)
+    assert value > 0
+    low, high = jackknife(classes_apart, x, labels, np.arange(40), value)
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_classes_that_have_no_neighbours_are_refused(data):
+    _, test = splits(data)
+    with pytest.raises(InputError, match="'moss' alone has no neighbours; name two or more"):
+        classes_of(test, ["moss"])
+    test.classes.append("tile")
+    assert classes_of(test, []) == [0, 1, 2]
+    with pytest.raises(InputError, match="'tile' has no test image"):
+        classes_of(test, ["moss", "tile"])
+
+
+def test_a_class_with_one_image_leaves_no_row_without_an_interval(data, tmp_path, caplog):
+    folder = tmp_path / "two"
+    for split in ("train", "test"):
+        for name in ("brick", "moss"):
+            shutil.copytree(data / split / name, folder / split / name)
+    for path in sorted((folder / "test/moss").iterdir())[1:]:
+        path.unlink()
+    for path in sorted((data / "test/slate").iterdir()):
+        shutil.copy(path, folder / "test/brick" / f"more-{path.name}")
+    with caplog.at_level(logging.WARNING):
+        rows = evaluate("geometry", "pixels", folder, [], tmp_path / "results.jsonl")
+    assert [row["metric"] for row in rows] == ["rankme", "alpha", "uniformity"]
+    assert "no classes apart: not known once" in caplog.text
 
 
 def test_neighbours_are_scikit_learns():
