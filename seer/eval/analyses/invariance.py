@@ -25,7 +25,7 @@ from seer.errors import InputError
 from seer.eval.analyses.by_image import chosen, mean_over_images
 from seer.eval.analyses.image_options import InvarianceConfig
 from seer.eval.probes.features import check_finite, frozen, stack
-from seer.eval.probes.together import goes_on, processes
+from seer.eval.probes.together import goes_on, own_device, processes
 from seer.eval.scores import Score
 from seer.interop.models import Model
 from seer.schema import check_options
@@ -97,13 +97,14 @@ def features_of(
     `again`.
     """
     run_network = frozen(model, config)
+    device = own_device(config.device)
     kinds = cutters(model, config.seed)
     parts: dict[str, list[Tensor]] = {name: [] for name in kinds}
     with progress("invariance", "images") as tick:
         for start in range(0, len(numbers), config.batch_size):
             batch = numbers[start : start + config.batch_size]
             pixels = stack([images.image(number) for number in batch], model.size, config.crop)
-            for name, crops in altered(pixels.numpy(), kinds, np.array(batch)):
+            for name, crops in altered(pixels.numpy(), kinds, np.array(batch), device):
                 features = run_network(crops).cpu()
                 check_finite(features, batch, images.source.name, model)
                 parts[name].append(features.double())
@@ -128,9 +129,14 @@ def cutters(model: Model, seed: int) -> dict[str, MultiCrop]:
 
 
 def altered(
-    pixels: np.ndarray, kinds: dict[str, MultiCrop], ids: np.ndarray
+    pixels: np.ndarray,
+    kinds: dict[str, MultiCrop],
+    ids: np.ndarray,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[str, Tensor]]:
-    """Of images `(n, S, S, 3)` uint8, each kind's as the network's input `(n, 3, S, S)`."""
+    """Of images `(n, S, S, 3)` uint8, each kind's as the network's input `(n, 3, S, S)` on a
+    device.
+    """
     for name, cut in kinds.items():
         batch = cut(list(pixels), np.zeros(len(ids), np.int64), ids)
-        yield name, cut.finish(batch, "cpu").crops[0][0]
+        yield name, cut.finish(batch, device).crops[0][0]

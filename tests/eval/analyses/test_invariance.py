@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from seer.data.crops.multicrop import MultiCrop
 from seer.data.labelled import load_labelled
 from seer.errors import InputError
 from seer.eval.analyses.image_options import InvarianceConfig
@@ -78,6 +79,21 @@ def test_the_same_seed_alters_alike(data):
     other = scores_of(Grey(), data, seed=4)
     assert [s.value for s in first.values()] == [s.value for s in again.values()]
     assert first["crop"].value != other["crop"].value
+
+
+def test_images_are_altered_where_the_network_is(data, monkeypatch):
+    where = torch.device("cpu", 0)  # tells itself from "cpu"
+    monkeypatch.setattr("seer.eval.analyses.invariance.own_device", lambda name: where)
+    devices = []
+    finish = MultiCrop.finish
+
+    def spy(self, batch, device):
+        devices.append(device)
+        return finish(self, batch, device)
+
+    monkeypatch.setattr(MultiCrop, "finish", spy)
+    scores_of(Grey(), data)
+    assert set(devices) == {where}
 
 
 def test_the_task(data, tmp_path, monkeypatch):
