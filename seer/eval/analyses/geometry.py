@@ -76,7 +76,10 @@ def run(model: Model, train: Labelled, test: Labelled, config: GeometryConfig) -
         if math.isnan(value):
             logger.warning("geometry: no %s: too few dimensions, or a single class", title)
             continue
-        low, high = jackknife(measure, features, labels, order, value)
+        if metric == "uniformity":
+            low, high = interval(value, uniformities_without(features, order))
+        else:
+            low, high = jackknife(measure, features, labels, order, value)
         if math.isnan(low):
             logger.warning(
                 "geometry: no %s: not known once a twentieth of the images is left out, so it has "
@@ -131,6 +134,11 @@ def jackknife(
     for part in np.array_split(order, JACKKNIFE):
         rest = torch.from_numpy(np.setdiff1d(order, part))
         values.append(measure(features[rest], labels[rest]))
+    return interval(value, values)
+
+
+def interval(value: float, values: list[float]) -> tuple[float, float]:
+    """The jackknife's, of a value of all images and of those without each part."""
     spread = math.sqrt(
         (JACKKNIFE - 1) / JACKKNIFE * np.square(np.array(values) - np.mean(values)).sum()
     )
@@ -166,14 +174,41 @@ def squared_singular_values(features: Tensor) -> Tensor:
 
 def uniformity(features: Tensor) -> float:
     """Of `(N, D)`, of any length; those that are 0, which have no direction, stay 0."""
+    pairs = len(features) * (len(features) - 1)
+    everything = torch.zeros(len(features), dtype=torch.int64)
+    return math.log(float(sums_of_pairs(features, everything, 1)) / pairs)
+
+
+def uniformities_without(features: Tensor, order: np.ndarray) -> list[float]:
+    """The same without each part of the images, as `jackknife` leaves them out; all pairs are looked at once."""
+    place = torch.empty(len(features), dtype=torch.int64)
+    for number, part in enumerate(np.array_split(order, JACKKNIFE)):
+        place[torch.from_numpy(part)] = number
+    sums = sums_of_pairs(features, place, JACKKNIFE)
+    values = []
+    for number, size in enumerate(torch.bincount(place).tolist()):
+        gone = sums[number].sum() + sums[:, number].sum() - sums[number, number]
+        rest = len(features) - size
+        values.append(math.log(float(sums.sum() - gone) / (rest * (rest - 1))))
+    return values
+
+
+def sums_of_pairs(features: Tensor, place: Tensor, parts: int) -> Tensor:
+    """`(parts, parts)`: the sums of exp(−2 ‖x − y‖²) over images x of one part and y of another, none with
+    itself; `place` `(N,)` says whose part an image is.
+    """
     x = F.normalize(features, dim=1)
     lengths = x.square().sum(1)
-    total = 0.0
+    members = F.one_hot(place, parts).double()
+    sums = features.new_zeros(parts, parts)
     for start in range(0, len(x), BLOCK):
         rows = slice(start, start + BLOCK)
         squares = (lengths[rows, None] + lengths - 2 * x[rows] @ x.T).clamp(min=0)
-        total += float((-2 * squares).exp().sum()) - len(squares)  # each with itself is 1
-    return math.log(total / (len(x) * (len(x) - 1)))
+        similar = (-2 * squares).exp()
+        numbers = torch.arange(len(similar))
+        similar[numbers, numbers + start] = 0
+        sums += members[rows].T @ (similar @ members)
+    return sums
 
 
 def classes_apart(features: Tensor, labels: Tensor) -> float:

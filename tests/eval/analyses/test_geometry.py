@@ -18,6 +18,7 @@ from seer.eval.analyses.geometry import (
     jackknife,
     neighbours,
     rankme,
+    uniformities_without,
     uniformity,
 )
 from seer.eval.task import evaluate
@@ -65,6 +66,13 @@ def test_classes_apart_by_hand():
     labels = torch.tensor([0, 0, 5, 5])
     assert classes_apart(x, labels) == pytest.approx(6 / 1.5)
     assert math.isnan(classes_apart(x, torch.zeros(4, dtype=torch.int64)))
+
+
+def test_uniformity_without_parts_is_that_of_the_others():
+    x = features(90, 5)
+    order = np.random.default_rng(1).permutation(90)
+    values = [uniformity(x[np.setdiff1d(order, part)]) for part in np.array_split(order, 20)]
+    assert uniformities_without(x, order) == pytest.approx(values, rel=1e-10)
 
 
 def test_features_that_are_all_0_have_collapsed():
