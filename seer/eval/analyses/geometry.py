@@ -8,7 +8,7 @@ are from each other. Features of the test images, as `seer eval knn` takes them.
   Around 1 is well; more is few dimensions, less is noise.
 - **Uniformity** (Wang & Isola 2020, arXiv:2005.10242, equation 2): ln of the mean over pairs of different images of
   exp(−2 ‖x − y‖²), of features of length 1. From −4, nearly, to 0; lower is more even.
-- **Classes apart** (RELICv2, arXiv:2201.05119, section 5): the mean distance of the centroids of two classes over the
+- **Classes apart** (what RELICv2, arXiv:2201.05119, compares methods by, as its summaries tell it): the mean distance of the centroids of two classes over the
   mean distance of an image from the centroid of its own. Higher is better.
 - **Neighbours**: of each class's images, which share has its nearest other image in which class; in the row's
   details, of `classes=`, or of all where these are at most 20.
@@ -26,6 +26,7 @@ from torch import Tensor
 from seer.data.labelled import Labelled
 from seer.errors import InputError, nearest
 from seer.eval.analyses.image_options import GeometryConfig
+from seer.eval.paired import Z
 from seer.eval.probes.features import extract
 from seer.eval.probes.together import goes_on
 from seer.eval.scores import Score
@@ -41,7 +42,6 @@ FIT = (3, 50)  # eigenvalues of α's line, from 1
 LEAST = 1e-12  # of the first eigenvalue, that counts
 MOST_CLASSES = 20  # of a matrix of neighbours that nobody has asked for
 JACKKNIFE = 20  # parts of the images that are left out in turns
-Z = 1.959963984540054
 BLOCK = 2048  # images whose distances to all others are held at once
 
 
