@@ -8,8 +8,8 @@ are from each other. Features of the test images, as `seer eval knn` takes them.
   Around 1 is well; more is few dimensions, less is noise.
 - **Uniformity** (Wang & Isola 2020, arXiv:2005.10242, equation 2): ln of the mean over pairs of different images of
   exp(−2 ‖x − y‖²), of features of length 1. From −4, nearly, to 0; lower is more even.
-- **Classes apart** (what RELICv2, arXiv:2201.05119, compares methods by, as its summaries tell it): the mean distance of the centroids of two classes over the
-  mean distance of an image from the centroid of its own. Higher is better.
+- **Classes apart** (what RELICv2, arXiv:2201.05119, compares methods by, as summaries tell it): the mean distance of
+  the centroids of two classes over the mean distance of an image from the centroid of its own. Higher is better.
 - **Neighbours**: of each class's images, which share has its nearest other image in which class; in the row's
   details, of `classes=`, or of all where these are at most 20.
 """
