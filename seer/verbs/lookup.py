@@ -157,7 +157,7 @@ def study(
         list[str],
         typer.Option(
             "--data",
-            help="Shards that arms learn from (seer launch takes no folder of images); NAME=DIR where they name several.",
+            help="What arms learn from: shards for seer launch; NAME=DIR where they name several.",
         ),
     ],
     labelled: Annotated[str, typer.Option(help="Labelled images, as of seer eval.")],
