@@ -161,5 +161,5 @@ def _why(finding: Finding, own: Collection[str]) -> str:
         return "; ".join(finding.problems)
     reason = f"{ABSENT}; its owner has it: {finding.source}"
     if finding.name.lower() in own:
-        return f"the scores are of one's own folder of this name; as its owner distributes it, it {reason}"
+        return f"a folder of one's own has this name and is scored; what its owner has {reason}"
     return reason

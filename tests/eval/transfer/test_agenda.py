@@ -68,7 +68,7 @@ def test_a_folder_of_ones_own_that_is_called_like_a_data_set_is_told_apart_from_
     agenda = arranged(tmp_path, "quick")
     assert list(names(agenda)) == ["CIFAR10"]
     reasons = {gap.dataset: gap.reason for gap in agenda.gaps}
-    assert "one's own folder of this name" in reasons["cifar10"]
+    assert "a folder of one's own has this name" in reasons["cifar10"]
     assert "one's own" not in reasons["cars"]
 
 
