@@ -141,8 +141,11 @@ class Handler(BaseHTTPRequestHandler):
     def _asked(self) -> tuple[str, dict[str, str]]:
         if len(self.path) > LONGEST_REQUEST:
             raise RefusedError(HTTPStatus.REQUEST_URI_TOO_LONG, "the address is too long")
-        address = urlsplit(self.path)
-        return address.path, dict(parse_qsl(address.query, max_num_fields=20))
+        try:
+            address = urlsplit(self.path)
+            return address.path, dict(parse_qsl(address.query, max_num_fields=20))
+        except ValueError:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "this is no address of this page") from None
 
     def _check(self) -> None:
         """Raise `RefusedError` for a request that is not our own page's."""

@@ -3,6 +3,7 @@ spent.
 """
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from seer import inputs
 from seer.backbones import build
 from seer.config import RECIPES
-from seer.errors import InputError, nearest
+from seer.errors import InputError, first_line, nearest
 from seer.eval.tasks import check_options
 from seer.hardware import find
 from seer.planning.plan import Estimate, Job
@@ -72,12 +73,26 @@ def read_file(name: str) -> dict[str, Any]:
     return values
 
 
+def words_of(evaluation: str) -> list[str]:
+    """The words of `--eval`, as a shell takes them apart. Raises `InputError` for an open quote."""
+    try:
+        return shlex.split(evaluation)
+    except ValueError as error:
+        raise InputError(
+            f"--eval {evaluation}: {first_line(error)}; give a task and its options, as 'knn size=32'"
+        ) from None
+
+
 def sources(given: list[str]) -> dict[str, str]:
-    """`["DIR", "curated=DIR2"]` by name. Raises `InputError` for one that is given twice."""
+    """`["DIR", "curated=DIR2"]` by name, which has no /: folders may have = in theirs. Raises
+    `InputError` for one that is given twice, or leads nowhere.
+    """
     named: dict[str, str] = {}
     for word in given:
         name, equals, path = word.partition("=")
-        key, value = (name, path) if equals else (ANY, word)
+        key, value = (name, path) if equals and "/" not in name else (ANY, word)
+        if not value:
+            raise InputError(f"--data {word!r}: names no folder; give DIR or NAME=DIR")
         if key in named:
             raise InputError(f"--data {word}: given twice; one for each name")
         named[key] = value

@@ -174,17 +174,15 @@ def study(
     """Plan several trainings and evaluations that answer one question: steps and GPU-hours of each,
     recorded for seer launch and seer report. Nothing is started.
     """
-    import shlex
-
     from seer.hardware import find
     from seer.rundir.studies import write_study
 
     find(gpu)
     folder = out or Path("runs") / Path(name).stem
     outputs.check_folder_writable(folder, "--out")
-    from seer.planning.study import Asked, plan_study, sources, table
+    from seer.planning.study import Asked, plan_study, sources, table, words_of
 
-    words = shlex.split(evaluation)
+    words = words_of(evaluation)
     asked = Asked(name, sources(data), labelled, words, overrides or [], gpus, gpu)
     planned, plans = plan_study(asked)
     folder.mkdir(parents=True, exist_ok=True)

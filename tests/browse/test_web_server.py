@@ -97,6 +97,7 @@ def test_nothing_else_is_sent_or_done(server):
         "/thumb?image=1e3", "/thumb?image=%00", "/page.js/../answers.py", "/answers.py", "/api/group?kind=x",
         "/api/group?kind=classes&group=99999999999", "/image?image=٣", "/api/groups?kind=duplicates&least=nan",
         "/api/nearest?image=1&count=-5", "/api/find?from=x", f"/api/find?text={'x' * 9000}", "//evil/thumb",
+        "/thumb?" + "&".join(f"a{i}=1" for i in range(21)), "//[evil/thumb",
     ],
 )  # fmt: skip
 def test_images_have_numbers_and_no_path_is_taken(server, path):

@@ -1,7 +1,7 @@
 import pytest
 
 from seer.errors import InputError
-from seer.planning.study import Asked, plan_study, read_file, sources, studies, table
+from seer.planning.study import Asked, plan_study, read_file, sources, studies, table, words_of
 from seer.rundir.studies import is_study, read_study, write_study
 
 # What makes any recipe small enough to be planned in a moment; every arm's own words count less.
@@ -124,4 +124,13 @@ def test_unknown_studies_and_sources_given_twice_are_refused():
         read_file("nowhere.yaml")
     with pytest.raises(InputError, match="given twice"):
         sources(["a=x", "a=y"])
+    with pytest.raises(InputError, match="names no folder"):
+        sources(["a="])
     assert sources(["x", "a=y"]) == {"": "x", "a": "y"}
+    assert sources(["s3://bucket/year=2020"]) == {"": "s3://bucket/year=2020"}
+
+
+def test_an_evaluation_is_words_as_a_shell_has_them():
+    assert words_of("knn 'k=[20, 200]' size=32") == ["knn", "k=[20, 200]", "size=32"]
+    with pytest.raises(InputError, match="--eval knn 'size: No closing quotation"):
+        words_of("knn 'size")

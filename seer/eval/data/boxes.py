@@ -79,8 +79,10 @@ def _read(data: str) -> tuple[Annotated, Annotated]:
         if images.counts:
             listed = ", ".join(f"{count:,} {what}" for what, count in images.counts.items())
             say_once(f"{readable(data)}, {name} images: {listed}")
-    if not (~test.objects.crowd).any():
-        raise InputError(f"{readable(data)}: its test images have no objects of these classes")
+    if (test.objects.crowd | test.objects.difficult).all():
+        raise InputError(
+            f"{readable(data)}: its test images have no objects of these classes that count"
+        )
     return train, test
 
 

@@ -142,7 +142,7 @@ def _add(row: dict[str, Any], place: int, numbers: dict[int, int], collector: Co
     thing = Object(
         numbers[category],
         np.array([x, y, x + width, y + height], np.float64),
-        crowd=bool(row.get("iscrowd", 0)),
+        crowd=row.get("iscrowd") == 1,
         area=float(area) if isinstance(area, NUMBERS) and 0 < area < FAR**2 else 0.0,
     )
     collector.add(place, _with_mask(thing, row.get("segmentation"), place, collector))

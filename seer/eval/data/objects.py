@@ -268,7 +268,7 @@ class Collector:
         self.counts[CUT] += int(np.abs(inside - thing.box).max() > 1)
         self.counts[CROWDS] += thing.crowd
         sides = inside[2:] - inside[:2]
-        area = thing.area or float(sides.prod())
+        area = thing.area if 0 < thing.area < np.inf else float(sides.prod())
         polygons = tuple(np.clip(p, 0, [width, height]) for p in thing.polygons)
         self.objects[image].append(
             thing._replace(box=inside.astype(np.float32), area=area, polygons=polygons)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from seer.errors import InputError, first_line
-from seer.eval.data.objects import NO_NUMBERS, Annotated, Collector, Object
+from seer.eval.data.objects import NO_CLASS, NO_NUMBERS, Annotated, Collector, Object
 from seer.eval.data.rows import check_path, lines
 from seer.inputs import MEGABYTE, UnreadableError, read_bytes
 
@@ -43,8 +43,11 @@ def read(folder: Path, names: Iterable[tuple[str, str]]) -> Annotated:
         listed.append([])
         for element in tree.iter("object"):
             thing = _object(element, collector)
-            if thing is not None:
-                listed[-1].append((_text(element, "name") or "", thing))
+            label = _text(element, "name")
+            if thing is not None and label:
+                listed[-1].append((label, thing))
+            elif thing is not None:
+                collector.counts[NO_CLASS] += 1
     if not collector.paths:
         raise InputError(f"{folder}: none of its images is there; put them into {IMAGES}/")
     classes = sorted({name for things in listed for name, _ in things})
@@ -55,11 +58,12 @@ def read(folder: Path, names: Iterable[tuple[str, str]]) -> Annotated:
 
 
 def names_of(folder: Path, within: str, splits: Sequence[str]) -> list[tuple[str, str]] | None:
-    """The names of the first list that is there, of several; None where there is none of them."""
+    """The names of the first list that is there, of several, each once; None where there is none of them."""
     for split in splits:
         path = folder / within / LISTS / f"{split}.txt"
         if path.is_file():
-            return [(within, line.split()[0]) for line in lines(path)]
+            names = dict.fromkeys(line.split()[0] for line in lines(path))
+            return [(within, name) for name in names]
     return None
 
 

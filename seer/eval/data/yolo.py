@@ -10,6 +10,7 @@ import numpy as np
 
 from seer.data.folders import images_under
 from seer.errors import InputError
+from seer.eval.data.masks import FAR
 from seer.eval.data.objects import NO_CLASS, NO_NUMBERS, Annotated, Collector, Object
 from seer.inputs import MEGABYTE, UnreadableError, read_text, read_yaml
 from seer.schema import ListOf, MismatchError, Record, Text
@@ -111,7 +112,7 @@ def _object(shares: np.ndarray, height: int, width: int) -> Object | None:
         centre = shares[:2] * [width, height]
         half = shares[2:] * [width, height] / 2
         return Object(0, np.concatenate([centre - half, centre + half]))
-    if len(shares) < 6 or len(shares) % 2 or not np.isfinite(shares).all():
+    if len(shares) < 6 or len(shares) % 2 or not (np.abs(shares) < FAR).all():
         return None
     corners = shares.reshape(-1, 2) * [width, height]
     box = np.concatenate([corners.min(0), corners.max(0)])

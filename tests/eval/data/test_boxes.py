@@ -73,6 +73,7 @@ def annotation(**values):
         (annotation(category_id=7), objects.NO_CLASS, 1),
         (annotation(image_id=99), objects.ABSENT, 1),
         (annotation(iscrowd=1), objects.CROWDS, 2),
+        (annotation(iscrowd="0", bbox=[-9, -9, 40, 40]), objects.CUT, 2),
         (annotation(segmentation=[[1, 1, 5, 5]]), objects.FEW_CORNERS, 2),
         (annotation(segmentation={"size": [3, 3], "counts": [9]}), objects.NO_MASK, 2),
         (annotation(segmentation={"size": [96, 64], "counts": [5]}), objects.NO_MASK, 2),
@@ -310,6 +311,7 @@ def test_voc_boxes_begin_at_one_and_include_their_last_pixel(tmp_path):
         (thing("cat", ("x", 9, 3, 12)), None, {objects.NO_NUMBERS: 1}),
         (thing("cat", (70, 60, 90, 80)), None, {objects.OUTSIDE: 1}),
         ("<object><name>cat</name></object>", None, {objects.NO_NUMBERS: 1}),
+        (thing("", (3, 3, 9, 9)), None, {objects.NO_CLASS: 1}),
         ("", "<width>0</width><height>0</height>", {}),
         ("", f"<width>{'9' * 5000}</width><height>48</height>", {}),
         ("", "", {}),
@@ -324,6 +326,15 @@ def test_what_is_wrong_in_xml_is_counted(tmp_path, things, size, counts):
     voc(tmp_path, files, {"train": ["a", "b"], "test": ["c"]})
     train, _ = train_and_test(tmp_path)
     assert train.counts == counts
+
+
+def test_test_objects_that_are_all_difficult_are_told_before_the_work(tmp_path):
+    hard = thing("cat", (3, 3, 9, 9), "<difficult>1</difficult>")
+    files = {"a": voc_xml("a", thing("cat", (3, 3, 9, 9))), "b": voc_xml("b", hard)}
+    voc(tmp_path, files, {"train": ["a", "a"], "test": ["b"]})
+    with pytest.raises(InputError, match="no objects of these classes that count"):
+        train_and_test(tmp_path)
+    assert len(halves_of(tmp_path).train()) == 1  # though its list names it twice
 
 
 @pytest.mark.parametrize(
@@ -359,6 +370,7 @@ def test_yolo_boxes_and_polygons_are_shares_of_the_image(tmp_path):
             "1 0.1 0.2 0.3 0.2 0.3 0.6",
             "7 0.5 0.5 0.1 0.1",
             "1 nan 0.5 0.1 0.1",
+            "1 0.1 0.2 1e300 0.2 0.3 0.6",
         ],
     )
     train, _ = train_and_test(tmp_path)
@@ -367,7 +379,7 @@ def test_yolo_boxes_and_polygons_are_shares_of_the_image(tmp_path):
     np.testing.assert_allclose(box.box, [40, 15, 60, 35])
     np.testing.assert_allclose(polygon.box, [10, 10, 30, 30])
     np.testing.assert_allclose(polygon.area, 200)
-    assert train.counts == {objects.NO_CLASS: 1, objects.NO_NUMBERS: 1}
+    assert train.counts == {objects.NO_CLASS: 1, objects.NO_NUMBERS: 2}
 
 
 def test_a_line_that_is_none_is_named(tmp_path):

@@ -293,8 +293,8 @@ def scores_of(
     }
     kinds = ["box", "mask"] if config.masks == "yes" else ["box"]
     scores = [score for kind in kinds for score in coco_scores(test, predictions, kind, details)]
-    for score in scores:
-        score.headline = score.metric == f"{kinds[-1]}_AP"
+    headline = [score for score in scores if score.metric in ("box_AP", "mask_AP")][-1]
+    headline.headline = True  # of boxes where no test object has a mask
     return scores + voc_scores(test, predictions, details)
 
 

@@ -26,7 +26,7 @@ from seer.eval.task import evaluate
 from seer.eval.trained.detection.average_precision import opened, summary
 from seer.eval.trained.detection.boxbatches import BoxBatch
 from seer.eval.trained.detection.cocofiles import Prediction
-from seer.eval.trained.detection.detect import configure, precise, run
+from seer.eval.trained.detection.detect import configure, precise, run, scores_of
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
 from seer.eval.trained.detection.sheet import agreement
@@ -261,6 +261,19 @@ def test_masks_that_are_wanted_must_be_there(tmp_path):
     with pytest.raises(InputError, match="masks=yes, and no training object has one"):
         configure("detect", MODEL, str(data), [*QUICK, "masks=yes"])
     assert configure("detect", MODEL, str(data), QUICK).masks == "no"
+
+
+def test_boxes_stand_for_all_where_no_test_object_has_a_mask(tmp_path):
+    data = boxes.both(tmp_path / "data", 2, 2)
+    content = json.loads((data / "val.json").read_text())
+    for row in content["annotations"]:
+        row["segmentation"] = []
+    boxes.write(data / "val.json", content)
+    train, test = train_and_test(data)
+    nothing = [Prediction(i, np.empty((0, 4)), np.empty(0), np.empty(0, int), []) for i in range(2)]
+    scores = scores_of(DetectConfig(model="", data="", masks="yes"), train, test, nothing)
+    assert [score.metric for score in scores if score.headline] == ["box_AP"]
+    assert not [score.metric for score in scores if score.metric.startswith("mask")]
 
 
 def test_other_networks_than_convolutional_ones_are_one_line(tmp_path):
