@@ -59,13 +59,16 @@ def test_the_loss_is_the_mean_over_crops_and_clusterings():
     small = method.backbone(views.crops[1].flatten(0, 1))
     embeddings = F.normalize(method.head(torch.cat([large, small])), dim=1).unflatten(0, (4, 4))
     total = 0.0
+    hits = 0
     for number, centroids in enumerate(method.centroids.split([5, 3])):
         for crop in embeddings:
             for image, embedding in zip(views.index.tolist(), crop, strict=True):
                 scores = [(embedding @ centroid).item() / 0.1 for centroid in centroids]
                 right = scores[method.assignments.rows[image, number]]
                 total -= right - math.log(sum(map(math.exp, scores)))
+                hits += right == max(scores)
     output = method(views, Step(1, 100))
+    assert output.metrics["cluster_accuracy"].item() == pytest.approx(hits / (2 * 4 * 4))
     assert output.loss.item() == pytest.approx(total / (2 * 4 * 4), rel=1e-10)
 
 
@@ -101,6 +104,41 @@ def test_a_later_epoch_clusters_what_the_steps_left_without_a_pass():
     before = method.centroids.clone()
     method.before_epoch(Step(5, 100), no_pass)
     assert not torch.equal(method.centroids, before)
+    rows = method.embeddings1.rows
+    chosen = np.random.default_rng([5, 1]).choice(SAMPLES, 3, replace=False)
+    torch.testing.assert_close(
+        method.centroids[5:], spherical_kmeans(rows, rows[chosen], 10).centroids
+    )
+
+
+def test_micro_batches_renew_the_rows_of_all():
+    method = begun()
+    train_step(method, batches()[4], Step(0, 100))
+    rows = method.embeddings1.rows.clone()
+    for number in (1, 2):
+        method(batches()[number], Step(1, 100))
+    method.after_update(Step(1, 100))
+    changed = (method.embeddings1.rows != rows).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("empty", ["keep", "refill"])
+def test_clusters_without_images_are_counted_and_filled_if_asked_for(empty):
+    """Of sixteen images that are all alike, several are drawn as the first centroids."""
+    method = begun(prototypes=[5], assign=[0], empty=empty)
+    rows = method.embeddings0.rows
+    rows[:16] = rows[0].clone()
+    method.before_epoch(Step(5, 100), list)
+    chosen = np.random.default_rng([5, 0]).choice(SAMPLES, 5, replace=False)
+    found = {
+        way: spherical_kmeans(rows, rows[chosen], 10, way == "refill") for way in ("keep", "refill")
+    }
+    assert not torch.equal(found["keep"].centroids, found["refill"].centroids)
+    torch.testing.assert_close(method.centroids, found[empty].centroids, rtol=1e-9, atol=1e-9)
+    without = 5 - len(method.assignments.rows.unique())
+    assert without > 0
+    output = method(batches()[0], Step(5, 100))
+    assert output.metrics["clusters_empty"].item() == pytest.approx(without / 5)
 
 
 def test_more_clusters_than_images_are_refused():

@@ -4,10 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightly.loss import DINOLoss
+from lightly.models.modules import DINOProjectionHead
 
 from seer.engine.learner import Step
 from seer.errors import InputError
 from seer.methods.dino import target_metrics, teacher_temperature
+from seer.methods.memory import teacher_momentum
 from tests.methods.tiny import build, make_views, train_step
 
 
@@ -41,6 +43,42 @@ def test_the_teachers_temperature_rises_and_stays():
     assert at == pytest.approx([0.04, 0.055, 0.07, 0.07])
 
 
+def test_the_head_is_lightlys():
+    method = build("dino", head=[16, 16, 6]).double()
+    theirs = DINOProjectionHead(8, 16, 6, 12, batch_norm=True).double()
+    linear = [layer for layer in method.head if isinstance(layer, torch.nn.Linear)]
+    others = [layer for layer in theirs.layers if isinstance(layer, torch.nn.Linear)]
+    for ours, other in zip(linear, others, strict=True):
+        # Theirs has no bias before a BatchNorm, which takes it away.
+        other.load_state_dict({name: ours.state_dict()[name] for name in other.state_dict()})
+    theirs.last_layer.weight_v.data.copy_(method.prototypes.weight)
+    features = torch.randn(7, 8, dtype=torch.float64)
+    scores = method.prototypes(F.normalize(method.head(features), dim=1))
+    torch.testing.assert_close(scores, theirs(features))
+
+
+def test_a_step_takes_the_temperature_that_it_has_warmed_up_to():
+    views = make_views()
+    losses = [
+        build("dino", **options)(views, Step(0, 10)).loss
+        for options in (
+            {"teacher_warmup": 0.5},
+            {"teacher_warmup": 0, "teacher_temperature": 0.04},
+            {"teacher_warmup": 0},
+        )
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_teachers_prototypes_follow_those_of_length_one():
+    method = build("dino", momentum=0.5, freeze=0)
+    before = method.teacher.head.prototypes.weight.clone()
+    train_step(method, make_views(), Step(0, 10), lr=5.0)
+    keep = teacher_momentum(0.5, Step(0, 10))
+    followed = keep * before + (1 - keep) * method.prototypes.weight
+    torch.testing.assert_close(method.teacher.head.prototypes.weight, F.normalize(followed, dim=1))
+
+
 def test_prototypes_are_frozen_at_first():
     method = build("dino", freeze=2)
     before = method.prototypes.weight.clone()
@@ -64,6 +102,16 @@ def test_a_step_that_failed_moves_no_centre():
     method(make_views(seed=1), Step(1, 10))
     (mean,) = method.mean_scores.kept
     method.after_update(Step(1, 10))
+    torch.testing.assert_close(method.centre, 0.1 * mean)
+
+
+def test_the_centre_moves_to_the_mean_of_all_micro_batches():
+    method = build("dino")
+    scores = [method.teacher(make_views(seed=number).crops[0]) for number in range(2)]
+    for number in range(2):
+        method(make_views(seed=number), Step(3, 10))
+    method.after_update(Step(3, 10))
+    mean = torch.cat(scores, dim=1).mean((0, 1))
     torch.testing.assert_close(method.centre, 0.1 * mean)
 
 

@@ -31,6 +31,10 @@ def test_small_crops_are_to_have_the_mean_of_the_large_ones_features():
         expected += ((prediction - target) ** 2).mean() / 4
     output = method(views, Step(0, 10))
     torch.testing.assert_close(output.loss, expected, rtol=1e-6, atol=0)
+    every = torch.cat([targets, targets.mean(0).expand(2, -1, -1)])
+    lengths = predictions.norm(dim=2) * every.norm(dim=2)
+    cosine = ((predictions * every).sum(2) / lengths).mean()
+    torch.testing.assert_close(output.metrics["teacher_cosine"], cosine)
 
 
 def test_the_teacher_stays_as_it_is_and_no_checkpoint_has_it():

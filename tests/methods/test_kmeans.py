@@ -63,6 +63,17 @@ def test_a_cluster_of_one_image_is_not_divided():
     assert torch.equal(divided(centroids, torch.tensor([1.0, 1, 0])), centroids)
 
 
+def test_the_largest_clusters_are_put_apart_by_hand():
+    centroids = F.normalize(torch.tensor([[1.0, 2, 2], [0, 1, 0], [5, 0, 1], [0, 3, 4]]), dim=1)
+    apart = divided(centroids, torch.tensor([2.0, 1, 0, 0]))  # only the first has two rows
+    up = centroids[0] + 1e-4 * torch.tensor([1.0, -1, 1])
+    down = centroids[0] - 1e-4 * torch.tensor([1.0, -1, 1])
+    expected = torch.stack([down / down.norm(), centroids[1], up / up.norm(), centroids[3]])
+    torch.testing.assert_close(apart, expected, rtol=0, atol=1e-7)
+    larger = divided(centroids, torch.tensor([2.0, 0, 3, 9]))
+    assert (larger != centroids).any(1).tolist() == [False, True, False, True]
+
+
 def test_no_rows_here():
     assert nearest(torch.zeros(0, 4), directions(3, 4, 0).float()).shape == (0,)
 

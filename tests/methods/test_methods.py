@@ -1,5 +1,7 @@
 """What every method owes the engine."""
 
+import math
+
 import pytest
 import torch
 
@@ -56,6 +58,40 @@ def test_state_dict_restores_everything(name):
     for number in (1, 2):
         views, step = views_for(name, seed=number), Step(number, 10)
         assert torch.equal(train_step(method, views, step), train_step(copy, views, step))
+
+
+SYMPTOMS = [
+    ("moco", "loss_at_chance", {"loss": math.log(9), "log_candidates": math.log(9)}, {"loss": 1.0}),
+    ("moco", "dead_queue", {"queue_spread": 0.01}, {"queue_spread": 0.9}),
+    ("dino", "flat_targets", {"target_entropy": 2.4849, "log_prototypes": math.log(12)}, {"target_entropy": 1.0}),
+    ("dino", "constant_targets", {"target_perplexity": 1.0}, {"target_perplexity": 8.0}),
+    ("deepcluster", "empty_clusters", {"clusters_empty": 0.7}, {"clusters_empty": 0.1}),
+    ("visreg", "no_scale", {"scale": 1.0}, {"scale": 0.3}),
+    ("distill", "learns_nothing", {"loss": 1.0}, {"loss": 0.5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "symptom", "ill", "well"), SYMPTOMS)
+def test_symptoms_are_known_by_their_numbers(name, symptom, ill, well):
+    (own,) = [each for each in METHODS[name].symptoms if each.name == symptom]
+    assert own.shown(ill)
+    assert not own.shown(ill | well)
+    assert "{" not in own.why(ill)
+
+
+def test_every_symptom_of_the_newer_methods_is_looked_at():
+    listed = {(name, symptom) for name, symptom, _, _ in SYMPTOMS}
+    newer = set(METHODS) - {"swav", "simclr", "byol"}
+    assert listed == {(name, each.name) for name in newer for each in METHODS[name].symptoms}
+
+
+@pytest.mark.parametrize(
+    ("name", "halfway"), [("byol", 0.95), ("moco", 0.9), ("mocov3", 0.95), ("dino", 0.95)]
+)
+def test_a_teacher_keeps_more_and_more_of_itself_but_mocos(name, halfway):
+    method = build(name, momentum=0.9)
+    assert method.momentum(Step(0, 10)) == pytest.approx(0.9)
+    assert method.momentum(Step(5, 10)) == pytest.approx(halfway)
 
 
 @EVERY

@@ -74,6 +74,32 @@ def test_a_step_that_failed_leaves_no_keys():
     assert not torch.equal(method.queue.rows[:4], before[:4])
 
 
+def test_micro_batches_leave_their_keys_in_order():
+    method = double("moco", queue=8)
+    keys = [method.teacher(views_of(number).crops[0][1:])[0] for number in range(2)]
+    for number in range(2):
+        method(views_of(number), Step(3, 9))
+    method.after_update(Step(3, 9))
+    torch.testing.assert_close(method.queue.rows, F.normalize(torch.cat(keys), dim=1))
+
+
+def test_what_is_told_of_the_queue_and_its_candidates():
+    method = double("moco", queue=8)
+    metrics = method(views_of(), Step(0, 3)).metrics
+    assert metrics["log_candidates"].item() == pytest.approx(math.log(9))  # its own key besides
+    mean = method.queue.rows.mean(0)
+    assert metrics["queue_spread"].item() == pytest.approx(math.sqrt(1 - mean.square().sum()))
+
+
+def test_accuracy_is_how_often_the_own_key_is_nearest():
+    alike = torch.eye(4)
+    assert contrast(alike, alike, None, 0.2)[1] == 1
+    assert contrast(alike, alike.roll(1, 0), None, 0.2)[1] == 0
+    queue = torch.cat([alike[:1], -alike])  # holds the first query itself, its key is half as near
+    keys = F.normalize(alike + alike.roll(1, 1), dim=1)
+    assert contrast(alike, keys, queue, 0.2)[1] == 0.75
+
+
 def test_parts_of_a_batch_have_their_own_statistics_and_keys_are_made_among_others():
     method = double("moco", queue=8, splits=2)
     views = views_of(batch=6)
@@ -104,6 +130,9 @@ def test_v3_is_the_mean_over_both_directions_times_twice_the_temperature():
         expected -= scores[i % 4] - math.log(sum(map(math.exp, scores)))
     output = method(views, Step(0, 10))
     assert output.loss.item() == pytest.approx(2 * 0.5 * expected / 4, rel=1e-12)
+    assert 0 <= output.metrics["contrastive_accuracy"] <= 1
+    spread = math.sqrt(1 - k[:4].mean(0).square().sum())
+    assert output.metrics["target_spread"].item() == pytest.approx(spread)
 
 
 def test_v3s_head_ends_in_a_batchnorm_without_scale_and_shift():

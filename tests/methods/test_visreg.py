@@ -31,14 +31,14 @@ def test_the_parts_are_lightlys(monkeypatch):
 
 
 def test_a_steps_loss_is_made_of_them():
-    method = build("visreg", regularisation=0.6, shape=3.0).double()
+    method = build("visreg", regularisation=0.6, scale=2.0, shape=3.0, centre=5.0).double()
     views = make_views(dtype=torch.float64)
     features = torch.cat([method.backbone(crops.flatten(0, 1)) for crops in views.crops])
     z = method.head(features).unflatten(0, (4, 4))
     torch.manual_seed(3)
     slices = directions(6, 16, torch.device("cpu")).double()
     scale, shape, centre = regularisation(z, slices)
-    expected = 0.4 * disagreement(z, 2) + 0.6 * (scale + 3 * shape + centre)
+    expected = 0.4 * disagreement(z, 2) + 0.6 * (2 * scale + 3 * shape + 5 * centre)
     torch.manual_seed(3)
     torch.testing.assert_close(method(views, Step(5, 10)).loss, expected, rtol=1e-10, atol=0)
 
