@@ -132,9 +132,7 @@ def picture_path(task: str, model: Model, picture: str) -> Path:
 
 
 def try_to_draw(path: Path, rows: Sequence[Sequence[np.ndarray]], what: str) -> None:
-    """Save a grid of images `(H, W, 3)` uint8, and say where; a score is not lost where that cannot
-    be.
-    """
+    """Save a grid of images `(H, W, 3)` uint8, as `try_to_save` does."""
     step = SIDE + GAP
     width = max(map(len, rows)) * step - GAP
     sheet = Image.new("RGB", (width, len(rows) * step - GAP), "white")
@@ -142,6 +140,11 @@ def try_to_draw(path: Path, rows: Sequence[Sequence[np.ndarray]], what: str) -> 
         for left, pixels in enumerate(row):
             tile = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             sheet.paste(tile, (left * step, top * step))
+    try_to_save(path, sheet, what)
+
+
+def try_to_save(path: Path, sheet: Image.Image, what: str) -> None:
+    """Save a picture, and say where; a score is not lost where that cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(path) as beside:

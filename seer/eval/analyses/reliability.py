@@ -1,15 +1,11 @@
 """A reliability diagram: accuracy by confidence."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from seer import files
-from seer.data.folders import readable
-
-logger = logging.getLogger("seer.eval")
+from seer.eval.analyses.by_image import try_to_save
 
 Bins = Sequence[tuple[int, float, float]]  # images, mean confidence, accuracy
 
@@ -20,9 +16,7 @@ GREY = (150, 150, 150)
 
 
 def try_to_draw_reliability(path: Path, before: Bins, after: Bins) -> None:
-    """Save two diagrams side by side, before and after a temperature, and say where; a score is not
-    lost where that cannot be.
-    """
+    """Save two diagrams side by side, before and after a temperature."""
     size = (2 * SIDE + 3 * MARGIN, SIDE + 2 * MARGIN)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
@@ -32,17 +26,8 @@ def try_to_draw_reliability(path: Path, before: Bins, after: Bins) -> None:
         left = MARGIN + number * (SIDE + MARGIN)
         _diagram(draw, left, bins)
         draw.text((left, 6), f"accuracy by confidence, {title}", fill="black")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path) as beside:
-            sheet.save(beside, "PNG")
-    except OSError as error:
-        logger.warning("no picture: %s cannot be written (%s)", path, error.strerror)
-        return
-    logger.warning(
-        "calibration: accuracy by confidence, before and after the temperature: %s",
-        readable(str(path)),
-    )
+    what = "calibration: accuracy by confidence, before and after the temperature"
+    try_to_save(path, sheet, what)
 
 
 def _diagram(draw: ImageDraw.ImageDraw, left: int, bins: Bins) -> None:
