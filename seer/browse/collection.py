@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seer.data.decoding.decode import DamagedImage, decode
+from seer.data.decoding.decode import decode
 from seer.data.labelled import SPLIT_FOLDERS
 from seer.errors import InputError
 from seer.eval import pixels
-from seer.eval.pile import SHOWN, Pile
+from seer.eval.embed import of_decodable
+from seer.eval.pile import Pile
 from seer.eval.probes import feature_cache, together
-from seer.eval.probes.features import FeatureConfig, frozen, preprocessing, stack, stream, to_input
+from seer.eval.probes.features import FeatureConfig, frozen, preprocessing, stack, to_input
 from seer.interop.models import Model, sized
 
 logger = logging.getLogger("seer.browse")
@@ -131,24 +132,8 @@ def _key(model: Model, pile: Pile, config: FeatureConfig) -> str | None:
 
 def _computed(model: Model, pile: Pile, config: FeatureConfig) -> Tensor:
     """Features of every image of a pile, `(len(pile), D)`; zeros where it cannot be decoded."""
-    damaged: dict[int, str] = {}
-
-    def load(rows: list[int]) -> tuple[list[int], Tensor]:
-        images = {}
-        for i in rows:
-            try:
-                images[i] = pile.image(i)
-            except DamagedImage as error:
-                damaged[i] = error.reason
-        return list(images), stack(list(images.values()), model.size, config.crop)
-
-    batches = stream(model, len(pile), load, config, "images", pile.source.name)
-    features = together.gathered(len(pile), _without_gaps(batches, len(pile)), _folder())
-    for i in sorted(damaged)[:SHOWN]:
-        logger.warning("left out %s: %s", pile.source.name(i), damaged[i])
-    if len(damaged) > SHOWN:
-        logger.warning("left out %s images in all", f"{len(damaged):,}")
-    return features
+    batches = _without_gaps(of_decodable(model, pile, config), len(pile))
+    return together.gathered(len(pile), batches, _folder())
 
 
 def _without_gaps(

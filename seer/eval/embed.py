@@ -1,6 +1,7 @@
 """Features of every image of a folder or of shards, written as a table."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ from seer.errors import InputError
 from seer.eval import pixels
 from seer.eval.pile import SHOWN, TABLES, Pile, check_table, open_pile
 from seer.eval.probes.features import FeatureConfig, stack, stream
+from seer.interop.models import Model
 
 logger = logging.getLogger("seer.eval")
 
@@ -86,6 +88,27 @@ def compute(
         check_table(Path(out))
     pile = data if isinstance(data, Pile) else open_pile(data)
     model = pixels.load(model_spec, pile)
+    parts = list(of_decodable(model, pile, config))
+    if not parts:
+        raise InputError(f"{pile.place}: none of its {len(pile)} images can be decoded")
+    rows = [i for numbers, _ in parts for i in numbers]
+    return Embedded(
+        keys=[pile.keys[i] for i in rows],
+        sources=[pile.sources[i] for i in rows],
+        labels=[pile.labels[i] for i in rows],
+        features=torch.cat([features for _, features in parts]).numpy(),
+        model=model.label,
+        damaged=len(pile) - len(rows),
+        unread_folders=pile.unread,
+    )
+
+
+def of_decodable(
+    model: Model, pile: Pile, config: FeatureConfig
+) -> Iterator[tuple[list[int], Tensor]]:
+    """The features of those images that can be decoded, as `stream` has them; the first of the others
+    are named in warnings at the end.
+    """
     damaged: dict[int, str] = {}  # why, by the number of the image
 
     def load(rows: list[int]) -> tuple[list[int], Tensor]:
@@ -97,23 +120,7 @@ def compute(
                 damaged[i] = error.reason
         return list(images), stack(list(images.values()), model.size, config.crop)
 
-    parts = list(stream(model, len(pile), load, config, "images", pile.source.name))
-    _tell_of_damaged(pile, damaged)
-    if not parts:
-        raise InputError(f"{pile.place}: none of its {len(pile)} images can be decoded")
-    rows = [i for numbers, _ in parts for i in numbers]
-    return Embedded(
-        keys=[pile.keys[i] for i in rows],
-        sources=[pile.sources[i] for i in rows],
-        labels=[pile.labels[i] for i in rows],
-        features=torch.cat([features for _, features in parts]).numpy(),
-        model=model.label,
-        damaged=len(damaged),
-        unread_folders=pile.unread,
-    )
-
-
-def _tell_of_damaged(pile: Pile, damaged: dict[int, str]) -> None:
+    yield from stream(model, len(pile), load, config, "images", pile.source.name)
     for i in sorted(damaged)[:SHOWN]:
         logger.warning("left out %s: %s", pile.source.name(i), damaged[i])
     if len(damaged) > SHOWN:
