@@ -1,5 +1,6 @@
 """What all self-supervised methods are: learners of the crops of images."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from seer.data.views import Views
 from seer.engine.bank import Bank
 from seer.engine.learner import Learner
+from seer.errors import InputError
 
 
 class Method(Learner[Views]):
@@ -30,6 +32,15 @@ class Method(Learner[Views]):
         that they become.
         """
         return {}
+
+
+def check_assign(assign: Sequence[int], views: Views) -> None:
+    """Raise `InputError` for crops that are to assign and are none of the large ones."""
+    large = len(views.crops[0])
+    if max(assign) >= large:
+        raise InputError(
+            f"method.assign={list(assign)}: the views have {large} large crops, counted from 0"
+        )
 
 
 def forward_crops(network: nn.Module, views: Views, resolutions: slice = slice(None)) -> Tensor:

@@ -18,7 +18,7 @@ from seer.engine.bank import Bank
 from seer.engine.learner import Output, Step, Survey
 from seer.engine.symptoms import Symptom
 from seer.errors import InputError
-from seer.methods.base import Method, forward_crops, over_crops
+from seer.methods.base import Method, check_assign, forward_crops, over_crops
 from seer.methods.heads import MLP
 from seer.methods.kmeans import spherical_kmeans
 from seer.methods.memory import Aside
@@ -71,7 +71,7 @@ class DeepCluster(Method):
         self.empty.zero_()
 
     def forward(self, views: Views, step: Step) -> Output:
-        self._check(views)
+        check_assign(self.config.assign, views)
         features = forward_crops(self.backbone, views)
         embeddings = F.normalize(at_least_fp32(over_crops(self.head, features)), dim=-1)
         # One by one: indices in a list would be copied to the device, which waits for it.
@@ -142,13 +142,6 @@ class DeepCluster(Method):
             losses.append(F.cross_entropy(scores / self.config.temperature, targets))
             hits.append((scores.argmax(1) == targets).float().mean())
         return torch.stack(losses).mean(), torch.stack(hits).mean().detach()
-
-    def _check(self, views: Views) -> None:
-        large = len(views.crops[0])
-        if max(self.config.assign) >= large:
-            raise InputError(
-                f"method.assign={self.config.assign}: the views have {large} large crops, counted from 0"
-            )
 
 
 def bank_of(number: int) -> str:

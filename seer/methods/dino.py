@@ -104,9 +104,7 @@ class DINO(Student):
         return Output(loss, metrics, embeddings[0].detach())
 
     def after_backward(self, step: Step) -> None:
-        if step.number < whole_steps(self.config.freeze, step.total, "method.freeze"):
-            # Without a gradient, neither weight decay nor momentum moves them.
-            self.prototypes.weight.grad = None
+        self.prototypes.freeze(self.config.freeze, step)
 
     def after_update(self, step: Step) -> None:
         self.prototypes.normalize()

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seer.distributed import local
+from seer.engine.learner import Step
 from seer.precision import full_precision
+from seer.steps import whole_steps
 
 
 class MLP(nn.Sequential):
@@ -78,6 +80,13 @@ class Prototypes(nn.Linear):
         """Scale each row to length 1, in place. Sharding is by rows, so every rank can do its own."""
         rows = local(self.weight)
         rows.copy_(F.normalize(rows, dim=1))
+
+    def freeze(self, until: int | float, step: Step) -> None:
+        """Before the step `until`, or that share of the run, leave no gradient: so neither weight decay
+        nor momentum moves the rows.
+        """
+        if step.number < whole_steps(until, step.total, "method.freeze"):
+            self.weight.grad = None
 
     @full_precision
     def forward(self, embeddings: Tensor) -> Tensor:

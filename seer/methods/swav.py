@@ -15,7 +15,7 @@ from seer.data.views import Views
 from seer.distributed import all_reduce_sum
 from seer.engine.learner import Output, Step
 from seer.errors import InputError
-from seer.methods.base import Method, forward_crops, over_crops
+from seer.methods.base import Method, check_assign, forward_crops, over_crops
 from seer.methods.heads import MLP, Prototypes
 from seer.methods.losses import swapped_prediction
 from seer.methods.memory import Queue
@@ -72,9 +72,7 @@ class SwAV(Method):
         return lines
 
     def after_backward(self, step: Step) -> None:
-        if step.number < whole_steps(self.config.freeze, step.total, "method.freeze"):
-            # Without a gradient, neither weight decay nor momentum moves them.
-            self.prototypes.weight.grad = None
+        self.prototypes.freeze(self.config.freeze, step)
 
     def after_update(self, step: Step) -> None:
         self.prototypes.normalize()
@@ -104,13 +102,8 @@ class SwAV(Method):
         return targets[:, :batch], empty
 
     def _check(self, views: Views) -> None:
-        large = len(views.crops[0])
-        total = sum(map(len, views.crops))
-        if max(self.config.assign) >= large:
-            raise InputError(
-                f"method.assign={self.config.assign}: the views have {large} large crops, counted from 0"
-            )
-        if total < 2:
+        check_assign(self.config.assign, views)
+        if sum(map(len, views.crops)) < 2:
             raise InputError(
                 "views: swav predicts one crop from another; set views.large.count=2 or more"
             )
