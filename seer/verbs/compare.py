@@ -9,6 +9,7 @@ import typer
 from seer import outputs
 from seer.eval.tasks import is_trained
 from seer.terminal import Json, emit, example, outlast_terminal, progress, say
+from seer.verbs.options import keys
 
 app = typer.Typer()
 
@@ -35,10 +36,8 @@ def transfer(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]...",
-            show_default=False,
-            help="Options of the tasks, each for those that have it (size=64), or TASK.KEY=VALUE for one "
+        keys(
+            "Options of the tasks, each for those that have it (size=64), or TASK.KEY=VALUE for one "
             "(linear.epochs=10).",
         ),
     ] = None,

@@ -1,38 +1,38 @@
 """The options that several verbs have."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 Recipe = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
 ]
-KEYS = "[KEY=VALUE]..."
+
+
+def keys(help: str) -> Any:
+    """The argument that takes options by their names."""
+    return typer.Argument(metavar="[KEY=VALUE]...", show_default=False, help=help)
+
+
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar=KEYS,
-        show_default=False,
-        help="Keys of the recipe: data= (a folder of images, or shards), run_dir= (default: runs/CONFIG), "
+    keys(
+        "Keys of the recipe: data= (a folder of images, or shards), run_dir= (default: runs/CONFIG), "
         "epochs= or steps=, batch_size=, init= (the model to begin from; default: random weights). "
         "seer config CONFIG lists all of them.",
     ),
 ]
 EntryOverrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar=KEYS,
-        show_default=False,
-        help="Keys of the class: data= (labelled images), minutes=, batch_size=, method.temperature=, "
+    keys(
+        "Keys of the class: data= (labelled images), minutes=, batch_size=, method.temperature=, "
         "schedule.peak=, ...; docs/speedrun.md has the rules.",
     ),
 ]
 TaskOverrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar=KEYS,
-        show_default=False,
-        help="Options of the task. Of all: protocol= (a paper's values), size=, batch_size=, device=. "
+    keys(
+        "Options of the task. Of all: protocol= (a paper's values), size=, batch_size=, device=. "
         "knn: k=, temperature=. linear: lrs=, epochs= or steps=, weight_decays=, augment=. "
         "logreg: count=, lambdas=, metric=. fewshot: shots=, ways=, episodes=. "
         "finetune: epochs= or steps=, schedule.peak=, grid=, point=, mixup=, layer_decay=, run_dir=, "
@@ -44,19 +44,15 @@ TaskOverrides = Annotated[
 ]
 QuickOverrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar=KEYS,
-        show_default=False,
-        help="Options of the tasks, each for those that have it: size=, batch_size=, device=, k=, temperature=, "
+    keys(
+        "Options of the tasks, each for those that have it: size=, batch_size=, device=, k=, temperature=, "
         "lrs=, epochs=, weight_decays=.",
     ),
 ]
 FeatureOverrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar=KEYS,
-        show_default=False,
-        help="How features are computed: size= (px, 0 is the model's own), crop= (centre, short_side), batch_size=, "
+    keys(
+        "How features are computed: size= (px, 0 is the model's own), crop= (centre, short_side), batch_size=, "
         "threads=, precision=, device=, cache=.",
     ),
 ]
