@@ -77,6 +77,7 @@ def annotation(**values):
         (annotation(segmentation=[[1, 1, 5, 5]]), objects.FEW_CORNERS, 2),
         (annotation(segmentation={"size": [3, 3], "counts": [9]}), objects.NO_MASK, 2),
         (annotation(segmentation={"size": [96, 64], "counts": [5]}), objects.NO_MASK, 2),
+        (annotation(segmentation={"size": [64, 96], "counts": [96 * 64]}), objects.NO_MASK, 2),
         (annotation(segmentation={"size": [96, 64], "counts": "~~"}), objects.NO_MASK, 2),
     ],
 )
@@ -86,9 +87,35 @@ def test_what_is_wrong_with_an_object_is_counted(tmp_path, change, count, left):
     assert len(of(train)) == left
 
 
-def test_a_box_is_cut_to_its_image(tmp_path):
-    train = read_one(tmp_path, annotation(bbox=[-9, -9, 40, 400]))
+def test_a_box_and_its_polygons_are_cut_to_their_image(tmp_path):
+    ring = [[-9, -9, 70, -9, 70, 400]]
+    train = read_one(tmp_path, annotation(bbox=[-9, -9, 40, 400], segmentation=ring))
     np.testing.assert_array_equal(of(train)[0].box, [0, 0, 31, 96])
+    np.testing.assert_array_equal(of(train)[0].polygons[0], [[0, 0], [64, 0], [64, 96]])
+
+
+@pytest.mark.parametrize(("area", "expected"), [(7.5, 7.5), (0, 200), (-3, 200), ("7", 200)])
+def test_areas_are_the_owners_or_else_the_boxs(tmp_path, area, expected):
+    train = read_one(tmp_path, annotation(bbox=[1, 2, 10, 20], area=area))
+    assert of(train)[0].area == expected
+
+
+def test_images_of_crowds_alone_have_nothing_to_learn_and_their_classes_do_not_occur(tmp_path):
+    def change(content):
+        for row in content["annotations"]:
+            row["iscrowd"] = int(row["image_id"] == 0 or row["category_id"] == 2)
+
+    train = read_one(tmp_path, change, images=3)
+    assert train.classes == ["square"]
+    assert train.with_objects().tolist() == [1, 2]
+
+
+def test_images_are_looked_for_in_several_folders(tmp_path):
+    boxes.both(tmp_path, 2, 1)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train/1.png").rename(tmp_path / "images/1.png")
+    train, _ = train_and_test(tmp_path)
+    assert [train.source.key(i) for i in range(2)] == ["train/0.png", "images/1.png"]
 
 
 def test_class_numbers_may_have_gaps(tmp_path):
@@ -147,6 +174,14 @@ def test_polygons_are_filled_where_a_ray_from_the_centre_crosses_them_oddly():
         np.testing.assert_array_equal(filled([polygon], 40, 50), inside)
 
 
+def test_what_lies_in_several_polygons_is_inside_once():
+    corners = np.array(
+        [[[2, 2], [20, 2], [20, 20], [2, 20]], [[10, 10], [30, 10], [30, 30], [10, 30]]]
+    )
+    mask = filled(list(corners.astype(np.float32)), 40, 40)
+    assert mask.sum() == 18 * 18 + 20 * 20 - 10 * 10
+
+
 def test_polygons_are_filled_about_as_by_the_library():
     ring = np.array([[5.2, 4.1], [40.7, 8.3], [50.1, 44.4], [12.9, 30.5]], np.float32)
     ours = filled([ring], 64, 64)
@@ -159,6 +194,8 @@ def test_ids_that_are_there_twice_are_refused(tmp_path):
         read_one(tmp_path, lambda content: content["images"][1].update(id=0), images=2)
     with pytest.raises(InputError, match=r"category 2 .* is there twice"):
         read_one(tmp_path, lambda c: c["categories"].append({"id": 2, "name": "other"}))
+    with pytest.raises(InputError, match=r"category 3 \(disc\) is there twice"):
+        read_one(tmp_path, lambda c: c["categories"].append({"id": 3, "name": "disc"}))
 
 
 @pytest.mark.parametrize(
@@ -382,6 +419,21 @@ def test_yolo_boxes_and_polygons_are_shares_of_the_image(tmp_path):
     assert train.counts == {objects.NO_CLASS: 1, objects.NO_NUMBERS: 2}
 
 
+def test_yolo_names_by_number_in_any_order_or_none_at_all(tmp_path):
+    yolo(tmp_path / "named", ["0 0.5 0.5 0.2 0.4", "1 0.5 0.5 0.2 0.4"])
+    (tmp_path / "named/data.yaml").write_text("names: {1: dog, 0: cat}")
+    assert train_and_test(tmp_path / "named")[0].classes == ["cat", "dog"]
+    for kind in ("images", "labels"):
+        (tmp_path / "plain" / kind).mkdir(parents=True)
+    for i in range(5):
+        cv2.imwrite(str(tmp_path / f"plain/images/{i}.png"), np.zeros((50, 100, 3), np.uint8))
+        lines = "7 0.5 0.5 0.2 0.4\n3 0.5 0.5 0.1 0.1\n"
+        (tmp_path / f"plain/labels/{i}.txt").write_text(lines)
+    train, _ = train_and_test(tmp_path / "plain")
+    assert train.classes == ["3", "7"]
+    assert [thing.label for thing in of(train)] == [1, 0]
+
+
 def test_a_line_that_is_none_is_named(tmp_path):
     yolo(tmp_path, ["0 0.5 0.5 0.2 0.4", "cat 1 2 3 4"])
     with pytest.raises(InputError, match=r"a.txt, line 2: 'cat 1 2 3 4'"):
@@ -396,6 +448,32 @@ def test_data_without_a_split_hold_out_one_image_in_five(tmp_path):
     assert not names[0] & names[1]
     assert "one image in 5 held out" in rule_of(tmp_path)
     assert len(train_and_test(tmp_path / "all.json")[0]) == 8
+
+
+def test_who_is_held_out_is_told_by_names_alone_and_what_is_counted_once(tmp_path):
+    content = boxes.coco(tmp_path / "a", "all", 10)
+    content["annotations"][0]["category_id"] = 9
+    boxes.write(tmp_path / "a/all.json", content)
+    train, test = train_and_test(tmp_path / "a")
+    assert (train.counts, test.counts) == ({objects.NO_CLASS: 1}, {})
+    held = {test.source.key(i) for i in range(2)}
+    content["images"].reverse()
+    (tmp_path / "a").rename(tmp_path / "b")
+    boxes.write(tmp_path / "b/all.json", content)
+    _, test = train_and_test(tmp_path / "b")
+    assert {test.source.key(i) for i in range(2)} == held
+    boxes.write(tmp_path / "b/other.json", content)  # which of two is meant is not told
+    with pytest.raises(InputError, match="holds no images with boxes that are known"):
+        check_layout(tmp_path / "b")
+
+
+def test_voc_trains_on_trainval_without_what_is_tested_and_tests_on_test(tmp_path):
+    files = {name: voc_xml(name, thing("cat", (3, 3, 9, 9))) for name in "abc"}
+    lists = {"train": ["b"], "trainval": ["a", "b", "c"], "val": ["a"], "test": ["c"]}
+    voc(tmp_path, files, lists)
+    train, test = train_and_test(tmp_path)
+    names = [[images.source.key(i)[-5] for i in range(len(images))] for images in (train, test)]
+    assert names == [["a", "b"], ["c"]]
 
 
 def test_data_of_no_layout_are_one_line(tmp_path):

@@ -16,6 +16,7 @@ from seer.eval.trained.detection.boxbatches import (
     BoxCutter,
     BoxTask,
     ByAspect,
+    framed,
     reduction,
     resized_size,
 )
@@ -83,9 +84,49 @@ def test_boxes_and_masks_lie_on_their_object_however_it_is_resized_and_mirrored(
         around = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         sides.add(int(around[0]))
         for own, mask in zip(batch.boxes[0], batch.masks[0], strict=True):
-            torch.testing.assert_close(own, around.float(), atol=1.0, rtol=0)
+            torch.testing.assert_close(own, around.float(), atol=0, rtol=0)
             assert (mask.bool() != white).float().mean() < 0.02
     assert sides == {20, 48}  # mirrored and not
+
+
+def test_nothing_is_mirrored_where_that_is_not_asked_for():
+    box = Object(0, np.array([10, 8, 40, 24]), runs=np.array([0, 48 * 64]))
+    table = flat([(48, 64)], [[box]])
+    for epoch in range(8):
+        plan = cutter(table, False).plan([(48, 64)], np.array([epoch]), np.array([0]))
+        plan.cut(0, np.zeros((48, 64, 3), np.uint8))
+        assert plan.batch().boxes[0].tolist() == [[20, 16, 80, 48]]
+
+
+def test_sides_are_drawn_anew_in_each_epoch_and_frames_are_multiples():
+    made = cutter(flat([(50, 60)] * 6, [[]] * 6), False, (40, 70))
+    ids = np.arange(6)
+    sizes = [made.sizes(np.full(6, epoch), ids) for epoch in range(12)]
+    assert {int(size) for epoch in sizes for size in epoch[:, 0]} == {40, 70}
+    assert len({tuple(epoch[0]) for epoch in sizes}) == 2  # of one image
+    assert made.frame(np.zeros(2, int), np.array([0, 0])) in ((64, 64), (96, 96))
+
+
+def test_pixels_are_normalised_by_mean_and_deviation():
+    image = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8)
+    pixels = framed([image], (2, 1), [0.5, 0.2, 0.4], [0.25, 0.5, 0.2], "cpu")
+    torch.testing.assert_close(pixels[0, :, 0, 0], torch.tensor([-2.0, 0.0, 3.0]))
+    assert not pixels[0, :, 1].any()
+
+
+def test_batches_come_in_the_order_in_which_they_become_full():
+    wide = np.array([True, False] * 8)
+    order = Order(np.ones(16, np.int64), 3, 4, 256)
+    plain = order.ids(0, 16)
+    full: list[list[int]] = []
+    open_batches: dict[bool, list[int]] = {True: [], False: []}
+    for id in plain.tolist():
+        own = open_batches[bool(wide[id])]
+        own.append(id)
+        if len(own) == 4:
+            full.append(list(own))
+            own.clear()
+    assert ByAspect(order, wide, 4).ids(0, 16).reshape(4, 4).tolist() == full
 
 
 def loader(images, world: int = 1, rank: int = 0, workers: int = 0, batch: int = 4) -> Loader:

@@ -21,15 +21,16 @@ from seer.backbones import BackboneConfig, build
 from seer.distributed import World
 from seer.errors import InputError
 from seer.eval.data.boxes import train_and_test
+from seer.eval.data.masks import mask_of, runs_of
 from seer.eval.data.objects import EMPTY
 from seer.eval.task import evaluate
 from seer.eval.trained.detection.average_precision import opened, summary
 from seer.eval.trained.detection.boxbatches import BoxBatch
 from seer.eval.trained.detection.cocofiles import Prediction
-from seer.eval.trained.detection.detect import configure, precise, run, scores_of
+from seer.eval.trained.detection.detect import configure, precise, prediction_of, run, scores_of
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
-from seer.eval.trained.detection.sheet import agreement
+from seer.eval.trained.detection.sheet import COLOURS, agreement, drawn, pair, sheet
 from seer.interop.levels import levels_of
 from seer.processes import spawn
 from seer.report.html import write_report
@@ -87,6 +88,8 @@ def test_it_writes_scores_predictions_and_a_picture(tmp_path):
     # COCO's AP50 is the mean of the curve.
     mean = np.mean(curves["box at an overlap of 0.5"])
     assert mean == pytest.approx(by_metric["box_AP50"]["value"])
+    stricter = np.mean(curves["mask at an overlap of 0.75"])
+    assert stricter == pytest.approx(by_metric["mask_AP75"]["value"])
     picture = cv2.imread(str(run_dir / "images/detections.png"))
     assert picture.shape[1] > 300
     page = write_report(run_dir).read_text()
@@ -206,6 +209,24 @@ def test_precise_statistics_are_the_means_of_batches():
     assert stem.bn.momentum == 0.1
 
 
+def test_what_was_found_is_told_in_pixels_of_the_image():
+    """In an image of 40 × 60 px that was seen at 80 × 90."""
+    found = {
+        "boxes": torch.tensor([[9.0, 8, 45, 40]]),
+        "scores": torch.tensor([0.7]),
+        "labels": torch.tensor([3]),
+        "masks": torch.cat([torch.full((1, 1, 28, 14), 0.9), torch.full((1, 1, 28, 14), 0.3)], 3),
+    }
+    prediction = prediction_of(5, found, (80, 90), (40, 60))
+    assert prediction.image == 5
+    np.testing.assert_allclose(prediction.boxes, [[6, 4, 30, 20]], rtol=1e-6)
+    assert (prediction.labels.tolist(), prediction.scores.tolist()) == ([2], [pytest.approx(0.7)])
+    mask = mask_of(runs_of(prediction.masks[0]["counts"], 40, 60), 40, 60)
+    rows, columns = np.nonzero(mask)
+    edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    np.testing.assert_allclose(edges, [6, 4, 18, 20], atol=1)  # the sure half
+
+
 def test_the_worst_images_come_first(tmp_path):
     images, _ = train_and_test(boxes.both(tmp_path, 3, 1))
     table = images.objects
@@ -220,6 +241,22 @@ def test_the_worst_images_come_first(tmp_path):
     assert agreement(images, shown) == 0.0
     wrong = found[0]._replace(labels=1 - found[0].labels)
     assert agreement(images, wrong) == 0.0
+    table.difficult[list(table.of(2))] = True
+    assert agreement(images, found[2]) == 1.0  # nothing there has to be found
+    page = cv2.imdecode(np.frombuffer(sheet(images, found), np.uint8), cv2.IMREAD_COLOR)
+    first = drawn(images.image(0), table.boxes[:2], table.labels[:2], [None] * 2, images.classes)
+    left = page[: first.shape[0], : first.shape[1], ::-1].astype(int)
+    assert np.abs(left - pair(images, found[0])[:, : first.shape[1]]).mean() < 12  # 256 colours
+    assert np.abs(left - pair(images, found[1])[:1, :1]).mean() > 12
+
+
+def test_a_box_is_drawn_where_it_is():
+    picture = drawn(
+        np.zeros((40, 80, 3), np.uint8), np.array([[20.0, 20, 60, 36]]), np.array([0]), [None], ["a"]
+    )  # fmt: skip
+    rows, columns = np.nonzero((picture == COLOURS[0]).all(2))
+    assert picture.shape == (160, 320, 3)  # four times as large
+    assert (columns.min(), columns.max(), rows.max()) == (79, 241, 145)
 
 
 def test_images_without_objects_are_trained_on_when_asked_for(tmp_path):

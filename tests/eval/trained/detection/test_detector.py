@@ -11,13 +11,14 @@ from torchvision.models.detection import (
     fcos_resnet50_fpn,
     maskrcnn_resnet50_fpn,
 )
+from torchvision.models.detection.image_list import ImageList
 
 from seer.backbones import BackboneConfig, build
 from seer.data.hashing import mix
 from seer.engine.learner import Step
 from seer.errors import InputError
 from seer.eval.trained.detection.boxbatches import BoxBatch
-from seer.eval.trained.detection.detector import DRAWS, Detector, Sampler
+from seer.eval.trained.detection.detector import DRAWS, Detector, Sampler, targets_of
 from seer.eval.trained.detection.options import DetectConfig
 from seer.interop.foreign import Pooled
 from seer.interop.levels import levels_of
@@ -176,6 +177,54 @@ def test_frozen_stages_are_not_trained_and_their_statistics_stay(up_to):
             inner = name.removeprefix("backbone.network.")
             is_frozen = any(inner.startswith(stage) for stage in frozen)
             assert torch.equal(tensor, before[name]) == is_frozen, name
+
+
+def test_the_pyramid_is_normalised_where_the_backbone_is():
+    kinds = [
+        {type(module) for module in small(batchnorm=way, freeze=0).neck.modules()}
+        for way in ("frozen", "sync")
+    ]
+    assert [nn.BatchNorm2d in kind for kind in kinds] == [False, True]
+
+
+def test_options_reach_torchvisions_parts():
+    heads = small(score_floor=0.3, most=7, anchor_scale=2.0).heads
+    assert (heads.roi_heads.score_thresh, heads.roi_heads.detections_per_img) == (0.3, 7)
+    assert heads.rpn.anchor_generator.sizes == ((8,), (16,), (32,), (64,), (128,))
+    assert heads.rpn._post_nms_top_n == {"training": 16, "testing": 8}
+    (fcos,) = small(head="fcos", masks=False, score_floor=0.3, most=7).heads._model
+    assert (fcos.score_thresh, fcos.detections_per_img) == (0.3, 7)
+
+
+def test_maps_are_in_fp32_and_losses_that_are_told_have_no_gradient():
+    detector = small(masks=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = detector.features(torch.randn(1, 3, 64, 64))
+    assert {level.dtype for level in maps.values()} == {torch.float32}
+    told = detector(batch(masks=False), STEP).metrics
+    assert not any(loss.requires_grad for loss in told.values())
+
+
+def test_fcos_means_are_over_the_places_that_have_an_object():
+    """Of which each loss is the sum over their number: twice the images, alike, are twice as many."""
+    detector = small(head="fcos", masks=False).eval()
+    images = batch(masks=False)
+    maps = detector.features(images.pixels)
+    detector.heads.train()
+    sizes = ImageList(images.pixels, list(images.sizes))
+    _, counted = detector.heads(sizes, maps, targets_of(images))
+    outputs = detector.heads.head(list(maps.values()))
+    anchors = detector.heads._model[0].anchor_generator(sizes, list(maps.values()))
+    places = [level.shape[2] * level.shape[3] for level in maps.values()]
+    (model,) = detector.heads._model
+    matched: list[torch.Tensor] = []
+    inner = model.head.compute_loss
+    model.head.compute_loss = lambda *words: matched.extend(words[3]) or inner(*words)
+    model.compute_loss(targets_of(images), outputs, anchors, places)
+    del model.head.compute_loss
+    count = sum(int((own >= 0).sum()) for own in matched)
+    assert count > 2
+    assert {each.samples for each in counted.values()} == {count}
 
 
 def test_frozen_batchnorms_keep_factors_and_statistics():
