@@ -66,9 +66,12 @@ def _file(task: str, name: str, percent: str) -> Path:
         return known[f"{name}_{_nearest_share(name, percent, shares)}"]
     if name in known:
         return known[name]
-    listed = ", ".join(known) or "none"
+    if not known:
+        raise InputError(
+            f"{KEY}={name}: {task} has no protocols; leave it out, or give the path of a .yaml file"
+        )
     raise InputError(
-        f"{KEY}={name}: {task} has no such protocol{nearest(name, known)}; it has {listed}, "
+        f"{KEY}={name}: {task} has no such protocol{nearest(name, known)}; it has {', '.join(known)}, "
         "or give the path of a .yaml file"
     )
 

@@ -74,7 +74,10 @@ def run(model: Model, train: Labelled, test: Labelled, config: GeometryConfig) -
     for metric, title, unit, better, least, measure in rows:
         value = measure(features, labels)
         if math.isnan(value):
-            logger.warning("geometry: no %s: too few dimensions, or a single class", title)
+            logger.warning(
+                "geometry: no %s: features that are alike or of too few dimensions, or a single class",
+                title,
+            )
             continue
         if metric == "uniformity":
             low, high = interval(value, uniformities_without(features, order))

@@ -51,13 +51,14 @@ ALTERATIONS: dict[str, dict[str, object]] = {
 }
 ALL = "all"
 FEWEST = 2  # images, so that there is another one
+SAME = 1e-6  # by how much, in each dimension, features that are alike may differ by rounding
 
 
 def run(model: Model, train: ImageSet, test: ImageSet, config: InvarianceConfig) -> list[Score]:
     """Invariance of the features of some test images to each alteration, and their mean.
 
     Raises:
-        InputError: an option is wrong, there is a single image, or features are not finite.
+        InputError: an option is wrong, there is a single image, or features are not finite, or all alike.
     """
     check_options(config)
     if processes() > 1:
@@ -69,6 +70,12 @@ def run(model: Model, train: ImageSet, test: ImageSet, config: InvarianceConfig)
         return []
     features = features_of(model, test, numbers, config)
     own = features["itself"]
+    directions = F.normalize(own, dim=1)
+    if bool(((directions - directions.roll(1, 0)).abs() < SAME).all()):
+        raise InputError(
+            f"{model.label}: its features of different images are all alike, so nothing tells what an alteration "
+            "changes; choose another model or images"
+        )
     different = F.cosine_similarity(own, own.roll(1, 0), dim=1)
     by_chance = float(different.mean())
     details = {"different": round(by_chance, 8)}

@@ -1,6 +1,7 @@
 """Attention by hidden squares, compared with a plain loop over them."""
 
 import logging
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -156,6 +157,18 @@ def test_what_cannot_be_is_said_before_the_work(data, options, message, tmp_path
         attention.run(model, *splits(data), AttentionConfig(**options))
     assert model.backbone.seen == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_image_is_told_before_the_work(data, tmp_path):
+    shutil.copytree(data, tmp_path / "damaged")
+    damaged = sorted((tmp_path / "damaged/test").rglob("*.png"))[-1]
+    damaged.write_bytes(b"")
+    train, test = splits(tmp_path / "damaged")
+    model = small_model(size=12)
+    config = AttentionConfig(images=10**6, occluder=4, stride=4, picture=str(tmp_path / "a.png"))
+    with pytest.raises(InputError, match=f"{damaged.name} cannot be used"):
+        attention.run(model, train, test, config)
+    assert model.backbone.seen == 0
 
 
 def test_features_that_tell_nothing_are_refused_by_the_name_of_the_image(data, tmp_path):

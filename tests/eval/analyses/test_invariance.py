@@ -56,6 +56,25 @@ def test_another_image_is_what_no_invariance_is_measured_by(data):
         assert scores[name].value == pytest.approx((cosine - different) / (1 - different), abs=1e-4)
 
 
+class Constant(nn.Module):
+    """Sees nothing."""
+
+    out_dim = 2
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_full((len(x), 2), self.level)
+
+
+@pytest.mark.parametrize("level", [0.0, 3.0])
+def test_a_network_that_sees_nothing_is_no_invariant_one(data, level):
+    with pytest.raises(InputError, match="features of different images are all alike"):
+        scores_of(Constant(level), data)
+
+
 def test_each_alteration_is_the_one_that_it_is_called():
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
