@@ -29,7 +29,9 @@ def serve(
         server.answers = Answers(study)
         tell(f"{len(collection):,} images through {collection.model.label}: {server.url}")
         if collection.left_out:
-            tell(f"left out {collection.left_out:,} images that cannot be decoded")
+            tell(
+                f"left out {collection.left_out:,} images that cannot be decoded, or whose features are all 0"
+            )
         if not landscape.has_umap():
             tell("the map shows the main axes (PCA); with umap-learn installed it would be UMAP's")
         if server.is_open:

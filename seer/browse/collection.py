@@ -111,7 +111,9 @@ def collect(spec: str, pile: Pile, config: FeatureConfig) -> Collection:
             feature_cache.store(key, features)
     numbers = _with_features(features)
     if not len(numbers):
-        raise InputError(f"{pile.place}: none of its {len(pile):,} images can be decoded")
+        raise InputError(
+            f"{pile.place}: none of its {len(pile):,} images can be decoded, or their features are all 0"
+        )
     if len(numbers) < len(pile):
         features = features[torch.from_numpy(numbers)]
     return Collection(pile, model, config, numbers, features, key)

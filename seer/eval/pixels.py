@@ -1,6 +1,5 @@
 """Raw pixels as a model: the floor that a pretrained backbone must clear."""
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from seer.data.decoding.decode import DamagedImage
 from seer.errors import InputError
 from seer.eval.probes.features import SMALL, Images, whole_or_centre
-from seer.eval.tasks import is_pixels
+from seer.eval.tasks import is_pixels, pixels_size
 from seer.interop.models import Model, load_model
 
 SAMPLE = 2000  # images from which the mean image is taken
@@ -40,10 +39,7 @@ def load(spec: str, train: Images) -> Model:
     """`load_model`, and besides `pixels[:SIZE]` (default: the images' own short side, 64 at most)."""
     if not is_pixels(spec):
         return load_model(spec)
-    _, _, size = spec.partition(":")
-    if size and not (re.fullmatch("[0-9]{1,4}", size) and 0 < int(size) <= 1024):
-        raise InputError(f"{spec}: expected pixels:SIZE with a SIZE from 1 to 1024")
-    return pixels(train, int(size) if size else 0)
+    return pixels(train, pixels_size(spec))
 
 
 def pixels(train: Images, size: int) -> Model:

@@ -4,6 +4,7 @@ from there.
 Imports nothing that takes long: the command line's help lists them.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -30,6 +31,7 @@ class Task:
         trained: whether it trains the model, in a run of its own, on several processes if wanted. `module` then has
             `configure(task, model, data, overrides)`, `check(config, ranks)` and `run(config) -> list[Score]`.
         several: whether it also scores images of several classes each, whose labels are `(N, C)`.
+        alone: of a task that is one process what to do instead of starting several.
         images: the module that finds its images: `train_and_test`, `check_layout` and `rule_of`, each of the data and
             `several` as in the one of classes.
         about: what it does, for readers of a page who have never heard of it.
@@ -42,6 +44,7 @@ class Task:
     quick: bool = False
     trained: bool = False
     several: bool = False
+    alone: str = ""
     images: str = CLASSES
     about: str = ""
 
@@ -140,6 +143,7 @@ TASKS = _by_name(
         "seer.eval.analyses.invariance",
         "seer.eval.analyses.image_options.InvarianceConfig",
         several=True,
+        alone="leave it out",
     ),
     Task(
         "attention",
@@ -160,6 +164,7 @@ TASKS = _by_name(
         "Robustness",
         "seer.eval.analyses.robustness",
         "seer.eval.analyses.image_options.RobustnessConfig",
+        alone="seer eval linear --nproc with the same options keeps the features of the training images for it",
     ),
     Task(
         "detect",
@@ -173,6 +178,7 @@ TASKS = _by_name(
 
 
 PIXELS = "pixels"  # the word for raw pixels in place of a model
+LARGEST_PIXELS = 1024  # a side
 ALL = "all"  # the word for the quick tasks together, of a model and of what it is compared with
 CLASSIFYING = {name: task for name, task in TASKS.items() if task.images == CLASSES}
 QUICK = {name: task for name, task in TASKS.items() if task.quick}
@@ -197,8 +203,9 @@ def check_request(
             check_options(name, model, data, options_of(name, overrides))
     else:
         check_options(task, model, data, overrides)
-    if nproc > 1 and task == ALL:
-        raise InputError(f"--nproc {nproc}: {task} is one process; name one task")
+    instead = "name one task" if task == ALL else TASKS[task].alone
+    if nproc > 1 and instead:
+        raise InputError(f"--nproc {nproc}: {task} is one process; {instead}")
     if out:
         from seer.results import check_results  # slow to import
 
@@ -215,7 +222,19 @@ def check_inputs(task: str, model: str, data: Path | str) -> None:
 
     measured = TASKS[next(iter(QUICK)) if task == ALL else task]
     measured.splitting().check_layout(data, measured.several)
-    if is_trained(task) or not is_pixels(model):
+    if is_trained(task):
+        check_model(model)
+    else:
+        check_frozen(model)
+
+
+def check_frozen(model: str) -> None:
+    """Refuse, at once, what is neither a MODEL that could be loaded nor pixels. Raises `InputError`."""
+    from seer.interop.spec import check_model
+
+    if is_pixels(model):
+        pixels_size(model)
+    else:
         check_model(model)
 
 
@@ -246,7 +265,18 @@ def check_scoring(
 
 
 def is_pixels(model: str) -> bool:
-    return model.partition(":")[0] == PIXELS
+    return re.split("[:@]", model)[0] == PIXELS
+
+
+def pixels_size(model: str) -> int:
+    """The side in pixels that `pixels:SIZE` asks for; 0 of `pixels`. Raises `InputError`."""
+    match = re.fullmatch(f"{PIXELS}(:[1-9][0-9]{{0,3}})?", model)
+    size = int((match[1] or ":0")[1:]) if match else LARGEST_PIXELS + 1
+    if size > LARGEST_PIXELS:
+        raise InputError(
+            f"{model}: expected pixels, or pixels:SIZE with a SIZE from 1 to {LARGEST_PIXELS}"
+        )
+    return size
 
 
 def is_trained(task: str) -> bool:
@@ -257,6 +287,8 @@ def check_options(task: str, model: str, data: Path | str, overrides: Sequence[s
     """Refuse an unknown task, and an option of it that is unknown or has a wrong value."""
     from seer.config import layer, parse_overrides  # slow to import
 
+    if task == ALL:
+        raise InputError(f"task '{task}' is several; name one of {', '.join(QUICK)}")
     if task not in TASKS:
         raise InputError(f"task '{task}' is unknown{nearest(task, [*TASKS, ALL])}")
     given = layer({"model": model, "data": str(data)}) if TASKS[task].trained else {}

@@ -17,12 +17,11 @@ from seer.backbones.base import Backbone
 from seer.errors import InputError
 from seer.inputs import UnreadableError, parse_json
 from seer.interop.layouts import layout
-from seer.interop.spec import NAMINGS
+from seer.interop.spec import LARGEST_SIDE, NAMINGS
 from seer.interop.weights import check_forms, load_strictly, open_safetensors
 from seer.schema import Choice, Integer, ListOf, Number, Plain, Record, Text, kind_of
 
 FORMAT = "seer-backbone/1"
-LARGEST_SIDE = 4096  # px of images
 LABEL = Text(5000, 0, r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*", "a text of one line")
 
 # What a file's metadata, or a run's configuration, say of a backbone and its images.

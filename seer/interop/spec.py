@@ -20,7 +20,8 @@ FORMS = (
     "a run directory, a file or folder of weights, BACKBONE:random, timm:NAME[:WEIGHTS] "
     "or torchvision:NAME[:WEIGHTS], and @PIXELS behind it for images of another size"
 )
-SIZE = r"(.+)@([0-9]{1,4})"
+SIZE = r"(.+)@([1-9][0-9]{0,4})"
+LARGEST_SIDE = 4096  # px of images
 HUB = "config.json"  # of a folder as transformers lays it out
 SHARDS = (".torch", ".pt", ".pth", ".bin")  # a folder of these is one of shards
 # What a run began as: its network at random, and with the weights that `init` named.
@@ -134,7 +135,10 @@ def check_form(spec: str) -> None:
     """Refuse what is none of `FORMS`. Raises `InputError`: nothing is there, a folder is no run, there is
     no such backbone.
     """
-    spec, _ = without_size(spec)
+    whole = spec
+    spec, size = without_size(spec)
+    if size > LARGEST_SIDE:
+        raise InputError(f"{whole}: images have up to {LARGEST_SIDE:,} px here; give no more")
     if library_of(spec):
         library, name, weights = (*spec.split(":", 2), "")[:3]
         if os.sep in weights or "." in weights:  # a path, and no name of the library's

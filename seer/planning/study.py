@@ -23,6 +23,8 @@ from seer.rundir.studies import ABOUT, ARM_NAME, MOST_ARMS, WORD, Arm, Study, ch
 from seer.schema import Flag, ListOf, Record
 
 FOLDER = RECIPES / "study"
+# Keys that no arm has of its own.
+GIVEN = {"data": "it is given by --data", "run_dir": "every arm's is STUDY/ARM; see --out"}
 ANY = ""  # the name of the images of arms that name none
 FILE_ARM = Record(
     {"name": ARM_NAME, "recipe": WORD},
@@ -136,7 +138,11 @@ def _overrides(arm: dict[str, Any], asked: Asked) -> list[str]:
     if name not in asked.data:
         needed = f"--data {name}=DIR" if name else "--data DIR"
         raise InputError(f"arm '{arm['name']}' of study {asked.name} needs {needed}")
-    return [f"data={asked.data[name]}", *arm.get("set", []), *asked.overrides]
+    words = [*arm.get("set", []), *asked.overrides]
+    for key, instead in GIVEN.items():
+        if any(word.partition("=")[0] == key for word in words):
+            raise InputError(f"{key}=: {instead}")
+    return [f"data={asked.data[name]}", *words]
 
 
 def _arm(arm: dict[str, Any], overrides: list[str], asked: Asked) -> tuple[Arm, Estimate | None]:

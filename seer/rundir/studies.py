@@ -19,8 +19,13 @@ STUDY = "study.json"
 PAGE = "study.html"
 MOST_ARMS = 1000
 WORD = Text(1024, 1)
-# The name of a folder, too.
-ARM_NAME = Text(80, 1, r"[^/\0.][^/\0]*", "a name without / that does not begin with a point")
+# The name of a folder, too, beside this record, its page, and results (ARM.jsonl).
+ARM_NAME = Text(
+    80,
+    1,
+    r"(?!.*\.(?:jsonl?|html)\Z)[^/.\x00-\x1f\x7f-\x9f][^/\x00-\x1f\x7f-\x9f]*",
+    "a name in one line without / that neither begins with a point nor ends in .json, .jsonl or .html",
+)
 X = Choice("parameters", "images", "arm")
 ABOUT: dict[str, Kind] = {
     "title": Text(200, 1),

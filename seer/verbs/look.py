@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from seer.errors import InputError
-from seer.eval.tasks import is_pixels
+from seer.eval.tasks import check_frozen
 from seer.readiness import index_tars
 from seer.terminal import example, say
 from seer.verbs.options import FeatureOverrides
@@ -43,13 +43,11 @@ def browse(
     from seer.config import parse_overrides, resolve
     from seer.eval.pile import open_pile
     from seer.eval.probes.options import FeatureConfig
-    from seer.interop.spec import check_model
 
     config = resolve(FeatureConfig, [parse_overrides(overrides or [])])
     if config.protocol:
         raise InputError("protocol: is for scores; give size= and crop= themselves")
-    if not is_pixels(model):
-        check_model(model)
+    check_frozen(model)
     index_tars(data)
     pile = open_pile(data)
 

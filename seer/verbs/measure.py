@@ -11,10 +11,10 @@ from seer.eval.tasks import (
     ALL,
     QUICK,
     TASKS,
+    check_frozen,
     check_inputs,
     check_request,
     check_scoring,
-    is_pixels,
     is_trained,
 )
 from seer.readiness import index_tars, with_splits
@@ -166,12 +166,10 @@ def embed(
 ) -> None:
     """Write a backbone's features of every image."""
     from seer.eval.pile import check_table, open_pile
-    from seer.interop.spec import check_model
 
     # Before torch is imported.
     check_table(out)
-    if not is_pixels(model):
-        check_model(model)
+    check_frozen(model)
     index_tars(data)
     pile = open_pile(data)
 

@@ -68,6 +68,7 @@ def test_spread():
     assert spread(torch.ones(5, 3)) == pytest.approx(0, abs=1e-3)
     assert spread(torch.cat([torch.eye(4), -torch.eye(4)])) == pytest.approx(1)
     assert spread(torch.eye(2)) == pytest.approx(math.sqrt(0.5))
+    assert spread(torch.diag(torch.tensor([3.0, 0.1]))) == pytest.approx(math.sqrt(0.5))
 
 
 def test_wrong_input():

@@ -75,6 +75,7 @@ def test_the_teachers_prototypes_follow_those_of_length_one():
     before = method.teacher.head.prototypes.weight.clone()
     train_step(method, make_views(), Step(0, 10), lr=5.0)
     keep = teacher_momentum(0.5, Step(0, 10))
+    torch.testing.assert_close(method.prototypes.weight.norm(dim=1), torch.ones(12))
     followed = keep * before + (1 - keep) * method.prototypes.weight
     torch.testing.assert_close(method.teacher.head.prototypes.weight, F.normalize(followed, dim=1))
 

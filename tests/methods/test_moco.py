@@ -163,5 +163,7 @@ def test_wrong_input():
         build("mocov3", predictor=[16, 5])
     with pytest.raises(InputError, match=r"method\.splits=3: parts of two .* a process has 4"):
         build("moco", splits=3)(make_views(small=0), Step(0, 1))
+    with pytest.raises(InputError, match=r"method\.splits=4: parts of two and more images"):
+        build("moco", splits=4)(make_views(small=0), Step(0, 1))
     assert MoCo.warnings(MoCo.Config(queue=8), 16, 9)[0].startswith("method.queue=8: less than")
     assert not MoCo.warnings(MoCo.Config(queue=16), 16, 9)

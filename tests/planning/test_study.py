@@ -104,10 +104,15 @@ def test_a_record_is_read_as_it_was_written_and_never_replaced_by_another(tmp_pa
     [
         ("name: large", "name: small", "two arms are called 'small'"),
         ("name: large", "name: a/b", "name"),
+        ("name: large", "name: small.jsonl", "name"),
+        ("name: large", "name: study.json", "name"),
+        ("name: large", 'name: "a\\nb"', "name"),
+        ("backbone.name=resnet18", "run_dir=x", "run_dir=: every arm's is STUDY/ARM"),
         ("recipe: swav_small, scratch", "recipe: swav_smal, scratch", "'?swav_smal'? is unknown"),
         ("x: parameters", "x: colour", "x"),
         ("scratch: true", "skratch: true", "skratch"),
         ("task: knn", "task: kn", "task 'kn' is unknown"),
+        ("task: knn", "task: all", "task 'all' is several; name one of knn"),
         ("{name: large, recipe: swav_small,", "{name: large, data: b, recipe: swav_small,", "needs --data b=DIR"),
     ],
 )  # fmt: skip
@@ -122,6 +127,8 @@ def test_unknown_studies_and_sources_given_twice_are_refused():
         read_file("paramters")
     with pytest.raises(InputError, match="no such file"):
         read_file("nowhere.yaml")
+    with pytest.raises(InputError, match="data=: it is given by --data"):
+        plan_study(asked("parameters", overrides=["data=other"]))
     with pytest.raises(InputError, match="given twice"):
         sources(["a=x", "a=y"])
     with pytest.raises(InputError, match="names no folder"):

@@ -25,7 +25,7 @@ from seer.errors import InputError
 from seer.eval.analyses.by_image import chosen, mean_over_images
 from seer.eval.analyses.image_options import InvarianceConfig
 from seer.eval.probes.features import check_finite, frozen, stack
-from seer.eval.probes.together import goes_on, own_device, processes
+from seer.eval.probes.together import own_device
 from seer.eval.scores import Score
 from seer.interop.models import Model
 from seer.schema import check_options
@@ -61,13 +61,9 @@ def run(model: Model, train: ImageSet, test: ImageSet, config: InvarianceConfig)
         InputError: an option is wrong, there is a single image, or features are not finite, or all alike.
     """
     check_options(config)
-    if processes() > 1:
-        raise InputError("invariance: is measured by one process; leave out --nproc")
     numbers = chosen(test, config.images, config.seed)
     if len(numbers) < FEWEST:
         raise InputError("invariance: a single image has no other one to be told from")
-    if not goes_on():
-        return []
     features = features_of(model, test, numbers, config)
     own = features["itself"]
     directions = F.normalize(own, dim=1)

@@ -33,7 +33,6 @@ from seer.eval.data.recognition import Located
 from seer.eval.data.variants import CORRUPTED, Variant, by_names, located_in, open_variant
 from seer.eval.probes.features import extract
 from seer.eval.probes.linear import Classifier, check_settings, scaling, settings_of, trained
-from seer.eval.probes.together import processes
 from seer.eval.scores import Score, accuracy, chance
 from seer.interop.models import Model
 from seer.schema import check_options
@@ -94,11 +93,6 @@ def _open(root: str, classes: Sequence[str]) -> tuple[list[Variant], Located | N
     """The variants of one class an image that are there, and where ImageNet-C is; what is missing is
     said.
     """
-    if processes() > 1:
-        raise InputError(
-            f"--nproc {processes()}: robustness is one process; seer eval linear --nproc with the same options keeps "
-            "the features of the training images for it"
-        )
     if not root:
         raise InputError(
             "variants: say in which folder the variants of ImageNet lie, variants=DIR; seer data check DIR lists them"

@@ -63,7 +63,7 @@ class KnnConfig(FeatureConfig):
             (a run's own evaluation saves it as RUN/images/neighbours.png).
     """
 
-    k: list[int] = option([10, 20], ListOf(Integer(1, 10**6), 100, 1))
+    k: list[int] = option([10, 20], ListOf(Integer(1, 10**6), 100, 1, distinct=True))
     metric: str = option("cosine", Choice("cosine", "euclidean"))
     temperature: float = option(0.07, TEMPERATURE)
     neighbours: str = option("", Location(), incidental=True)
@@ -145,7 +145,7 @@ class FewshotConfig(FeatureConfig):
         episodes: for each number of shots.
     """
 
-    shots: list[int] = option([20, 5, 50], ListOf(Integer(1, 10**5), 100, 1))
+    shots: list[int] = option([20, 5, 50], ListOf(Integer(1, 10**5), 100, 1, distinct=True))
     ways: int = option(5, Integer(2, 10**4))
     queries: int = option(15, Integer(1, 10**5))
     episodes: int = option(600, Integer(2, 10**6))
