@@ -142,8 +142,9 @@ def test_clusters_without_images_are_counted_and_filled_if_asked_for(empty):
 
 
 def test_more_clusters_than_images_are_refused():
-    with pytest.raises(InputError, match=r"prototypes=\[21\]: more clusters than the 20 images"):
-        begun(prototypes=[21])
+    with pytest.raises(InputError, match=r"prototypes=\[3, 21\]: more clusters than the 20 images"):
+        begun(prototypes=[3, 21])
+    assert len(begun(prototypes=[20]).assignments.rows.unique()) == 20
 
 
 def test_a_crop_that_is_not_there_is_refused():

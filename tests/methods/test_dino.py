@@ -57,6 +57,12 @@ def test_the_head_is_lightlys():
     torch.testing.assert_close(scores, theirs(features))
 
 
+def test_a_teacher_that_is_the_student_gives_its_scores():
+    method = build("dino")
+    student, teacher = scores_of(method, make_views(small=0))
+    torch.testing.assert_close(torch.stack(teacher), torch.stack(student))
+
+
 def test_a_step_takes_the_temperature_that_it_has_warmed_up_to():
     views = make_views()
     losses = [
