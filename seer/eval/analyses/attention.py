@@ -65,19 +65,19 @@ def run(model: Model, train: ImageSet, test: ImageSet, config: AttentionConfig) 
         len(numbers), len(places), len(places), f"{len(numbers) * each:,}", model.size,
     )  # fmt: skip
 
-    # All at once, so that one that is damaged is told before the work.
-    images = [pixels_of(test, number, model, config) for number in numbers]
+    for number in numbers:
+        test.image(number)  # so that one that is damaged is told before the work
 
     def compute(turn: int, advance: Advance) -> Tensor:
-        image = to_input(model, images[turn][None])[0]
+        image = to_input(model, pixels_of(test, numbers[turn], model, config)[None])[0]
         return map_of(model, image, config, test.source.name(numbers[turn]), advance).flatten()
 
     rows = in_turns(len(numbers), compute, "attention", "forwards", each)
     if not goes_on():
         return []
     maps = rows.double().unflatten(1, (model.size, model.size))
-    shown = zip(images[:ROWS], maps[:ROWS], strict=True)
-    tiles = [tiles_of(original.numpy(), attention) for original, attention in shown]
+    originals = [pixels_of(test, number, model, config).numpy() for number in numbers[:ROWS]]
+    tiles = [tiles_of(original, each) for original, each in zip(originals, maps, strict=False)]
     try_to_draw(path, tiles, "attention: image, map, and where it is above its mean")
     values = diffusion(maps)
     score = mean_over_images(
