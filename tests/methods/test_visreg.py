@@ -22,6 +22,13 @@ def test_the_parts_are_lightlys(monkeypatch):
     torch.testing.assert_close(scale, visreg_loss.visreg_scale_loss(z), rtol=1e-10, atol=0)
     torch.testing.assert_close(centre, visreg_loss.visreg_center_loss(z), rtol=1e-10, atol=0)
     # Their quantiles are of float32.
+    z.requires_grad_()
+    gradients = [
+        torch.autograd.grad(loss, z)[0]
+        for loss in (regularisation(z, slices)[1], visreg_loss.visreg_shape_loss(z, 9))
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-8)
+    z = z.detach()
     torch.testing.assert_close(shape, visreg_loss.visreg_shape_loss(z, 9), rtol=1e-6, atol=0)
     theirs = visreg_loss.VISRegLoss(num_slices=9, lambda_param=0.6, lambda_shape=3.0)
     found = theirs.forward_components(local_proj=z[2:], global_proj=z[:2])

@@ -23,9 +23,10 @@ from seer.eval.data.objects import (
 )
 from seer.eval.data.rows import LARGEST_LIST, check_path
 from seer.inputs import UnreadableError, read_json
-from seer.schema import MismatchError, refuse
+from seer.schema import MismatchError, Text, refuse
 
 NUMBERS = (int, float)
+NAME = Text(shortest=1)
 FAR = 2**31  # beyond which no coordinate is one
 
 
@@ -92,7 +93,7 @@ def _classes(rows: list[dict[str, Any]], path: Path) -> dict[int, str]:
     for row in rows:
         id = row.get("id")
         name = row.get("name")
-        if not isinstance(id, int) or not isinstance(name, str):
+        if not isinstance(id, int) or not isinstance(name, str) or not NAME.allows(name):
             raise UnreadableError(f"{path}: a category has no id, a whole number, and name")
         if id in classes or name in classes.values():
             raise InputError(

@@ -20,8 +20,10 @@ def runs_of(counts: Any, height: int, width: int) -> np.ndarray | None:
     Args:
         counts: a list of lengths, or a compressed text.
     """
-    if isinstance(counts, str | bytes):
-        runs = _uncompressed(counts.encode() if isinstance(counts, str) else counts)
+    if isinstance(counts, str):
+        counts = counts.encode(errors="surrogatepass")  # what is not ASCII is none either way
+    if isinstance(counts, bytes):
+        runs = _uncompressed(counts)
     elif isinstance(counts, list) and all(type(count) is int for count in counts):
         runs = counts
     else:

@@ -79,6 +79,7 @@ def annotation(**values):
         (annotation(segmentation={"size": [96, 64], "counts": [5]}), objects.NO_MASK, 2),
         (annotation(segmentation={"size": [64, 96], "counts": [96 * 64]}), objects.NO_MASK, 2),
         (annotation(segmentation={"size": [96, 64], "counts": "~~"}), objects.NO_MASK, 2),
+        (annotation(segmentation={"size": [96, 64], "counts": "\ud800"}), objects.NO_MASK, 2),
     ],
 )
 def test_what_is_wrong_with_an_object_is_counted(tmp_path, change, count, left):
@@ -205,6 +206,10 @@ def test_ids_that_are_there_twice_are_refused(tmp_path):
         ({"images": []}, "'annotations' is missing"),
         ({"images": {}, "annotations": [], "categories": []}, "images: .* is not a list"),
         ({"images": [], "annotations": [], "categories": []}, "has no categories"),
+        (
+            {"images": [], "annotations": [], "categories": [{"id": 1, "name": "\ud800"}]},
+            "a category has no id",
+        ),
         (
             {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]},
             "no id and file_name",
