@@ -30,6 +30,11 @@ def read(folder: Path, names: Iterable[tuple[str, str]]) -> Annotated:
     Raises:
         InputError: an annotation is missing or is none; no image is there.
     """
+    names = list(names)
+    if not names:
+        raise InputError(
+            f"{folder}: its {LISTS}/ name no image to train on, or only what is tested"
+        )
     collector = Collector(folder)
     listed: list[list[tuple[str, Object]]] = []
     for within, name in names:
@@ -78,7 +83,7 @@ def _parsed(path: Path) -> ElementTree.Element:
         text = read_bytes(path, MEGABYTE)
     except FileNotFoundError:
         raise UnreadableError(f"{path} is missing; a list names it") from None
-    if DECLARATION.search(text):
+    if DECLARATION.search(text.replace(b"\0", b"")):  # in UTF-16 as well
         raise UnreadableError(f"{path}: declares a type or entities, which no annotation does")
     try:
         return ElementTree.fromstring(text)

@@ -384,13 +384,19 @@ def test_test_objects_that_are_all_difficult_are_told_before_the_work(tmp_path):
     [
         ("<annotation>", "not readable as XML"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "declares a type or entities"),
+        (
+            '<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'.encode("utf-16"),
+            "declares a type or entities",
+        ),
         (None, "is missing; a list names it"),
     ],
 )
 def test_xml_that_is_none_is_one_line(tmp_path, text, message):
     voc(tmp_path, {"a": voc_xml("a", ""), "b": voc_xml("b", "")}, {"train": ["a"], "test": ["b"]})
     path = tmp_path / "Annotations/a.xml"
-    path.unlink() if text is None else path.write_text(text)
+    path.unlink()
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=message):
         train_and_test(tmp_path)
 
@@ -479,6 +485,9 @@ def test_voc_trains_on_trainval_without_what_is_tested_and_tests_on_test(tmp_pat
     train, test = train_and_test(tmp_path)
     names = [[images.source.key(i)[-5] for i in range(len(images))] for images in (train, test)]
     assert names == [["a", "b"], ["c"]]
+    (tmp_path / "ImageSets/Main/trainval.txt").write_text("c\n")
+    with pytest.raises(InputError, match="name no image to train on, or only what is tested"):
+        halves_of(tmp_path).train()
 
 
 def test_data_of_no_layout_are_one_line(tmp_path):
