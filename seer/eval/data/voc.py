@@ -32,9 +32,7 @@ def read(folder: Path, names: Iterable[tuple[str, str]]) -> Annotated:
     """
     names = list(names)
     if not names:
-        raise InputError(
-            f"{folder}: its {LISTS}/ name no image to train on, or only what is tested"
-        )
+        raise InputError(f"{folder}: a list in {LISTS}/ names no image, or only such as are tested")
     collector = Collector(folder)
     listed: list[list[tuple[str, Object]]] = []
     for within, name in names:

@@ -486,7 +486,7 @@ def test_voc_trains_on_trainval_without_what_is_tested_and_tests_on_test(tmp_pat
     names = [[images.source.key(i)[-5] for i in range(len(images))] for images in (train, test)]
     assert names == [["a", "b"], ["c"]]
     (tmp_path / "ImageSets/Main/trainval.txt").write_text("c\n")
-    with pytest.raises(InputError, match="name no image to train on, or only what is tested"):
+    with pytest.raises(InputError, match="names no image, or only such as are tested"):
         halves_of(tmp_path).train()
 
 
