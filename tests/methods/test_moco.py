@@ -130,7 +130,10 @@ def test_v3_is_the_mean_over_both_directions_times_twice_the_temperature():
         expected -= scores[i % 4] - math.log(sum(map(math.exp, scores)))
     output = method(views, Step(0, 10))
     assert output.loss.item() == pytest.approx(2 * 0.5 * expected / 4, rel=1e-12)
-    assert 0 <= output.metrics["contrastive_accuracy"] <= 1
+    nearest = torch.cat([(q[:4] @ k[4:].T).argmax(1), (q[4:] @ k[:4].T).argmax(1)])
+    right = (nearest == torch.arange(8) % 4).double().mean()
+    assert output.metrics["contrastive_accuracy"].item() == pytest.approx(right.item())
+    assert right > 0
     spread = math.sqrt(1 - k[:4].mean(0).square().sum())
     assert output.metrics["target_spread"].item() == pytest.approx(spread)
 
