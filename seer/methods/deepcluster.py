@@ -17,7 +17,6 @@ from seer.data.views import Views
 from seer.engine.bank import Bank
 from seer.engine.learner import Output, Step, Survey
 from seer.engine.symptoms import Symptom
-from seer.errors import InputError
 from seer.methods.base import Method, check_assign, forward_crops, over_crops
 from seer.methods.heads import MLP
 from seer.methods.kmeans import spherical_kmeans
@@ -85,11 +84,7 @@ class DeepCluster(Method):
         return Output(loss, metrics, embeddings[0].detach())
 
     def before_epoch(self, step: Step, survey: Survey[Views]) -> None:
-        samples = self.assignments.length
-        if samples < max(self.config.prototypes):
-            raise InputError(
-                f"method.prototypes={self.config.prototypes}: more clusters than the {samples:,} images; give fewer"
-            )
+        self.config.check_images(self.assignments.length)
         if step.number == 0:
             for views, output in survey():
                 assert output.embeddings is not None

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from seer.errors import InputError
 from seer.schema import SHARE, TEMPERATURE, Choice, Integer, ListOf, Number, Text, option
 from seer.steps import PLACE
 
@@ -175,6 +176,13 @@ class DeepClusterConfig:
     assign: list[int] = option([0, 1], ListOf(Integer(0, 63), 64, 1, distinct=True))
     iterations: int = option(10, Integer(1, 1000))
     empty: str = option("keep", Choice("keep", "refill"))
+
+    def check_images(self, images: int) -> None:
+        """Raise `InputError` where a clustering has more clusters than there are images."""
+        if images < max(self.prototypes):
+            raise InputError(
+                f"method.prototypes={self.prototypes}: more clusters than the {images:,} images; give fewer"
+            )
 
 
 @dataclass

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from seer.data.storage.index import Manifest
 from seer.errors import InputError
+from seer.methods.options import DeepClusterConfig
 from seer.pretrain.recipe import Pretrain
 
 MOST_STEPS = 10**8  # as many as `steps` may be
@@ -25,11 +26,13 @@ def at_any_length(config: Pretrain) -> Pretrain:
 
 
 def check_images(config: Pretrain, images: int) -> None:
-    """Refuse so few images that they are no batch. Raises `InputError`."""
+    """Refuse so few images that they are no batch, or fewer than clusters. Raises `InputError`."""
     if images < config.batch_size:
         raise InputError(
             f"{config.data}: {images} images are fewer than one batch; use batch_size={images} or less"
         )
+    if isinstance(config.method, DeepClusterConfig):
+        config.method.check_images(images)
 
 
 def foreseen(config: Pretrain) -> Pretrain:
