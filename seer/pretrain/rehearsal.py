@@ -16,7 +16,7 @@ from seer.data.crops.multicrop import MultiCrop
 from seer.data.storage.index import Manifest
 from seer.data.views import Views
 from seer.data.workers import Need, memory_needed
-from seer.distributed import World
+from seer.distributed import World, size
 from seer.engine.learner import Step
 from seer.engine.optim import build_optimizer
 from seer.engine.parallel import checkpoint_stages, find_backbones
@@ -50,6 +50,7 @@ def rehearse(config: Pretrain) -> None:
     refuses here.
     """
     resolutions = MultiCrop(config.views, config.seed).resolutions
+    share = max(2, config.batch_size // (size() * config.accumulate))  # as a process has at once
     with torch.device("meta"):
         backbone = build(config.backbone)
         method = make(backbone, config.method, config.batch_size)
@@ -57,8 +58,8 @@ def rehearse(config: Pretrain) -> None:
         crops = []
         for resolution in resolutions:
             count = len(resolution.crops)
-            crops.append(torch.empty(count, 2, 3, resolution.size, resolution.size))
-        views = Views(tuple(crops), torch.empty(2, dtype=torch.int64))
+            crops.append(torch.empty(count, share, 3, resolution.size, resolution.size))
+        views = Views(tuple(crops), torch.empty(share, dtype=torch.int64))
         method(views, Step(0, config.steps))
         build_optimizer(method, config.optim)
     for trunk in find_backbones(method):
