@@ -12,7 +12,7 @@ from seer.backbones import build
 from seer.backbones.base import Backbone
 from seer.checks import machine
 from seer.data.crops.arena import SHARED, docker_remedy, shared_free
-from seer.data.crops.background import MASK
+from seer.data.crops.backdrops import MASK
 from seer.data.crops.multicrop import MultiCrop
 from seer.data.storage.index import Manifest
 from seer.data.views import Views

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seer.data.crops.background import (
+from seer.data.crops.backdrops import (
     Backdrops,
     any_removed,
     backdrop_of,

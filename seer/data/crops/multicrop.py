@@ -19,7 +19,7 @@ from torch import Tensor
 
 from seer.data.crops import arena
 from seer.data.crops.augment import Normalise, augment_batch, augment_crop
-from seer.data.crops.background import (
+from seer.data.crops.backdrops import (
     MASK,
     Backdrop,
     any_removed,

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest, chisquare
 
-from seer.data.crops.background import LEAST_SHOWN, MASK, static
+from seer.data.crops.backdrops import LEAST_SHOWN, MASK, static
 from seer.data.crops.device import cut, encode
 from seer.data.crops.draws import draw_removals
 from seer.data.crops.multicrop import CropPlan, MultiCrop, View
