@@ -188,7 +188,7 @@ class SaliencyOptions:
         0.0, SHARE, help="From where on it is object; 0: Otsu's, of each image."
     )
     min_area: float = option(
-        0.01, SHARE, help="Drop objects, and fill holes, below this share of the image."
+        0.005, SHARE, help="Drop objects, and fill holes, below this share of the image."
     )
     replace: bool = option(False, Flag(), help="Make masks anew where there are some already.")
     workers: int = option(0, PROCESSES, help=WORKERS_HELP)

@@ -68,14 +68,20 @@ def balanced(regions: Regions, background: np.ndarray, foreground: np.ndarray) -
 def absorption_time(regions: Regions) -> np.ndarray:
     """Jiang et al. 2013 (ICCV, "Saliency Detection via Absorbing Markov Chain"): how many steps a walk
     among like colours takes to the border. Regions are linked to their neighbours and theirs, those
-    on the border to each other, and each of these to a twin that absorbs.
+    on the border to each other, and each of these to a twin that absorbs. Unlike in the paper, it is how
+    many times as many steps as if all colours were alike: else the middle of any flat image is salient.
     """
-    return regions.spread(normalised(steps_to_border(regions)))
+    nothing = np.zeros_like(regions.colours)
+    longer = steps_to_border(regions, normalised(regions.colours)) / steps_to_border(
+        regions, nothing
+    )
+    return regions.spread(normalised(longer))
 
 
-def steps_to_border(regions: Regions) -> np.ndarray:
-    """`(N,)`: the expected number, the sums of the fundamental matrix (section 3)."""
-    colours = normalised(regions.colours)
+def steps_to_border(regions: Regions, colours: np.ndarray) -> np.ndarray:
+    """`(N,)`: the expected number, the sums of the fundamental matrix (section 3), for `(N, 3)` colours
+    from 0 to 1.
+    """
     two_rings = regions.adjacent.astype(float) @ regions.adjacent > 0
     linked = regions.adjacent | two_rings | np.outer(regions.border, regions.border)
     np.fill_diagonal(linked, True)

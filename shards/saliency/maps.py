@@ -13,7 +13,7 @@ SIDE = 256  # px of the longer side, at which it is estimated
 SMOOTHED = 8  # px that smoothing reaches to
 ROUGHNESS = 1e-3  # variance of grey, from 0 to 1, below which smoothing takes no notice of an edge
 FEWEST = 8  # px of a side that can have an object
-MOST = 0.98  # quantile of an estimate that counts as 1, so that a bright spot does not dim all else
+MOST = 0.98  # quantile of an estimate that counts as 1: so a bright spot does not dim the rest of its object
 WHITE = 255
 
 

@@ -75,11 +75,16 @@ def distances(points: np.ndarray) -> np.ndarray:
     return np.linalg.norm(points[:, None] - points[None], axis=2)
 
 
-def normalised(values: np.ndarray, highest: float = 1.0) -> np.ndarray:
-    """From 0 to 1, which values have from the quantile `highest` on; zeros where all are alike."""
+def normalised(values: np.ndarray, most: float = 1.0) -> np.ndarray:
+    """From 0 to 1; zeros where all values are alike. 1 is the quantile `most`, if that is at least half
+    of the largest value.
+    """
     low = values.min()
-    extent = (values.max() if highest == 1 else np.quantile(values, highest)) - low
-    return ((values - low) / extent).clip(0, 1) if extent > 1e-12 else np.zeros_like(values)
+    extent = values.max() - low
+    if extent < 1e-12:
+        return np.zeros_like(values)
+    usual = np.quantile(values, most) - low
+    return ((values - low) / max(usual, extent / 2)).clip(0, 1)
 
 
 def _means(labels: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -126,7 +126,7 @@ def test_the_walks_to_the_border_are_as_long_in_simulation():
             if regions.border[j]:
                 weights[i][100 + j] = alike
     draw = np.random.default_rng(0)
-    expected = steps_to_border(regions)
+    expected = steps_to_border(regions, colours)
     for start in (5, 6, 0):
         walks = []
         for _ in range(1500):
