@@ -21,6 +21,7 @@ REACH = 0.25
 LEAST_TOGETHER = 0.1
 BACKGROUND = 5.0  # weight of the background's term beside the foreground's, as in their code
 SHARPNESS = 10.0  # of the random walk's edges: 1 / σ² of the paper, for colours from 0 to 1
+LEAST_LONGER = 0.2  # share by which a walk is longer at least where there is an object
 BORDER = 0.1  # width of the four strips whose colours are background, as a share of the sides
 
 
@@ -75,7 +76,8 @@ def absorption_time(regions: Regions) -> np.ndarray:
     longer = steps_to_border(regions, normalised(regions.colours)) / steps_to_border(
         regions, nothing
     )
-    return regions.spread(normalised(longer))
+    more = np.maximum(longer - 1, 0)
+    return regions.spread(more / max(more.max(), LEAST_LONGER))
 
 
 def steps_to_border(regions: Regions, colours: np.ndarray) -> np.ndarray:

@@ -28,10 +28,15 @@ def classical(image: np.ndarray) -> np.ndarray:
     regions = regions_of(lab)
     if regions.border.all():
         return np.zeros(small.shape[:2])
-    each = [normalised(estimate(lab, regions), MOST) for estimate in ESTIMATORS.values()]
+    each = [stretched(estimate(lab, regions)) for estimate in ESTIMATORS.values()]
     mean = np.mean(each, axis=0)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) / 255
     return normalised(guided(mean, grey).clip(0, 1))
+
+
+def stretched(estimate: np.ndarray) -> np.ndarray:
+    """With 1 from its quantile `MOST` on, or from a half if that is higher."""
+    return (estimate / max(np.quantile(estimate, MOST), 0.5)).clip(0, 1)
 
 
 def shrunk(image: np.ndarray) -> np.ndarray:

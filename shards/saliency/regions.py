@@ -75,16 +75,11 @@ def distances(points: np.ndarray) -> np.ndarray:
     return np.linalg.norm(points[:, None] - points[None], axis=2)
 
 
-def normalised(values: np.ndarray, most: float = 1.0) -> np.ndarray:
-    """From 0 to 1; zeros where all values are alike. 1 is the quantile `most`, if that is at least half
-    of the largest value.
-    """
+def normalised(values: np.ndarray) -> np.ndarray:
+    """From 0 to 1; zeros where all values are alike."""
     low = values.min()
     extent = values.max() - low
-    if extent < 1e-12:
-        return np.zeros_like(values)
-    usual = np.quantile(values, most) - low
-    return ((values - low) / max(usual, extent / 2)).clip(0, 1)
+    return (values - low) / extent if extent > 1e-12 else np.zeros_like(values)
 
 
 def _means(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
