@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seer.errors import InputError
+from seer.files import sha256
 from seer.schema import (
     LINE,
     POSITIVE,
@@ -198,7 +199,7 @@ class SaliencyOptions:
         check_options(self, flags=True)
 
     def identity(self) -> dict[str, Any]:
-        """What masks depend on."""
+        """What masks depend on; of a model, its content."""
         identity = {"threshold": self.threshold, "min_area": self.min_area}
-        model = {"model": os.path.abspath(self.model), "size": self.size} if self.model else {}
+        model = {"model": sha256(Path(self.model)), "size": self.size} if self.model else {}
         return {"masks": "model" if self.model else "classical", **identity, **model}

@@ -97,6 +97,7 @@ def add_masks(
         raise InputError(f"{directory}: masks are made where the shards lie on a disk; copy them")
     if out.resolve() == manifest.directory.resolve():
         raise InputError(f"--out {out} is where the shards are; give another folder")
+    estimator(options)  # a model that is none is told before anything is written
     plan = {
         "options": options.identity(),
         "sources": [quarantine.text(os.fsencode(os.path.abspath(manifest.directory)))],
@@ -107,7 +108,6 @@ def add_masks(
     if state.is_complete(out):
         made = Manifest.load(out)
         return SaliencyReport(str(out), len(made.shards), made.samples, 0, 0, 0.0, 0, 0.0, True)
-    estimator(options)  # a model that is none is told before anything is written
     with state.locked(out), state.writing(out):
         state.refuse_another(out, plan)
         state.begin(out, plan)

@@ -23,7 +23,7 @@ from seer.errors import InputError
 
 MASK = "mask.png"  # the member's suffix
 LEAST_SHOWN = (
-    0.05  # of a crop that is object; a crop with less keeps its background, or it would be empty
+    0.05  # of a crop that is object; with less it would be empty, and keeps its background
 )
 REMEDY = "make masks anew: seer shards saliency SHARDS --out NEW, and give data=NEW"
 WHITE = 255
