@@ -11,7 +11,7 @@ import typer
 from seer.errors import InputError
 from seer.flags import flags
 from seer.terminal import Json, emit, example, output_option, progress, say
-from shards.options import CHECK_HELP, WORKERS_HELP, BuildOptions
+from shards.options import CHECK_HELP, WORKERS_HELP, BuildOptions, SaliencyOptions
 
 app = typer.Typer(help="Build, index, verify and describe WebDataset shards.", no_args_is_help=True)
 
@@ -138,6 +138,42 @@ def shards_remove(
             json_target=json_target,
         )
     raise typer.Exit(0 if report.ok else 2)
+
+
+@app.command(
+    "saliency",
+    epilog=example(
+        "seer shards saliency shards --out masked --sheet masks.png",
+        "seer shards saliency shards --out masked --model u2net.onnx",
+    ),
+)
+@flags
+def shards_saliency(
+    directory: Directory,
+    out: Annotated[
+        Path,
+        typer.Option(help="Where the shards with masks go; what was interrupted is continued."),
+    ],
+    options: SaliencyOptions,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            callback=output_option, help="Also draw images beside what is left of them (.png)."
+        ),
+    ] = None,
+    json_target: Json = "",
+) -> None:
+    """Write shards anew with a mask of each image's object, by which `pretrain` removes backgrounds."""
+    from shards.saliency.mask_sheet import kind_of, write_sheet
+    from shards.saliency.masked import add_masks
+
+    if sheet:
+        kind_of(sheet)
+    with progress("finding objects", "images") as tick:
+        report = add_masks(directory, out, options, tick)
+    if sheet:
+        write_sheet(out, sheet)
+    _tell(report, json_target)
 
 
 @app.command("stats", epilog=example("seer shards stats shards"))

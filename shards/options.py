@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seer.errors import InputError
+from seer.files import sha256
 from seer.schema import (
     LINE,
     POSITIVE,
@@ -174,3 +175,31 @@ class BuildOptions:
         for name in ("max_bytes", "ignore_robots_tag", "allow_private"):
             identity[name] = getattr(self.download, name)
         return identity | self.unwanted.identity()
+
+
+@dataclass(frozen=True)
+class SaliencyOptions:
+    """How masks are made. All but `workers` and `replace` is part of what they are."""
+
+    model: str = option(
+        "", Location(), help="A TorchScript or ONNX network in place of the classical estimates."
+    )
+    size: int = option(320, Integer(16, 4096), help="Side of the images that --model takes (px).")
+    threshold: float = option(
+        0.0, SHARE, help="From where on it is object; 0: Otsu's, of each image."
+    )
+    min_area: float = option(
+        0.005, SHARE, help="Drop objects, and fill holes, below this share of the image."
+    )
+    replace: bool = option(False, Flag(), help="Make masks anew where there are some already.")
+    workers: int = option(0, PROCESSES, help=WORKERS_HELP)
+
+    def validate(self) -> None:
+        """Raise InputError for a value out of range."""
+        check_options(self, flags=True)
+
+    def identity(self) -> dict[str, Any]:
+        """What masks depend on; of a model, its content."""
+        identity = {"threshold": self.threshold, "min_area": self.min_area}
+        model = {"model": sha256(Path(self.model)), "size": self.size} if self.model else {}
+        return {"masks": "model" if self.model else "classical", **identity, **model}

@@ -37,6 +37,7 @@ FLOORS = """
     shards.dedup shards.download
     shards.report shards.writing
     shards.prune shards.takedown
+    shards.saliency
     shards.build shards.indexing
     shards.first_use
     shards.verify

@@ -68,6 +68,7 @@ OPENERS = {
     "shards.sources.lists": "lists",
     "shards.dedup.near": "a scratch file of ours",
     "shards.sources.samples": "image files, which seer.data.decoding.decode takes",
+    "shards.saliency.masked": "a tar that is copied, with masks between",
     "shards.takedown": "rows that seer.inputs has read, as they are, to be logged",
     "shards.archives.tars": "tars",
     "shards.archives.zips": "zips",

@@ -100,6 +100,7 @@ REFUSED = {
     "shards verify NOWHERE": "NOWHERE does not exist",
     "shards remove SHARDS": "give one of --keys",
     "shards stats EMPTY": "EMPTY is empty",
+    "shards saliency EMPTY --out out": "EMPTY is empty",
     "launch local -- pretran swav_small": "did you mean 'pretrain'?",
     "launch local -- pretrain swav_small data=NOWHERE": "NOWHERE does not exist",
     "launch torchrun --gpus-per-node 8 -- pretrain swav_smal data=x": "did you mean 'swav_small'?",

@@ -95,18 +95,20 @@ class StepTask:
         samples = self._read(step, ids)
         damaged = list[Damaged]()
         clock.lap("read")
-        images = [
-            sample.image
-            if size_of_plain(sample.image)
-            else self._decoded(int(position), int(id), sample, damaged)[0]
-            for position, id, sample in zip(positions, ids, samples, strict=True)
-        ]
+        images: list[bytes | np.ndarray] = []
+        extras = []
+        for position, id, sample in zip(positions.tolist(), ids.tolist(), samples, strict=True):
+            if size_of_plain(sample.image):
+                images.append(sample.image)
+                extras.append(sample.extras)
+                continue
+            image, members = self._decoded(position, id, sample, damaged)
+            images.append(image)
+            extras.append(members)
         clock.lap("decode")
         assert isinstance(self.cutter, MultiCrop)
-        assert not self.cutter.suffixes
-        return Delivery(
-            encode(images, self.cutter, self.order.epoch(positions), ids), damaged, clock.seconds
-        )
+        batch = encode(images, self.cutter, self.order.epoch(positions), ids, extras)
+        return Delivery(batch, damaged, clock.seconds)
 
     def _read(self, step: int, ids: np.ndarray) -> list[Sample]:
         suffixes = self.cutter.suffixes

@@ -10,6 +10,7 @@ from seer.methods.options import (
     DistillConfig,
     MoCoConfig,
     MoCoV3Config,
+    RELICv2Config,
     SimCLRConfig,
     SwAVConfig,
     VISRegConfig,
@@ -31,6 +32,7 @@ METHODS: "Registry[type[Method]]" = Registry(
         "dino": Later("seer.methods.dino.DINO"),
         "deepcluster": Later("seer.methods.deepcluster.DeepCluster"),
         "visreg": Later("seer.methods.visreg.VISReg"),
+        "relicv2": Later("seer.methods.relicv2.RELICv2"),
         "distill": Later("seer.methods.distill.Distill"),
     }
 )
@@ -44,6 +46,7 @@ OPTIONS = {
     "dino": DINOConfig,
     "deepcluster": DeepClusterConfig,
     "visreg": VISRegConfig,
+    "relicv2": RELICv2Config,
     "distill": DistillConfig,
 }
 

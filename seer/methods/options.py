@@ -212,6 +212,32 @@ class VISRegConfig:
 
 
 @dataclass
+class RELICv2Config:
+    """Of RELICv2's own values few are known to us. Its listing adds both parts without weights. `head`,
+    `predictor` and `momentum` are RELIC's, which are BYOL's. `negatives` and `temperature` are
+    nobody's published ones.
+
+    Attributes:
+        head: hidden and output widths of the projection head.
+        predictor: those of the predictor, ending in the same output width.
+        negatives: n_e, images of the batch that an image is told from, drawn anew for each pair of crops.
+        temperature: of the similarities.
+        contrastive: weight of the contrastive part.
+        invariance: weight of the divergence between an image's pairs of crops.
+        momentum: of the target network at the first step; it rises to 1 along a cosine.
+    """
+
+    name: str = option("relicv2", Choice("relicv2"))
+    head: list[int] = option([4096, 256], WIDTHS)
+    predictor: list[int] = option([4096, 256], WIDTHS)
+    negatives: int = option(10, Integer(1, 2**20))
+    temperature: float = option(0.2, TEMPERATURE)
+    contrastive: float = option(1.0, Number(0, 1e6))
+    invariance: float = option(1.0, Number(0, 1e6))
+    momentum: float = option(0.996, SHARE)
+
+
+@dataclass
 class DistillConfig:
     """Nobody's published recipe.
 

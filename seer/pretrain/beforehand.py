@@ -22,12 +22,15 @@ def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = Fal
     check_settings(config, ranks)
     check_start(config)
     check_run_dir(config)
+    manifest = None
     if Path(config.data).parent.is_dir():  # or else it is in a store, or on the other hosts alone
-        Manifest.load(config.data)
+        manifest = Manifest.load(config.data)
     if Path(config.score.data).parent.is_dir():
         check_labels(config.score)
 
-    from seer.pretrain.rehearsal import rehearse
+    from seer.pretrain.rehearsal import check_masks, rehearse
 
+    if manifest is not None:
+        check_masks(config, manifest)
     rehearse(config)
     return Path(config.run_dir)

@@ -21,9 +21,10 @@ def picture_of_crops(
     """One image and what the method sees of it: the image with its large crops, then a row for each
     smaller size.
     """
-    sample = order.ids(0, 1)
-    image = decode(reader.read(sample)[0])
-    batch = crops([image], np.zeros(1, np.int64), sample)
+    number = order.ids(0, 1)
+    (sample,) = reader.read_samples(number, crops.suffixes)
+    image = decode(sample.image)
+    batch = crops([image], np.zeros(1, np.int64), number, [sample.extras])
     views = crops.finish(batch, "cpu")
     mean = torch.tensor(config.mean).view(3, 1, 1)
     std = torch.tensor(config.std).view(3, 1, 1)

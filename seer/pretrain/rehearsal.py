@@ -12,9 +12,11 @@ from seer.backbones import build
 from seer.backbones.base import Backbone
 from seer.checks import machine
 from seer.data.crops.arena import SHARED, docker_remedy, shared_free
+from seer.data.crops.backdrops import MASK
 from seer.data.crops.multicrop import MultiCrop
 from seer.data.storage.index import Manifest
 from seer.data.views import Views
+from seer.data.whole_samples import suffixes_of
 from seer.data.workers import Need, memory_needed
 from seer.distributed import World, size
 from seer.engine.learner import Step
@@ -22,7 +24,7 @@ from seer.engine.optim import build_optimizer
 from seer.engine.parallel import checkpoint_stages, find_backbones
 from seer.engine.run import tell
 from seer.engine.schedule import describe
-from seer.errors import InputError
+from seer.errors import InputError, quoted
 from seer.interop.initial import load_initial
 from seer.interop.teaching import check_teacher, teach
 from seer.methods import METHODS, make
@@ -70,12 +72,25 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     """Everything about a configuration that its types do not say; raises `InputError`."""
     check_settings(config, world.size)
     check_images(config, manifest.samples)
+    check_masks(config, manifest)
     check_memory(config, manifest, world)
     if has_teacher(config.method):
         check_teacher(
             config.method.teacher, MultiCrop(config.views, config.seed).resolutions[0].size
         )
     rehearse(config)
+
+
+def check_masks(config: Pretrain, manifest: Manifest) -> None:
+    """Whether the samples have the masks that views ask for, as far as the first shard tells; raises
+    `InputError`.
+    """
+    asking = [name for name, view in config.views.items() if view.count and view.background_removal]
+    if asking and MASK not in suffixes_of(manifest):
+        raise InputError(
+            f"views.{asking[0]}.background_removal: {manifest.directory} has no masks; make them: seer shards saliency "
+            f"{quoted(manifest.directory)} --out NEW, and give data=NEW; or set background_removal=0"
+        )
 
 
 def check_memory(config: Pretrain, manifest: Manifest, world: World) -> None:

@@ -48,7 +48,7 @@ def cut(tar: Path, index: pa.Table, rows: Sequence[int] | np.ndarray, new: Path)
             start = span_end
         writer.close()
     table = _moved(index.filter(pa.array(~gone)), spans)
-    return CutShard(_described(table, new), writer.bytes, writer.sha256.hexdigest())
+    return CutShard(described(table, new), writer.bytes, writer.sha256.hexdigest())
 
 
 def _spans(tar: Path, gone: dict[int, str]) -> tuple[list[tuple[int, int]], int]:
@@ -61,7 +61,7 @@ def _spans(tar: Path, gone: dict[int, str]) -> tuple[list[tuple[int, int]], int]
     names = set(gone.values())
     spans = []
     end = 0
-    for entry in _sound(tars.entries(tar)):
+    for entry in sound(tars.entries(tar)):
         if entry.start > end:
             spans.append((end, entry.start))
         if entry.link in names if entry.kind == LINK else entry.offset in gone:
@@ -85,7 +85,7 @@ def _gone(contents: TarContents, images: set[int]) -> dict[int, str]:
     return gone | {member.offset: member.name for member in strays}
 
 
-def _sound(entries: Iterator[tars.Entry]) -> Iterator[tars.Entry]:
+def sound(entries: Iterator[tars.Entry]) -> Iterator[tars.Entry]:
     """The entries before the damage, if there is any."""
     try:
         yield from entries
@@ -107,7 +107,7 @@ def _moved(index: pa.Table, spans: list[tuple[int, int]]) -> pa.Table:
     return index.set_column(column, field, pa.array(moved, pa.int64()))
 
 
-def _described(index: pa.Table, tar: Path) -> pa.Table:
+def described(index: pa.Table, tar: Path) -> pa.Table:
     """The index with the keys and other members that the tar gives now.
 
     Where a name occurs twice, its key depends on what stands before; and an earlier version did not

@@ -126,7 +126,7 @@ class MapPlan(CropPlan):
 
     def cut(self, b, image, extras=()):
         super().cut(b, image)
-        boxes, flips, _, _ = self.work[0]
+        boxes, flips, *_ = self.work[0]
         (data,) = extras
         self.out[-1][b] = 255 if data is None else nearest(data, boxes[b], flips[b])
 
@@ -165,7 +165,7 @@ class BoxPlan(CropPlan):
         super().cut(b, image)
         content, nowhere = extras
         assert nowhere is None
-        boxes, flips, _, _ = self.work[0]
+        boxes, flips, *_ = self.work[0]
         top, left, height, width = boxes[b]
         on_crop = torch.tensor(json.loads(content), dtype=torch.float64)
         on_crop = (on_crop - torch.tensor([left, top, left, top])) * SIZE
@@ -193,7 +193,7 @@ def drawn(ids: list[int], step: int) -> list[tuple[list[int], bool]]:
     shapes = [picture(i).shape[:2] for i in shown(ids)]
     epochs = (step * BATCH + np.arange(BATCH)) // SAMPLES
     plan = CropPlan(MultiCrop({"one": VIEW}, SEED), shapes, epochs, np.array(ids))
-    boxes, flips, _, _ = plan.work[0]
+    boxes, flips, *_ = plan.work[0]
     return list(zip(boxes, flips, strict=True))
 
 

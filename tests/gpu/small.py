@@ -33,6 +33,7 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "mocov3": ("mocov3", {"head": [32, 16], "predictor": [32, 16]}),
     "dino": ("dino", {"head": [32, 16], "prototypes": 30, "freeze": 0}),
     "visreg": ("visreg", {"head": [32, 16], "slices": 64}),
+    "relicv2": ("relicv2", {"head": [32, 16], "predictor": [32, 16], "negatives": 3}),
 }
 LEARNERS = (*CONFIGS, "finetune")
 OPTIMIZERS = {

@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from seer.data.crops.backdrops import Backdrops, lay_behind
 from seer.data.crops.device import cut, encode, size_of_plain
+from seer.data.crops.draws import NO_NOISE
 from seer.data.crops.multicrop import MultiCrop, View
 from seer.data.decoding.decode import DamagedImage, decode
 from tests.kit.pictures import photograph
@@ -180,3 +182,16 @@ def test_looks_of_the_device_are_those_of_the_workers(device, measured):
             worst = max(worst, float((mine.cpu() - expected).abs().max() * 255 * std.max()))
     measured("levels", worst)
     assert worst < 0.05
+
+
+def test_what_stands_behind_objects_is_the_same_to_the_bit(device):
+    random = np.random.default_rng(0)
+    crops = torch.from_numpy(random.integers(0, 256, (9, 40, 40, 3), dtype=np.uint8))
+    masks = random.integers(0, 256, (4, 40, 40), dtype=np.uint8)
+    colours = random.integers(0, 256, (4, 3), dtype=np.uint8)
+    noise = np.array([NO_NOISE, 7, 2**32 - 1, NO_NOISE])
+    backdrops = Backdrops(np.array([1, 2, 5, 8]), masks, colours, noise)
+    on_device = crops.to(device, copy=True)
+    lay_behind(on_device, backdrops)
+    lay_behind(crops, backdrops)
+    assert torch.equal(on_device.cpu(), crops)

@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict] = {
     "moco": {"momentum": 0.5},
     "mocov3": {"momentum": 0.5},
     "dino": {"momentum": 0.5},
+    "relicv2": {"momentum": 0.5},
 }
 
 

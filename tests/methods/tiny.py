@@ -22,9 +22,10 @@ HEADS: dict[str, dict] = {
     "dino": {"prototypes": 12, "freeze": 0},
     "deepcluster": {"prototypes": [5, 3]},
     "distill": {"teacher": "ours", "head": [16]},
+    "relicv2": {"predictor": [16, 6], "negatives": 3},
     "visreg": {"slices": 16, "shape": 0.1},  # few quantiles deviate by less than 1
 }
-SMALL = ("swav", "dino", "deepcluster", "visreg", "distill")  # they take small crops
+SMALL = ("swav", "dino", "deepcluster", "visreg", "relicv2", "distill")  # they take small crops
 SAMPLES = 20
 
 

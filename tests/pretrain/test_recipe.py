@@ -118,6 +118,7 @@ PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dic
         (4.8, 0.0, 0.0048, 3128),
         {"freeze": 313, "teacher_warmup": 15_639},
     ),
+    "relicv2_resnet50": ((4096, 312_785), (3.2, 0.0, 0.0, 3128), {}),
     "swav_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {"freeze": 0, "queue_from": 0}),
     "quickstart": ((128, 500), (2e-3, 0.0, 2e-6, 25), {"freeze": 0, "queue_from": 0}),
 }
@@ -254,7 +255,7 @@ def test_it_makes_a_step_on_its_published_hardware(name):
 def test_the_epochs_are_those_of_imagenet():
     epochs = {"swav_resnet50_800ep": 800, "swav_resnet50_400ep": 400, "swav_resnet50_bs256": 200,
               "simclr_resnet50": 1000, "byol_resnet50": 1000, "mocov3_resnet50": 1000,
-              "dino_resnet50": 800, "deepcluster_resnet50": 800,
+              "dino_resnet50": 800, "deepcluster_resnet50": 800, "relicv2_resnet50": 1000,
               "moco_resnet50": 200, "simclr_resnet50_100ep": 100,
               "byol_resnet50_300ep": 300, "byol_resnet50_100ep": 100,
               "mocov3_resnet50_300ep": 300, "mocov3_resnet50_100ep": 100}  # fmt: skip
@@ -568,6 +569,7 @@ def test_epochs_of_data_that_cannot_be_read_here_are_refused_beforehand(tiny):
         ("byol_resnet50", ["method.predictor=[8, 4]"]),
         ("moco_resnet50", ["method.queue=8"]),
         ("mocov3_resnet50", ["method.predictor=[8, 4]"]),
+        ("relicv2_resnet50", ["method.predictor=[8, 4]"]),
         ("dino_resnet50", ["method.prototypes=6"]),
     ],
 )
@@ -580,3 +582,16 @@ def test_what_a_method_holds_of_its_backbone_starts_from_it_too(recipe, sizes):
     weight = method.backbone.stem[0].weight
     assert torch.equal(method.teacher.backbone.stem[0].weight, weight)
     assert not torch.equal(before, weight)
+
+
+def test_masks_that_are_asked_for_and_absent_are_told_with_how_to_make_them(tiny, shards, tmp_path):
+    given = [f"data={shards}", f"run_dir={tmp_path / 'run'}", "views.large.background_removal=0.1"]
+    message = (
+        rf"views\.large\.background_removal: {shards} has no masks; make them: seer shards saliency {shards} --out NEW"
+        r", and give data=NEW"
+    )
+    with pytest.raises(InputError, match=message):
+        run(load_config(tiny, given))
+    with pytest.raises(InputError, match=message):
+        preview(tiny, given, 1)
+    assert not (tmp_path / "run").exists()

@@ -24,6 +24,8 @@ from seer.pretrain.recipe import load_config
 from seer.pretrain.rehearsal import build_method, initialise, sizes
 from seer.pretrain.run import run
 from seer.processes import spawn
+from shards.options import SaliencyOptions
+from shards.saliency.masked import add_masks
 from tests.kit.runs import losses
 
 CROPS = "crops 2×24 + 2×16 px"
@@ -123,6 +125,35 @@ def test_a_killed_run_continues_bit_for_bit(tiny, shards, tmp_path):
     ours, theirs = backbone(victim, 12), backbone(tmp_path / "undisturbed", 12)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_relicv2_with_masks_goes_on_within_an_epoch_at_any_world_size(tiny, shards, tmp_path):
+    """Of 40 images in batches of 8; begun by two processes, continued by one, and by two again."""
+    masked = tmp_path / "masked"
+    add_masks(shards, masked, SaliencyOptions(workers=1))
+    recipe = tmp_path / "recipe.yaml"
+    text = Path(tiny).read_text().splitlines()
+    recipe.write_text("\n".join(line for line in text if not line.startswith("method")))
+    settings = [
+        "method={name: relicv2, head: [32, 16], predictor: [32, 16], negatives: 3, momentum: 0.9}",
+        "precision=fp64",
+        "steps=6",
+        "checkpoint.every=2",
+        "parallel.mode=fsdp",
+        "views.large.background_removal=0.6",
+        "views.large.background_fill=noise",
+    ]
+    two = tmp_path / "two"
+    undisturbed = pretrain(str(recipe), masked, two, *settings, nproc=2)
+    assert len(set(undisturbed)) == 6
+    for step, nproc in ((4, 1), (6, 2)):  # as if it had been killed before these
+        for late in range(step, 7, 2):
+            shutil.rmtree(two / f"checkpoints/step-{late:09d}")
+        continued = pretrain(str(recipe), masked, two, *settings, nproc=nproc)
+        assert continued == pytest.approx(undisturbed, abs=1e-9)
+    without = pretrain(str(recipe), masked, tmp_path / "b", *settings[:-2])
+    assert without != pytest.approx(undisturbed, abs=1e-3)
 
 
 def wait_for_rows(path: Path, count: int, process: BaseProcess) -> None:

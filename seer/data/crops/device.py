@@ -24,11 +24,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seer.data.crops.backdrops import (
+    Backdrops,
+    any_removed,
+    backdrop_of,
+    lay_behind,
+    mask_of,
+    together,
+)
 from seer.data.crops.draws import Boxes
 from seer.data.crops.executors import kernels_for
 from seer.data.crops.multicrop import CropBatch, MultiCrop
 from seer.data.decoding import limits
 from seer.data.decoding.decode import JPEG_MAGIC, MAX_PIXELS, DamagedImage, may_be_turned
+from seer.data.members import Extras
 
 END_OF_IMAGE = b"\xff\xd9"
 PLAIN = ("YCbCr", "Gray")  # colours that need no marker of Adobe's to be understood
@@ -42,12 +51,15 @@ class Encoded:
         images: B tensors, uint8: `(bytes,)` of a JPEG, or `(3, H, W)` pixels.
         boxes, looks: per resolution, largest first, what its V·B crops drew; row v·B + b is crop v of image b.
         index: `(B,)` int64 sample ids.
+        backdrops: per resolution, what stands behind the objects of crops that lose their background; none where no
+            view ever does.
     """
 
     images: list[Tensor]
     boxes: tuple[Boxes, ...]
     looks: tuple
     index: Tensor
+    backdrops: tuple[Backdrops, ...] = ()
 
     def pin_memory(self, device: str | None = None) -> "Encoded":
         """The same in page-locked memory; torch's DataLoader calls this by name."""
@@ -59,10 +71,14 @@ class Encoded:
 
 
 def encode(
-    data: Sequence[bytes | np.ndarray], crops: MultiCrop, epochs: np.ndarray, ids: np.ndarray
+    data: Sequence[bytes | np.ndarray],
+    crops: MultiCrop,
+    epochs: np.ndarray,
+    ids: np.ndarray,
+    extras: Sequence[Extras] = (),
 ) -> Encoded:
     """What to send of a batch: bytes that `size_of_plain` knows, and pixels `(H, W, 3)` of
-    everything else.
+    everything else. `extras` are the samples' members by the suffixes of `crops`.
     """
     sizes = [size_of_plain(item) if isinstance(item, bytes) else item.shape[:2] for item in data]
     assert all(sizes)
@@ -74,12 +90,47 @@ def encode(
     ]
     heights, widths = np.array(sizes).T
     draws = [r.draw(crops.seed, epochs, ids, heights, widths) for r in crops.resolutions]
+    boxes = tuple(boxes for boxes, _ in draws)
     return Encoded(
         images,
-        tuple(b for b, _ in draws),
-        tuple(a for _, a in draws),
+        boxes,
+        tuple(looks for _, looks in draws),
         torch.from_numpy(np.array(ids)),
+        backdrops(crops, sizes, boxes, epochs, ids, extras) if crops.suffixes else (),
     )
+
+
+def backdrops(
+    crops: MultiCrop,
+    sizes: Sequence,
+    boxes: Sequence[Boxes],
+    epochs: np.ndarray,
+    ids: np.ndarray,
+    extras: Sequence[Extras],
+) -> tuple[Backdrops, ...]:
+    """Per resolution, what stands behind the objects of the crops in these `boxes` of images of these
+    heights and widths. Raises `InputError` for a sample without its mask.
+    """
+    removals = crops.draw_removals(epochs, ids)
+    count = len(ids)
+    masks = {
+        b: mask_of(extras[b] if extras else (), sizes[b], int(ids[b]))
+        for b in range(count)
+        if any_removed(removals, b, count)
+    }
+    groups = []
+    for resolution, of_size, each in zip(crops.resolutions, removals, boxes, strict=True):
+        size = resolution.size
+        shown = {}
+        if of_size is not None:
+            for row in np.flatnonzero(of_size.removed).tolist():
+                box = each.box[row].tolist()
+                flip = bool(each.flip[row])
+                backdrop = backdrop_of(masks[row % count], box, flip, size, of_size, row)
+                if backdrop:
+                    shown[row] = backdrop
+        groups.append(together(list(shown), list(shown.values()), size))
+    return tuple(groups)
 
 
 def size_of_plain(data: bytes) -> tuple[int, int] | None:
@@ -114,6 +165,8 @@ def cut(encoded: Encoded, crops: MultiCrop, device: torch.device | str) -> CropB
     kernels = kernels_for(device)
     cut_all = kernels.cut if kernels else cut_plain
     groups = cut_all(images, encoded.boxes, [resolution.size for resolution in crops.resolutions])
+    for group, each in zip(groups, encoded.backdrops, strict=False):
+        lay_behind(group, each)
     by_image = tuple(group.unflatten(0, (-1, len(images))) for group in groups)
     return CropBatch(by_image, encoded.looks, encoded.index)
 

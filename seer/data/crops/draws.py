@@ -17,7 +17,7 @@ import numpy as np
 from seer.data.crops.options import View
 from seer.data.hashing import uniform
 
-T = TypeVar("T", "Boxes", "Appearance")
+T = TypeVar("T", "Boxes", "Appearance", "Removals")
 # Of one crop, in the order of the fields of `Appearance`.
 Look = tuple[np.ndarray, np.ndarray, bool, float, bool]
 
@@ -31,6 +31,11 @@ BOX_UNIFORMS = FLIP + 1
 JITTER, ORDER, GREY, BLUR, SIGMA, SOLARIZE = range(BOX_UNIFORMS, BOX_UNIFORMS + 6)
 FACTORS = slice(SOLARIZE + 1, SOLARIZE + 5)
 UNIFORMS = FACTORS.stop
+# What follows is drawn for views whose backgrounds may be removed alone.
+REMOVAL = UNIFORMS
+FILLING = slice(REMOVAL + 1, REMOVAL + 4)
+SLOTS = 64  # places in the row of a crop
+NO_NOISE = -1
 
 
 class Op(IntEnum):
@@ -86,6 +91,21 @@ class Appearance:
         return Appearance(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
+@dataclass(frozen=True)
+class Removals:
+    """Of N crops, which lose their background, and by what it is filled.
+
+    Attributes:
+        removed: `(N,)` bool.
+        colour: `(N, 3)` uint8.
+        noise: `(N,)` int64, the seed below 2³² of the noise that fills it in place of the colour, or `NO_NOISE`.
+    """
+
+    removed: np.ndarray
+    colour: np.ndarray
+    noise: np.ndarray
+
+
 def concatenate(parts: list[T]) -> T:
     """Several `Boxes`, or several `Appearance`s, as one."""
     kind = type(parts[0])
@@ -94,7 +114,14 @@ def concatenate(parts: list[T]) -> T:
 
 def crop_uniforms(seed: int, epochs: np.ndarray, ids: np.ndarray, crop: int) -> np.ndarray:
     """The `(B, UNIFORMS)` numbers of each sample's crop number `crop` (0 ≤ `crop` < `MAX_CROPS`)."""
-    slots = crop * 64 + np.arange(UNIFORMS)
+    return _numbers(seed, epochs, ids, crop, np.arange(UNIFORMS))
+
+
+def _numbers(
+    seed: int, epochs: np.ndarray, ids: np.ndarray, crop: int, places: np.ndarray
+) -> np.ndarray:
+    """Some places `(P,)` of the row of each sample's crop, `(B, P)`."""
+    slots = crop * SLOTS + places
     return uniform(seed, np.asarray(epochs)[:, None], np.asarray(ids)[:, None], slots)
 
 
@@ -172,6 +199,26 @@ def draw_appearance(view: View, u: np.ndarray) -> Appearance:
         sigma=sigma.astype(np.float32),
         solarize=u[:, SOLARIZE] < view.solarize,
     )
+
+
+def draw_removals(
+    view: View, mean: Sequence[float], seed: int, epochs: np.ndarray, ids: np.ndarray, crop: int
+) -> Removals:
+    """Which samples' crop number `crop` loses its background. `mean` is that of the images' channels,
+    on the scale where white is 1.
+    """
+    u = _numbers(seed, epochs, ids, crop, np.arange(REMOVAL, FILLING.stop))
+    removed = u[:, 0] < view.background_removal
+    drawn = u[:, 1:]
+    noise = np.full(len(u), NO_NOISE, np.int64)
+    colour = np.zeros(drawn.shape, np.uint8)
+    if view.background_fill == "grey":
+        colour[:] = np.rint(255 * np.asarray(mean))
+    elif view.background_fill == "colour":
+        colour = (drawn * 256).astype(np.uint8)
+    elif view.background_fill == "noise":
+        noise = (drawn[:, 0] * 2.0**32).astype(np.int64)
+    return Removals(removed, colour, noise)
 
 
 def _between(

@@ -19,15 +19,26 @@ from torch import Tensor
 
 from seer.data.crops import arena
 from seer.data.crops.augment import Normalise, augment_batch, augment_crop
+from seer.data.crops.backdrops import (
+    MASK,
+    Backdrop,
+    any_removed,
+    backdrop_of,
+    lay_behind,
+    mask_of,
+    together,
+)
 from seer.data.crops.draws import (
     BOX_UNIFORMS,
     Appearance,
     Boxes,
     Look,
+    Removals,
     concatenate,
     crop_uniforms,
     draw_appearance,
     draw_boxes,
+    draw_removals,
 )
 from seer.data.crops.options import DEFAULT_VIEWS, View, check_views
 from seer.data.decoding.decode import reduced
@@ -103,6 +114,15 @@ class _Resolution:
             looks.append(draw_appearance(view, u))
         return concatenate(boxes), concatenate(looks)
 
+    def draw_removals(
+        self, seed: int, mean: Sequence[float], epochs: np.ndarray, ids: np.ndarray
+    ) -> Removals | None:
+        """Which of the V·B crops lose their background; None where none of these views ever does."""
+        if not any(view.background_removal for _, view in self.crops):
+            return None
+        drawn = [draw_removals(view, mean, seed, epochs, ids, n) for n, view in self.crops]
+        return concatenate(drawn)
+
 
 class MultiCrop:
     """Cuts the same crops of a sample at the same epoch wherever it runs; see the module's
@@ -137,15 +157,28 @@ class MultiCrop:
             _Resolution(size, [(n, v) for n, v in enumerate(flat) if v.size == size])
             for size in sizes
         ]
+        if any(view.background_removal for view in flat):
+            self.suffixes = (MASK,)
 
     def __call__(
-        self, images: Sequence[np.ndarray], epochs: np.ndarray, ids: np.ndarray
+        self,
+        images: Sequence[np.ndarray],
+        epochs: np.ndarray,
+        ids: np.ndarray,
+        extras: Sequence[Extras] = (),
     ) -> CropBatch:
-        """Crops of B images, `(H, W, 3)` uint8 each, as sample `ids` `(B,)` in `epochs` `(B,)`."""
+        """Crops of B images, `(H, W, 3)` uint8 each, as sample `ids` `(B,)` in `epochs` `(B,)`; `extras`
+        are these samples' members by `suffixes`.
+        """
         plan = self.plan([image.shape[:2] for image in images], epochs, ids)
         for b, image in enumerate(images):
-            plan.cut(b, image)
+            plan.cut(b, image, extras[b] if extras else ())
         return plan.batch()
+
+    def draw_removals(self, epochs: np.ndarray, ids: np.ndarray) -> list[Removals | None]:
+        """Of each resolution, which crops of these samples lose their background."""
+        mean = self.normalise.mean
+        return [r.draw_removals(self.seed, mean, epochs, ids) for r in self.resolutions]
 
     def plan(
         self, shapes: Sequence[tuple[int, int]], epochs: np.ndarray, ids: np.ndarray
@@ -177,6 +210,7 @@ class _Work(NamedTuple):
     boxes: list[list[int]]
     flips: list[bool]
     looks: list[Look]
+    removals: Removals | None
     out: np.ndarray
 
 
@@ -208,10 +242,14 @@ class CropPlan:
         self.work: list[_Work] = []
         every_look = []
         ratios = []
+        self.removals = crops.draw_removals(epochs, ids)
         # A cutter that cuts more than crops has further arrays.
-        for resolution, out in zip(crops.resolutions, self.out, strict=False):
+        for resolution, removals, out in zip(
+            crops.resolutions, self.removals, self.out, strict=False
+        ):
             boxes, looks = resolution.draw(crops.seed, epochs, ids, heights, widths)
-            work = _Work(boxes.box.tolist(), boxes.flip.tolist(), list(looks.rows()), out)
+            flips = boxes.flip.tolist()
+            work = _Work(boxes.box.tolist(), flips, list(looks.rows()), removals, out)
             self.work.append(work)
             every_look.append(looks)
             sides = boxes.box[:, 2:].reshape(-1, count, 2)
@@ -229,10 +267,15 @@ class CropPlan:
         if shape != reduced(self.shapes[b], factor):
             self._draw_again(b, shape)
             factor = 1
-        for boxes, flips, looks, out in self.work:
-            for row in range(b, len(out), count):
-                box = _reduced_box(boxes[row], factor)
-                self._make(image, box, flips[row], looks[row], out[row])
+        mask = None
+        if any_removed(self.removals, b, count):
+            whole = shape if factor == 1 else self.shapes[b]
+            mask = mask_of(extras, whole, int(self.ids[b]))
+        for work in self.work:
+            for row in range(b, len(work.out), count):
+                box = _reduced_box(work.boxes[row], factor)
+                backdrop = _backdrop(work, row, mask)
+                self._make(image, box, work.flips[row], work.looks[row], work.out[row], backdrop)
 
     def _draw_again(self, b: int, shape: tuple[int, int]) -> None:
         """Boxes for an image of another shape; how crops look does not depend on it."""
@@ -248,14 +291,21 @@ class CropPlan:
             work.boxes[b::count] = boxes.box.tolist()
 
     def _make(
-        self, image: np.ndarray, box: list[int], flip: bool, look: Look, out: np.ndarray
+        self,
+        image: np.ndarray,
+        box: list[int],
+        flip: bool,
+        look: Look,
+        out: np.ndarray,
+        backdrop: Backdrop | None = None,
     ) -> None:
-        """One crop into `out`, finished or not."""
-        if not self.crops.finished:
-            resized_crop(image, box, flip, out)
-            return
-        crop = np.empty(out.shape, np.uint8)
+        """One crop into `out`, finished or not; in front of `backdrop`, if there is one."""
+        crop = np.empty(out.shape, np.uint8) if self.crops.finished else out
         resized_crop(image, box, flip, crop)
+        if backdrop:
+            lay_behind(torch.from_numpy(crop)[None], together([0], [backdrop], len(crop)))
+        if not self.crops.finished:
+            return
         began = time.perf_counter()
         augment_crop(crop, look, self.crops.normalise, out)
         self.augment_seconds += time.perf_counter() - began
@@ -270,6 +320,15 @@ class CropPlan:
             () if self.crops.finished else self.looks,
             torch.from_numpy(np.array(self.ids, np.int64)),
         )
+
+
+def _backdrop(work: _Work, row: int, mask: np.ndarray | None) -> Backdrop | None:
+    """What stands behind the object of a crop that loses its background."""
+    if mask is None or work.removals is None or not work.removals.removed[row]:
+        return None
+    return backdrop_of(
+        mask, work.boxes[row], work.flips[row], work.out.shape[1], work.removals, row
+    )
 
 
 def _reduction(ratio: int) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from seer.errors import InputError
-from seer.schema import AREAS, SHARE, Integer, ListOf, Number, check_options, option
+from seer.schema import AREAS, SHARE, Choice, Integer, ListOf, Number, check_options, option
 
 MAX_CROPS = 64  # per image, all kinds of view together
 
@@ -28,6 +28,9 @@ class View:
         blur: probability that a crop is blurred by a Gaussian.
         blur_sigma: range of the Gaussian's standard deviation, in pixels of the crop.
         solarize: probability that a crop's bright pixels are inverted.
+        background_removal: probability that of a crop nothing is left but the object, by the masks that
+            `seer shards saliency` makes; a crop of which less than a twentieth is object keeps its background.
+        background_fill: what stands there then: `grey` (the images' mean), `black`, `colour` (a random one) or `noise`.
     """
 
     size: int = option(224, Integer(1, 4096))
@@ -44,6 +47,8 @@ class View:
     blur: float = option(0.5, SHARE)
     blur_sigma: list[float] = option([0.1, 2.0], ListOf(Number(0.01, 100), 2, 2, rising=True))
     solarize: float = option(0.0, SHARE)
+    background_removal: float = option(0.0, SHARE)
+    background_fill: str = option("grey", Choice("grey", "black", "colour", "noise"))
 
 
 # SwAV's and SEER's multi-crop, 2×224 + 4×96.
