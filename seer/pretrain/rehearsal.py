@@ -29,6 +29,7 @@ from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.methods.distill import has_teacher
 from seer.pretrain.length import check_images
+from seer.pretrain.partly import restrict
 from seer.pretrain.recipe import Pretrain, check_settings
 from seer.processes import usable_cores
 
@@ -50,15 +51,17 @@ def rehearse(config: Pretrain) -> None:
     refuses here.
     """
     resolutions = MultiCrop(config.views, config.seed).resolutions
+    images = 2 * getattr(config.method, "splits", 1)  # two of each part that a batch is cut into
     with torch.device("meta"):
         backbone = build(config.backbone)
         method = make(backbone, config.method, config.batch_size)
         teach(method, config.mean, config.std)
+        restrict(method, config.trains)
         crops = []
         for resolution in resolutions:
             count = len(resolution.crops)
-            crops.append(torch.empty(count, 2, 3, resolution.size, resolution.size))
-        views = Views(tuple(crops), torch.empty(2, dtype=torch.int64))
+            crops.append(torch.empty(count, images, 3, resolution.size, resolution.size))
+        views = Views(tuple(crops), torch.empty(images, dtype=torch.int64))
         method(views, Step(0, config.steps))
         build_optimizer(method, config.optim)
     for trunk in find_backbones(method):
