@@ -157,11 +157,7 @@ def test_batchnorm_alone_wants_some(recipe, words, tmp_path):
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_is_planned(name):
     words = ["source=s", "target=t", "labelled=l"]
-    given = (
-        [f"variants.{n} epochs.init=m" for n in (20, 200, 800)]
-        if name == "hpt_bases"
-        else ["init=m"]
-    )
+    given = [f"variants.e{n}.init=m" for n in (20, 200, 800)] if name == "hpt_bases" else ["init=m"]
     config = load_config(name, [*words, *given])
     chains = plan(config)
     assert len({stage.name for stage in chains.stages}) == len(chains.stages)
