@@ -7,6 +7,7 @@ from torch import nn
 from seer.backbones import build
 from seer.backbones.base import materialize
 from seer.errors import InputError
+from seer.interop.export import export
 from seer.interop.foreign import Pooled
 from seer.interop.initial import load_initial
 from seer.interop.models import load_model
@@ -48,6 +49,8 @@ def test_what_was_trained_is_measured_as_any_of_its_library_and_trained_further(
     model = load_model(str(path))
     assert isinstance(model.backbone, Pooled)
     assert model.backbone.name == NAME
+    with pytest.raises(InputError, match=f"its network is another library's \\({NAME}\\)"):
+        export(str(path), "timm", tmp_path / "out.safetensors")
     again = build(NAME)
     load_initial(again, str(path))
     with torch.no_grad():
