@@ -81,6 +81,10 @@ def _plan(
         from launch.arms import plan_study
 
         links = plan_study(command, resources, sweep or [], array, retries, backoff)
+    elif command[0] == "hpt":
+        from launch.arms import plan_chains
+
+        links = plan_chains(command, resources, sweep or [], array, retries, backoff)
     else:
         links = plan(command, resources, sweep or [], array, retries, backoff)
     if place != "slurm":

@@ -75,7 +75,7 @@ def parse(words: list[str], ranks: int = 0) -> None:
         ranks = params.get("nodes", 1) * (params["tasks_per_node"] or gpus or 1)
         first = " ".join(params["command"]).replace("{i}", "1").replace("{n}", "1")  # of an array
         for launched in first.split(f" {THEN} "):
-            if not re.fullmatch(r"study \S+", launched):  # a folder that `seer study` has written
+            if not re.fullmatch(r"(study|hpt) \S+", launched):  # a folder that these have written
                 parse(launched.split(), ranks)
     elif words[0] in ("pretrain", "plan"):
         config = recipe.load_config(params["config"], ["data=SHARDS", *overrides])

@@ -51,7 +51,7 @@ FLOORS = """
     seer.report
     seer.browse seer.checks seer.quickstart
     seer.pretrain
-    seer.planning seer.speedrun
+    seer.adapt seer.planning seer.speedrun
 
     launch.holder launch.profile launch.queue
     launch.attempts launch.doctor

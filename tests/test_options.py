@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from launch import profile
 from launch.profile import Profile
 from seer import config
+from seer.adapt.options import HptConfig
 from seer.config.layers import flow, parse
 from seer.data.workers import MODES
 from seer.engine.optim import OPTIMIZERS, OptimConfig
@@ -29,6 +30,8 @@ from tests.kit.strategies import damaged, values
 NEEDED = {
     "model": "x",
     "data": "x",
+    "target": "x",
+    "recipe": "x",
     "steps": 5,
     "partition": "x",
     "cpus_per_task": 1,
@@ -37,6 +40,7 @@ NEEDED = {
 ROOTS = [
     Pretrain,
     Speedrun,
+    HptConfig,
     *METHOD_CONFIGS.values(),
     *(task.config for task in TASKS.values()),
     Profile,

@@ -13,7 +13,15 @@ from seer.schema import check_options, shown
 if TYPE_CHECKING:
     from seer.backbones.base import Backbone
 
-__all__ = ["ALIASES", "BACKBONES", "BackboneConfig", "build", "canonical"]
+__all__ = [
+    "ALIASES",
+    "BACKBONES",
+    "LIBRARIES",
+    "BackboneConfig",
+    "build",
+    "canonical",
+    "is_foreign",
+]
 
 BACKBONES: "Registry[Callable[[BackboneConfig], Backbone]]" = Registry(
     {
@@ -23,8 +31,24 @@ BACKBONES: "Registry[Callable[[BackboneConfig], Backbone]]" = Registry(
 )
 
 
+LIBRARIES = ("torchvision", "timm")  # whose networks are backbones by `LIBRARY:NAME`
+FOREIGN: "Registry[Callable[[BackboneConfig], Backbone]]" = Registry(
+    dict.fromkeys(LIBRARIES, Later("seer.backbones.libraries.Foreign"))
+)
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a backbone's name is that of a network of another library."""
+    library, _, own = name.partition(":")
+    return library in LIBRARIES and bool(own)
+
+
 def canonical(name: str) -> str:
-    """The key of `BACKBONES` that a name or an alias means. Raises `InputError` naming the nearest."""
+    """The key of `BACKBONES` that a name or an alias means; of another library's network the name
+    itself. Raises `InputError` naming the nearest.
+    """
+    if is_foreign(name):
+        return name
     name = ALIASES.get(name, name)
     if name not in BACKBONES:
         raise InputError(f"unknown backbone {shown(name)}{nearest(name, [*BACKBONES, *ALIASES])}")
@@ -41,4 +65,6 @@ def build(name: str | BackboneConfig, **options: Any) -> "Backbone":
     config = name if isinstance(name, BackboneConfig) else BackboneConfig(name, **options)
     check_options(config, "backbone")
     config = replace(config, name=canonical(config.name))
+    if is_foreign(config.name):
+        return FOREIGN[config.name.partition(":")[0]](config)
     return BACKBONES[config.name](config)

@@ -374,7 +374,9 @@ def ids_of(history: History, keys: Sequence[str]) -> dict[str, int]:
     first = 0
     for shard, size in enumerate(history.manifest.sizes.tolist()):
         found |= {
-            name: first + row for row, name in enumerate(_keys(history, shard)) if name in wanted
+            name: first + row
+            for row, name in enumerate(_keys(history, shard)[:size])
+            if name in wanted
         }
         first += size
     if missing := [key for key in keys if key not in found]:

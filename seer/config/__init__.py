@@ -37,6 +37,7 @@ RENAMED = {
 OTHER_FILES = {
     "clusters",
     "eval",
+    "hpt",
     "speedrun",
     "study",
 }  # folders of files that are no pretraining recipes

@@ -29,6 +29,11 @@ class BatchNorm(_BatchNorm):
     """
 
     group: ProcessGroup | None
+    fixed = False  # its statistics stay as they are, in training, too
+
+    def train(self, mode: bool = True) -> "BatchNorm":
+        super().train(mode and not self.fixed)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         tracking = self.training and self.track_running_stats

@@ -24,7 +24,7 @@ class ScheduleConfig:
     """A schedule of the learning rate (or of anything else that follows a curve).
 
     Attributes:
-        name: `cosine`, `constant`, `step`, `restarts` or `waves`.
+        name: `cosine`, `constant`, `step`, `restarts`, `waves` or `inverse`.
         peak: the value (of the learning rate) after the warm-up.
         start: the value at step 0, if there is a warm-up.
         final: the value at the end (`cosine`, `restarts`, `waves`).
@@ -32,11 +32,14 @@ class ScheduleConfig:
             2017, arXiv:1706.02677, section 2.1); 0 takes them as they stand, whatever the batch.
         warmup: steps of the linear warm-up, or below 1 its share of the run; 0 starts at `peak`.
         milestones: shares of the whole run, increasing in (0, 1), at which `step` falls and the others start anew.
-        gamma: `step`, `restarts`, `waves`: the factor on the value (on the peak) at each milestone.
+        gamma: `step`, `restarts`, `waves`: the factor on the value (on the peak) at each milestone; `inverse`: the peak
+            is divided by (1 + gamma · p)^0.75, p the share of the run after the warm-up.
         rewarm: share of the whole run over which `restarts` climbs linearly to each new peak; 0 jumps.
     """
 
-    name: str = option("cosine", Choice("cosine", "constant", "step", "restarts", "waves"))
+    name: str = option(
+        "cosine", Choice("cosine", "constant", "step", "restarts", "waves", "inverse")
+    )
     peak: float = option(0.6, RATE)
     start: float = option(0.0, RATE)
     final: float = option(0.0006, RATE)
@@ -146,12 +149,18 @@ def _waves(config: ScheduleConfig, where: float, warm: float) -> float:
     return cosine(peak, config.final, 1 - abs(1 - 2 * _part(where, begin, end)))
 
 
+def _inverse(config: ScheduleConfig, where: float, warm: float) -> float:
+    """Ganin & Lempitsky's (2015, arXiv:1409.7495), which domain adaptation has kept."""
+    return config.peak / (1 + config.gamma * _part(where, warm, 1.0)) ** 0.75
+
+
 SCHEDULES: dict[str, Callable[[ScheduleConfig, float, float], float]] = {
     "cosine": _cosine,
     "constant": _constant,
     "step": _step,
     "restarts": _restarts,
     "waves": _waves,
+    "inverse": _inverse,
 }
 
 

@@ -16,6 +16,7 @@ from seer.eval.protocols import layers_of
 
 CLASSES = "seer.eval.data.splitting"  # which finds images of classes
 BOXES = "seer.eval.data.boxes"
+DOMAINS = "seer.eval.data.domains"
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,14 @@ TASKS = _by_name(
         "seer.eval.trained.lowshot.LowshotConfig",
         trained=True,
         about="the whole network is trained on few of the labels",
+    ),
+    Task(
+        "mme",
+        "Domain adaptation",
+        "seer.eval.trained.mme",
+        "seer.eval.trained.domain_options.MmeConfig",
+        trained=True,
+        images=DOMAINS,
     ),
     Task(
         "calibration",

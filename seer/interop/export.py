@@ -109,7 +109,11 @@ def export(model_spec: str, to: str, out: Path | str) -> dict[str, Any]:
     target = WRITERS[to]
     model = load_model(model_spec)
     backbone = model.backbone
-    assert isinstance(backbone, Backbone)
+    if not isinstance(backbone, Backbone):
+        raise InputError(
+            f"{model_spec}: its network is another library's ({backbone.name}); its newest checkpoint's "
+            "backbone.safetensors is a MODEL of its own"
+        )
     _check_expressible(backbone, to)
     recipe = target.how_to_load(backbone)
     about = {

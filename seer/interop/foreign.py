@@ -18,11 +18,16 @@ PATIENCE = 2.0  # seconds until a server that says nothing is taken for out of r
 
 
 class Pooled(nn.Module):
-    """A network that lost its classifier. Maps `(B, 3, H, W)` to `(B, out_dim)`."""
+    """A network that lost its classifier. Maps `(B, 3, H, W)` to `(B, out_dim)`.
 
-    def __init__(self, network: nn.Module, out_dim: int) -> None:
+    Attributes:
+        name: `timm:NAME` or `torchvision:NAME`.
+    """
+
+    def __init__(self, network: nn.Module, out_dim: int, name: str) -> None:
         super().__init__()
         self.network = network
+        self.name = name
         self.out_dim = out_dim
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ from torch import nn
 
 from seer.backbones import BackboneConfig, canonical
 from seer.backbones.base import Backbone
+from seer.backbones.libraries import Foreign
 from seer.errors import InputError
 from seer.interop import swav_heads
 from seer.interop.foreign import Pooled
 from seer.interop.identify import Contents, Fitted, contents, fit_to, identify
-from seer.interop.models import load_model
+from seer.interop.models import Model, load_model
 from seer.interop.native import read_heads
 from seer.interop.opening import open_published, own_file
 from seer.interop.published import Published, of_tensors
@@ -62,14 +63,21 @@ def load_initial(
     path = Path(source)
     own = own_file(path)
     if own is None and is_weights(path):
+        if isinstance(backbone, Foreign):
+            raise InputError(
+                f"{source}: by which names its tensors go is for the library to say; give "
+                f"init={backbone.config.name}:FILE"
+            )
         return _load_published(backbone, path, beside or {}, partial)
     model = load_model(source)
+    if isinstance(model.backbone, Pooled) and isinstance(backbone, Foreign):
+        return _take_over(backbone, model, source)
     if isinstance(model.backbone, Pooled):
-        library = source.partition(":")[0]
+        library = model.backbone.name.partition(":")[0]
         published = of_tensors(model.backbone.network.state_dict(), path)
         forms = published.forms
         fitted = fit_to(backbone, published, Contents(forms, {}, []), library)
-        _check(backbone, fitted, source, [PUBLISHED_STRIDE])
+        _check(backbone, fitted, source, [PUBLISHED_STRIDE], model.backbone.name)
         load_strictly(backbone, fitted.tensors(), source)
         summary = f"{len(forms):,} tensors of {source} → backbone, its classifier left aside"
         return Start(summary, model.mean, model.std)
@@ -85,6 +93,20 @@ def load_initial(
     kept = read_heads(own)
     forms = {name: form(tensor) for name, tensor in kept.items()}
     return _with_heads(start, beside, Published(forms, kept.__getitem__), source)
+
+
+def _take_over(backbone: Foreign, model: Model, source: str) -> Start:
+    """The tensors of a network of the same library."""
+    assert isinstance(model.backbone, Pooled)
+    if model.backbone.name.split(".")[0] != backbone.config.name.split(".")[0]:
+        raise InputError(
+            f"{source}: holds another backbone than this run's; set backbone.name={model.backbone.name}"
+        )
+    tensors = model.backbone.network.state_dict()
+    load_strictly(backbone.network, tensors, source)
+    which = f" ({model.label})" if model.run_dir else ""
+    summary = f"{len(tensors):,} tensors of {source}{which} → backbone"
+    return Start(summary, model.mean, model.std)
 
 
 def _load_published(
@@ -150,14 +172,20 @@ def _agreeing(backbone: Backbone, fitted: Fitted, path: Path) -> tuple[list[str]
     return agreeing, rest
 
 
-def _check(backbone: Backbone, fitted: Fitted, source: str, strides: list[int]) -> None:
-    """Raise `InputError` unless a network whose stem has one of the strides is `backbone`."""
+def _check(
+    backbone: Backbone, fitted: Fitted, source: str, strides: list[int], name: str = ""
+) -> None:
+    """Raise `InputError` unless a network whose stem has one of the strides is `backbone`.
+
+    Args:
+        name: of the network in its library, where that is known.
+    """
     try:
         check_forms(backbone, fitted.forms, source)
     except InputError as error:
         theirs = {name: fitted.published.forms[name] for name in fitted.names.values() if name}
         fitting = identify(theirs, strides)
-        advice = _advice(fitting[0] if fitting else None, backbone.config)
+        advice = _advice(fitting[0] if fitting else None, backbone.config, name)
         raise InputError(f"{error}; {advice}") from None
     if backbone.config.stem_stride not in strides:
         (stride,) = strides
@@ -171,7 +199,9 @@ def _check_same(given: BackboneConfig, wanted: BackboneConfig, source: str) -> N
         raise InputError(f"{source}: holds another backbone than this run's; set {changes}")
 
 
-def _advice(fitting: BackboneConfig | None, wanted: BackboneConfig) -> str:
+def _advice(fitting: BackboneConfig | None, wanted: BackboneConfig, name: str) -> str:
+    if fitting is None and name:
+        return f"set backbone.name={name}"
     if fitting is None:
         return "it fits no backbone of seer, whose names are those of RegNets and ResNets"
     return f"set {_changes(fitting, wanted)}"

@@ -10,6 +10,7 @@ from torch import nn
 
 from seer.backbones import BackboneConfig, build, canonical
 from seer.backbones.base import Backbone
+from seer.backbones.libraries import Foreign
 from seer.config import config_hash, incidental, read
 from seer.data.crops.multicrop import IMAGENET_MEAN, IMAGENET_STD
 from seer.data.folders import readable
@@ -18,6 +19,7 @@ from seer.engine.checkpoint.header import check_file
 from seer.engine.options import RunConfig
 from seer.errors import InputError
 from seer.inputs import read_json, read_yaml
+from seer.interop.foreign import Pooled
 from seer.interop.identify import Fitted, contents, fit_to, identify, refuse_unknown
 from seer.interop.native import (
     BACKBONE,
@@ -112,6 +114,9 @@ def load_model(spec: str) -> Model:
     else:
         model = _load_own(spec)
     check_finite(model.backbone.state_dict(), spec)
+    if isinstance(model.backbone, Foreign):  # it is measured as any other of its library
+        own = model.backbone
+        model = replace(model, backbone=Pooled(own.network, own.out_dim, own.config.name))
     model.backbone.eval()
     return replace(sized(model, size), label=f"{model.label}@{size}") if size else model
 

@@ -6,13 +6,12 @@ import os
 import re
 from pathlib import Path
 
-from seer.backbones import canonical
+from seer.backbones import LIBRARIES, canonical
 from seer.errors import InputError, nearest, unreadable
 from seer.inputs import open_data
 from seer.rundir.names import BACKBONE as WEIGHTS
 from seer.rundir.names import CHECKPOINTS, CONFIG
 
-LIBRARIES = ("torchvision", "timm")  # whose networks are MODELs by their names
 # Whose names of tensors are known. VISSL is what SEER was trained with; its RegNets are
 # ClassyVision's in other containers.
 NAMINGS = (*LIBRARIES, "transformers", "pycls", "vissl", "classy_vision")

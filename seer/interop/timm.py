@@ -6,8 +6,8 @@ from types import ModuleType
 from typing import Any
 
 from seer.backbones.base import Backbone
+from seer.backbones.libraries import check_timm, timm_library, timm_network, width_of
 from seer.backbones.regnet import SE_RATIO, RegNet
-from seer.errors import InputError, nearest
 from seer.interop.foreign import (
     PATIENCE,
     Pooled,
@@ -25,29 +25,27 @@ def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
 
     `weights` is `pretrained`, `random` or a file.
     """
-    timm = _timm()
-    if not timm.is_model(name.partition(".")[0]):
-        raise InputError(f"timm:{name}: timm has no such model{nearest(name, timm.list_models())}")
+    timm = timm_library()
+    check_timm(name)
     if weights == "pretrained":
         network = fetch(f"timm:{name}", lambda: _published(timm, name))
     else:
         path = weights_file(f"timm:{name}", weights)
-        network = timm.create_model(name, num_classes=0)
+        network = timm_network(name)
         if path is not None:
             classifier = network.pretrained_cfg.get("classifier") or ()
             load_trunk(
                 network, path, (classifier,) if isinstance(classifier, str) else tuple(classifier)
             )
     data = timm.data.resolve_model_data_config(network)
-    width: Any = getattr(network, "head_hidden_size", None) or network.num_features
     images = {"size": data["input_size"][-1], "mean": list(data["mean"]), "std": list(data["std"])}
-    return Pooled(network, width), images
+    return Pooled(network, width_of(network), f"timm:{name}"), images
 
 
 def how_to_load(backbone: Backbone) -> str:
     """Python that builds this backbone in timm as `model` from the exported file PATH."""
     name = backbone.config.name
-    if not _timm().is_model(name):
+    if not timm_library().is_model(name):
         assert isinstance(backbone, RegNet), name
         spec = backbone.spec
         network = (
@@ -97,13 +95,3 @@ def _patient_hub() -> Iterator[None]:
         raise
     finally:
         constants.HF_HUB_OFFLINE = offline
-
-
-def _timm() -> ModuleType:
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(
-            "timm is not installed; run: pip install 'seer-pretrain[interop]'"
-        ) from error
-    return timm

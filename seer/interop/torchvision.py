@@ -12,9 +12,9 @@ from torchvision import models
 
 from seer.backbones.base import Backbone
 from seer.backbones.designs import RegNetSpec
+from seer.backbones.libraries import behead, check_torchvision, torchvision_network
 from seer.backbones.regnet import SE_RATIO, RegNet
 from seer.backbones.resnet import ResNet
-from seer.errors import InputError, nearest
 from seer.interop.foreign import (
     PATIENCE,
     Pooled,
@@ -34,25 +34,20 @@ def load(name: str, weights: str) -> tuple[Pooled, dict[str, Any]]:
     `weights` is `pretrained`, `random`, a file, or the name of torchvision's own such as
     `IMAGENET1K_V2`.
     """
-    known = models.list_models(module=models)
-    if name not in known:
-        raise InputError(
-            f"torchvision:{name}: torchvision has no such classifier{nearest(name, known)}"
-        )
+    check_torchvision(name)
     published = models.get_model_weights(name)
     chosen = published.__members__.get(weights, published.DEFAULT)
     if weights == "pretrained" or weights in published.__members__:
         network = fetch(f"torchvision:{name}", lambda: _published(name, chosen))
-        _, width = _behead(name, network)
+        _, width = behead(name, network)
     else:
         path = weights_file(f"torchvision:{name}", weights)
-        network = models.get_model(name, weights=None)
-        classifier, width = _behead(name, network)
+        network, width, classifier = torchvision_network(name)
         if path is not None:
             load_trunk(network, path, [classifier])
     crop = chosen.transforms()
     images = {"size": crop.crop_size[0], "mean": list(crop.mean), "std": list(crop.std)}
-    return Pooled(network, width), images
+    return Pooled(network, width, f"torchvision:{name}"), images
 
 
 def _published(name: str, weights: Any) -> nn.Module:
@@ -71,20 +66,6 @@ def _ask(url: str) -> None:
         urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
     except HTTPError:
         return
-
-
-def _behead(name: str, network: nn.Module) -> tuple[str, int]:
-    """Take the last linear layer away. Returns its name and the width of what it saw."""
-    linears = [
-        (path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)
-    ]
-    if not linears:
-        raise InputError(
-            f"torchvision:{name}: has no linear classifier to take away; choose another model"
-        )
-    path, last = linears[-1]
-    network.set_submodule(path, nn.Identity())
-    return path, last.in_features
 
 
 def how_to_load(backbone: Backbone) -> str:

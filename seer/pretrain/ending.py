@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seer.data.storage.index import Manifest
 from seer.engine.checkpoint.header import DamagedError, is_intact, read_header
 from seer.errors import quoted
 from seer.jsonl import Row
+from seer.pretrain.length import images_of
 from seer.pretrain.recipe import Pretrain
 from seer.rundir.kinds import finite
 from seer.rundir.names import latest, step_of
@@ -42,7 +42,7 @@ def is_finished(config: Pretrain) -> bool:
     Raises:
         InputError: there are no such data.
     """
-    data = Manifest.load(config.data)
+    data = images_of(config)
     newest = latest(Path(config.run_dir))
     if newest is None or step_of(newest.name) != config.steps:
         return False

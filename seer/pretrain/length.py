@@ -11,6 +11,24 @@ from seer.pretrain.recipe import Pretrain
 MOST_STEPS = 10**8  # as many as `steps` may be
 
 
+def images_of(config: Pretrain) -> Manifest:
+    """The images that a run learns from: its data, or a share of them.
+
+    Raises:
+        InputError: there are none.
+    """
+    manifest = Manifest.load(config.data)
+    if config.share == 1:
+        return manifest
+    count = round(config.share * manifest.samples)
+    if count == 0:
+        raise InputError(
+            f"share={config.share:g}: of the {manifest.samples:,} images in {config.data} that is none; "
+            "give a larger one"
+        )
+    return manifest.first(count)
+
+
 def with_steps(config: Pretrain, images: int) -> Pretrain:
     """The configuration with the steps that its epochs are over so many images."""
     if not config.epochs:
@@ -28,8 +46,9 @@ def at_any_length(config: Pretrain) -> Pretrain:
 def check_images(config: Pretrain, images: int) -> None:
     """Refuse so few images that they are no batch, or fewer than clusters. Raises `InputError`."""
     if images < config.batch_size:
+        share = f" (share={config.share:g} of them)" if config.share < 1 else ""
         raise InputError(
-            f"{config.data}: {images} images are fewer than one batch; use batch_size={images} or less"
+            f"{config.data}: {images} images{share} are fewer than one batch; use batch_size={images} or less"
         )
     if isinstance(config.method, DeepClusterConfig):
         config.method.check_images(images)
@@ -48,7 +67,7 @@ def foreseen(config: Pretrain) -> Pretrain:
             f"data={config.data}: does not exist; give a folder of shards, or steps= in place of epochs="
         )
     try:
-        return with_steps(config, Manifest.load(config.data).samples)
+        return with_steps(config, images_of(config).samples)
     except InputError as error:
         raise InputError(
             f"epochs={config.epochs:g}: how many steps they are depends on the images, and {error}; or give steps="

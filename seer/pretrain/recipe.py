@@ -25,9 +25,10 @@ from seer.methods import METHOD_CONFIGS
 from seer.methods.options import SwAVConfig
 from seer.pretrain.scoring import ScoreConfig, check_spacing
 from seer.rundir.names import CONFIG
-from seer.schema import WORD, ListOf, Location, Number, kind_of, option, required
+from seer.schema import WORD, Choice, ListOf, Location, Number, kind_of, option, required
 from seer.steps import PLACE, whole_steps
 
+TRAINED = ("all", "bn", "bn_affine", "bn_statistics")
 # What younger options were before they existed, by section and its `name`: an older run goes on as
 # it began, or not.
 BEFORE = {
@@ -45,6 +46,9 @@ class Pretrain(RunConfig):
         init: what the backbone's weights come from: a MODEL of the command line, or a checkpoint of others, whose SwAV
             head and prototypes come along where they fit; empty: they are random.
         init_partial: take of a checkpoint of others what fits, and leave the rest random.
+        trains: what of the backbone learns: `all`; `bn`, its BatchNorms alone; of these `bn_affine` their weights and
+            biases, `bn_statistics` their running means and variances. What the method adds to it always learns.
+        share: how much of the images to learn from, the first ones of the shards, which `seer shards build` has mixed.
         mean, std: of the images' channels, from 0 to 1, by which they are normalised.
         method.name: the method; its other keys are the method's own.
     """
@@ -53,6 +57,8 @@ class Pretrain(RunConfig):
     data: str = required(Location(shortest=1))
     init: str = option("", Location())
     init_partial: bool = False
+    trains: str = option("all", Choice(*TRAINED))
+    share: float = option(1.0, Number(above=0, high=1))
     mean: list[float] = option([0.485, 0.456, 0.406], ListOf(Number(0, 1), 3, 3))
     std: list[float] = option([0.229, 0.224, 0.225], ListOf(Number(0.001, 1000), 3, 3))
     views: dict[str, View] = field(default_factory=lambda: deepcopy(DEFAULT_VIEWS))

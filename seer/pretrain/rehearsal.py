@@ -31,6 +31,7 @@ from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.methods.distill import has_teacher
 from seer.pretrain.length import check_images
+from seer.pretrain.partly import restrict
 from seer.pretrain.recipe import Pretrain, check_settings
 from seer.processes import usable_cores
 
@@ -57,6 +58,7 @@ def rehearse(config: Pretrain) -> None:
         backbone = build(config.backbone)
         method = make(backbone, config.method, config.batch_size)
         teach(method, config.mean, config.std)
+        restrict(method, config.trains)
         crops = []
         for resolution in resolutions:
             count = len(resolution.crops)

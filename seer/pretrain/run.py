@@ -15,7 +15,8 @@ from seer.engine.peers import check_peers
 from seer.engine.run import Training, enough_memory, fit, tell
 from seer.interop.native import backbone_metadata
 from seer.pretrain.batches import batches_of
-from seer.pretrain.length import with_steps
+from seer.pretrain.length import images_of, with_steps
+from seer.pretrain.partly import restrict
 from seer.pretrain.planned import planned_beside
 from seer.pretrain.recipe import Pretrain, check_run_dir
 from seer.pretrain.rehearsal import TOO_LARGE, announce, build_method, check, initialise, sizes
@@ -36,7 +37,7 @@ def run(config: Pretrain, remarks: Sequence[str] = ()) -> Path:
     with outlasting_terminal():
         world = distributed.init(config.device)
         check_peers()
-        manifest = Manifest.load(config.data)
+        manifest = images_of(config)
         config = with_steps(config, manifest.samples)
         check(config, manifest, world)
         training = set_up(config, manifest, world, remarks)
@@ -54,6 +55,7 @@ def set_up(
     with enough_memory(world.device, TOO_LARGE):
         method = build_method(config, manifest.samples)
         origin = initialise(method, config)
+        restrict(method, config.trains)
         module = parallelize(method, config.parallel, world, config.precision)
     batches, picture = batches_of(config, manifest, world)
 

@@ -135,6 +135,65 @@ def scores_over(
     return _svg(label, HEIGHT, parts)
 
 
+@dataclass(frozen=True)
+class Line:
+    """Points of one kind, drawn as a line; without points its `level` is drawn across.
+
+    Attributes:
+        place: among all lines of a page, which gives its colour.
+        points: an amount, and a score with the ends of its interval, in the order of amounts.
+    """
+
+    name: str
+    place: int
+    points: Sequence[tuple[float, tuple[float, float, float]]]
+    level: float | None = None
+
+
+def scores_along(lines: Sequence[Line], label: str, x_title: str, y_title: str) -> str:
+    """Shares, in per cent, over amounts on a logarithmic scale, as an `<svg>` element; "" without any
+    score.
+    """
+    scores = [value for line in lines for _, score in line.points for value in score]
+    levels = [line.level for line in lines if line.level is not None]
+    if not scores + levels:
+        return ""
+    y, y_ticks = _axis(scores + levels, HEIGHT - BOTTOM, TOP)
+    x, x_ticks = _amounts([amount for line in lines for amount, _ in line.points] or [1.0], x_title)
+    parts = []
+    for tick in y_ticks:
+        parts.append(_rule(LEFT, WIDTH - RIGHT, y(tick), y(tick)))
+        parts.append(_text(LEFT - 8, y(tick), _percent(tick), "end", 'dy=".32em"'))
+    for tick in x_ticks:
+        parts.append(_rule(x(tick), x(tick), TOP, HEIGHT - BOTTOM))
+        parts.append(_text(x(tick), HEIGHT - BOTTOM + 17, number(tick), "middle"))
+    parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{x_title} →", "end"))
+    parts.append(_text(0, 12, f"↑ {y_title}", "start"))
+    parts += [_along(line, x, y) for line in lines]
+    return _svg(label, HEIGHT, parts)
+
+
+def _along(line: Line, x: Axis, y: Axis) -> str:
+    """A line with its points' intervals, its name at its end."""
+    style = style_of(line.place)
+    title = f"<title>{_escaped(line.name)}</title>"
+    if line.level is not None:
+        level = y(line.level)
+        across = _rule(LEFT, WIDTH - RIGHT, level, level, f"error {style}")
+        name = _text(LEFT + 4, level - 5, short(line.name), "start", kind="note")
+        return f"<g>{title}{across}{name}</g>"
+    path = " ".join(f"{x(amount):.1f},{y(score[0]):.1f}" for amount, score in line.points)
+    parts = [f'<polyline class="curve {style}" points="{path}"/>']
+    for amount, (value, low, high) in line.points:
+        parts.append(_rule(x(amount), x(amount), y(low), y(high), f"error {style}"))
+        place = f'cx="{x(amount):.1f}" cy="{y(value):.1f}" r="4"'
+        parts.append(f'<circle class="dot {style}" {place}/>')
+    if line.points:
+        amount, score = line.points[-1]
+        parts.append(_text(x(amount) - 8, y(score[0]) - 7, short(line.name), "end", kind="note"))
+    return f"<g>{title}{''.join(parts)}</g>"
+
+
 def _amounts(values: Sequence[float], title: str) -> tuple[Axis, list[float]]:
     """A scale of amounts that has all values, and its ticks; of places without any."""
     if not title:

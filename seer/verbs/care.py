@@ -92,12 +92,14 @@ def report(
     ] = None,
 ) -> None:
     """Write RUN/report.html, one self-contained page; over several runs, one page with their curves
-    together. Of a study, STUDY/study.html: scores over what its arms differ in.
+    together. Of a study, STUDY/study.html: scores over what its arms differ in; of seer hpt's chains,
+    chains.html: scores over steps.
     """
     from seer.inputs import inside
+    from seer.rundir.chains import is_chains
     from seer.rundir.studies import is_study
 
-    folders = [run for run in runs if is_study(run)]
+    folders = [run for run in runs if is_study(run) or is_chains(run)]
     runs = [run for run in runs if run not in folders]
     if folders:
         _report_studies(folders, out, bool(runs))
@@ -117,15 +119,17 @@ def report(
 
 def _report_studies(folders: list[Path], out: Path | None, also_runs: bool) -> None:
     """A page for each study."""
+    from seer.report.chains_page import write_chains_page
     from seer.report.study_page import write_study_page
-    from seer.rundir.studies import PAGE
+    from seer.rundir import chains, studies
 
     if out and (also_runs or len(folders) > 1):
         raise InputError("--out: one page; a study has one of its own, so give a single study")
     for folder in folders:
-        page = out or folder / PAGE
+        of_chains = chains.is_chains(folder)
+        page = out or folder / (chains.PAGE if of_chains else studies.PAGE)
         outputs.check_writable(page, "--out")
-        write_study_page(folder, page)
+        (write_chains_page if of_chains else write_study_page)(folder, page)
         say(f"report  {page}")
 
 

@@ -44,6 +44,7 @@ app = typer.Typer()
         "seer eval finetune --model timm:resnet50 --data flowers102:datasets protocol=ericsson",
         "seer eval attention --model runs/swav_small --data flowers images=8 picture=attention.png",
         "seer eval robustness --model timm:resnet50 --data imagenet:datasets variants=datasets",
+        "seer eval mme --model torchvision:resnet34 --data pacs/photo target=pacs/sketch labels=3",
         "seer eval detect --model runs/swav_small --data balloon batchnorm=sync freeze=0",
     ),
 )

@@ -37,7 +37,9 @@ TaskOverrides = Annotated[
         "logreg: count=, lambdas=, metric=. fewshot: shots=, ways=, episodes=. "
         "finetune: epochs= or steps=, schedule.peak=, grid=, point=, mixup=, layer_decay=, run_dir=, "
         "and what else a training has. lowshot: the same, and percent=, labels= or subset= (a list). "
-        "attention: images=, occluder=, stride=, picture=. colour: images=, steps=, lpips=, picture=. "
+        "mme: target= (labelled images of another domain), method= (mme, entropy, supervised), "
+        "labels= (of each class), steps=. attention: images=, occluder=, stride=, picture=. "
+        "colour: images=, steps=, lpips=, picture=. "
         "robustness: variants= (a folder), and those of linear. "
         "detect: epochs= or steps=, freeze=, batchnorm=, masks=, short_sides=, test_size=.",
     ),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from seer.commands import RecipeCommand
+from seer.errors import InputError, quoted
 from seer.readiness import as_shards, index_tars, with_splits
 from seer.terminal import (
     AllowEnv,
@@ -51,9 +52,8 @@ def pretrain(
     # and a key that is misspelt before whatever reads data is.
     resolved = load_config(config, overrides or [], allow_env)
     check_start(resolved)
-    from seer.data.storage.index import Manifest
     from seer.pretrain.ending import is_alone, is_finished, last_lines, speaks
-    from seer.pretrain.length import at_any_length, check_images, with_steps
+    from seer.pretrain.length import at_any_length, check_images, images_of, with_steps
 
     alone = is_alone()
     if alone:
@@ -65,7 +65,7 @@ def pretrain(
         check_labels(resolved.score)
     index_tars(resolved.data, nested=True)
     resolved = as_shards(resolved, nproc)
-    images = Manifest.load(resolved.data).samples
+    images = images_of(resolved).samples
     resolved = with_steps(resolved, images)
     if alone:
         check_settings(resolved, nproc)
@@ -90,6 +90,83 @@ def pretrain(
     if speaks():
         say(*last_lines(resolved))
     return None
+
+
+@app.command(
+    cls=RecipeCommand,
+    epilog=example(
+        "seer hpt hpt_resnet50 init=moco.pth source=photos target=xrays/train labelled=xrays",
+        "seer hpt runs/hpt_resnet50",
+        "seer launch slurm --gpus-per-node 8 -- hpt runs/hpt_resnet50",
+    ),
+)
+def hpt(
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A recipe of configs/hpt/, the path of a YAML file, or the folder of chains that were begun.",
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            show_default=False,
+            help="init= (the base MODEL), source= and target= (images or shards), labelled= (as of seer eval), "
+            "strategies=, steps=, set= (keys of each stage's recipe), evaluations=, run_dir=.",
+        ),
+    ] = None,
+    nproc: Annotated[int, typer.Option(help="Processes on this host.", min=1)] = 1,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Record the chains for seer launch; train nothing.")
+    ] = False,
+    json_target: Json = "",
+) -> None:
+    """Hierarchical pretraining: chains of pretrainings from a base model over a source to a target, and
+    what each is worth after so many steps. The same command again goes on.
+    """
+    from dataclasses import asdict
+
+    from seer import outputs
+    from seer.adapt.options import load_config
+    from seer.rundir.chains import is_chains, read_chains, write_chains
+    from shards.first_use import check_data, holds_images
+
+    recorded = Path(config)
+    if is_chains(recorded):
+        if overrides:
+            raise InputError(f"{config}: its chains are recorded; give no keys, or a recipe")
+        folder = recorded
+        chains = read_chains(folder)
+    else:
+        resolved = load_config(config, overrides or [])
+        folder = Path(resolved.run_dir)
+        outputs.check_folder_writable(folder, "run_dir")
+        index_tars(*with_splits(resolved.labelled))
+        for data in filter(None, (resolved.source, resolved.target)):
+            index_tars(data, nested=True)
+            if not holds_images(data):
+                check_data(data)
+        from seer.adapt.hpt import plan as planned
+
+        chains = planned(resolved)
+    from seer.adapt.hpt import check, described
+
+    check(chains, folder, nproc)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_chains(chains, folder)
+    say(*described(chains, folder), json_target=json_target)
+    emit(asdict(chains), json_target)
+    if plan:
+        started = f"seer launch slurm ... -- hpt {quoted(folder)}"
+        say(f"→ {quoted(folder)}; start it: {started}", json_target=json_target)
+        return
+    from seer.adapt.carrying_out import carry_out
+    from seer.rundir.chains import PAGE
+
+    carry_out(chains, folder, nproc, lambda line: say(line, json_target="-"))
+    say(f"report  {folder / PAGE}", json_target=json_target)
 
 
 @app.command(

@@ -78,6 +78,13 @@ def test_waves_go_down_and_up_again():
     )
 
 
+def test_inverse_is_the_rate_of_domain_adaptation():
+    """0.01 · (1 + 1e-4 · step)^-0.75 over 50,000 steps, as MME's code has it."""
+    config = ScheduleConfig("inverse", peak=0.01, gamma=5.0)
+    for step in (0, 10_000, 50_000):
+        assert value(config, step, 50_000) == pytest.approx(0.01 * (1 + 1e-4 * step) ** -0.75)
+
+
 configs = st.builds(
     ScheduleConfig,
     name=st.sampled_from(sorted(SCHEDULES)),

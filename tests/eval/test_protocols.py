@@ -41,7 +41,8 @@ def many(tmp_path_factory):
 
 @pytest.mark.parametrize(("task", "name"), PUBLISHED)
 def test_every_file_of_a_protocol_holds_options_of_its_task(task, name):
-    given = layer({"model": "m", "data": "d"}) if TASKS[task].trained else {}
+    words = {"model": "m", "data": "d"} | ({"target": "t"} if task == "mme" else {})
+    given = layer(words) if TASKS[task].trained else {}
     config = TASKS[task].resolve(given, parse_overrides([f"protocol={name}"]))
     assert config.protocol == name
 

@@ -175,8 +175,9 @@ def test_the_backbone_that_a_file_would_fit_is_named(tmp_path):
 
 
 def test_what_is_no_backbone_of_ours_is_refused(tmp_path):
-    for source in ("timm:vit_tiny_patch16_224:random", "timm:resnet18d:random"):
-        assert "it fits no backbone of seer" in refused(source, "resnet18")
+    for source in ("timm:vit_tiny_patch16_224", "timm:resnet18d"):
+        told = refused(f"{source}:random", "resnet18")
+        assert told.endswith(f"set backbone.name={source}")
     state = published("timm", "resnet18").state_dict()
     state.popitem()
     del state["layer1.0.conv1.weight"]

@@ -1,10 +1,13 @@
 import pytest
 
-from launch.arms import plan_study
+from launch.arms import plan_chains, plan_study
 from launch.job import Resources
+from seer.adapt.hpt import plan
+from seer.adapt.options import load_config
 from seer.errors import InputError
 from seer.planning.study import Asked
 from seer.planning.study import plan_study as planned
+from seer.rundir.chains import write_chains
 from seer.rundir.studies import write_study
 
 TWO = Resources(nodes=1, tasks_per_node=2)
@@ -55,3 +58,24 @@ def test_what_is_no_study_is_refused(tiny, shards, tmp_path):
         launched(str(tmp_path), "steps=3")
     with pytest.raises(InputError, match="an array already"):
         launched(str(recorded(tmp_path, tiny, shards)), array=2)
+
+
+def test_chains_are_an_array_of_stages_for_each_place_in_them(tiny, shards, tmp_path):
+    recipe = tmp_path / "chains.yaml"
+    recipe.write_text(
+        f"{{recipe: {tiny}, init: 'regnety_tiny:random', strategies: [HPT, B+S, B+S+T], steps: [2], "
+        "set: [backbone.stem_stride=2, parallel.mode=ddp], evaluations: [knn, linear]}"
+    )
+    words = [f"source={shards}", f"target={shards}", "labelled=flowers"]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write_chains(plan(load_config(str(recipe), words)), folder)
+    links = plan_chains(["hpt", str(folder)], TWO, [], 1, 3, 1.0)
+    runs = [[job.run_dir.rpartition("/")[2] for job in link.jobs] for link in links[:2]]
+    assert runs == [["b+t2", "b+s2"], ["b+s2+t2"]]
+    assert f"init={folder}/b+s2" in links[1].jobs[0].arguments
+    tasks = [[job.arguments[0] for job in link.jobs] for link in links[2:4]]
+    assert tasks == [["knn"] * 3, ["linear"] * 3]
+    assert links[4].jobs[0].command == ["report", str(folder)]
+    with pytest.raises(InputError, match="no chains are recorded"):
+        plan_chains(["hpt", str(tmp_path)], TWO, [], 1, 3, 1.0)

@@ -79,6 +79,7 @@ INDEX_SCHEMA = pa.schema(
 )
 
 SHARD = FileName(".tar")
+FIRST = "first"  # of a build: only so many of its samples are meant
 NOTE = Record(
     {"format": Text(64)},
     {
@@ -93,6 +94,7 @@ NOTE = Record(
                 "quarantined": MapOf(Integer(0)),
                 "ignored": MapOf(Integer(0)),
                 "removed": Integer(0),
+                FIRST: Integer(1),
             },
         ),
     },
@@ -262,6 +264,8 @@ class Manifest:
         wanted = columns or INDEX_SCHEMA.names
         places = {"offset", "size"} & set(wanted) and {"offset", "size"}
         table = read_index(path, list(dict.fromkeys([*wanted, *sorted(places)])))
+        if FIRST in self.build:
+            table = table.slice(0, int(self.sizes[shard]))
         if problem := self._contradiction(shard, table):
             raise InputError(f"{path} {problem}; run: seer shards index")
         return table.select([name for name in wanted if name in table.column_names])
@@ -296,6 +300,21 @@ class Manifest:
         gone.
         """
         write_manifest(directory, self.table, {"classes": self.classes, "build": self.build})
+
+    def first(self, count: int) -> "Manifest":
+        """That of the first `count` samples alone, which are other data: no image of the others is
+        read. What `seer shards build` wrote is mixed, so that they are a random part.
+        """
+        starts = np.cumsum(self.sizes) - self.sizes
+        sizes = np.clip(count - starts, 0, self.sizes)
+        kept = int((sizes > 0).sum())
+        column = self.table.schema.get_field_index("samples")
+        field = self.table.schema.field(column)
+        table = self.table.slice(0, kept)
+        table = table.set_column(column, field, pa.array(sizes[:kept], field.type))
+        note = {**_note(self.table), "build": {**self.build, FIRST: count}}
+        metadata = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(note).encode()}
+        return Manifest(self.directory, table.replace_schema_metadata(metadata))
 
     @property
     def samples(self) -> int:

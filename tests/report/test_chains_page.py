@@ -1,0 +1,44 @@
+import json
+import re
+
+from seer.report.chains_page import render
+from seer.rundir.chains import Chains, Result, Stage, results_of, write_chains
+from tests.report.conftest import result, titled
+
+
+def written(folder, scores: dict[str, float | None], title: str = "Chains"):
+    stages = [Stage(name, "swav_small", [], "", 5) for name in scores]
+    points = [Result("Base", "", 0, "base")]
+    for steps in (50, 500):
+        points += [Result("HPT", "", steps, f"b{steps}"), Result("B+T", "", steps, f"b{steps}")]
+    chains = Chains(title, "flowers", ["linear size=32"], stages, points)
+    write_chains(chains, folder)
+    for name, score in scores.items():
+        if score is not None:
+            row = titled(result(name, score, "top1", "linear"))
+            results_of(folder, name).write_text(json.dumps(row) + "\n")
+    return folder
+
+
+def test_scores_are_lines_over_steps_and_what_has_none_a_level(tmp_path):
+    page = render(written(tmp_path, {"base": 0.5, "b50": 0.6, "b500": 0.7}))
+    lines = re.findall(r'<polyline class="curve (s\d)" points="([^"]+)"', page)
+    assert [style for style, _ in lines] == ["s1", "s2"]
+    (x50, y50), (x500, y500) = [tuple(map(float, at.split(","))) for at in lines[0][1].split()]
+    assert x50 < x500
+    assert y50 > y500  # downwards
+    level = re.search(r'<line class="error s0" x1="52.0" x2="464.0" y1="([\d.]+)"', page)
+    # Linear: as far below 60 % as that is below 70 %.
+    assert abs(float(level[1]) - y50 - (y50 - y500)) < 0.2
+    assert page.count("<b>70.0 %</b>") == 2
+    assert page.count("<b>50.0 %</b>") == 2  # in both columns
+    assert "One training under two names: HPT and B+T." in page
+
+
+def test_what_is_not_measured_is_named_and_has_no_number(tmp_path):
+    page = render(written(tmp_path, {"base": None, "b50": 0.6, "b500": None}))
+    assert "Not measured by linear: base, b500." in page
+    assert "<svg" in page
+    nothing = render(written(tmp_path / "b", {"base": None, "b50": None, "b500": None}, "<script>"))
+    assert "<svg" not in nothing
+    assert "<script>" not in nothing
