@@ -15,8 +15,8 @@ from seer.distributed import all_reduce_sum, size
 from seer.engine.learner import Learner, Output, Step
 from seer.errors import InputError
 from seer.eval.trained.detection.boxbatches import BoxBatch
+from seer.eval.trained.detection.boxheads import HEADS, Counted
 from seer.eval.trained.detection.freezing import freeze, frozen_norms
-from seer.eval.trained.detection.heads import HEADS, Counted
 from seer.eval.trained.detection.options import DetectConfig
 from seer.interop.levels import Levels
 from seer.precision import at_least_fp32

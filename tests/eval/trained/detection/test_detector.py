@@ -17,8 +17,8 @@ from seer.data.hashing import mix
 from seer.engine.learner import Step
 from seer.errors import InputError
 from seer.eval.trained.detection.boxbatches import BoxBatch
+from seer.eval.trained.detection.boxheads import DRAWS
 from seer.eval.trained.detection.detector import Detector
-from seer.eval.trained.detection.heads import DRAWS
 from seer.eval.trained.detection.options import DetectConfig
 from seer.eval.trained.detection.sampling import Sampler
 from seer.interop.foreign import Pooled
