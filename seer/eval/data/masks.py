@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 LEAST_CORNERS = 3
+NUMBERS = {int, float}
 FAR = 2**24  # pixels beyond which nothing is; NaN is beyond, too
 LONGEST_RUNS = 2**26
 
@@ -75,16 +76,22 @@ def runs_in(mask: np.ndarray) -> np.ndarray:
 
 def polygons_of(parts: Sequence[Any]) -> tuple[list[np.ndarray], int]:
     """`(P, 2)` float32 corners x, y of each part that has three or more, and how many parts have not."""
-    polygons = []
-    for part in parts:
-        numbers = part if isinstance(part, list) else []
-        if len(numbers) % 2 == 0 and len(numbers) >= 2 * LEAST_CORNERS and _finite(numbers):
-            polygons.append(np.array(numbers, np.float32).reshape(-1, 2))
+    corners = [_corners(part) for part in parts if isinstance(part, list)]
+    polygons = [polygon for polygon in corners if polygon is not None]
     return polygons, len(parts) - len(polygons)
 
 
-def _finite(numbers: list[Any]) -> bool:
-    return all(isinstance(number, int | float) and abs(number) < FAR for number in numbers)
+def _corners(numbers: list[Any]) -> np.ndarray | None:
+    """`(P, 2)`; None where they are not the coordinates of three corners or more."""
+    if len(numbers) % 2 or len(numbers) < 2 * LEAST_CORNERS or set(map(type, numbers)) - NUMBERS:
+        return None
+    try:
+        values = np.array(numbers, np.float64)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    if not -FAR < values.min() <= values.max() < FAR:  # nor where one is no number
+        return None
+    return values.astype(np.float32).reshape(-1, 2)
 
 
 def filled(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:

@@ -18,6 +18,7 @@ class BoxBatch:
         boxes: of each image `(n, 4)` x, y of two corners in these pixels; labels: `(n,)` int64 from 1, 0 being none.
         masks: of each image `(n, h, w)` uint8; None where masks are not asked for.
         index: `(B,)` int64 sample ids.
+        digests: what each image's pixels hash to, where features are kept.
     """
 
     pixels: Tensor
@@ -26,6 +27,7 @@ class BoxBatch:
     labels: tuple[Tensor, ...]
     masks: tuple[Tensor, ...] | None
     index: Tensor
+    digests: tuple[bytes, ...] = ()
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or convert pixels and boxes (of all else not the type)."""
@@ -54,6 +56,7 @@ class BoxBatch:
                 self.labels[part],
                 None if self.masks is None else self.masks[part],
                 self.index[part],
+                self.digests[part],
             )
             for part in parts
         ]
@@ -70,6 +73,7 @@ class BoxParcel:
     labels: tuple[Tensor, ...]
     masks: tuple[Tensor, ...] | None
     index: Tensor
+    digests: tuple[bytes, ...] = ()
     frame: tuple[int, int] = (0, 0)
     crops: tuple[Tensor, ...] = ()
 

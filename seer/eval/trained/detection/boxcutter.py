@@ -1,5 +1,6 @@
 """Whole images resized and mirrored with their boxes and masks, by the loader's workers."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class BoxCutter:
         short_sides: of which one is drawn for each image and epoch.
         mean, std: of the channels, on the scale where white is 1.
         multiple: of which the sides of a batch are.
+        digests: say what each image's pixels hash to.
     """
 
     suffixes: tuple[str, ...] = ()
@@ -44,6 +46,7 @@ class BoxCutter:
         mean: Sequence[float],
         std: Sequence[float],
         multiple: int = 32,
+        digests: bool = False,
     ):
         self.objects = objects
         self.short_sides = np.array(short_sides)
@@ -54,6 +57,7 @@ class BoxCutter:
         self.mean = list(mean)
         self.std = list(std)
         self.multiple = multiple
+        self.digests = digests
 
     def shapes(self, count: int) -> list[tuple[int, ...]]:
         """None: images of all sizes are no arrays of one."""
@@ -91,7 +95,8 @@ class BoxCutter:
             )
         boxes = tuple(boxes.to(device) for boxes in batch.boxes)
         labels = tuple(labels.to(device) for labels in batch.labels)
-        return BoxBatch(pixels, sizes, boxes, labels, masks, batch.index.to(device))
+        index = batch.index.to(device)
+        return BoxBatch(pixels, sizes, boxes, labels, masks, index, batch.digests)
 
 
 class BoxPlan:
@@ -157,6 +162,7 @@ class BoxPlan:
             tuple(self.labels),
             tuple(self.masks) if self.cutter.masks else None,
             torch.from_numpy(self.ids),
+            tuple(map(digest, self.images)) if self.cutter.digests else (),
         )
 
 
@@ -186,6 +192,13 @@ def reduction(shape: tuple[int, int], size: tuple[int, int]) -> int:
         r for r in (8, 4, 2) if all(a >= b for a, b in zip(reduced(shape, r), size, strict=True))
     ]
     return fitting[0] if fitting else 1
+
+
+def digest(image: Tensor) -> bytes:
+    """What an image `(h, w, 3)` uint8 hashes to, its size included."""
+    made = hashlib.blake2b(str(tuple(image.shape)).encode(), digest_size=16)
+    made.update(image.numpy())
+    return made.digest()
 
 
 def _unpacked(bits: Tensor, height: int, width: int) -> Tensor:

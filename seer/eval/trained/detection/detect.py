@@ -90,6 +90,10 @@ def check(config: DetectConfig, ranks: int) -> None:
     check_parallel(config.parallel, ranks)
     if config.parallel.deferred_init:
         raise InputError("parallel.deferred_init: a detector begins with a model's weights")
+    if config.keep_features and config.parallel.mode == "fsdp" and ranks > 1:
+        raise InputError(
+            "keep_features: frozen stages need no parallel.mode=fsdp; use ddp, or leave it out"
+        )
     if config.loader.device_decode:
         raise InputError("loader.device_decode: whole images are decoded by workers; leave it out")
 
@@ -155,6 +159,7 @@ def set_up(
         model.mean,
         model.std,
         levels.strides[-1],
+        digests=config.keep_features > 0,
     )
     sizes = train.objects.sizes
     plain = Order(

@@ -4,12 +4,14 @@ arXiv:1703.06870) or FCOS of torchvision's parts, on the levels of any backbone.
 
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from seer.backbones.base import Backbone
 from seer.data.hashing import mix
 from seer.distributed import all_reduce_sum, size
 from seer.engine.learner import Learner, Output, Step
@@ -17,8 +19,9 @@ from seer.errors import InputError
 from seer.eval.trained.detection.boxbatches import BoxBatch
 from seer.eval.trained.detection.boxheads import HEADS, Counted
 from seer.eval.trained.detection.freezing import freeze, frozen_norms
+from seer.eval.trained.detection.kept_features import KeptFeatures
 from seer.eval.trained.detection.options import DetectConfig
-from seer.interop.levels import Levels
+from seer.interop.levels import LEVELS, Levels
 from seer.precision import at_least_fp32
 
 
@@ -47,6 +50,15 @@ class Detector(Learner[BoxBatch]):
         self.frozen_norms = config.batchnorm == "frozen"
         freeze(levels, config.freeze, self.frozen_norms)
         self.frozen_up_to = config.freeze
+        self.kept = KeptFeatures(config.keep_features) if config.keep_features else None
+        if self.kept and not isinstance(levels.network, Backbone):
+            raise InputError(
+                "keep_features: the stages of this model are not known, only those of seer's own; leave it out"
+            )
+        if self.kept and config.freeze < 2:
+            raise InputError(
+                f"keep_features: freeze={config.freeze} leaves no stage as it is; use freeze=2 or above"
+            )
         self.pyramid = config.neck == "fpn"
         self.lowest = 1 if config.head == "fcos" else 0
         self.neck = _pyramid(levels, self.lowest, config) if self.pyramid else nn.Identity()
@@ -61,27 +73,39 @@ class Detector(Learner[BoxBatch]):
         return self
 
     def forward(self, batch: BoxBatch, step: Step) -> Output:
-        features = self.features(batch.pixels)
+        features = self.features(batch)
         images = ImageList(batch.pixels, list(batch.sizes))
         if not self.training:
             (found,), _ = self.heads(images, features)
             return Output(batch.pixels.new_zeros(()), found)
-        seeds = mix(self.seed, step.number, batch.index.cpu().numpy())
+        seeds = self.seeds(batch, step)
         counted: dict[str, Counted]
         _, counted = self.heads(images, features, targets_of(batch), seeds)
         losses = over_ranks(counted)
         total = sum(losses.values(), batch.pixels.new_zeros(()))
         return Output(total, {name: loss.detach() for name, loss in losses.items()})
 
-    def features(self, pixels: Tensor) -> dict[str, Tensor]:
+    def levels(self, batch: BoxBatch) -> list[Tensor]:
+        """C2 … C5, or on C4 no more than that one needs."""
+        last = LEVELS if self.pyramid else LEVELS - 1
+        if self.kept is None or not self.training:
+            return self.backbone(batch.pixels, None if self.pyramid else range(last))
+        frozen = min(self.frozen_up_to - 1, last)
+        lower = self.kept.of(batch, lambda pixels: self.backbone(pixels, range(frozen)))
+        return [*lower, *self.backbone(lower[-1], range(frozen, last))]
+
+    def seeds(self, batch: BoxBatch, step: Step) -> np.ndarray:
+        """`(B,)` uint64: what each image's anchors and proposals are drawn by."""
+        return mix(self.seed, step.number, batch.index.cpu().numpy())
+
+    def features(self, batch: BoxBatch) -> dict[str, Tensor]:
         """The maps by name, in fp32 at least: what follows measures boxes of a thousand pixels."""
+        levels = self.levels(batch)
         if self.pyramid:
-            levels = self.backbone(pixels)
             chosen = enumerate(levels[self.lowest :])
             named = self.neck(OrderedDict((str(i), level) for i, level in chosen))
         else:
-            (fourth,) = self.backbone(pixels, but_last=True)
-            named = OrderedDict([("0", fourth)])
+            named = OrderedDict([("0", levels[-1])])
         return OrderedDict((name, at_least_fp32(level)) for name, level in named.items())
 
     def reset_parameters(self) -> None:
