@@ -51,11 +51,11 @@ class Detector(Learner[BoxBatch]):
         freeze(levels, config.freeze, self.frozen_norms)
         self.frozen_up_to = config.freeze
         self.kept = KeptFeatures(config.keep_features) if config.keep_features else None
-        if self.kept and not isinstance(levels.network, Backbone):
+        if config.keep_features and not isinstance(levels.network, Backbone):
             raise InputError(
                 "keep_features: the stages of this model are not known, only those of seer's own; leave it out"
             )
-        if self.kept and config.freeze < 2:
+        if config.keep_features and config.freeze < 2:
             raise InputError(
                 f"keep_features: freeze={config.freeze} leaves no stage as it is; use freeze=2 or above"
             )

@@ -57,5 +57,7 @@ class KeptFeatures:
             self._maps[key] = [level.to("cpu", copy=True) for level in maps]
         return maps
 
-    def __len__(self) -> int:
+    @property
+    def images(self) -> int:
+        """How many are kept, each form of one counted by itself."""
         return len(self._maps)

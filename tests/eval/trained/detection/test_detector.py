@@ -298,7 +298,7 @@ def test_what_came_first_stays_while_there_is_room():
     images = kept_batches()[0]
     for _ in range(2):
         kept.of(images, lambda _: maps)
-    assert len(kept) == 1
+    assert kept.images == 1
     assert 0 <= kept.room < maps[0].nbytes
 
 
