@@ -197,7 +197,7 @@ def reduction(shape: tuple[int, int], size: tuple[int, int]) -> int:
 def digest(image: Tensor) -> bytes:
     """What an image `(h, w, 3)` uint8 hashes to, its size included."""
     made = hashlib.blake2b(str(tuple(image.shape)).encode(), digest_size=16)
-    made.update(memoryview(image.numpy()))
+    made.update(image.numpy().data)
     return made.digest()
 
 
