@@ -49,7 +49,7 @@ OPENERS = {
     "seer.eval.probes.together": "features that processes of ours compute together, in a file without a name",
     "seer.eval.data.csvlists": "tables whose text seer.inputs has read",
     "seer.browse.answers": "the page's own scripts",
-    "seer.eval.data.objects": "the beginnings of image files, which seer.data.decoding.decode takes",
+    "seer.eval.data.upright": "the beginnings of image files, which seer.data.decoding.decode takes",
     "seer.quickstart.blocks": "a run's picture of ours",
     "seer.quickstart.pictures": "photographs that come with the dependencies",
     "seer.engine.checkpoint.header": "checkpoints",

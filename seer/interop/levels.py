@@ -43,15 +43,20 @@ class Levels(nn.Module):
             if name not in used:
                 parameter.requires_grad_(False)
 
-    def forward(self, x: Tensor, but_last: bool = False) -> list[Tensor]:
-        """The four maps; with `but_last`, of a backbone of ours, C4 alone, its last stage not run."""
-        if not but_last:
+    def forward(self, x: Tensor, stages: range | None = None) -> list[Tensor]:
+        """The four maps. With `stages`, of a backbone of ours, those of these stages alone (0 gives C2) of
+        `x`: images, or where the first is above 0 the map before it.
+        """
+        if stages is None:
             return list(self._maps(self.network, x))
         assert isinstance(self.network, Backbone)
-        x = self.network.stem(x)
-        for stage in self.network.stages[:-1]:
-            x = stage(x)
-        return [x]
+        if stages.start == 0:
+            x = self.network.stem(x)
+        maps = []
+        for number in stages:
+            x = self.network.stages[number](x)
+            maps.append(x)
+        return maps
 
     def reset_parameters(self) -> None:
         self.network.reset_parameters()  # type: ignore[operator]

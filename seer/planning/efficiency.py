@@ -5,7 +5,6 @@ could be had, as published for all others.
 from dataclasses import dataclass
 
 from seer.hardware import Hardware
-from seer.pretrain.recipe import Pretrain
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,9 @@ ON_CPU = Efficiency(
 )
 
 
-def efficiencies(config: Pretrain, hardware: Hardware) -> list[Efficiency]:
+def efficiencies(network: str, hardware: Hardware) -> list[Efficiency]:
     """What is to be expected of a network on a card, the likeliest first."""
-    family = next((name for name in MEASURED if config.backbone.name.startswith(name)), "")
+    family = next((name for name in MEASURED if network.startswith(name)), "")
     if hardware.name == "cpu":
         return [ON_CPU]
     if not family:

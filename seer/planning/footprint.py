@@ -8,32 +8,28 @@ measured on a laptop.
 """
 
 import sys
-import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from seer.backbones import build
 from seer.data.storage.index import Manifest
 from seer.data.views import Views
 from seer.distributed import CPU, World, local
 from seer.engine.bank import Bank
-from seer.engine.learner import Step
+from seer.engine.learner import Learner, Step
 from seer.engine.optim import build_optimizer
+from seer.engine.options import RunConfig
 from seer.engine.parallel import arrange, find_backbones
 from seer.errors import InputError
 from seer.hardware import PER_NODE
@@ -42,29 +38,9 @@ from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.methods.heads import Prototypes
 from seer.methods.memory import Queue
+from seer.planning.tally import Ledger, Operation, Traffic
 from seer.precision import autocast
 from seer.pretrain.recipe import Pretrain
-
-aten = torch.ops.aten
-
-KINDS = ("parameters", "prototypes", "queue", "banks", "gradients", "optimizer", "inputs", "activations",
-         "head and scores", "communication", "backward")  # fmt: skip
-
-
-class Operation(NamedTuple):
-    """Arithmetic in FLOP (a multiplication and an addition are two), and bytes read and written."""
-
-    dtype: torch.dtype
-    flops: int
-    bytes: int
-
-
-class Traffic(NamedTuple):
-    """Bytes that leave a rank, while as many arrive, in so many collectives."""
-
-    bytes: int
-    messages: int
-
 
 NOTHING = Traffic(0, 0)
 
@@ -122,20 +98,45 @@ def measure(
         InputError: the configuration suits neither its parts nor this number of ranks; there are banks and no data.
     """
     samples = samples or _samples_banked(config)
+
+    def build_method() -> Method:
+        method = make(build(config.backbone), config.method, samples)
+        teach(method, config.mean, config.std)
+        return method
+
+    def batch() -> Views:
+        return _views(config, config.batch_size // ranks).chunk(config.accumulate)[0]
+
+    return measured(config, ranks, build_method, batch, sync_batchnorm, forward_only)
+
+
+def measured(
+    config: RunConfig,
+    ranks: int,
+    build_learner: Callable[[], Learner[Any]],
+    batch: Callable[[], Any],
+    sync_batchnorm: bool = True,
+    forward_only: bool = False,
+) -> Footprint:
+    """The cost of a step of any training, as of `measure`.
+
+    Args:
+        build_learner: makes what is trained, on `meta`.
+        batch: makes the first micro-batch of one rank; all of that rank's images count while it lives.
+    """
     layout = replace(
         config.parallel, compile=False, bn_group=config.parallel.bn_group if sync_batchnorm else 1
     )
     with _pretended(ranks):
         with torch.device("meta"):
-            method = make(build(config.backbone), config.method, samples)
-            teach(method, config.mean, config.std)
-        gradients = sum(p.numel() * p.itemsize for p in method.parameters() if p.requires_grad)
-        whole = sum(p.numel() for p in method.parameters())
-        arrange(method, layout, World(0, ranks, 0, min(PER_NODE, ranks)), config.precision)
+            learner = build_learner()
+        gradients = sum(p.numel() * p.itemsize for p in learner.parameters() if p.requires_grad)
+        whole = sum(p.numel() for p in learner.parameters())
+        arrange(learner, layout, World(0, ranks, 0, min(PER_NODE, ranks)), config.precision)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            method.to_empty(device=CPU)
+            learner.to_empty(device=CPU)
             ledger = Ledger()
-            kept = _step(method, config, ranks, ledger, forward_only)
+            kept = _step(learner, config, ranks, batch, ledger, forward_only)
     group = min(config.parallel.bn_group or ranks, ranks)
     if group > 1 and not sync_batchnorm:
         for size in ledger.statistics:
@@ -173,7 +174,12 @@ def _pretended(ranks: int) -> Iterator[None]:
 
 
 def _step(
-    method: Method, config: Pretrain, ranks: int, ledger: "Ledger", forward_only: bool
+    method: Learner[Any],
+    config: RunConfig,
+    ranks: int,
+    batch: Callable[[], Any],
+    ledger: Ledger,
+    forward_only: bool,
 ) -> int:
     """One step as a run makes it, far into the run: queues full, optimizer state there. Returns
     `kept`.
@@ -183,12 +189,12 @@ def _step(
         [p for p in method.parameters() if p.requires_grad],
     )
     _name_parts(method, ledger)
-    for backbone in find_backbones(method):
+    for backbone in trunks(method):
         backbone.register_forward_pre_hook(lambda *_: ledger.enter("activations"))
         backbone.register_forward_hook(lambda *_: ledger.enter("head and scores"))
     with ledger:
         ledger.enter("inputs")
-        views = _views(config, config.batch_size // ranks)
+        given = batch()
         if not forward_only:
             optimizer = build_optimizer(method, config.optim)
             _update(method, optimizer, trainable, ledger, step)
@@ -198,7 +204,7 @@ def _step(
             optimizer.zero_grad(set_to_none=not stay)
         ledger.enter("head and scores")
         with autocast(config.precision, CPU):
-            output = method(views.chunk(config.accumulate)[0], step)
+            output = method(given, step)
         kept = ledger.by_kind(ledger.live)["activations"]
         if not forward_only:
             ledger.enter("backward")
@@ -207,7 +213,15 @@ def _step(
     return kept
 
 
-def _name_parts(method: Method, ledger: "Ledger") -> None:
+def trunks(method: Learner[Any]) -> list[nn.Module]:
+    """What is called to have a backbone's maps or features: the part of the learner that holds it, where
+    that calls its stages by themselves.
+    """
+    own = method.backbone
+    return find_backbones(method) if hasattr(own, "stages") else [own]
+
+
+def _name_parts(method: Learner[Any], ledger: Ledger) -> None:
     """Enter what exists before the first step, and fill the queues, which count from then on."""
     for module in method.modules():
         kinds = (Prototypes, "prototypes"), (Queue, "queue"), (nn.Module, "parameters")
@@ -239,7 +253,7 @@ def _views(config: Pretrain, batch: int) -> Views:
 
 
 def _update(
-    method: Method, optimizer: Optimizer, trainable: list, ledger: "Ledger", step: Step
+    method: Learner[Any], optimizer: Optimizer, trainable: list, ledger: Ledger, step: Step
 ) -> None:
     """The first update, which makes the optimizer's state."""
     ledger.enter("gradients")
@@ -248,164 +262,3 @@ def _update(
     ledger.enter("optimizer")
     optimizer.step()
     method.after_update(step)
-
-
-class Ledger(TorchDispatchMode):
-    """Follows every storage from the operation that makes it to its end, and counts what operations
-    do.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, int] = {}  # bytes of what is there now, by serial number
-        self.worst: dict[int, int] = {}  # the same, when the sum was highest
-        self.kinds: list[str] = []  # by serial number
-        self.operations: Counter[Operation] = Counter()
-        self.statistics: list[
-            int
-        ] = []  # bytes that synchronising each BatchNorm, forward or backward, would send
-        # Bytes and collectives, by whether they leave the node.
-        self.traffic = {False: [0, 0], True: [0, 0]}
-        self._total = self._peak = 0
-        self._kind, self._records = "parameters", list[str]()
-        self._known: dict[
-            int, tuple[int, weakref.ref]
-        ] = {}  # serial numbers of live storages, by address
-        self._resize: Any = torch.UntypedStorage.resize_
-
-    def __enter__(self) -> "Ledger":
-        def resize_(storage: torch.UntypedStorage, size: int) -> None:
-            """FSDP empties and refills storages behind the dispatcher's back."""
-            self._resize(storage, size)
-            self._follow(storage)
-
-        torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
-        return super().__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        self._before_less()
-        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
-        super().__exit__(*exception)
-
-    def enter(self, kind: str) -> None:
-        """What is made from now on is of this kind."""
-        self._kind = kind
-
-    def name(self, tensors: Iterable[Tensor], kind: str) -> None:
-        """These tensors are of this kind, whenever they were made."""
-        for tensor in tensors:
-            self.kinds[self._follow(tensor.untyped_storage())] = kind
-
-    def by_kind(self, sizes: dict[int, int]) -> dict[str, int]:
-        totals = dict.fromkeys(KINDS, 0)
-        for serial, size in sizes.items():
-            totals[self.kinds[serial]] += size
-        return totals
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
-            return args[0].fake_device  # two thirds of all calls
-        out = func(*args, **(kwargs or {}))
-        made = [local(t) for t in tree_leaves(out) if isinstance(t, Tensor)]
-        if func.namespace == "profiler":
-            self._record(func, args)
-        elif func.namespace == "c10d":
-            self._message(func, args)
-        elif not func.is_view:
-            for tensor in made:
-                self._follow(tensor.untyped_storage())
-            if not func._opname.startswith(("empty", "new_empty", "detach")):
-                self._count(func, args, kwargs or {}, out, made)
-        return out
-
-    def _follow(self, storage: torch.UntypedStorage) -> int:
-        """Note the size of a storage, new or known. Returns its serial number."""
-        address, size = storage._cdata, storage.nbytes()
-        if address not in self._known:
-            self._known[address] = (
-                len(self.kinds),
-                weakref.ref(storage, lambda _: self._forget(address)),
-            )
-            self.kinds.append(
-                "communication"
-                if any(r.startswith("FSDP::") for r in self._records)
-                else self._kind
-            )
-        serial = self._known[address][0]
-        if size < self.live.get(serial, 0):
-            self._before_less()
-        self._total += size - self.live.get(serial, 0)
-        self.live[serial] = size
-        return serial
-
-    def _forget(self, address: int) -> None:
-        self._before_less()
-        self._total -= self.live.pop(self._known.pop(address)[0])
-
-    def _before_less(self) -> None:
-        """Keep what is live if it never was more: a peak is known as one when it ends."""
-        if self._total > self._peak:
-            self._peak, self.worst = self._total, dict(self.live)
-
-    def _record(self, func: OpOverload, args: tuple[Any, ...]) -> None:
-        """Where FSDP is, by what it tells profilers."""
-        if "enter" in func._opname:
-            self._records.append(args[0])
-        elif self._records:
-            self._records.pop()
-
-    def _message(self, func: OpOverload, args: tuple[Any, ...]) -> None:
-        out, given = (sum(map(_size, tree_leaves(a))) for a in args[:2])
-        group = dist.ProcessGroup.unbox(next(a for a in args if isinstance(a, torch.ScriptObject)))
-        # Of n ranks in a ring each sends (n - 1) / n of the whole, here taken for all of it; twice
-        # in an all-reduce.
-        sizes = {"allreduce_": 2 * out, "alltoall_base_": out}
-        self.exchange(sizes.get(func._opname, abs(out - given)), _leaves_node(group))
-
-    def exchange(self, size: int, far: bool) -> None:
-        """Count a collective in which this rank sends `size` bytes, beyond its node or within."""
-        self.traffic[far][0] += size
-        self.traffic[far][1] += 1
-
-    def _count(
-        self,
-        func: OpOverload,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        out: Any,
-        made: list[Tensor],
-    ) -> None:
-        leaves = tree_leaves((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)] + made
-        dtypes = (tensor.dtype for tensor in tensors if tensor.is_floating_point())
-        dtype = next(dtypes, torch.float32)
-        flops = _flops(func, args, kwargs, out)
-        size = sum(map(_size, tensors))
-        self.operations[Operation(dtype, flops, size)] += 1
-        if func in (aten.native_batch_norm.default, aten.native_batch_norm_backward.default):
-            statistics = made[-1]
-            self.statistics.append(4 * _size(statistics))
-
-
-def _leaves_node(group: dist.ProcessGroup) -> bool:
-    return len({rank // PER_NODE for rank in dist.get_process_group_ranks(group)}) > 1
-
-
-def _size(tensor: Any) -> int:
-    """Bytes of this rank's part."""
-    return local(tensor).numel() * tensor.itemsize if isinstance(tensor, Tensor) else 0
-
-
-def _flops(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    if func is aten.convolution_backward.default:
-        # As many for each gradient as forward. Torch's own formula takes grouped convolutions for
-        # dense ones.
-        return sum(args[-1][:2]) * 2 * args[0].numel() * args[2][0].numel()
-    formula: Any = flop_registry.get(func._overloadpacket)
-    return formula(*args, **kwargs, out_val=out) if formula else 0

@@ -13,23 +13,19 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from seer import config as configuration
 from seer import inputs, outputs
-from seer.backbones import build
-from seer.engine.options import check_batch, check_parallel
+from seer.engine.options import RunConfig, check_batch, check_parallel
 from seer.errors import InputError
 from seer.hardware import HARDWARE, PER_NODE, Hardware, find
 from seer.jsonl import Row
 from seer.methods import METHOD_CONFIGS
+from seer.planning.asked import load, with_steps
 from seer.planning.efficiency import ON_CPU, Efficiency, efficiencies
-from seer.planning.footprint import Footprint, measure
-from seer.pretrain.length import foreseen
-from seer.pretrain.recipe import Pretrain, load_config
-from seer.pretrain.rehearsal import loader_bytes
+from seer.planning.footprint import Footprint
+from seer.planning.work import work_of
+from seer.pretrain.recipe import Pretrain
 from seer.report.plots import Series, line_chart
 from seer.rundir.names import CONFIG
 from seer.rundir.rundir import RunDir
@@ -96,18 +92,19 @@ class Estimate:
 class Job:
     """A configuration on a number of GPUs of one kind, and what a step of it costs one of them."""
 
-    config: Pretrain
+    config: RunConfig
     gpus: int
     hardware: Hardware
     footprint: Footprint
 
     @classmethod
-    def of(cls, config: Pretrain, gpus: int, hardware: Hardware) -> "Job":
+    def of(cls, config: RunConfig, gpus: int, hardware: Hardware) -> "Job":
         """Raises `InputError` where the configuration suits neither its parts nor the number of
         GPUs.
         """
         check_batch(config, gpus)
-        return cls(config, gpus, hardware, measure(config, gpus, not hardware.syncs_batchnorm))
+        cost = work_of(config).measure(config, gpus, not hardware.syncs_batchnorm)
+        return cls(config, gpus, hardware, cost)
 
     @property
     def roofline(self) -> float:
@@ -157,7 +154,10 @@ class Job:
 
     def estimate(self, efficiency: float | None = None, options: Options | None = None) -> Estimate:
         """Without an efficiency, that which is to be expected."""
-        efficiency = efficiency or efficiencies(self.config, self.hardware)[0].share
+        efficiency = (
+            efficiency
+            or efficiencies(work_of(self.config).network(self.config), self.hardware)[0].share
+        )
         options = options or Options()
         hardware = self.hardware
         bulk, short = self.exchange
@@ -280,23 +280,25 @@ def plan(
     """Plan a run of a recipe under overrides. Raises `InputError` as the run itself would."""
     options = options or Options()
     hardware = find(gpu)
-    overrides = ["data=.", *overrides]
     if hardware.name == "cpu":  # processes of this host, rather than of a server somewhere
         hardware = replace(
             hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus
         )
-    job = Job.of(foreseen(load_config(recipe, overrides, options.allow_env)), gpus, hardware)
-    calibrated = calibrate(options.calibrate, hardware) if options.calibrate else None
-    expected, *less_likely = efficiencies(job.config, hardware)
+    config = with_steps(load(recipe, overrides, options.allow_env))
+    work = work_of(config)
+    job = Job.of(config, gpus, hardware)
+    calibrated = calibrate(options.calibrate, hardware, type(config)) if options.calibrate else None
+    expected, *less_likely = efficiencies(work.network(config), hardware)
     if calibrated:
         less_likely = [expected, *less_likely]
         expected = Efficiency(calibrated, f"as {options.calibrate} reached it")
     chosen = job.estimate(expected.share, options)
-    config = job.config
     footprint = job.footprint
     checkpointed = any(config.parallel.checkpointing)
-    layout = replace(config.parallel, checkpointing=[] if checkpointed else every_block(config))
-    otherwise = measure(
+    layout = replace(
+        config.parallel, checkpointing=[] if checkpointed else work.every_block(config)
+    )
+    otherwise = work.measure(
         replace(config, parallel=layout), gpus, not hardware.syncs_batchnorm, forward_only=True
     ).kept
     kept = (otherwise, footprint.kept) if checkpointed else (footprint.kept, otherwise)
@@ -309,7 +311,7 @@ def plan(
         recipe=config.name, precision=config.precision, mode=config.parallel.mode,
         batch_per_gpu=config.batch_size // gpus, parameters=footprint.parameters,
         flops_per_image=footprint.flops / footprint.batch, sent_gb=job.sent / 1e9,
-        loader_gib_per_node=loader_bytes(config, gpus) * min(gpus, PER_NODE) / GIB, efficiency=expected.share,
+        loader_gib_per_node=work.loader_bytes(config, gpus) * min(gpus, PER_NODE) / GIB, efficiency=expected.share,
         efficiency_source=expected.source,
         otherwise={each.source: job.estimate(each.share).step_seconds for each in less_likely},
         memory_gib={kind: size / GIB for kind, size in footprint.memory.items()},
@@ -320,7 +322,7 @@ def plan(
     )  # fmt: skip
 
 
-def calibrate(run_dir: Path, hardware: Hardware) -> float:
+def calibrate(run_dir: Path, hardware: Hardware, kind: type[RunConfig] = Pretrain) -> float:
     """The efficiency that a run on `hardware` reached, by its metrics. Raises `InputError` if they
     do not tell.
     """
@@ -330,7 +332,7 @@ def calibrate(run_dir: Path, hardware: Hardware) -> float:
         raise InputError(f"--calibrate {run_dir}: it has no {CONFIG}")
     inputs.read_yaml(path, Record({}))  # a regular file, of plain values
     config = configuration.resolve(
-        Pretrain, [configuration.read_layers(path)], {"method": METHOD_CONFIGS}
+        kind, [configuration.read_layers(path)], {"method": METHOD_CONFIGS}
     )
     rows = [row for row in run.metrics() if _is_timed(row)]
     processes = run.environment().get("processes", 1)
@@ -354,14 +356,14 @@ def advise(
     recipe: str, overrides: list[str], gpus: int, hardware: Hardware, allow_env: bool = False
 ) -> list[str]:
     """The first of the `remedies` under which the run fits; none if nothing helps."""
-    for changes in remedies(foreseen(load_config(recipe, overrides, allow_env)), gpus, hardware):
-        changed = foreseen(load_config(recipe, [*overrides, *changes], allow_env))
+    for changes in remedies(with_steps(load(recipe, overrides, allow_env)), gpus, hardware):
+        changed = with_steps(load(recipe, [*overrides, *changes], allow_env))
         if not Job.of(changed, gpus, hardware).estimate().why_not:
             return changes
     return []
 
 
-def remedies(config: Pretrain, gpus: int, hardware: Hardware) -> Iterator[list[str]]:
+def remedies(config: RunConfig, gpus: int, hardware: Hardware) -> Iterator[list[str]]:
     """Changes that make a run fit, the smallest first; those without `accumulate` alter nothing
     that is learned.
     """
@@ -369,15 +371,17 @@ def remedies(config: Pretrain, gpus: int, hardware: Hardware) -> Iterator[list[s
     needed = [] if hardware.has(config.precision) else [half]
     if needed:
         yield needed
-    stages = every_block(config)
+    stages = work_of(config).every_block(config)
     partly = (
         []
-        if any(config.parallel.checkpointing)
+        if any(config.parallel.checkpointing) or not stages
         else [stages[:n] + [[]] * (4 - n) for n in (1, 2, 3)]
     )
     for ends in partly:  # the first stages keep most, and cost no more to recompute than others
         yield [*needed, _checkpointing(ends)]
-    single = [] if config.parallel.checkpointing == stages else [_checkpointing(stages)]
+    single = (
+        [] if config.parallel.checkpointing == stages or not stages else [_checkpointing(stages)]
+    )
     if config.parallel.mode != "fsdp" and gpus > 1:
         single.append("parallel.mode=fsdp")
     if config.precision == "fp32":
@@ -394,13 +398,6 @@ def remedies(config: Pretrain, gpus: int, hardware: Hardware) -> Iterator[list[s
 
 def _checkpointing(ends: list[list[int]]) -> str:
     return f"parallel.checkpointing={ends}".replace(" ", "")
-
-
-def every_block(config: Pretrain) -> list[list[int]]:
-    """`parallel.checkpointing` of every block by itself: the least that can be kept."""
-    with torch.device("meta"):
-        stages: Any = build(config.backbone).stages
-    return [list(range(1, len(stage) + 1)) for stage in stages]
 
 
 def jobs_around(job: Job) -> Iterator[Job]:

@@ -68,6 +68,7 @@ def configuration(
         "seer plan swav_regnety_256gf --gpus 512 --gpu v100-32g",
         "seer plan swav_resnet50_800ep --gpus 64 --gpu a100-40g --price 1.5 --sweep",
         "seer plan swav_regnety_16gf --gpus 128 --gpu h100 --calibrate runs/short",
+        "seer plan detect_seer model=regnety_128gf parallel.mode=fsdp --gpus 8 --gpu v100-32g",
     ),
 )
 def plan(
@@ -113,13 +114,11 @@ def plan(
     if sweep:
         outputs.check_writable(plot, "--plot")
     from seer.hardware import find
-    from seer.pretrain.length import at_any_length
-    from seer.pretrain.recipe import check_settings, load_config
+    from seer.planning.asked import check, load
 
     # Before torch is imported.
     find(gpu)
-    resolved = load_config(config, ["data=.", *(overrides or [])], allow_env)
-    check_settings(at_any_length(resolved), gpus)
+    check(load(config, overrides or [], allow_env), gpus)
     if calibrate:
         from seer.rundir.rundir import RunDir
 

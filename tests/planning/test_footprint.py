@@ -18,7 +18,8 @@ from seer.errors import InputError
 from seer.methods import METHODS
 from seer.methods.base import Method
 from seer.methods.swav import SwAV
-from seer.planning.footprint import KINDS, NOTHING, Footprint, Ledger, measure
+from seer.planning.footprint import NOTHING, Footprint, measure
+from seer.planning.tally import KINDS, Ledger
 from seer.pretrain.recipe import Pretrain, load_config
 from seer.pretrain.rehearsal import build_method
 

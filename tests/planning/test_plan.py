@@ -17,7 +17,7 @@ from seer.engine.metrics import planned
 from seer.errors import InputError
 from seer.hardware import HARDWARE, find, recognise
 from seer.planning.efficiency import efficiencies
-from seer.planning.footprint import Footprint, Operation, Traffic, measure
+from seer.planning.footprint import Footprint, measure
 from seer.planning.plan import (
     GIB,
     Job,
@@ -29,6 +29,7 @@ from seer.planning.plan import (
     plan,
     remedies,
 )
+from seer.planning.tally import Operation, Traffic
 from seer.pretrain.planned import planned_beside
 from seer.pretrain.recipe import load_config
 
@@ -91,7 +92,7 @@ def test_what_was_measured_counts_for_its_cards_and_what_was_published_for_other
     job, backbone, gpu, shares
 ):
     config = replace(job.config, backbone=replace(job.config.backbone, name=backbone))
-    expected = efficiencies(config, HARDWARE[gpu])
+    expected = efficiencies(backbone, HARDWARE[gpu])
     assert [each.share for each in expected] == shares
     assert ("measured" in expected[0].source) == (gpu != "v100-32g")
     there = replace(job, config=config, hardware=HARDWARE[gpu])

@@ -10,17 +10,9 @@ from typing import Any
 import numpy as np
 
 from seer.errors import InputError
+from seer.eval.data.collector import ABSENT, FEW_CORNERS, NO_MASK, NO_NUMBERS, Collector
 from seer.eval.data.masks import polygons_of, runs_of
-from seer.eval.data.objects import (
-    ABSENT,
-    FEW_CORNERS,
-    NO_CLASS,
-    NO_MASK,
-    NO_NUMBERS,
-    Annotated,
-    Collector,
-    Object,
-)
+from seer.eval.data.objects import NO_CLASS, Annotated, Object
 from seer.eval.data.rows import LARGEST_LIST, check_path
 from seer.inputs import UnreadableError, read_json
 from seer.schema import MismatchError, Text, refuse

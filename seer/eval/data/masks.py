@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 LEAST_CORNERS = 3
+NUMBERS = {int, float}
 FAR = 2**24  # pixels beyond which nothing is; NaN is beyond, too
 LONGEST_RUNS = 2**26
 
@@ -77,16 +78,22 @@ def runs_in(mask: np.ndarray) -> np.ndarray:
 
 def polygons_of(parts: Sequence[Any]) -> tuple[list[np.ndarray], int]:
     """`(P, 2)` float32 corners x, y of each part that has three or more, and how many parts have not."""
-    polygons = []
-    for part in parts:
-        numbers = part if isinstance(part, list) else []
-        if len(numbers) % 2 == 0 and len(numbers) >= 2 * LEAST_CORNERS and _finite(numbers):
-            polygons.append(np.array(numbers, np.float32).reshape(-1, 2))
+    corners = [_corners(part) for part in parts if isinstance(part, list)]
+    polygons = [polygon for polygon in corners if polygon is not None]
     return polygons, len(parts) - len(polygons)
 
 
-def _finite(numbers: list[Any]) -> bool:
-    return all(isinstance(number, int | float) and abs(number) < FAR for number in numbers)
+def _corners(numbers: list[Any]) -> np.ndarray | None:
+    """`(P, 2)`; None where they are not the coordinates of three corners or more."""
+    if len(numbers) % 2 or len(numbers) < 2 * LEAST_CORNERS or set(map(type, numbers)) - NUMBERS:
+        return None
+    try:
+        values = np.array(numbers, np.float64)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    if not -FAR < values.min() <= values.max() < FAR:  # nor where one is no number
+        return None
+    return values.astype(np.float32).reshape(-1, 2)
 
 
 def filled(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -95,27 +102,36 @@ def filled(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarra
     """
     mask = np.zeros((height, width), np.uint8)
     for polygon in polygons:
-        np.bitwise_or(mask, _inside(polygon.astype(np.float64), height, width), out=mask)
+        _fill(mask, polygon.astype(np.float64))
     return mask
 
 
-def _inside(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The same of one polygon: along a row of centres, each edge that crosses it is where inside and
-    outside change.
+def _fill(mask: np.ndarray, polygon: np.ndarray) -> None:
+    """Set the pixels of one polygon: along a row of centres, each edge that crosses it is where inside
+    and outside change. Only the polygon's own rows and columns are looked at.
     """
+    height, width = mask.shape
     begin = polygon
     end = np.roll(polygon, -1, axis=0)
     # Rows whose centre y + 1/2 lies in [upper, lower) of an edge.
     upper = np.minimum(begin[:, 1], end[:, 1])
     lower = np.maximum(begin[:, 1], end[:, 1])
     first = np.clip(np.ceil(upper - 0.5), 0, height).astype(np.int64)
-    counts = np.clip(np.ceil(lower - 0.5), 0, height).astype(np.int64) - first
+    last = np.clip(np.ceil(lower - 0.5), 0, height).astype(np.int64)
+    counts = last - first
     edges = np.repeat(np.arange(len(polygon)), counts)
+    if not len(edges):
+        return
     before = np.cumsum(counts) - counts
     rows = np.arange(counts.sum()) - np.repeat(before - first, counts)
     along = (rows + 0.5 - begin[edges, 1]) / (end[edges, 1] - begin[edges, 1])
     crossings = begin[edges, 0] + along * (end[edges, 0] - begin[edges, 0])
     columns = np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.int64)
-    changes = np.zeros((height, width + 1), np.uint8)
-    np.add.at(changes, (rows, columns), 1)
-    return np.cumsum(changes[:, :width], axis=1, dtype=np.uint8) & 1
+    top = int(first.min())
+    bottom = int(last.max())
+    left = int(columns.min())
+    right = int(columns.max())
+    changes = np.zeros((bottom - top, right - left + 1), np.uint8)
+    np.add.at(changes, (rows - top, columns - left), 1)
+    inside = np.cumsum(changes[:, :-1], axis=1, dtype=np.uint8) & 1
+    mask[top:bottom, left:right] |= inside

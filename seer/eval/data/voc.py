@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from seer.errors import InputError, first_line
-from seer.eval.data.objects import NO_CLASS, NO_NUMBERS, Annotated, Collector, Object
+from seer.eval.data.collector import NO_NUMBERS, Collector
+from seer.eval.data.objects import NO_CLASS, Annotated, Object
 from seer.eval.data.rows import check_path, lines
 from seer.inputs import MEGABYTE, UnreadableError, read_bytes
 

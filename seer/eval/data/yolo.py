@@ -10,8 +10,9 @@ import numpy as np
 
 from seer.data.folders import images_under
 from seer.errors import InputError
+from seer.eval.data.collector import NO_NUMBERS, Collector
 from seer.eval.data.masks import FAR
-from seer.eval.data.objects import NO_CLASS, NO_NUMBERS, Annotated, Collector, Object
+from seer.eval.data.objects import NO_CLASS, Annotated, Object
 from seer.inputs import MEGABYTE, UnreadableError, read_text, read_yaml
 from seer.schema import ListOf, MismatchError, Record, Text
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from seer.errors import InputError
-from seer.eval.data import coverage, objects
+from seer.eval.data import collector, coverage, objects, upright
 from seer.eval.data.boxes import check_layout, halves_of, rule_of, train_and_test
 from seer.eval.data.masks import filled, mask_of, runs_in, runs_of
 from tests.kit import boxes
@@ -57,29 +57,29 @@ def annotation(**values):
 @pytest.mark.parametrize(
     ("change", "count", "left"),
     [
-        (annotation(bbox=[500, 500, 10, 10]), objects.OUTSIDE, 1),
-        (annotation(bbox=[5, 5, 0, 10]), objects.NO_AREA, 1),
-        (annotation(bbox=[25, 25, -10, 10]), objects.NO_AREA, 1),
-        (annotation(bbox=[1, 2, 3]), objects.NO_NUMBERS, 1),
-        (annotation(bbox=[1, 2, float("nan"), 4]), objects.NO_NUMBERS, 1),
-        (annotation(bbox=[1, 2, "3", 4]), objects.NO_NUMBERS, 1),
-        (annotation(bbox=[1, 2, 10**400, 4]), objects.NO_NUMBERS, 1),
-        (annotation(bbox=[1, 2, 1e400, 4]), objects.NO_NUMBERS, 1),
-        (annotation(segmentation=[[1, 1, 5, 5, 10**400, 9]]), objects.FEW_CORNERS, 2),
-        (annotation(segmentation=[[1, 1, 5, 5, None, 9]]), objects.FEW_CORNERS, 2),
-        (annotation(segmentation={"size": [96, 64], "counts": [10**30]}), objects.NO_MASK, 2),
-        (annotation(segmentation={"size": None, "counts": None}), objects.NO_MASK, 2),
-        (annotation(bbox=[-9, -9, 40, 40]), objects.CUT, 2),
+        (annotation(bbox=[500, 500, 10, 10]), collector.OUTSIDE, 1),
+        (annotation(bbox=[5, 5, 0, 10]), collector.NO_AREA, 1),
+        (annotation(bbox=[25, 25, -10, 10]), collector.NO_AREA, 1),
+        (annotation(bbox=[1, 2, 3]), collector.NO_NUMBERS, 1),
+        (annotation(bbox=[1, 2, float("nan"), 4]), collector.NO_NUMBERS, 1),
+        (annotation(bbox=[1, 2, "3", 4]), collector.NO_NUMBERS, 1),
+        (annotation(bbox=[1, 2, 10**400, 4]), collector.NO_NUMBERS, 1),
+        (annotation(bbox=[1, 2, 1e400, 4]), collector.NO_NUMBERS, 1),
+        (annotation(segmentation=[[1, 1, 5, 5, 10**400, 9]]), collector.FEW_CORNERS, 2),
+        (annotation(segmentation=[[1, 1, 5, 5, None, 9]]), collector.FEW_CORNERS, 2),
+        (annotation(segmentation={"size": [96, 64], "counts": [10**30]}), collector.NO_MASK, 2),
+        (annotation(segmentation={"size": None, "counts": None}), collector.NO_MASK, 2),
+        (annotation(bbox=[-9, -9, 40, 40]), collector.CUT, 2),
         (annotation(category_id=7), objects.NO_CLASS, 1),
-        (annotation(image_id=99), objects.ABSENT, 1),
-        (annotation(iscrowd=1), objects.CROWDS, 2),
-        (annotation(iscrowd="0", bbox=[-9, -9, 40, 40]), objects.CUT, 2),
-        (annotation(segmentation=[[1, 1, 5, 5]]), objects.FEW_CORNERS, 2),
-        (annotation(segmentation={"size": [3, 3], "counts": [9]}), objects.NO_MASK, 2),
-        (annotation(segmentation={"size": [96, 64], "counts": [5]}), objects.NO_MASK, 2),
-        (annotation(segmentation={"size": [64, 96], "counts": [96 * 64]}), objects.NO_MASK, 2),
-        (annotation(segmentation={"size": [96, 64], "counts": "~~"}), objects.NO_MASK, 2),
-        (annotation(segmentation={"size": [96, 64], "counts": "\ud800"}), objects.NO_MASK, 2),
+        (annotation(image_id=99), collector.ABSENT, 1),
+        (annotation(iscrowd=1), collector.CROWDS, 2),
+        (annotation(iscrowd="0", bbox=[-9, -9, 40, 40]), collector.CUT, 2),
+        (annotation(segmentation=[[1, 1, 5, 5]]), collector.FEW_CORNERS, 2),
+        (annotation(segmentation={"size": [3, 3], "counts": [9]}), collector.NO_MASK, 2),
+        (annotation(segmentation={"size": [96, 64], "counts": [5]}), collector.NO_MASK, 2),
+        (annotation(segmentation={"size": [64, 96], "counts": [96 * 64]}), collector.NO_MASK, 2),
+        (annotation(segmentation={"size": [96, 64], "counts": "~~"}), collector.NO_MASK, 2),
+        (annotation(segmentation={"size": [96, 64], "counts": "\ud800"}), collector.NO_MASK, 2),
     ],
 )
 def test_what_is_wrong_with_an_object_is_counted(tmp_path, change, count, left):
@@ -151,7 +151,7 @@ def test_several_parts_and_run_lengths_are_the_librarys_masks(tmp_path):
     several, run_lengths = of(train)
     assert [len(polygon) for polygon in several.polygons] == [4, 3]
     np.testing.assert_array_equal(run_lengths.runs, runs)
-    assert train.counts == {objects.FEW_CORNERS: 1}
+    assert train.counts == {collector.FEW_CORNERS: 1}
 
 
 def test_random_run_lengths_survive_the_librarys_compression():
@@ -239,10 +239,10 @@ def test_images_that_are_not_there_or_damaged_or_of_another_size(tmp_path):
     train, _ = train_and_test(tmp_path)
     assert len(train) == 2
     assert train.counts == {
-        objects.ABSENT_IMAGE: 1,
-        objects.DAMAGED: 1,
-        objects.OTHER_SIZE: 1,
-        objects.EMPTY: 1,
+        collector.ABSENT_IMAGE: 1,
+        collector.DAMAGED: 1,
+        collector.OTHER_SIZE: 1,
+        collector.EMPTY: 1,
     }
     assert train.with_objects().tolist() == [1]
 
@@ -265,8 +265,8 @@ def test_boxes_and_masks_turn_with_an_image(tmp_path, orientation, frame):
     for split in ("train", "val"):
         content = boxes.coco(tmp_path, split, 1)
         Image.fromarray(pixels).save(tmp_path / split / "0.png", exif=exif)
-        upright = objects.shape_of(tmp_path / split / "0.png")
-        assert tuple(upright) == (80, 40, orientation)
+        shape = upright.shape_of(tmp_path / split / "0.png")
+        assert tuple(shape) == (80, 40, orientation)
         square = [60, 5, 15, 10]
         mask = pixels[:, :, 0] > 0
         if frame == "upright":
@@ -302,8 +302,8 @@ def test_a_turned_image_of_which_the_frame_is_not_told_is_left_out(tmp_path):
         image.load()
     image.save(tmp_path / "train/0.png", exif=exif)
     train, _ = train_and_test(tmp_path)
-    assert train.counts == {objects.TURNED: 1, objects.ABSENT: 2} or len(train) == 1
-    assert train.counts[objects.TURNED] == 1
+    assert train.counts == {collector.TURNED: 1, collector.ABSENT: 2} or len(train) == 1
+    assert train.counts[collector.TURNED] == 1
 
 
 def voc_xml(name: str, things: str, size: str = "<width>64</width><height>48</height>") -> str:
@@ -349,15 +349,15 @@ def test_voc_boxes_begin_at_one_and_include_their_last_pixel(tmp_path):
 @pytest.mark.parametrize(
     ("things", "size", "counts"),
     [
-        (thing("cat", (9, 9, 3, 12)), None, {objects.NO_AREA: 1}),
-        (thing("cat", ("x", 9, 3, 12)), None, {objects.NO_NUMBERS: 1}),
-        (thing("cat", (70, 60, 90, 80)), None, {objects.OUTSIDE: 1}),
-        ("<object><name>cat</name></object>", None, {objects.NO_NUMBERS: 1}),
+        (thing("cat", (9, 9, 3, 12)), None, {collector.NO_AREA: 1}),
+        (thing("cat", ("x", 9, 3, 12)), None, {collector.NO_NUMBERS: 1}),
+        (thing("cat", (70, 60, 90, 80)), None, {collector.OUTSIDE: 1}),
+        ("<object><name>cat</name></object>", None, {collector.NO_NUMBERS: 1}),
         (thing("", (3, 3, 9, 9)), None, {objects.NO_CLASS: 1}),
         ("", "<width>0</width><height>0</height>", {}),
         ("", f"<width>{'9' * 5000}</width><height>48</height>", {}),
         ("", "", {}),
-        ("", "<width>640</width><height>48</height>", {objects.OTHER_SIZE: 1}),
+        ("", "<width>640</width><height>48</height>", {collector.OTHER_SIZE: 1}),
     ],
 )
 def test_what_is_wrong_in_xml_is_counted(tmp_path, things, size, counts):
@@ -427,7 +427,7 @@ def test_yolo_boxes_and_polygons_are_shares_of_the_image(tmp_path):
     np.testing.assert_allclose(box.box, [40, 15, 60, 35])
     np.testing.assert_allclose(polygon.box, [10, 10, 30, 30])
     np.testing.assert_allclose(polygon.area, 200)
-    assert train.counts == {objects.NO_CLASS: 1, objects.NO_NUMBERS: 2}
+    assert train.counts == {objects.NO_CLASS: 1, collector.NO_NUMBERS: 2}
 
 
 def test_yolo_names_by_number_in_any_order_or_none_at_all(tmp_path):

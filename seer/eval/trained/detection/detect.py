@@ -1,25 +1,20 @@
 """Detection: Faster or Mask R-CNN on a backbone, trained on images with boxes, scored on others."""
 
-import json
 import math
-from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from seer import config as configuration
-from seer import distributed, files
+from seer import distributed
 from seer.data.labelled import LabelledSamples
 from seer.data.loader import Loader
 from seer.data.order import Order
-from seer.distributed import World, on_all
+from seer.distributed import World
 from seer.engine.learner import Step
 from seer.engine.options import check_batch, check_parallel
 from seer.engine.parallel import parallelize
@@ -30,35 +25,22 @@ from seer.eval.data.boxes import train_and_test
 from seer.eval.data.objects import Annotated, part
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.scores import Score
-from seer.eval.trained.detection.average_precision import coco_scores, curves, voc_scores
-from seer.eval.trained.detection.boxbatches import (
-    BoxBatch,
-    BoxCutter,
-    BoxTask,
-    ByAspect,
-    framed,
-    resized,
-    resized_size,
-)
-from seer.eval.trained.detection.cocofiles import (
-    Prediction,
-    compressed,
-    library,
-    results_of,
-    truth_of,
-)
+from seer.eval.trained.detection.boxbatches import BoxBatch
+from seer.eval.trained.detection.boxcutter import BoxCutter
+from seer.eval.trained.detection.boxtask import task_of
+from seer.eval.trained.detection.byaspect import ByAspect
+from seer.eval.trained.detection.cocofiles import library
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
-from seer.eval.trained.detection.sheet import sheet
+from seer.eval.trained.detection.testing import keep, predictions_of, scores_of
 from seer.eval.trained.runs import check_run_dir, check_same, housed, options_of
 from seer.interop.levels import levels_of
 from seer.interop.models import Model, load_model
 from seer.precision import autocast
-from seer.rundir.names import CONFIG, DETECTIONS, IMAGES, PRECISION, PREDICTIONS, TRUTH
+from seer.rundir.names import CONFIG
 from seer.terminal import outlasting_terminal
 
 TOO_LARGE = "the detector; use a smaller model, or parallel.mode=fsdp on more devices"
-SURE = 0.5  # of a mask's pixel
 
 
 def configure(task: str, model: str, data: str, overrides: list[str]) -> DetectConfig:
@@ -108,6 +90,10 @@ def check(config: DetectConfig, ranks: int) -> None:
     check_parallel(config.parallel, ranks)
     if config.parallel.deferred_init:
         raise InputError("parallel.deferred_init: a detector begins with a model's weights")
+    if config.keep_features and config.parallel.mode == "fsdp" and ranks > 1:
+        raise InputError(
+            "keep_features: frozen stages need no parallel.mode=fsdp; use ddp, or leave it out"
+        )
     if config.loader.device_decode:
         raise InputError("loader.device_decode: whole images are decoded by workers; leave it out")
 
@@ -139,7 +125,12 @@ def trained(config: DetectConfig, train: Annotated, test: Annotated, world: Worl
             precise(training, config, world)
         predictions = predictions_of(training.module, config, model, test, world)
         if world.is_main:
-            scores.extend(scores_of(config, train, test, predictions))
+            details = {
+                "steps": config.steps,
+                "training_images": len(used),
+                "left_out": {"training": train.counts, "test": test.counts},
+            }
+            scores.extend(scores_of(config, test, predictions, details))
             keep(config, test, predictions)
 
     training.end = end
@@ -168,6 +159,7 @@ def set_up(
         model.mean,
         model.std,
         levels.strides[-1],
+        digests=config.keep_features > 0,
     )
     sizes = train.objects.sizes
     plain = Order(
@@ -195,13 +187,6 @@ def set_up(
     )
 
 
-def task_of(loader: Loader[Any]) -> BoxTask:
-    """A loader's task, for batches of images of all sizes."""
-    task = loader.task
-    same = {f.name: getattr(task, f.name) for f in fields(task) if f.name != "encoded"}
-    return BoxTask(**same)
-
-
 @torch.no_grad()
 def precise(training: Training[BoxBatch], config: DetectConfig, world: World) -> None:
     """Take the statistics of the trained BatchNorms as means over so many steps' batches (Wu and
@@ -220,93 +205,3 @@ def precise(training: Training[BoxBatch], config: DetectConfig, world: World) ->
             module(images, end)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-
-
-@torch.no_grad()
-def predictions_of(
-    module: nn.Module, config: DetectConfig, model: Model, test: Annotated, world: World
-) -> list[Prediction]:
-    """What is found in each test image, of which each rank takes its share; all of it on all ranks, in
-    the order of the images. A collective.
-    """
-    module.eval()
-    end = Step(config.steps, config.steps)
-    multiple = 32
-    own: list[Prediction] = []
-    for i, there in shares(len(test), world):
-        image = test.image(i)
-        height, width = resized_size(image.shape[:2], config.test_size, config.long_side)
-        pixels = torch.from_numpy(resized(image, height, width))
-        frame = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
-        moved = framed([pixels], frame, model.mean, model.std, world.device)
-        index = torch.tensor([i], device=world.device)
-        batch = BoxBatch(moved, ((height, width),), (), (), None, index)
-        if config.precision == "fp64":
-            batch = batch.to(torch.float64)
-        with autocast(config.precision, world.device):
-            found = module(batch, end).metrics
-        if there:
-            own.append(prediction_of(i, found, (height, width), image.shape[:2]))
-    gathered = on_all(lambda: own)
-    return sorted((each for ranks in gathered for each in ranks), key=lambda p: p.image)
-
-
-def shares(images: int, world: World) -> Iterator[tuple[int, bool]]:
-    """This rank's images, each with whether it is one: all ranks have equally many, so that they can
-    gather parameters, the last one perhaps once more.
-    """
-    for start in range(-(-images // world.size)):
-        number = start * world.size + world.rank
-        yield min(number, images - 1), number < images
-
-
-def prediction_of(
-    image: int, found: dict[str, Tensor], seen: tuple[int, int], size: tuple[int, ...]
-) -> Prediction:
-    """What was found in an image that was seen at another size."""
-    height, width = size
-    scale = torch.tensor([width / seen[1], height / seen[0]]).repeat(2)
-    boxes = found["boxes"].float().cpu() * scale
-    masks = None
-    if "masks" in found:
-        pasted = paste_masks_in_image(found["masks"].float().cpu(), boxes, (height, width))
-        masks = compressed(pasted[:, 0] > SURE)
-    return Prediction(
-        image,
-        boxes.double().numpy(),
-        found["scores"].float().cpu().double().numpy(),
-        found["labels"].cpu().numpy() - 1,
-        masks,
-    )
-
-
-def scores_of(
-    config: DetectConfig, train: Annotated, test: Annotated, predictions: list[Prediction]
-) -> list[Score]:
-    """COCO's values of boxes and masks, and VOC's of boxes; AP of masks, or else of boxes, stands for
-    all.
-    """
-    details = {
-        "steps": config.steps,
-        "training_images": len(learnt(config, train)),
-        "left_out": {"training": train.counts, "test": test.counts},
-    }
-    kinds = ["box", "mask"] if config.masks == "yes" else ["box"]
-    scores = [score for kind in kinds for score in coco_scores(test, predictions, kind, details)]
-    headline = [score for score in scores if score.metric in ("box_AP", "mask_AP")][-1]
-    headline.headline = True  # of boxes where no test object has a mask
-    return scores + voc_scores(test, predictions, details)
-
-
-def keep(config: DetectConfig, test: Annotated, predictions: list[Prediction]) -> None:
-    """Write what was found, and what there is to find, as COCO's JSON; and a picture of the worst."""
-    folder = Path(config.run_dir)
-    files.write(folder / PREDICTIONS, json.dumps(results_of(predictions)))
-    files.write(folder / TRUTH, json.dumps(truth_of(test, config.masks == "yes")))
-    kinds = ["box", "mask"] if config.masks == "yes" else ["box"]
-    drawn = [curves(test, predictions, kind) for kind in kinds]
-    every = {name: curve for own in drawn for name, curve in own.items()}
-    files.write(folder / PRECISION, json.dumps(every))
-    (folder / IMAGES).mkdir(exist_ok=True)
-    with files.replacing(folder / IMAGES / DETECTIONS) as beside:
-        beside.write_bytes(sheet(test, predictions))

@@ -42,6 +42,9 @@ class DetectConfig(RunConfig):
             have any.
         freeze: what of the backbone is not trained: 0 nothing, n everything up to the stage Cn, its stem included; 4 is
             all but the last stage, and 5 everything.
+        keep_features: GiB of each process's memory for what the frozen stages make of an image, so that they run once
+            for each size and side that it comes in (seer's networks, `freeze` of 2 and above); the first ones that come
+            stay. 0 computes them anew each time. The numbers are the same, whatever is kept.
         batchnorm: of the backbone: `frozen`, its statistics and factors as they came, or `sync`: trained, over all
             processes' images (`parallel.bn_group`), as that of the pyramid, which has none otherwise.
         precise: with `batchnorm=sync`, steps' images from which the statistics are taken anew before the test; 0 takes
@@ -70,6 +73,7 @@ class DetectConfig(RunConfig):
     width: int = option(256, Integer(8, 4096))
     masks: str = option("auto", Choice("auto", "yes", "no"))
     freeze: int = option(2, Choice(*FROZEN_UP_TO))
+    keep_features: float = option(0.0, Number(0, 1e6), incidental=True)
     batchnorm: str = option("frozen", Choice("frozen", "sync"))
     precise: int = option(0, Integer(0, 10_000))
     short_sides: list[int] = option(

@@ -12,15 +12,10 @@ from seer.data.options import LoaderConfig
 from seer.data.order import Order
 from seer.eval.data.boxes import train_and_test
 from seer.eval.data.objects import Object, flat
-from seer.eval.trained.detection.boxbatches import (
-    BoxCutter,
-    BoxTask,
-    ByAspect,
-    framed,
-    reduction,
-    resized_size,
-)
-from seer.eval.trained.detection.detect import task_of
+from seer.eval.trained.detection.boxbatches import framed
+from seer.eval.trained.detection.boxcutter import BoxCutter, reduction, resized_size
+from seer.eval.trained.detection.boxtask import BoxTask, task_of
+from seer.eval.trained.detection.byaspect import ByAspect
 from tests.kit import boxes
 
 

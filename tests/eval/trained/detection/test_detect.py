@@ -21,8 +21,8 @@ from seer.backbones import BackboneConfig, build
 from seer.distributed import World
 from seer.errors import InputError
 from seer.eval.data.boxes import train_and_test
+from seer.eval.data.collector import EMPTY
 from seer.eval.data.masks import mask_of, runs_of
-from seer.eval.data.objects import EMPTY
 from seer.eval.task import evaluate
 from seer.eval.trained.detection.average_precision import opened, summary
 from seer.eval.trained.detection.boxbatches import BoxBatch

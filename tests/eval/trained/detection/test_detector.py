@@ -1,5 +1,6 @@
 """Faster and Mask R-CNN, against torchvision's whole models."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -18,8 +19,11 @@ from seer.data.hashing import mix
 from seer.engine.learner import Step
 from seer.errors import InputError
 from seer.eval.trained.detection.boxbatches import BoxBatch
-from seer.eval.trained.detection.detector import DRAWS, Detector, Sampler, targets_of
+from seer.eval.trained.detection.boxheads import DRAWS
+from seer.eval.trained.detection.detector import Detector, targets_of
+from seer.eval.trained.detection.kept_features import GIB, KeptFeatures
 from seer.eval.trained.detection.options import DetectConfig
+from seer.eval.trained.detection.sampling import Sampler
 from seer.interop.foreign import Pooled
 from seer.interop.levels import levels_of
 
@@ -280,3 +284,92 @@ def test_what_is_drawn_depends_on_the_image_alone():
         assert (labels[i][own_positive.bool()] == 1).all()
         assert (labels[i][own_negative.bool()] == 0).all()
         assert (own_positive.sum(), own_negative.sum()) == (4, 4)
+
+
+def kept_batches() -> list[BoxBatch]:
+    """A batch, the same again in another order, and one of which an image is another."""
+    first = replace(batch(), digests=(b"a", b"b"))
+    turned = replace(
+        first,
+        pixels=first.pixels.flip(0),
+        boxes=first.boxes[::-1],
+        labels=first.labels[::-1],
+        masks=first.masks[::-1],
+        digests=first.digests[::-1],
+    )
+    pixels = torch.cat([first.pixels[:1], -first.pixels[1:]])
+    return [first, turned, replace(first, pixels=pixels, digests=(b"a", b"c"))]
+
+
+def learned(options: dict, room: float) -> tuple[list[torch.Tensor], int]:
+    """Losses and gradients of those batches, with so many GiB for features; how often the last frozen
+    stage ran.
+    """
+    torch.manual_seed(0)
+    levels = levels_of(build(BackboneConfig("regnety_002")), "regnety_002")
+    few = {"width": 8, "samples": 16, "proposals": 16}
+    masks = options.get("neck") != "c4"
+    detector = Detector(levels, 2, masks, config(keep_features=room, **few, **options)).train()
+    last = min(options["freeze"] - 2, 3 if masks else 2)
+    calls: list[int] = []
+    levels.network.stages[last].register_forward_hook(lambda *_: calls.append(1))
+    trained = [p for p in detector.parameters() if p.requires_grad]
+    values = []
+    for images in kept_batches():
+        loss = detector(images if masks else replace(images, masks=None), STEP).loss
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+        values += [loss.detach(), *(g for g in gradients if g is not None)]
+    return values, len(calls)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"freeze": 2},
+        {"freeze": 4, "batchnorm": "sync"},
+        {"freeze": 5, "neck": "c4"},
+    ],
+)
+def test_frozen_stages_run_once_for_an_image_and_nothing_else_changes(options):
+    """With room for all and for none: the same losses and gradients, bit by bit. Of six images of
+    three batches there are three.
+    """
+    kept, times = learned(options, 1.0)
+    again, every_time = learned(options, 1e-9)
+    assert (times, every_time) == (3, 6)
+    for ours, theirs in zip(kept, again, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_what_came_first_stays_while_there_is_room():
+    maps = [torch.ones(1, 1, 16, 16)]
+    kept = KeptFeatures(1.5 * maps[0].nbytes / GIB)
+    images = kept_batches()[0]
+    for _ in range(2):
+        kept.of(images, lambda _: maps)
+    assert kept.images == 1
+    assert 0 <= kept.room < maps[0].nbytes
+
+
+def test_kept_features_are_those_of_whole_batches():
+    torch.manual_seed(0)
+    levels = levels_of(build(BackboneConfig("regnety_002")), "regnety_002")
+    detector = Detector(levels, 2, True, config(freeze=4, width=32, keep_features=1.0)).train()
+    images = kept_batches()[0]
+    kept = detector.levels(images)
+    detector.kept = None
+    for ours, theirs in zip(kept, detector.levels(images), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"freeze": 0}, "freeze=0 leaves no stage"), ({"freeze": 2}, "stages of this model")],
+)
+def test_features_are_kept_of_frozen_stages_that_are_known(options, message):
+    network = torchvision.models.resnet18()
+    network.fc = nn.Identity()
+    known = options["freeze"] == 0
+    model = build(BackboneConfig("regnety_002")) if known else Pooled(network, 512)
+    with pytest.raises(InputError, match=message):
+        Detector(levels_of(model, "model"), 2, False, config(keep_features=1.0, **options))

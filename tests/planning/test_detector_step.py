@@ -1,0 +1,181 @@
+"""The planned step of a detector against a real one, and the largest published one on pretended ranks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from typer.testing import CliRunner
+
+from seer.cli import app
+from seer.config import RECIPES
+from seer.engine.learner import Step
+from seer.engine.optim import build_optimizer
+from seer.errors import InputError
+from seer.eval.trained.detection.boxbatches import BoxBatch
+from seer.eval.trained.detection.detector import Detector
+from seer.eval.trained.detection.options import DetectConfig
+from seer.planning.asked import check, load, with_steps
+from seer.planning.detector_config import CLASSES
+from seer.planning.detector_step import OBJECTS, levels_in, measure_detector
+from seer.planning.footprint import NOTHING
+from seer.planning.plan import plan
+from tests.planning.test_footprint import allocations_of, peak_of
+
+SIDE = 128
+SMALL = [
+    "model=regnety_002",
+    "steps=10",
+    "batch_size=2",
+    f"short_sides=[{SIDE}]",
+    f"long_side={SIDE}",
+    # As many positive regions as there are objects, which are regions themselves.
+    f"samples={4 * OBJECTS}",
+    "proposals=64",
+    "freeze=0",
+    "batchnorm=sync",
+]
+
+
+def config_of(*overrides: str, recipe: str = "detect") -> DetectConfig:
+    config = with_steps(load(recipe, [*SMALL, *overrides]))
+    assert isinstance(config, DetectConfig)
+    return config
+
+
+def real(config: DetectConfig) -> tuple[Detector, BoxBatch]:
+    """A detector with weights, and two images of noise with objects."""
+    torch.manual_seed(0)
+    levels = levels_in(config).to_empty(device="cpu")
+    levels.reset_parameters()
+    detector = Detector(levels, CLASSES, config.masks == "yes", config).train()
+    corners = torch.rand(2, OBJECTS, 2) * SIDE / 2
+    boxes = torch.cat([corners, corners + SIDE / 3], dim=2)
+    masks = torch.ones(OBJECTS, SIDE, SIDE, dtype=torch.uint8)
+    batch = BoxBatch(
+        torch.randn(2, SIDE, SIDE, 3).permute(0, 3, 1, 2),
+        ((SIDE, SIDE),) * 2,
+        tuple(boxes),
+        (torch.ones(OBJECTS, dtype=torch.int64),) * 2,
+        (masks, masks.clone()) if config.masks == "yes" else None,
+        torch.arange(2),
+    )
+    return detector.to(memory_format=torch.channels_last), batch
+
+
+def allocated(config: DetectConfig) -> int:
+    """The most that a real step has allocated at once beyond what is there before it."""
+    detector, batch = real(config)
+    optimizer = build_optimizer(detector, config.optim)
+
+    def step() -> None:
+        detector(batch, Step(8, 10)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    return peak_of(allocations_of(profiler.profiler.kineto_results.experimental_event_tree()))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("masks=no", "batchnorm=frozen", "freeze=2"),
+        ("masks=no", "neck=c4", "batchnorm=frozen"),
+        ("head=fcos", "batchnorm=frozen"),
+    ],
+)
+def test_peak_memory_is_that_of_a_real_step(overrides):
+    config = config_of(*overrides)
+    memory = measure_detector(config, 1).memory
+    resident = sum(memory[kind] for kind in ("parameters", "optimizer", "inputs"))
+    assert sum(memory.values()) - resident == pytest.approx(allocated(config), rel=0.1)
+
+
+def test_arithmetic_is_that_of_the_layers_that_run():
+    """Convolutions and layers of a real step, by their outputs."""
+    config = config_of("short_sides=[96]", "long_side=128")  # the size of a photograph
+    detector, batch = real(config)
+    counted = []
+
+    def count(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        backward = int(inputs[0].requires_grad) + int(module.weight.requires_grad)
+        each = module.weight[0].numel()
+        if isinstance(module, torch.nn.ConvTranspose2d):
+            each = module.weight[:, 0].numel() // 4  # of a kernel of 2 by 2 a place has one
+        counted.append((1 + backward) * 2 * output.numel() * each)
+
+    for module in detector.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear | torch.nn.ConvTranspose2d):
+            module.register_forward_hook(count)
+    part = BoxBatch(
+        batch.pixels[:, :, :96],
+        ((96, 128),) * 2,
+        tuple(boxes.clamp(max=95.0) for boxes in batch.boxes),
+        batch.labels,
+        tuple(masks[:, :96] for masks in batch.masks),
+        batch.index,
+    )
+    detector(part, Step(8, 10)).loss.backward()
+    assert measure_detector(config, 1).flops == pytest.approx(sum(counted), rel=0.02)
+
+
+@pytest.mark.parametrize("mode", ["fsdp", pytest.param("ddp", marks=pytest.mark.slow)])
+def test_mask_rcnn_on_regnety_128gf_takes_a_step_on_eight_ranks(mode):
+    """As SEER's: 16 images, synchronised BatchNorm, half precision."""
+    config = load("detect_seer", ["model=regnety_128gf", f"parallel.mode={mode}", "precision=fp16"])
+    check(config, 8)
+    footprint = measure_detector(config, 8, sync_batchnorm=False)
+    assert footprint.batch == 2
+    assert footprint.parameters == pytest.approx(665e6, rel=0.05)
+    assert footprint.near.messages > 0
+    assert footprint.far == NOTHING
+    whole = 4 * footprint.parameters
+    share = whole / 8 if mode == "fsdp" else whole
+    assert footprint.memory["optimizer"] == pytest.approx(share, rel=0.1)
+    assert footprint.reduced == (0 if mode == "fsdp" else pytest.approx(2 * whole, rel=0.01))
+
+
+PROTOCOLS = sorted(path.stem for path in Path(RECIPES, "eval").glob("detect_*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", PROTOCOLS)
+def test_every_protocol_starts(recipe):
+    """The checks of a launch, and a step on tensors without contents."""
+    common = ["model=regnety_002", "parallel.mode=ddp"]
+    check(load(recipe, common), 2)
+    config = load(recipe, [*common, "batch_size=2", "short_sides=[96]", "long_side=128"])
+    assert measure_detector(with_steps(config), 2).flops > 0
+
+
+def test_the_command_says_what_a_detector_needs():
+    words = ["plan", "detect_seer", *SMALL, "--gpus", "2", "--gpu", "v100-32g", "steps=1000"]
+    result = CliRunner().invoke(app, [*words, "parallel.mode=ddp", "masks=no"])
+    assert result.exit_code == 0, result.output
+    assert "detect_seer: 2 × v100-32g, 1 images each" in result.output
+    assert "fits" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["detect_seer"], "model=: give the backbone"),
+        (["detect_none", "model=regnety_002"], "protocol=none: detect has no such protocol"),
+        (["detect_seer", "model=regnety_002", "protocol=hpt"], "protocol=: detect_seer is one"),
+        (["detect", "model=regnety_002"], "epochs=24: how many steps they are depends"),
+        (["detect", "model=regnety_002", "width=1"], "width"),
+        (["detect_seer", "model=nothing"], "nothing"),
+    ],
+)
+def test_what_is_wrong_is_one_line(words, message):
+    with pytest.raises(InputError, match=message) as error:
+        plan(words[0], words[1:], 1, "h100")
+    assert "\n" not in str(error.value)
+
+
+def test_a_batch_that_does_not_divide_is_told_before_anything_is_built():
+    with pytest.raises(InputError, match="batch_size=16 does not divide among 3 processes"):
+        check(load("detect_seer", ["model=regnety_128gf"]), 3)
