@@ -25,10 +25,10 @@ from seer.backbones.base import Backbone
 from seer.data.workers import memory_needed
 from seer.engine.learner import Step
 from seer.eval.trained.detection.boxbatches import BoxBatch
-from seer.eval.trained.detection.boxcutter import resized_size
 from seer.eval.trained.detection.boxheads import Counted, Found, OneStage, TwoStages
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
+from seer.eval.trained.detection.placement import resized_size
 from seer.interop.levels import Levels, levels_of
 from seer.interop.models import load_model
 from seer.interop.spec import RANDOM, library_of, split

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from seer.report.runfiles import RunFiles
-from seer.rundir.names import ATTENTION, COLOUR, CROPS, DETECTIONS, NEIGHBOURS
+from seer.rundir.names import ATTENTION, COLOUR, CONFUSIONS, CROPS, DETECTIONS, NEIGHBOURS
 
 # How training lays crops out (`seer.pretrain.picture`), in pixels.
 HEIGHT = 160  # of a row of the largest
@@ -16,6 +16,10 @@ NEIGHBOURHOOD = (
     "green where the label agrees, red where it does not."
 )
 FOUND = "Test images, the worst first: left what there is to find, right what was found with a score of 0.3 or more."
+TAKEN = (
+    "Rows: what an object is. Columns: what a detection with a score of 0.5 or more, overlapping it by half or more, "
+    "takes it for; the classes with the most mistakes."
+)
 ATTENDED = (
     "Left: test images. Middle: how much the features change when a small square there is hidden, red most. Right: the "
     "part that counts for more than the mean."
@@ -26,6 +30,7 @@ CAPTIONS = {
     ATTENTION: ("Attention", ATTENDED),
     COLOUR: ("Colour and content", REMADE),
     DETECTIONS: ("Detections", FOUND),
+    CONFUSIONS: ("Confusions", TAKEN),
 }
 
 

@@ -48,8 +48,10 @@ VALIDATION = "validation.json"
 PREDICTIONS = "predictions.json"
 TRUTH = "truth.json"
 PRECISION = "precision.json"
+CONFUSION = "confusion.json"
 CROPS = "crops.png"
 DETECTIONS = "detections.png"
+CONFUSIONS = "confusions.png"
 NEIGHBOURS = "neighbours.png"
 ATTENTION = "attention.png"
 COLOUR = "colour.png"
@@ -82,6 +84,7 @@ NAMES = {
     PREDICTIONS,
     TRUTH,
     PRECISION,
+    CONFUSION,
 }
 NAMES |= {CHECKPOINTS, TENSORBOARD}
 

@@ -1,4 +1,4 @@
-"""Whole images resized and mirrored with their boxes and masks, by the loader's workers."""
+"""Whole images resized, cut and mirrored with their boxes and masks, by the loader's workers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,27 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seer.data.decoding.decode import reduced
+from seer.data.decoding.decode import DamagedImage
 from seer.data.hashing import mix
+from seer.data.labelled import ImageSet
 from seer.data.members import Extras
 from seer.eval.data.masks import filled, mask_of
 from seer.eval.data.objects import Objects
 from seer.eval.trained.detection.boxbatches import BoxBatch, BoxParcel, framed
+from seer.eval.trained.detection.copypaste import Scene, on_canvas, pasted
+from seer.eval.trained.detection.placement import PASTED, Placement, Placing, reduction
+
+LEAST_SIDE = 1.0  # pixels of a box that an edge has cut; less of an object is none
 
 # Domains of the hash.
-SIDES = 0x73696465
-FLIPS = 0x666C6970
+SOURCES = 0x736F7572
+CHOSEN = 0x63686F73
 
 
 class BoxCutter:
-    """Resizes and mirrors each image with its objects; a `Cutter` for `BoxTask`.
+    """Places each image with its objects; a `Cutter` for `BoxTask`.
 
     Args:
         objects: of each image by its id; crowds are left out, and with `masks` what has no mask.
-        short_sides: of which one is drawn for each image and epoch.
         mean, std: of the channels, on the scale where white is 1.
         multiple: of which the sides of a batch are.
         digests: say what each image's pixels hash to.
+        sources: the images, for copy-paste: half of the objects of another one are pasted on each.
     """
 
     suffixes: tuple[str, ...] = ()
@@ -38,45 +43,31 @@ class BoxCutter:
     def __init__(
         self,
         objects: Objects,
-        short_sides: Sequence[int],
-        long_side: int,
-        flip: bool,
+        placing: Placing,
         masks: bool,
-        seed: int,
         mean: Sequence[float],
         std: Sequence[float],
         multiple: int = 32,
         digests: bool = False,
+        sources: ImageSet | None = None,
     ):
         self.objects = objects
-        self.short_sides = np.array(short_sides)
-        self.long_side = long_side
-        self.flip = flip
+        self.placing = placing
         self.masks = masks
-        self.seed = seed
         self.mean = list(mean)
         self.std = list(std)
         self.multiple = multiple
         self.digests = digests
+        self.sources = sources
 
     def shapes(self, count: int) -> list[tuple[int, ...]]:
         """None: images of all sizes are no arrays of one."""
         return []
 
-    def sizes(self, epochs: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """`(B, 2)` heights and widths that images get."""
-        drawn = mix(self.seed, SIDES, epochs, ids) % np.uint64(len(self.short_sides))
-        short = self.short_sides[drawn.astype(np.int64)]
-        return np.stack(
-            [
-                resized_size(tuple(size), side, self.long_side)
-                for size, side in zip(self.objects.sizes[ids].tolist(), short.tolist(), strict=True)
-            ]
-        )
-
     def frame(self, epochs: np.ndarray, ids: np.ndarray) -> tuple[int, int]:
         """Height and width into which these images fit."""
-        height, width = -(-self.sizes(epochs, ids).max(0) // self.multiple) * self.multiple
+        shapes = self.placing.shapes(self.objects.sizes[ids], epochs, ids)
+        height, width = -(-shapes.max(0) // self.multiple) * self.multiple
         return int(height), int(width)
 
     def plan(
@@ -98,6 +89,72 @@ class BoxCutter:
         index = batch.index.to(device)
         return BoxBatch(pixels, sizes, boxes, labels, masks, index, batch.digests)
 
+    def scene(self, id: int, image: np.ndarray, place: Placement) -> Scene:
+        """An image and its objects where they come to lie."""
+        height, width = place.shape
+        top, left = place.corner
+        pixels = resized(image, *place.resized)[top : top + height, left : left + width]
+        table = self.objects
+        numbers = [i for i in table.of(id) if not table.crowd[i]]
+        if self.masks:
+            numbers = [i for i in numbers if table.masked[i]]
+        scale = np.array(place.resized[::-1], np.float32) / table.sizes[id][::-1].astype(np.float32)
+        boxes = table.boxes[numbers].reshape(-1, 4) * np.tile(scale, 2)
+        masks = np.zeros((len(numbers), height, width), np.uint8) if self.masks else None
+        if masks is not None:
+            for mask, number in zip(masks, numbers, strict=True):
+                mask[:] = self._mask(number, id, scale, place)
+        if place.flip:
+            pixels = pixels[:, ::-1]
+            masks = None if masks is None else masks[:, :, ::-1]
+        boxes = boxes - np.array([left, top, left, top], np.float32)
+        if place.flip:
+            boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+        scene = Scene(pixels, boxes.astype(np.float32), table.labels[numbers] + 1, masks)
+        return within(scene) if self.placing.scales else scene
+
+    def _mask(self, number: int, id: int, scale: np.ndarray, place: Placement) -> np.ndarray:
+        """`(h, w)` of an object, not mirrored."""
+        table = self.objects
+        height, width = place.shape
+        top, left = place.corner
+        runs = table.run_lengths(number)
+        if len(runs):
+            whole = np.ascontiguousarray(mask_of(runs, *table.sizes[id].tolist()))
+            whole = cv2.resize(whole, place.resized[::-1], interpolation=cv2.INTER_NEAREST)
+            return whole[top : top + height, left : left + width]
+        corner = np.array([left, top], np.float32)
+        return filled([part * scale - corner for part in table.polygons(number)], height, width)
+
+    def pasted_on(self, scene: Scene, epoch: int, id: int) -> Scene:
+        """With objects of another image, if that can be decoded: a function of seed, epoch and image."""
+        assert self.sources is not None
+        square = self.placing.square
+        colour = np.round(np.array(self.mean) * 255)
+        canvas = on_canvas(scene, square, colour)
+        drawn = int(mix(self.placing.seed, SOURCES, epoch, id) % np.uint64(len(self.sources) - 1))
+        source = (id + 1 + drawn) % len(self.sources)
+        try:
+            image = self.sources.image(source)
+        except DamagedImage:
+            return canvas
+        sizes = self.objects.sizes[[source]]
+        (place,) = self.placing.of(sizes, np.array([epoch]), np.array([id]), PASTED)
+        other = self.scene(source, image, place)
+        bits = mix(self.placing.seed, CHOSEN, epoch, id, np.arange(len(other.labels)))
+        chosen = other.some((bits & np.uint64(1)).astype(bool))
+        return pasted(canvas, on_canvas(chosen, square, colour))
+
+
+def within(scene: Scene) -> Scene:
+    """Boxes of an image that was cut end at its edges; of what is beyond them nothing is left."""
+    height, width = scene.pixels.shape[:2]
+    boxes = scene.boxes.clip(0, np.array([width, height, width, height], np.float32))
+    there = ((boxes[:, 2:] - boxes[:, :2]) >= LEAST_SIDE).all(1)
+    if scene.masks is not None:
+        there &= scene.masks.any((1, 2))
+    return Scene(scene.pixels, boxes, scene.labels, scene.masks).some(there)
+
 
 class BoxPlan:
     """What becomes of B images."""
@@ -111,68 +168,32 @@ class BoxPlan:
     ):
         self.cutter = cutter
         self.ids = ids
-        self.sizes: list[tuple[int, int]] = cutter.sizes(epochs, ids).tolist()
-        self.flips = (mix(cutter.seed, FLIPS, epochs, ids) & np.uint64(1)).astype(bool)
+        self.epochs = epochs
+        self.places = cutter.placing.of(cutter.objects.sizes[ids], epochs, ids)
         self.reductions = [
-            reduction(shape, size) for shape, size in zip(shapes, self.sizes, strict=True)
+            reduction(shape, place.resized)
+            for shape, place in zip(shapes, self.places, strict=True)
         ]
         self.augment_seconds = 0.0
-        self.images: list[Tensor] = []
-        self.boxes: list[Tensor] = []
-        self.labels: list[Tensor] = []
-        self.masks: list[Tensor] = []
+        self.scenes: list[Scene] = []
 
     def cut(self, b: int, image: np.ndarray, extras: Extras = ()) -> None:
-        height, width = self.sizes[b]
-        flip = self.cutter.flip and bool(self.flips[b])
-        pixels = resized(image, height, width)
-        pixels = pixels[:, ::-1] if flip else pixels
-        self.images.append(torch.from_numpy(np.ascontiguousarray(pixels)))
-        table = self.cutter.objects
         id = int(self.ids[b])
-        scale = np.array([width, height], np.float32) / table.sizes[id][::-1].astype(np.float32)
-        numbers = [i for i in table.of(id) if not table.crowd[i]]
-        if self.cutter.masks:
-            numbers = [i for i in numbers if table.masked[i]]
-        boxes = table.boxes[numbers].reshape(-1, 4) * np.tile(scale, 2)
-        if flip:
-            boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
-        self.boxes.append(torch.from_numpy(boxes.astype(np.float32)))
-        self.labels.append(torch.from_numpy(table.labels[numbers] + 1))
-        if self.cutter.masks:
-            masks = np.zeros((len(numbers), height, width), np.uint8)
-            for mask, number in zip(masks, numbers, strict=True):
-                mask[:] = self._mask(number, id, scale, height, width)
-            masks = masks[:, :, ::-1] if flip else masks
-            bits = np.packbits(masks.reshape(len(numbers), -1), axis=1)
-            self.masks.append(torch.from_numpy(bits))
-
-    def _mask(self, number: int, id: int, scale: np.ndarray, height: int, width: int) -> np.ndarray:
-        table = self.cutter.objects
-        runs = table.run_lengths(number)
-        if len(runs):
-            whole = np.ascontiguousarray(mask_of(runs, *table.sizes[id].tolist()))
-            return cv2.resize(whole, (width, height), interpolation=cv2.INTER_NEAREST)
-        return filled([polygon * scale for polygon in table.polygons(number)], height, width)
+        scene = self.cutter.scene(id, image, self.places[b])
+        if self.cutter.sources is not None:
+            scene = self.cutter.pasted_on(scene, int(self.epochs[b]), id)
+        self.scenes.append(scene)
 
     def batch(self) -> BoxParcel:
+        images = tuple(torch.from_numpy(np.ascontiguousarray(s.pixels)) for s in self.scenes)
         return BoxParcel(
-            tuple(self.images),
-            tuple(self.boxes),
-            tuple(self.labels),
-            tuple(self.masks) if self.cutter.masks else None,
+            images,
+            tuple(torch.from_numpy(scene.boxes) for scene in self.scenes),
+            tuple(torch.from_numpy(scene.labels) for scene in self.scenes),
+            tuple(map(_packed, self.scenes)) if self.cutter.masks else None,
             torch.from_numpy(self.ids),
-            tuple(map(digest, self.images)) if self.cutter.digests else (),
+            tuple(map(digest, images)) if self.cutter.digests else (),
         )
-
-
-def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
-    """Height and width of an image whose shorter side becomes `short_side`, unless its longer one would
-    be above `long_side`.
-    """
-    scale = min(short_side / min(size), long_side / max(size))
-    height, width = (max(1, int(side * scale + 0.5)) for side in size)
-    return height, width
 
 
 def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -184,14 +205,10 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=how)
 
 
-def reduction(shape: tuple[int, int], size: tuple[int, int]) -> int:
-    """By how much an image may be reduced in decoding so that it still has the pixels that it is to
-    have.
-    """
-    fitting = [
-        r for r in (8, 4, 2) if all(a >= b for a, b in zip(reduced(shape, r), size, strict=True))
-    ]
-    return fitting[0] if fitting else 1
+def _packed(scene: Scene) -> Tensor:
+    """The masks `(n, h, w)`, eight pixels a byte."""
+    assert scene.masks is not None
+    return torch.from_numpy(np.packbits(scene.masks.reshape(len(scene.masks), -1), axis=1))
 
 
 def digest(image: Tensor) -> bytes:

@@ -32,6 +32,7 @@ from seer.eval.trained.detection.byaspect import ByAspect
 from seer.eval.trained.detection.cocofiles import library
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
+from seer.eval.trained.detection.placement import Placing
 from seer.eval.trained.detection.testing import keep, predictions_of, scores_of
 from seer.eval.trained.runs import check_run_dir, check_same, housed, options_of
 from seer.interop.levels import levels_of
@@ -53,6 +54,7 @@ def configure(task: str, model: str, data: str, overrides: list[str]) -> DetectC
     library()
     train, _ = train_and_test(data)
     config = replace(config, masks="yes" if with_masks(config, train) else "no")
+    check_jitter(config, len(learnt(config, train)))
     images = len(learnt(config, train))
     if images < config.batch_size:
         raise InputError(
@@ -77,6 +79,22 @@ def with_masks(config: DetectConfig, train: Annotated) -> bool:
     if config.masks == "auto" and (config.neck == "c4" or config.head == "fcos"):
         return False  # these have none
     return there and config.masks != "no"
+
+
+def check_jitter(config: DetectConfig, images: int) -> None:
+    """Raise `InputError` for scales that are no two, and for copy-paste where nothing can be pasted."""
+    if config.scales and (len(config.scales) != 2 or config.scales[0] > config.scales[1]):
+        raise InputError(
+            f"scales={config.scales}: expected two factors, the smaller first, as [0.1, 2.0]"
+        )
+    if not config.copy_paste:
+        return
+    if not config.scales:
+        raise InputError("copy_paste=true: needs scales, as scales=[0.1,2.0]")
+    if config.masks != "yes":
+        raise InputError("copy_paste=true: objects are pasted by their masks, and there are none")
+    if images < 2:
+        raise InputError("copy_paste=true: needs two training images or more")
 
 
 def learnt(config: DetectConfig, train: Annotated) -> np.ndarray:
@@ -119,8 +137,12 @@ def trained(config: DetectConfig, train: Annotated, test: Annotated, world: Worl
     scores: list[Score] = []
     used = part(train, learnt(config, train))
     training = set_up(config, model, used, world)
+    learner = training.learner
+    assert isinstance(learner, Detector)
 
     def end() -> None:
+        if config.ema:
+            learner.use_average()
         if config.precise and config.batchnorm == "sync":
             precise(training, config, world)
         predictions = predictions_of(training.module, config, model, test, world)
@@ -149,17 +171,23 @@ def set_up(
         levels = levels_of(model.backbone, model.label)
         learner = Detector(levels, len(train.classes), masks, config)
         module = parallelize(learner, config.parallel, world, config.precision)
-    cutter = BoxCutter(
-        train.objects,
-        config.short_sides,
+    placing = Placing(
+        tuple(config.short_sides),
         config.long_side,
         config.flip,
-        masks,
         config.seed,
+        (config.scales[0], config.scales[1]) if config.scales else None,
+        config.square,
+    )
+    cutter = BoxCutter(
+        train.objects,
+        placing,
+        masks,
         model.mean,
         model.std,
         levels.strides[-1],
         digests=config.keep_features > 0,
+        sources=train if config.copy_paste else None,
     )
     sizes = train.objects.sizes
     plain = Order(
@@ -177,6 +205,8 @@ def set_up(
     )
     loader.task = task_of(loader)
     sides = f"{config.short_sides[0]}-{config.short_sides[-1]}"
+    if config.scales:
+        sides = f"{config.scales[0]:g}-{config.scales[1]:g} times {config.square}"
     return Training(
         config=config,
         learner=learner,

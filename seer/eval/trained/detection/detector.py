@@ -14,6 +14,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from seer.backbones.base import Backbone
 from seer.data.hashing import mix
 from seer.distributed import all_reduce_sum, size
+from seer.engine.average import Average
 from seer.engine.learner import Learner, Output, Step
 from seer.errors import InputError
 from seer.eval.trained.detection.boxbatches import BoxBatch
@@ -63,6 +64,20 @@ class Detector(Learner[BoxBatch]):
         self.lowest = 1 if config.head == "fcos" else 0
         self.neck = _pyramid(levels, self.lowest, config) if self.pyramid else nn.Identity()
         self.heads = HEADS[config.head](levels, classes, masks, config)
+        self.average = Average(self.parts(), config.ema) if config.ema else None
+
+    def parts(self) -> list[nn.Module]:
+        """What has weights."""
+        return [self.backbone, self.neck, self.heads]
+
+    def after_update(self, step: Step) -> None:
+        if self.average is not None:
+            self.average.follow(self.parts(), step.number)
+
+    def use_average(self) -> None:
+        """Go on with the averaged weights, which no training should."""
+        assert self.average is not None
+        self.average.put_into(self.parts())
 
     def train(self, mode: bool = True) -> "Detector":
         """As of every module, but that frozen BatchNorms stay as they are."""

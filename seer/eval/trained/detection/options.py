@@ -53,6 +53,12 @@ class DetectConfig(RunConfig):
         long_side: no side becomes larger than that.
         test_size: the shorter side of test images.
         flip: mirror half of the training images.
+        scales: large-scale jitter in place of `short_sides` (Ghiasi et al. 2021, arXiv:2012.07177): training images fit
+            a square times a factor between these two, and are cut or padded to it; the paper's are [0.1, 2.0].
+        square: its side in pixels.
+        copy_paste: paste half of the objects of another training image on each (the same paper); with `scales`, and
+            masks.
+        ema: test averaged weights, of which so much stays at each step, as 0.9998; 0 tests the last ones.
         negatives: train on images without objects, too.
         anchor_scale: sides of the anchors, in strides of their map; on C4, √½ and 2, 4, … times of 32 px.
         proposals: regions of a test image that are looked at; in training twice as many are chosen from.
@@ -82,6 +88,10 @@ class DetectConfig(RunConfig):
     long_side: int = option(1333, PIXELS)
     test_size: int = option(800, PIXELS)
     flip: bool = option(True, Flag())
+    scales: list[float] = option([], ListOf(Number(above=0, high=100), 2))
+    square: int = option(1024, PIXELS)
+    copy_paste: bool = option(False, Flag())
+    ema: float = option(0.0, Number(0, below=1))
     negatives: bool = option(False, Flag())
     anchor_scale: float = option(8.0, Number(0.25, 1024))
     proposals: int = option(1000, Integer(1, 100_000))

@@ -16,13 +16,23 @@ from seer.eval.data.objects import Annotated
 from seer.eval.scores import Score
 from seer.eval.trained.detection.average_precision import coco_scores, curves, voc_scores
 from seer.eval.trained.detection.boxbatches import BoxBatch, framed
-from seer.eval.trained.detection.boxcutter import resized, resized_size
+from seer.eval.trained.detection.boxcutter import resized
 from seer.eval.trained.detection.cocofiles import Prediction, compressed, results_of, truth_of
+from seer.eval.trained.detection.confusion import confusion, picture_of, table_of
 from seer.eval.trained.detection.options import DetectConfig
+from seer.eval.trained.detection.placement import resized_size
 from seer.eval.trained.detection.sheet import sheet
 from seer.interop.models import Model
 from seer.precision import autocast
-from seer.rundir.names import DETECTIONS, IMAGES, PRECISION, PREDICTIONS, TRUTH
+from seer.rundir.names import (
+    CONFUSION,
+    CONFUSIONS,
+    DETECTIONS,
+    IMAGES,
+    PRECISION,
+    PREDICTIONS,
+    TRUTH,
+)
 
 SURE = 0.5  # of a mask's pixel
 
@@ -99,7 +109,9 @@ def scores_of(
 
 
 def keep(config: DetectConfig, test: Annotated, predictions: list[Prediction]) -> None:
-    """Write what was found, and what there is to find, as COCO's JSON; and a picture of the worst."""
+    """Write what was found, and what there is to find, as COCO's JSON; pictures of the worst
+    and of confusions.
+    """
     folder = Path(config.run_dir)
     files.write(folder / PREDICTIONS, json.dumps(results_of(predictions)))
     files.write(folder / TRUTH, json.dumps(truth_of(test, config.masks == "yes")))
@@ -108,5 +120,9 @@ def keep(config: DetectConfig, test: Annotated, predictions: list[Prediction]) -
     every = {name: curve for own in drawn for name, curve in own.items()}
     files.write(folder / PRECISION, json.dumps(every))
     (folder / IMAGES).mkdir(exist_ok=True)
-    with files.replacing(folder / IMAGES / DETECTIONS) as beside:
-        beside.write_bytes(sheet(test, predictions))
+    counts = confusion(test, predictions)
+    files.write(folder / CONFUSION, json.dumps(table_of(counts, test.classes)))
+    pictures = {DETECTIONS: sheet(test, predictions), CONFUSIONS: picture_of(counts, test.classes)}
+    for name, picture in pictures.items():
+        with files.replacing(folder / IMAGES / name) as beside:
+            beside.write_bytes(picture)

@@ -13,9 +13,10 @@ from seer.data.order import Order
 from seer.eval.data.boxes import train_and_test
 from seer.eval.data.objects import Object, flat
 from seer.eval.trained.detection.boxbatches import framed
-from seer.eval.trained.detection.boxcutter import BoxCutter, reduction, resized_size
+from seer.eval.trained.detection.boxcutter import BoxCutter
 from seer.eval.trained.detection.boxtask import BoxTask, task_of
 from seer.eval.trained.detection.byaspect import ByAspect
+from seer.eval.trained.detection.placement import Placing, reduction, resized_size
 from tests.kit import boxes
 
 
@@ -46,7 +47,7 @@ def test_sizes_are_those_of_the_shorter_side_within_the_longer():
 
 
 def cutter(objects, flip: bool, sides=(96,)) -> BoxCutter:
-    return BoxCutter(objects, sides, 1000, flip, True, 5, [0.0] * 3, [1.0] * 3, 32)
+    return BoxCutter(objects, Placing(sides, 1000, flip, 5), True, [0.0] * 3, [1.0] * 3, 32)
 
 
 def test_boxes_and_masks_lie_on_their_object_however_it_is_resized_and_mirrored():

@@ -19,6 +19,7 @@ import torch
 
 from seer.backbones import BackboneConfig, build
 from seer.distributed import World
+from seer.engine.learner import Step
 from seer.errors import InputError
 from seer.eval.data.boxes import train_and_test
 from seer.eval.data.collector import EMPTY
@@ -90,11 +91,15 @@ def test_it_writes_scores_predictions_and_a_picture(tmp_path):
     assert mean == pytest.approx(by_metric["box_AP50"]["value"])
     stricter = np.mean(curves["mask at an overlap of 0.75"])
     assert stricter == pytest.approx(by_metric["mask_AP75"]["value"])
+    table = json.loads((run_dir / "confusion.json").read_text())
+    assert table["classes"] == ["square", "disc", "nothing"]
+    assert np.sum(table["counts"][:2]) == 6  # the objects of three images
     picture = cv2.imread(str(run_dir / "images/detections.png"))
     assert picture.shape[1] > 300
     page = write_report(run_dir).read_text()
     assert "Precision, mask at an overlap of 0.75" in page
     assert "Detections" in page
+    assert "Confusions" in page
     # The recipe is said, and nothing about where it ran.
     assert by_metric["box_AP"]["options"]["masks"] == "yes"
     assert not by_metric["box_AP"]["options"].keys() & {"run_dir", "device", "log"}
@@ -129,10 +134,13 @@ def killed(command: list[str], until: Path) -> None:
     process.wait()
 
 
+AUGMENTED = ["scales=[0.5, 2.0]", "square=96", "copy_paste=true", "ema=0.9"]
+
+
 @pytest.mark.slow
 def test_a_killed_training_is_continued_bit_for_bit(tmp_path):
     data = boxes.both(tmp_path / "data", 6, 2)
-    common = [*QUICK, "steps=4", "checkpoint.every=2", "batchnorm=sync"]
+    common = [*QUICK, *AUGMENTED, "steps=4", "checkpoint.every=2", "batchnorm=sync"]
 
     def command(name: str) -> list[str]:
         return [*common, f"run_dir={tmp_path / name}"]
@@ -168,6 +176,7 @@ def test_processes_are_one(tmp_path):
     """Images of two aspects, in frames that are wider for their batch than for a share of it."""
     data = boxes.both(tmp_path / "data", 7, 3)
     small = ["precision=fp64", "steps=2", "checkpoint.every=0", "batchnorm=sync", "freeze=0"]
+    small += ["ema=0.5"]
     numbers, values = [], []
     for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
         run_dir = tmp_path / mode
@@ -227,6 +236,21 @@ def test_what_was_found_is_told_in_pixels_of_the_image():
     np.testing.assert_allclose(edges, [6, 4, 18, 20], atol=1)  # the sure half
 
 
+def test_an_averaged_detector_is_tested():
+    torch.manual_seed(0)
+    levels = levels_of(build(BackboneConfig("resnet18")), "ours")
+    options = DetectConfig(model="", data="", freeze=2, width=32, samples=8, proposals=8, ema=0.9)
+    detector = Detector(levels, 2, False, options)
+    weight = next(detector.heads.parameters())
+    before = weight.detach().clone()
+    weight.data += 1
+    detector.after_update(Step(0, 10))
+    detector.use_average()
+    torch.testing.assert_close(
+        weight.detach(), before + 0.9
+    )  # (1 + 0) / (10 + 0) of the old one stays
+
+
 def test_the_worst_images_come_first(tmp_path):
     images, _ = train_and_test(boxes.both(tmp_path, 3, 1))
     table = images.objects
@@ -279,6 +303,10 @@ def test_images_without_objects_are_trained_on_when_asked_for(tmp_path):
         (["short_sides=[64, 48]"], "must rise"),
         (["neck=c4", "masks=yes"], "neck=c4: has no masks"),
         (["epoch=3"], "did you mean 'epochs'"),
+        (["scales=[2.0]"], "expected two factors"),
+        (["scales=[2.0, 0.1]"], "the smaller first"),
+        (["copy_paste=true"], "needs scales"),
+        (["copy_paste=true", "scales=[0.1, 2.0]", "masks=no"], "pasted by their masks"),
     ],
 )
 def test_wrong_options_are_one_line(tmp_path, overrides, message):
