@@ -13,7 +13,6 @@ from seer.config import incidental, layer, parse_overrides, significant
 from seer.data.folders import readable
 from seer.data.labelled import ImageSet
 from seer.eval import outcomes, pixels
-from seer.eval.data.splitting import rule_of, train_and_test
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.together import number, together
 from seer.eval.protocols import is_file
@@ -147,7 +146,7 @@ def kept_options(task: str, data: Path | str, config: Any) -> Row:
     """
     decided = config.searched() if TASKS[task].trained else set()  # elsewhere: see `details`
     options = significant(asdict(config), incidental(type(config)) | decided)
-    rule = rule_of(data)
+    rule = TASKS[task].splitting().rule_of(data)
     return {**options, "split": rule} if rule else options
 
 
@@ -161,7 +160,7 @@ def _probe(
 ) -> tuple[Model, Any, list[Score], Sequence[ImageSet]]:
     """Measure a frozen model on training and test images."""
     config = TASKS[task].resolve(parse_overrides(overrides))
-    train, test = train_and_test(data, TASKS[task].several)
+    train, test = TASKS[task].splitting().train_and_test(data, TASKS[task].several)
     model = pixels.load(model_spec, train)
     check_results(results_of(model, out))
     model = sized(model, config.size)
@@ -186,7 +185,8 @@ def _train(
         scores = module.run(config)
     else:
         scores = spawn(module.run, nproc, config, device=config.device)[0]
-    return model, config, scores, train_and_test(data) if scores else ()
+    splits = TASKS[task].splitting().train_and_test(data) if scores else ()
+    return model, config, scores, splits
 
 
 def results_of(model: Model, out: Path | str | None) -> Path | str:

@@ -27,6 +27,8 @@ class Task:
         trained: whether it trains the model, in a run of its own, on several processes if wanted. `module` then has
             `configure(task, model, data, overrides)`, `check(config, ranks)` and `run(config) -> list[Score]`.
         several: whether it also scores images of several classes each, whose labels are `(N, C)`.
+        images: the module that finds its images: `train_and_test`, `check_layout` and `rule_of`, each of the data and
+            `several` as in the one of classes.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Task:
     quick: bool = False
     trained: bool = False
     several: bool = False
+    images: str = "seer.eval.data.splitting"
 
     @property
     def config(self) -> type[Any]:
@@ -45,6 +48,10 @@ class Task:
     def load(self) -> Any:
         """The module."""
         return import_module(self.module)
+
+    def splitting(self) -> Any:
+        """The module of its images."""
+        return import_module(self.images)
 
     def resolve(self, *layers: dict[str, Any]) -> Any:
         """The options by the protocol (`seer.eval.protocols`) and, above it, layers of `seer.config`.
@@ -117,6 +124,13 @@ TASKS = _by_name(
         "seer.eval.analyses.robustness",
         "seer.eval.analyses.image_options.RobustnessConfig",
     ),
+    Task(
+        "segment",
+        "Segmentation",
+        "seer.eval.dense.segment",
+        "seer.eval.dense.options.SegmentConfig",
+        images="seer.eval.data.maps",
+    ),
 )
 
 
@@ -158,10 +172,10 @@ def check_inputs(task: str, model: str, data: Path | str) -> None:
     Raises:
         InputError: in one line, which.
     """
-    from seer.eval.data.splitting import check_layout
     from seer.interop.spec import check_model
 
-    check_layout(data, task in TASKS and TASKS[task].several)
+    measured = TASKS[next(iter(QUICK)) if task == ALL else task]
+    measured.splitting().check_layout(data, measured.several)
     if is_trained(task) or not is_pixels(model):
         check_model(model)
 

@@ -38,7 +38,7 @@ TaskOverrides = Annotated[
         "finetune: epochs= or steps=, schedule.peak=, grid=, point=, mixup=, layer_decay=, run_dir=, "
         "and what else a training has. lowshot: the same, and percent=, labels= or subset= (a list). "
         "attention: images=, occluder=, stride=, picture=. colour: images=, steps=, lpips=, picture=. "
-        "robustness: variants= (a folder), and those of linear.",
+        "robustness: variants= (a folder), and those of linear. segment: levels=, void=, classes=.",
     ),
 ]
 QuickOverrides = Annotated[

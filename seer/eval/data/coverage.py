@@ -26,7 +26,7 @@ from seer.eval.data.datasets import (
 )
 from seer.eval.data.recognition import Located, within, words
 from seer.eval.data.splitting import is_table, load
-from seer.eval.tasks import TASKS
+from seer.eval.tasks import TASKS, Task
 
 READY = "ready"  # all images are there, as many as the owners have
 DIFFERS = "differs"  # can be scored, but as no published number was
@@ -205,7 +205,8 @@ def _tasks(kind: str) -> list[str]:
         return [name for name, task in TASKS.items() if task.several]
     if kind == VARIANT:
         return [ROBUST]
-    return list(TASKS) if kind == ONE_CLASS else []
+    of_classes = [name for name, task in TASKS.items() if task.images == Task.images]
+    return of_classes if kind == ONE_CLASS else []
 
 
 def _read(

@@ -17,13 +17,14 @@ CROSS_DOMAIN = "cross-domain few-shot"
 # What the paper measures besides, and no task here does yet: these are told, and never made up.
 NOT_YET = {
     "detection": "no task here takes boxes yet",
-    "segmentation": "no task here takes masks yet",
+    "segmentation": "seer eval segment has a linear probe, not the paper's PSPNet",
     "surface normals": "no task here takes them yet",
 }
 # What is measured by itself, and by no suite.
 APART = {
     "attention": "thousands of forwards an image; seer eval attention measures it by itself",
     "colour": "thousands of steps an image; seer eval colour measures it by itself",
+    "segment": "takes images with masks; seer eval segment measures it by itself",
     "robustness": "needs ImageNet and its variants; seer eval robustness measures it by itself",
 }
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from seer.eval.dense.metrics import Confusion, angles_between, angular_errors, depth_errors
+from seer.eval.dense.pixel_errors import Confusion, angles_between, angular_errors, depth_errors
 
 
 def test_miou_is_that_of_a_plain_loop_and_void_pixels_are_left_out() -> None:
