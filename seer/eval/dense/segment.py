@@ -17,8 +17,8 @@ from torch.nn.functional import interpolate
 from seer.errors import InputError
 from seer.eval.data.maps import MappedImages
 from seer.eval.dense.least_squares import Sums, best_ridge
-from seer.eval.dense.pixel_errors import Confusion
 from seer.eval.dense.options import SegmentConfig
+from seer.eval.dense.pixel_errors import Confusion
 from seer.eval.probes.features import in_threads, to_input, watch
 from seer.eval.probes.together import own_device, processes
 from seer.eval.ranking import resampled
