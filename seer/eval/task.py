@@ -84,8 +84,11 @@ def rows_of(
         "model": model.label,
         "config_hash": model.config_hash,
         "weights": weights_hash(model.backbone),
-        "pixels": getattr(config, "test_size", 0) or config.size or model.size,
     }
+    # Dense tasks may see each image at its own size.
+    side = config.test_size if hasattr(config, "test_size") else config.size or model.size
+    if side:
+        common["pixels"] = side
     if config.protocol:  # a file of one's own by its path: it may be called as a paper's
         common["protocol"] = readable(config.protocol)
     if splits and splits[0].dataset and _is_protocols_own(task, config, splits[0]):

@@ -15,6 +15,7 @@ from seer.eval.protocols import layers_of
 
 CLASSES = "seer.eval.data.splitting"  # which finds images of classes
 BOXES = "seer.eval.data.boxes"
+MAPS = "seer.eval.data.maps"  # images with a map of classes each
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,21 @@ TASKS = _by_name(
         "seer.eval.trained.detection.options.DetectConfig",
         trained=True,
         images=BOXES,
+    ),
+    Task(
+        "segment",
+        "Segmentation",
+        "seer.eval.trained.dense.segment",
+        "seer.eval.trained.dense.options.SegmentConfig",
+        trained=True,
+        images=MAPS,
+    ),
+    Task(
+        "denselinear",
+        "Linear segmentation",
+        "seer.eval.dense.denselinear",
+        "seer.eval.dense.options.DenseLinearConfig",
+        images=MAPS,
     ),
 )
 

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from seer.report.runfiles import RunFiles
-from seer.rundir.names import ATTENTION, COLOUR, CROPS, DETECTIONS, NEIGHBOURS
+from seer.rundir.names import ATTENTION, COLOUR, CROPS, DETECTIONS, MAPS, NEIGHBOURS
 
 # How training lays crops out (`seer.pretrain.picture`), in pixels.
 HEIGHT = 160  # of a row of the largest
@@ -16,6 +16,7 @@ NEIGHBOURHOOD = (
     "green where the label agrees, red where it does not."
 )
 FOUND = "Test images, the worst first: left what there is to find, right what was found with a score of 0.3 or more."
+MAPPED = "Test images, the worst first: the image, what there is to predict (white: not known), what was predicted."
 ATTENDED = (
     "Left: test images. Middle: how much the features change when a small square there is hidden, red most. Right: the "
     "part that counts for more than the mean."
@@ -26,6 +27,7 @@ CAPTIONS = {
     ATTENTION: ("Attention", ATTENDED),
     COLOUR: ("Colour and content", REMADE),
     DETECTIONS: ("Detections", FOUND),
+    MAPS: ("Dense predictions", MAPPED),
 }
 
 

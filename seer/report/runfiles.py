@@ -13,7 +13,7 @@ from seer.jsonl import Row
 from seer.report.plots import Series
 from seer.results import latest
 from seer.rundir.kinds import finite
-from seer.rundir.names import ATTENTION, COLOUR, CROPS, DETECTIONS, NEIGHBOURS
+from seer.rundir.names import ATTENTION, COLOUR, CROPS, DETECTIONS, MAPS, NEIGHBOURS
 from seer.rundir.rundir import RunDir
 
 YEAR = 365 * 86_400
@@ -55,7 +55,7 @@ class RunFiles:
         return values[-1] if values else None
 
 
-PICTURES = (CROPS, NEIGHBOURS, ATTENTION, COLOUR, DETECTIONS)
+PICTURES = (CROPS, NEIGHBOURS, ATTENTION, COLOUR, DETECTIONS, MAPS)
 
 
 def read_run(path: Path | str) -> RunFiles:

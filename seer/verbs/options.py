@@ -39,7 +39,9 @@ TaskOverrides = Annotated[
         "and what else a training has. lowshot: the same, and percent=, labels= or subset= (a list). "
         "attention: images=, occluder=, stride=, picture=. colour: images=, steps=, lpips=, picture=. "
         "robustness: variants= (a folder), and those of linear. "
-        "detect: epochs= or steps=, freeze=, batchnorm=, masks=, short_sides=, test_size=.",
+        "detect: epochs= or steps=, freeze=, batchnorm=, masks=, short_sides=, test_size=. "
+        "segment: the same, and head=, crop=, scales=, inference=, void=, colours=. "
+        "denselinear: levels=, void=, classes=.",
     ),
 ]
 QuickOverrides = Annotated[

@@ -18,6 +18,7 @@ from seer.eval.data.datasets import (
     BOXES,
     DATASETS,
     MAP11,
+    MASKS,
     ONE_CLASS,
     PER_CLASS,
     SEVERAL_CLASSES,
@@ -207,7 +208,7 @@ def _tasks(kind: str) -> list[str]:
         return [name for name, task in TASKS.items() if task.several]
     if kind == VARIANT:
         return [ROBUST]
-    images = {ONE_CLASS: tasks.CLASSES, BOXES: tasks.BOXES}.get(kind)
+    images = {ONE_CLASS: tasks.CLASSES, BOXES: tasks.BOXES, MASKS: tasks.MAPS}.get(kind)
     return [name for name, task in TASKS.items() if task.images == images]
 
 

@@ -17,7 +17,7 @@ CROSS_DOMAIN = "cross-domain few-shot"
 # What the paper measures besides, and no suite here does yet: these are told, and never made up.
 NOT_YET = {
     "detection": "seer eval detect measures it, by itself",
-    "segmentation": "no task here takes masks yet",
+    "segmentation": "seer eval segment measures it, by itself",
     "surface normals": "no task here takes them yet",
 }
 # What is measured by itself, and by no suite.

@@ -168,7 +168,7 @@ class BoxCutter:
         return BoxBatch(pixels, sizes, boxes, labels, masks, batch.index.to(device))
 
 
-def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
+def resized_size(size: tuple[int, int], short_side: float, long_side: float) -> tuple[int, int]:
     """Height and width of an image whose shorter side becomes `short_side`, unless its longer one would
     be above `long_side`.
     """
@@ -298,8 +298,8 @@ class BoxTask(StepTask):
         batch = self.share * self.world_size
         positions = step * batch + np.arange(batch)
         ids = self.order.ids(step * batch, batch)
-        assert isinstance(self.cutter, BoxCutter)
-        frame = self.cutter.frame(np.asarray(self.order.epoch(positions)), ids)
+        cutter: Any = self.cutter  # one that frames its batches
+        frame = cutter.frame(np.asarray(self.order.epoch(positions)), ids)
         parcel: Any = delivery.batch
         return delivery._replace(batch=replace(parcel, frame=frame))
 

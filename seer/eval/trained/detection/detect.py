@@ -203,7 +203,7 @@ def task_of(loader: Loader[Any]) -> BoxTask:
 
 
 @torch.no_grad()
-def precise(training: Training[BoxBatch], config: DetectConfig, world: World) -> None:
+def precise(training: Training[Any], config: Any, world: World) -> None:
     """Take the statistics of the trained BatchNorms as means over so many steps' batches (Wu and
     Johnson 2021, arXiv:2105.07576, section 3). A collective.
     """
