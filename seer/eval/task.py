@@ -77,7 +77,7 @@ def rows_of(
         splits: the training and test images; none on processes that only help.
     """
     options = kept_options(task, data, config)
-    common = {
+    common: dict[str, Any] = {
         "seer": __version__,
         "task": task,
         "data": readable(str(data)),

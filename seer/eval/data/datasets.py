@@ -16,6 +16,7 @@ from seer.eval.data.boxlayouts import both
 from seer.eval.data.classfolders import ClassFolders
 from seer.eval.data.corruptions import every_image
 from seer.eval.data.csvlists import JsonLists, Tables, one_hot, only_one_of
+from seer.eval.data.mapped import both as both_mapped
 from seer.eval.data.matlists import AnnotatedImages, NumberedImages
 from seer.eval.data.pickled import Batches
 from seer.eval.data.rows import Lists, before_number, folder_of, words_after
@@ -454,8 +455,39 @@ ENTRIES = [
         ("", "ADEChallengeData2016"),
         ("annotations/training/", "images/training/"),
         ("annotations/validation/", "images/validation/"),
+        both_mapped,
         kind=MASKS,
         suites=(DENSE,),
+    ),
+    DataSet(
+        "voc12-masks",
+        "PASCAL VOC 2012, segmentation",
+        21,
+        {"train": 1_464, "test": 1_449},
+        "mIoU",
+        "Flickr's terms; of the photographs' owners",
+        "host.robots.ox.ac.uk/pascal/VOC: VOCtrainval_11-May-2012.tar",
+        ("", "VOC2012", "VOCdevkit/VOC2012"),
+        ("SegmentationClass/2007_000032.png", "ImageSets/Segmentation/train.txt"),
+        ("ImageSets/Segmentation/val.txt", "JPEGImages/"),
+        both_mapped,
+        kind=MASKS,
+        suites=(),
+    ),
+    DataSet(
+        "cityscapes",
+        "Cityscapes, fine annotations",
+        19,
+        {"train": 2_975, "test": 500},
+        "mIoU",
+        "to be asked for; not for commercial use",
+        "cityscapes-dataset.com: leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip",
+        ("", "cityscapes"),
+        ("gtFine/train/", "leftImg8bit/train/"),
+        ("gtFine/val/", "leftImg8bit/val/"),
+        both_mapped,
+        kind=MASKS,
+        suites=(),
     ),
     DataSet(
         "nyuv2",

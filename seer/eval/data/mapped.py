@@ -16,8 +16,8 @@ from seer.data.decoding.decode import DamagedImage
 from seer.data.folders import Files, read_image
 from seer.errors import InputError
 from seer.eval.data.colours import Colours
+from seer.eval.data.imagepairs import PICTURE_ERRORS, DenseImages, paired, upright
 from seer.eval.data.maplayouts import VOID, Layout, Pair, layout_of
-from seer.eval.data.pairs import PICTURE_ERRORS, DenseImages, paired, upright
 
 MODES = ("P", "L", "1", "I", "I;16", "I;16B")  # of pictures whose pixels are single numbers
 

@@ -5,21 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from seer.errors import InputError
 from seer.eval.data.maps import RULE, rule_of, train_and_test
-from seer.eval.dense.denselinear import numbered, predicted, run, shares_of
+from seer.eval.dense.denselinear import predicted, run, shares_of
 from seer.eval.dense.least_squares import Sums, best_ridge
 from seer.eval.dense.options import DenseLinearConfig
 from seer.interop.models import load_model
-
-
-def write_pair(folder: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(folder / "images" / f"{name}.png")
-    Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+from tests.kit.maps import write_pair
 
 
 def halves(folder: Path, count: int = 6) -> Path:
@@ -73,42 +65,8 @@ def test_bright_and_dark_are_told_apart_and_void_is_not_scored(tmp_path: Path) -
     assert (len(train), len(test)) == (5, 1)
     config = DenseLinearConfig(size=64, levels=[2], device="cpu", void=[255])
     torch.manual_seed(0)
-    miou, accuracy = run(load_model("regnety_tiny:random"), train, test, config)
+    miou, accuracy, _ = run(load_model("regnety_tiny:random"), train, test, config)
     assert accuracy.value > 0.9
     assert miou.details["pixels"] == 62 * 64
     assert miou.details["void_pixels"] == 2 * 64
     assert miou.low <= miou.value <= miou.high
-
-
-def test_numbers_beyond_the_classes_are_refused() -> None:
-    mask = np.array([[0, 7], [255, 1]])
-    assert numbered(mask, 2, [7, 255], "a").tolist() == [[0, -1], [-1, 1]]
-    with pytest.raises(InputError, match="a: has the number 7, and there are 2 classes"):
-        numbered(mask, 2, [255], "a")
-
-
-def test_what_is_wrong_with_a_pair_is_one_line(tmp_path: Path) -> None:
-    image = np.zeros((4, 6, 3), np.uint8)
-    mask = np.zeros((4, 6), np.uint8)
-    write_pair(tmp_path, "a", image, mask)
-    write_pair(tmp_path, "b", image, mask[:, :5])
-    write_pair(tmp_path, "c", image, image)
-    write_pair(tmp_path, "d", image, mask)
-    turned = Image.Exif()
-    turned[0x0112] = 3
-    Image.fromarray(image).save(tmp_path / "images" / "d.png", exif=turned)
-    train, test = train_and_test(tmp_path)
-    assert train.pair(0)[1].shape == (4, 6)
-    for images, number, words in (
-        (train, 1, "is 5 × 4 px"),
-        (train, 2, "mode RGB"),
-        (test, 0, "marked as turned"),
-    ):
-        with pytest.raises(InputError, match=words):
-            images.pair(number)
-    (tmp_path / "masks" / "a.png").unlink()
-    train_and_test.__globals__["_read"].cache_clear()
-    with pytest.raises(InputError, match=r"a\.png: has no mask masks/a\.png"):
-        train_and_test(tmp_path)
-    with pytest.raises(InputError, match="has no train/images"):
-        train_and_test(tmp_path / "images")

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seer.eval.trained.dense.heads import enlarged
+from seer.eval.trained.dense.denseheads import enlarged
+from seer.eval.trained.dense.densetask import DenseTask
 from seer.eval.trained.dense.options import DenseConfig
-from seer.eval.trained.dense.task import DenseTask
 from seer.eval.trained.detection.boxbatches import framed, resized, resized_size
 
 Network = Callable[[Tensor], Tensor]  # `(1, 3, H, W)` → `(1, channels, H, W)`

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from seer.data.hashing import mix, uniform
 from seer.data.members import Extras
-from seer.eval.data.pairs import DenseImages
+from seer.eval.data.imagepairs import DenseImages
+from seer.eval.trained.dense.densetask import DenseTask
 from seer.eval.trained.dense.options import DenseConfig
-from seer.eval.trained.dense.task import DenseTask
 from seer.eval.trained.detection.boxbatches import framed, reduction, resized, resized_size
 
 # Domains of the hash.

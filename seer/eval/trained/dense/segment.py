@@ -11,15 +11,15 @@ from torch.nn.functional import cross_entropy
 
 from seer.errors import InputError
 from seer.eval.data.colours import Colours, read_colours
+from seer.eval.data.imagepairs import DenseImages
 from seer.eval.data.maplayouts import VOID
 from seer.eval.data.mapped import MappedImages, highest, numbered
 from seer.eval.data.maps import train_and_test
-from seer.eval.data.pairs import DenseImages
 from seer.eval.dense.overlaps import Overlaps, overlap_scores, overlaps
 from seer.eval.scores import Score
 from seer.eval.trained.dense import training
+from seer.eval.trained.dense.densetask import Total
 from seer.eval.trained.dense.options import SegmentConfig
-from seer.eval.trained.dense.task import Total
 from seer.eval.trained.dense.training import Recipe
 
 MOST_WORDS = 40  # of a legend

@@ -23,15 +23,15 @@ from seer.engine.parallel import parallelize
 from seer.engine.peers import check_peers
 from seer.engine.run import Training, enough_memory, live, parting
 from seer.errors import InputError
-from seer.eval.data.pairs import DenseImages
+from seer.eval.data.imagepairs import DenseImages
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.scores import Score
+from seer.eval.trained.dense.denselearner import OUTPUTS, DenseLearner
+from seer.eval.trained.dense.densetask import DenseTask
 from seer.eval.trained.dense.inference import Seen, output_of, passes
-from seer.eval.trained.dense.learner import OUTPUTS, DenseLearner
+from seer.eval.trained.dense.mapsheet import Shown, sheet, shown
 from seer.eval.trained.dense.options import DenseConfig
 from seer.eval.trained.dense.pairbatches import PairBatch, PairCutter
-from seer.eval.trained.dense.sheet import Shown, sheet, shown
-from seer.eval.trained.dense.task import DenseTask
 from seer.eval.trained.detection.boxbatches import ByAspect
 from seer.eval.trained.detection.detect import precise, shares, task_of
 from seer.eval.trained.runs import check_run_dir, check_same, housed, options_of

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
-from seer.eval.data.pairs import DenseImages
+from seer.eval.data.imagepairs import DenseImages
 from seer.eval.scores import Score
 
 

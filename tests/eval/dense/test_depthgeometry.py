@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seer.eval.dense.geometry import Intrinsics, normals_of
+from seer.eval.dense.depthgeometry import Intrinsics, normals_of
 
 CAMERA = Intrinsics(50, 60, 9.5, 7.5)
 

@@ -10,12 +10,12 @@ from seer.data.hashing import uniform
 from seer.distributed import all_reduce_sum, size
 from seer.engine.learner import Learner, Output, Step
 from seer.errors import InputError
-from seer.eval.trained.dense.heads import HEADS, Auxiliary, Head, enlarged
+from seer.eval.trained.dense.denseheads import HEADS, Auxiliary, Head, enlarged
+from seer.eval.trained.dense.densetask import DenseTask, Total
 from seer.eval.trained.dense.options import DenseConfig
 from seer.eval.trained.dense.pairbatches import PairBatch
-from seer.eval.trained.dense.task import DenseTask, Total
 from seer.eval.trained.detection.detector import freeze, frozen_norms
-from seer.interop.levels import TRIED, Levels
+from seer.interop.levels import TRIED, Levels, without_memory
 from seer.precision import at_least_fp32
 
 OUTPUTS = "outputs"
@@ -124,13 +124,9 @@ def dilate(levels: Levels, stride: int) -> None:
             if isinstance(module, nn.Conv2d) and f"{name}.weight" in levels.parts[place]:
                 _dilate(module, before, factor)
     levels.strides = tuple(strides)
-    device = next(levels.parameters())
-    with torch.no_grad():
-        was = levels.training
-        maps = levels.eval()(
-            torch.zeros(1, 3, TRIED, TRIED, device=device.device, dtype=device.dtype)
-        )
-        levels.train(was)
+    shadow = without_memory(levels)
+    dtype = next(shadow.parameters()).dtype
+    maps = shadow(torch.empty(1, 3, TRIED, TRIED, device="meta", dtype=dtype))
     found = tuple(TRIED // own.shape[-1] for own in maps)
     if found != levels.strides:
         raise InputError(
