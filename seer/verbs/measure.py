@@ -45,6 +45,7 @@ app = typer.Typer()
         "seer eval attention --model runs/swav_small --data flowers images=8 picture=attention.png",
         "seer eval robustness --model timm:resnet50 --data imagenet:datasets variants=datasets",
         "seer eval detect --model runs/swav_small --data balloon batchnorm=sync freeze=0",
+        "seer eval segment --model runs/swav_small --data camvid void=[11]",
     ),
 )
 def evaluate(
@@ -62,7 +63,8 @@ def evaluate(
             "--data",
             help="Class folders or labelled shards, in train/ and test/ (or val/), else one in five is held out; "
             "a CSV file (path,label[,split]); a data set as its owner lays it out, or NAME:DIR (seer data check). "
-            "Of detect: COCO's JSON, VOC's XML or YOLO's text files.",
+            "Of detect: COCO's JSON, VOC's XML or YOLO's text files. Of segment and denselinear: images/ and masks/, "
+            "ADE20K, VOC, Cityscapes.",
         ),
     ],
     overrides: TaskOverrides = None,

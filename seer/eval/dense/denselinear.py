@@ -53,7 +53,8 @@ def run(
         for values, mask in zip(maps, masks, strict=True):
             decided = predicted(values, coefficients, mask.shape)
             images.append(overlaps(mask, decided, classes))
-    return overlap_scores(images, [str(c) for c in range(classes)], {"lambda": ridge})
+    names = [*train.classes, *map(str, range(len(train.classes), classes))][:classes]
+    return overlap_scores(images, names, {"lambda": ridge})
 
 
 def features_of(model: Model, config: DenseLinearConfig) -> Callable[[Tensor], Tensor]:
