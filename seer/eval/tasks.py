@@ -33,6 +33,7 @@ class Task:
         several: whether it also scores images of several classes each, whose labels are `(N, C)`.
         images: the module that finds its images: `train_and_test`, `check_layout` and `rule_of`, each of the data and
             `several` as in the one of classes.
+        about: what it does, for readers of a page who have never heard of it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Task:
     trained: bool = False
     several: bool = False
     images: str = CLASSES
+    about: str = ""
 
     @property
     def config(self) -> type[Any]:
@@ -73,13 +75,21 @@ def _by_name(*tasks: Task) -> dict[str, Task]:
 
 
 TASKS = _by_name(
-    Task("knn", "kNN", "seer.eval.probes.knn", "seer.eval.probes.options.KnnConfig", quick=True),
+    Task(
+        "knn",
+        "kNN",
+        "seer.eval.probes.knn",
+        "seer.eval.probes.options.KnnConfig",
+        quick=True,
+        about="the class that most training images with similar features have; nothing is trained",
+    ),
     Task(
         "linear",
         "Linear",
         "seer.eval.probes.linear",
         "seer.eval.probes.options.LinearConfig",
         quick=True,
+        about="one layer on frozen features, trained by gradient descent",
     ),
     Task(
         "logreg",
@@ -87,12 +97,14 @@ TASKS = _by_name(
         "seer.eval.probes.logreg",
         "seer.eval.probes.options.LogregConfig",
         several=True,
+        about="one layer on frozen features, fitted to the end; its regularisation is chosen on images kept for that",
     ),
     Task(
         "fewshot",
         "Few-shot",
         "seer.eval.probes.fewshot",
         "seer.eval.probes.options.FewshotConfig",
+        about="the class whose mean feature of a few images is nearest, over many small tasks drawn at random",
     ),
     Task(
         "finetune",
@@ -100,6 +112,7 @@ TASKS = _by_name(
         "seer.eval.trained.finetune",
         "seer.eval.trained.options.FinetuneConfig",
         trained=True,
+        about="the whole network is trained on the labels",
     ),
     Task(
         "lowshot",
@@ -107,12 +120,14 @@ TASKS = _by_name(
         "seer.eval.trained.finetune",
         "seer.eval.trained.lowshot.LowshotConfig",
         trained=True,
+        about="the whole network is trained on few of the labels",
     ),
     Task(
         "calibration",
         "Calibration",
         "seer.eval.analyses.calibration",
         "seer.eval.analyses.image_options.CalibrationConfig",
+        about="whether a classifier on frozen features is right as often as it is confident",
     ),
     Task(
         "geometry",

@@ -97,7 +97,7 @@ def rank_diagram(
         path = f"{scale(rank):.1f},36 {scale(rank):.1f},{level:.1f} {end},{level:.1f}"
         parts.append(f'<polyline class="{style}" points="{path}"/>')
         anchor = "end" if at_left else "start"
-        text = f"{short(name, 14)} {rank:.2f}"
+        text = f"{short(name, 18)} {rank:.2f}"
         parts.append(_text(end + (-5 if at_left else 5), level, text, anchor, 'dy=".32em"', "note"))
     return _svg(label, height, parts)
 

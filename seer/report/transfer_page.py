@@ -15,7 +15,7 @@ from seer.templates import template
 Row = dict[str, Any]
 LONGEST_NAME = 120  # characters
 LONGEST_REASON = 400
-KINDS = {"untrained": "untrained", "init": "as its run began", "pixels": "no network"}
+KINDS = {"untrained": "untrained", "init": "as its run began"}
 
 
 class Cell(NamedTuple):
@@ -52,7 +52,7 @@ def render(summary: Row) -> str:
     """The page as a text."""
     styles = {model["title"]: style_of(i) for i, model in enumerate(summary["models"])}
     places = {title: i for i, title in enumerate(styles)}
-    shown = [need(line) for line in summary["needs"]]
+    shown = _needs(summary)
     page = template(Path(__file__).parent, "transfer.html.j2")
     return page.render(
         title=f"{_count(summary['models'], 'model')} on {_count(summary['data_sets'], 'data set')}",
@@ -64,6 +64,8 @@ def render(summary: Row) -> str:
         boards=boards(summary, styles),
         comparisons=comparisons(summary),
         rankings=[(ranking, _ranks(ranking, places)) for ranking in summary["ranks"]],
+        remarks=[cut(remark, LONGEST_REASON) for remark in summary["remarks"]],
+        few=few(summary["correlations"]),
         pairs=[(pair, _scatter(pair, places)) for pair in summary["correlations"]],
         costs=costs(summary, list(styles)),
         missing=[
@@ -78,8 +80,14 @@ def told(summary: Row) -> list[str]:
     """The summary in lines for a terminal."""
     return [
         verdict(summary["needs"]),
-        *(f"  {line.measure}: {line.words}" for line in map(need, summary["needs"])),
+        *(f"  {line.measure}: {line.gain}: {line.words}" for line in _needs(summary)),
+        *(f"  {remark}" for remark in summary["remarks"]),
     ]
+
+
+def _needs(summary: Row) -> list[Need]:
+    speeds = {model["title"]: model["images_per_second"] for model in summary["models"]}
+    return [need(line, speeds) for line in summary["needs"]]
 
 
 def verdict(needs: Sequence[Row]) -> str:
@@ -91,34 +99,42 @@ def verdict(needs: Sequence[Row]) -> str:
     if len(sure) == len(needs) and len(winners) == 1:
         return f"{cut(sure[0]['best'], LONGEST_NAME)} is best for {_every(len(needs))}"
     if not sure:
-        return "No need has a model that is better than the next one by more than chance"
+        return "No need has a model that is significantly better than the next one"
     parts = []
     for winner in winners:
         count = sum(line["best"] == winner for line in sure)
         parts.append(f"{cut(winner, LONGEST_NAME)} for {count}")
-    return f"Of {len(needs)} needs, one model is ahead by more than chance: {', '.join(parts)}"
+    return f"Of {len(needs)} needs, one model is significantly ahead: {', '.join(parts)}"
 
 
-def need(line: Row) -> Need:
-    """Which model for a need, by how much, how sure."""
+def need(line: Row, speeds: dict[str, float | None]) -> Need:
+    """Which model for a need, by how much, how sure, and what both cost in images/s."""
     best = cut(line["best"], LONGEST_NAME)
     following = cut(line["next"], LONGEST_NAME)
-    points = f"{100 * line['difference']:+.1f} points"
-    scores = "its score" if line["scores"] == 1 else f"{line['scores']} scores"
-    mean = "" if line["scores"] == 1 else "mean "
-    words = f"{best}: {mean}{100 * line['value']:.1f} %, {points} beside {following}"
+    points = f"{100 * line['difference']:.1f} points"
+    measures = ", ".join(line["measures"])
     if line["scores"] == 1:
-        words += ", larger than chance." if line["better"] else ", no larger than chance."
+        value = f"{100 * line['value']:.1f} % ({measures})"
+        sure = "significant" if line["better"] else "not significant"
     else:
-        words += f", larger than chance on {line['better']} of {scores}"
-        words += f", and smaller on {line['worse']}." if line["worse"] else "."
+        value = f"{100 * line['value']:.1f} %, the mean of {line['scores']} scores ({measures})"
+        sure = f"significantly more on {line['better']} of {line['scores']}"
+        sure += f", significantly less on {line['worse']}" if line["worse"] else ""
+    words = f"{value}; {points} more than {following}, {sure}."
+    rates = (speeds.get(line["best"]), speeds.get(line["next"]))
+    if all(rates):
+        rate, following_rate = map(number, rates)  # type: ignore[arg-type]
+        words += f" It computes features of {rate} images/s, {following} of {following_rate}."
     if line["better"] and not line["worse"]:
-        return Need(line["need"], "better", f"{best}, {points}", words)
+        return Need(line["need"], "better", f"{best}, +{points}", words)
     return Need(line["need"], "not told apart", f"{best} or {following}", words)
 
 
 def about(model: Row) -> str:
     """What is to be known of a model, in a line."""
+    if model["kind"] == "pixels":
+        _, _, side = model["spec"].partition(":")
+        return f"no network: the image itself, of {side or 'at most 64'} px"
     parts = [KINDS[model["kind"]]] if model["kind"] in KINDS else []
     if model["lineage"]:
         parts.append(model["lineage"])
@@ -179,12 +195,18 @@ def costs(summary: Row, models: Sequence[str]) -> list[tuple[str, list[str]]]:
     rows = []
     for task in tasks:
         rows.append((task, [_minutes(minutes.get((task, model))) for model in models]))
-    sums = [sum(minutes.get((task, model), 0.0) for task in tasks) for model in models]
+    sums = [sum(round(minutes.get((task, model), 0.0), 2) for task in tasks) for model in models]
     return [*rows, ("together", list(map(_minutes, sums)))] if len(rows) > 1 else rows
 
 
 def _minutes(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+    return "–" if value is None else f"{value:,.2f}"
+
+
+def few(pairs: Sequence[Row]) -> str:
+    """What is to be said of too few models, once for all correlations of a page."""
+    remarks = [pair.get("remark", "") for pair in pairs if "problem" not in pair]
+    return min(filter(None, remarks), default="")
 
 
 def coefficient(values: Sequence[float | None] | None) -> str:

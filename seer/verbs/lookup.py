@@ -155,7 +155,10 @@ def study(
     *,
     data: Annotated[
         list[str],
-        typer.Option("--data", help="What arms learn from; NAME=DIR where they name several."),
+        typer.Option(
+            "--data",
+            help="What arms learn from: shards for seer launch; NAME=DIR where they name several.",
+        ),
     ],
     labelled: Annotated[str, typer.Option(help="Labelled images, as of seer eval.")],
     gpus: Annotated[int, typer.Option(help="Processes of each arm, each with a GPU.", min=1)],

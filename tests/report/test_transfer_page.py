@@ -41,7 +41,8 @@ def column(data_set, task="knn", headline=True):
 
 def line(**changes):
     about = {"need": "A few labels", "best": "ours", "next": "theirs", "difference": 0.052}
-    return about | {"value": 0.8, "scores": 3, "better": 3, "worse": 0} | changes
+    about |= {"value": 0.8, "scores": 3, "better": 3, "worse": 0}
+    return about | {"measures": ["Few-shot 5-way 20-shot"]} | changes
 
 
 def model(title, kind="pretrained"):
@@ -85,6 +86,8 @@ SUMMARY = {
         {"name": "eurosat", "title": "EuroSAT", "state": "differs", "tasks": [], "images": 9, "classes": 2},
     ],
     "needs": [line()],
+    "remarks": ["ours is significantly below raw pixels: flowers, kNN (38.8 against 46.4 %)"],
+    "terms": {"kNN": "the class of the most similar images"},
     "columns": [column("flowers"), column("eurosat"), column("flowers", "linear", False)],
     "ranks": [RANKING],
     "correlations": [pair(), pair(problem="ours, knn/flowers/top1: 1 has no finite logit")],
@@ -105,18 +108,21 @@ def test_the_page_says_what_the_summary_says():
     text = text_of(render(SUMMARY))
     assert "3 models on 2 data sets" in text
     assert "ours is best for the one need that was measured" in text
-    assert "▲ ours, +5.2 points" in text
+    assert "▲ ours, +5.2 points 80.0 %, the mean of 3 scores" in text
     assert "★ 80.0 % 75.0 – 85.0" in text
     assert "≈ 70.0 %" in text
     assert "third not measured" in text
     assert "published SwAV ResNet-50 76.6 % Somebody 2021, table 1: as it says" in text
     assert "ours swav on photos · 64 px · 1,280 dimensions" in text
-    assert "if no model were better, 0.15 of these 3 would seem larger than chance" in text
-    assert "Friedman’s test: p = 0.04, so the models differ by more than chance." in text
+    assert "if no model were better, 0.15 of these 3 would seem significant" in text
+    assert "Friedman’s test: p = 0.04, significant." in text
     assert "Pearson 0.90 [−0.20, 0.99] Spearman 0.80 [0.10, 1.00] Kendall –" in text
     assert "No coefficient: ours, knn/flowers/top1: 1 has no finite logit" in text
-    assert "together" in text
-    assert "121" in text
+    assert text.count("3 models say little of others") == 1
+    assert "ours is significantly below raw pixels: flowers, kNN (38.8 against 46.4 %)." in text
+    assert "kNN the class of the most similar images." in text
+    assert "knn 1.25" in text.replace("ours ", "")
+    assert "together ours 121.25" in text
     assert "cars is not there" in text
     assert "comparable with nothing published" in text
 
@@ -125,8 +131,8 @@ def test_the_page_says_what_the_summary_says():
     ("lines", "said"),
     [
         ([line(), line(need="b")], "ours is best for all 2 needs that were measured"),
-        ([line(), line(better=2, worse=1)], "Of 2 needs, one model is ahead by more than chance: ours for 1"),
-        ([line(better=0)], "No need has a model that is better than the next one by more than chance"),
+        ([line(), line(better=2, worse=1)], "Of 2 needs, one model is significantly ahead: ours for 1"),
+        ([line(better=0)], "No need has a model that is significantly better than the next one"),
         ([], "Nothing to choose between yet: no two models have all scores of a task"),
     ],
 )  # fmt: skip
@@ -135,16 +141,19 @@ def test_the_verdict_claims_no_more_than_the_tests(lines, said):
 
 
 def test_a_need_in_words():
-    sure = need(line())
-    assert (
-        sure.words
-        == "ours: mean 80.0 %, +5.2 points beside theirs, larger than chance on 3 of 3 scores."
+    speeds = {"ours": 1234.0, "theirs": 500.0}
+    sure = need(line(), speeds)
+    assert sure.words == (
+        "80.0 %, the mean of 3 scores (Few-shot 5-way 20-shot); 5.2 points more than theirs, "
+        "significantly more on 3 of 3. It computes features of 1,234 images/s, theirs of 500."
     )
-    unsure = need(line(better=1, worse=1))
+    unsure = need(line(better=1, worse=1), {})
     assert (unsure.outcome, unsure.gain) == ("not told apart", "ours or theirs")
-    assert unsure.words.endswith("larger than chance on 1 of 3 scores, and smaller on 1.")
-    one = need(line(scores=1, better=0))
-    assert one.words == "ours: 80.0 %, +5.2 points beside theirs, no larger than chance."
+    assert unsure.words.endswith("theirs, significantly more on 1 of 3, significantly less on 1.")
+    one = need(line(scores=1, better=0), {"ours": 1234.0, "theirs": None})
+    assert one.words == (
+        "80.0 % (Few-shot 5-way 20-shot); 5.2 points more than theirs, not significant."
+    )
     assert told(SUMMARY)[0] == verdict(SUMMARY["needs"])
     assert coefficient(None) == "–"
 

@@ -1,6 +1,6 @@
 """What a suite measures of what a folder holds, and what it lacks."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from seer.errors import InputError, nearest
@@ -80,6 +80,7 @@ def arrange(
     for task, chosen in options.items():
         check_options(task, models[0], "data", chosen)
     agenda = Agenda(suite, [], [])
+    own = {finding.name.lower() for finding in findings if finding.state == YOURS}
     for finding in findings:
         entry = DATASETS.get(finding.name) if finding.state != YOURS else None
         if entry and suite.sets and not set(entry.suites) & set(suite.sets):
@@ -89,7 +90,7 @@ def arrange(
             agenda.places.append(_place(finding, suite, taken))
             agenda.gaps += _unfit(finding, suite)
         elif entry is None or not {DENSE, ROBUSTNESS} & set(entry.suites):
-            agenda.gaps.append(Gap(finding.name, "", "", _why(finding)))
+            agenda.gaps.append(Gap(finding.name, "", "", _why(finding, own)))
     if suite.whole:
         reasons = NOT_YET | APART
         agenda.gaps += [Gap("", task, "", reason) for task, reason in reasons.items()]
@@ -154,7 +155,11 @@ def _unfit(finding: Finding, suite: Suite) -> list[Gap]:
     return [Gap(finding.name, task, "", reason) for task in tasks]
 
 
-def _why(finding: Finding) -> str:
-    if finding.state == MISSING:
-        return f"{ABSENT}; its owner has it: {finding.source}"
-    return "; ".join(finding.problems)
+def _why(finding: Finding, own: Collection[str]) -> str:
+    """Why a data set of the table is not measured; `own` are names of folders of one's own."""
+    if finding.state != MISSING:
+        return "; ".join(finding.problems)
+    reason = f"{ABSENT}; its owner has it: {finding.source}"
+    if finding.name.lower() in own:
+        return f"a folder of one's own has this name and is scored; what its owner has {reason}"
+    return reason

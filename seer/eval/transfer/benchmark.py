@@ -14,7 +14,7 @@ from seer.config import parse_overrides, resolve
 from seer.errors import DivergedError, InputError, LostWorkerError, first_line
 from seer.eval.probes.options import FeatureConfig
 from seer.eval.task import evaluate
-from seer.eval.tasks import TASKS
+from seer.eval.tasks import TASKS, option_names
 from seer.eval.transfer.agenda import Agenda, Cell, Gap
 from seer.eval.transfer.contestants import Contestant, contestants
 from seer.eval.transfer.forecast import Estimate, Forecast
@@ -22,6 +22,7 @@ from seer.eval.transfer.journal import Journal, results_name
 from seer.outputs import check_folder_writable
 from seer.results import check_results, shown, title_of
 
+PICTURES = "pictures"  # of the results
 TRAINED = "trained"  # the folder of trainings, below that of the results
 # What says nothing of the other tasks; the memory may do for another model.
 FAILURES_OF_A_TASK = (
@@ -113,12 +114,17 @@ def run(work: Plan, tell: Tell, part: str = "") -> None:
 
 
 def arguments(cell: Cell, path: Path) -> list[str]:
-    """The options of a cell; a training has a run directory beside the results."""
+    """The options of a cell; its run directory or pictures stand beside the results, under names of
+    its own: those of a run would be overwritten by the next data set.
+    """
     options = list(cell.options)
-    if TASKS[cell.task].trained and not any(each.startswith("run_dir=") for each in options):
-        told = json.dumps([cell.model, cell.place.data, options])
-        digest = hashlib.sha256(told.encode()).hexdigest()[:12]
-        options.append(f"run_dir={path.parent / TRAINED}/{cell.task}-{digest}")
+    told = json.dumps([cell.model, cell.place.data, options])
+    name = f"{cell.task}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    given = {option.partition("=")[0] for option in options}
+    if TASKS[cell.task].trained and "run_dir" not in given:
+        options.append(f"run_dir={path.parent / TRAINED}/{name}")
+    for option in {"picture", "neighbours"} & set(option_names(cell.task)) - given:
+        options.append(f"{option}={path.parent / PICTURES}/{name}.png")
     return options
 
 

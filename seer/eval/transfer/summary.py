@@ -17,6 +17,7 @@ from seer.eval.tasks import TASKS, is_pixels
 from seer.eval.transfer.agenda import DataPlace
 from seer.eval.transfer.benchmark import Plan, gaps
 from seer.eval.transfer.matrix import Column, Scored, beyond_chance, columns_of, difference
+from seer.eval.transfer.remarks import remarks
 from seer.eval.transfer.verdicts import correlations, needs, rankings
 from seer.interop.spec import INIT, RANDOM, run_of, without_size
 from seer.jsonl import Row
@@ -46,12 +47,20 @@ def summarize(work: Plan, data: Path) -> dict[str, Any]:
         "models": [_model(work, spec, main) for spec in work.models],
         "data_sets": [_place(place) for place in work.agenda.places],
         "needs": needs(main, titles),
+        "remarks": remarks(columns, titles),
+        "terms": _terms(columns),
         "columns": [_column(column, titles) for column in columns],
         "ranks": rankings(main, titles),
         "correlations": correlations(main, titles),
         "minutes": _minutes(columns, titles),
         "missing": [asdict(gap) | {"model": _title(work, gap.model)} for gap in gaps(work)],
     }
+
+
+def _terms(columns: Sequence[Column]) -> dict[str, str]:
+    """What the tasks do, by their titles."""
+    tasks = [TASKS[name] for name in dict.fromkeys(column.task for column in columns)]
+    return {task.title: task.about for task in tasks if task.about}
 
 
 def _column(column: Column, titles: dict[str, str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from seer.eval.analyses.measurements import (
 from seer.eval.analyses.rank_tests import LEVEL, rank_models
 from seer.eval.tasks import TASKS
 from seer.eval.transfer.matrix import Column, beyond_chance
+from seer.results import title_of
 
 # What people need a backbone for, and the tasks that show it.
 NEEDS = {
@@ -38,7 +39,7 @@ LEAST = 3  # models of a correlation
 
 
 def needs(columns: Sequence[Column], titles: dict[str, str]) -> list[dict[str, Any]]:
-    """For each need, the model that ranks best by what shows it, beside the next one."""
+    """For each need, the model whose scores have the highest mean, beside the next one."""
     told = []
     for need, tasks in NEEDS.items():
         own = [column for column in columns if column.task in tasks]
@@ -51,9 +52,8 @@ def needs(columns: Sequence[Column], titles: dict[str, str]) -> list[dict[str, A
 def _need(
     need: str, columns: Sequence[Column], models: list[str], titles: dict[str, str]
 ) -> dict[str, Any]:
-    ranks = mean_ranks(columns, models)
     values = {model: fmean(column.signed(model) for column in columns) for model in models}
-    first, second, *_ = sorted(models, key=lambda model: (ranks[model], -values[model]))
+    first, second, *_ = sorted(models, key=values.__getitem__, reverse=True)
     better = 0
     worse = 0
     for column in columns:
@@ -67,6 +67,7 @@ def _need(
         "next": titles[second],
         "difference": values[first] - values[second],
         "value": fmean(column.scores[first].row["value"] for column in columns),
+        "measures": list(dict.fromkeys(title_of(column.row) for column in columns)),
         "scores": len(columns),
         "better": better,
         "worse": worse,

@@ -62,6 +62,16 @@ def test_what_is_missing_is_told_with_the_reason(shelf):
     assert not NOT_YET.keys() & {gap.task for gap in arranged(shelf, "quick").gaps}
 
 
+def test_a_folder_of_ones_own_that_is_called_like_a_data_set_is_told_apart_from_it(tmp_path):
+    for split in ("train", "test"):
+        write_images(tmp_path / "CIFAR10" / split, 2, seed=0)
+    agenda = arranged(tmp_path, "quick")
+    assert list(names(agenda)) == ["CIFAR10"]
+    reasons = {gap.dataset: gap.reason for gap in agenda.gaps}
+    assert "a folder of one's own has this name" in reasons["cifar10"]
+    assert "one's own" not in reasons["cars"]
+
+
 def test_models_are_measured_data_set_by_data_set_so_that_features_are_reused(shelf):
     cells = arranged(shelf, "quick").cells
     order = [(cell.place.name, cell.model) for cell in cells]

@@ -11,7 +11,7 @@ from seer.eval.data.coverage import check
 from seer.eval.probes.options import FeatureConfig
 from seer.eval.tasks import TASKS
 from seer.eval.transfer import benchmark, contestants
-from seer.eval.transfer.agenda import ABSENT, arrange
+from seer.eval.transfer.agenda import ABSENT, Cell, arrange
 from seer.eval.transfer.contestants import Contestant
 from seer.eval.transfer.matrix import Column, Scored
 from seer.eval.transfer.plan_lines import described
@@ -108,6 +108,18 @@ def test_parts_share_the_work_and_their_results(shelf, tmp_path):
     assert (out / "results-1-of-2.jsonl").is_file()
     left = [estimate.cell for estimate in planned(shelf, out).pending]
     assert left == cells[1]
+
+
+@pytest.mark.parametrize(("task", "option"), [("calibration", "picture"), ("knn", "neighbours")])
+def test_pictures_of_data_sets_stand_beside_each_other(task, option, shelf, tmp_path):
+    work = planned(shelf, tmp_path / "out")
+    places = work.agenda.places
+    cells = [Cell(place, "resnet18:random", task, ()) for place in places]
+    written = {benchmark.arguments(cell, tmp_path / "out" / "results.jsonl")[-1] for cell in cells}
+    assert len(written) == len(places) > 1
+    assert all(each.startswith(f"{option}={tmp_path}/out/pictures/{task}-") for each in written)
+    (own,) = benchmark.arguments(Cell(places[0], "m", task, (f"{option}=a.png",)), tmp_path / "r")
+    assert own == f"{option}=a.png"
 
 
 def test_what_fails_is_recorded_and_the_others_go_on(shelf, tmp_path):
