@@ -128,8 +128,9 @@ def _is_protocols_own(task: str, config: Any, train: Any) -> bool:
     if hasattr(config, "percent"):
         layers.append(layer({"percent": config.percent}))
     own = TASKS[task].resolve(*layers)
-    if not own.grid:
-        steps = math.ceil(own.epochs * len(config.rows(train)) / own.batch_size)
+    if not getattr(own, "grid", None):
+        used = config.rows(train) if hasattr(config, "rows") else train
+        steps = math.ceil(own.epochs * len(used) / own.batch_size)
         own = replace(own, steps=own.steps or steps)
     # The last two are by the model, and by which images are labelled.
     free = incidental(type(config)) | config.searched() | {"weights", "chosen"}

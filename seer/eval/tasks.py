@@ -16,6 +16,7 @@ from seer.eval.protocols import layers_of
 CLASSES = "seer.eval.data.splitting"  # which finds images of classes
 BOXES = "seer.eval.data.boxes"
 MAPS = "seer.eval.data.maps"  # images with a map of classes each
+SURFACES = "seer.eval.data.surfaces"  # with a normal or a depth for each pixel
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,21 @@ TASKS = _by_name(
         "seer.eval.dense.denselinear",
         "seer.eval.dense.options.DenseLinearConfig",
         images=MAPS,
+    ),
+    Task(
+        "normals",
+        "Surface normals",
+        "seer.eval.trained.dense.normals",
+        "seer.eval.trained.dense.options.NormalsConfig",
+        trained=True,
+        images=SURFACES,
+    ),
+    Task(
+        "depth",
+        "Linear depth",
+        "seer.eval.dense.depth",
+        "seer.eval.dense.options.DepthConfig",
+        images=SURFACES,
     ),
 )
 

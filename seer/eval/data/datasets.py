@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seer.data.labelled import ImageSet
+from seer.eval.data import nyu
 from seer.eval.data.boxlayouts import both
 from seer.eval.data.classfolders import ClassFolders
 from seer.eval.data.corruptions import every_image
@@ -33,6 +34,7 @@ VARIANT = "test images of ImageNet's classes alone"
 TOP1 = "top1"
 PER_CLASS = "mean_per_class"
 MAP11 = "map11"
+WITHIN = "within_11.25"  # degrees
 
 WHOLE = ""  # the split of data that their owners do not split
 
@@ -494,12 +496,14 @@ ENTRIES = [
         "NYU Depth V2, labelled frames",
         0,
         {"train": 795, "test": 654},
-        "share of normals within 11.25°",
+        WITHIN,
         UNSTATED,
-        "cs.nyu.edu/~silberman/datasets: nyu_depth_v2_labeled.mat and splits.mat",
+        "cs.nyu.edu/~silberman/datasets: nyu_depth_v2_labeled.mat and splits.mat; the normals of its papers: "
+        "inf.ethz.ch/personal/ladickyl: nyu_normals_gt.zip",
         ("", "nyuv2"),
         ("nyu_depth_v2_labeled.mat",),
         ("splits.mat",),
+        nyu.both,
         kind=NORMALS,
         suites=(DENSE,),
     ),

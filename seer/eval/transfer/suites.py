@@ -18,7 +18,7 @@ CROSS_DOMAIN = "cross-domain few-shot"
 NOT_YET = {
     "detection": "seer eval detect measures it, by itself",
     "segmentation": "seer eval segment measures it, by itself",
-    "surface normals": "no task here takes them yet",
+    "surface normals": "seer eval normals measures them, by itself",
 }
 # What is measured by itself, and by no suite.
 APART = {

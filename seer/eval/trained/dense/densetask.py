@@ -44,13 +44,13 @@ class DenseTask(Protocol):
         """The loss of outputs `(B, channels, H, W)`, fp32 at least, against targets `(B, H, W, …)`."""
 
     def activated(self, outputs: Tensor) -> Tensor:
-        """Outputs `(1, channels, H, W)` in a form whose mean over scales, windows and mirror images is one."""
+        """Outputs `(1, channels, H, W)` in a form `(1, C, H, W)` whose mean over scales and mirror images is one."""
 
-    def unmirrored(self, outputs: Tensor) -> Tensor:
-        """Outputs of a mirror image, whose places have been exchanged back, as of the image."""
+    def unmirrored(self, activated: Tensor) -> Tensor:
+        """What is activated of a mirror image, its places exchanged back, as of the image."""
 
     def decided(self, activated: Tensor) -> np.ndarray:
-        """What `(channels, H, W)` says of each pixel: `(H, W, …)`, as a target."""
+        """What `(C, H, W)` says of each pixel: `(H, W, …)`, as a target."""
 
     def measured(self, decision: np.ndarray, target: np.ndarray) -> Any:
         """What is kept of a test image: small, picklable."""

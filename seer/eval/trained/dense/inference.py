@@ -67,9 +67,8 @@ def output_of(
         for mirror in (False, True) if config.test_flip else (False,):
             looked = np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels
             outputs = over_windows(network, torch.from_numpy(looked), config, seen)
-            if mirror:
-                outputs = task.unmirrored(outputs.flip(-1))
-            sums.append(task.activated(enlarged(outputs, own)))
+            activated = task.activated(enlarged(outputs, own))
+            sums.append(task.unmirrored(activated.flip(-1)) if mirror else activated)
     return torch.stack(sums).mean(0)[0] if len(sums) > 1 else sums[0][0]
 
 

@@ -123,3 +123,28 @@ class SegmentConfig(DenseConfig):
     void: list[int] = option([255], ListOf(Integer(0, 65535), 1000))
     classes: int = option(0, Integer(0, 4096))
     colours: str = option("", Location())
+
+
+@dataclass
+class NormalsConfig(DenseConfig):
+    """Options of `seer eval normals`: surface normals. By default a PSPNet on a backbone that stays as it is.
+
+    Attributes:
+        output: `classes`: clusters of normals, of which the mean by probabilities is guessed (Wang et al. 2015,
+            arXiv:1411.4958), or `direct`: three numbers, whose direction is the normal.
+        clusters: how many; those that come with the data are taken if they are as many.
+    """
+
+    name: str = option("normals", Text(255, 1), incidental=True)
+    output: str = option("classes", Choice("classes", "direct"))
+    clusters: int = option(40, Integer(2, 4096))
+    head: str = option("pspnet", Choice("upernet", "pspnet"))
+    auxiliary: float = option(0.0, Number(0, 10))
+    freeze: int = option(5, Choice(*FROZEN_UP_TO))
+    batchnorm: str = option("frozen", Choice("frozen", "sync"))
+    short_sides: list[int] = option([300, 375, 450, 525, 600], ListOf(PIXELS, 100, 0, rising=True))
+    long_side: int = option(1000, PIXELS)
+    scales: list[float] = option([1.0, 1.0], ListOf(SCALE, 2, 2))
+    crop: list[int] = option([], ListOf(PIXELS, 2))
+    colour: float = option(0.0, SHARE)
+    test_size: int = option(450, Integer(0, 8192))
