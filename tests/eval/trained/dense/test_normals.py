@@ -2,7 +2,6 @@
 cannot be, in one line.
 """
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -27,12 +26,10 @@ from seer.eval.trained.dense.normals import (
     PUBLISHED,
     SurfaceNormals,
     configure,
-    run,
     surface_normals,
 )
 from seer.eval.trained.dense.options import NormalsConfig
 from seer.eval.trained.dense.pairbatches import PairCutter
-from seer.processes import spawn
 from seer.report.html import write_report
 from tests.kit import rooms
 
@@ -278,26 +275,3 @@ def test_published_values_stand_beside_the_published_normals_alone(tmp_path, mon
         r.value for r in beside("normals", "ericsson", "nyuv2", "within_11.25") if r.model == "BYOL"
     ]
     assert value == pytest.approx(0.2923)
-
-
-def losses(run_dir) -> list[float]:
-    rows = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(row)["loss"] for row in rows]
-
-
-@pytest.mark.slow
-def test_processes_are_one(tmp_path):
-    """With holes that are not shared evenly, so that means are over different numbers of pixels."""
-    data = rooms.split(tmp_path / "data", 7, 3)
-    rooms.picture(data / "train/normals/2.png", np.zeros((48, 64, 3), np.uint8))
-    small = ["precision=fp64", "steps=2", "checkpoint.every=0", "batch_size=4", "freeze=0"]
-    numbers, values = [], []
-    for nproc, mode in ((1, "none"), (2, "ddp")):
-        run_dir = tmp_path / mode
-        place = [f"parallel.mode={mode}", f"run_dir={run_dir}"]
-        config = configure("normals", MODEL, str(data), [*QUICK, *small, *place])
-        scores = spawn(run, nproc, config, device="cpu")[0]
-        values.append([score.value for score in scores])
-        numbers.append(losses(run_dir))
-    np.testing.assert_allclose(numbers[1], numbers[0], rtol=1e-6)
-    np.testing.assert_allclose(values[1], values[0], rtol=1e-6)

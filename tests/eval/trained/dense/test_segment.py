@@ -18,15 +18,18 @@ import torch
 
 from seer.errors import InputError
 from seer.eval.task import evaluate
+from seer.eval.tasks import TASKS
 from seer.eval.trained.dense.mapsheet import sheet, shown
-from seer.eval.trained.dense.segment import Segmentation, configure, palette, run
+from seer.eval.trained.dense.segment import Segmentation, configure, palette
 from seer.eval.trained.dense.training import check
 from seer.processes import spawn
 from seer.report.html import write_report
 from seer.rundir.names import checkpoints
-from tests.kit import maps
+from tests.kit import maps, rooms
 
 MODEL = "regnety_002:random"
+WRITERS = {"segment": maps.both, "normals": rooms.split}
+OWN = {"segment": [], "normals": ["clusters=6"]}
 QUICK = [
     "batch_size=4",
     "short_sides=[64]",
@@ -88,40 +91,53 @@ def killed(command: list[str], until: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_training_is_continued_bit_for_bit(tmp_path):
-    data = maps.both(tmp_path / "data", 6, 2)
-    common = [*QUICK, "steps=4", "checkpoint.every=2"]
+@pytest.mark.parametrize("task", WRITERS)
+def test_a_killed_training_is_continued_bit_for_bit(tmp_path, task):
+    data = WRITERS[task](tmp_path / "data", 6, 2)
+    common = [*QUICK, *OWN[task], "steps=4", "checkpoint.every=2"]
 
     def command(name: str) -> list[str]:
         return [*common, f"run_dir={tmp_path / name}"]
 
     out = tmp_path / "results.jsonl"
-    whole = evaluate("segment", MODEL, data, command("whole"), out)
+    whole = evaluate(task, MODEL, data, command("whole"), out)
     halfway = tmp_path / "part/checkpoints/step-000000002/header.json"
-    words = ["eval", "segment", "--model", MODEL, "--data", str(data), "--out", str(out)]
+    words = ["eval", task, "--model", MODEL, "--data", str(data), "--out", str(out)]
     killed([*words, *command("part")], halfway)
     if len(checkpoints(tmp_path / "part")) > 1:  # it was faster than the signal
         shutil.rmtree(checkpoints(tmp_path / "part")[-1])
-    again = evaluate("segment", MODEL, data, command("part"), out)
+    again = evaluate(task, MODEL, data, command("part"), out)
     assert losses(tmp_path / "part") == losses(tmp_path / "whole")
     assert [row["value"] for row in again] == [row["value"] for row in whole]
     assert [row["details"] for row in again] == [row["details"] for row in whole]
 
 
 @pytest.mark.slow
-def test_processes_are_one(tmp_path):
+@pytest.mark.parametrize("task", WRITERS)
+def test_processes_are_one(tmp_path, task):
     """Whole images of two aspects, in frames that are wider for their batch than for a share of it, and
-    tested in windows, of which an image has more than another.
+    tested in windows, of which an image has more than another. Of one image nothing is known.
     """
-    data = maps.both(tmp_path / "data", 7, 3)
-    small = ["precision=fp64", "steps=2", "checkpoint.every=0", "crop=[]", "dropout=0.2"]
+    data = WRITERS[task](tmp_path / "data", 7, 3)
+    first = min(path for name in ("masks", "normals") for path in (data / "train" / name).glob("*"))
+    known = cv2.imread(str(first), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(first), np.full_like(known, 255 if task == "segment" else 0))
+    module = TASKS[task].load()
+    small = [
+        *OWN[task],
+        "precision=fp64",
+        "steps=2",
+        "checkpoint.every=0",
+        "crop=[]",
+        "dropout=0.2",
+    ]
     small += ["inference=slide", "window=[64, 64]"]
     numbers, values = [], []
     for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
         run_dir = tmp_path / mode
         place = [f"parallel.mode={mode}", f"run_dir={run_dir}"]
-        config = configure("segment", MODEL, str(data), [*QUICK, *small, *place])
-        scores = spawn(run, nproc, config, device="cpu")[0]
+        config = module.configure(task, MODEL, str(data), [*QUICK, *small, *place])
+        scores = spawn(module.run, nproc, config, device="cpu")[0]
         values.append([score.value for score in scores])
         numbers.append([list(row.values()) for row in losses(run_dir)])
     for there, scored in zip(numbers[1:], values[1:], strict=True):
