@@ -14,6 +14,7 @@ EXTRAS = {
     "interop": ["timm>=1.0", "transformers>=5"],  # `timm:NAME`, and `--to` the same
     "browse": ["umap-learn>=0.5.9"],  # the map of `seer browse`; without it, main axes
     "detection": ["faster-coco-eval>=1.7"],  # `seer eval detect`
+    "normals": ["h5py>=3.10"],  # NYUv2, which is HDF5, for `seer eval normals` and `depth`
     "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],  # `--to onnx`
 }
 

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 NAMES = {
     "open", "io.open", "os.open", "os.fdopen", "json.load", "json.loads", "pickle.load", "pickle.loads",
     "yaml.load", "yaml.safe_load", "yaml.parse", "yaml.compose", "np.load", "np.fromfile",
-    "np.memmap", "np.loadtxt", "torch.load", "safe_open", "load_file", "Image.open", "tarfile.open", "zipfile.ZipFile",
+    "np.memmap", "np.loadtxt", "h5py.File", "torch.load", "safe_open", "load_file", "Image.open", "tarfile.open",
+    "zipfile.ZipFile",
     "ZipFile", "sqlite3.connect", "mmap.mmap", "csv.reader", "csv.DictReader", "ElementTree.parse", "pa.memory_map",
     "pa.ipc.open_file", "pa.ipc.open_stream", "csv.open_csv", "pc.open_csv", "open_data", "inputs.open_data",
 }  # fmt: skip
@@ -47,6 +48,11 @@ OPENERS = {
     "seer.data.folders": "image files, regular ones, which seer.data.decoding.decode takes",
     "seer.eval.outcomes": "what images scored, kept by ours",
     "seer.eval.probes.together": "features that processes of ours compute together, in a file without a name",
+    "seer.eval.data.imagepairs": "the heads of maps that are pictures",
+    "seer.eval.data.mapped": "masks, whose bytes seer.data.folders has read",
+    "seer.eval.trained.dense.mapsheet": "pictures of ours",
+    "seer.eval.data.mapfiles": "the beginnings of .npy, whose numbers must all be there",
+    "seer.eval.data.nyu": "NYUv2's file of HDF5, by its library",
     "seer.eval.data.csvlists": "tables whose text seer.inputs has read",
     "seer.browse.answers": "the page's own scripts",
     "seer.eval.data.upright": "the beginnings of image files, which seer.data.decoding.decode takes",

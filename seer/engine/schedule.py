@@ -24,21 +24,22 @@ class ScheduleConfig:
     """A schedule of the learning rate (or of anything else that follows a curve).
 
     Attributes:
-        name: `cosine`, `constant`, `step`, `restarts`, `waves` or `inverse`.
+        name: `cosine`, `constant`, `step`, `poly`, `restarts`, `waves` or `inverse`.
         peak: the value (of the learning rate) after the warm-up.
         start: the value at step 0, if there is a warm-up.
-        final: the value at the end (`cosine`, `restarts`, `waves`).
+        final: the value at the end (`cosine`, `poly`, `restarts`, `waves`).
         per: `peak`, `start` and `final` are for so many images, and grow in proportion to `batch_size` (Goyal et al.
             2017, arXiv:1706.02677, section 2.1); 0 takes them as they stand, whatever the batch.
         warmup: steps of the linear warm-up, or below 1 its share of the run; 0 starts at `peak`.
         milestones: shares of the whole run, increasing in (0, 1), at which `step` falls and the others start anew.
-        gamma: `step`, `restarts`, `waves`: the factor on the value (on the peak) at each milestone; `inverse`: the peak
+        gamma: `step`, `restarts`, `waves`: the factor on the value (on the peak) at each milestone; `poly`: the power
+            of the share of the run that is left (Chen et al. 2018, arXiv:1606.00915, section 4.1); `inverse`: the peak
             is divided by (1 + gamma · p)^0.75, p the share of the run after the warm-up.
         rewarm: share of the whole run over which `restarts` climbs linearly to each new peak; 0 jumps.
     """
 
     name: str = option(
-        "cosine", Choice("cosine", "constant", "step", "restarts", "waves", "inverse")
+        "cosine", Choice("cosine", "constant", "step", "poly", "restarts", "waves", "inverse")
     )
     peak: float = option(0.6, RATE)
     start: float = option(0.0, RATE)
@@ -122,6 +123,11 @@ def _step(config: ScheduleConfig, where: float, warm: float) -> float:
     return config.peak * config.gamma ** sum(where >= m for m in config.milestones)
 
 
+def _poly(config: ScheduleConfig, where: float, warm: float) -> float:
+    left = 1 - _part(where, warm, 1.0)
+    return config.final + (config.peak - config.final) * left**config.gamma
+
+
 def _restarts(config: ScheduleConfig, where: float, warm: float) -> float:
     """Loshchilov & Hutter's warm restarts (SGDR, 2016), each climbing over `rewarm` to a peak
     `gamma` times the last.
@@ -158,6 +164,7 @@ SCHEDULES: dict[str, Callable[[ScheduleConfig, float, float], float]] = {
     "cosine": _cosine,
     "constant": _constant,
     "step": _step,
+    "poly": _poly,
     "restarts": _restarts,
     "waves": _waves,
     "inverse": _inverse,

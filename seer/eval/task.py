@@ -77,15 +77,18 @@ def rows_of(
         splits: the training and test images; none on processes that only help.
     """
     options = kept_options(task, data, config)
-    common = {
+    common: dict[str, Any] = {
         "seer": __version__,
         "task": task,
         "data": readable(str(data)),
         "model": model.label,
         "config_hash": model.config_hash,
         "weights": weights_hash(model.backbone),
-        "pixels": getattr(config, "test_size", 0) or config.size or model.size,
     }
+    # Dense tasks may see each image at its own size.
+    side = config.test_size if hasattr(config, "test_size") else config.size or model.size
+    if side:
+        common["pixels"] = side
     if config.protocol:  # a file of one's own by its path: it may be called as a paper's
         common["protocol"] = readable(config.protocol)
     if splits and splits[0].dataset and _is_protocols_own(task, config, splits[0]):
@@ -125,8 +128,9 @@ def _is_protocols_own(task: str, config: Any, train: Any) -> bool:
     if hasattr(config, "percent"):
         layers.append(layer({"percent": config.percent}))
     own = TASKS[task].resolve(*layers)
-    if not own.grid:
-        steps = math.ceil(own.epochs * len(config.rows(train)) / own.batch_size)
+    if not getattr(own, "grid", None):
+        used = config.rows(train) if hasattr(config, "rows") else train
+        steps = math.ceil(own.epochs * len(used) / own.batch_size)
         own = replace(own, steps=own.steps or steps)
     # The last two are by the model, and by which images are labelled.
     free = incidental(type(config)) | config.searched() | {"weights", "chosen"}

@@ -17,6 +17,8 @@ from seer.eval.protocols import layers_of
 CLASSES = "seer.eval.data.splitting"  # which finds images of classes
 BOXES = "seer.eval.data.boxes"
 DOMAINS = "seer.eval.data.domains"
+MAPS = "seer.eval.data.maps"  # images with a map of classes each
+SURFACES = "seer.eval.data.surfaces"  # with a normal or a depth for each pixel
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,36 @@ TASKS = _by_name(
         "seer.eval.trained.detection.options.DetectConfig",
         trained=True,
         images=BOXES,
+    ),
+    Task(
+        "segment",
+        "Segmentation",
+        "seer.eval.trained.dense.segment",
+        "seer.eval.trained.dense.options.SegmentConfig",
+        trained=True,
+        images=MAPS,
+    ),
+    Task(
+        "denselinear",
+        "Linear segmentation",
+        "seer.eval.dense.denselinear",
+        "seer.eval.dense.options.DenseLinearConfig",
+        images=MAPS,
+    ),
+    Task(
+        "normals",
+        "Surface normals",
+        "seer.eval.trained.dense.normals",
+        "seer.eval.trained.dense.options.NormalsConfig",
+        trained=True,
+        images=SURFACES,
+    ),
+    Task(
+        "depth",
+        "Linear depth",
+        "seer.eval.dense.depth",
+        "seer.eval.dense.options.DepthConfig",
+        images=SURFACES,
     ),
 )
 

@@ -111,7 +111,7 @@ def _extracted(network: nn.Module, x: Tensor) -> Sequence[Tensor]:
     return list(network(x).values())
 
 
-def _without_memory(network: nn.Module) -> Any:
+def without_memory(network: nn.Module) -> Any:
     """A copy on `meta`, for which no weight is copied."""
     tensors: dict[int, Any] = {}
     for parameter in network.parameters():
@@ -125,7 +125,7 @@ def _shapes(network: nn.Module, maps: Maps, label: str) -> Shapes:
     """Channels and strides as an image without memory shows them, and which parameters lead to each
     level, by its gradient.
     """
-    shadow = _without_memory(network)
+    shadow = without_memory(network)
     dtype = next(shadow.parameters()).dtype
     try:
         outputs = list(maps(shadow, torch.empty(1, 3, TRIED, TRIED, device="meta", dtype=dtype)))
@@ -165,7 +165,7 @@ def _last_modules(network: nn.Module, label: str) -> list[str]:
     """The names of the modules that give the last map at each of `STRIDES`: of the outermost ones,
     since within a stage of stride 8 the first layers still have stride 4.
     """
-    shadow = _without_memory(network)
+    shadow = without_memory(network)
     called: dict[int, list[str]] = {}
 
     def note(name: str) -> Callable[..., None]:

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from seer.report.runfiles import RunFiles
-from seer.rundir.names import ATTENTION, COLOUR, CONFUSIONS, CROPS, DETECTIONS, NEIGHBOURS
+from seer.rundir.names import ATTENTION, COLOUR, CONFUSIONS, CROPS, DETECTIONS, MAPS, NEIGHBOURS
 
 # How training lays crops out (`seer.pretrain.picture`), in pixels.
 HEIGHT = 160  # of a row of the largest
@@ -20,6 +20,7 @@ TAKEN = (
     "Rows: what an object is. Columns: what a detection with a score of 0.5 or more, overlapping it by half or more, "
     "takes it for; the classes with the most mistakes."
 )
+MAPPED = "Test images, the worst first: the image, what there is to predict (white: not known), what was predicted."
 ATTENDED = (
     "Left: test images. Middle: how much the features change when a small square there is hidden, red most. Right: the "
     "part that counts for more than the mean."
@@ -31,6 +32,7 @@ CAPTIONS = {
     COLOUR: ("Colour and content", REMADE),
     DETECTIONS: ("Detections", FOUND),
     CONFUSIONS: ("Confusions", TAKEN),
+    MAPS: ("Dense predictions", MAPPED),
 }
 
 

@@ -13,7 +13,7 @@ from seer.jsonl import Row
 from seer.report.plots import Series
 from seer.results import latest
 from seer.rundir.kinds import finite
-from seer.rundir.names import ATTENTION, COLOUR, CONFUSIONS, CROPS, DETECTIONS, NEIGHBOURS
+from seer.rundir.names import ATTENTION, COLOUR, CONFUSIONS, CROPS, DETECTIONS, MAPS, NEIGHBOURS
 from seer.rundir.rundir import RunDir
 
 YEAR = 365 * 86_400
@@ -55,7 +55,7 @@ class RunFiles:
         return values[-1] if values else None
 
 
-PICTURES = (CROPS, NEIGHBOURS, ATTENTION, COLOUR, DETECTIONS, CONFUSIONS)
+PICTURES = (CROPS, NEIGHBOURS, ATTENTION, COLOUR, DETECTIONS, CONFUSIONS, MAPS)
 
 
 def read_run(path: Path | str) -> RunFiles:

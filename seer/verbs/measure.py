@@ -46,6 +46,7 @@ app = typer.Typer()
         "seer eval robustness --model timm:resnet50 --data imagenet:datasets variants=datasets",
         "seer eval mme --model torchvision:resnet34 --data pacs/photo target=pacs/sketch labels=3",
         "seer eval detect --model runs/swav_small --data balloon batchnorm=sync freeze=0",
+        "seer eval segment --model runs/swav_small --data camvid void=[11]",
     ),
 )
 def evaluate(
@@ -63,7 +64,8 @@ def evaluate(
             "--data",
             help="Class folders or labelled shards, in train/ and test/ (or val/), else one in five is held out; "
             "a CSV file (path,label[,split]); a data set as its owner lays it out, or NAME:DIR (seer data check). "
-            "Of detect: COCO's JSON, VOC's XML or YOLO's text files.",
+            "Of detect: COCO's JSON, VOC's XML or YOLO's text files. Of segment and denselinear: images/ and masks/, "
+            "ADE20K, VOC, Cityscapes.",
         ),
     ],
     overrides: TaskOverrides = None,

@@ -41,7 +41,10 @@ TaskOverrides = Annotated[
         "labels= (of each class), steps=. attention: images=, occluder=, stride=, picture=. "
         "colour: images=, steps=, lpips=, picture=. "
         "robustness: variants= (a folder), and those of linear. "
-        "detect: epochs= or steps=, freeze=, batchnorm=, masks=, short_sides=, test_size=.",
+        "detect: epochs= or steps=, freeze=, batchnorm=, masks=, short_sides=, test_size=. "
+        "segment: the same, and head=, crop=, scales=, inference=, void=, colours=. "
+        "denselinear: levels=, void=, classes=. "
+        "normals: those of segment but for classes, and output=, clusters=. depth: levels=.",
     ),
 ]
 QuickOverrides = Annotated[

@@ -71,6 +71,13 @@ def test_restarts_without_rewarm_jump_back():
     assert value(config, 49, 100) < 0.002
 
 
+def test_poly_is_a_power_of_what_is_left():
+    config = ScheduleConfig("poly", peak=2.0, final=0.5, gamma=0.9, warmup=20)
+    for step in (20, 40, 99, 100):
+        left = (100 - step) / 80
+        assert value(config, step, 100) == pytest.approx(0.5 + 1.5 * left**0.9)
+
+
 def test_waves_go_down_and_up_again():
     config = ScheduleConfig("waves", peak=1.0, final=0.1, milestones=[0.5])
     assert [value(config, s, 8) for s in (0, 2, 4, 6, 8)] == pytest.approx(

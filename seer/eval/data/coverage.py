@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from seer.data.decoding.decode import DamagedImage, decode
@@ -18,12 +20,15 @@ from seer.eval.data.datasets import (
     BOXES,
     DATASETS,
     MAP11,
+    MASKS,
+    NORMALS,
     ONE_CLASS,
     PER_CLASS,
     SEVERAL_CLASSES,
     SUITES,
     TOP1,
     VARIANT,
+    WITHIN,
     DataSet,
 )
 from seer.eval.data.recognition import Located, within, words
@@ -37,7 +42,13 @@ INCOMPLETE = "incomplete"
 MISSING = "missing"
 YOURS = "yours"  # no data set of the table
 STATES = (READY, YOURS, DIFFERS, UNREAD, INCOMPLETE, MISSING)  # as they are shown
-METRICS = {TOP1: "top-1", PER_CLASS: "mean per class", MAP11: "11-point mAP"}
+METRICS = {
+    TOP1: "top-1",
+    PER_CLASS: "mean per class",
+    MAP11: "11-point mAP",
+    WITHIN: "share of normals within 11.25°",
+}
+OF_MAPS = {MASKS: tasks.MAPS, NORMALS: tasks.SURFACES}  # known by their folders' names alone
 ROBUST = "robustness"  # the task that takes variants of ImageNet
 THREADS = 8
 
@@ -74,7 +85,8 @@ class Finding:
         if self.state == MISSING:
             return [f"{self.state:10}  {self.name:14}  {self.title}: {self.source}"]
         sizes = ", ".join(f"{split or 'whole'} {count:,}" for split, count in self.images.items())
-        what = f"{sizes} images, {self.classes} classes" if sizes else self.title
+        classes = f", {self.classes} classes" if self.classes else ""
+        what = f"{sizes} images{classes}" if sizes else self.title
         tasks = f"; {', '.join(self.tasks)}" if self.tasks else ""
         first = f"{self.state:10}  {self.name:14}  {what}{tasks}; {self.folder}"
         return [first, *(f"{'':28}{problem}" for problem in self.problems)]
@@ -176,12 +188,15 @@ def _compare(finding: Finding, entry: DataSet) -> None:
 
 
 def _of_ones_own(place: Path, read_images: bool, tick: Tick) -> Finding:
-    finding = Finding(place.resolve().name, "class folders, a table or labelled shards", YOURS)
+    kind = _kind_of_maps(place)
+    title = f"images with {kind}" if kind else "class folders, a table or labelled shards"
+    finding = Finding(place.resolve().name, title, YOURS)
     finding.folder = readable(str(place))
     finding.data = str(place)
-    _read(finding, lambda: _parts(place), read_images, tick)
+    read = partial(_halves, place, kind) if kind else partial(_parts, place)
+    _read(finding, read, read_images, tick)
     if finding.state == YOURS:
-        finding.tasks = _tasks(ONE_CLASS)
+        finding.tasks = _tasks(kind or ONE_CLASS)
     return finding
 
 
@@ -191,13 +206,29 @@ def _parts(place: Path) -> dict[str, ImageSet]:
     return {name: images for name, images in parts.items() if images is not None}
 
 
+def _kind_of_maps(place: Path) -> str:
+    """What a folder has a map of for each of its images; "" where it has none."""
+    for kind, module in OF_MAPS.items():
+        try:
+            import_module(module).check_layout(place)
+        except InputError:
+            continue
+        return kind
+    return ""
+
+
+def _halves(place: Path, kind: str) -> dict[str, ImageSet]:
+    train, test = import_module(OF_MAPS[kind]).train_and_test(place)
+    return {"train": train, "test": test}
+
+
 def _own(places: list[Path]) -> Iterator[Path]:
-    """What looks like labelled images of one's own: folders with a split, and tables."""
+    """What looks like labelled images of one's own: folders with a split or with maps, and tables."""
     for place in places:
-        if has_split(place):
+        if has_split(place) or _kind_of_maps(place):
             yield place
             if place == places[0]:
-                return  # the folders below are its splits
+                return  # the folders below are its splits, or its images and maps
     names = sorted(os.listdir(places[0]))
     yield from (places[0] / name for name in names if is_table(places[0] / name))
 
@@ -207,7 +238,13 @@ def _tasks(kind: str) -> list[str]:
         return [name for name, task in TASKS.items() if task.several]
     if kind == VARIANT:
         return [ROBUST]
-    images = {ONE_CLASS: tasks.CLASSES, BOXES: tasks.BOXES}.get(kind)
+    modules = {
+        ONE_CLASS: tasks.CLASSES,
+        BOXES: tasks.BOXES,
+        MASKS: tasks.MAPS,
+        NORMALS: tasks.SURFACES,
+    }
+    images = modules.get(kind)
     return [name for name, task in TASKS.items() if task.images == images]
 
 

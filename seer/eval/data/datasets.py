@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seer.data.labelled import ImageSet
+from seer.eval.data import nyu
 from seer.eval.data.boxlayouts import both
 from seer.eval.data.classfolders import ClassFolders
 from seer.eval.data.corruptions import every_image
 from seer.eval.data.csvlists import JsonLists, Tables, one_hot, only_one_of
+from seer.eval.data.mapped import both as both_mapped
 from seer.eval.data.matlists import AnnotatedImages, NumberedImages
 from seer.eval.data.pickled import Batches
 from seer.eval.data.rows import Lists, before_number, folder_of, words_after
@@ -32,6 +34,7 @@ VARIANT = "test images of ImageNet's classes alone"
 TOP1 = "top1"
 PER_CLASS = "mean_per_class"
 MAP11 = "map11"
+WITHIN = "within_11.25"  # degrees
 
 WHOLE = ""  # the split of data that their owners do not split
 
@@ -454,20 +457,53 @@ ENTRIES = [
         ("", "ADEChallengeData2016"),
         ("annotations/training/", "images/training/"),
         ("annotations/validation/", "images/validation/"),
+        both_mapped,
         kind=MASKS,
         suites=(DENSE,),
+    ),
+    DataSet(
+        "voc12-masks",
+        "PASCAL VOC 2012, segmentation",
+        21,
+        {"train": 1_464, "test": 1_449},
+        "mIoU",
+        "Flickr's terms; of the photographs' owners",
+        "host.robots.ox.ac.uk/pascal/VOC: VOCtrainval_11-May-2012.tar",
+        ("", "VOC2012", "VOCdevkit/VOC2012"),
+        ("SegmentationClass/2007_000032.png", "ImageSets/Segmentation/train.txt"),
+        ("ImageSets/Segmentation/val.txt", "JPEGImages/"),
+        both_mapped,
+        kind=MASKS,
+        suites=(),
+    ),
+    DataSet(
+        "cityscapes",
+        "Cityscapes, fine annotations",
+        19,
+        {"train": 2_975, "test": 500},
+        "mIoU",
+        "to be asked for; not for commercial use",
+        "cityscapes-dataset.com: leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip",
+        ("", "cityscapes"),
+        ("gtFine/train/", "leftImg8bit/train/"),
+        ("gtFine/val/", "leftImg8bit/val/"),
+        both_mapped,
+        kind=MASKS,
+        suites=(),
     ),
     DataSet(
         "nyuv2",
         "NYU Depth V2, labelled frames",
         0,
         {"train": 795, "test": 654},
-        "share of normals within 11.25°",
+        WITHIN,
         UNSTATED,
-        "cs.nyu.edu/~silberman/datasets: nyu_depth_v2_labeled.mat and splits.mat",
+        "cs.nyu.edu/~silberman/datasets: nyu_depth_v2_labeled.mat and splits.mat; the normals of its papers: "
+        "inf.ethz.ch/personal/ladickyl: nyu_normals_gt.zip",
         ("", "nyuv2"),
         ("nyu_depth_v2_labeled.mat",),
         ("splits.mat",),
+        nyu.both,
         kind=NORMALS,
         suites=(DENSE,),
     ),

@@ -29,12 +29,13 @@ from seer.data.labelled import check_layout as check_own_layout
 from seer.data.labelled import splits as labelled_splits
 from seer.errors import InputError
 from seer.eval.data.csvlists import own_rows, own_table
-from seer.eval.data.datasets import BOXES, SEVERAL_CLASSES, VARIANT, WHOLE, DataSet
+from seer.eval.data.datasets import BOXES, MASKS, SEVERAL_CLASSES, VARIANT, WHOLE, DataSet
 from seer.eval.data.recognition import Located, locate, words
 from seer.eval.data.several import MultiLabelled
 
 Kind = TypeVar("Kind", bound=ImageSet)
 
+TAKERS = {BOXES: "detect", MASKS: "segment"}  # tasks, by what is known of an image
 SEED = 0  # of splits that the owners leave to whoever measures
 
 
@@ -176,8 +177,10 @@ def check_layout(data: Path | str, several: bool = False) -> None:
             check_own_layout(data)
         return
     entry, folder = located
-    if entry.kind == BOXES:
-        raise InputError(f"{folder}: {entry.title} has {entry.kind}; seer eval detect takes it")
+    if entry.kind in TAKERS:
+        raise InputError(
+            f"{folder}: {entry.title} has {entry.kind}; seer eval {TAKERS[entry.kind]} takes it"
+        )
     if entry.read is None:
         raise InputError(f"{folder}: {entry.title} has {entry.kind}, which no task here takes")
     if entry.kind == VARIANT:

@@ -17,8 +17,8 @@ CROSS_DOMAIN = "cross-domain few-shot"
 # What the paper measures besides, and no suite here does yet: these are told, and never made up.
 NOT_YET = {
     "detection": "seer eval detect measures it, by itself",
-    "segmentation": "no task here takes masks yet",
-    "surface normals": "no task here takes them yet",
+    "segmentation": "seer eval segment measures it, by itself",
+    "surface normals": "seer eval normals measures them, by itself",
 }
 # What is measured by itself, and by no suite.
 APART = {

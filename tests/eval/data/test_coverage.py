@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,7 +15,7 @@ from seer.eval.data.coverage import check, suites, summary
 from seer.eval.data.datasets import DATASETS
 from seer.eval.tasks import CLASSIFYING, TASKS
 from seer.verbs import app
-from tests.kit import owners
+from tests.kit import owners, rooms
 from tests.kit.pictures import write_images
 
 
@@ -99,7 +100,8 @@ def test_what_is_missing_of_one_is_named(tmp_path):
     assert "cars_test.tgz" in findings["cars"].problems[2]
     assert findings["coco"].problems[0] == "annotations/instances_val2017.json is missing"
     assert "1 of 3 listed images are missing, images/banded/banded" in findings["dtd"].problems[0]
-    assert findings["nyuv2"].state == "unread"
+    assert findings["nyuv2"].state == "incomplete"
+    assert "nyu_depth_v2_labeled.mat: " in findings["nyuv2"].problems[0]  # or h5py is not there
     assert findings["nyuv2"].tasks == []
 
 
@@ -151,3 +153,20 @@ def test_the_verb_prints_both(tmp_path):
         "differs     pets            train 4, test 2 images, 3 classes; knn,"
     )
     assert lines[-2].startswith("detection, segmentation, normals: 0 of 4 data sets are ready; not")
+
+
+def test_images_with_maps_of_one_s_own_are_no_classes(tmp_path):
+    rooms.split(tmp_path / "walls", 3, 2)
+    rooms.frames(tmp_path / "film", 6)
+    for number in range(5):
+        image = np.zeros((8, 8, 3), np.uint8)
+        rooms.picture(tmp_path / f"streets/images/{number}.png", image)
+        rooms.picture(tmp_path / f"streets/masks/{number}.png", image[..., 0])
+    findings = found(tmp_path)
+    assert findings["walls"].images == {"train": 3, "test": 2}
+    assert findings["walls"].tasks == ["normals", "depth"]
+    assert findings["film"].images == {"train": 5, "test": 1}
+    assert findings["film"].lines()[0].split("  ")[-1].startswith("train 5, test 1 images; normals")
+    assert findings["streets"].tasks == ["segment", "denselinear"]
+    (alone,) = [f for f in found(tmp_path / "film").values() if f.state == "yours"]
+    assert (alone.name, alone.tasks) == ("film", ["normals", "depth"])

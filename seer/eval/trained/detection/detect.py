@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -218,7 +219,7 @@ def set_up(
 
 
 @torch.no_grad()
-def precise(training: Training[BoxBatch], config: DetectConfig, world: World) -> None:
+def precise(training: Training[Any], config: Any, world: World) -> None:
     """Take the statistics of the trained BatchNorms as means over so many steps' batches (Wu and
     Johnson 2021, arXiv:2105.07576, section 3). A collective.
     """

@@ -102,7 +102,7 @@ def jittered(
     return Placement((height, width), (top, left), shape, flip)
 
 
-def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
+def resized_size(size: tuple[int, int], short_side: float, long_side: float) -> tuple[int, int]:
     """Height and width of an image whose shorter side becomes `short_side`, unless its longer one would
     be above `long_side`.
     """
