@@ -1,7 +1,5 @@
 """Average precision, against COCO's own evaluation and by hand."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -20,6 +18,7 @@ from seer.eval.trained.detection.average_precision import (
 )
 from seer.eval.trained.detection.cocofiles import Prediction, compressed, results_of, truth_of
 from tests.kit import boxes
+from tests.kit.cocoapi import official
 
 pytest.importorskip("faster_coco_eval")
 
@@ -47,21 +46,6 @@ def guesses(images: Annotated, masks: bool) -> list[Prediction]:
             runs = compressed(flags)
         predictions.append(Prediction(i, found, rng.random(len(found)), labels, runs))
     return predictions
-
-
-def official(truth: dict, results: list, kind: str) -> np.ndarray:
-    """The same by cocoapi's own evaluation."""
-    coco = pytest.importorskip("pycocotools.coco")
-    from pycocotools.cocoeval import COCOeval
-
-    gold = coco.COCO()
-    gold.dataset = json.loads(json.dumps(truth))
-    gold.createIndex()
-    evaluation = COCOeval(gold, gold.loadRes(json.loads(json.dumps(results))), kind)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return np.where(evaluation.stats < 0, np.nan, evaluation.stats)
 
 
 @pytest.mark.parametrize("kind", ["box", "mask"])

@@ -25,7 +25,7 @@ from seer.eval.data.boxes import train_and_test
 from seer.eval.data.collector import EMPTY
 from seer.eval.data.masks import mask_of, runs_of
 from seer.eval.task import evaluate
-from seer.eval.trained.detection.average_precision import opened, summary
+from seer.eval.trained.detection.average_precision import METRICS, opened, summary
 from seer.eval.trained.detection.boxbatches import BoxBatch
 from seer.eval.trained.detection.cocofiles import Prediction
 from seer.eval.trained.detection.detect import configure, precise, prediction_of, run, scores_of
@@ -37,6 +37,7 @@ from seer.processes import spawn
 from seer.report.html import write_report
 from seer.rundir.names import checkpoints
 from tests.kit import boxes
+from tests.kit.cocoapi import official
 
 pytest.importorskip("faster_coco_eval")
 
@@ -121,6 +122,11 @@ def test_it_learns_to_find_squares_and_discs(tmp_path):
     values = {row["metric"]: row["value"] for row in rows}
     assert values["box_AP50"] > 0.3
     assert not any(metric.startswith("mask") for metric in values)
+    # What a trained detector finds has many detections of one object, which made-up ones have not.
+    files = [tmp_path / "run" / name for name in ("truth.json", "predictions.json")]
+    truth, results = (json.loads(file.read_text()) for file in files)
+    for metric, value in zip(METRICS, official(truth, results, "bbox"), strict=True):
+        assert values.get(f"box_{metric}", np.nan) == pytest.approx(value, abs=1e-6, nan_ok=True)
 
 
 def killed(command: list[str], until: Path) -> None:
