@@ -13,6 +13,7 @@ from launch.launches import THEN
 from seer import cli
 from seer.commands import USAGE_ERROR
 from seer.eval.tasks import check_request
+from seer.planning import asked
 from seer.pretrain import recipe
 from seer.speedrun import entry
 from tests.test_cli import verbs
@@ -77,9 +78,11 @@ def parse(words: list[str], ranks: int = 0) -> None:
         for launched in first.split(f" {THEN} "):
             if not re.fullmatch(r"(study|hpt) \S+", launched):  # a folder that these have written
                 parse(launched.split(), ranks)
-    elif words[0] in ("pretrain", "plan"):
+    elif words[0] == "plan":
+        asked.check(asked.load(params["config"], overrides), params["gpus"])
+    elif words[0] == "pretrain":
         config = recipe.load_config(params["config"], ["data=SHARDS", *overrides])
-        ranks = ranks or params.get("gpus") or params["nproc"]
+        ranks = ranks or params["nproc"]
         if ranks > 1 and config.steps:  # one may be any of those that srun starts
             recipe.check_settings(config, ranks)
     elif words[0] == "speedrun":

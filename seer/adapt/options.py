@@ -123,7 +123,7 @@ def load_config(recipe: str, overrides: list[str]) -> HptConfig:
     path = known.get(recipe, Path(os.path.expanduser(recipe)))
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(
-            f"'{recipe}' is no recipe of seer hpt{nearest(recipe, known)}; or give the path of a .yaml file"
+            f"'{recipe}' is no recipe of `seer hpt`{nearest(recipe, known)}; or give the path of a .yaml file"
         )
     config = configuration.load(HptConfig, str(path), [f"name={path.stem}", *overrides])
     _check(config)

@@ -28,7 +28,7 @@ from shards.archives.contents import read_contents
 from shards.options import SaliencyOptions
 from shards.records import quarantine, state
 from shards.records.state import Progress
-from shards.saliency import maps
+from shards.saliency import salience
 from shards.saliency.networks import Network
 from shards.takedown import REMOVED
 from shards.writing.cut import described, sound
@@ -131,7 +131,7 @@ def add_masks(
 
 def estimator(options: SaliencyOptions) -> Callable[[np.ndarray], np.ndarray]:
     """What maps an image to a map from 0 to 1, of any size."""
-    return _network(options.model, options.size) if options.model else maps.classical
+    return _network(options.model, options.size) if options.model else salience.classical
 
 
 @lru_cache(1)
@@ -141,8 +141,8 @@ def _network(path: str, size: int) -> Network:
 
 def mask_of(image: np.ndarray, options: SaliencyOptions) -> np.ndarray:
     """`(H, W)` bool of an `(H, W, 3)` uint8 image: where its object is."""
-    map = maps.enlarged(estimator(options)(image), image.shape)
-    return maps.cut_off(map, options.threshold, options.min_area)
+    map = salience.enlarged(estimator(options)(image), image.shape)
+    return salience.cut_off(map, options.threshold, options.min_area)
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def _copy(
             mask = next(masks)
             shares.append(None if mask is None else float(mask.mean()))
             if mask is not None:
-                writer.add(f"{tars.split_name(entry.name)[0]}.{MASK}", maps.png(mask))
+                writer.add(f"{tars.split_name(entry.name)[0]}.{MASK}", salience.png(mask))
             tick(1)
     writer.close()
     return writer, moved

@@ -178,9 +178,8 @@ def check_layout(data: Path | str, several: bool = False) -> None:
         return
     entry, folder = located
     if entry.kind in TAKERS:
-        raise InputError(
-            f"{folder}: {entry.title} has {entry.kind}; seer eval {TAKERS[entry.kind]} takes it"
-        )
+        task = TAKERS[entry.kind]
+        raise InputError(f"{folder}: {entry.title} has {entry.kind}, which the task {task} takes")
     if entry.read is None:
         raise InputError(f"{folder}: {entry.title} has {entry.kind}, which no task here takes")
     if entry.kind == VARIANT:

@@ -49,7 +49,7 @@ def test_several_data_sets_ask_for_a_name(tmp_path):
         ),
         ("food101:{}/nowhere", "nowhere does not exist; give the folder of Food-101"),
         ("food101", "no such folder; where the data set of that name lies, say food101:DIR"),
-        ("coco:{}/coco", "COCO 2017 has boxes; seer eval detect takes it"),
+        ("coco:{}/coco", "COCO 2017 has boxes, which the task detect takes"),
         ("pets:{}/pets", "images/ is missing; the owner's archives have it: robots.ox.ac.uk"),
     ],
 )

@@ -18,8 +18,8 @@ from shards.saliency.estimators import (
     mahalanobis,
     steps_to_border,
 )
-from shards.saliency.maps import classical, cut_off, guided
 from shards.saliency.regions import Regions, distances, normalised, regions_of, to_lab
+from shards.saliency.salience import classical, cut_off, guided
 
 
 def scene(height: int = 90, width: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
