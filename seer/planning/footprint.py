@@ -44,6 +44,7 @@ from seer.methods.heads import Prototypes
 from seer.methods.memory import Queue
 from seer.precision import autocast
 from seer.pretrain.recipe import Pretrain
+from seer.pretrain.rehearsal import largest
 
 aten = torch.ops.aten
 
@@ -128,7 +129,7 @@ def measure(
     with _pretended(ranks):
         with torch.device("meta"):
             method = make(build(config.backbone), config.method, samples)
-            teach(method, config.mean, config.std)
+            teach(method, config.mean, config.std, samples, largest(config), shapes_only=True)
         gradients = sum(p.numel() * p.itemsize for p in method.parameters() if p.requires_grad)
         whole = sum(p.numel() for p in method.parameters())
         arrange(method, layout, World(0, ranks, 0, min(PER_NODE, ranks)), config.precision)

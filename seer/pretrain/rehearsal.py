@@ -13,6 +13,7 @@ from seer.backbones.base import Backbone
 from seer.checks import machine
 from seer.data.crops.arena import SHARED, docker_remedy, shared_free
 from seer.data.crops.multicrop import MultiCrop
+from seer.data.crops.options import is_fixed
 from seer.data.storage.index import Manifest
 from seer.data.views import Views
 from seer.data.workers import Need, memory_needed
@@ -24,10 +25,10 @@ from seer.engine.run import tell
 from seer.engine.schedule import describe
 from seer.errors import InputError
 from seer.interop.initial import load_initial
-from seer.interop.teaching import check_teacher, teach
+from seer.interop.teaching import check_teachers, teach
 from seer.methods import METHODS, make
 from seer.methods.base import Method
-from seer.methods.distill import has_teacher
+from seer.methods.distill import Distill
 from seer.pretrain.length import check_images
 from seer.pretrain.recipe import Pretrain, check_settings
 from seer.processes import usable_cores
@@ -49,11 +50,13 @@ def rehearse(config: Pretrain) -> None:
     """One step on the `meta` device, in no time and without memory: what a part would refuse, it
     refuses here.
     """
+    check_cached(config)
     resolutions = MultiCrop(config.views, config.seed).resolutions
     with torch.device("meta"):
         backbone = build(config.backbone)
         method = make(backbone, config.method, config.batch_size)
-        teach(method, config.mean, config.std)
+        images = config.batch_size
+        teach(method, config.mean, config.std, images, largest(config), shapes_only=True)
         crops = []
         for resolution in resolutions:
             count = len(resolution.crops)
@@ -70,11 +73,28 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     check_settings(config, world.size)
     check_images(config, manifest.samples)
     check_memory(config, manifest, world)
-    if has_teacher(config.method):
-        check_teacher(
-            config.method.teacher, MultiCrop(config.views, config.seed).resolutions[0].size
-        )
+    if isinstance(config.method, Distill.Config):
+        check_teachers(config.method, largest(config))
     rehearse(config)
+
+
+def largest(config: Pretrain) -> int:
+    """The side of the largest crops, which teachers see."""
+    return max(view.size for view in config.views.values() if view.count)
+
+
+def check_cached(config: Pretrain) -> None:
+    """Refuse to keep a teacher's features of crops that are others each time. Raises `InputError`."""
+    if not getattr(config.method, "cache", False):
+        return
+    size = largest(config)
+    views = {n: v for n, v in config.views.items() if v.count and v.size == size}
+    name, view = next(iter(views.items()))
+    if len(views) > 1 or view.count > 1 or not is_fixed(view):
+        raise InputError(
+            f"method.cache=true: the teacher's crops are others each time; have one of the whole image "
+            f"(views.{name}.count=1 scale=[1,1] ratio=[1,1] flip=0 jitter=0 grey=0 blur=0), or method.cache=false"
+        )
 
 
 def check_memory(config: Pretrain, manifest: Manifest, world: World) -> None:
@@ -133,7 +153,7 @@ def build_method(config: Pretrain, samples: int = 0) -> Method:
     torch.manual_seed(config.seed)
     with torch.device("meta" if config.parallel.deferred_init else "cpu"):
         method = make(build(config.backbone), config.method, samples)
-        teach(method, config.mean, config.std)
+        teach(method, config.mean, config.std, samples, largest(config))
     return method
 
 

@@ -118,6 +118,9 @@ PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dic
         (4.8, 0.0, 0.0048, 3128),
         {"freeze": 313, "teacher_warmup": 15_639},
     ),
+    "visreg_resnet50": ((1024, 125_114), (1.2, 0.0, 0.0012, 12_511), {}),
+    "distill_resnet50": ((1024, 125_114), (1e-3, 0.0, 1e-6, 6256), {}),
+    "distill_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {}),
     "swav_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {"freeze": 0, "queue_from": 0}),
     "quickstart": ((128, 500), (2e-3, 0.0, 2e-6, 25), {"freeze": 0, "queue_from": 0}),
 }
@@ -255,6 +258,7 @@ def test_the_epochs_are_those_of_imagenet():
     epochs = {"swav_resnet50_800ep": 800, "swav_resnet50_400ep": 400, "swav_resnet50_bs256": 200,
               "simclr_resnet50": 1000, "byol_resnet50": 1000, "mocov3_resnet50": 1000,
               "dino_resnet50": 800, "deepcluster_resnet50": 800,
+              "visreg_resnet50": 100, "distill_resnet50": 100,
               "moco_resnet50": 200, "simclr_resnet50_100ep": 100,
               "byol_resnet50_300ep": 300, "byol_resnet50_100ep": 100,
               "mocov3_resnet50_300ep": 300, "mocov3_resnet50_100ep": 100}  # fmt: skip

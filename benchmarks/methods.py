@@ -1,0 +1,333 @@
+"""All methods on the same images, network, crops and time: kNN and linear accuracy, samples/s, peak
+memory, ours beside lightly's.
+
+    python benchmarks/methods.py CIFAR10 [--minutes 4 | --images N] [--seeds 1] [--methods swav byol]
+    [--teacher MODEL] [--work DIR] [--json FILE] [--markdown FILE]
+
+CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images, of which `--per-class` are taken.
+Labels are used by the evaluations alone. Everything but the method is `swav_small`'s: RegNetX-200MF,
+two crops of 24 px, AdamW with a cosine of its rate, batches of 128. Minutes are of one core's time
+and not by the clock, so that other work on the machine takes none of them; a process's start counts.
+ours are trained and scored by the command line, a peer by a loop around lightly's heads and losses
+(`peers.py`) on the same network, and scored by the same command. A row is written as soon as it is
+there, and the same command goes on where it was cut.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from harness import arguments, figure, machine, report
+
+from seer.config import find_recipe
+
+RECIPE = "swav_small"
+HEAD = [512, 128]
+PREDICTED = {"head": HEAD, "predictor": HEAD, "momentum": 0.99}
+# What each method is given in place of its published options, which are for ImageNet and batches of
+# thousands: the heads of `swav_small`, and temperatures and momenta of small batches.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "swav": {"head": HEAD, "head_bn_out": True, "prototypes": 512, "epsilon": 0.02, "freeze": 0},
+    "simclr": {"head": HEAD, "temperature": 0.2},
+    "byol": PREDICTED,
+    "moco": {"head": HEAD, "head_bn": True, "queue": 4096, "momentum": 0.99, "splits": 4},
+    "mocov3": PREDICTED | {"temperature": 0.2},
+    "dino": {"head": [512, *HEAD], "prototypes": 1024, "momentum": 0.99},
+    "deepcluster": {"head": HEAD, "prototypes": [128, 128, 128], "empty": "refill"},
+    "visreg": {"head": [512, *HEAD], "regularisation": 0.6, "shape": 0.1, "slices": 512},
+    "distill": {"head": [512]},
+}
+BASELINES = ("untrained", "raw pixels")
+SIZE = 32  # px of the images that features are of
+PROBED = 8  # steps by whose time the number of steps is chosen, after two
+FORWARD = 1 / 3  # what a forward pass takes of a step
+
+
+@dataclass
+class Result:
+    """A row of the table.
+
+    Attributes:
+        budget: what all rows are equal in.
+        knn, linear: top-1, in percent. cpu_minutes: of one core, the process's start among them.
+        samples_per_second: per second of one core. peak_gb: the process's largest resident memory.
+    """
+
+    method: str
+    system: str
+    seed: int
+    budget: str
+    knn: float
+    linear: float
+    samples: int = 0
+    cpu_minutes: float = 0.0
+    samples_per_second: float = 0.0
+    peak_gb: float = 0.0
+
+
+def run(words: list[str], work: Path) -> dict[str, float]:
+    """Run a command. Returns the seconds of core time and the memory that it took."""
+    print(f"$ {' '.join(words[1:])}", flush=True)
+    with open(work / "log.txt", "ab") as log:
+        child = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"failed, see {work / 'log.txt'}: {' '.join(words)}")
+    return {"seconds": usage.ru_utime + usage.ru_stime, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+
+
+def seer(*words: str) -> list[str]:
+    return [sys.executable, "-m", "seer", *words]
+
+
+def subset(data: Path, work: Path, per_class: dict[str, int]) -> Path:
+    """A folder of the first images of each class, by links where the file system has them."""
+    out = work / "images"
+    for split, count in per_class.items():
+        for folder in sorted((data / split).iterdir()):
+            target = out / split / folder.name
+            target.mkdir(parents=True, exist_ok=True)
+            for image in sorted(folder.iterdir())[:count]:
+                if not (target / image.name).exists():
+                    _link(image, target / image.name)
+    return out
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        target.write_bytes(source.read_bytes())
+
+
+def recipe_of(method: str, options: dict[str, Any], work: Path) -> Path:
+    """`swav_small` with another method, as a recipe's file."""
+    values = yaml.safe_load(find_recipe(RECIPE).read_text())
+    values["name"] = method
+    values["method"] = {"name": method, **options}
+    path = work / f"{method}.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def seconds_per_step(recipe: Path, overrides: list[str]) -> tuple[float, int]:
+    """Core seconds of a step, batches made ready among them, and what a survey of all images costs,
+    in steps.
+    """
+    from seer import distributed
+    from seer.data.storage.index import Manifest
+    from seer.engine.learner import Step
+    from seer.engine.optim import build_optimizer
+    from seer.engine.step import train_step
+    from seer.methods import METHODS
+    from seer.pretrain.recipe import load_config
+    from seer.pretrain.run import set_up
+
+    config = load_config(str(recipe), overrides)
+    world = distributed.init("cpu")
+    manifest = Manifest.load(config.data)
+    training = set_up(config, manifest, world)
+    optimizer = build_optimizer(training.learner, config.optim)
+    began = 0.0
+    for number, views in enumerate(training.batches.iterate(0, PROBED + 2)):
+        if number == 2:
+            began = time.process_time()
+        train_step(training.learner, training.module, optimizer, views, Step(number, 1000))
+    seconds = (time.process_time() - began) / PROBED
+    surveyed = manifest.samples if METHODS[config.method.name].banks(config.method, 1) else 0
+    return seconds, round(surveyed / config.batch_size * FORWARD)
+
+
+def train_ours(method: str, seed: int, options: argparse.Namespace) -> Result:
+    """Train and score one of ours."""
+    work = options.work
+    run_dir = work / f"{method}-{seed}"
+    more = {"teacher": options.teacher, "teacher_size": options.teacher_size}
+    given = OPTIONS.get(method, {}) | (more if method == "distill" else {})
+    recipe = recipe_of(method, given, work)
+    base = [f"data={work / 'shards'}", f"run_dir={run_dir}", f"seed={seed}"]
+    batch = yaml.safe_load(recipe.read_text())["batch_size"]
+    steps = round(options.images / batch)
+    if not options.images:
+        probe = [sys.executable, __file__, "--probe", str(recipe), *base]
+        told = subprocess.run(probe, check=True, capture_output=True, text=True).stdout
+        seconds, survey = json.loads(told.splitlines()[-1])
+        steps = max(20, round(options.minutes * 60 / seconds) - survey)
+    usage = run(seer("pretrain", str(recipe), *base, f"steps={steps}"), work)
+    scores = evaluate(str(run_dir), options)
+    return finished(method, "seer", seed, options, scores, steps * batch, usage)
+
+
+def train_peer(method: str, seed: int, options: argparse.Namespace) -> Result:
+    """Train and score lightly's."""
+    out = options.work / f"{method}-{seed}-lightly.safetensors"
+    words = [sys.executable, str(Path(__file__).with_name("peers.py")), method]
+    words += [str(options.work / "images"), str(out), "--seed", str(seed)]
+    words += ["--images", str(options.images), "--minutes", str(options.minutes)]
+    usage = run(words, options.work)
+    samples = json.loads(out.with_suffix(".json").read_text())["samples"]
+    return finished(method, "lightly", seed, options, evaluate(str(out), options), samples, usage)
+
+
+def finished(
+    method: str,
+    system: str,
+    seed: int,
+    options: argparse.Namespace,
+    scores: dict[str, float],
+    samples: int = 0,
+    usage: dict[str, float] | None = None,
+) -> Result:
+    result = Result(method, system, seed, options.budget, **scores, samples=samples)
+    if usage:
+        result.cpu_minutes = usage["seconds"] / 60
+        result.samples_per_second = samples / usage["seconds"]
+        result.peak_gb = usage["peak_gb"]
+    return result
+
+
+def evaluate(model: str, options: argparse.Namespace) -> dict[str, float]:
+    """kNN and linear top-1 in percent."""
+    scores = {}
+    for task, more in {"knn": ["k=[20]"], "linear": []}.items():
+        out = options.work / "scores.jsonl"
+        out.unlink(missing_ok=True)
+        place = ["--model", model, "--data", str(options.work / "images"), "--out", str(out)]
+        run(seer("eval", task, *place, *more, f"size={SIZE}", "threads=1"), options.work)
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        (value,) = [row["value"] for row in rows if row.get("headline")]
+        scores[task] = 100 * value
+    return scores
+
+
+def wanted(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
+    """Method, system and seed of each row, in the order in which they are made."""
+    from peers import PEERS
+
+    from seer.methods import METHODS
+
+    methods = options.methods or [m for m in METHODS if m != "distill" or options.teacher]
+    for seed in range(options.seeds):
+        yield from ((method, "seer", seed) for method in methods)
+    yield from ((baseline, "", 0) for baseline in BASELINES)
+    if options.lightly:
+        for seed in range(options.seeds):
+            yield from ((method, "lightly", seed) for method in methods if method in PEERS)
+
+
+def make(method: str, system: str, seed: int, options: argparse.Namespace) -> Result:
+    if method in BASELINES:
+        model = "pixels" if method == "raw pixels" else str(_first_run(options.work)) + ":random"
+        return finished(method, system, seed, options, evaluate(model, options))
+    return (train_ours if system == "seer" else train_peer)(method, seed, options)
+
+
+def _first_run(work: Path) -> Path:
+    return min(path.parent for path in work.glob("*-0/config.yaml"))
+
+
+def table(results: list[Result]) -> list[str]:
+    """Markdown: a row for each method of each system, the mean over seeds, the best kNN first."""
+    lines = [
+        "| method | system | seeds | kNN % | linear % | samples/s | core-minutes | peak GB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.method, result.system), []).append(result)
+    means = {key: _means(rows) for key, rows in groups.items()}
+    for key in sorted(means, key=lambda key: -means[key]["knn"]):
+        mean = means[key]
+        spent = "| | | |"
+        if mean["samples"]:
+            spent = (
+                f"| {mean['samples_per_second']:.0f} | {mean['cpu_minutes']:.1f} "
+                f"| {mean['peak_gb']:.2f} |"
+            )
+        name, system = key
+        scores = f"{_spread(groups[key], 'knn')} | {_spread(groups[key], 'linear')}"
+        lines.append(f"| {name} | {system} | {len(groups[key])} | {scores} {spent}")
+    return lines
+
+
+def _means(rows: list[Result]) -> dict[str, float]:
+    numbers = {key: v for key, v in asdict(rows[0]).items() if isinstance(v, int | float)}
+    return {key: sum(getattr(row, key) for row in rows) / len(rows) for key in numbers}
+
+
+def _spread(rows: list[Result], key: str) -> str:
+    values = [getattr(row, key) for row in rows]
+    mean = sum(values) / len(values)
+    return f"{mean:.1f}" + (f" ± {(max(values) - min(values)) / 2:.1f}" if len(rows) > 1 else "")
+
+
+def figures(results: list[Result]) -> list[dict]:
+    """What `--json` gets: for each method kNN and samples/s, the peer's beside ours."""
+    entries = []
+    for method in dict.fromkeys(r.method for r in results if r.system == "seer"):
+        of_method = [r for r in results if r.method == method]
+        ours = _means([r for r in of_method if r.system == "seer"])
+        theirs = [r for r in of_method if r.system == "lightly"]
+        peer = _means(theirs) if theirs else {}
+        for key, unit in {"knn": "%", "linear": "%", "samples_per_second": "samples/s"}.items():
+            name = f"{method}, {key.replace('_', ' ')}, {of_method[0].budget}"
+            peers = {"lightly": peer[key]} if peer else {}
+            peers |= {r.method: getattr(r, key) for r in results if not r.system and unit == "%"}
+            entries.append(figure(name, unit, ours[key], peers))
+    return entries
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--probe"]:
+        print(json.dumps(seconds_per_step(Path(sys.argv[2]), sys.argv[3:])))
+        return
+    parser = arguments(__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--minutes", type=float, default=4, help="of one core")
+    parser.add_argument("--images", type=int, default=0, help="seen by each, in place of minutes")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--methods", nargs="*", help="default: all, distill where it has a teacher")
+    parser.add_argument("--teacher", default="", help="MODEL that distill learns from")
+    parser.add_argument("--teacher-size", type=int, default=0, help="px that it sees")
+    parser.add_argument("--per-class", type=int, default=1000, help="images to train on")
+    parser.add_argument("--test", type=int, default=500, help="images of each class to test on")
+    parser.add_argument("--lightly", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-methods"))
+    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    per_class = {"train": options.per_class, "test": options.test}
+    equal = f"{options.images:,} images" if options.images else f"{options.minutes:g} core-minutes"
+    options.budget = f"{equal}, {options.per_class} images of each class, {machine()}"
+    images = subset(options.data, options.work, per_class)
+    if not (options.work / "shards").exists():
+        words = seer("shards", "build", str(images / "train"), "--out")
+        run([*words, str(options.work / "shards")], options.work)
+    rows = options.work / "rows.jsonl"
+    lines = rows.read_text().splitlines() if rows.exists() else []
+    results = [Result(**json.loads(line)) for line in lines]
+    results = [result for result in results if result.budget == options.budget]
+    done = {(result.method, result.system, result.seed) for result in results}
+    for method, system, seed in wanted(options):
+        if (method, system, seed) in done:
+            continue
+        results.append(make(method, system, seed, options))
+        with rows.open("a") as file:
+            file.write(json.dumps(asdict(results[-1])) + "\n")
+        print(results[-1], flush=True)
+        if options.markdown:
+            options.markdown.write_text("\n".join(table(results)) + "\n")
+    print("\n".join(table(results)))
+    report(figures(results), options.json)
+
+
+if __name__ == "__main__":
+    main()
