@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,6 +92,12 @@ def _width(output: Tensor, out_dim: int) -> int:
         return output.shape[2]
     last = output.shape[3] == out_dim != output.shape[1]
     return as_places(output, output.shape[3 if last else 1]).shape[1]
+
+
+def assign(method: Method, experts: np.ndarray | None) -> None:
+    """Tell a method which of its experts each image has, `(N,)` int16, if it has any."""
+    if isinstance(method, Distill) and experts is not None:
+        method.take_lists(torch.from_numpy(experts))
 
 
 def check_teachers(config: DistillConfig, size: int) -> None:

@@ -28,7 +28,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from seer.backbones import build
-from seer.data.storage.index import Manifest
 from seer.data.views import Views
 from seer.distributed import CPU, World, local
 from seer.engine.bank import Bank
@@ -45,6 +44,7 @@ from seer.methods.memory import Queue
 from seer.precision import autocast
 from seer.pretrain.recipe import Pretrain
 from seer.pretrain.rehearsal import largest
+from seer.pretrain.taken_images import manifest_of
 
 aten = torch.ops.aten
 
@@ -154,7 +154,7 @@ def _samples_banked(config: Pretrain) -> int:
     if not METHODS[name].banks(config.method, 1):
         return 0
     try:
-        return Manifest.load(config.data).samples
+        return manifest_of(config).samples
     except InputError as error:
         raise InputError(
             f"method.name={name} keeps rows of every image: give data=SHARDS ({error})"

@@ -4,10 +4,10 @@ torch, which takes seconds to import.
 
 from pathlib import Path
 
-from seer.data.storage.index import Manifest
 from seer.pretrain.length import at_any_length, foreseen
 from seer.pretrain.recipe import check_run_dir, check_settings, check_start, load_config
 from seer.pretrain.scoring import check_labels
+from seer.pretrain.taken_images import manifest_of
 
 
 def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = False) -> Path:
@@ -23,7 +23,7 @@ def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = Fal
     check_start(config)
     check_run_dir(config)
     if Path(config.data).parent.is_dir():  # or else it is in a store, or on the other hosts alone
-        Manifest.load(config.data)
+        manifest_of(config)
     if Path(config.score.data).parent.is_dir():
         check_labels(config.score)
 

@@ -3,9 +3,9 @@
 import os
 from dataclasses import replace
 
-from seer.data.storage.index import Manifest
 from seer.errors import InputError
 from seer.pretrain.recipe import Pretrain
+from seer.pretrain.taken_images import manifest_of
 
 MOST_STEPS = 10**8  # as many as `steps` may be
 
@@ -45,7 +45,7 @@ def foreseen(config: Pretrain) -> Pretrain:
             f"data={config.data}: does not exist; give a folder of shards, or steps= in place of epochs="
         )
     try:
-        return with_steps(config, Manifest.load(config.data).samples)
+        return with_steps(config, manifest_of(config).samples)
     except InputError as error:
         raise InputError(
             f"epochs={config.epochs:g}: how many steps they are depends on the images, and {error}; or give steps="

@@ -99,8 +99,7 @@ def check_cached(config: Pretrain) -> None:
 
 def check_memory(config: Pretrain, manifest: Manifest, world: World) -> None:
     """Whether this host has the memory for its ranks' batches; raises `InputError`."""
-    image_bytes = int(manifest.bytes.sum()) // manifest.samples
-    need = loader_memory(config, world.size, image_bytes)
+    need = loader_memory(config, world.size, int(manifest.image_bytes))
     needed = need.total * world.local_size
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > present:
@@ -192,7 +191,8 @@ def sizes(config: Pretrain, manifest: Manifest) -> list[str]:
         ((name, view) for name, view in config.views.items() if view.count),
         key=lambda item: item[1].size,
     )
-    shapes = manifest.index(0, ["width", "height"])
+    first = int(np.flatnonzero(manifest.sizes)[0])  # of a subset a shard may have none
+    shapes = manifest.index(first, ["width", "height"])
     sides = np.minimum(shapes["width"].to_numpy(), shapes["height"].to_numpy())
     side = int(np.median(sides))
     if view.size >= USUAL_CROP or side < MUCH_LARGER * view.size:

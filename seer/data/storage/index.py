@@ -297,6 +297,15 @@ class Manifest:
         """
         write_manifest(directory, self.table, {"classes": self.classes, "build": self.build})
 
+    def chosen(self, shard: int, values: list) -> list:
+        """Of a value for each row of a shard's index those that count: all; see `subset.Subset`."""
+        return values
+
+    @property
+    def image_bytes(self) -> float:
+        """Of a sample, on average."""
+        return float(self.bytes.sum() / self.samples)
+
     @property
     def samples(self) -> int:
         """N, the number of samples."""

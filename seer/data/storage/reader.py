@@ -113,8 +113,7 @@ class Reader:
         if not self._remote:
             return self.read_samples(ids, suffixes)
         read = partial(self.read_samples, suffixes=suffixes)
-        whole_sample = float(self.manifest.bytes.sum() / self.manifest.samples)
-        ahead = self._ahead.setdefault(suffixes, ReadAhead(read, whole_sample))
+        ahead = self._ahead.setdefault(suffixes, ReadAhead(read, self.manifest.image_bytes))
         return ahead.take(len(ids), step, ids_of, stride)
 
     def labels(self, ids: np.ndarray) -> np.ndarray:

@@ -1,0 +1,183 @@
+"""Some of the images of shards as data of their own; no tar is written anew.
+
+A list has the keys of samples, a line each. Ids count through the images that it names, in the
+manifest's order, so order, ledger and audit are those of a smaller data set; and what these hash to
+depends on which images they are.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from seer import files
+from seer.data.storage.index import MOST_SAMPLES, MOST_SHARDS, Manifest
+from seer.data.storage.store import REQUESTS
+from seer.data.storage.tables import TableFormat
+from seer.errors import InputError
+from seer.inputs import UnreadableError, read_bytes, read_text
+from seer.schema import Integer, MismatchError
+
+LARGEST_LIST = 2**34  # bytes
+CHOSEN_FORMAT = TableFormat(
+    pa.schema([("shard", pa.int32()), ("row", pa.int32())]),
+    {"shard": Integer(0, MOST_SHARDS), "row": Integer(0, MOST_SAMPLES)},
+    most_rows=2**31 - 1,
+    most_bytes=2**34,
+)
+
+
+class Subset(Manifest):
+    """A manifest of some rows of each shard.
+
+    Attributes:
+        rows: for each shard `(n,)` int32, rising, the rows of its index that are in.
+    """
+
+    def __init__(self, whole: Manifest, rows: Sequence[np.ndarray]):
+        super().__init__(whole.directory, whole.table)
+        self.whole = whole
+        self.rows = list(rows)
+        self.sizes = np.array([len(chosen) for chosen in rows], dtype=np.int64)
+
+    def index(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a shard's index that are in."""
+        self.whole.directory = self.directory
+        return self.whole.index(shard, columns).take(pa.array(self.rows[shard]))
+
+    def chosen(self, shard: int, values: list) -> list:
+        """Of a value for each row of a shard, those of the rows that are in."""
+        return [values[row] for row in self.rows[shard].tolist()]
+
+    @property
+    def image_bytes(self) -> float:
+        """Of a sample, on average over the whole shards."""
+        return self.whole.image_bytes
+
+    @property
+    def hash(self) -> str:
+        """Of the whole and of the rows."""
+        digest = hashlib.sha256(self.whole.hash.encode())
+        for rows in self.rows:
+            digest.update(len(rows).to_bytes(8, "little") + rows.astype("<i4").tobytes())
+        return digest.hexdigest()[:16]
+
+    def save_chosen(self, path: Path) -> None:
+        """Write which rows are in, as a run keeps it beside its copy of the manifest."""
+        shards = np.repeat(np.arange(len(self.rows), dtype=np.int32), self.sizes)
+        rows = np.concatenate([np.empty(0, np.int32), *self.rows])
+        buffer = io.BytesIO()
+        pq.write_table(pa.table({"shard": shards, "row": rows}), buffer)
+        with files.replacing(path) as beside:
+            beside.write_bytes(buffer.getvalue())
+
+
+def subset_of(manifest: Manifest, path: Path | str, option: str = "subset") -> Subset:
+    """The samples whose keys a file lists.
+
+    Raises:
+        InputError: there is no such file, it names nothing, or a key that the data have not.
+    """
+    keys = read_keys(path, option)
+    rows, is_there = _rows_of(manifest, keys)
+    if not all(is_there):
+        missing = keys[is_there.index(False)]
+        raise InputError(
+            f"{option}={path}: {is_there.count(False):,} of its {len(keys):,} keys are not in {manifest.directory}, "
+            f"the first is {missing!r:.100}; give keys as seer embed and seer cluster write them of these shards"
+        )
+    return Subset(manifest, rows)
+
+
+def read_keys(path: Path | str, option: str) -> list[str]:
+    """The keys in a list, each once. Raises `InputError` where there are none."""
+    try:
+        lines = read_text(Path(path), LARGEST_LIST).splitlines()
+    except FileNotFoundError:
+        raise InputError(
+            f"{option}={path}: no such file; give a list of keys, a line each"
+        ) from None
+    keys = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not keys:
+        raise InputError(f"{option}={path}: is empty; a list has the keys of samples, a line each")
+    return keys
+
+
+def members(manifest: Manifest, lists: Sequence[str], option: str) -> np.ndarray:
+    """`(N,)` int16: which of the lists has each sample's key, -1 for none.
+
+    Raises:
+        InputError: as `subset_of`; a sample is in two lists.
+    """
+    list_of = np.full(manifest.samples, -1, np.int16)
+    firsts = np.cumsum(manifest.sizes) - manifest.sizes
+    for number, path in enumerate(lists):
+        chosen = subset_of(manifest, path, option)
+        for first, rows in zip(firsts.tolist(), chosen.rows, strict=True):
+            if (list_of[first + rows] >= 0).any():
+                earlier = lists[int(list_of[first + rows].max())]
+                raise InputError(
+                    f"{option}={path}: has an image that is in {earlier} as well; an image has one expert"
+                )
+            list_of[first + rows] = number
+    return list_of
+
+
+def _rows_of(manifest: Manifest, keys: list[str]) -> tuple[list[np.ndarray], list[bool]]:
+    """For each shard the rows with one of these keys; and which keys there are."""
+    wanted = pa.array(keys, pa.string())
+    is_there = np.zeros(len(keys), bool)
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        tables = pool.map(partial(manifest.index, columns=["key"]), range(len(manifest.shards)))
+        rows = []
+        for table in tables:
+            places = pc.index_in(table["key"].combine_chunks(), value_set=wanted)
+            chosen = pc.is_valid(places).to_numpy(zero_copy_only=False)
+            is_there[places.drop_null().to_numpy()] = True
+            rows.append(np.flatnonzero(chosen).astype(np.int32))
+    return rows, is_there.tolist()
+
+
+def load_kept(folder: Path, chosen: str, directory: Any) -> Manifest:
+    """The manifest that a run keeps in `folder`, with the rows in the file `chosen`, if there is one.
+
+    Args:
+        directory: where its shards lie.
+
+    Raises:
+        InputError: unreadable, or rows that the shards have not.
+    """
+    manifest = Manifest.load(folder)
+    manifest.directory = directory
+    path = folder / chosen
+    if not path.is_file():
+        return manifest
+    try:
+        table = CHOSEN_FORMAT.parse(read_bytes(path, LARGEST_LIST))
+        return Subset(manifest, _within(manifest, table))
+    except MismatchError as error:
+        raise UnreadableError(f"{path}: {error}") from None
+
+
+def _within(manifest: Manifest, table: pa.Table) -> list[np.ndarray]:
+    """The rows of each shard. Raises `MismatchError` unless the shards have them, in this order."""
+    shards = table["shard"].to_numpy()
+    rows = table["row"].to_numpy()
+    if not len(rows):
+        raise MismatchError("row", "none")
+    is_sorted = np.all(np.diff(shards) >= 0) and shards[-1] < len(manifest.shards)
+    if not is_sorted:
+        raise MismatchError("shard", "not rising, or beyond the shards")
+    parts = np.split(rows, np.searchsorted(shards, np.arange(1, len(manifest.shards))))
+    for size, part in zip(manifest.sizes.tolist(), parts, strict=True):
+        if len(part) and (part[-1] >= size or np.any(np.diff(part) <= 0)):
+            raise MismatchError("row", "not rising, or beyond the samples of a shard")
+    return parts
