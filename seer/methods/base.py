@@ -31,6 +31,11 @@ class Method(Learner[Views]):
         """
         return {}
 
+    @classmethod
+    def keeps_rows(cls, config: Any) -> bool:
+        """Whether such a method keeps rows of each image."""
+        return bool(cls.banks(config, 1))
+
 
 def forward_crops(network: nn.Module, views: Views, resolutions: slice = slice(None)) -> Tensor:
     """Run `network` once per resolution on all its crops. Returns `(V, B, D)`, the largest crops

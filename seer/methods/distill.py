@@ -68,6 +68,11 @@ class Distill(Method):
         self.lessons = nn.ModuleList()
         self.expert_of: Tensor | None = None
 
+    @classmethod
+    def keeps_rows(cls, config: DistillConfig) -> bool:
+        """Whether features are kept, in banks that come with the teachers, whose widths they have."""
+        return config.cache
+
     def take_teachers(self, sources: Sequence[TeacherSource], samples: int = 0) -> None:
         """Have the teachers, `teacher` before `experts`, on whatever device this method is being built on.
 

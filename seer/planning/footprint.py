@@ -40,7 +40,8 @@ from seer.interop.teaching import teach
 from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.methods.heads import Prototypes
-from seer.methods.memory import Queue
+from seer.methods.lessons import Lesson
+from seer.methods.memory import Queue, Teacher
 from seer.precision import autocast
 from seer.pretrain.recipe import Pretrain
 from seer.pretrain.rehearsal import largest
@@ -48,7 +49,7 @@ from seer.pretrain.taken_images import manifest_of
 
 aten = torch.ops.aten
 
-KINDS = ("parameters", "prototypes", "queue", "banks", "gradients", "optimizer", "inputs", "activations",
+KINDS = ("parameters", "prototypes", "teacher", "queue", "banks", "gradients", "optimizer", "inputs", "activations",
          "head and scores", "communication", "backward")  # fmt: skip
 
 
@@ -151,13 +152,13 @@ def measure(
 def _samples_banked(config: Pretrain) -> int:
     """How many images banks have rows of; 0 where there are none, and the data need not be there."""
     name = config.method.name
-    if not METHODS[name].banks(config.method, 1):
+    if not METHODS[name].keeps_rows(config.method):
         return 0
     try:
         return manifest_of(config).samples
     except InputError as error:
         raise InputError(
-            f"method.name={name} keeps rows of every image: give data=SHARDS ({error})"
+            f"method.name={name} keeps rows of every image: give data=SHARDS, or --images N ({error})"
         ) from error
 
 
@@ -210,18 +211,28 @@ def _step(
 
 def _name_parts(method: Method, ledger: "Ledger") -> None:
     """Enter what exists before the first step, and fill the queues, which count from then on."""
+    teachers = {id(part) for teacher in _teachers(method) for part in teacher.modules()}
     for module in method.modules():
         kinds = (Prototypes, "prototypes"), (Queue, "queue"), (nn.Module, "parameters")
         kind = next(kind for of, kind in kinds if isinstance(module, of))  # FSDP makes subclasses
         own: Iterable[Tensor] = chain(
             module.parameters(recurse=False), module.buffers(recurse=False)
         )
-        ledger.name(map(local, own), kind)
+        ledger.name(map(local, own), "teacher" if id(module) in teachers else kind)
         if isinstance(module, Bank):
             ledger.name([module.rows], "banks")
         if isinstance(module, Queue):
             # A constant, which fake tensors may be compared with.
             module.pushed = torch.tensor(len(module.rows))
+
+
+def _teachers(method: Method) -> Iterator[nn.Module]:
+    """The networks that teach: copies that follow, or others."""
+    for module in method.modules():
+        if isinstance(module, Teacher):
+            yield module
+        elif isinstance(module, Lesson):
+            yield module.network
 
 
 def _views(config: Pretrain, batch: int) -> Views:

@@ -27,7 +27,7 @@ from seer.jsonl import Row
 from seer.methods import METHOD_CONFIGS
 from seer.planning.efficiency import ON_CPU, Efficiency, efficiencies
 from seer.planning.footprint import Footprint, measure
-from seer.pretrain.length import foreseen
+from seer.pretrain.length import foreseen, with_steps
 from seer.pretrain.recipe import Pretrain, load_config
 from seer.pretrain.rehearsal import loader_bytes
 from seer.report.plots import Series, line_chart
@@ -52,14 +52,15 @@ ROUGH = "  rough: cores differ more than GPUs do; --calibrate RUN takes what a r
 @dataclass(frozen=True)
 class Options:
     """What the user says beyond the recipe: the price of a GPU-hour, a run to calibrate by, images
-    that one core makes ready per second, whether to go over GPU counts, and whether the recipe may
-    read the environment."""
+    that one core makes ready per second, whether to go over GPU counts, whether the recipe may read
+    the environment, and how many images there are, where the data are not here."""
 
     price: float | None = None
     calibrate: Path | None = None
     images_per_core: float = 100.0
     sweep: bool = False
     allow_env: bool = False
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,16 @@ class Job:
     gpus: int
     hardware: Hardware
     footprint: Footprint
+    images: int = 0  # of the data; 0: as many as there are
 
     @classmethod
-    def of(cls, config: Pretrain, gpus: int, hardware: Hardware) -> "Job":
+    def of(cls, config: Pretrain, gpus: int, hardware: Hardware, images: int = 0) -> "Job":
         """Raises `InputError` where the configuration suits neither its parts nor the number of
         GPUs.
         """
         check_batch(config, gpus)
-        return cls(config, gpus, hardware, measure(config, gpus, not hardware.syncs_batchnorm))
+        footprint = measure(config, gpus, not hardware.syncs_batchnorm, samples=images)
+        return cls(config, gpus, hardware, footprint, images)
 
     @property
     def roofline(self) -> float:
@@ -285,7 +288,7 @@ def plan(
         hardware = replace(
             hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus
         )
-    job = Job.of(foreseen(load_config(recipe, overrides, options.allow_env)), gpus, hardware)
+    job = Job.of(_foreseen(recipe, overrides, options), gpus, hardware, options.images)
     calibrated = calibrate(options.calibrate, hardware) if options.calibrate else None
     expected, *less_likely = efficiencies(job.config, hardware)
     if calibrated:
@@ -297,7 +300,11 @@ def plan(
     checkpointed = any(config.parallel.checkpointing)
     layout = replace(config.parallel, checkpointing=[] if checkpointed else every_block(config))
     otherwise = measure(
-        replace(config, parallel=layout), gpus, not hardware.syncs_batchnorm, forward_only=True
+        replace(config, parallel=layout),
+        gpus,
+        not hardware.syncs_batchnorm,
+        forward_only=True,
+        samples=options.images,
     ).kept
     kept = (otherwise, footprint.kept) if checkpointed else (footprint.kept, otherwise)
     others = [
@@ -315,7 +322,7 @@ def plan(
         memory_gib={kind: size / GIB for kind, size in footprint.memory.items()},
         kept_gib=(kept[0] / GIB, kept[1] / GIB), chosen=chosen,
         others=[replace(job, hardware=other).estimate(calibrated, options) for other in others],
-        advice=advise(recipe, overrides, gpus, hardware, options.allow_env) if chosen.why_not else [],
+        advice=advise(recipe, overrides, gpus, hardware, options) if chosen.why_not else [],
         sweep=[job.estimate(calibrated, options) for job in jobs_around(job)] if options.sweep else [],
     )  # fmt: skip
 
@@ -350,13 +357,24 @@ def _is_timed(row: Row) -> bool:
     return all(0 < (row.get(key) or 0) < 1e15 for key in ("images_per_second", "time_step"))
 
 
+def _foreseen(recipe: str, overrides: list[str], options: Options) -> Pretrain:
+    """The configuration with as many steps as its epochs are."""
+    config = load_config(recipe, overrides, options.allow_env)
+    return with_steps(config, options.images) if options.images else foreseen(config)
+
+
 def advise(
-    recipe: str, overrides: list[str], gpus: int, hardware: Hardware, allow_env: bool = False
+    recipe: str,
+    overrides: list[str],
+    gpus: int,
+    hardware: Hardware,
+    options: Options | None = None,
 ) -> list[str]:
     """The first of the `remedies` under which the run fits; none if nothing helps."""
-    for changes in remedies(foreseen(load_config(recipe, overrides, allow_env)), gpus, hardware):
-        changed = foreseen(load_config(recipe, [*overrides, *changes], allow_env))
-        if not Job.of(changed, gpus, hardware).estimate().why_not:
+    options = options or Options()
+    for changes in remedies(_foreseen(recipe, overrides, options), gpus, hardware):
+        changed = _foreseen(recipe, [*overrides, *changes], options)
+        if not Job.of(changed, gpus, hardware, options.images).estimate().why_not:
             return changes
     return []
 
@@ -411,7 +429,7 @@ def jobs_around(job: Job) -> Iterator[Job]:
             check_parallel(job.config.parallel, gpus)
         except InputError:
             continue
-        yield job if gpus == job.gpus else Job.of(job.config, gpus, job.hardware)
+        yield job if gpus == job.gpus else Job.of(job.config, gpus, job.hardware, job.images)
 
 
 def draw(estimates: list[Estimate], path: Path) -> None:

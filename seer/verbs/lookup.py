@@ -100,6 +100,14 @@ def plan(
             callback=finite,
         ),
     ] = 100,
+    images: Annotated[
+        int,
+        typer.Option(
+            help="How many there are to learn from, where data= is not here.",
+            min=0,
+            show_default="those of data=",
+        ),
+    ] = 0,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Also an eighth to eight times as many GPUs.")
     ] = False,
@@ -132,7 +140,7 @@ def plan(
         overrides or [],
         gpus,
         gpu,
-        Options(price, calibrate, images_per_core, sweep, allow_env),
+        Options(price, calibrate, images_per_core, sweep, allow_env, images),
     )
     if sweep:
         draw(found.sweep, plot)
