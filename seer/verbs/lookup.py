@@ -174,6 +174,14 @@ def study(
     evaluation: Annotated[
         str, typer.Option("--eval", help="Task and options in place of the study's: 'knn size=32'.")
     ] = "",
+    seeds: Annotated[
+        int,
+        typer.Option(
+            help="Trainings of each arm, in place of the study's.",
+            min=0,
+            show_default="the study's",
+        ),
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The study's folder.", show_default="runs/STUDY")
     ] = None,
@@ -193,7 +201,7 @@ def study(
     from seer.planning.study import Asked, plan_study, sources, table
 
     words = shlex.split(evaluation)
-    asked = Asked(name, sources(data), labelled, words, overrides or [], gpus, gpu)
+    asked = Asked(name, sources(data), labelled, words, overrides or [], gpus, gpu, seeds)
     planned, plans = plan_study(asked)
     folder.mkdir(parents=True, exist_ok=True)
     write_study(planned, folder)
