@@ -46,6 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "distill": {"head": [512]},
 }
 BASELINES = ("untrained", "raw pixels")
+TEACHER = "teacher"
 SIZE = 32  # px of the images that features are of
 PROBED = 8  # steps by whose time the number of steps is chosen, after two
 FORWARD = 1 / 3  # what a forward pass takes of a step
@@ -194,14 +195,14 @@ def finished(
     return result
 
 
-def evaluate(model: str, options: argparse.Namespace) -> dict[str, float]:
+def evaluate(model: str, options: argparse.Namespace, size: int = SIZE) -> dict[str, float]:
     """kNN and linear top-1 in percent."""
     scores = {}
     for task, more in {"knn": ["k=[20]"], "linear": []}.items():
         out = options.work / "scores.jsonl"
         out.unlink(missing_ok=True)
         place = ["--model", model, "--data", str(options.work / "images"), "--out", str(out)]
-        run(seer("eval", task, *place, *more, f"size={SIZE}", "threads=1"), options.work)
+        run(seer("eval", task, *place, *more, f"size={size}", "threads=1"), options.work)
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         (value,) = [row["value"] for row in rows if row.get("headline")]
         scores[task] = 100 * value
@@ -217,13 +218,17 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
     methods = options.methods or [m for m in METHODS if m != "distill" or options.teacher]
     for seed in range(options.seeds):
         yield from ((method, "seer", seed) for method in methods)
-    yield from ((baseline, "", 0) for baseline in BASELINES)
+    baselines = [*BASELINES, TEACHER] if "distill" in methods else BASELINES
+    yield from ((baseline, "", 0) for baseline in baselines)
     if options.lightly:
         for seed in range(options.seeds):
             yield from ((method, "lightly", seed) for method in methods if method in PEERS)
 
 
 def make(method: str, system: str, seed: int, options: argparse.Namespace) -> Result:
+    if method == TEACHER:
+        scores = evaluate(options.teacher, options, options.teacher_size or SIZE)
+        return finished(method, system, seed, options, scores)
     if method in BASELINES:
         model = "pixels" if method == "raw pixels" else str(_first_run(options.work)) + ":random"
         return finished(method, system, seed, options, evaluate(model, options))

@@ -82,11 +82,13 @@ class WithTeacher(Peer):
 
     head: nn.Module
 
-    def copy(self) -> None:
+    def copy(self, head: nn.Module) -> None:
+        """Have the teacher; `head` is another of the same kind: DINO's cannot be copied."""
         from lightly.models.utils import deactivate_requires_grad
 
         self.teacher = copy.deepcopy(self.backbone)
-        self.teacher_head = copy.deepcopy(self.head)
+        head.load_state_dict(self.head.state_dict())
+        self.teacher_head = head
         deactivate_requires_grad(self.teacher)
         deactivate_requires_grad(self.teacher_head)
 
@@ -108,10 +110,10 @@ class BYOL(WithTeacher):
         from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 
         super().__init__(backbone, width)
-        self.head = BYOLProjectionHead(width, 512, 128)
+        self.head, other = (BYOLProjectionHead(width, 512, 128) for _ in range(2))
         self.predictor = BYOLPredictionHead(128, 512, 128)
         self.criterion = NegativeCosineSimilarity()
-        self.copy()
+        self.copy(other)
 
     def loss(self, crops: list[Tensor], share: float) -> Tensor:
         self.follow(share)
@@ -127,9 +129,9 @@ class MoCo(WithTeacher):
         from lightly.models.modules import MoCoProjectionHead
 
         super().__init__(backbone, width)
-        self.head = MoCoProjectionHead(width, 512, 128, batch_norm=True)
+        self.head, other = (MoCoProjectionHead(width, 512, 128, batch_norm=True) for _ in range(2))
         self.criterion = NTXentLoss(temperature=0.2, memory_bank_size=(4096, 128))
-        self.copy()
+        self.copy(other)
 
     def loss(self, crops: list[Tensor], share: float) -> Tensor:
         self.follow(0.0)  # MoCo v2's momentum stays
@@ -145,9 +147,11 @@ class DINO(WithTeacher):
         from lightly.models.modules import DINOProjectionHead
 
         super().__init__(backbone, width)
-        self.head = DINOProjectionHead(width, 512, 128, 1024, batch_norm=True)
+        self.head, other = (
+            DINOProjectionHead(width, 512, 128, 1024, batch_norm=True) for _ in range(2)
+        )
         self.criterion = DINOLoss(1024)
-        self.copy()
+        self.copy(other)
 
     def loss(self, crops: list[Tensor], share: float) -> Tensor:
         self.follow(share)

@@ -14,6 +14,7 @@ from seer.errors import InputError
 from seer.pretrain.recipe import load_config
 from seer.pretrain.run import run
 from seer.rundir.names import CHOSEN
+from tests.kit.faults import spoil
 from tests.kit.runs import SMALL
 from tests.kit.shards import write_shards
 
@@ -84,6 +85,19 @@ def test_a_run_keeps_which_images_it_takes(tiny, shards, tmp_path):
         run(load_config(tiny, settings))
     with pytest.raises(InputError, match="belongs to another configuration: subset"):
         run(load_config(tiny, [*settings, "subset="]))
+
+
+def test_a_damaged_image_that_is_alone_in_its_shard(tmp_path):
+    whole = write_shards(tmp_path / "whole", [4, 3, 5])
+    spoil(tmp_path / "whole", tmp_path / "shards", {"shard-000001.tar": [1]})
+    keys = keys_in(tmp_path / "shards")
+    manifest = Manifest.load(tmp_path / "shards")
+    part = subset_of(manifest, listed(tmp_path / "list.txt", [keys[i] for i in (0, 5, 9)]))
+    assert Reader(part).replacement(1, "damaged").id == 2  # of the next shard
+    alone = subset_of(manifest, listed(tmp_path / "list.txt", [keys[5]]))
+    with pytest.raises(InputError, match="no readable image left"):
+        Reader(alone).replacement(0, "damaged")
+    assert whole.samples == manifest.samples
 
 
 def test_too_few_images_are_no_batch(tiny, shards, tmp_path):

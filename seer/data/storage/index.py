@@ -198,8 +198,11 @@ class Manifest:
     Attributes:
         directory: where the shards lie: a `Path`, or a `Url` of a store.
         shards: file names. sizes, bytes: `(shards,)` int64, samples and length of each tar. digests: its hex sha256.
+        is_part: whether it is of some of the samples of its shards.
         classes: class names, if the samples are labelled. build: how the shards were made.
     """
+
+    is_part = False
 
     def __init__(self, directory: Path | Url, table: pa.Table):
         note = _note(table)

@@ -42,6 +42,8 @@ class Subset(Manifest):
         rows: for each shard `(n,)` int32, rising, the rows of its index that are in.
     """
 
+    is_part = True
+
     def __init__(self, whole: Manifest, rows: Sequence[np.ndarray]):
         super().__init__(whole.directory, whole.table)
         self.whole = whole
