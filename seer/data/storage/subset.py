@@ -26,12 +26,13 @@ from seer.errors import InputError
 from seer.inputs import UnreadableError, read_bytes, read_text
 from seer.schema import Integer, MismatchError
 
-LARGEST_LIST = 2**34  # bytes
+LARGEST_LIST = 2**34  # bytes; of a user's own
+LARGEST_CHOSEN = 2**32  # of a run directory, which may be a stranger's
 CHOSEN_FORMAT = TableFormat(
     pa.schema([("shard", pa.int32()), ("row", pa.int32())]),
     {"shard": Integer(0, MOST_SHARDS), "row": Integer(0, MOST_SAMPLES)},
-    most_rows=2**31 - 1,
-    most_bytes=2**34,
+    most_rows=2**30,
+    most_bytes=LARGEST_CHOSEN,
 )
 
 
@@ -163,7 +164,7 @@ def load_kept(folder: Path, chosen: str, directory: Any) -> Manifest:
     if not path.is_file():
         return manifest
     try:
-        table = CHOSEN_FORMAT.parse(read_bytes(path, LARGEST_LIST))
+        table = CHOSEN_FORMAT.parse(read_bytes(path, LARGEST_CHOSEN))
         return Subset(manifest, _within(manifest, table))
     except MismatchError as error:
         raise UnreadableError(f"{path}: {error}") from None
