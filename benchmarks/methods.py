@@ -16,6 +16,7 @@ there, and the same command goes on where it was cut.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -162,6 +163,7 @@ def train_ours(method: str, seed: int, options: argparse.Namespace) -> Result:
         told = subprocess.run(probe, check=True, capture_output=True, text=True).stdout
         seconds, survey = json.loads(told.splitlines()[-1])
         steps = max(20, round(options.minutes * 60 / seconds) - survey)
+    shutil.rmtree(run_dir, ignore_errors=True)  # of a training that was cut: its time is not known
     usage = run(seer("pretrain", str(recipe), *base, f"steps={steps}"), work)
     scores = evaluate(str(run_dir), options)
     return finished(method, "seer", seed, options, scores, steps * batch, usage)

@@ -32,8 +32,6 @@ def read_features(path: Path) -> Features:
     """Features out of a `.parquet` or `.npz`. Raises `InputError`."""
     try:
         keys, values = (_from_npz if path.suffix == ".npz" else _from_parquet)(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give what seer embed wrote") from None
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise InputError(
             f"{path}: holds no features ({first_line(error)}); give what seer embed wrote"

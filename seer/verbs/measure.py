@@ -200,6 +200,8 @@ def cluster(
     """Put images in clusters of their features, by spherical k-means: OUT/0.txt, 1.txt, … are lists of keys,
     which seer pretrain takes as subset= and method.lists=.
     """
+    if not features.is_file():  # before torch is imported
+        raise InputError(f"{features}: no such file; give what seer embed wrote")
     from seer.pretrain import clusters as of
 
     embedded = of.read_features(features)

@@ -10,6 +10,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+from seer.cli import app
 from seer.errors import InputError
 from seer.pretrain.clusters import Features, cluster, read_features, write_lists
 
@@ -65,12 +66,34 @@ def test_lists_have_every_key_once(name, tmp_path):
     assert {int(key[1:]) % 3 for key in lists[0]} in ({0}, {1}, {2})
 
 
+def test_the_command_line(tmp_path, capsys):
+    features = blobs(9)
+    np.savez(tmp_path / "f.npz", keys=np.array(features.keys), features=features.values.numpy())
+    words = [
+        "cluster",
+        str(tmp_path / "f.npz"),
+        "--clusters",
+        "3",
+        "--out",
+        str(tmp_path / "lists"),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        app([*words, "--json", "-"])
+    assert ended.value.code == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["sizes"] == [3, 3, 3]
+    assert sorted(path.name for path in (tmp_path / "lists").iterdir()) == [
+        "0.txt",
+        "1.txt",
+        "2.txt",
+        "clusters.json",
+    ]
+
+
 def test_wrong_features(tmp_path):
     features = blobs(4)
     with pytest.raises(InputError, match="clusters=5: more than the 4 images; give fewer"):
         cluster(features, 5)
-    with pytest.raises(InputError, match="no such file; give what seer embed wrote"):
-        read_features(tmp_path / "none.npz")
     (tmp_path / "bad.parquet").write_text("x")
     with pytest.raises(InputError, match=r"bad\.parquet: holds no features"):
         read_features(tmp_path / "bad.parquet")
