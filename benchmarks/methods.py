@@ -41,6 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "byol": PREDICTED,
     "moco": {"head": HEAD, "head_bn": True, "queue": 4096, "momentum": 0.99, "splits": 4},
     "mocov3": PREDICTED | {"temperature": 0.2},
+    "relicv2": PREDICTED,
     "dino": {"head": [512, *HEAD], "prototypes": 1024, "momentum": 0.99},
     "deepcluster": {"head": HEAD, "prototypes": [128, 128, 128], "empty": "refill"},
     "visreg": {"head": [512, *HEAD], "regularisation": 0.6, "shape": 0.1, "slices": 512},
