@@ -40,7 +40,7 @@ def teach(
         if shapes_only:
             specs = [_untrained(spec) for spec in specs]
         sources = [_source(spec, method.config, (mean, std), size) for spec in specs]
-        method.take_teachers(sources, samples)
+        method.take_teachers(sources, samples, shapes_only)
 
 
 def _untrained(spec: str) -> str:

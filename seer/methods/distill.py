@@ -67,18 +67,23 @@ class Distill(Method):
         self.backbone = backbone
         self.lessons = nn.ModuleList()
         self.expert_of: Tensor | None = None
+        self.shapes_only = False
 
     @classmethod
     def keeps_rows(cls, config: DistillConfig) -> bool:
         """Whether features are kept, in banks that come with the teachers, whose widths they have."""
         return config.cache
 
-    def take_teachers(self, sources: Sequence[TeacherSource], samples: int = 0) -> None:
+    def take_teachers(
+        self, sources: Sequence[TeacherSource], samples: int = 0, shapes_only: bool = False
+    ) -> None:
         """Have the teachers, `teacher` before `experts`, on whatever device this method is being built on.
 
         Args:
             samples: how many images a cache has rows of.
+            shapes_only: shapes and costs are wanted alone: experts share any images evenly.
         """
+        self.shapes_only = shapes_only
         width: int = self.backbone.out_dim  # type: ignore[assignment]
         lessons = [Lesson(source, width, self.config, samples) for source in sources]
         self.lessons = nn.ModuleList(lessons)
@@ -182,7 +187,11 @@ class Distill(Method):
         experts = len(self.config.experts)
         if not experts:
             return of_all
-        if self.expert_of is None:  # where only shapes and costs count
+        if self.expert_of is None:
+            if not self.shapes_only:
+                raise InputError(
+                    "method.experts: which images are theirs is known to seer pretrain alone"
+                )
             expert = torch.arange(large.shape[1], device=large.device) % experts
         else:
             self.expert_of = self.expert_of.to(views.index.device)

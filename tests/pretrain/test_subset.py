@@ -59,7 +59,7 @@ def test_wrong_lists(tmp_path):
         subset_of(whole, listed(tmp_path / "wrong.txt", [keys[0], "nobody"]))
     one = listed(tmp_path / "one.txt", keys[:3])
     two = listed(tmp_path / "two.txt", keys[2:])
-    with pytest.raises(InputError, match=r"two\.txt: has an image that is in .*one\.txt as well"):
+    with pytest.raises(InputError, match=r"two\.txt: has '.*', which is in .*one\.txt as well"):
         members(whole, [str(one), str(two)], "method.lists")
     listed(two, keys[4:])
     assert members(whole, [str(one), str(two)], "x").tolist() == [0, 0, 0, -1, 1, 1, 1]

@@ -89,15 +89,8 @@ def subset_of(manifest: Manifest, path: Path | str, option: str = "subset") -> S
     Raises:
         InputError: there is no such file, it names nothing, or a key that the data have not.
     """
-    keys = read_keys(path, option)
-    rows, is_there = _rows_of(manifest, keys)
-    if not all(is_there):
-        missing = keys[is_there.index(False)]
-        raise InputError(
-            f"{option}={path}: {is_there.count(False):,} of its {len(keys):,} keys are not in {manifest.directory}, "
-            f"the first is {missing!r:.100}; give keys as seer embed and seer cluster write them of these shards"
-        )
-    return Subset(manifest, rows)
+    places = _places(manifest, read_keys(path, option), path, option)
+    return Subset(manifest, [np.flatnonzero(of_shard >= 0).astype(np.int32) for of_shard in places])
 
 
 def read_keys(path: Path | str, option: str) -> list[str]:
@@ -118,35 +111,43 @@ def members(manifest: Manifest, lists: Sequence[str], option: str) -> np.ndarray
     """`(N,)` int16: which of the lists has each sample's key, -1 for none.
 
     Raises:
-        InputError: as `subset_of`; a sample is in two lists.
+        InputError: as `subset_of`; a key is in two lists.
     """
-    list_of = np.full(manifest.samples, -1, np.int16)
-    firsts = np.cumsum(manifest.sizes) - manifest.sizes
+    list_of: dict[str, int] = {}
     for number, path in enumerate(lists):
-        chosen = subset_of(manifest, path, option)
-        for first, rows in zip(firsts.tolist(), chosen.rows, strict=True):
-            if (list_of[first + rows] >= 0).any():
-                earlier = lists[int(list_of[first + rows].max())]
+        for key in read_keys(path, option):
+            earlier = list_of.setdefault(key, number)
+            if earlier != number:
                 raise InputError(
-                    f"{option}={path}: has an image that is in {earlier} as well; an image has one expert"
+                    f"{option}={path}: has {key!r:.100}, which is in {lists[earlier]} as well; an image has one expert"
                 )
-            list_of[first + rows] = number
-    return list_of
+    places = np.concatenate(_places(manifest, list(list_of), ", ".join(lists), option))
+    numbers = np.array([*list_of.values(), -1], np.int16)  # the last for those in no list
+    return numbers[places]
 
 
-def _rows_of(manifest: Manifest, keys: list[str]) -> tuple[list[np.ndarray], list[bool]]:
-    """For each shard the rows with one of these keys; and which keys there are."""
+def _places(manifest: Manifest, keys: list[str], path: Path | str, option: str) -> list[np.ndarray]:
+    """For each shard `(n,)`: the place of each row's key in `keys`, -1 for none. Raises `InputError` where
+    one of them is in no shard.
+    """
     wanted = pa.array(keys, pa.string())
     is_there = np.zeros(len(keys), bool)
+    places = []
     with ThreadPoolExecutor(REQUESTS) as pool:
         tables = pool.map(partial(manifest.index, columns=["key"]), range(len(manifest.shards)))
-        rows = []
         for table in tables:
-            places = pc.index_in(table["key"].combine_chunks(), value_set=wanted)
-            chosen = pc.is_valid(places).to_numpy(zero_copy_only=False)
-            is_there[places.drop_null().to_numpy()] = True
-            rows.append(np.flatnonzero(chosen).astype(np.int32))
-    return rows, is_there.tolist()
+            column = pc.index_in(table["key"].combine_chunks(), value_set=wanted)
+            of_shard = column.fill_null(-1).to_numpy()
+            is_there[of_shard[of_shard >= 0]] = True
+            places.append(of_shard)
+    missing = np.flatnonzero(~is_there)
+    if len(missing):
+        first = keys[int(missing[0])]
+        raise InputError(
+            f"{option}={path}: {len(missing):,} of its {len(keys):,} keys are not in {manifest.directory}, "
+            f"the first is {first!r:.100}; give keys as seer embed and seer cluster write them of these shards"
+        )
+    return places
 
 
 def load_kept(folder: Path, chosen: str, directory: Any) -> Manifest:
