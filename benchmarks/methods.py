@@ -11,6 +11,9 @@ and not by the clock, so that other work on the machine takes none of them; a pr
 ours are trained and scored by the command line, a peer by a loop around lightly's heads and losses
 (`peers.py`) on the same network, and scored by the same command. A row is written as soon as it is
 there, and the same command goes on where it was cut.
+
+`--race` instead times steps of either on the same crops of noise, in turns, by one core's time: what
+loss, heads, teachers and optimizer cost, without reading images.
 """
 
 import argparse
@@ -26,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import arguments, figure, machine, report
+from harness import arguments, figure, interleaved, machine, report
 
 from seer.config import find_recipe
 
@@ -293,12 +296,43 @@ def figures(results: list[Result]) -> list[dict]:
     return entries
 
 
+def race(method: str, rounds: int = 6) -> dict:
+    """Samples/s of a core in steps of ours and of lightly's, without images to read."""
+    import torch
+    from peers import BACKBONE, BATCH, PEERS, SIZE, VIEWS, optimizer_of
+    from step import random_views, seer_step
+
+    from seer.backbones import build
+    from seer.methods import METHODS, make
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    views = random_views(BATCH, {SIZE: VIEWS})
+    ours = make(build(BACKBONE), METHODS[method].Config(**OPTIONS[method]), 10 * BATCH)
+    backbone = build(BACKBONE)
+    peer = PEERS[method](backbone, backbone.out_dim)
+    optimizer = optimizer_of(peer)
+    crops = [crop.contiguous() for crop in views.crops[0]]
+
+    def peers_step() -> None:
+        peer.loss(crops, 0.5).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    contestants = {"seer": seer_step(ours, views, "fp32", optim="adamw"), "lightly": peers_step}
+    seconds = interleaved(contestants, rounds, clock=time.process_time)
+    rates = {name: BATCH / value for name, value in seconds.items()}
+    about = f"{method} step, RegNetX-200MF, batch {BATCH}, {VIEWS} crops of {SIZE} px, one core"
+    return figure(about, "samples/s", rates["seer"], {"lightly": rates["lightly"]})
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--probe"]:
         print(json.dumps(seconds_per_step(Path(sys.argv[2]), sys.argv[3:])))
         return
     parser = arguments(__doc__)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--race", action="store_true", help="time steps alone; no data needed")
     parser.add_argument("--minutes", type=float, default=4, help="of one core")
     parser.add_argument("--images", type=int, default=0, help="seen by each, in place of minutes")
     parser.add_argument("--seeds", type=int, default=1)
@@ -311,6 +345,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-methods"))
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args()
+    if options.race:
+        from peers import PEERS
+
+        report([race(method) for method in options.methods or PEERS], options.json)
+        return
     options.work.mkdir(parents=True, exist_ok=True)
     per_class = {"train": options.per_class, "test": options.test}
     equal = f"{options.images:,} images" if options.images else f"{options.minutes:g} core-minutes"

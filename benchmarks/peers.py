@@ -199,14 +199,19 @@ def batches(folder: Path) -> Iterator[list[Tensor]]:
             yield crops
 
 
+def optimizer_of(peer: Peer) -> torch.optim.Optimizer:
+    """`swav_small`'s AdamW, which decays neither norms nor biases."""
+    decayed = [p for p in peer.parameters() if p.requires_grad and p.dim() > 1]
+    others = [p for p in peer.parameters() if p.requires_grad and p.dim() <= 1]
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+
+
 def train(method: str, folder: Path, minutes: float, images: int) -> tuple[nn.Module, int]:
     """The trained backbone and the samples it saw."""
     backbone = build(BACKBONE)
     peer = PEERS[method](backbone, backbone.out_dim)
-    decayed = [p for p in peer.parameters() if p.requires_grad and p.dim() > 1]
-    others = [p for p in peer.parameters() if p.requires_grad and p.dim() <= 1]
-    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = optimizer_of(peer)
     samples = 0
     for crops in batches(folder):
         share = samples / images if images else time.process_time() / 60 / minutes
