@@ -201,11 +201,13 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
     from seer.methods import METHODS
 
     methods = options.methods or [m for m in METHODS if m != "distill" or options.teacher]
-    for seed in range(options.seeds):
-        yield from ((method, "seer", seed) for method in methods)
-    baselines = [*BASELINES, TEACHER] if "distill" in methods else BASELINES
-    yield from ((baseline, "", 0) for baseline in baselines)
-    if options.lightly:
+    systems = options.systems
+    if "seer" in systems:
+        for seed in range(options.seeds):
+            yield from ((method, "seer", seed) for method in methods)
+        baselines = [*BASELINES, TEACHER] if "distill" in methods else BASELINES
+        yield from ((baseline, "", 0) for baseline in baselines)
+    if "lightly" in systems:
         for seed in range(options.seeds):
             yield from ((method, "lightly", seed) for method in methods if method in PEERS)
 
@@ -269,7 +271,7 @@ def main() -> None:
     parser.add_argument("--teacher-size", type=int, default=0, help="px that it sees")
     parser.add_argument("--per-class", type=int, default=1000, help="images to train on")
     parser.add_argument("--test", type=int, default=500, help="images of each class to test on")
-    parser.add_argument("--lightly", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--systems", nargs="*", default=["seer", "lightly"], help="whose methods")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-methods"))
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args()

@@ -29,5 +29,5 @@ def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = Fal
 
     from seer.pretrain.rehearsal import rehearse
 
-    rehearse(config)
+    rehearse(config, ranks)
     return Path(config.run_dir)

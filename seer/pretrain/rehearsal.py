@@ -46,10 +46,11 @@ MUCH_LARGER = 4  # times the crop
 PAGE = 4096  # bytes; each encoded image has pages of its own
 
 
-def rehearse(config: Pretrain) -> None:
-    """One step on the `meta` device, in no time and without memory: what a part would refuse, it
-    refuses here.
+def rehearse(config: Pretrain, ranks: int = 1) -> None:
+    """One step of one of so many processes on the `meta` device, in no time and without memory: what a
+    part would refuse, it refuses here.
     """
+    share = max(2, config.batch_size // ranks // config.accumulate)
     check_cached(config)
     resolutions = MultiCrop(config.views, config.seed).resolutions
     with torch.device("meta"):
@@ -60,8 +61,8 @@ def rehearse(config: Pretrain) -> None:
         crops = []
         for resolution in resolutions:
             count = len(resolution.crops)
-            crops.append(torch.empty(count, 2, 3, resolution.size, resolution.size))
-        views = Views(tuple(crops), torch.empty(2, dtype=torch.int64))
+            crops.append(torch.empty(count, share, 3, resolution.size, resolution.size))
+        views = Views(tuple(crops), torch.empty(share, dtype=torch.int64))
         method(views, Step(0, config.steps))
         build_optimizer(method, config.optim)
     for trunk in find_backbones(method):
@@ -75,7 +76,7 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     check_memory(config, manifest, world)
     if isinstance(config.method, Distill.Config):
         check_teachers(config.method, largest(config))
-    rehearse(config)
+    rehearse(config, world.size)
 
 
 def largest(config: Pretrain) -> int:

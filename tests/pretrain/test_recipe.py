@@ -255,6 +255,13 @@ def test_it_makes_a_step_on_its_published_hardware(name):
     assert footprint.flops > 0
 
 
+def test_a_rehearsal_has_as_many_images_as_a_process():
+    config = load_config("moco_resnet50", ["data=.", "method.splits=4"])
+    rehearsal.rehearse(config)
+    with pytest.raises(InputError, match=r"method\.splits=4: .* a process has 2"):
+        rehearsal.rehearse(config, 128)
+
+
 def test_the_epochs_are_those_of_imagenet():
     epochs = {"swav_resnet50_800ep": 800, "swav_resnet50_400ep": 400, "swav_resnet50_bs256": 200,
               "simclr_resnet50": 1000, "byol_resnet50": 1000, "mocov3_resnet50": 1000,
