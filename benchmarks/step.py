@@ -43,11 +43,11 @@ def random_views(batch: int, sizes: dict[int, int]) -> Views:
 
 
 def seer_step(
-    method: Method, views: Views, precision: str, compile: bool = False
+    method: Method, views: Views, precision: str, compile: bool = False, optim: str = "sgd"
 ) -> Callable[[], None]:
     """A function that makes one training step as a run does."""
     module = parallelize(method, ParallelConfig(compile=compile), World(), precision)
-    optimizer = build_optimizer(method, OptimConfig(weight_decay=1e-6))
+    optimizer = build_optimizer(method, OptimConfig(optim, weight_decay=1e-6))
     for group in optimizer.param_groups:
         group["lr"] = STEP.lr
 

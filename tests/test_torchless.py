@@ -77,6 +77,7 @@ REFUSED = {
     "embed --model pixels --data NOWHERE --out f.npz": "NOWHERE: no such folder",
     "embed --model pixels --data EMPTY --out f.npz": "EMPTY: holds no images",
     "embed --model pixels --data IMAGES --out f.txt": "ends in .parquet or .npz",
+    "cluster NOWHERE --clusters 3 --out lists": "NOWHERE: no such file; give what seer embed wrote",
     "export nothing --to timm --out f.safetensors": NO_MODEL,
     "export RUN --to tim --out f.safetensors": "did you mean 'timm'?",
     "export RUN --to timm --out f.pth": "ends in .safetensors",

@@ -15,9 +15,10 @@ from seer.data.storage.index import MANIFEST
 from seer.errors import InputError
 from seer.eval.tasks import TASKS, check_options
 from seer.interop.initial import load_initial
-from seer.pretrain.length import check_images, images_of
+from seer.pretrain.length import check_images
 from seer.pretrain.recipe import Pretrain, check_run_dir, check_settings, load_config
 from seer.pretrain.rehearsal import rehearse
+from seer.pretrain.taken_images import manifest_of
 from seer.rundir.chains import Chains, Result, Stage
 
 
@@ -93,7 +94,7 @@ def check(chains: Chains, folder: Path, ranks: int) -> None:
             check_settings(config, ranks)
             if os.path.isfile(Path(config.data) / MANIFEST):  # else shards are made of it
                 check_run_dir(config)
-                check_images(config, images_of(config).samples)
+                check_images(config, manifest_of(config).samples)
             kind = (config.trains, repr(config.method), repr(config.views))
             if kind not in rehearsed:
                 rehearse(config)

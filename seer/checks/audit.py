@@ -22,15 +22,16 @@ import numpy as np
 from seer import inputs, jsonl
 from seer.data import ledger
 from seer.data.order import Order
-from seer.data.storage.index import Manifest, index_path, read_index
+from seer.data.storage.index import index_path, read_index
 from seer.data.storage.reader import Reader
 from seer.data.storage.store import place
+from seer.data.storage.subset import load_kept
 from seer.engine.checkpoint.header import read_header
 from seer.errors import InputError
 from seer.inputs import UnreadableError
 from seer.jsonl import Row, Unread
 from seer.rundir.kinds import HEADER_KIND, is_newer, numbers
-from seer.rundir.names import CONFIG, DAMAGED, HEADER, METRICS, SKIPPED, latest
+from seer.rundir.names import CHOSEN, CONFIG, DAMAGED, HEADER, METRICS, SKIPPED, latest
 from seer.rundir.rundir import RunDir
 from seer.schema import FileName, Integer, Maybe, MismatchError, Record, Text
 
@@ -153,8 +154,7 @@ class History:
         self.batch: int = config["batch_size"]
         self.length: int = config["steps"]
         self.data: Any = place(config["data"])
-        self.manifest = Manifest.load(run.path)
-        self.manifest.directory = self.data  # of which the run keeps a copy
+        self.manifest = load_kept(run.path, CHOSEN, self.data)  # of which the run keeps a copy
         if self.batch > self.manifest.samples:
             raise InputError(
                 f"{run.file(CONFIG)}: batch_size: {self.batch:,} is more than the "
@@ -390,7 +390,7 @@ def _keys(history: History, shard: int) -> list[str]:
     """The keys of a shard, also where images have been taken out of it since the run began."""
     if not history.is_replaced(name := history.manifest.shards[shard]):
         return history.manifest.index(shard, ["key"])["key"].to_pylist()
-    return _replaced(history, name, ())
+    return history.manifest.chosen(shard, _replaced(history, name, ()))
 
 
 def _replaced(history: History, shard: str, followed: tuple[str, ...]) -> list[str]:

@@ -11,14 +11,14 @@ from typing import Any
 from seer import inputs
 from seer.checks.audit import History, audit
 from seer.data.folders import readable
-from seer.data.storage.index import Manifest
+from seer.data.storage.subset import load_kept
 from seer.errors import InputError, printable
 from seer.report.changes import changes
 from seer.report.runfiles import RunFiles, describe_run, progress, read_run
 from seer.report.verdict import baseline, standing
 from seer.results import shown, title_of
 from seer.rundir.kinds import PLAN_KIND
-from seer.rundir.names import PLAN
+from seer.rundir.names import CHOSEN, PLAN
 from seer.rundir.rundir import RunDir
 
 BASELINES = ("untrained", "pixels")
@@ -104,7 +104,7 @@ def _data(run_dir: Path) -> list[str]:
     should have.
     """
     try:
-        manifest = Manifest.load(run_dir)
+        manifest = load_kept(run_dir, CHOSEN, run_dir)
     except InputError as error:
         return [f"Not known: {_safe(error)}"]
     digest = hashlib.sha256("".join(manifest.digests).encode()).hexdigest()

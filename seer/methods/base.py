@@ -33,6 +33,11 @@ class Method(Learner[Views]):
         """
         return {}
 
+    @classmethod
+    def keeps_rows(cls, config: Any) -> bool:
+        """Whether such a method keeps rows of each image."""
+        return bool(cls.banks(config, 1))
+
 
 def check_assign(assign: Sequence[int], views: Views) -> None:
     """Raise `InputError` for crops that are to assign and are none of the large ones."""

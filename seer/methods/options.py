@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 
 from seer.errors import InputError
-from seer.schema import SHARE, TEMPERATURE, Choice, Integer, ListOf, Number, Text, option
+from seer.schema import (
+    SHARE,
+    TEMPERATURE,
+    Choice,
+    Integer,
+    ListOf,
+    Location,
+    Number,
+    Text,
+    option,
+)
 from seer.steps import PLACE
 
 WIDTHS = ListOf(Integer(1, 2**17), 16, 1)  # of an MLP: hidden layers and output
@@ -243,11 +253,26 @@ class DistillConfig:
 
     Attributes:
         teacher: MODEL, whose features are learned: a run, weights, timm:NAME, torchvision:NAME.
+        experts: MODELs besides, each of which teaches images of its own (Divide and Contrast).
+        lists: for each expert the file with the keys of its images, a line each, as `seer cluster` writes them.
         head: widths of the hidden layers between the student's features and the teacher's.
         head_bn: put BatchNorm on them.
+        pooled: weight of the pooled features.
+        dense: weight of the features at each place of the last maps.
+        teacher_size: px that the teacher's crops are resized to; 0 leaves them as the student's.
+        teacher_bf16: compute the teacher in bf16, in half the memory.
+        cache: keep the teacher's pooled features of every image, where its crop is always the same, and do not run it
+            again.
     """
 
     name: str = option("distill", Choice("distill"))
     teacher: str = option("", Text())
+    experts: list[str] = option([], ListOf(Text(4096, 1), 1000))
+    lists: list[str] = option([], ListOf(Location(shortest=1), 1000))
     head: list[int] = option([2048], WIDTHS)
     head_bn: bool = True
+    pooled: float = option(1.0, Number(0, 1e6))
+    dense: float = option(0.0, Number(0, 1e6))
+    teacher_size: int = option(0, Integer(0, 4096))
+    teacher_bf16: bool = False
+    cache: bool = False

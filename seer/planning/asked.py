@@ -8,7 +8,7 @@ from seer.planning.detector_config import (
     is_detector,
     load_detector,
 )
-from seer.pretrain.length import at_any_length, foreseen
+from seer.pretrain import length
 from seer.pretrain.recipe import Pretrain, check_settings, load_config
 
 
@@ -25,11 +25,13 @@ def check(config: RunConfig, ranks: int) -> None:
         check_detector(config, ranks)
     else:
         assert isinstance(config, Pretrain)
-        check_settings(at_any_length(config), ranks)
+        check_settings(length.at_any_length(config), ranks)
 
 
-def with_steps(config: Pretrain | DetectConfig) -> Pretrain | DetectConfig:
-    """The same with its steps; see `foreseen`. Raises `InputError`."""
+def with_steps(config: Pretrain | DetectConfig, images: int = 0) -> Pretrain | DetectConfig:
+    """The same with its steps, of so many images of a pretraining; 0: as many as its data are. Raises
+    `InputError`.
+    """
     if isinstance(config, DetectConfig):
         return foreseen_detector(config)
-    return foreseen(config)
+    return length.with_steps(config, images) if images else length.foreseen(config)

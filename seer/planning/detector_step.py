@@ -42,10 +42,15 @@ POSITIVE = 0.25  # the largest share of regions that are of objects
 
 
 def measure_detector(
-    config: DetectConfig, ranks: int, sync_batchnorm: bool = True, forward_only: bool = False
+    config: DetectConfig,
+    ranks: int,
+    sync_batchnorm: bool = True,
+    forward_only: bool = False,
+    samples: int = 0,
 ) -> Footprint:
     """The cost of a step on one of `ranks` ranks: memory of the largest images that the options allow,
-    arithmetic of a photograph at the median of the `short_sides`. Raises `InputError`.
+    arithmetic of a photograph at the median of the `short_sides`; no row is kept of the `samples`. Raises
+    `InputError`.
     """
     largest = (max(config.short_sides), max(config.long_side, max(config.short_sides)))
     worst = _measured(config, ranks, largest, sync_batchnorm, forward_only)

@@ -23,7 +23,6 @@ from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from seer.backbones import build
-from seer.data.storage.index import Manifest
 from seer.data.views import Views
 from seer.distributed import CPU, World, local
 from seer.engine.bank import Bank
@@ -37,10 +36,13 @@ from seer.interop.teaching import teach
 from seer.methods import METHODS, make
 from seer.methods.base import Method
 from seer.methods.heads import Prototypes
-from seer.methods.memory import Queue
+from seer.methods.lessons import Lesson
+from seer.methods.memory import Queue, Teacher
 from seer.planning.tally import Ledger, Operation, Traffic
 from seer.precision import autocast
 from seer.pretrain.recipe import Pretrain
+from seer.pretrain.rehearsal import largest
+from seer.pretrain.taken_images import manifest_of
 
 NOTHING = Traffic(0, 0)
 
@@ -101,7 +103,7 @@ def measure(
 
     def build_method() -> Method:
         method = make(build(config.backbone), config.method, samples)
-        teach(method, config.mean, config.std)
+        teach(method, config.mean, config.std, samples, largest(config), shapes_only=True)
         return method
 
     def batch() -> Views:
@@ -151,13 +153,13 @@ def measured(
 def _samples_banked(config: Pretrain) -> int:
     """How many images banks have rows of; 0 where there are none, and the data need not be there."""
     name = config.method.name
-    if not METHODS[name].banks(config.method, 1):
+    if not METHODS[name].keeps_rows(config.method):
         return 0
     try:
-        return Manifest.load(config.data).samples
+        return manifest_of(config).samples
     except InputError as error:
         raise InputError(
-            f"method.name={name} keeps rows of every image: give data=SHARDS ({error})"
+            f"method.name={name} keeps rows of every image: give data=SHARDS, or --images N ({error})"
         ) from error
 
 
@@ -223,18 +225,28 @@ def trunks(method: Learner[Any]) -> list[nn.Module]:
 
 def _name_parts(method: Learner[Any], ledger: Ledger) -> None:
     """Enter what exists before the first step, and fill the queues, which count from then on."""
+    teachers = {id(part) for teacher in _teachers(method) for part in teacher.modules()}
     for module in method.modules():
         kinds = (Prototypes, "prototypes"), (Queue, "queue"), (nn.Module, "parameters")
         kind = next(kind for of, kind in kinds if isinstance(module, of))  # FSDP makes subclasses
         own: Iterable[Tensor] = chain(
             module.parameters(recurse=False), module.buffers(recurse=False)
         )
-        ledger.name(map(local, own), kind)
+        ledger.name(map(local, own), "teacher" if id(module) in teachers else kind)
         if isinstance(module, Bank):
             ledger.name([module.rows], "banks")
         if isinstance(module, Queue):
             # A constant, which fake tensors may be compared with.
             module.pushed = torch.tensor(len(module.rows))
+
+
+def _teachers(method: nn.Module) -> Iterator[nn.Module]:
+    """The networks that teach: copies that follow, or others."""
+    for module in method.modules():
+        if isinstance(module, Teacher):
+            yield module
+        elif isinstance(module, Lesson):
+            yield module.network
 
 
 def _views(config: Pretrain, batch: int) -> Views:

@@ -18,6 +18,7 @@ from seer import config as configuration
 from seer import inputs, outputs
 from seer.engine.options import RunConfig, check_batch, check_parallel
 from seer.errors import InputError
+from seer.eval.trained.detection.options import DetectConfig
 from seer.hardware import HARDWARE, PER_NODE, Hardware, find
 from seer.jsonl import Row
 from seer.methods import METHOD_CONFIGS
@@ -48,14 +49,15 @@ ROUGH = "  rough: cores differ more than GPUs do; --calibrate RUN takes what a r
 @dataclass(frozen=True)
 class Options:
     """What the user says beyond the recipe: the price of a GPU-hour, a run to calibrate by, images
-    that one core makes ready per second, whether to go over GPU counts, and whether the recipe may
-    read the environment."""
+    that one core makes ready per second, whether to go over GPU counts, whether the recipe may read
+    the environment, and how many images there are, where the data are not here."""
 
     price: float | None = None
     calibrate: Path | None = None
     images_per_core: float = 100.0
     sweep: bool = False
     allow_env: bool = False
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,16 @@ class Job:
     gpus: int
     hardware: Hardware
     footprint: Footprint
+    images: int = 0  # of the data; 0: as many as there are
 
     @classmethod
-    def of(cls, config: RunConfig, gpus: int, hardware: Hardware) -> "Job":
+    def of(cls, config: RunConfig, gpus: int, hardware: Hardware, images: int = 0) -> "Job":
         """Raises `InputError` where the configuration suits neither its parts nor the number of
         GPUs.
         """
         check_batch(config, gpus)
-        cost = work_of(config).measure(config, gpus, not hardware.syncs_batchnorm)
-        return cls(config, gpus, hardware, cost)
+        cost = work_of(config).measure(config, gpus, not hardware.syncs_batchnorm, samples=images)
+        return cls(config, gpus, hardware, cost, images)
 
     @property
     def roofline(self) -> float:
@@ -284,9 +287,9 @@ def plan(
         hardware = replace(
             hardware, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / gpus
         )
-    config = with_steps(load(recipe, overrides, options.allow_env))
+    config = _foreseen(recipe, overrides, options)
     work = work_of(config)
-    job = Job.of(config, gpus, hardware)
+    job = Job.of(config, gpus, hardware, options.images)
     calibrated = calibrate(options.calibrate, hardware, type(config)) if options.calibrate else None
     expected, *less_likely = efficiencies(work.network(config), hardware)
     if calibrated:
@@ -299,7 +302,11 @@ def plan(
         config.parallel, checkpointing=[] if checkpointed else work.every_block(config)
     )
     otherwise = work.measure(
-        replace(config, parallel=layout), gpus, not hardware.syncs_batchnorm, forward_only=True
+        replace(config, parallel=layout),
+        gpus,
+        not hardware.syncs_batchnorm,
+        forward_only=True,
+        samples=options.images,
     ).kept
     kept = (otherwise, footprint.kept) if checkpointed else (footprint.kept, otherwise)
     others = [
@@ -317,7 +324,7 @@ def plan(
         memory_gib={kind: size / GIB for kind, size in footprint.memory.items()},
         kept_gib=(kept[0] / GIB, kept[1] / GIB), chosen=chosen,
         others=[replace(job, hardware=other).estimate(calibrated, options) for other in others],
-        advice=advise(recipe, overrides, gpus, hardware, options.allow_env) if chosen.why_not else [],
+        advice=advise(recipe, overrides, gpus, hardware, options) if chosen.why_not else [],
         sweep=[job.estimate(calibrated, options) for job in jobs_around(job)] if options.sweep else [],
     )  # fmt: skip
 
@@ -352,13 +359,23 @@ def _is_timed(row: Row) -> bool:
     return all(0 < (row.get(key) or 0) < 1e15 for key in ("images_per_second", "time_step"))
 
 
+def _foreseen(recipe: str, overrides: list[str], options: Options) -> Pretrain | DetectConfig:
+    """The configuration with as many steps as its epochs are."""
+    return with_steps(load(recipe, overrides, options.allow_env), options.images)
+
+
 def advise(
-    recipe: str, overrides: list[str], gpus: int, hardware: Hardware, allow_env: bool = False
+    recipe: str,
+    overrides: list[str],
+    gpus: int,
+    hardware: Hardware,
+    options: Options | None = None,
 ) -> list[str]:
     """The first of the `remedies` under which the run fits; none if nothing helps."""
-    for changes in remedies(with_steps(load(recipe, overrides, allow_env)), gpus, hardware):
-        changed = with_steps(load(recipe, [*overrides, *changes], allow_env))
-        if not Job.of(changed, gpus, hardware).estimate().why_not:
+    options = options or Options()
+    for changes in remedies(_foreseen(recipe, overrides, options), gpus, hardware):
+        changed = _foreseen(recipe, [*overrides, *changes], options)
+        if not Job.of(changed, gpus, hardware, options.images).estimate().why_not:
             return changes
     return []
 
@@ -408,7 +425,7 @@ def jobs_around(job: Job) -> Iterator[Job]:
             check_parallel(job.config.parallel, gpus)
         except InputError:
             continue
-        yield job if gpus == job.gpus else Job.of(job.config, gpus, job.hardware)
+        yield job if gpus == job.gpus else Job.of(job.config, gpus, job.hardware, job.images)
 
 
 def draw(estimates: list[Estimate], path: Path) -> None:

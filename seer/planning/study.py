@@ -4,7 +4,7 @@ spent.
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from seer.planning.plan import Estimate, Job
 from seer.pretrain.length import foreseen
 from seer.pretrain.recipe import load_config
 from seer.rundir.studies import ABOUT, ARM_NAME, MOST_ARMS, WORD, Arm, Study, check_distinct
-from seer.schema import Flag, ListOf, Record
+from seer.schema import Flag, Integer, ListOf, Record
 
 FOLDER = RECIPES / "study"
 # Keys that no arm has of its own.
@@ -31,7 +31,8 @@ FILE_ARM = Record(
     {"set": ListOf(WORD, 1000), "data": WORD, "scratch": Flag(), "published": WORD},
     extra=None,
 )
-FILE = Record({**ABOUT, "arms": ListOf(FILE_ARM, MOST_ARMS, 1)}, extra=None)
+SEEDS = Integer(1, 100)
+FILE = Record({**ABOUT, "arms": ListOf(FILE_ARM, MOST_ARMS, 1)}, {"seeds": SEEDS}, extra=None)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Asked:
         data: folders of images or shards by the names that arms have for them.
         evaluation: a task and its options in place of the study's own.
         overrides: keys of every arm's recipe.
+        seeds: trainings of each arm; 0: as many as the study says.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Asked:
     overrides: list[str]
     gpus: int
     gpu: str
+    seeds: int = 0
 
 
 def studies() -> dict[str, Path]:
@@ -117,7 +120,9 @@ def plan_study(asked: Asked) -> tuple[Study, list[Estimate | None]]:
     overrides = [_overrides(arm, asked) for arm in arms]
     for arm, words in zip(arms, overrides, strict=True):
         load_config(arm["recipe"], words)
-    made = [_arm(arm, words, asked) for arm, words in zip(arms, overrides, strict=True)]
+    made = []
+    for arm, words in zip(arms, overrides, strict=True):
+        made += _seeded(*_arm(arm, words, asked), asked.seeds or values.get("seeds", 1))
     study = Study(
         title=values["title"],
         x=values["x"],
@@ -169,6 +174,26 @@ def _arm(arm: dict[str, Any], overrides: list[str], asked: Asked) -> tuple[Arm, 
         published=arm.get("published", ""),
     )
     return made, estimate
+
+
+def _seeded(arm: Arm, estimate: Estimate | None, seeds: int) -> list[tuple[Arm, Estimate | None]]:
+    """An arm once for each seed; one that is not pretrained has none."""
+    if seeds == 1 or arm.scratch:
+        return [(arm, estimate)]
+    name = arm.name
+    return [
+        (
+            replace(
+                arm,
+                name=f"{name} seed {seed}",
+                overrides=[*arm.overrides, f"seed={seed}"],
+                group=name,
+                seed=seed,
+            ),
+            estimate,
+        )
+        for seed in range(seeds)
+    ]
 
 
 def table(study: Study, estimates: list[Estimate | None], asked: Asked) -> list[str]:

@@ -19,7 +19,7 @@ from seer.hardware import PER_NODE
 
 aten = torch.ops.aten
 
-KINDS = ("parameters", "prototypes", "queue", "banks", "gradients", "optimizer", "inputs", "activations",
+KINDS = ("parameters", "prototypes", "teacher", "queue", "banks", "gradients", "optimizer", "inputs", "activations",
          "head and scores", "communication", "backward")  # fmt: skip
 
 

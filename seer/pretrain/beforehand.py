@@ -4,9 +4,10 @@ torch, which takes seconds to import.
 
 from pathlib import Path
 
-from seer.pretrain.length import at_any_length, foreseen, images_of
+from seer.pretrain.length import at_any_length, foreseen
 from seer.pretrain.recipe import check_run_dir, check_settings, check_start, load_config
 from seer.pretrain.scoring import check_labels
+from seer.pretrain.taken_images import manifest_of
 
 
 def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = False) -> Path:
@@ -23,7 +24,7 @@ def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = Fal
     check_run_dir(config)
     manifest = None
     if Path(config.data).parent.is_dir():  # or else it is in a store, or on the other hosts alone
-        manifest = images_of(config)
+        manifest = manifest_of(config)
     if Path(config.score.data).parent.is_dir():
         check_labels(config.score)
 
@@ -31,5 +32,5 @@ def preview(recipe: str, overrides: list[str], ranks: int, allow_env: bool = Fal
 
     if manifest is not None:
         check_masks(config, manifest)
-    rehearse(config)
+    rehearse(config, ranks)
     return Path(config.run_dir)

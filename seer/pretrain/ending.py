@@ -13,8 +13,8 @@ from typing import Any
 from seer.engine.checkpoint.header import DamagedError, is_intact, read_header
 from seer.errors import quoted
 from seer.jsonl import Row
-from seer.pretrain.length import images_of
 from seer.pretrain.recipe import Pretrain
+from seer.pretrain.taken_images import experts_of, identity_of, manifest_of
 from seer.rundir.kinds import finite
 from seer.rundir.names import latest, step_of
 from seer.rundir.rundir import RunDir
@@ -42,13 +42,14 @@ def is_finished(config: Pretrain) -> bool:
     Raises:
         InputError: there are no such data.
     """
-    data = images_of(config)
+    manifest = manifest_of(config)
+    data = identity_of(manifest, experts_of(config, manifest))
     newest = latest(Path(config.run_dir))
     if newest is None or step_of(newest.name) != config.steps:
         return False
     try:
         header = read_header(newest)
-        return header.get("data") == data.hash and is_intact(newest, header)
+        return header.get("data") == data and is_intact(newest, header)
     except DamagedError:
         return False
 

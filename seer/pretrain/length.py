@@ -3,30 +3,12 @@
 import os
 from dataclasses import replace
 
-from seer.data.storage.index import Manifest
 from seer.errors import InputError
 from seer.methods.options import DeepClusterConfig
 from seer.pretrain.recipe import Pretrain
+from seer.pretrain.taken_images import manifest_of
 
 MOST_STEPS = 10**8  # as many as `steps` may be
-
-
-def images_of(config: Pretrain) -> Manifest:
-    """The images that a run learns from: its data, or a share of them.
-
-    Raises:
-        InputError: there are none.
-    """
-    manifest = Manifest.load(config.data)
-    if config.share == 1:
-        return manifest
-    count = round(config.share * manifest.samples)
-    if count == 0:
-        raise InputError(
-            f"share={config.share:g}: of the {manifest.samples:,} images in {config.data} that is none; "
-            "give a larger one"
-        )
-    return manifest.first(count)
 
 
 def with_steps(config: Pretrain, images: int) -> Pretrain:
@@ -67,7 +49,7 @@ def foreseen(config: Pretrain) -> Pretrain:
             f"data={config.data}: does not exist; give a folder of shards, or steps= in place of epochs="
         )
     try:
-        return with_steps(config, images_of(config).samples)
+        return with_steps(config, manifest_of(config).samples)
     except InputError as error:
         raise InputError(
             f"epochs={config.epochs:g}: how many steps they are depends on the images, and {error}; or give steps="

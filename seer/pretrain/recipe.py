@@ -43,6 +43,8 @@ class Pretrain(RunConfig):
 
     Attributes:
         data: shards in a folder or a store, or a folder of images, of which shards are made beside the run.
+        subset: a file with the keys of the images that are taken, a line each, as `seer cluster` writes them; empty:
+            all of them.
         init: what the backbone's weights come from: a MODEL of the command line, or a checkpoint of others, whose SwAV
             head and prototypes come along where they fit; empty: they are random.
         init_partial: take of a checkpoint of others what fits, and leave the rest random.
@@ -55,6 +57,7 @@ class Pretrain(RunConfig):
 
     name: str = option("pretrain", WORD, incidental=True)
     data: str = required(Location(shortest=1))
+    subset: str = option("", Location())
     init: str = option("", Location())
     init_partial: bool = False
     trains: str = option("all", Choice(*TRAINED))

@@ -14,11 +14,12 @@ from seer.checks import machine
 from seer.data.crops.arena import SHARED, docker_remedy, shared_free
 from seer.data.crops.backdrops import MASK
 from seer.data.crops.multicrop import MultiCrop
+from seer.data.crops.options import is_fixed
 from seer.data.storage.index import Manifest
 from seer.data.views import Views
 from seer.data.whole_samples import suffixes_of
 from seer.data.workers import Need, memory_needed
-from seer.distributed import World, size
+from seer.distributed import World
 from seer.engine.learner import Step
 from seer.engine.optim import build_optimizer
 from seer.engine.parallel import checkpoint_stages, find_backbones
@@ -26,10 +27,10 @@ from seer.engine.run import tell
 from seer.engine.schedule import describe
 from seer.errors import InputError, quoted
 from seer.interop.initial import load_initial
-from seer.interop.teaching import check_teacher, teach
+from seer.interop.teaching import check_teachers, teach
 from seer.methods import METHODS, make
 from seer.methods.base import Method
-from seer.methods.distill import has_teacher
+from seer.methods.distill import Distill
 from seer.pretrain.length import check_images
 from seer.pretrain.partly import restrict
 from seer.pretrain.recipe import Pretrain, check_settings
@@ -48,16 +49,18 @@ MUCH_LARGER = 4  # times the crop
 PAGE = 4096  # bytes; each encoded image has pages of its own
 
 
-def rehearse(config: Pretrain) -> None:
-    """One step on the `meta` device, in no time and without memory: what a part would refuse, it
-    refuses here.
+def rehearse(config: Pretrain, ranks: int = 1) -> None:
+    """One step of one of so many processes on the `meta` device, in no time and without memory: what a
+    part would refuse, it refuses here.
     """
+    share = max(2, config.batch_size // ranks // config.accumulate)
+    check_cached(config)
     resolutions = MultiCrop(config.views, config.seed).resolutions
-    share = max(2, config.batch_size // (size() * config.accumulate))  # as a process has at once
     with torch.device("meta"):
         backbone = build(config.backbone)
         method = make(backbone, config.method, config.batch_size)
-        teach(method, config.mean, config.std)
+        images = config.batch_size
+        teach(method, config.mean, config.std, images, largest(config), shapes_only=True)
         restrict(method, config.trains)
         crops = []
         for resolution in resolutions:
@@ -76,11 +79,28 @@ def check(config: Pretrain, manifest: Manifest, world: World) -> None:
     check_images(config, manifest.samples)
     check_masks(config, manifest)
     check_memory(config, manifest, world)
-    if has_teacher(config.method):
-        check_teacher(
-            config.method.teacher, MultiCrop(config.views, config.seed).resolutions[0].size
+    if isinstance(config.method, Distill.Config):
+        check_teachers(config.method, largest(config))
+    rehearse(config, world.size)
+
+
+def largest(config: Pretrain) -> int:
+    """The side of the largest crops, which teachers see."""
+    return max(view.size for view in config.views.values() if view.count)
+
+
+def check_cached(config: Pretrain) -> None:
+    """Refuse to keep a teacher's features of crops that are others each time. Raises `InputError`."""
+    if not getattr(config.method, "cache", False):
+        return
+    size = largest(config)
+    views = {n: v for n, v in config.views.items() if v.count and v.size == size}
+    name, view = next(iter(views.items()))
+    if len(views) > 1 or view.count > 1 or not is_fixed(view):
+        raise InputError(
+            f"method.cache=true: the teacher's crops are others each time; have one of the whole image "
+            f"(views.{name}.count=1 scale=[1,1] ratio=[1,1] flip=0 jitter=0 grey=0 blur=0), or method.cache=false"
         )
-    rehearse(config)
 
 
 def check_masks(config: Pretrain, manifest: Manifest) -> None:
@@ -97,8 +117,7 @@ def check_masks(config: Pretrain, manifest: Manifest) -> None:
 
 def check_memory(config: Pretrain, manifest: Manifest, world: World) -> None:
     """Whether this host has the memory for its ranks' batches; raises `InputError`."""
-    image_bytes = int(manifest.bytes.sum()) // manifest.samples
-    need = loader_memory(config, world.size, image_bytes)
+    need = loader_memory(config, world.size, int(manifest.image_bytes))
     needed = need.total * world.local_size
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > present:
@@ -151,7 +170,7 @@ def build_method(config: Pretrain, samples: int = 0) -> Method:
     torch.manual_seed(config.seed)
     with torch.device("meta" if config.parallel.deferred_init else "cpu"):
         method = make(build(config.backbone), config.method, samples)
-        teach(method, config.mean, config.std)
+        teach(method, config.mean, config.std, samples, largest(config))
     return method
 
 
@@ -190,7 +209,8 @@ def sizes(config: Pretrain, manifest: Manifest) -> list[str]:
         ((name, view) for name, view in config.views.items() if view.count),
         key=lambda item: item[1].size,
     )
-    shapes = manifest.index(0, ["width", "height"])
+    first = int(np.flatnonzero(manifest.sizes)[0])  # of a subset a shard may have none
+    shapes = manifest.index(first, ["width", "height"])
     sides = np.minimum(shapes["width"].to_numpy(), shapes["height"].to_numpy())
     side = int(np.median(sides))
     if view.size >= USUAL_CROP or side < MUCH_LARGER * view.size:

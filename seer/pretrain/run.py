@@ -9,19 +9,22 @@ from seer import distributed
 from seer.checks import audit
 from seer.data.crops.options import describe
 from seer.data.storage.index import Manifest
+from seer.data.storage.subset import Subset
 from seer.distributed import World
 from seer.engine.parallel import parallelize
 from seer.engine.peers import check_peers
 from seer.engine.run import Training, enough_memory, fit, tell
 from seer.interop.native import backbone_metadata
+from seer.interop.teaching import assign
 from seer.pretrain.batches import batches_of
-from seer.pretrain.length import images_of, with_steps
+from seer.pretrain.length import with_steps
 from seer.pretrain.partly import restrict
 from seer.pretrain.planned import planned_beside
 from seer.pretrain.recipe import Pretrain, check_run_dir
 from seer.pretrain.rehearsal import TOO_LARGE, announce, build_method, check, initialise, sizes
 from seer.pretrain.scoring import scored
-from seer.rundir.names import CONFIG, CROPS, IMAGES, MANIFEST
+from seer.pretrain.taken_images import experts_of, identity_of, manifest_of
+from seer.rundir.names import CHOSEN, CONFIG, CROPS, IMAGES, MANIFEST
 from seer.terminal import outlasting_terminal
 
 
@@ -37,7 +40,7 @@ def run(config: Pretrain, remarks: Sequence[str] = ()) -> Path:
     with outlasting_terminal():
         world = distributed.init(config.device)
         check_peers()
-        manifest = images_of(config)
+        manifest = manifest_of(config)
         config = with_steps(config, manifest.samples)
         check(config, manifest, world)
         training = set_up(config, manifest, world, remarks)
@@ -54,10 +57,13 @@ def set_up(
     run_dir = Path(config.run_dir)
     with enough_memory(world.device, TOO_LARGE):
         method = build_method(config, manifest.samples)
+        experts = experts_of(config, manifest)
+        assign(method, experts)
         origin = initialise(method, config)
         restrict(method, config.trains)
         module = parallelize(method, config.parallel, world, config.precision)
     batches, picture = batches_of(config, manifest, world)
+    batches.identity = identity_of(manifest, experts)
 
     def prepare() -> None:
         (run_dir / IMAGES).mkdir(exist_ok=True)
@@ -68,6 +74,8 @@ def set_up(
             tell(*origin, *remarks, *sizes(config, manifest))
         if start == 0 or not (run_dir / MANIFEST).is_file():  # a checkpoint may come from a store
             manifest.save(run_dir)
+            if isinstance(manifest, Subset):
+                manifest.save_chosen(run_dir / CHOSEN)
             picture().save(run_dir / IMAGES / CROPS)
 
     def weights(step: int) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """study.html: the scores of a study's arms over what they differ in, beside published ones."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from markupsafe import Markup
@@ -8,6 +8,7 @@ from markupsafe import Markup
 from seer import __version__, outputs
 from seer.eval.literature import Reference, beside
 from seer.jsonl import Row
+from seer.report.arm_costs import Costs, costs_of
 from seer.report.changes import cut
 from seer.report.diagrams import Point, scores_over
 from seer.report.plots import number, style_of
@@ -30,6 +31,7 @@ class Line:
     value: str = ""
     interval: str = ""
     published: str = ""
+    costs: Costs = field(default_factory=Costs)
 
 
 def write_study_page(folder: Path, out: Path) -> Path:
@@ -51,7 +53,7 @@ def render(folder: Path) -> str:
         title=study.title,
         measure=cut(f"{title}, {study.dataset or study.labelled}", LONGEST_NAME),
         svg=Markup(chart(study, rows, references, title)),
-        lines=[line(study, arm, i, rows[arm.name], references) for i, arm in enumerate(study.arms)],
+        lines=lines_of(study, folder, rows, references),
         amount=AMOUNTS[study.x],
         sources=sorted({f"{entry.source}: {entry.about}" for entry in references.values()}),
         remarks=remarks(study, rows, references),
@@ -103,6 +105,38 @@ def chart(
 def amount(study: Study, arm: Arm, place: int) -> float:
     """Where an arm stands on the horizontal axis."""
     return float({"parameters": arm.parameters, "images": arm.images, "arm": place}[study.x])
+
+
+def lines_of(
+    study: Study, folder: Path, rows: dict[str, Row | None], references: dict[str, Reference]
+) -> list[Line]:
+    """All arms; below those that are seeds of one thing, what they have in common."""
+    lines = []
+    for place, arm in enumerate(study.arms):
+        entry = line(study, arm, place, rows[arm.name], references)
+        if not arm.scratch:
+            entry.costs = costs_of(folder / arm.name)
+        lines.append(entry)
+        is_last = arm.group and arm.group not in {a.group for a in study.arms[place + 1 :]}
+        if is_last:
+            seeds = [a for a in study.arms if a.group == arm.group]
+            lines.append(together(arm.group, [rows[a.name] for a in seeds]))
+    return lines
+
+
+def together(name: str, rows: list[Row | None]) -> Line:
+    """The mean over seeds, and how far they lie apart: no interval, which few seeds do not give."""
+    present = [row for row in rows if row]
+    entry = Line(f"{cut(name, LONGEST_NAME)}, mean", "", "", f"{len(present)} of {len(rows)} seeds")
+    if present:
+        values = [row["value"] for row in present]
+        entry.value = shown(present[0] | {"value": sum(values) / len(values)})
+        ends = [
+            shown(present[0] | {"value": end}, with_unit=False)
+            for end in (min(values), max(values))
+        ]
+        entry.interval = f"seeds {ends[0]} – {ends[1]}"
+    return entry
 
 
 def line(

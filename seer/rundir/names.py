@@ -17,7 +17,8 @@ RUN/checkpoints/step-NNNNNNNNN/
     header.json            its tensors and the hashes of its files; it comes last
     state/*.safetensors    blocks of tensors
     backbone.safetensors   the whole backbone
-RUN/manifest.parquet, tensorboard/, seer.log, report.html, .lock, .score.lock, .job.json
+RUN/manifest.parquet       its data; chosen.parquet which images of these it takes, where it takes some
+RUN/tensorboard/, seer.log, report.html, .lock, .score.lock, .job.json
 """
 
 import re
@@ -39,6 +40,7 @@ DAMAGED = "damaged"
 ENVIRONMENT = "environment.json"
 PLAN = "plan.json"
 MANIFEST = "manifest.parquet"
+CHOSEN = "chosen.parquet"
 LOG = "seer.log"
 REPORT = "report.html"
 TENSORBOARD = "tensorboard"
@@ -77,6 +79,7 @@ NAMES = {
     ENVIRONMENT,
     PLAN,
     MANIFEST,
+    CHOSEN,
     LOG,
     REPORT,
     IMAGES,

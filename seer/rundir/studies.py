@@ -47,7 +47,8 @@ ARM = Record(
         "steps": Integer(0),
         "gpu_hours": Number(0),
         "published": Text(1024),
-    }
+    },
+    {"group": Text(80), "seed": Integer(0)},
 )
 RECORD = Record(
     {
@@ -68,6 +69,7 @@ class Arm:
         parameters: of the backbone alone.
         images: seen in pretraining, repeated ones each time.
         published: the model in the table of published values that is the same; "" if none is.
+        group: what it is one of several seeds of; "" where there is one seed. seed: its own.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Arm:
     steps: int
     gpu_hours: float
     published: str
+    group: str = ""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,8 @@ def read_study(folder: Path) -> Study:
         raise InputError(
             f"{folder}: no study is recorded there; `seer study NAME --data ... --out {quoted(folder)}` records one"
         ) from None
-    arms = [Arm(**{key: arm[key] for key in ARM.required}) for arm in record["arms"]]
+    keys = [*ARM.required, "group", "seed"]
+    arms = [Arm(**{key: arm[key] for key in keys if key in arm}) for arm in record["arms"]]
     check_distinct([arm.name for arm in arms], str(folder / STUDY))
     values = {key: record[key] for key in RECORD.required if key != "arms"}
     return Study(**values, arms=arms)

@@ -128,7 +128,8 @@ def represent(
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True  # all steps have the same shapes
     method = make(build(config.backbone), config.method, len(pixels.train))
-    teach(method, config.mean, config.std)
+    size = max(view.size for view in config.views.values() if view.count)
+    teach(method, config.mean, config.std, len(pixels.train), size)
     module = parallelize(method, config.parallel, world, config.precision)
     batches = ResidentBatches(
         pixels.train,

@@ -101,6 +101,14 @@ def plan(
             callback=finite,
         ),
     ] = 100,
+    images: Annotated[
+        int,
+        typer.Option(
+            help="How many there are to learn from, where data= is not here.",
+            min=0,
+            show_default="those of data=",
+        ),
+    ] = 0,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Also an eighth to eight times as many GPUs.")
     ] = False,
@@ -131,7 +139,7 @@ def plan(
         overrides or [],
         gpus,
         gpu,
-        Options(price, calibrate, images_per_core, sweep, allow_env),
+        Options(price, calibrate, images_per_core, sweep, allow_env, images),
     )
     if sweep:
         draw(found.sweep, plot)
@@ -165,6 +173,14 @@ def study(
     evaluation: Annotated[
         str, typer.Option("--eval", help="Task and options in place of the study's: 'knn size=32'.")
     ] = "",
+    seeds: Annotated[
+        int,
+        typer.Option(
+            help="Trainings of each arm, in place of the study's.",
+            min=0,
+            show_default="the study's",
+        ),
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The study's folder.", show_default="runs/STUDY")
     ] = None,
@@ -182,7 +198,7 @@ def study(
     from seer.planning.study import Asked, plan_study, sources, table, words_of
 
     words = words_of(evaluation)
-    asked = Asked(name, sources(data), labelled, words, overrides or [], gpus, gpu)
+    asked = Asked(name, sources(data), labelled, words, overrides or [], gpus, gpu, seeds)
     planned, plans = plan_study(asked)
     folder.mkdir(parents=True, exist_ok=True)
     write_study(planned, folder)

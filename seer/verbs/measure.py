@@ -186,6 +186,34 @@ def embed(
     emit(summary, json_target)
 
 
+@app.command(epilog=example("seer cluster features.parquet --clusters 3 --out clusters"))
+def cluster(
+    features: Annotated[
+        Path, typer.Argument(metavar="FEATURES", help="What seer embed wrote: .parquet or .npz.")
+    ],
+    clusters: Annotated[int, typer.Option(help="How many.", min=2, max=1000)],
+    out: Annotated[
+        Path, typer.Option(callback=output_option, help="The folder for a list of each.")
+    ],
+    seed: Annotated[int, typer.Option(help="Of what they begin with.", min=0)] = 0,
+    json_target: Json = "",
+) -> None:
+    """Put images in clusters of their features, by spherical k-means: OUT/0.txt, 1.txt, … are lists of keys,
+    which seer pretrain takes as subset= and method.lists=.
+    """
+    if not features.is_file():  # before torch is imported
+        raise InputError(f"{features}: no such file; give what seer embed wrote")
+    from seer.pretrain import clusters as of
+
+    embedded = of.read_features(features)
+    found, cosine = of.cluster(embedded, clusters, seed)
+    summary = of.write_lists(embedded, found, cosine, out)
+    sizes = zip(summary["lists"], summary["sizes"], strict=True)
+    lines = [f"{out / name}  {size:,} images" for name, size in sizes]
+    say(*lines, f"mean cosine with the centroid {cosine:.3f}", json_target=json_target)
+    emit(summary, json_target)
+
+
 @app.command(epilog=example("seer export runs/swav_small --to timm --out backbone.safetensors"))
 def export(
     model: Annotated[

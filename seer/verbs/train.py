@@ -53,7 +53,8 @@ def pretrain(
     resolved = load_config(config, overrides or [], allow_env)
     check_start(resolved)
     from seer.pretrain.ending import is_alone, is_finished, last_lines, speaks
-    from seer.pretrain.length import at_any_length, check_images, images_of, with_steps
+    from seer.pretrain.length import at_any_length, check_images, with_steps
+    from seer.pretrain.taken_images import manifest_of
 
     alone = is_alone()
     if alone:
@@ -65,7 +66,7 @@ def pretrain(
         check_labels(resolved.score)
     index_tars(resolved.data, nested=True)
     resolved = as_shards(resolved, nproc)
-    images = images_of(resolved).samples
+    images = manifest_of(resolved).samples
     resolved = with_steps(resolved, images)
     if alone:
         check_settings(resolved, nproc)

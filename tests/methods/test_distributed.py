@@ -27,11 +27,16 @@ OPTIONS: dict[str, dict] = {
     "dino": {"momentum": 0.5},
     "relicv2": {"momentum": 0.5},
 }
+# Distillation in all its parts: places, and experts of whose images a rank may have none.
+EXPERTS = {"experts": ["one", "two", "three"], "lists": ["1", "2", "3"], "dense": 0.5}
+EVERY = [*METHODS, "experts"]
 
 
 def build_without_batchnorm(name: str) -> Method:
     """Plain BatchNorm sees one rank only; making it see all is the engine's part."""
-    method = build(name, **OPTIONS.get(name, {})).double()
+    experts = name == "experts"
+    method = build("distill", **EXPERTS) if experts else build(name, **OPTIONS.get(name, {}))
+    method = method.double()
     for module in list(method.modules()):
         for key, child in module.named_children():
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -42,7 +47,7 @@ def build_without_batchnorm(name: str) -> Method:
 def shard(method: Method) -> nn.Module:
     for part in (
         method.backbone,
-        method.head,
+        getattr(method, "head", None),
         getattr(method, "prototypes", None),
         getattr(method, "teacher", None),
     ):
@@ -63,7 +68,11 @@ def train(name: str, wrap: str) -> dict[str, list | dict]:
     """Losses and metrics per step, and all parameters and buffers at the end."""
     method = build_without_batchnorm(name)
     batches = [
-        my_slice(views_for(name, batch=6, seed=number, dtype=torch.float64))
+        my_slice(
+            views_for(
+                "distill" if name == "experts" else name, batch=6, seed=number, dtype=torch.float64
+            )
+        )
         for number in range(STEPS)
     ]
     begin_epoch(method, batches, Step(0, STEPS))
@@ -120,9 +129,7 @@ def shuffled_losses() -> list[torch.Tensor]:
 
 def on_each_rank() -> dict:
     torch.set_num_threads(1)
-    results: dict = {
-        (name, wrap): train(name, wrap) for name in METHODS for wrap in ("ddp", "fsdp")
-    }
+    results: dict = {(name, wrap): train(name, wrap) for name in EVERY for wrap in ("ddp", "fsdp")}
     return results | {"sinkhorn": uneven_sinkhorn(), "shuffled": shuffled_losses()}
 
 
@@ -132,7 +139,7 @@ def ranks() -> list[dict]:
 
 
 @pytest.mark.parametrize("wrap", ["ddp", "fsdp"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_two_processes_equal_one(ranks, name, wrap):
     alone = train(name, "none")
     for rank in ranks:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from seer.engine.learner import Output, Step
 from seer.engine.step import train_step as engine_step
 from seer.methods import METHODS, make
 from seer.methods.base import Method
-from tests.kit.networks import ConvNet
+from seer.methods.distill import teachers_of
+from seer.methods.lessons import TeacherSource
+from tests.kit.networks import ConvNet, ResidualNet
 
 HEADS: dict[str, dict] = {
     "swav": {"prototypes": 12},
@@ -32,19 +35,27 @@ SAMPLES = 20
 def build(name: str, seed: int = 0, **options) -> Method:
     torch.manual_seed(seed)
     options = {"head": [16, 6], **HEADS.get(name, {}), **options}
-    method = make(ConvNet(), METHODS[name].Config(**options), SAMPLES)
-    return with_teacher(method) if name == "distill" else method
+    backbone = ResidualNet() if options.get("dense") else ConvNet()
+    method = make(backbone, METHODS[name].Config(**options), SAMPLES)
+    return with_teachers(method) if name == "distill" else method
 
 
-def with_teacher(method: Method) -> Method:
-    """A wider network of weights by its own seed, for images that are normalised otherwise."""
+def with_teachers(method: Method, samples: int = SAMPLES) -> Method:
+    """Wider networks of weights by their own seeds, for images that are normalised otherwise."""
 
-    def load() -> nn.Module:
+    def load(seed: int) -> nn.Module:
         with torch.random.fork_rng(), torch.device("cpu"):
-            torch.manual_seed(99)
+            torch.manual_seed(seed)
             return ConvNet(width=6)
 
-    method.take_teacher(load, [[0.5] * 3, [0.25] * 3, [0.4, 0.5, 0.6], [0.2] * 3])
+    colours = [[0.5] * 3, [0.25] * 3, [0.4, 0.5, 0.6], [0.2] * 3]
+    last = ("bn", 6) if method.config.dense else ("", 0)
+    count = len(teachers_of(method.config))
+    sources = [TeacherSource(partial(load, 99 + n), colours, *last) for n in range(count)]
+    method.take_teachers(sources, samples)
+    if method.config.experts:
+        experts = torch.arange(samples) % (len(method.config.experts) + 1) - 1  # -1: none
+        method.take_lists(experts.to(torch.int16))
     return method
 
 

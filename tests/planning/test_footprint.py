@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
+from torchvision.models import resnet18
 
 from seer.data.views import Views
 from seer.engine.bank import Bank
@@ -15,7 +16,7 @@ from seer.engine.learner import Step
 from seer.engine.optim import build_optimizer
 from seer.engine.parallel import checkpoint_stages, find_backbones
 from seer.errors import InputError
-from seer.methods import METHODS
+from seer.methods import METHOD_CONFIGS, METHODS
 from seer.methods.base import Method
 from seer.methods.swav import SwAV
 from seer.planning.footprint import NOTHING, Footprint, measure
@@ -236,3 +237,33 @@ def test_a_bank_needs_the_data_to_be_there(tiny, monkeypatch, tmp_path):
     with pytest.raises(InputError, match="keeps rows of every image: give data=SHARDS") as error:
         measure(config_of(tiny, f"data={tmp_path}"), 1)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_teachers_experts_and_what_is_kept_of_images_count(tiny):
+    """By sizes: of a copy that follows, of frozen networks, and of a row for each image."""
+    base = ["data=.", ONE_SIZE, "parallel.mode=ddp", "batch_size=8"]
+
+    def memory(method: dict, samples: int = 0) -> dict[str, int]:
+        config = replace(load_config(tiny, base), method=METHOD_CONFIGS[method["name"]](**method))
+        return measure(config, 2, samples=samples).memory
+
+    head = {"head": [32, 16]}
+    byol = memory({"name": "byol", **head, "predictor": [32, 16]})
+    swav = memory({"name": "swav", **head, "prototypes": 12})
+    assert byol["teacher"] > 0.9 * swav["parameters"]
+    assert swav["teacher"] == 0
+    teacher = "torchvision:resnet18:random"
+    one = {"name": "distill", "head": [32], "teacher": teacher}
+    size = sum(t.numel() * t.itemsize for t in resnet18().state_dict().values())
+    alone = memory(one)["teacher"]
+    assert alone == pytest.approx(size, rel=0.06)  # without its classifier
+    experts = {"experts": [teacher] * 2, "lists": ["1", "2"], "dense": 1.0}
+    assert memory({**one, **experts})["teacher"] == pytest.approx(3 * alone, rel=0.01)
+    assert memory({**one, "teacher_bf16": True})["teacher"] == pytest.approx(alone / 2, rel=0.01)
+    with pytest.raises(
+        InputError, match="keeps rows of every image: give data=SHARDS, or --images"
+    ):
+        memory({**one, "cache": True})
+    kept = memory({**one, "cache": True}, samples=1000)
+    assert kept["banks"] == (500 + 1) * 512 * 4

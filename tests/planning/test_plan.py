@@ -277,3 +277,8 @@ def test_a_plan_for_two_cores_takes_as_long_as_the_run_that_was_measured():
     estimate = Job.of(config, 2, HARDWARE["cpu"]).estimate()
     assert estimate.hours * 60 == pytest.approx(34.8, rel=0.02)
     assert estimate.unit == "process"
+
+
+def test_epochs_of_images_that_are_not_here(tiny):
+    found = plan(tiny, ["epochs=2", "views.small.count=0"], 1, "cpu", Options(images=400)).chosen
+    assert found.hours * 3600 / found.step_seconds == pytest.approx(2 * 400 / 8)

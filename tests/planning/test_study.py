@@ -67,14 +67,13 @@ def test_every_study_is_planned_with_small_networks(name):
     values = read_file(name)
     assert len(values["arms"]) >= 2
     names = {arm.get("data", "") for arm in values["arms"]}
-    own = PROTOTYPES if name != "methods" else []
+    small = SMALL[:-1] if name == "methods" else [*SMALL, *PROTOTYPES]  # heads differ there
     study, _ = plan_study(
         asked(
             name,
             data=dict.fromkeys(names, "shards"),
             overrides=[
-                *SMALL,
-                *own,
+                *small,
                 "precision=fp32",
                 "parallel.mode=ddp",
                 "parallel.checkpointing=[]",
@@ -83,6 +82,18 @@ def test_every_study_is_planned_with_small_networks(name):
     )
     assert {arm.steps for arm in study.arms} <= {0, 3}
     assert study.options == [f"protocol={values['protocol']}"]
+
+
+def test_each_seed_is_an_arm_of_its_own(tmp_path):
+    text = ARMS.replace("arms:", "seeds: 2\narms:")
+    study, plans = plan_study(asked(written(tmp_path, text)))
+    names = ["small seed 0", "small seed 1", "large seed 0", "large seed 1", "none"]
+    assert [arm.name for arm in study.arms] == names
+    assert len(plans) == 5
+    assert [arm.group for arm in study.arms] == ["small", "small", "large", "large", ""]
+    assert [arm.overrides[-1] for arm in study.arms[:2]] == ["seed=0", "seed=1"]
+    write_study(study, tmp_path / "out")
+    assert read_study(tmp_path / "out") == study
 
 
 def test_a_record_is_read_as_it_was_written_and_never_replaced_by_another(tmp_path):

@@ -82,15 +82,15 @@ def test_a_share_is_the_first_images_and_data_of_its_own(tiny, shards, tmp_path)
     """Which of them a run saw, its audit tells."""
     from seer.checks.audit import audit, batch
     from seer.data.storage.index import Manifest
-    from seer.pretrain.length import images_of
     from seer.pretrain.recipe import saved_config
+    from seer.pretrain.taken_images import manifest_of
 
     words = [f"data={shards}", f"run_dir={tmp_path}", "steps=5", "batch_size=8", "share=0.55"]
     run(load_config(tiny, words))
     whole = Manifest.load(shards)
     part = Manifest.load(tmp_path)
     assert (whole.samples, part.samples) == (40, 22)
-    assert part.hash == images_of(saved_config(tmp_path / "config.yaml")).hash != whole.hash
+    assert part.hash == manifest_of(saved_config(tmp_path / "config.yaml")).hash != whole.hash
     report = audit(tmp_path, [])
     assert report.exact
     assert (report.images, report.least, report.most) == (22, 1, 2)
@@ -99,4 +99,4 @@ def test_a_share_is_the_first_images_and_data_of_its_own(tiny, shards, tmp_path)
     seen = {row["key"] for step in range(1, 6) for row in batch(tmp_path, step)}
     assert seen == first
     with pytest.raises(InputError, match=r"share=0\.01: of the 40 images in .* that is none"):
-        images_of(load_config(tiny, [f"data={shards}", "share=0.01"]))
+        manifest_of(load_config(tiny, [f"data={shards}", "share=0.01"]))

@@ -119,6 +119,10 @@ PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dic
         {"freeze": 313, "teacher_warmup": 15_639},
     ),
     "relicv2_resnet50": ((4096, 312_785), (3.2, 0.0, 0.0, 3128), {}),
+    "visreg_resnet50": ((1024, 125_114), (1.2, 0.0, 0.0012, 12_511), {}),
+    "distill_resnet50": ((1024, 125_114), (1e-3, 0.0, 1e-6, 6256), {}),
+    "distill_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {}),
+    "mocov3_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {}),
     "swav_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {"freeze": 0, "queue_from": 0}),
     "quickstart": ((128, 500), (2e-3, 0.0, 2e-6, 25), {"freeze": 0, "queue_from": 0}),
 }
@@ -252,10 +256,18 @@ def test_it_makes_a_step_on_its_published_hardware(name):
     assert footprint.flops > 0
 
 
+def test_a_rehearsal_has_as_many_images_as_a_process():
+    config = load_config("moco_resnet50", ["data=.", "method.splits=4"])
+    rehearsal.rehearse(config)
+    with pytest.raises(InputError, match=r"method\.splits=4: .* a process has 2"):
+        rehearsal.rehearse(config, 128)
+
+
 def test_the_epochs_are_those_of_imagenet():
     epochs = {"swav_resnet50_800ep": 800, "swav_resnet50_400ep": 400, "swav_resnet50_bs256": 200,
               "simclr_resnet50": 1000, "byol_resnet50": 1000, "mocov3_resnet50": 1000,
               "dino_resnet50": 800, "deepcluster_resnet50": 800, "relicv2_resnet50": 1000,
+              "visreg_resnet50": 100, "distill_resnet50": 100,
               "moco_resnet50": 200, "simclr_resnet50_100ep": 100,
               "byol_resnet50_300ep": 300, "byol_resnet50_100ep": 100,
               "mocov3_resnet50_300ep": 300, "mocov3_resnet50_100ep": 100}  # fmt: skip

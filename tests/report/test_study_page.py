@@ -1,12 +1,13 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from seer.report.study_page import render
 from seer.rundir.studies import Arm, Study, results_of, write_study
-from tests.report.conftest import result, titled
+from tests.report.conftest import metric, result, titled, write_run
 
 
 def arm(name: str, parameters: int, published: str = "") -> Arm:
@@ -91,3 +92,34 @@ def test_names_of_strangers_are_text(tmp_path):
     page = render(written(tmp_path, [arm("<b>x", 7)], [0.2], title="<script>"))
     assert "<script>" not in page
     assert "<b>x" not in page
+
+
+def test_what_arms_took_stands_beside_their_scores(tmp_path):
+    arms = [arm("a", 7), arm("b", 7)]
+    written(tmp_path, arms, [0.2, 0.4], x="arm")
+    rows = [metric(step, memory_gib=1.25 * step / 100) for step in (50, 100)]
+    write_run(tmp_path / "a")
+    (tmp_path / "a/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    events = [
+        {"event": "not_applied", "step": 7, "why": "x"},
+        {"event": "symptom", "step": 9, "name": "collapse", "why": "x", "remedy": "y"},
+    ]
+    (tmp_path / "a/health.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    page = render(tmp_path)
+    for told in (
+        "3m 20s",
+        "16 images/s",
+        "1.25 GiB",
+        "1 steps not applied",
+        "Collapse since step 9",
+    ):
+        assert told in page, told
+    assert page.count("<td>–<span></span></td>") == 2  # of b, that nobody trained
+
+
+def test_seeds_have_a_mean_and_a_range(tmp_path):
+    seeds = [replace(arm(f"a seed {n}", 7), group="a", seed=n) for n in range(3)]
+    page = render(written(tmp_path, [*seeds, arm("b", 7)], [0.2, 0.4, None, 0.3], x="arm"))
+    assert page.count("a, mean") == 1
+    assert "2 of 3 seeds" in page
+    assert "<b>30.0 %</b><span>seeds 20.0 – 40.0</span>" in page

@@ -61,6 +61,14 @@ def describe(views: dict[str, View]) -> str:
     return f"crops {' + '.join(kinds)} px"
 
 
+def is_fixed(view: View) -> bool:
+    """Whether nothing of a crop is drawn: it is the same for an image each time."""
+    colours = (view.brightness, view.contrast, view.saturation, view.hue)
+    certain = all(share in (0, 1) for share in (view.flip, view.grey, view.solarize))
+    whole = view.scale == [1, 1] and view.ratio[0] == view.ratio[1]
+    return whole and certain and not view.blur and not (view.jitter and any(colours))
+
+
 def check_views(views: dict[str, View]) -> None:
     """Raise `InputError` unless `views` describe at least one crop, and not more than fit."""
     for name, view in views.items():

@@ -200,8 +200,11 @@ class Manifest:
     Attributes:
         directory: where the shards lie: a `Path`, or a `Url` of a store.
         shards: file names. sizes, bytes: `(shards,)` int64, samples and length of each tar. digests: its hex sha256.
+        is_part: whether it is of some of the samples of its shards.
         classes: class names, if the samples are labelled. build: how the shards were made.
     """
+
+    is_part = False
 
     def __init__(self, directory: Path | Url, table: pa.Table):
         note = _note(table)
@@ -315,6 +318,15 @@ class Manifest:
         note = {**_note(self.table), "build": {**self.build, FIRST: count}}
         metadata = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(note).encode()}
         return Manifest(self.directory, table.replace_schema_metadata(metadata))
+
+    def chosen(self, shard: int, values: list) -> list:
+        """Of a value for each row of a shard's index those that count: all; see `subset.Subset`."""
+        return values
+
+    @property
+    def image_bytes(self) -> float:
+        """Of a sample, on average."""
+        return float(self.bytes.sum() / self.samples)
 
     @property
     def samples(self) -> int:

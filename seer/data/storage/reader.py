@@ -113,8 +113,7 @@ class Reader:
         if not self._remote:
             return self.read_samples(ids, suffixes)
         read = partial(self.read_samples, suffixes=suffixes)
-        whole_sample = float(self.manifest.bytes.sum() / self.manifest.samples)
-        ahead = self._ahead.setdefault(suffixes, ReadAhead(read, whole_sample))
+        ahead = self._ahead.setdefault(suffixes, ReadAhead(read, self.manifest.image_bytes))
         return ahead.take(len(ids), step, ids_of, stride)
 
     def labels(self, ids: np.ndarray) -> np.ndarray:
@@ -138,23 +137,33 @@ class Reader:
         return self.manifest.hash
 
     def replacement(self, damaged: int, reason: str, suffixes: tuple[str, ...] = ()) -> Replacement:
-        """The next good sample of the shard: the same one in every run, on every rank.
+        """The next good sample of the shard: the same one in every run, on every rank. Of a subset, of
+        whose shards some have a single sample, the next good one of all where the shard has none.
 
         Raises:
-            InputError: the shard has none.
+            InputError: there is none.
         """
-        id = self.next_in_shard(damaged)
-        while id != damaged:
+        for id in self._instead(damaged):
             (sample,) = self.read_samples(np.array([id]), suffixes)
             try:
                 return Replacement(decode(sample.image), sample.extras, id)
             except DamagedImage:
-                id = self.next_in_shard(id)
+                continue
         shard = self.manifest.shards[int(self.locate(np.array([damaged]))[0][0])]
         raise InputError(
             f"{self.manifest.directory / shard} has no readable image left; "
             f"run: seer shards verify {quoted(self.manifest.directory)}"
         )
+
+    def _instead(self, damaged: int) -> Iterator[int]:
+        """The samples that may stand in for a damaged one, in turn."""
+        id = self.next_in_shard(damaged)
+        while id != damaged:
+            yield id
+            id = self.next_in_shard(id)
+        if self.manifest.is_part:
+            yield from range(damaged + 1, len(self))
+            yield from range(damaged)
 
     def next_in_shard(self, sample: int) -> int:
         """The id that follows within the same shard, the first one after the last."""

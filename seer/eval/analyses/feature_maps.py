@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seer.backbones.base import Backbone
 from seer.errors import InputError
+from seer.interop.last_map import name_of_last_map
 from seer.interop.models import Model
 
 FeatureMap = Callable[[Tensor], Tensor]  # normalised images `(B, 3, S, S)` → `(B, …)`
@@ -23,7 +24,11 @@ def last_map(model: Model, device: torch.device) -> tuple[str, FeatureMap]:
     if isinstance(network, Backbone):
         own = network
         return "C5", lambda x: own.forward_features(x)[-1]
-    name = _name_of_last(network, model, device)
+    name = name_of_last_map(network, torch.zeros(1, 3, model.size, model.size, device=device))
+    if not name:
+        raise InputError(
+            f"{model.label}: has no feature map of several places that images of {model.size} px could be made from"
+        )
     module = network.get_submodule(name)
 
     def compute(x: Tensor) -> Tensor:
@@ -36,36 +41,3 @@ def last_map(model: Model, device: torch.device) -> tuple[str, FeatureMap]:
         return kept[-1]
 
     return name, compute
-
-
-def _name_of_last(network: nn.Module, model: Model, device: torch.device) -> str:
-    names: list[str] = []
-    handles = []
-    for name, module in network.named_modules():
-        if name:
-            handles.append(
-                module.register_forward_hook(
-                    lambda _, inputs, output, name=name: (
-                        names.append(name) if _is_map(output) else None
-                    )
-                )
-            )
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, 3, model.size, model.size, device=device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not names:
-        raise InputError(
-            f"{model.label}: has no feature map of several places that images of {model.size} px could be made from"
-        )
-    return names[-1]
-
-
-def _is_map(output: object) -> bool:
-    """Whether an output has a value for each of several places."""
-    if not isinstance(output, Tensor) or output.dim() not in (3, 4):
-        return False
-    places = output.shape[2:] if output.dim() == 4 else output.shape[1:2]
-    return places.numel() > 1

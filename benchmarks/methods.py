@@ -1,0 +1,310 @@
+"""All methods on the same images, network, crops and time: kNN and linear accuracy, samples/s, peak
+memory, ours beside lightly's.
+
+    python benchmarks/methods.py CIFAR10 [--minutes 4 | --images N] [--seeds 1] [--methods swav byol]
+    [--teacher MODEL] [--work DIR] [--json FILE] [--markdown FILE]
+
+CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images, of which `--per-class` are taken.
+Labels are used by the evaluations alone. Everything but the method is `swav_small`'s: RegNetX-200MF,
+two crops of 24 px, AdamW with a cosine of its rate, batches of 128. Minutes are of one core's time
+and not by the clock, so that other work on the machine takes none of them; a process's start counts.
+ours are trained and scored by the command line, a peer by a loop around lightly's heads and losses
+(`peers.py`) on the same network, and scored by the same command. A row is written as soon as it is
+there, and the same command goes on where it was cut.
+
+`--race` instead times steps of either on the same crops of noise, in turns, by one core's time: what
+loss, heads, teachers and optimizer cost, without reading images.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from harness import arguments, figure, interleaved, machine, report
+from methods_table import Result, figures, table
+
+from seer.config import find_recipe
+
+RECIPE = "swav_small"
+HEAD = [512, 128]
+PREDICTED = {"head": HEAD, "predictor": HEAD, "momentum": 0.99}
+# What each method is given in place of its published options, which are for ImageNet and batches of
+# thousands: the heads of `swav_small`, and temperatures and momenta of small batches.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "swav": {"head": HEAD, "head_bn_out": True, "prototypes": 512, "epsilon": 0.02, "freeze": 0},
+    "simclr": {"head": HEAD, "temperature": 0.2},
+    "byol": PREDICTED,
+    "moco": {"head": HEAD, "head_bn": True, "queue": 4096, "momentum": 0.99, "splits": 4},
+    "mocov3": PREDICTED | {"temperature": 0.2},
+    "relicv2": PREDICTED,
+    "dino": {"head": [512, *HEAD], "prototypes": 1024, "momentum": 0.99},
+    "deepcluster": {"head": HEAD, "prototypes": [128, 128, 128], "empty": "refill"},
+    "visreg": {"head": [512, *HEAD], "regularisation": 0.6, "shape": 0.1, "slices": 512},
+    "distill": {"head": [512]},
+}
+BASELINES = ("untrained", "raw pixels")
+TEACHER = "teacher"
+SIZE = 32  # px of the images that features are of
+PROBED = 8  # steps by whose time the number of steps is chosen, after two
+FORWARD = 1 / 3  # what a forward pass takes of a step
+
+
+def run(words: list[str], work: Path) -> dict[str, float]:
+    """Run a command. Returns the seconds of core time and the memory that it took."""
+    print(f"$ {' '.join(words[1:])}", flush=True)
+    with open(work / "log.txt", "ab") as log:
+        child = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"failed, see {work / 'log.txt'}: {' '.join(words)}")
+    return {"seconds": usage.ru_utime + usage.ru_stime, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+
+
+def seer(*words: str) -> list[str]:
+    return [sys.executable, "-m", "seer", *words]
+
+
+def subset(data: Path, work: Path, per_class: dict[str, int]) -> Path:
+    """A folder of the first images of each class, by links where the file system has them."""
+    out = work / "images"
+    for split, count in per_class.items():
+        for folder in sorted((data / split).iterdir()):
+            target = out / split / folder.name
+            target.mkdir(parents=True, exist_ok=True)
+            for image in sorted(folder.iterdir())[:count]:
+                if not (target / image.name).exists():
+                    _link(image, target / image.name)
+    return out
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        target.write_bytes(source.read_bytes())
+
+
+def recipe_of(method: str, options: dict[str, Any], work: Path) -> Path:
+    """`swav_small` with another method, as a recipe's file."""
+    values = yaml.safe_load(find_recipe(RECIPE).read_text())
+    values["name"] = method
+    values["method"] = {"name": method, **options}
+    path = work / f"{method}.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def seconds_per_step(recipe: Path, overrides: list[str]) -> tuple[float, int]:
+    """Core seconds of a step, batches made ready among them, and what a survey of all images costs,
+    in steps.
+    """
+    from seer import distributed
+    from seer.data.storage.index import Manifest
+    from seer.engine.learner import Step
+    from seer.engine.optim import build_optimizer
+    from seer.engine.step import train_step
+    from seer.methods import METHODS
+    from seer.pretrain.recipe import load_config
+    from seer.pretrain.run import set_up
+
+    config = load_config(str(recipe), overrides)
+    world = distributed.init("cpu")
+    manifest = Manifest.load(config.data)
+    training = set_up(config, manifest, world)
+    optimizer = build_optimizer(training.learner, config.optim)
+    began = 0.0
+    for number, views in enumerate(training.batches.iterate(0, PROBED + 2)):
+        if number == 2:
+            began = time.process_time()
+        train_step(training.learner, training.module, optimizer, views, Step(number, 1000))
+    seconds = (time.process_time() - began) / PROBED
+    surveyed = manifest.samples if METHODS[config.method.name].banks(config.method, 1) else 0
+    return seconds, round(surveyed / config.batch_size * FORWARD)
+
+
+def train_ours(method: str, seed: int, options: argparse.Namespace) -> Result:
+    """Train and score one of ours."""
+    work = options.work
+    run_dir = work / f"{method}-{seed}"
+    more = {"teacher": options.teacher, "teacher_size": options.teacher_size}
+    given = OPTIONS.get(method, {}) | (more if method == "distill" else {})
+    recipe = recipe_of(method, given, work)
+    base = [f"data={work / 'shards'}", f"run_dir={run_dir}", f"seed={seed}"]
+    batch = yaml.safe_load(recipe.read_text())["batch_size"]
+    steps = round(options.images / batch)
+    if not options.images:
+        probe = [sys.executable, __file__, "--probe", str(recipe), *base]
+        told = subprocess.run(probe, check=True, capture_output=True, text=True).stdout
+        seconds, survey = json.loads(told.splitlines()[-1])
+        steps = max(20, round(options.minutes * 60 / seconds) - survey)
+    shutil.rmtree(run_dir, ignore_errors=True)  # of a training that was cut: its time is not known
+    usage = run(seer("pretrain", str(recipe), *base, f"steps={steps}"), work)
+    scores = evaluate(str(run_dir), options)
+    return finished(method, "seer", seed, options, scores, steps * batch, usage)
+
+
+def train_peer(method: str, seed: int, options: argparse.Namespace) -> Result:
+    """Train and score lightly's."""
+    out = options.work / f"{method}-{seed}-lightly.safetensors"
+    words = [sys.executable, str(Path(__file__).with_name("peers.py")), method]
+    words += [str(options.work / "images"), str(out), "--seed", str(seed)]
+    words += ["--images", str(options.images), "--minutes", str(options.minutes)]
+    usage = run(words, options.work)
+    samples = json.loads(out.with_suffix(".json").read_text())["samples"]
+    return finished(method, "lightly", seed, options, evaluate(str(out), options), samples, usage)
+
+
+def finished(
+    method: str,
+    system: str,
+    seed: int,
+    options: argparse.Namespace,
+    scores: dict[str, float],
+    samples: int = 0,
+    usage: dict[str, float] | None = None,
+) -> Result:
+    result = Result(method, system, seed, options.budget, **scores, samples=samples)
+    if usage:
+        result.cpu_minutes = usage["seconds"] / 60
+        result.samples_per_second = samples / usage["seconds"]
+        result.peak_gb = usage["peak_gb"]
+    return result
+
+
+def evaluate(model: str, options: argparse.Namespace, size: int = SIZE) -> dict[str, float]:
+    """kNN and linear top-1 in percent."""
+    scores = {}
+    for task, more in {"knn": ["k=[20]"], "linear": []}.items():
+        out = options.work / "scores.jsonl"
+        out.unlink(missing_ok=True)
+        place = ["--model", model, "--data", str(options.work / "images"), "--out", str(out)]
+        run(seer("eval", task, *place, *more, f"size={size}", "threads=1"), options.work)
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        (value,) = [row["value"] for row in rows if row.get("headline")]
+        scores[task] = 100 * value
+    return scores
+
+
+def wanted(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
+    """Method, system and seed of each row, in the order in which they are made."""
+    from peers import PEERS
+
+    from seer.methods import METHODS
+
+    methods = options.methods or [m for m in METHODS if m != "distill" or options.teacher]
+    systems = options.systems
+    if "seer" in systems:
+        for seed in range(options.seeds):
+            yield from ((method, "seer", seed) for method in methods)
+        baselines = [*BASELINES, TEACHER] if "distill" in methods else BASELINES
+        yield from ((baseline, "", 0) for baseline in baselines)
+    if "lightly" in systems:
+        for seed in range(options.seeds):
+            yield from ((method, "lightly", seed) for method in methods if method in PEERS)
+
+
+def make(method: str, system: str, seed: int, options: argparse.Namespace) -> Result:
+    if method == TEACHER:
+        scores = evaluate(options.teacher, options, options.teacher_size or SIZE)
+        return finished(method, system, seed, options, scores)
+    if method in BASELINES:
+        model = "pixels" if method == "raw pixels" else str(_first_run(options.work)) + ":random"
+        return finished(method, system, seed, options, evaluate(model, options))
+    return (train_ours if system == "seer" else train_peer)(method, seed, options)
+
+
+def _first_run(work: Path) -> Path:
+    return min(path.parent for path in work.glob("*-0/config.yaml"))
+
+
+def race(method: str, rounds: int = 6) -> dict:
+    """Samples/s of a core in steps of ours and of lightly's, without images to read."""
+    import torch
+    from peers import BACKBONE, BATCH, PEERS, SIZE, VIEWS, optimizer_of
+    from step import random_views, seer_step
+
+    from seer.backbones import build
+    from seer.methods import METHODS, make
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    views = random_views(BATCH, {SIZE: VIEWS})
+    ours = make(build(BACKBONE), METHODS[method].Config(**OPTIONS[method]), 10 * BATCH)
+    backbone = build(BACKBONE)
+    peer = PEERS[method](backbone, backbone.out_dim)
+    optimizer = optimizer_of(peer)
+    crops = [crop.contiguous() for crop in views.crops[0]]
+
+    def peers_step() -> None:
+        peer.loss(crops, 0.5).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    contestants = {"seer": seer_step(ours, views, "fp32", optim="adamw"), "lightly": peers_step}
+    seconds = interleaved(contestants, rounds, clock=time.process_time)
+    rates = {name: BATCH / value for name, value in seconds.items()}
+    about = f"{method} step, RegNetX-200MF, batch {BATCH}, {VIEWS} crops of {SIZE} px, one core"
+    return figure(about, "samples/s", rates["seer"], {"lightly": rates["lightly"]})
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--probe"]:
+        print(json.dumps(seconds_per_step(Path(sys.argv[2]), sys.argv[3:])))
+        return
+    parser = arguments(__doc__)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--race", action="store_true", help="time steps alone; no data needed")
+    parser.add_argument("--minutes", type=float, default=4, help="of one core")
+    parser.add_argument("--images", type=int, default=0, help="seen by each, in place of minutes")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--methods", nargs="*", help="default: all, distill where it has a teacher")
+    parser.add_argument("--teacher", default="", help="MODEL that distill learns from")
+    parser.add_argument("--teacher-size", type=int, default=0, help="px that it sees")
+    parser.add_argument("--per-class", type=int, default=1000, help="images to train on")
+    parser.add_argument("--test", type=int, default=500, help="images of each class to test on")
+    parser.add_argument("--systems", nargs="*", default=["seer", "lightly"], help="whose methods")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-methods"))
+    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
+    options = parser.parse_args()
+    if options.race:
+        from peers import PEERS
+
+        report([race(method) for method in options.methods or PEERS], options.json)
+        return
+    options.work.mkdir(parents=True, exist_ok=True)
+    per_class = {"train": options.per_class, "test": options.test}
+    equal = f"{options.images:,} images" if options.images else f"{options.minutes:g} core-minutes"
+    options.budget = f"{equal}, {options.per_class} images of each class, {machine()}"
+    images = subset(options.data, options.work, per_class)
+    if not (options.work / "shards").exists():
+        words = seer("shards", "build", str(images / "train"), "--out")
+        run([*words, str(options.work / "shards")], options.work)
+    rows = options.work / "rows.jsonl"
+    lines = rows.read_text().splitlines() if rows.exists() else []
+    results = [Result(**json.loads(line)) for line in lines]
+    results = [result for result in results if result.budget == options.budget]
+    done = {(result.method, result.system, result.seed) for result in results}
+    for method, system, seed in wanted(options):
+        if (method, system, seed) in done:
+            continue
+        results.append(make(method, system, seed, options))
+        with rows.open("a") as file:
+            file.write(json.dumps(asdict(results[-1])) + "\n")
+        print(results[-1], flush=True)
+        if options.markdown:
+            options.markdown.write_text("\n".join(table(results)) + "\n")
+    print("\n".join(table(results)))
+    report(figures(results), options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""lightly's methods on seer's small RegNet, as its examples write them: for `methods.py`.
+
+python benchmarks/peers.py METHOD IMAGES OUT.safetensors --minutes 4
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torchvision.transforms as T
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from seer.backbones import build
+from seer.backbones.options import BackboneConfig
+from seer.interop.native import save_backbone
+
+BACKBONE = BackboneConfig("regnetx_002", stem_stride=1)
+MEAN = [0.485, 0.456, 0.406]
+STD = [0.229, 0.224, 0.225]
+SIZE, BATCH, VIEWS = 24, 128, 2
+RATE, LAST = 6e-3, 1e-3  # and the share of it that is left at the end
+WARMUP = 0.05
+MOMENTUM = 0.99  # of teachers; it rises to 1
+
+
+class Peer(nn.Module):
+    """A method: its modules, whose parameters with a gradient are trained, and the loss of two crops.
+
+    Args:
+        backbone: whose features `(B, width)` it takes.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int):
+        super().__init__()
+        self.backbone = backbone
+
+    def loss(self, crops: list[Tensor], share: float) -> Tensor:
+        """The loss where `share` of the training is over."""
+        raise NotImplementedError
+
+
+class SwAV(Peer):
+    def __init__(self, backbone: nn.Module, width: int):
+        from lightly.loss import SwaVLoss
+        from lightly.models.modules import SwaVProjectionHead, SwaVPrototypes
+
+        super().__init__(backbone, width)
+        self.head = SwaVProjectionHead(width, 512, 128)
+        self.prototypes = SwaVPrototypes(128, 512)
+        self.criterion = SwaVLoss(sinkhorn_epsilon=0.02)
+
+    def loss(self, crops: list[Tensor], share: float) -> Tensor:
+        self.prototypes.normalize()
+        heads = [self.head(self.backbone(crop)) for crop in crops]
+        scores = [self.prototypes(nn.functional.normalize(head, dim=1)) for head in heads]
+        return self.criterion(scores, [])
+
+
+class SimCLR(Peer):
+    def __init__(self, backbone: nn.Module, width: int):
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules import SimCLRProjectionHead
+
+        super().__init__(backbone, width)
+        self.head = SimCLRProjectionHead(width, 512, 128)
+        self.criterion = NTXentLoss(temperature=0.2)
+
+    def loss(self, crops: list[Tensor], share: float) -> Tensor:
+        return self.criterion(*(self.head(self.backbone(crop)) for crop in crops))
+
+
+class WithTeacher(Peer):
+    """Has copies of backbone and head that follow them."""
+
+    head: nn.Module
+
+    def copy(self, head: nn.Module) -> None:
+        """Have the teacher; `head` is another of the same kind: DINO's cannot be copied."""
+        from lightly.models.utils import deactivate_requires_grad
+
+        self.teacher = copy.deepcopy(self.backbone)
+        head.load_state_dict(self.head.state_dict())
+        self.teacher_head = head
+        deactivate_requires_grad(self.teacher)
+        deactivate_requires_grad(self.teacher_head)
+
+    def follow(self, share: float) -> None:
+        from lightly.models.utils import update_momentum
+
+        momentum = 1 - (1 - MOMENTUM) * (math.cos(math.pi * share) + 1) / 2
+        update_momentum(self.backbone, self.teacher, momentum)
+        update_momentum(self.head, self.teacher_head, momentum)
+
+    @torch.no_grad()
+    def taught(self, crop: Tensor) -> Tensor:
+        return self.teacher_head(self.teacher(crop))
+
+
+class BYOL(WithTeacher):
+    def __init__(self, backbone: nn.Module, width: int):
+        from lightly.loss import NegativeCosineSimilarity
+        from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
+
+        super().__init__(backbone, width)
+        self.head, other = (BYOLProjectionHead(width, 512, 128) for _ in range(2))
+        self.predictor = BYOLPredictionHead(128, 512, 128)
+        self.criterion = NegativeCosineSimilarity()
+        self.copy(other)
+
+    def loss(self, crops: list[Tensor], share: float) -> Tensor:
+        self.follow(share)
+        predicted = [self.predictor(self.head(self.backbone(crop))) for crop in crops]
+        targets = [self.taught(crop) for crop in crops]
+        first = self.criterion(predicted[0], targets[1])
+        return (first + self.criterion(predicted[1], targets[0])) / 2
+
+
+class MoCo(WithTeacher):
+    def __init__(self, backbone: nn.Module, width: int):
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules import MoCoProjectionHead
+
+        super().__init__(backbone, width)
+        self.head, other = (MoCoProjectionHead(width, 512, 128, batch_norm=True) for _ in range(2))
+        self.criterion = NTXentLoss(temperature=0.2, memory_bank_size=(4096, 128))
+        self.copy(other)
+
+    def loss(self, crops: list[Tensor], share: float) -> Tensor:
+        self.follow(0.0)  # MoCo v2's momentum stays
+        queries = self.head(self.backbone(crops[0]))
+        order = torch.randperm(len(queries))
+        keys = self.taught(crops[1][order])[order.argsort()]
+        return self.criterion(queries, keys)
+
+
+class DINO(WithTeacher):
+    def __init__(self, backbone: nn.Module, width: int):
+        from lightly.loss import DINOLoss
+        from lightly.models.modules import DINOProjectionHead
+
+        super().__init__(backbone, width)
+        self.head, other = (
+            DINOProjectionHead(width, 512, 128, 1024, batch_norm=True) for _ in range(2)
+        )
+        self.criterion = DINOLoss(1024)
+        self.copy(other)
+
+    def loss(self, crops: list[Tensor], share: float) -> Tensor:
+        self.follow(share)
+        targets = [self.taught(crop) for crop in crops]
+        scores = [self.head(self.backbone(crop)) for crop in crops]
+        temperature = 0.04 + 0.03 * min(1.0, share / 0.0625)
+        return self.criterion(targets, scores, teacher_temp=temperature)
+
+
+class VISReg(Peer):
+    def __init__(self, backbone: nn.Module, width: int):
+        from lightly.loss.visreg_loss import VISRegLoss
+        from lightly.models.modules import MoCoProjectionHead
+
+        super().__init__(backbone, width)
+        self.head = MoCoProjectionHead(width, 512, 128, num_layers=3, batch_norm=True)
+        self.criterion = VISRegLoss(0.6, 512, lambda_shape=0.1)
+
+    def loss(self, crops: list[Tensor], share: float) -> Tensor:
+        projections = torch.stack([self.head(self.backbone(crop)) for crop in crops])
+        return self.criterion(local_proj=projections[:0], global_proj=projections)
+
+
+PEERS: dict[str, Callable[[nn.Module, int], Peer]] = {
+    "swav": SwAV,
+    "simclr": SimCLR,
+    "byol": BYOL,
+    "moco": MoCo,
+    "dino": DINO,
+    "visreg": VISReg,
+}
+
+
+def batches(folder: Path) -> Iterator[list[Tensor]]:
+    """Two crops of each image as `swav_small` cuts and alters them, epoch after epoch."""
+    from lightly.transforms.multi_view_transform import MultiViewTransform
+
+    jitter = T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)
+    crop = T.RandomResizedCrop(SIZE, (0.25, 1.0))
+    alter = [crop, T.RandomHorizontalFlip(), jitter, T.RandomGrayscale(0.2)]
+    view = T.Compose([*alter, T.ToTensor(), T.Normalize(MEAN, STD)])
+    images = ImageFolder(str(folder), MultiViewTransform([view] * VIEWS))
+    while True:
+        for crops, _ in DataLoader(images, BATCH, shuffle=True, drop_last=True):
+            yield crops
+
+
+def optimizer_of(peer: Peer) -> torch.optim.Optimizer:
+    """`swav_small`'s AdamW, which decays neither norms nor biases."""
+    decayed = [p for p in peer.parameters() if p.requires_grad and p.dim() > 1]
+    others = [p for p in peer.parameters() if p.requires_grad and p.dim() <= 1]
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+
+
+def train(method: str, folder: Path, minutes: float, images: int) -> tuple[nn.Module, int]:
+    """The trained backbone and the samples it saw."""
+    backbone = build(BACKBONE)
+    peer = PEERS[method](backbone, backbone.out_dim)
+    optimizer = optimizer_of(peer)
+    samples = 0
+    for crops in batches(folder):
+        share = samples / images if images else time.process_time() / 60 / minutes
+        if share >= 1:
+            break
+        cosine = LAST + (1 - LAST) * (math.cos(math.pi * share) + 1) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(cosine, share / WARMUP)
+        loss = peer.loss(crops, share)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        samples += BATCH
+    return backbone, samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("method", choices=PEERS)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--images", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(options.seed)
+    folder = options.data / "train"
+    backbone, samples = train(options.method, folder, options.minutes, options.images)
+    about = {"label": f"lightly {options.method}"}
+    save_backbone(options.out, backbone.state_dict(), BACKBONE, SIZE, MEAN, STD, about)
+    options.out.with_suffix(".json").write_text(json.dumps({"samples": samples}))
+
+
+if __name__ == "__main__":
+    main()
