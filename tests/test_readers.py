@@ -39,6 +39,7 @@ OPENERS = {
     "seer.interop.modelfile": "the first bytes of model files",
     "seer.interop.pickles": "model files, as tensors and plain containers",
     "seer.interop.weights": "model files and kept features",
+    "seer.pretrain.clusters": "features that seer embed wrote",
     "seer.interop.spec": "the first bytes of a file of weights",
     "seer.config.layers": "the text of recipes and profiles, as seer.inputs has read and checked it",
     "seer.checks.machine": "settings of the kernel",
