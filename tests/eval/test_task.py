@@ -160,6 +160,7 @@ def test_every_task_has_defaults_that_resolve():
     assert {"knn", "linear", "finetune"} <= TASKS.keys()
     for task in TASKS.values():
         needed = ["model=m", "data=d"] if task.trained else []
+        needed += ["target=t"] if task.name == "mme" else []
         assert resolve(task.config, [parse_overrides(needed)]).batch_size > 0
 
 

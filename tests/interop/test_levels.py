@@ -38,7 +38,7 @@ def test_levels_of_torchvision_are_its_stages():
     stages = {f"layer{i + 1}": str(i) for i in range(4)}
     expected = IntermediateLayerGetter(network, stages)
     network.fc = nn.Identity()
-    levels = levels_of(Pooled(network, 512), "torchvision:resnet18").eval()
+    levels = levels_of(Pooled(network, 512, "torchvision:resnet"), "torchvision:resnet18").eval()
     x = torch.rand(1, 3, 64, 96)
     torch.testing.assert_close(levels(x), list(expected(x).values()))
     assert levels.channels == (64, 128, 256, 512)
@@ -54,7 +54,7 @@ def test_levels_of_timm_leave_out_what_is_beyond_them():
     ).eval()
     missing, unexpected = expected.load_state_dict(network.state_dict(), strict=False)
     assert not missing
-    levels = levels_of(Pooled(network, 1280), "timm:mobilenetv2_050")
+    levels = levels_of(Pooled(network, 1280, "torchvision:resnet"), "timm:mobilenetv2_050")
     x = torch.rand(1, 3, 64, 96)
     torch.testing.assert_close(levels(x), expected(x))
     assert levels.channels == tuple(expected.feature_info.channels())
@@ -79,8 +79,8 @@ def test_a_network_without_levels_is_refused_in_one_line():
     network = torchvision.models.vit_b_32()
     network.heads = nn.Identity()
     with pytest.raises(InputError, match="torchvision:vit_b_32: four maps are needed"):
-        levels_of(Pooled(network, 768), "torchvision:vit_b_32")
+        levels_of(Pooled(network, 768, "torchvision:resnet"), "torchvision:vit_b_32")
     swin = torchvision.models.swin_t()
     swin.head = nn.Identity()
     with pytest.raises(InputError, match="no map of stride 8"):
-        levels_of(Pooled(swin, 768), "torchvision:swin_t")
+        levels_of(Pooled(swin, 768, "torchvision:resnet"), "torchvision:swin_t")

@@ -89,7 +89,7 @@ def test_dilated_maps_are_torchvisions():
     plain = resnet50().eval()
     dilated = resnet50(replace_stride_with_dilation=[False, True, True]).eval()
     dilated.load_state_dict(plain.state_dict())
-    levels = levels_of(Pooled(plain, 2048), "theirs").eval()
+    levels = levels_of(Pooled(plain, 2048, "torchvision:resnet"), "theirs").eval()
     dilate(levels, 8)
     assert levels.strides == (4, 8, 8, 8)
     names = {f"layer{i}": str(i) for i in range(1, 5)}

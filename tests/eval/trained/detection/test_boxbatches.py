@@ -95,9 +95,10 @@ def test_nothing_is_mirrored_where_that_is_not_asked_for():
 
 
 def test_sides_are_drawn_anew_in_each_epoch_and_frames_are_multiples():
-    made = cutter(flat([(50, 60)] * 6, [[]] * 6), False, (40, 70))
+    table = flat([(50, 60)] * 6, [[]] * 6)
+    made = cutter(table, False, (40, 70))
     ids = np.arange(6)
-    sizes = [made.sizes(np.full(6, epoch), ids) for epoch in range(12)]
+    sizes = [made.placing.shapes(table.sizes, np.full(6, epoch), ids) for epoch in range(12)]
     assert {int(size) for epoch in sizes for size in epoch[:, 0]} == {40, 70}
     assert len({tuple(epoch[0]) for epoch in sizes}) == 2  # of one image
     assert made.frame(np.zeros(2, int), np.array([0, 0])) in ((64, 64), (96, 96))

@@ -73,7 +73,7 @@ def test_an_image_twice_the_square_is_cut_and_one_of_half_of_it_is_whole():
 
 def jitter(objects, scales=(0.5, 2.0), sources=None):
     placing = Placing((64,), 64, True, 3, scales, SQUARE)
-    return BoxCutter(objects, placing, True, [0.5] * 3, [1.0] * 3, 32, sources)
+    return BoxCutter(objects, placing, True, [0.5] * 3, [1.0] * 3, 32, sources=sources)
 
 
 def test_boxes_and_masks_stay_on_their_object_however_it_is_cut():

@@ -79,7 +79,7 @@ def pair(name: str) -> tuple[Detector, nn.Module]:
     )
     network = torchvision.models.resnet50()
     network.fc = nn.Identity()
-    levels = levels_of(Pooled(network, 2048), "torchvision:resnet50")
+    levels = levels_of(Pooled(network, 2048, "torchvision:resnet"), "torchvision:resnet50")
     head = "fcos" if name == "fcos" else "rcnn"
     ours = Detector(levels, 2, name == "mask", config(score_floor=0.0, head=head))
     names = {
@@ -203,7 +203,7 @@ def test_options_reach_torchvisions_parts():
 def test_maps_are_in_fp32_and_losses_that_are_told_have_no_gradient():
     detector = small(masks=False)
     with torch.autocast("cpu", torch.bfloat16):
-        maps = detector.features(torch.randn(1, 3, 64, 64))
+        maps = detector.features(batch(masks=False))
     assert {level.dtype for level in maps.values()} == {torch.float32}
     told = detector(batch(masks=False), STEP).metrics
     assert not any(loss.requires_grad for loss in told.values())
@@ -213,7 +213,7 @@ def test_fcos_means_are_over_the_places_that_have_an_object():
     """Of which each loss is the sum over their number: twice the images, alike, are twice as many."""
     detector = small(head="fcos", masks=False).eval()
     images = batch(masks=False)
-    maps = detector.features(images.pixels)
+    maps = detector.features(images)
     detector.heads.train()
     sizes = ImageList(images.pixels, list(images.sizes))
     _, counted = detector.heads(sizes, maps, targets_of(images))
@@ -260,7 +260,7 @@ def one_of(images: BoxBatch) -> BoxBatch:
 def test_c4_needs_a_last_stage_that_is_known():
     network = torchvision.models.resnet18()
     network.fc = nn.Identity()
-    levels = levels_of(Pooled(network, 512), "torchvision:resnet18")
+    levels = levels_of(Pooled(network, 512, "torchvision:resnet"), "torchvision:resnet18")
     with pytest.raises(InputError, match="neck=c4"):
         Detector(levels, 2, False, config(neck="c4"))
 
@@ -370,6 +370,10 @@ def test_features_are_kept_of_frozen_stages_that_are_known(options, message):
     network = torchvision.models.resnet18()
     network.fc = nn.Identity()
     known = options["freeze"] == 0
-    model = build(BackboneConfig("regnety_002")) if known else Pooled(network, 512)
+    model = (
+        build(BackboneConfig("regnety_002"))
+        if known
+        else Pooled(network, 512, "torchvision:resnet")
+    )
     with pytest.raises(InputError, match=message):
         Detector(levels_of(model, "model"), 2, False, config(keep_features=1.0, **options))
