@@ -69,7 +69,9 @@ def trained(levels: Levels) -> set[str]:
 
 
 def test_every_trained_parameter_is_of_one_level():
-    levels = levels_of(Pooled(torchvision.models.mobilenet_v2(), 1280), "torchvision:mobilenet_v2")
+    levels = levels_of(
+        Pooled(torchvision.models.mobilenet_v2(), 1280, "torchvision:x"), "torchvision:mobilenet_v2"
+    )
     names = [name for names in levels.parts for name in names]
     assert len(names) == len(set(names))
     assert set(names) == trained(levels)

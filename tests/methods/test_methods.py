@@ -68,6 +68,8 @@ SYMPTOMS = [
     ("deepcluster", "empty_clusters", {"clusters_empty": 0.7}, {"clusters_empty": 0.1}),
     ("visreg", "no_scale", {"scale": 1.0}, {"scale": 0.3}),
     ("distill", "learns_nothing", {"loss": 1.0}, {"loss": 0.5}),
+    ("relicv2", "contrast_at_chance", {"contrastive": 2.3979, "log_candidates": math.log(11)}, {"contrastive": 1.0}),
+    ("relicv2", "same_targets", {"target_spread": 0.01}, {"target_spread": 0.9}),
 ]  # fmt: skip
 
 

@@ -22,13 +22,14 @@ def test_every_recipe_says_what_it_is_for():
 def test_what_small_machines_can_run_comes_first_and_is_named():
     entries = catalogue()
     names = [entry.recipe for entry in entries]
-    assert names[:4] == ["quickstart", "swav_small", "swav_gpu_224", "swav_gpu_96"]
+    small = ["distill_small", "mocov3_small", "quickstart", "swav_small"]
+    assert names[:6] == [*small, "swav_gpu_224", "swav_gpu_96"]
     assert names[-1] == "swav_regnety_256gf"  # for 512
     assert for_machine(entries, 2, 0) == (
-        "on this machine (2 CPU cores, no NVIDIA GPU): quickstart, swav_small"
+        f"on this machine (2 CPU cores, no NVIDIA GPU): {', '.join(small)}"
     )
     four = for_machine(entries, 48, 4)
-    assert "4 NVIDIA GPUs): quickstart, swav_small, swav_gpu_224, swav_gpu_96, swav_" in four
+    assert f"4 NVIDIA GPUs): {', '.join(small)}, swav_gpu_224, swav_gpu_96, swav_" in four
     assert "swav_resnet50_bs256; whether it fits: seer plan RECIPE --gpus N --gpu KIND" in four
 
 
