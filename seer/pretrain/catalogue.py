@@ -11,6 +11,7 @@ from seer.inputs import read_text
 
 # A fact may go on in lines that are indented as far.
 WIDTH = 100  # columns
+FIRST = "quickstart"
 FACT = re.compile(r"^# (Hardware|Hours|Score) +(.+(?:\n# {12}.+)*)$", re.MULTILINE)
 
 
@@ -43,9 +44,9 @@ class Entry:
 
 
 def catalogue() -> list[Entry]:
-    """All recipes: those for a CPU, for one GPU, for many; then by name."""
+    """All recipes: those for a CPU, for one GPU, for many; then by name, the quickstart's first."""
     entries = [describe(name, path) for name, path in recipes().items()]
-    return sorted(entries, key=lambda entry: (entry.gpus, entry.recipe))
+    return sorted(entries, key=lambda entry: (entry.gpus, entry.recipe != FIRST, entry.recipe))
 
 
 def for_machine(entries: Sequence[Entry], cores: int, gpus: int) -> str:
