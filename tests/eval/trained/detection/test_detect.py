@@ -28,10 +28,11 @@ from seer.eval.task import evaluate
 from seer.eval.trained.detection.average_precision import METRICS, opened, summary
 from seer.eval.trained.detection.boxbatches import BoxBatch
 from seer.eval.trained.detection.cocofiles import Prediction
-from seer.eval.trained.detection.detect import configure, precise, prediction_of, run, scores_of
+from seer.eval.trained.detection.detect import configure, precise, run
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
 from seer.eval.trained.detection.sheet import COLOURS, agreement, drawn, pair, sheet
+from seer.eval.trained.detection.testing import prediction_of, scores_of
 from seer.interop.levels import levels_of
 from seer.processes import spawn
 from seer.report.html import write_report
@@ -340,9 +341,9 @@ def test_boxes_stand_for_all_where_no_test_object_has_a_mask(tmp_path):
     for row in content["annotations"]:
         row["segmentation"] = []
     boxes.write(data / "val.json", content)
-    train, test = train_and_test(data)
+    _, test = train_and_test(data)
     nothing = [Prediction(i, np.empty((0, 4)), np.empty(0), np.empty(0, int), []) for i in range(2)]
-    scores = scores_of(DetectConfig(model="", data="", masks="yes"), train, test, nothing)
+    scores = scores_of(DetectConfig(model="", data="", masks="yes"), test, nothing, {})
     assert [score.metric for score in scores if score.headline] == ["box_AP"]
     assert not [score.metric for score in scores if score.metric.startswith("mask")]
 
