@@ -58,7 +58,7 @@ def _fewer_points_with_more_shots(columns: Sequence[Column], titles: dict[str, s
                 shots = ", ".join(str(shots_of(column.metric)) for column in measured)
                 cases.append(f"{measured[0].place.name} ({values} % with {shots} shots)")
         if cases:
-            sentences.append(f"More labels make {title} worse: {_listed(cases)}")
+            sentences.append(f"Class means of more images are worse for {title}: {_listed(cases)}")
     return sentences
 
 

@@ -51,7 +51,7 @@ _SUITES = (
     Suite(
         "quick",
         "kNN, linear, logistic regression and few-shot episodes on every data set that is there; all "
-        "tasks see images cut alike, so that features are computed once, and search less",
+        "tasks see images cut alike, so that features are computed once, and fewer settings are tried",
         ("knn", "linear", "logreg", "fewshot"),
         options={
             "knn": ("crop=short_side",),

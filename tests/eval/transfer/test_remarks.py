@@ -53,7 +53,8 @@ def test_more_labels_that_make_a_model_worse_are_remarked():
     ]
     (remark,) = remarks(columns, TITLES)
     assert (
-        remark == "More labels make ours worse: flowers (44.5, 44.0, 39.2 % with 5, 20, 50 shots)"
+        remark
+        == "Class means of more images are worse for ours: flowers (44.5, 44.0, 39.2 % with 5, 20, 50 shots)"
     )
 
 
