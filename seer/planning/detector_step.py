@@ -53,8 +53,10 @@ def measure_detector(
     `InputError`.
     """
     largest = (max(config.short_sides), max(config.long_side, max(config.short_sides)))
+    if config.scales:
+        largest = (config.square, config.square)
     worst = _measured(config, ranks, largest, sync_batchnorm, forward_only)
-    if forward_only:
+    if forward_only or config.scales:  # a square is as large for every image
         return worst
     short = sorted(config.short_sides)[len(config.short_sides) // 2]
     usual = resized_size(PHOTOGRAPH, short, config.long_side)
