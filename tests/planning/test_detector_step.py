@@ -179,3 +179,11 @@ def test_what_is_wrong_is_one_line(words, message):
 def test_a_batch_that_does_not_divide_is_told_before_anything_is_built():
     with pytest.raises(InputError, match="batch_size=16 does not divide among 3 processes"):
         check(load("detect_seer", ["model=regnety_128gf"]), 3)
+
+
+def test_a_square_of_large_scale_jitter_is_planned_as_an_image_of_its_size():
+    plain = ("masks=no", "batchnorm=frozen")
+    square = config_of(*plain, "short_sides=[64]", "scales=[0.1, 2.0]", f"square={SIDE}")
+    whole = config_of(*plain)
+    assert measure_detector(square, 1).memory == measure_detector(whole, 1).memory
+    assert measure_detector(square, 1).flops > measure_detector(whole, 1).flops
