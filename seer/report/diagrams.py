@@ -3,7 +3,7 @@ apart.
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from seer.errors import printable
@@ -40,13 +40,7 @@ def scatter(points: Sequence[Point], label: str, x_title: str, y_title: str) -> 
         return ""
     x, x_ticks = _axis([value for point in points for value in point.x], LEFT, WIDTH - RIGHT)
     y, y_ticks = _axis([value for point in points for value in point.y], HEIGHT - BOTTOM, TOP)
-    parts = []
-    for tick in y_ticks:
-        parts.append(_rule(LEFT, WIDTH - RIGHT, y(tick), y(tick)))
-        parts.append(_text(LEFT - 8, y(tick), _percent(tick), "end", 'dy=".32em"'))
-    for tick in x_ticks:
-        parts.append(_rule(x(tick), x(tick), TOP, HEIGHT - BOTTOM))
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 17, _percent(tick), "middle"))
+    parts = _grid(x, x_ticks, y, y_ticks, _percent)
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{x_title} →", "end"))
     parts.append(_text(0, 12, f"↑ {y_title}", "start"))
     for point in points:
@@ -117,13 +111,7 @@ def scores_over(
         return ""
     y, y_ticks = _axis([value for point in drawn for value in point.y], HEIGHT - BOTTOM, TOP)
     x, x_ticks = _amounts([point.x[0] for point in drawn], x_title)
-    parts = []
-    for tick in y_ticks:
-        parts.append(_rule(LEFT, WIDTH - RIGHT, y(tick), y(tick)))
-        parts.append(_text(LEFT - 8, y(tick), _percent(tick), "end", 'dy=".32em"'))
-    for tick in x_ticks:
-        parts.append(_rule(x(tick), x(tick), TOP, HEIGHT - BOTTOM))
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 17, number(tick), "middle"))
+    parts = _grid(x, x_ticks, y, y_ticks, number)
     if x_title:
         parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{x_title} →", "end"))
     parts.append(_text(0, 12, f"↑ {y_title}", "start"))
@@ -160,13 +148,7 @@ def scores_along(lines: Sequence[Line], label: str, x_title: str, y_title: str) 
         return ""
     y, y_ticks = _axis(scores + levels, HEIGHT - BOTTOM, TOP)
     x, x_ticks = _amounts([amount for line in lines for amount, _ in line.points] or [1.0], x_title)
-    parts = []
-    for tick in y_ticks:
-        parts.append(_rule(LEFT, WIDTH - RIGHT, y(tick), y(tick)))
-        parts.append(_text(LEFT - 8, y(tick), _percent(tick), "end", 'dy=".32em"'))
-    for tick in x_ticks:
-        parts.append(_rule(x(tick), x(tick), TOP, HEIGHT - BOTTOM))
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 17, number(tick), "middle"))
+    parts = _grid(x, x_ticks, y, y_ticks, number)
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{x_title} →", "end"))
     parts.append(_text(0, 12, f"↑ {y_title}", "start"))
     parts += [_along(line, x, y) for line in lines]
@@ -192,6 +174,24 @@ def _along(line: Line, x: Axis, y: Axis) -> str:
         amount, score = line.points[-1]
         parts.append(_text(x(amount) - 8, y(score[0]) - 7, short(line.name), "end", kind="note"))
     return f"<g>{title}{''.join(parts)}</g>"
+
+
+def _grid(
+    x: Axis,
+    x_ticks: Sequence[float],
+    y: Axis,
+    y_ticks: Sequence[float],
+    words: Callable[[float], str],
+) -> list[str]:
+    """Lines at the ticks, with shares at the left and `words` of x below."""
+    parts = []
+    for tick in y_ticks:
+        parts.append(_rule(LEFT, WIDTH - RIGHT, y(tick), y(tick)))
+        parts.append(_text(LEFT - 8, y(tick), _percent(tick), "end", 'dy=".32em"'))
+    for tick in x_ticks:
+        parts.append(_rule(x(tick), x(tick), TOP, HEIGHT - BOTTOM))
+        parts.append(_text(x(tick), HEIGHT - BOTTOM + 17, words(tick), "middle"))
+    return parts
 
 
 def _amounts(values: Sequence[float], title: str) -> tuple[Axis, list[float]]:

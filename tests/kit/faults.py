@@ -5,6 +5,9 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,3 +87,14 @@ def spoil(shards: Path, out: Path, rows: dict[str, list[int]]) -> Path:
                 file.seek(index[row]["offset"])
                 file.write(bytes(min(64, index[row]["size"])))
     return out
+
+
+def kill_command(command: list[str], until: Path) -> None:
+    """Run a command of seer and kill it as soon as a file is there."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "seer", *command], env=environment)
+    while not until.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()

@@ -43,3 +43,8 @@ def losses(run_dir: Path) -> list[float]:
     steps = rows(run_dir)
     assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
     return [row["loss"] for row in steps]
+
+
+def losses_by_name(run_dir: Path) -> list[dict]:
+    """The losses of every step, each part of them by its name."""
+    return [{k: v for k, v in row.items() if k.startswith("loss")} for row in rows(run_dir)]

@@ -6,7 +6,7 @@ on a fifth of the training images. Images pass once, and no features are kept. D
 bilinearly to the image's own size, and every pixel that has a depth counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,17 +18,14 @@ from torch.nn.functional import interpolate
 from seer.errors import InputError
 from seer.eval.data.mapfiles import NO_DEPTH
 from seer.eval.data.surfacemaps import SurfaceImages
+from seer.eval.dense import least_squares
 from seer.eval.dense.frozen_maps import streamed
-from seer.eval.dense.least_squares import Sums, best_ridge
 from seer.eval.dense.options import DepthConfig
 from seer.eval.dense.surface_errors import Depths, depth_scores
 from seer.eval.probes.together import processes
 from seer.eval.scores import Score
 from seer.interop.models import Model
 from seer.schema import check_options
-
-HELD = 5  # one of so many training images chooses λ
-RIDGES = [10.0**power for power in range(-7, 1)]
 
 
 class Fit(NamedTuple):
@@ -86,23 +83,21 @@ def fitted(model: Model, train: SurfaceImages, config: DepthConfig) -> Fit:
     """The linear map of training images. Raises `InputError` where they have no depth."""
     if len(train) < 2:
         raise InputError(f"{train.source.name(0)}: is alone; λ is chosen on another image")
-    halves: list[Sums] = []
-    nearest, farthest = np.inf, 0.0
-    load = partial(_pair, train)
-    for number, features, depth in streamed(model, len(train), load, config, "training images"):
-        halves = halves or [Sums(len(features), 1) for _ in range(2)]
-        means, weights = means_of(depth, features.shape[1:])
-        held = number % HELD == HELD - 1 or number == len(train) - 1 < HELD
-        halves[held].add(features.flatten(1).T, means[:, None], weights)
-        known = means[weights > 0]
-        if len(known):
-            nearest = min(nearest, float(known.min()))
-            farthest = max(farthest, float(known.max()))
-    kept, held_out = halves
-    if not (kept.weight > 0 and held_out.weight > 0):
+    known = []
+
+    def samples() -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        load = partial(_pair, train)
+        for number, features, depth in streamed(model, len(train), load, config, "training images"):
+            means, weights = means_of(depth, features.shape[1:])
+            known.append(means[weights > 0])
+            yield number, features.flatten(1).T, means[:, None], weights
+
+    fit = least_squares.fitted(samples(), len(train))
+    if fit is None:
         raise InputError(f"{train.folder}: too few of its training images have a depth")
-    ridge = best_ridge(kept, held_out, RIDGES)
-    return Fit((kept + held_out).solve(ridge), ridge, nearest, farthest)
+    ridge, coefficients = fit
+    metres = torch.cat(known)
+    return Fit(coefficients, ridge, float(metres.min()), float(metres.max()))
 
 
 def _pair(images: SurfaceImages, number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Features of frozen backbones at each place of images, in batches."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from seer.errors import InputError
+from seer.eval.dense.options import FrozenMapsConfig
 from seer.eval.probes.features import in_threads, to_input, watch
 from seer.eval.probes.together import own_device
 from seer.interop.levels import levels_of
@@ -19,17 +20,7 @@ from seer.precision import autocast
 Target = TypeVar("Target")
 
 
-class Options(Protocol):
-    """What tells how features are computed."""
-
-    device: str
-    precision: str
-    levels: list[int]
-    batch_size: int
-    threads: int
-
-
-def maps_of(model: Model, config: Options) -> Callable[[Tensor], Tensor]:
+def maps_of(model: Model, config: FrozenMapsConfig) -> Callable[[Tensor], Tensor]:
     """From normalised images `(B, 3, S, S)` to features `(B, D, h, w)` float32 on the CPU: of the levels
     wanted, the others enlarged to the finest.
     """
@@ -53,7 +44,7 @@ def streamed(
     model: Model,
     count: int,
     load: Callable[[int], tuple[np.ndarray, Target]],
-    config: Options,
+    config: FrozenMapsConfig,
     name: str,
 ) -> Iterator[tuple[int, Tensor, Target]]:
     """The numbers of images 0 … count − 1, their features `(D, h, w)` and what `load` tells of each,

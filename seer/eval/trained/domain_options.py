@@ -4,13 +4,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from seer.data.options import LoaderConfig
-from seer.engine.options import OptimConfig, RunConfig
+from seer.engine.options import OptimConfig
 from seer.engine.schedule import ScheduleConfig
-from seer.eval.trained.options import SIDE
+from seer.eval.trained.options import SIDE, TrainedConfig
 from seer.schema import (
     AREAS,
     COUNT,
-    PROTOCOL,
     SEED,
     TEMPERATURE,
     Choice,
@@ -29,15 +28,11 @@ TITLES = {"mme": "MME", "entropy": "entropy", "supervised": "S+T"}
 
 
 @dataclass
-class MmeConfig(RunConfig):
+class MmeConfig(TrainedConfig):
     """Options of `seer eval mme`, whose `--data` is the source.
 
     Attributes:
-        model, data: as on the command line.
         target: labelled images of the same classes in another domain, as `--data` takes them.
-        protocol: whose values stand below those that are given (`seer.eval.protocols`).
-        weights: what the model that training starts from hashes to.
-        run_dir: of the training; "" is `eval/TASK-HASH` below the model's own.
         method: `mme`: the classifier raises the entropy of what it says of unlabelled target images, the features
             lower it (Saito et al. 2019, arXiv:1904.06487); `entropy`: both lower it; `supervised`, the paper's S+T:
             labelled images alone.
@@ -57,12 +52,7 @@ class MmeConfig(RunConfig):
     """
 
     name: str = option("mme", Text(255, 1), incidental=True)
-    model: str = required(Text(), incidental=True)
-    protocol: str = option("", PROTOCOL, incidental=True)
-    weights: str = option("", Text(64))
-    data: str = required(Location(shortest=1))
     target: str = required(Location(shortest=1))
-    run_dir: str = option("", Location(), incidental=True)
     method: str = option("mme", Choice(*TITLES))
     labels: int = option(3, Integer(1, 10**6))
     validation: int = option(3, COUNT)

@@ -67,15 +67,29 @@ class Grid:
 
 
 @dataclass
-class FinetuneConfig(RunConfig):
-    """Options of `seer eval finetune`.
+class TrainedConfig(RunConfig):
+    """What every training on a model says of where it begins and stands.
 
     Attributes:
         model, data: as on the command line.
         protocol: whose values stand below those that are given (`seer.eval.protocols`).
         weights: what the model that training starts from hashes to. So `RUN`, whose newest checkpoint may be another
-            one later, is not taken for the model that an earlier finetuning began with.
+            one later, is not taken for the model that an earlier training began with.
         run_dir: of the training; "" is `eval/TASK-HASH` below the model's own.
+    """
+
+    model: str = required(Text(), incidental=True)
+    protocol: str = option("", PROTOCOL, incidental=True)
+    weights: str = option("", Text(64))
+    data: str = required(Location(shortest=1))
+    run_dir: str = option("", Location(), incidental=True)
+
+
+@dataclass
+class FinetuneConfig(TrainedConfig):
+    """Options of `seer eval finetune`.
+
+    Attributes:
         steps: updates of the weights; 0 takes as many as the `epochs` are.
         epochs: passes over the training images, where no steps are given.
         head_rate: factor on the classifier's rate.
@@ -99,11 +113,6 @@ class FinetuneConfig(RunConfig):
     """
 
     name: str = option("finetune", Text(255, 1), incidental=True)
-    model: str = required(Text(), incidental=True)
-    protocol: str = option("", PROTOCOL, incidental=True)
-    weights: str = option("", Text(64))
-    data: str = required(Location(shortest=1))
-    run_dir: str = option("", Location(), incidental=True)
     epochs: float = option(30.0, Number(above=0, high=1e6))
     head_rate: float = option(1.0, Number(above=0, high=1e6))
     layer_decay: float = option(1.0, Number(above=0, high=1))

@@ -9,7 +9,7 @@ import torch
 from seer.errors import InputError
 from seer.eval.data.mapfiles import NO_DEPTH
 from seer.eval.data.surfaces import train_and_test
-from seer.eval.dense import depth, frozen_maps
+from seer.eval.dense import depth, frozen_maps, least_squares
 from seer.eval.dense.depth import Fit, fitted, means_of, run
 from seer.eval.dense.options import DepthConfig
 from seer.interop.models import load_model
@@ -45,7 +45,7 @@ def test_the_map_is_least_squares_on_every_known_pixel(tmp_path, monkeypatch):
             yield number, features[number], load(number)[1]
 
     monkeypatch.setattr(depth, "streamed", streamed)
-    monkeypatch.setattr(depth, "RIDGES", [0.0])
+    monkeypatch.setattr(least_squares, "RIDGES", [0.0])
     fit = fitted(SimpleNamespace(), train, CONFIG)
     rows, metres = [], []
     for number in range(len(train)):

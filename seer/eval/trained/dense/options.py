@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from seer.data.options import LoaderConfig
-from seer.engine.options import OptimConfig, RunConfig
+from seer.engine.options import OptimConfig
 from seer.engine.schedule import ScheduleConfig
+from seer.eval.trained.options import TrainedConfig
 from seer.schema import (
-    PROTOCOL,
     SHARE,
     Choice,
     Flag,
@@ -16,7 +16,6 @@ from seer.schema import (
     Number,
     Text,
     option,
-    required,
 )
 
 PIXELS = Integer(16, 8192)
@@ -25,14 +24,10 @@ FROZEN_UP_TO = (0, 2, 3, 4, 5)
 
 
 @dataclass
-class DenseConfig(RunConfig):
+class DenseConfig(TrainedConfig):
     """Options of every trained dense task: a head on a backbone, trained on images with maps.
 
     Attributes:
-        model, data: as on the command line.
-        protocol: whose values stand below those that are given (`seer.eval.protocols`).
-        weights: what the model that training starts from hashes to.
-        run_dir: of the training; "" is `eval/TASK-HASH` below the model's own.
         steps: updates of the weights; 0 takes as many as the `epochs` are.
         epochs: passes over the training images, where no steps are given.
         head: `upernet` (Xiao et al. 2018, arXiv:1807.10221) on C2 … C5, or `pspnet` (Zhao et al. 2017,
@@ -67,11 +62,6 @@ class DenseConfig(RunConfig):
     """
 
     name: str = option("dense", Text(255, 1), incidental=True)
-    model: str = required(Text(), incidental=True)
-    protocol: str = option("", PROTOCOL, incidental=True)
-    weights: str = option("", Text(64))
-    data: str = required(Location(shortest=1))
-    run_dir: str = option("", Location(), incidental=True)
     epochs: float = option(50.0, Number(above=0, high=1e6))
     head: str = option("upernet", Choice("upernet", "pspnet"))
     width: int = option(512, Integer(8, 4096))

@@ -7,15 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from seer import config as configuration
 from seer import distributed, files
-from seer.data.labelled import LabelledSamples
-from seer.data.loader import Loader
-from seer.data.order import Order
 from seer.distributed import World, on_all
 from seer.engine.learner import Step
 from seer.engine.options import check_batch, check_parallel
@@ -32,8 +28,7 @@ from seer.eval.trained.dense.inference import Seen, output_of, passes
 from seer.eval.trained.dense.mapsheet import Shown, sheet, shown
 from seer.eval.trained.dense.options import DenseConfig
 from seer.eval.trained.dense.pairbatches import PairBatch, PairCutter
-from seer.eval.trained.detection.boxtask import task_of
-from seer.eval.trained.detection.byaspect import ByAspect
+from seer.eval.trained.detection.boxtask import loader_of
 from seer.eval.trained.detection.detect import precise
 from seer.eval.trained.detection.testing import shares
 from seer.eval.trained.runs import check_run_dir, check_same, housed, options_of
@@ -169,22 +164,8 @@ def set_up(
         learner = DenseLearner(levels, task, config)
         module = parallelize(learner, config.parallel, world, config.precision)
     cutter = PairCutter(train, task, config, model.mean, model.std, max(levels.strides))
-    order: Any = Order(
-        np.ones(len(train), np.int64), config.seed, config.batch_size, config.loader.window
-    )
-    if not config.crop:
-        order = ByAspect(order, train.sizes[:, 1] >= train.sizes[:, 0], config.batch_size)
-    loader = Loader(
-        LabelledSamples(train, config.data),
-        order,
-        cutter,
-        batch_size=config.batch_size,
-        rank=world.rank,
-        world_size=world.size,
-        config=config.loader,
-        device=world.device,
-    )
-    loader.task = task_of(loader)
+    wide = None if config.crop else train.sizes[:, 1] >= train.sizes[:, 0]
+    loader = loader_of(train, config, cutter, world, wide)
     size = f"{config.crop[0]} × {config.crop[1]} px of images" if config.crop else "whole images"
     return Training(
         config=config,

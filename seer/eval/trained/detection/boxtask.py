@@ -6,7 +6,11 @@ from typing import Any
 import numpy as np
 
 from seer.data.delivery import Delivery, StepTask
+from seer.data.labelled import ImageSet, LabelledSamples
 from seer.data.loader import Loader
+from seer.data.order import Order
+from seer.distributed import World
+from seer.eval.trained.detection.byaspect import ByAspect
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,34 @@ class BoxTask(StepTask):
         frame = cutter.frame(np.asarray(self.order.epoch(positions)), ids)
         parcel: Any = delivery.batch
         return delivery._replace(batch=replace(parcel, frame=frame))
+
+
+def loader_of(
+    images: ImageSet, config: Any, cutter: Any, world: World, wide: np.ndarray | None = None
+) -> Loader[Any]:
+    """Batches of images of all sizes, in frames.
+
+    Args:
+        config: of the training: its data, seed, batch and loader.
+        wide: `(N,)` whether each is wide; those of a batch are alike in it then.
+    """
+    order: Any = Order(
+        np.ones(len(images), np.int64), config.seed, config.batch_size, config.loader.window
+    )
+    if wide is not None:
+        order = ByAspect(order, wide, config.batch_size)
+    loader = Loader(
+        LabelledSamples(images, config.data),
+        order,
+        cutter,
+        batch_size=config.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        config=config.loader,
+        device=world.device,
+    )
+    loader.task = task_of(loader)
+    return loader
 
 
 def task_of(loader: Loader[Any]) -> BoxTask:

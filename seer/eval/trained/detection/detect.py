@@ -12,9 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from seer import config as configuration
 from seer import distributed
-from seer.data.labelled import LabelledSamples
-from seer.data.loader import Loader
-from seer.data.order import Order
 from seer.distributed import World
 from seer.engine.learner import Step
 from seer.engine.options import check_batch, check_parallel
@@ -28,8 +25,7 @@ from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.scores import Score
 from seer.eval.trained.detection.boxbatches import BoxBatch
 from seer.eval.trained.detection.boxcutter import BoxCutter
-from seer.eval.trained.detection.boxtask import task_of
-from seer.eval.trained.detection.byaspect import ByAspect
+from seer.eval.trained.detection.boxtask import loader_of
 from seer.eval.trained.detection.cocofiles import library
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
@@ -191,20 +187,7 @@ def set_up(
         sources=train if config.copy_paste else None,
     )
     sizes = train.objects.sizes
-    plain = Order(
-        np.ones(len(train), np.int64), config.seed, config.batch_size, config.loader.window
-    )
-    loader = Loader(
-        LabelledSamples(train, config.data),
-        ByAspect(plain, sizes[:, 1] >= sizes[:, 0], config.batch_size),  # type: ignore[arg-type]
-        cutter,
-        batch_size=config.batch_size,
-        rank=world.rank,
-        world_size=world.size,
-        config=config.loader,
-        device=world.device,
-    )
-    loader.task = task_of(loader)
+    loader = loader_of(train, config, cutter, world, sizes[:, 1] >= sizes[:, 0])
     sides = f"{config.short_sides[0]}-{config.short_sides[-1]}"
     if config.scales:
         sides = f"{config.scales[0]:g}-{config.scales[1]:g} times {config.square}"

@@ -3,19 +3,17 @@
 from dataclasses import dataclass, field
 
 from seer.data.options import LoaderConfig
-from seer.engine.options import OptimConfig, RunConfig
+from seer.engine.options import OptimConfig
 from seer.engine.schedule import ScheduleConfig
+from seer.eval.trained.options import TrainedConfig
 from seer.schema import (
-    PROTOCOL,
     Choice,
     Flag,
     Integer,
     ListOf,
-    Location,
     Number,
     Text,
     option,
-    required,
 )
 
 PIXELS = Integer(16, 8192)
@@ -23,14 +21,10 @@ FROZEN_UP_TO = (0, 2, 3, 4, 5)
 
 
 @dataclass
-class DetectConfig(RunConfig):
+class DetectConfig(TrainedConfig):
     """Options of `seer eval detect`: Faster R-CNN, Mask R-CNN or FCOS on a backbone.
 
     Attributes:
-        model, data: as on the command line.
-        protocol: whose values stand below those that are given (`seer.eval.protocols`).
-        weights: what the model that training starts from hashes to.
-        run_dir: of the training; "" is `eval/TASK-HASH` below the model's own.
         steps: updates of the weights; 0 takes as many as the `epochs` are.
         epochs: passes over the training images, where no steps are given.
         head: `rcnn`: regions, and what is in each; or `fcos`: one stage, boxes alone (Tian et al. 2019,
@@ -68,11 +62,6 @@ class DetectConfig(RunConfig):
     """
 
     name: str = option("detect", Text(255, 1), incidental=True)
-    model: str = required(Text(), incidental=True)
-    protocol: str = option("", PROTOCOL, incidental=True)
-    weights: str = option("", Text(64))
-    data: str = required(Location(shortest=1))
-    run_dir: str = option("", Location(), incidental=True)
     epochs: float = option(24.0, Number(above=0, high=1e6))
     head: str = option("rcnn", Choice("rcnn", "fcos"))
     neck: str = option("fpn", Choice("fpn", "c4"))

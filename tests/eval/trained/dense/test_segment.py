@@ -2,14 +2,7 @@
 one line.
 """
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -26,6 +19,8 @@ from seer.processes import spawn
 from seer.report.html import write_report
 from seer.rundir.names import checkpoints
 from tests.kit import maps, rooms
+from tests.kit.faults import kill_command
+from tests.kit.runs import losses_by_name
 
 MODEL = "regnety_002:random"
 WRITERS = {"segment": maps.both, "normals": rooms.split}
@@ -41,11 +36,6 @@ QUICK = [
     "log.tensorboard=false",
     "device=cpu",
 ]
-
-
-def losses(run_dir: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k.startswith("loss")} for row in rows]
 
 
 def test_it_writes_scores_and_a_picture(tmp_path):
@@ -79,17 +69,6 @@ def test_it_learns_squares_and_bars(tmp_path):
     assert values["miou"] > 0.45
 
 
-def killed(command: list[str], until: Path) -> None:
-    """Start a process and kill it as soon as a file is there."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "seer", *command], env=environment)
-    while not until.exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("task", WRITERS)
 def test_a_killed_training_is_continued_bit_for_bit(tmp_path, task):
@@ -103,11 +82,11 @@ def test_a_killed_training_is_continued_bit_for_bit(tmp_path, task):
     whole = evaluate(task, MODEL, data, command("whole"), out)
     halfway = tmp_path / "part/checkpoints/step-000000002/header.json"
     words = ["eval", task, "--model", MODEL, "--data", str(data), "--out", str(out)]
-    killed([*words, *command("part")], halfway)
+    kill_command([*words, *command("part")], halfway)
     if len(checkpoints(tmp_path / "part")) > 1:  # it was faster than the signal
         shutil.rmtree(checkpoints(tmp_path / "part")[-1])
     again = evaluate(task, MODEL, data, command("part"), out)
-    assert losses(tmp_path / "part") == losses(tmp_path / "whole")
+    assert losses_by_name(tmp_path / "part") == losses_by_name(tmp_path / "whole")
     assert [row["value"] for row in again] == [row["value"] for row in whole]
     assert [row["details"] for row in again] == [row["details"] for row in whole]
 
@@ -139,7 +118,7 @@ def test_processes_are_one(tmp_path, task):
         config = module.configure(task, MODEL, str(data), [*QUICK, *small, *place])
         scores = spawn(module.run, nproc, config, device="cpu")[0]
         values.append([score.value for score in scores])
-        numbers.append([list(row.values()) for row in losses(run_dir)])
+        numbers.append([list(row.values()) for row in losses_by_name(run_dir)])
     for there, scored in zip(numbers[1:], values[1:], strict=True):
         np.testing.assert_allclose(there, numbers[0], rtol=1e-6)
         np.testing.assert_allclose(scored, values[0], rtol=1e-6)

@@ -3,13 +3,7 @@ one line.
 """
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -39,6 +33,8 @@ from seer.report.html import write_report
 from seer.rundir.names import checkpoints
 from tests.kit import boxes
 from tests.kit.cocoapi import official
+from tests.kit.faults import kill_command
+from tests.kit.runs import losses_by_name
 
 pytest.importorskip("faster_coco_eval")
 
@@ -57,11 +53,6 @@ QUICK = [
     "log.tensorboard=false",
     "device=cpu",
 ]
-
-
-def losses(run_dir: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k.startswith("loss")} for row in rows]
 
 
 def test_it_writes_scores_predictions_and_a_picture(tmp_path):
@@ -130,17 +121,6 @@ def test_it_learns_to_find_squares_and_discs(tmp_path):
         assert values.get(f"box_{metric}", np.nan) == pytest.approx(value, abs=1e-6, nan_ok=True)
 
 
-def killed(command: list[str], until: Path) -> None:
-    """Start a process and kill it as soon as a file is there."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "seer", *command], env=environment)
-    while not until.exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 AUGMENTED = ["scales=[0.5, 2.0]", "square=96", "copy_paste=true", "ema=0.9"]
 
 
@@ -155,7 +135,7 @@ def test_a_killed_training_is_continued_bit_for_bit(tmp_path):
     out = tmp_path / "results.jsonl"
     whole = evaluate("detect", MODEL, data, command("whole"), out)
     halfway = tmp_path / "part/checkpoints/step-000000002/header.json"
-    killed(
+    kill_command(
         [
             "eval",
             "detect",
@@ -172,7 +152,7 @@ def test_a_killed_training_is_continued_bit_for_bit(tmp_path):
     if len(checkpoints(tmp_path / "part")) > 1:  # it was faster than the signal
         shutil.rmtree(checkpoints(tmp_path / "part")[-1])
     again = evaluate("detect", MODEL, data, command("part"), out)
-    assert losses(tmp_path / "part") == losses(tmp_path / "whole")
+    assert losses_by_name(tmp_path / "part") == losses_by_name(tmp_path / "whole")
     assert [row["value"] for row in again] == [row["value"] for row in whole]
     same = [(tmp_path / name / "predictions.json").read_bytes() for name in ("whole", "part")]
     assert same[0] == same[1]
@@ -191,7 +171,7 @@ def test_processes_are_one(tmp_path):
         config = configure("detect", MODEL, str(data), [*QUICK, *small, *place])
         scores = spawn(run, nproc, config, device="cpu")[0]
         values.append([score.value for score in scores])
-        numbers.append([list(row.values()) for row in losses(run_dir)])
+        numbers.append([list(row.values()) for row in losses_by_name(run_dir)])
     # The total loss; its parts are logged as the main process's or the mean of all.
     for there, scored in zip(numbers[1:], values[1:], strict=True):
         np.testing.assert_allclose(there, numbers[0], rtol=1e-6)
