@@ -19,7 +19,8 @@ def angles_between(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     The tangent's form, since a cosine near 1 has lost its digits.
     """
-    first = truth.astype(np.float64)
+    known = np.isfinite(truth).all(-1, keepdims=True)
+    first = np.where(known, truth, 0).astype(np.float64)
     second = predicted.astype(np.float64)
     sine = np.linalg.norm(np.cross(first, second), axis=-1)
     cosine = (first * second).sum(-1)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seer.errors import InputError
 from seer.eval.trained.dense.denseheads import enlarged
 from seer.eval.trained.dense.densetask import DenseTask
 from seer.eval.trained.dense.options import DenseConfig
@@ -61,6 +62,9 @@ def output_of(
 ) -> Tensor:
     """`(channels, H, W)` at the image's own size: the mean over sizes and mirror images of what the task
     makes of outputs; those of overlapping windows are averaged as they are.
+
+    Raises:
+        InputError: they are not finite, so that nothing was predicted.
     """
     own = image.shape[:2]
     sums: list[Tensor] = []
@@ -71,7 +75,13 @@ def output_of(
             outputs = over_windows(network, torch.from_numpy(looked), config, seen)
             activated = task.activated(enlarged(outputs, own))
             sums.append(task.unmirrored(activated.flip(-1)) if mirror else activated)
-    return torch.stack(sums).mean(0)[0] if len(sums) > 1 else sums[0][0]
+    mean = torch.stack(sums).mean(0)[0] if len(sums) > 1 else sums[0][0]
+    if not torch.isfinite(mean).all():
+        raise InputError(
+            f"{config.run_dir}: the trained network's outputs of a test image are NaN or infinite; train with a lower "
+            "schedule.peak, or test in fp32 (precision=fp32)"
+        )
+    return mean
 
 
 def over_windows(network: Network, pixels: Tensor, config: DenseConfig, seen: Seen) -> Tensor:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from seer.errors import InputError
 from seer.eval.trained.dense.inference import Seen, output_of, passes, sizes_of, windows_of
 from seer.eval.trained.dense.options import SegmentConfig
 from seer.eval.trained.dense.segment import Segmentation
@@ -39,6 +40,14 @@ def test_a_network_of_single_pixels_gives_the_same_whichever_way(options, flip):
     with torch.no_grad():
         found = output_of(network(), pixels, TASK, config(test_flip=flip, **options), SEEN)
         torch.testing.assert_close(found, plain(pixels))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_refused(value):
+    broken = network()
+    broken.bias.data[0] = value
+    with torch.no_grad(), pytest.raises(InputError, match="run: the trained network's outputs"):
+        output_of(broken, image(), TASK, config(run_dir="run"), SEEN)
 
 
 def test_windows_cover_all_and_stay_within():
