@@ -15,6 +15,7 @@ from seer.data.loader import Loader
 from seer.data.views import LabelledImages
 from seer.engine.learner import Learner, Output, Step
 from seer.eval.trained.classifier import NO_IMAGE
+from seer.eval.trained.finite import check_finite
 from seer.precision import full_precision
 
 SMALLEST = 1e-5  # is added to a probability before its logarithm, as in the paper's code
@@ -152,6 +153,7 @@ class Adapter(Learner[DomainBatch]):
 
     def _classified(self, batch: LabelledImages) -> Output:
         logits = self.head(self.backbone(batch.pixels))
+        check_finite([logits], "outputs")
         loss = F.cross_entropy(logits, batch.labels, ignore_index=NO_IMAGE)
         return Output(loss, {"right": logits.argmax(1) == batch.labels})
 

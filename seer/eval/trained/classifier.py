@@ -8,6 +8,7 @@ from seer.backbones.base import Backbone
 from seer.data.views import LabelledImages, neighbours
 from seer.engine.learner import Learner, Output, Step
 from seer.errors import InputError
+from seer.eval.trained.finite import check_finite
 
 NO_IMAGE = -100  # the label of a place without an image: `cross_entropy` leaves it out
 
@@ -43,6 +44,8 @@ class Classifier(Learner[LabelledImages]):
     def forward(self, batch: LabelledImages, step: Step) -> Output:
         logits = self.head(self.backbone(batch.pixels))
         logits = logits if logits.dtype == torch.float64 else logits.float()
+        if not self.training:
+            check_finite([logits], "outputs")
         right = logits.detach().argmax(1) == batch.labels
         metrics = {"top1": right.float().mean()} if self.training else {"right": right}
         if batch.shares is None:

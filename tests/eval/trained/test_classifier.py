@@ -53,3 +53,13 @@ def test_stages_learn_the_slower_the_further_they_are_from_the_classifier(name):
 def test_a_network_of_unknown_stages_has_no_rates_by_stage():
     with pytest.raises(InputError, match=r"layer_decay=0\.5: the stages of this model are not"):
         Classifier(small_model().backbone, 5, 1.0, layer_decay=0.5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_no_answers(value):
+    learner = Classifier(small_model().backbone, 4, 1.0).eval()
+    batch = LabelledImages(torch.randn(2, 3, 16, 16), torch.tensor([0, 1]), torch.arange(2))
+    assert learner(batch, Step(0, 1)).metrics["right"].shape == (2,)
+    learner.head.bias.data[0] = value
+    with pytest.raises(InputError, match="outputs of a test image are NaN or infinite"):
+        learner(batch, Step(0, 1))

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seer.errors import InputError
 from seer.eval.trained.dense.denseheads import enlarged
 from seer.eval.trained.dense.densetask import DenseTask
 from seer.eval.trained.dense.options import DenseConfig
 from seer.eval.trained.detection.boxbatches import framed
 from seer.eval.trained.detection.boxcutter import resized
 from seer.eval.trained.detection.placement import resized_size
+from seer.eval.trained.finite import check_finite
 
 Network = Callable[[Tensor], Tensor]  # `(1, 3, H, W)` → `(1, channels, H, W)`
 
@@ -76,11 +76,7 @@ def output_of(
             activated = task.activated(enlarged(outputs, own))
             sums.append(task.unmirrored(activated.flip(-1)) if mirror else activated)
     mean = torch.stack(sums).mean(0)[0] if len(sums) > 1 else sums[0][0]
-    if not torch.isfinite(mean).all():
-        raise InputError(
-            f"{config.run_dir}: the trained network's outputs of a test image are NaN or infinite; train with a lower "
-            "schedule.peak, or test in fp32 (precision=fp32)"
-        )
+    check_finite([mean], "outputs")
     return mean
 
 

@@ -22,6 +22,7 @@ from seer.eval.trained.detection.boxheads import HEADS, Counted
 from seer.eval.trained.detection.freezing import freeze, frozen_norms
 from seer.eval.trained.detection.kept_features import KeptFeatures
 from seer.eval.trained.detection.options import DetectConfig
+from seer.eval.trained.finite import check_finite
 from seer.interop.levels import LEVELS, Levels
 from seer.precision import at_least_fp32
 
@@ -91,6 +92,7 @@ class Detector(Learner[BoxBatch]):
         features = self.features(batch)
         images = ImageList(batch.pixels, list(batch.sizes))
         if not self.training:
+            check_finite(features.values(), "maps")
             (found,), _ = self.heads(images, features)
             return Output(batch.pixels.new_zeros(()), found)
         seeds = self.seeds(batch, step)

@@ -46,8 +46,8 @@ def test_a_network_of_single_pixels_gives_the_same_whichever_way(options, flip):
 def test_outputs_that_are_not_finite_are_refused(value):
     broken = network()
     broken.bias.data[0] = value
-    with torch.no_grad(), pytest.raises(InputError, match="run: the trained network's outputs"):
-        output_of(broken, image(), TASK, config(run_dir="run"), SEEN)
+    with torch.no_grad(), pytest.raises(InputError, match="the trained network's outputs"):
+        output_of(broken, image(), TASK, config(), SEEN)
 
 
 def test_windows_cover_all_and_stay_within():

@@ -377,3 +377,10 @@ def test_features_are_kept_of_frozen_stages_that_are_known(options, message):
     )
     with pytest.raises(InputError, match=message):
         Detector(levels_of(model, "model"), 2, False, config(keep_features=1.0, **options))
+
+
+def test_maps_that_are_not_finite_are_not_tested():
+    detector = small(masks=False).eval()
+    next(detector.neck.parameters()).data[0] = float("nan")
+    with pytest.raises(InputError, match="maps of a test image are NaN or infinite"):
+        detector(batch(masks=False), STEP)
