@@ -83,6 +83,16 @@ def slopes(function, weights: np.ndarray) -> np.ndarray:
     return gradient
 
 
+def test_outputs_that_are_not_finite_are_no_answers():
+    rng = np.random.default_rng(0)
+    learner = Adapter(Linear(rng.normal(size=(4, 3))), 5, "mme", 0.1, 0.5, 0, 1.0).double()
+    tests = images(rng, 3, 5)
+    assert learner(tests, STEP).metrics["right"].shape == (3,)
+    learner.head.classify.weight.data[0] = float("nan")
+    with pytest.raises(InputError, match="outputs of a test image are NaN or infinite"):
+        learner(tests, STEP)
+
+
 @pytest.mark.parametrize("method", ["mme", "entropy", "supervised"])
 def test_losses_and_gradients_are_the_definitions(method):
     """Saito et al.: the classifier minimises CE - λ H, the features CE + λ H."""

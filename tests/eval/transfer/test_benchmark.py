@@ -164,6 +164,18 @@ def test_a_model_is_timed_and_named():
     assert contestants.title_of(label, label) == "torchvision:resnet18"
 
 
+@pytest.mark.parametrize(
+    ("taken", "rate"),
+    [([9, 1.0, 0.25, 0.5, 1.0], 4), ([9, 3.0], 1 / 3)],  # the first is of what is made ready
+)
+def test_what_holds_a_batch_up_once_is_not_the_models_speed(monkeypatch, taken, rate):
+    times = iter(taken)
+    monkeypatch.setattr(contestants, "_seconds", lambda *_: next(times))
+    monkeypatch.setattr(contestants, "frozen", lambda *_: None)
+    assert contestants.images_per_second(None, FeatureConfig(batch_size=1)) == pytest.approx(rate)
+    assert not list(times)
+
+
 def test_the_plan_in_words(shelf, tmp_path):
     lines = described(planned(shelf, tmp_path / "out"))
     assert lines[0].startswith("suite quick: ")
