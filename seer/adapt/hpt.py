@@ -3,7 +3,6 @@ of all chains, each trained once however many strategies go over it.
 """
 
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from seer.pretrain.length import check_images
 from seer.pretrain.recipe import Pretrain, check_run_dir, check_settings, load_config
 from seer.pretrain.rehearsal import rehearse
 from seer.pretrain.taken_images import manifest_of
-from seer.rundir.chains import Chains, Result, Stage
+from seer.rundir.chains import Chains, Result, Stage, words_of
 
 
 def plan(config: HptConfig) -> Chains:
@@ -76,7 +75,7 @@ def check(chains: Chains, folder: Path, ranks: int) -> None:
         InputError: in one line, what, and of which stage.
     """
     for text in chains.evaluations:
-        task, *options = shlex.split(text)
+        task, *options = words_of(text)
         check_options(task, "pixels", chains.labelled, options)
         TASKS[task].splitting().check_layout(chains.labelled, TASKS[task].several)
     configs = {stage.name: _resolved(stage, folder) for stage in chains.stages}

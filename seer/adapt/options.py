@@ -1,20 +1,38 @@
 """What can be said of hierarchical pretraining, and the recipes of `configs/hpt/`."""
 
 import os
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from seer import config as configuration
 from seer.config import RECIPES
 from seer.errors import InputError, nearest
+from seer.rundir.chains import words_of
 from seer.rundir.studies import WORD as NAME
-from seer.schema import WORD, Choice, Integer, ListOf, Location, Number, Text, option, required
+from seer.schema import (
+    WORD,
+    Choice,
+    Integer,
+    ListOf,
+    Location,
+    MismatchError,
+    Number,
+    Text,
+    option,
+    required,
+)
 
 FOLDER = RECIPES / "hpt"
 SOURCE = "source"
 TARGET = "target"
 STEPS = Integer(1, 10**8)
+# Folders begin with it (`seer.rundir.chains.STAGE`).
+VARIANT_NAME = Text(
+    40,
+    1,
+    r"[^/.\x00-\x1f\x7f-\x9f][^/\x00-\x1f\x7f-\x9f]*",
+    "a name without / that does not begin with a point",
+)
 SETTINGS = ListOf(Text(100_000, 1), 1000)
 SUFFIX = {"all": "", "bn": "-bn", "bn_affine": "-affine", "bn_statistics": "-statistics"}
 
@@ -142,7 +160,12 @@ def _check(config: HptConfig) -> None:
         if lacking or not config.variants:
             key = f"variants.{lacking[0]}.init" if lacking else "init"
             raise InputError(f"{key}: not set; give MODEL, for instance {key}=torchvision:resnet50")
-    tasks = [shlex.split(text)[0] for text in config.evaluations]
+    for name in config.variants:
+        try:
+            VARIANT_NAME.check(name, "variants")
+        except MismatchError as error:
+            raise InputError(str(error)) from None
+    tasks = [words_of(text)[0] for text in config.evaluations]
     for task in tasks:
         if tasks.count(task) > 1:
             raise InputError(

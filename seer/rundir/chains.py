@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from seer import inputs, outputs
-from seer.errors import InputError, quoted
+from seer.errors import InputError, first_line, quoted
 from seer.rundir.names import latest, step_of
 from seer.rundir.studies import ARM_NAME, WORD, check_distinct
 from seer.schema import Integer, ListOf, Record, Text
@@ -107,7 +107,7 @@ class Chains:
             done |= {stage.name for stage in level}
 
     def tasks(self) -> list[str]:
-        return [text.split()[0] for text in self.evaluations]
+        return [words_of(text)[0] for text in self.evaluations]
 
     def measured(self) -> list[str]:
         """The names of the stages that are somebody's result."""
@@ -115,9 +115,27 @@ class Chains:
 
     def evaluation(self, folder: Path, stage: str, text: str) -> list[str]:
         """The command that measures a stage."""
-        task, *options = shlex.split(text)
+        task, *options = words_of(text)
         words = ["--model", str(folder / stage), "--data", self.labelled]
         return ["eval", task, *words, "--out", str(results_of(folder, stage)), *options]
+
+
+def words_of(evaluation: str) -> list[str]:
+    """A task and its options, as a shell takes them apart. Raises `InputError` where there is no task, or an
+    open quote.
+    """
+    try:
+        words = shlex.split(evaluation)
+    except ValueError as error:
+        words = []
+        reason = first_line(error)
+    else:
+        reason = "names no task"
+    if not words:
+        raise InputError(
+            f"evaluations: {evaluation!r:.100}: {reason}; give a task and its options, as 'knn size=32'"
+        )
+    return words
 
 
 def results_of(folder: Path, stage: str) -> Path:
@@ -151,6 +169,8 @@ def read_chains(folder: Path) -> Chains:
     points = [Result(**{key: row[key] for key in POINT.required}) for row in record["points"]]
     names = [stage.name for stage in stages]
     check_distinct(names, str(folder / CHAINS))
+    for text in record["evaluations"]:
+        words_of(text)
     _check_order(stages, folder)
     for point in points:
         if point.stage not in names:

@@ -125,6 +125,8 @@ def test_a_record_out_of_order_is_refused(recipe, words, tmp_path):
         (["strategies=[HPT,HTP]"], "strategies"),
         (["evaluations=[knn, 'knn k=[3]']"], "knn stands there twice"),
         (["evaluations=[kn]"], "task 'kn' is unknown"),
+        (["evaluations=[' ']"], "evaluations: ' ': names no task"),
+        (["evaluations=['knn \"']"], "evaluations: .*: No closing quotation"),
         (["set=[schedule.warmup=0,share=0.01]"], r"share=0\.01: of the 40 images in .* that is none"),
         (["set=[schedule.warmup=0,share=0.1]"], r"4 images \(share=0\.1 of them\) are fewer than one batch"),
         (["set=[method.name=simclr]"], "method.prototypes|method.freeze"),
@@ -136,6 +138,14 @@ def test_what_is_wrong_with_chains_is_one_line_before_anything_is_trained(
     with pytest.raises(InputError, match=message) as raised:
         check(plan(load_config(recipe, [*words, *changed])), tmp_path, 1)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", ".x", "x" * 41])
+def test_a_variant_leads_out_of_no_folder(words, tmp_path, name):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"recipe: mocov3_small\nvariants: {{'{name}': {{share: 0.5}}}}\n")
+    with pytest.raises(InputError, match="is not a name without /"):
+        load_config(str(path), [*words, "init=torchvision:resnet18"])
 
 
 def test_batchnorm_alone_wants_some(recipe, words, tmp_path):

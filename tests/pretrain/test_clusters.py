@@ -1,6 +1,9 @@
 """Clusters of features against scikit-learn's, and the lists that they become."""
 
+import io
 import json
+import os
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -102,3 +105,72 @@ def test_wrong_features(tmp_path):
     np.savez(tmp_path / "nan.npz", keys=np.array(features.keys), features=values)
     with pytest.raises(InputError, match="features are NaN or infinite"):
         read_features(tmp_path / "nan.npz")
+
+
+def packed(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return buffer.getvalue()
+
+
+def saved(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+KEYS = np.array(["a", "b", "c", "d"])
+ROWS = np.ones((4, 2), np.float32)
+HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 1000000000000), }\n"
+HEADER = b"\x93NUMPY\1\0" + len(HUGE).to_bytes(2, "little") + HUGE.encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        saved(keys=KEYS, features=ROWS)[:-200],
+        saved(keys=KEYS, features=ROWS).replace(b"a\0\0\0b", b"z\0\0\0z"),
+        saved(keys=KEYS, features=np.full((4, 2), "a")),
+        saved(keys=KEYS, features=ROWS + 1j),
+        saved(keys=np.arange(4), features=ROWS),
+        saved(keys=np.array([KEYS, KEYS]).T, features=ROWS),
+        saved(keys=np.array(["a", "b\nc", "d", "e"]), features=ROWS),
+        saved(keys=np.array(["a", "a", "d", "e"]), features=ROWS),
+        saved(keys=KEYS[:0], features=ROWS[:0]),
+        packed(keys=HEADER, features=HEADER),
+        packed(keys=b"\x93NUMPY\1\0\3\0(((", features=b""),
+    ],
+)
+def test_a_strangers_npz_is_one_line(tmp_path, content):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.npz: ") as error:
+        read_features(tmp_path / "a.npz")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "features"),
+    [
+        (["a", "b"], [[1.0], [1.0, 2.0, 3.0]]),  # as many numbers as two rows of two
+        (["a", "b"], [[1.0, 2.0, 3.0, 4.0], None]),
+        (["a", None], [[1.0], [2.0]]),
+        ([1, 2], [[1.0], [2.0]]),
+        (["a", "b"], [1.0, 2.0]),
+        (["a", "b"], [{"x": 1}, {"x": 2}]),
+        (["a", "a"], [[1.0], [2.0]]),
+    ],
+)
+def test_a_strangers_table_is_one_line(tmp_path, keys, features):
+    pq.write_table(pa.table({"key": keys, "features": features}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: "):
+        read_features(tmp_path / "a.parquet")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    for name in ("a.npz", "a.parquet"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="not a regular file"):
+            read_features(tmp_path / name)

@@ -7,6 +7,7 @@ import numpy as np
 
 from seer.data.folders import readable
 from seer.errors import InputError
+from seer.eval.data.maplayouts import MOST_CLASSES
 from seer.eval.data.rows import lines
 
 LEVELS = 256
@@ -42,20 +43,20 @@ class Colours:
 
 def read_colours(path: Path) -> Colours:
     """A table of a line for each class: red, green, blue and a name, in either order, with blanks or
-    commas between them. A line without three numbers at the top is a head; `#` begins a remark.
+    commas between them. A line without numbers at the top is a head; `#` begins a remark.
 
     Raises:
         InputError: it cannot be read, a line is none, or a colour stands twice.
     """
     if not path.is_file():
         raise InputError(f"colours={readable(str(path))}: no such file")
-    rgb: list[list[int]] = []
+    rgb: dict[tuple[int, ...], None] = {}
     names: list[str] = []
     for number, line in enumerate(lines(path), 1):
         text = line.partition("#")[0].strip()
         words = [word for word in re.split(r"[\s,;]+", text) if word]
-        levels = [int(word) for word in words if re.fullmatch(r"\d{1,3}", word)]
-        if not words or (number == 1 and len(levels) < 3):
+        levels = tuple(int(word) for word in words if re.fullmatch(r"[0-9]{1,3}", word))
+        if not words or (number == 1 and not any(re.match(r"[-+.]?\d", word) for word in words)):
             continue
         if len(levels) != 3 or max(levels) >= LEVELS:
             raise InputError(
@@ -63,12 +64,14 @@ def read_colours(path: Path) -> Colours:
             )
         if levels in rgb:
             raise InputError(f"{readable(str(path))}, line {number}: has a colour a second time")
-        rgb.append(levels)
+        if len(rgb) == MOST_CLASSES:
+            raise InputError(f"{readable(str(path))}: has more than {MOST_CLASSES:,} colours")
+        rgb[levels] = None
         label = " ".join(word for word in words if not word.isdecimal())
         names.append(label or str(len(names)))
     if not rgb:
         raise InputError(f"{readable(str(path))}: has no colours")
-    return Colours(np.array(rgb, np.uint8), names)
+    return Colours(np.array(list(rgb), np.uint8), names)
 
 
 def _codes(rgb: np.ndarray) -> np.ndarray:

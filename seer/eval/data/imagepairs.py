@@ -1,22 +1,26 @@
 """Images that go with a map each, of classes or of depths: which can be used, and how a map comes upright."""
 
+import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from seer.data.decoding import limits
 from seer.data.decoding.decode import UPRIGHT, DamagedImage
-from seer.data.folders import readable
+from seer.data.folders import read_image, readable
 from seer.data.labelled import ImageSet, Source
-from seer.errors import InputError
+from seer.errors import InputError, first_line
 from seer.eval.data.collector import ABSENT_IMAGE, DAMAGED
 from seer.eval.data.objects import counted
-from seer.eval.data.upright import Shape, shape_of
+from seer.eval.data.upright import HEAD, Shape, shape_of
+from seer.inputs import open_data
 
 ABSENT_MAP = "images without a map"
 DAMAGED_MAP = "maps that cannot be read"
@@ -25,8 +29,8 @@ TURNED = "images turned by EXIF of which it is not told whether their map is"
 THREADS = 8
 UNTURNED = 1  # EXIF's word for upright
 
-# What Pillow raises for files that are no pictures.
-PICTURE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# Of pictures whose pixels come back as they were. Pillow knows more, and programs that it would run (EPS).
+LOSSLESS_FORMATS = ("PNG", "BMP", "DIB", "TIFF", "GIF")
 
 
 class DenseImages(ImageSet):
@@ -105,11 +109,42 @@ def _look(root: Path, image: str, path: str) -> tuple[Shape, int] | str:
     except DamagedImage:
         return DAMAGED
     try:
-        with Image.open(root / path) as picture:
-            size = (picture.height, picture.width)
-    except PICTURE_ERRORS:
+        with open_data(root / path) as file:
+            head = file.read(HEAD)
+        try:
+            size = _size_in(head)
+        except DamagedImage:
+            if len(head) < HEAD:
+                raise
+            size = _size_in(read_image(root / path))
+    except (OSError, DamagedImage):
         return DAMAGED_MAP
     return _matched(shape, size)
+
+
+def _size_in(content: bytes) -> tuple[int, int]:
+    with map_picture(content) as picture:
+        return picture.height, picture.width
+
+
+@contextmanager
+def map_picture(content: bytes) -> Iterator[Image.Image]:
+    """A picture of a lossless format, within the limits of any other. Raises `DamagedImage`, also for what
+    goes wrong in reading its pixels.
+    """
+    try:
+        if content.startswith(limits.TIFF_MAGIC):
+            limits.check_tiff(content)
+        with Image.open(io.BytesIO(content), formats=LOSSLESS_FORMATS) as picture:
+            if picture.width * picture.height > limits.MAX_PIXELS:
+                raise DamagedImage("too many pixels")
+            yield picture
+    except (DamagedImage, InputError):
+        raise
+    except UnidentifiedImageError:
+        raise DamagedImage("no PNG, BMP, TIFF or GIF") from None
+    except Exception as error:  # whatever Pillow says of bytes
+        raise DamagedImage(first_line(error)) from None
 
 
 def _matched(shape: Shape, size: tuple[int, int]) -> tuple[Shape, int] | str:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from seer.data.decoding.decode import DamagedImage, probe
 from seer.data.folders import Files, read_image
@@ -102,7 +104,8 @@ def metres_of(values: np.ndarray, name: str) -> np.ndarray:
     """`(H, W)` float32 metres, NaN where not known. Raises `InputError` where the median is that of no
     photograph, as if the numbers were of another unit.
     """
-    depth = values.astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond any depth, and so a hole
+        depth = values.astype(np.float32)
     known = np.isfinite(depth) & (depth > 0)
     whole = values.dtype.kind in "ui"
     if whole:
@@ -125,7 +128,8 @@ def units(vectors: np.ndarray, known: np.ndarray) -> np.ndarray:
     """`(H, W, 3)` float32 normals of vectors `(H, W, 3)`: NaN where there is none, and infinite where what is
     said to be one is not: no finite numbers, or not of unit length.
     """
-    length = np.linalg.norm(np.where(known[..., None], vectors, 0), axis=-1)
+    with np.errstate(over="ignore"):  # infinite, and so not of unit length
+        length = np.linalg.norm(np.where(known[..., None], vectors, 0), axis=-1)
     unit = known & (length >= SHORTEST) & (length <= LONGEST)
     wrong = known & ~unit & ~(length < NONE)  # NaN is not less either
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -180,18 +184,31 @@ def _matrix(values: Any, path: Path) -> np.ndarray:
 
 
 def picture_of(files: Files, i: int) -> np.ndarray:
-    """A picture with the bits that it has, RGB. Raises `InputError`."""
+    """A PNG with the bits that it has, RGB. Raises `InputError`."""
     content = _content(files, i)
     try:
-        probe(content)  # larger than any picture is refused
+        kind = probe(content).format  # larger than any picture is refused
     except DamagedImage as error:
         raise _unreadable(files, i, str(error)) from None
+    # OpenCV reads half a JPEG as a whole one, and of what else is damaged its libraries write to stderr.
+    if kind != "PNG" or not _is_sound(content):
+        raise _unreadable(files, i, f"{kind}, not PNG" if kind != "PNG" else "damaged or cut short")
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype.kind != "u":
         raise _unreadable(files, i, "not a picture")
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
     return pixels
+
+
+def _is_sound(content: bytes) -> bool:
+    """Whether a PNG is there to its end, and each chunk as its checksum says."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            picture.verify()
+    except Exception:  # whatever Pillow says of bytes
+        return False
+    return True
 
 
 def array_of(files: Files, i: int) -> np.ndarray:
@@ -217,10 +234,13 @@ def _header(file: Any, size: int, files: Files, i: int) -> Header:
     try:
         first = formats.read_magic(file) == (1, 0)
         read = formats.read_array_header_1_0 if first else formats.read_array_header_2_0
-        header = Header(*read(file), file.tell())
-    except (ValueError, EOFError, TypeError, OverflowError) as error:
-        raise _unreadable(files, i, first_line(error)) from None
+        with warnings.catch_warnings(action="ignore"):  # of Python 2
+            header = Header(*read(file), file.tell())
+    except Exception as error:  # it is parsed as Python, which raises whatever that does
+        raise _unreadable(files, i, f"no .npy: {first_line(error)}") from None
     dtype = header.dtype
+    if any(type(side) is not int or side < 1 for side in header.shape):
+        raise _unreadable(files, i, "it is empty, or its sides are no numbers")
     if dtype.kind not in "uif" or prod(header.shape) * dtype.itemsize != size - header.end:
         raise _unreadable(files, i, "not as many numbers as it says")
     return header

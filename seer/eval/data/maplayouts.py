@@ -3,6 +3,7 @@ distribute them, and folders of images and masks of one's own.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +72,8 @@ CITY_CLASSES = {
 }
 CITY_IDS = 34
 ADE_CLASSES = 150
+MOST_CLASSES = 4096
+LONGEST_NAME = 1000
 
 Pair = tuple[str, str]
 
@@ -135,7 +138,11 @@ def _voc(folder: Path) -> Layout | None:
     numbers = np.full(256, VOID, np.int32)
     numbers[: len(VOC_CLASSES)] = np.arange(len(VOC_CLASSES))
     numbers[len(VOC_CLASSES) : 255] = UNKNOWN
-    train, test = ([_voc_pair(folder, root, name) for name in _names(p)] for p in listed)
+    names: list[list[str]] = [_names(path) for path in listed]
+    times = Counter(name for of_split in names for name in of_split)
+    if twice := [name for name, count in times.items() if count > 1]:
+        raise InputError(f"{folder}: its lists name {readable(twice[0])} twice; get them again")
+    train, test = ([_voc_pair(folder, root, name) for name in of_split] for of_split in names)
     return Layout(folder, train, test, VOC_CLASSES, numbers)
 
 
@@ -174,6 +181,15 @@ def _own(folder: Path) -> Layout | None:
     }
     names = [line.strip() for line in lines(folder / NAMES)] if (folder / NAMES).is_file() else []
     classes = [name for name in names if name]
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise InputError(
+            f"{readable(str(folder / NAMES))}: names the class {twice[0][:80]} twice; give each its own name"
+        )
+    if len(classes) > MOST_CLASSES or max(map(len, classes), default=0) > LONGEST_NAME:
+        raise InputError(
+            f"{readable(str(folder / NAMES))}: names {len(classes):,} classes, or has lines that are no names; "
+            f"write a line for each of at most {MOST_CLASSES:,}"
+        )
     if halves["train"] and halves["test"]:
         train = _pairs(folder, *halves["train"][0])
         return Layout(folder, train, _pairs(folder, *halves["test"][0]), classes)

@@ -5,7 +5,6 @@ colours, of colours. It must be lossless.
 """
 
 import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from seer.data.decoding.decode import DamagedImage
 from seer.data.folders import Files, read_image
 from seer.errors import InputError
 from seer.eval.data.colours import Colours
-from seer.eval.data.imagepairs import PICTURE_ERRORS, DenseImages, paired, upright
-from seer.eval.data.maplayouts import VOID, Layout, Pair, layout_of
+from seer.eval.data.imagepairs import DenseImages, map_picture, paired, upright
+from seer.eval.data.maplayouts import MOST_CLASSES, VOID, Layout, Pair, layout_of
 
+LARGEST_NUMBER = 2**16 - 1
 MODES = ("P", "L", "1", "I", "I;16", "I;16B")  # of pictures whose pixels are single numbers
 
 
@@ -51,9 +51,9 @@ class MappedImages(DenseImages):
         """
         name = self.masks.name(i)
         try:
-            with Image.open(io.BytesIO(_content(self.masks, i))) as picture:
+            with map_picture(_content(self.masks, i)) as picture:
                 ids = _ids(picture, None if self.numbers is not None else colours, name)
-        except PICTURE_ERRORS as error:
+        except DamagedImage as error:
             raise InputError(f"{name} cannot be read ({error}); repair or remove it") from None
         if self.numbers is not None:
             ids = self._renumbered(ids, name)
@@ -87,7 +87,11 @@ def _ids(picture: Image.Image, colours: Colours | None, name: str) -> np.ndarray
             f"{name}: a mask of mode {picture.mode}; its pixels must be numbers of classes, one channel or a "
             "palette, or be told by colours=, a table of them"
         )
-    return np.asarray(picture).astype(np.int32)
+    ids = np.asarray(picture).astype(np.int32)
+    if ids.min() < 0 or ids.max() > LARGEST_NUMBER:
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise InputError(f"{name}: has the number {wrong}, which no class has; repair it")
+    return ids
 
 
 def numbered(mask: np.ndarray, classes: int, void: Sequence[int], name: str) -> np.ndarray:
@@ -110,6 +114,11 @@ def highest(images: MappedImages, void: Sequence[int], colours: Colours | None =
         number = max(number, int(np.where(np.isin(mask, void), VOID, mask).max()))
     if number < 0:
         raise InputError(f"{images.masks.name(0)}: neither it nor another mask has a class")
+    if number >= MOST_CLASSES:
+        raise InputError(
+            f"{images.masks.root}: its masks have the number {number:,}, and at most {MOST_CLASSES:,} classes are "
+            f"learned; say void=[{number}] if it is none"
+        )
     return number
 
 

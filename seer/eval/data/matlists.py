@@ -95,9 +95,14 @@ def whole_numbers(values: Any, path: Path) -> np.ndarray:
     """`(N,)` int64. Raises `UnreadableError` if they are none."""
     array = np.atleast_1d(values) if isinstance(values, np.ndarray) else np.zeros((1, 1))
     array = array if array.size else array.ravel()
-    if array.dtype.kind not in "iuf" or array.ndim != 1 or not (array == np.floor(array)).all():
+    if array.dtype.kind not in "iuf" or array.ndim != 1 or not _are_whole(array):
         raise UnreadableError(f"{path}: its labels or numbers are no list of whole numbers")
     return array.astype(np.int64)
+
+
+def _are_whole(array: np.ndarray) -> bool:
+    """And such as 64 bits hold."""
+    return bool(((array == np.floor(array)) & (np.abs(array) < 2.0**62)).all())
 
 
 def texts(values: Any, path: Path) -> list[str]:

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ VOCABULARY = "vocab40.mat"
 NUMBERED = re.compile(r"(?:nm_)?0*([1-9]\d*)\.mat")
 # Of the colour camera, onto whose pixels depth is projected (the owners' camera_params.m).
 CAMERA = Intrinsics(518.857901, 519.469611, 325.582449, 253.736166)
+LARGEST_CHUNK = 2**28  # numbers: as many as are unpacked at once
 BLOCKS = 64  # of a file of 2.8 GB, by which it is known again
 BLOCK = 2**16
 
@@ -52,8 +54,8 @@ class Frames:
         self.path = path
         with self.opened() as file:
             self.depths = "rawDepths" if "rawDepths" in file else "depths"
-            images = _shape(file, "images")
-            depths = _shape(file, self.depths)
+            images = _shape(file, "images", "u")
+            depths = _shape(file, self.depths, "f")
         if len(images) != 4 or images[1] != 3 or depths != (images[0], *images[2:]):
             raise UnreadableError(
                 f"{path}: its images are {images} and its depths {depths}, which do not go together; get it again"
@@ -77,7 +79,9 @@ class Frames:
         try:
             with h5py.File(self.path, "r") as file:
                 yield file
-        except (OSError, KeyError, AttributeError, RuntimeError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # whatever HDF5 says of bytes
             raise UnreadableError(
                 f"{self.path}: not readable as {FRAMES} ({first_line(error)}); get it again"
             ) from None
@@ -101,17 +105,27 @@ class Frames:
 
     def depth(self, number: int) -> np.ndarray:
         """`(H, W)` float32 metres as measured, 0 where not, or as filled in where that is all there is."""
-        with self.opened() as file:
+        with self.opened() as file, np.errstate(over="ignore"):  # infinite: not known
             return np.asarray(file[self.depths][number], np.float32).T
 
 
-def _shape(file: Any, name: str) -> tuple[int, ...]:
-    """Of an array of numbers that lies in the file itself: HDF5 can take it from any other. Raises OSError."""
+def _shape(file: Any, name: str, kind: str) -> tuple[int, ...]:
+    """Of an array of numbers of a kind that lies in the file itself: HDF5 can take it from any other. Raises
+    OSError.
+    """
     inside = type(file.get(name, getlink=True)).__name__ == "HardLink"
     array = file[name]
     if not inside or array.external or array.is_virtual or array.dtype.kind not in "uif":
         raise OSError(f"its {name} are no numbers within the file")
-    return tuple(array.shape)
+    if (
+        array.dtype.kind != kind
+        or array.dtype.itemsize > 8
+        or (kind == "u" and array.dtype != np.uint8)
+    ):
+        raise OSError(f"its {name} are of type {array.dtype}")
+    if array.chunks and prod(array.chunks) > LARGEST_CHUNK:
+        raise OSError(f"its {name} are packed in pieces of {prod(array.chunks):,} numbers")
+    return tuple(array.shape or ())
 
 
 class FrameImages:
@@ -151,8 +165,12 @@ def both(folder: Path) -> dict[str, SurfaceImages]:
     frames = Frames(folder / FRAMES)
     codebook = codebook_of(folder / VOCABULARY)
     halves = {}
+    path = folder / SPLIT_FILE
+    every = [whole_numbers(read_mat(path, variable), path) for variable in SPLITS.values()]
+    numbers, counts = np.unique(np.concatenate(every), return_counts=True)
+    if (counts > 1).any():
+        raise UnreadableError(f"{path}: names frame {numbers[counts > 1][0]} twice; get it again")
     for split, variable in SPLITS.items():
-        path = folder / SPLIT_FILE
         numbers = whole_numbers(read_mat(path, variable), path) - 1
         if not len(numbers) or numbers.min() < 0 or numbers.max() >= frames.count:
             raise UnreadableError(
@@ -208,12 +226,13 @@ def _complete(files: Files) -> Files:
 
 def codebook_of(path: Path) -> np.ndarray | None:
     """`(K, 3)` unit normals of a vocabulary; None where there is no such file. Raises `UnreadableError`."""
-    if not path.is_file():
+    if not path.exists():
         return None
     content = read_mat(path, "vocabs")
     try:
         vectors = np.asarray(content[0]["normals"][0], np.float64).reshape(-1, 3)
-        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        with np.errstate(over="ignore"):
+            length = np.linalg.norm(vectors, axis=1, keepdims=True)
         fitting = len(vectors) > 1 and bool((np.abs(length - 1) < 0.5).all())
     except (LookupError, TypeError, ValueError):
         fitting = False

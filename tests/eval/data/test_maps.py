@@ -1,5 +1,6 @@
 """Images with masks, as their owners lay them out and as they go wrong."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -240,3 +241,72 @@ def test_other_data_are_one_line(tmp_path):
     maps.split(tmp_path / "one", 1)
     with pytest.raises(InputError, match="has one image; a score needs another"):
         train_and_test(tmp_path / "one")
+
+
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 96\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("content", [EPS, encoded(np.ones((96, 64), np.uint8), "JPEG"), b"", b"x"])
+def test_masks_are_of_lossless_formats_and_nothing_is_run_for_them(tmp_path, content):
+    """Pillow knows an EPS of the right size, and would have Ghostscript draw it."""
+    maps.both(tmp_path, 3, 2)
+    (tmp_path / "train/masks/0.png").write_bytes(content)
+    train, _ = train_and_test(tmp_path)
+    assert train.counts == {DAMAGED_MAP: 1}
+
+
+@pytest.mark.parametrize("number", [-5, -1, 2**16, 2**31 - 1])
+@pytest.mark.parametrize("owners", [False, True])
+def test_numbers_that_no_class_has_are_refused(tmp_path, number, owners):
+    if owners:
+        ade20k(tmp_path)
+        path = tmp_path / "ADEChallengeData2016/annotations/training/ADE_1.png"
+    else:
+        maps.both(tmp_path, 3, 2)
+        path = tmp_path / "train/masks/0.png"
+    with Image.open(path) as picture:
+        size = (picture.height, picture.width)
+    path.write_bytes(encoded(np.full(size, number, np.int32), "TIFF"))
+    train, _ = train_and_test(tmp_path)
+    with pytest.raises(InputError, match=rf"has the number {number}, which no class has") as error:
+        train.mask(0)
+    assert str(error.value).count(str(path)) == 1
+
+
+def test_more_classes_than_are_learned_are_refused(tmp_path):
+    maps.both(tmp_path, 3, 2)
+    path = tmp_path / "train/masks/0.png"
+    path.write_bytes(encoded(np.full((96, 64), 4096, np.uint16), "PNG"))
+    with pytest.raises(InputError, match=r"at most 4,096 classes .* say void=\[4096\]"):
+        highest(train_and_test(tmp_path)[0], [255])
+    (tmp_path / "classes.txt").write_text("a\nb\na\n")
+    with pytest.raises(InputError, match="names the class a twice"):
+        layout_of(tmp_path)
+    for text in ("\n".join(map(str, range(4097))), "y" * 1001):
+        (tmp_path / "classes.txt").write_text(text)
+        with pytest.raises(InputError, match=r"classes\.txt: names"):
+            layout_of(tmp_path)
+    table = tmp_path / "colours.txt"
+    table.write_text("".join(f"{i // 256} {i % 256} 0\n" for i in range(4097)))
+    with pytest.raises(InputError, match="more than 4,096 colours"):
+        read_colours(table)
+
+
+def test_a_first_line_with_a_number_is_no_head(tmp_path):
+    (tmp_path / "table.txt").write_text("-1 2 3 a\n1 2 3 b")
+    with pytest.raises(InputError, match="line 1: is no class"):
+        read_colours(tmp_path / "table.txt")
+
+
+def test_an_image_in_both_lists_of_voc_is_refused(tmp_path):
+    voc(tmp_path)
+    folder = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    (folder / "val.txt").write_text("2007_000032\n")
+    with pytest.raises(InputError, match="its lists name 2007_000032 twice"):
+        check_layout(tmp_path / "VOCdevkit")

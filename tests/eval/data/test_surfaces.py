@@ -339,3 +339,105 @@ def test_the_same_images_are_known_again_wherever_they_lie(tmp_path):
     rooms.picture(tmp_path / "a/normals/0.png", 255 - before)
     surfaces._read.cache_clear()
     assert train_and_test(tmp_path / "a")[0].fingerprint != fingerprint
+
+
+def npy(text: str, body: bytes = b"") -> bytes:
+    return b"\x93NUMPY\1\0" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n" + body
+
+
+def header(shape: str, kind: str = "<f4") -> str:
+    return f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}"
+
+
+BODY = np.full(48 * 64, 2, np.float32).tobytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy(header("(48, 64, -1, -1)"), BODY),
+        npy(header("(48, 64, True)"), BODY),
+        npy(header("(48, 64)", "f,,"), BODY),
+        npy("{'shape': (((((("),
+        npy("-" * 9000 + "1"),
+        npy('"""'),
+        b"",
+    ],
+)
+def test_arrays_whose_beginning_is_damaged_are_left_out(tmp_path, content):
+    rooms.frames(tmp_path, 4)
+    (tmp_path / "frame-000000.depth.png").unlink()
+    (tmp_path / "frame-000000.depth.npy").write_bytes(content)
+    train, _ = train_and_test(tmp_path)
+    assert train.counts == {DAMAGED_MAP: 1}
+
+
+@pytest.mark.parametrize("spoil", [lambda png: png[:-20], lambda png: png[:200] + b"?" + png[201:]])
+def test_a_damaged_picture_is_one_line_and_no_library_adds_to_it(tmp_path, capfd, spoil):
+    rooms.frames(tmp_path, 4)
+    path = tmp_path / "frame-000000.depth.png"
+    path.write_bytes(spoil(path.read_bytes()))
+    train, _ = train_and_test(tmp_path)
+    capfd.readouterr()
+    with pytest.raises(InputError, match="damaged or cut short"):
+        train.depth(0)
+    assert capfd.readouterr().err == ""
+
+
+def test_half_a_jpeg_is_no_map_of_normals(tmp_path):
+    rooms.pairs(tmp_path, 4)
+    path = tmp_path / "normals/0.png"
+    pixels = cv2.imread(str(path))
+    path.write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes()[:-40])
+    train, _ = train_and_test(tmp_path)
+    with pytest.raises(InputError, match="JPEG, not PNG"):
+        train.normals(0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_all_are_no_more_than_holes(tmp_path):
+    rooms.frames(tmp_path, 4)
+    (tmp_path / "frame-000000.depth.png").unlink()
+    values = np.full((rooms.HEIGHT, rooms.WIDTH), 2.0)
+    values[0] = 1e300
+    np.save(tmp_path / "frame-000000.depth.npy", values)
+    depth = train_and_test(tmp_path)[0].depth(0)
+    assert np.isnan(depth[0]).all()
+    assert (depth[1:] == 2).all()
+    rooms.pairs(tmp_path / "b", 4)
+    (tmp_path / "b/normals/0.png").unlink()
+    np.save(tmp_path / "b/normals/0.npy", np.full((rooms.HEIGHT, rooms.WIDTH, 3), 1e300))
+    assert np.isinf(train_and_test(tmp_path / "b")[0].normals(0)).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_frames_in_both_splits_or_of_other_types_are_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    folder = tmp_path / "nyuv2"
+    rooms.nyu(folder)
+
+    def refused(message: str) -> None:
+        surfaces._read.cache_clear()
+        with pytest.raises(InputError, match=message):
+            train_and_test(tmp_path)
+
+    for numbers in ([1, np.inf], [1, 1e300]):
+        scipy.io.savemat(folder / "splits.mat", {"trainNdxs": numbers, "testNdxs": [2]})
+        refused("no list of whole numbers")
+    scipy.io.savemat(folder / "splits.mat", {"trainNdxs": [1, 2], "testNdxs": [2]})
+    refused("names frame 2 twice")
+    path = folder / "nyu_depth_v2_labeled.mat"
+    with h5py.File(path, "r+") as file:
+        images = file["images"][()]
+        del file["images"]
+        file["images"] = images / 255
+    refused("its images are of type float64")
+    with h5py.File(path, "r+") as file:
+        del file["images"]
+        shape = (6, 3, 10_000, 10_000)
+        file.create_dataset("images", images.shape, "u1", maxshape=(None,) * 4, chunks=shape)
+    refused("packed in pieces of 1,800,000,000 numbers")
+    with h5py.File(path, "r+") as file:
+        del file["images"]
+        file["images"] = h5py.Empty("u1")
+    refused("do not go together")
