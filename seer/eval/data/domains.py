@@ -57,9 +57,14 @@ def divide(source: str, target: str, labels: int, validation: int, seed: int) ->
     validate with, drawn by their names.
 
     Raises:
-        InputError: in one line, what is missing; a class in one domain alone; a class with too few images.
+        InputError: in one line, what is missing; the domains are one; a class is in one of them alone, or has too few
+            images.
     """
     first, second = whole(source), whole(target)
+    if first.fingerprint == second.fingerprint:
+        raise InputError(
+            f"target={target}: is the source itself, so its test images would be learned from; give another domain"
+        )
     _check_classes(first.classes, second.classes, source, target)
     numbers = {name: number for number, name in enumerate(first.classes)}
     relabelled = np.array([numbers[name] for name in second.classes])[second.labels]

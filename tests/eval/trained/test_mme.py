@@ -252,6 +252,11 @@ def test_what_cannot_be_is_told_in_one_line(small, data, target, options, messag
     assert "\n" not in str(raised.value)
 
 
+def test_a_domain_is_not_adapted_to_itself(data):
+    with pytest.raises(InputError, match="is the source itself"):
+        divide(str(data), f"{data}/.", 3, 2, 0)
+
+
 def test_a_class_of_one_domain_is_named(small, data, target, tmp_path):
     odd = tmp_path / "odd"
     shutil.copytree(target, odd)
