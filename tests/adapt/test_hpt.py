@@ -9,7 +9,7 @@ from seer.adapt.carrying_out import carry_out, left
 from seer.adapt.hpt import check, described, plan
 from seer.adapt.options import STRATEGIES, load_config, recipes
 from seer.errors import InputError, StoppedError
-from seer.rundir.chains import Result, is_chains, read_chains, results_of, write_chains
+from seer.rundir.chains import Result, Stage, is_chains, read_chains, results_of, write_chains
 from seer.rundir.names import checkpoint_name
 
 OTHER = "set=[schedule.warmup=0,backbone.name=regnety_002]"
@@ -204,3 +204,27 @@ def test_what_is_done_is_not_done_again(recipe, words, tmp_path, monkeypatch):
     carry_out(chains, folder, 1, print)
     measured = [f"knn of {folder}/{stage}" for stage in ("b+s2+t2", "b+t2")]
     assert started == ["b+s2+t2", "b+t2", *measured, "the page"]
+
+
+def test_processes_are_those_that_train(recipe, words, tmp_path, monkeypatch):
+    """Probes of features that do not change are of one process."""
+    more = ["strategies=[B+T]", "steps=[2]", "evaluations=['knn k=[5]', 'finetune steps=1']"]
+    commands: list[list[str]] = []
+    monkeypatch.setattr("seer.adapt.carrying_out._run", lambda command, _: commands.append(command))
+    carry_out(plan(load_config(recipe, [*words, *more])), tmp_path, 2, print)
+    processes = [
+        (command[1] if command[0] == "eval" else command[0], command[-1])
+        for command in commands
+        if "--nproc" in command
+    ]
+    assert processes == [("pretrain", "2"), ("knn", "1"), ("finetune", "2")]
+
+
+def test_a_stage_is_done_at_its_last_step(tmp_path):
+    stage = Stage("a", "swav_small", [], "", 3)
+    for step in (2, 3):
+        assert not stage.is_done(tmp_path)
+        checkpoint = tmp_path / "a/checkpoints" / checkpoint_name(step)
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "header.json").touch()
+    assert stage.is_done(tmp_path)

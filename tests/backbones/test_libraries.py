@@ -18,7 +18,7 @@ NAME = "torchvision:shufflenet_v2_x0_5"
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", [NAME, "timm:resnet10t"])
+@pytest.mark.parametrize("name", [NAME, "timm:resnet10t", "timm:mobilenetv3_small_050"])
 def test_it_is_the_librarys_network_without_its_classifier(name):
     backbone = build(name)
     start = load_initial(backbone, f"{name}:random")

@@ -20,6 +20,7 @@ from seer.planning.detector_config import CLASSES
 from seer.planning.detector_step import OBJECTS, levels_in, measure_detector
 from seer.planning.footprint import NOTHING
 from seer.planning.plan import plan
+from tests.kit import boxes
 from tests.planning.test_footprint import allocations_of, peak_of
 
 SIDE = 128
@@ -187,3 +188,22 @@ def test_a_square_of_large_scale_jitter_is_planned_as_an_image_of_its_size():
     whole = config_of(*plain)
     assert measure_detector(square, 1).memory == measure_detector(whole, 1).memory
     assert measure_detector(square, 1).flops > measure_detector(whole, 1).flops
+
+
+def test_memory_is_of_the_largest_side_and_arithmetic_of_the_median():
+    plain = ("masks=no", "batchnorm=frozen", "long_side=192")
+    several = measure_detector(config_of(*plain, "short_sides=[64, 96, 128]"), 1)
+    median = measure_detector(config_of(*plain, "short_sides=[96]"), 1)
+    largest = measure_detector(config_of(*plain, "short_sides=[128]"), 1)
+    assert several.memory == largest.memory != median.memory
+    assert several.flops == median.flops < largest.flops
+
+
+@pytest.mark.parametrize(("negatives", "images"), [("true", 4), ("false", 3)])
+def test_epochs_are_of_the_images_that_are_trained_on(tmp_path, negatives, images):
+    content = boxes.coco(tmp_path, "train", 4)
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] != 1]
+    boxes.write(tmp_path / "train.json", content)
+    boxes.coco(tmp_path, "val", 1, 1)
+    words = ["steps=0", "epochs=6", f"data={tmp_path}", f"negatives={negatives}"]
+    assert config_of(*words).steps == 6 * images / 2

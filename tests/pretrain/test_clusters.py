@@ -15,6 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from seer.cli import app
 from seer.errors import InputError
+from seer.methods.kmeans import spherical_kmeans
 from seer.pretrain.clusters import Features, cluster, read_features, write_lists
 
 
@@ -45,6 +46,23 @@ def test_harder_ones_are_as_good():
     theirs = KMeans(5, n_init=10, random_state=0).fit(rows)
     centres = theirs.cluster_centers_ / np.linalg.norm(theirs.cluster_centers_, axis=1)[:, None]
     assert cosine > (rows * centres[theirs.labels_]).sum(1).mean() - 0.01
+
+
+def test_the_best_of_several_beginnings_is_kept(monkeypatch):
+    features = blobs(300, spread=1.5)
+    rows = torch.nn.functional.normalize(features.values, dim=1)
+    cosines = []
+
+    def watched(*args, **options):
+        outcome = spherical_kmeans(*args, **options)
+        cosines.append((rows * outcome.centroids[outcome.assignments]).sum(1).mean())
+        return outcome
+
+    monkeypatch.setattr("seer.pretrain.clusters.spherical_kmeans", watched)
+    kept, cosine = cluster(features, 5)
+    assert max(cosines) > min(cosines)
+    assert cosine == pytest.approx(float(max(cosines)))
+    assert (rows * kept.centroids[kept.assignments]).sum(1).mean() == pytest.approx(cosine)
 
 
 @pytest.mark.parametrize("name", ["features.parquet", "features.npz"])

@@ -98,5 +98,6 @@ def test_a_share_is_the_first_images_and_data_of_its_own(tiny, shards, tmp_path)
     first = {*keys[0], *keys[1][:6]}
     seen = {row["key"] for step in range(1, 6) for row in batch(tmp_path, step)}
     assert seen == first
+    assert manifest_of(load_config(tiny, [f"data={shards}", "share=0.04"])).samples == 2  # of 1.6
     with pytest.raises(InputError, match=r"share=0\.01: of the 40 images in .* that is none"):
         manifest_of(load_config(tiny, [f"data={shards}", "share=0.01"]))

@@ -42,3 +42,14 @@ def test_what_is_not_measured_is_named_and_has_no_number(tmp_path):
     nothing = render(written(tmp_path / "b", {"base": None, "b50": None, "b500": None}, "<script>"))
     assert "<svg" not in nothing
     assert "<script>" not in nothing
+
+
+def test_other_scores_than_the_headline_are_not_drawn(tmp_path):
+    folder = written(tmp_path, {"base": 0.5, "b50": 0.6, "b500": 0.7})
+    more = titled(result("b500", 0.9, "top1", "linear"))
+    more |= {"metric": "top5", "title": "Linear top-5", "headline": False}
+    with open(results_of(folder, "b500"), "a") as file:
+        file.write(json.dumps(more) + "\n")
+    page = render(folder)
+    assert page.count("<b>70.0 %</b>") == 2
+    assert "90.0" not in page

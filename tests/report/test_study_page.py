@@ -97,7 +97,7 @@ def test_names_of_strangers_are_text(tmp_path):
 def test_what_arms_took_stands_beside_their_scores(tmp_path):
     arms = [arm("a", 7), arm("b", 7)]
     written(tmp_path, arms, [0.2, 0.4], x="arm")
-    rows = [metric(step, memory_gib=1.25 * step / 100) for step in (50, 100)]
+    rows = [metric(step, memory_gib=62.5 / step) for step in (50, 100)]  # the most comes first
     write_run(tmp_path / "a")
     (tmp_path / "a/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     events = [

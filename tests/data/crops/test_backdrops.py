@@ -9,9 +9,16 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest, chisquare
 
-from seer.data.crops.backdrops import LEAST_SHOWN, MASK, static
+from seer.data.crops.backdrops import (
+    LEAST_SHOWN,
+    MASK,
+    Backdrop,
+    lay_behind,
+    static,
+    together,
+)
 from seer.data.crops.device import cut, encode
-from seer.data.crops.draws import draw_removals
+from seer.data.crops.draws import NO_NOISE, draw_removals
 from seer.data.crops.multicrop import CropPlan, MultiCrop, View
 from seer.data.decoding.decode import decode
 from seer.data.loader import Loader, LoaderConfig
@@ -86,6 +93,18 @@ def test_what_is_not_object_is_filled_as_pillow_would(fill):
                 assert (crop[share[..., 0] == 0] == FILLS[fill]).all()
             assert np.abs(crop - levels).max() < 2.1
     assert removed > COUNT
+
+
+def test_levels_are_rounded_to_the_nearest():
+    """At every weight from 0 to 255."""
+    crops = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    colour = np.array([10, 200, 77], np.uint8)
+    made = torch.from_numpy(crops.copy())
+    lay_behind(made, together([1], [Backdrop(mask, colour, NO_NOISE)], 16))
+    share = mask[..., None] / 255
+    np.testing.assert_array_equal(made[0], crops[0])
+    np.testing.assert_array_equal(made[1], np.rint(share * crops[1] + (1 - share) * colour))
 
 
 @pytest.mark.parametrize("fill", ["grey", "black", "colour", "noise"])

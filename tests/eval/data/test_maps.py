@@ -224,6 +224,8 @@ def test_a_table_that_is_none(tmp_path, text, message):
 def test_numbers_beyond_the_classes_are_refused():
     values = np.array([[0, 7], [255, 1]])
     assert numbered(values, 2, [7, 255], "a").tolist() == [[0, -1], [-1, 1]]
+    with pytest.raises(InputError, match="a: has the number 2, and there are 2 classes"):
+        numbered(np.array([[0, 2]]), 2, [], "a")
     with pytest.raises(InputError, match="a: has the number 7, and there are 2 classes"):
         numbered(values, 2, [255], "a")
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from seer.eval.data.maps import RULE, rule_of, train_and_test
+from seer.eval.dense import denselinear
 from seer.eval.dense.denselinear import predicted, run, shares_of
 from seer.eval.dense.least_squares import Sums, best_ridge
 from seer.eval.dense.options import DenseLinearConfig
@@ -70,3 +71,43 @@ def test_bright_and_dark_are_told_apart_and_void_is_not_scored(tmp_path: Path) -
     assert miou.details["pixels"] == 62 * 64
     assert miou.details["void_pixels"] == 2 * 64
     assert miou.low <= miou.value <= miou.high
+
+
+def test_the_constant_is_not_made_smaller() -> None:
+    """Where λ leaves nothing of the features, a guess is the weighted mean."""
+    rng = np.random.default_rng(1)
+    targets = rng.normal(5, 1, (30, 2))
+    weights = rng.integers(1, 9, 30)
+    sums = Sums(3, 2)
+    arrays = (rng.normal(size=(30, 3)), targets, weights)
+    sums.add(*(torch.from_numpy(each) for each in arrays))
+    solution = sums.solve(1e9)
+    assert solution[-1].numpy() == pytest.approx(np.average(targets, 0, weights))
+
+
+def test_each_known_pixel_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against numpy's least squares on pixels, each with the features of its place."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        mask = rng.integers(0, 3, (8, 8)).astype(np.uint8)
+        mask[:4, :3] = 255  # so places have different numbers of pixels
+        write_pair(tmp_path, f"{number}", rng.integers(0, 256, (8, 8, 3), np.uint8), mask)
+    train, test = train_and_test(tmp_path)
+    features = torch.from_numpy(rng.normal(size=(len(train), 2, 2, 2)))
+    asked = iter([features])
+    monkeypatch.setattr(denselinear, "features_of", lambda *_: lambda _: next(asked, features[:1]))
+    monkeypatch.setattr(denselinear, "RIDGES", [0.0])
+    fits = []
+    monkeypatch.setattr(
+        denselinear, "predicted", lambda _, fit, shape: fits.append(fit) or np.zeros(shape, int)
+    )
+    config = DenseLinearConfig(device="cpu", batch_size=6, void=[255])
+    denselinear.run(load_model("regnety_tiny:random"), train, test, config)
+    rows, classes = [], []
+    for number in range(len(train)):
+        for (y, x), value in np.ndenumerate(train.mask(number)):
+            if value != 255:
+                rows.append([*features[number, :, y // 4, x // 4].tolist(), 1])
+                classes.append(np.eye(3)[value])
+    wanted = np.linalg.lstsq(np.array(rows), np.array(classes), rcond=None)[0]
+    assert fits[0].numpy() == pytest.approx(wanted, abs=1e-8)

@@ -97,3 +97,19 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch):
     )
     with pytest.raises(InputError, match="features are NaN"):
         run(model, train, test, CONFIG)
+
+
+def test_levels_are_numbered_by_their_strides():
+    """2 to 5 are of strides 4 to 32; coarse ones are enlarged to the finest that is asked for."""
+    model = load_model("regnety_tiny:random")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        maps = model.backbone.eval().forward_features(images)
+    for number, stride in enumerate((4, 8, 16, 32)):
+        config = DepthConfig(levels=[number + 2], device="cpu")
+        computed = frozen_maps.maps_of(model, config)(images)
+        assert computed.shape[-2:] == (64 // stride, 64 // stride)
+        assert torch.allclose(computed, maps[number])
+    both = frozen_maps.maps_of(model, DepthConfig(levels=[5, 3], device="cpu"))(images)
+    coarse = torch.nn.functional.interpolate(maps[3], (8, 8), mode="bilinear")
+    assert torch.allclose(both, torch.cat([maps[1], coarse], 1))

@@ -97,3 +97,11 @@ def test_images_of_any_size_have_normals_or_none():
         known = normals[np.isfinite(normals).all(-1)]
         assert len(known) == 0 or np.allclose(known, [0, 0, -1], atol=1e-6)
     assert np.isnan(normals_of(np.zeros((4, 4)), Intrinsics(10, 10, 1, 1))).all()
+
+
+def test_a_step_is_one_in_millimetres_too():
+    depth = np.full((16, 20), 2.0)
+    depth[:, 12:] = 4
+    holes = np.isnan(normals_of(depth, CAMERA, 1))
+    assert holes.any()
+    assert (np.isnan(normals_of(1000 * depth, CAMERA, 1)) == holes).all()

@@ -62,3 +62,9 @@ def test_nothing_to_score_is_one_line():
     assert nothing.miou() == 1.0
     with pytest.raises(InputError, match="no pixel of the test images has a class"):
         overlap_scores([nothing], NAMES[:2], {})
+
+
+def test_the_mean_of_an_image_is_over_its_own_classes():
+    """What was given a class that is not there is wrong, and no class of its own."""
+    image = overlaps(np.array([[0, 0, 0, 1]]), np.array([[0, 2, 2, 1]]), 4)
+    assert image.miou() == pytest.approx((1 / 3 + 1) / 2)

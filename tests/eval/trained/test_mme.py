@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from torch import nn
 
 from seer.data.views import LabelledImages
+from seer.distributed import World
 from seer.engine.learner import Step
 from seer.errors import InputError
 from seer.eval.data.domains import divide, whole
 from seer.eval.task import evaluate
 from seer.eval.trained.adapter import Adapter, CosineHead, DomainBatch, entropy
-from seer.eval.trained.mme import check, configure, run
+from seer.eval.trained.mme import check, configure, domains_of, run, set_up
 from seer.processes import spawn
 from seer.results import latest, read_results
 from seer.rundir.names import checkpoints
@@ -133,6 +135,27 @@ def test_losses_and_gradients_are_the_definitions(method):
     np.testing.assert_allclose(learner.backbone.weight.grad, of_features, atol=1e-8)
 
 
+def test_what_projects_features_is_on_their_side():
+    """It lowers the entropy with the features; the classifier behind it alone raises it."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(4, 3))
+    batch = DomainBatch(images(rng, 3, 5), images(rng, 2, 5), images(rng, 6, 5))
+
+    def gradients(method):
+        torch.manual_seed(0)
+        learner = Adapter(Linear(features.copy()), 5, method, 0.5, 0.5, 6, 1.0).double()
+        unlabelled = None if method == "supervised" else batch.unlabelled
+        learner(replace(batch, unlabelled=unlabelled), STEP).loss.backward()
+        return {name: weight.grad for name, weight in learner.named_parameters()}
+
+    ours, lower, labelled = map(gradients, ("mme", "entropy", "supervised"))
+    raised = ours.pop("head.classify.weight") + lower.pop("head.classify.weight")
+    torch.testing.assert_close(raised, 2 * labelled["head.classify.weight"])
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, lower[name])
+        assert not torch.allclose(gradient, labelled[name])
+
+
 def test_labels_of_unlabelled_images_are_not_looked_at():
     rng = np.random.default_rng(1)
     parts = [images(rng, 4, 3) for _ in range(3)]
@@ -219,6 +242,16 @@ def test_it_goes_on_where_it_was_stopped(small, data, target, tmp_path):
     (part_run / "metrics.jsonl").write_text("")
     run(configure("mme", "net", str(data), [*options, f"run_dir={part_run}"]))
     assert losses(part_run) == expected[2:]
+
+
+@pytest.mark.parametrize(("method", "counts"), [("mme", [4, 4, 8]), ("supervised", [4, 4])])
+def test_half_of_a_batch_is_unlabelled(small, data, target, tmp_path, method, counts):
+    options = [*QUICK, f"target={target}", f"method={method}", f"run_dir={tmp_path / 'run'}"]
+    config = configure("mme", "net", str(data), options)
+    training = set_up(config, small_model(), domains_of(config), World(0, 1))
+    (batch,) = training.batches.iterate(0, 1)
+    parts = [part for part in (batch.source, batch.target, batch.unlabelled) if part]
+    assert [len(part.labels) for part in parts] == counts
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from shards.saliency.estimators import (
     SHARPNESS,
     background_probability,
     balanced,
+    foreign_colour,
     mahalanobis,
     steps_to_border,
 )
@@ -60,6 +61,8 @@ def test_regions_are_what_they_say():
         np.testing.assert_allclose(
             regions.colours[number], lab[where].mean(0), rtol=1e-3, atol=1e-3
         )
+        middle = np.argwhere(where).mean(0) / where.shape
+        np.testing.assert_allclose(regions.places[number], middle)
         on_border = where[0].any() or where[-1].any() or where[:, 0].any() or where[:, -1].any()
         assert regions.border[number] == on_border
         around = cv2.dilate(
@@ -176,6 +179,17 @@ def test_colours_are_foreign_by_mahalanobis():
     for y, x in np.ndindex(4, 5):
         away = lab[y, x] - sample.mean(0)
         assert mahalanobis(lab, sample)[y, x] == pytest.approx(np.sqrt(away @ inverse @ away))
+
+
+def test_the_strip_that_a_colour_is_farthest_from_does_not_count():
+    lab = np.random.default_rng(1).normal(0, 5, (30, 20, 3))
+    lab[:3] += 20  # an object that reaches the upper edge
+    maps = []
+    for strip in (lab[:3], lab[27:], lab[:, :2], lab[:, 18:]):
+        away = mahalanobis(lab, strip.reshape(-1, 3))
+        maps.append((away - away.min()) / (away.max() - away.min()))
+    three_nearest = np.sort(maps, axis=0)[:3]
+    np.testing.assert_allclose(foreign_colour(lab), three_nearest.sum(0), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -4,12 +4,15 @@ import hashlib
 import io
 import json
 import tarfile
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import webdataset
 from PIL import Image
+from scipy.special import expit
 from torch import nn
 from typer.testing import CliRunner
 
@@ -24,6 +27,7 @@ from shards.options import SaliencyOptions
 from shards.saliency import masked
 from shards.saliency.mask_sheet import sheet
 from shards.saliency.masked import add_masks
+from shards.saliency.networks import Network
 from shards.takedown import remove
 from shards.verify import verify
 from tests.kit.pictures import encoded, jpeg, photograph
@@ -38,6 +42,17 @@ class Bright(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         grey = images.mean(1, keepdim=True)
         return 20 * grey, grey
+
+
+class Ramp(nn.Module):
+    """From one number to another, whatever it sees."""
+
+    def __init__(self, low: float, high: float):
+        super().__init__()
+        self.register_buffer("levels", torch.linspace(low, high, 32 * 32).reshape(1, 1, 32, 32))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.levels + 0 * images[:, :1]
 
 
 class Half(nn.Module):
@@ -211,6 +226,17 @@ def test_a_network_of_the_users(plain, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "logits"),
+    [(0.0, 1.0, False), (0.0, 4.0, True), (-4.0, 0.0, True), (-4.0, 4.0, True)],
+)
+def test_what_is_no_probability_is_a_logit(tmp_path, low, high, logits):
+    path = Path(torchscript(Ramp(low, high), tmp_path / "ramp.pt"))
+    levels = np.linspace(low, high, 32 * 32).reshape(32, 32)
+    map = Network(path, 32)(photograph(0, 40, 50))
+    np.testing.assert_allclose(map, expit(levels) if logits else levels, atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("network", "size", "message"),
     [
         (Half(), 32, r"half.pt: gave 1x1x16x16 for an image of 32x32, and not a map of its size"),
@@ -246,6 +272,23 @@ def test_wrong_input(plain, tmp_path):
     (tmp_path / "full" / "x").touch()
     with pytest.raises(InputError, match="is not empty and holds no build"):
         add_masks(plain, tmp_path / "full", HERE)
+
+
+def test_the_picture_shows_what_is_object(with_masks):
+    """All else is grey."""
+    out, report = with_masks
+    page = np.asarray(sheet(Manifest.load(out), 11)).astype(int)
+    shares = []
+    for number in range(11):
+        tile = page[number // 4 * 154 :, number % 4 * 312 :][:125, : 2 * 150 + 4]
+        alone = tile[:, 154:]
+        hidden = (np.abs(alone - 128) <= 1).all(2)
+        shares.append(1 - hidden.mean())
+        whole = cv2.erode((~hidden).astype(np.uint8), np.ones((7, 7))) > 0
+        np.testing.assert_array_equal(alone[whole], tile[:, :150][whole])
+    assert report.object_share < 0.4
+    # More than are object by the edges, where enlarging blends.
+    assert 0 < np.mean(shares) - report.object_share < 0.15
 
 
 def test_the_verb_and_its_picture(plain, tmp_path):

@@ -7,6 +7,7 @@ from torch import nn
 
 from seer.errors import InputError
 from seer.eval.trained.dense.inference import Seen, output_of, passes, sizes_of, windows_of
+from seer.eval.trained.dense.normals import SurfaceNormals
 from seer.eval.trained.dense.options import SegmentConfig
 from seer.eval.trained.dense.segment import Segmentation
 
@@ -101,3 +102,19 @@ def test_what_the_network_sees_beyond_an_image_is_not_counted():
     with torch.no_grad():
         found = output_of(network(), pixels, TASK, config(), SEEN)
     torch.testing.assert_close(found, plain(pixels))
+
+
+def test_a_mirror_image_has_mirrored_normals():
+    """A network that tells slopes says the same of an image and of its mirror image."""
+    slopes = nn.Conv2d(3, 3, 3, padding=1)
+    nn.init.zeros_(slopes.weight)
+    with torch.no_grad():
+        slopes.bias.copy_(torch.tensor([0.0, 0, -1]))
+        slopes.weight[0, :, 1] = torch.tensor([-1.0, 0, 1])
+        slopes.weight[1, :, :, 1] = torch.tensor([-1.0, 0, 1])
+        guesses = [
+            output_of(slopes, image(), SurfaceNormals(None), config(test_flip=flip), SEEN)
+            for flip in (False, True)
+        ]
+    assert guesses[0][0].abs().mean() > 0.1
+    torch.testing.assert_close(guesses[1], guesses[0])

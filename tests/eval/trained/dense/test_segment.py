@@ -12,6 +12,7 @@ import torch
 from seer.errors import InputError
 from seer.eval.task import evaluate
 from seer.eval.tasks import TASKS
+from seer.eval.trained.dense import training
 from seer.eval.trained.dense.mapsheet import sheet, shown
 from seer.eval.trained.dense.segment import Segmentation, configure, palette
 from seer.eval.trained.dense.training import check
@@ -57,6 +58,22 @@ def test_it_writes_scores_and_a_picture(tmp_path):
     # The recipe is said, and nothing about where it ran.
     assert by_metric["miou"]["options"]["head"] == "upernet"
     assert not by_metric["miou"]["options"].keys() & {"run_dir", "device", "log"}
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_statistics_are_taken_anew_before_the_test(tmp_path, monkeypatch, steps):
+    calls = []
+    measure = training.results_of
+    monkeypatch.setattr(
+        training, "precise", lambda _, config, world: calls.append(f"precise {config.precise}")
+    )
+    monkeypatch.setattr(
+        training, "results_of", lambda *args: calls.append("results") or measure(*args)
+    )
+    options = [*QUICK, f"run_dir={tmp_path / 'run'}", "steps=1", f"precise={steps}"]
+    data = maps.both(tmp_path / "data", 4, 1)
+    evaluate("segment", MODEL, data, options, tmp_path / "results.jsonl")
+    assert calls == [*(["precise 2"] if steps else []), "results"]
 
 
 @pytest.mark.slow
@@ -201,3 +218,15 @@ def test_the_worst_images_come_first():
     page = cv2.imdecode(np.frombuffer(sheet(sorted(rows), [("a", (0, 0, 0))]), np.uint8), 1)
     assert page[4, 4].tolist() == [100] * 3
     assert page[4, page.shape[1] // 2 + 4].tolist() == [200] * 3
+
+
+def test_pictures_keep_their_shape():
+    """Red above, blue below."""
+    picture = np.zeros((40, 100, 3), np.uint8)
+    picture[:20, :, 0] = 255
+    picture[20:, :, 2] = 255
+    row = cv2.imdecode(np.frombuffer(shown(0.5, 0, [picture] * 3).png, np.uint8), 1)
+    height, width = row.shape[:2]
+    assert 2.5 * 3 * height <= width < 2.6 * 3 * height
+    assert row[height // 4, 5].tolist() == [0, 0, 255]
+    assert row[3 * height // 4, width - 5].tolist() == [255, 0, 0]

@@ -71,6 +71,11 @@ def test_an_image_twice_the_square_is_cut_and_one_of_half_of_it_is_whole():
     assert small == Placement((16, 32), (0, 0), (16, 32), False)
 
 
+def test_a_cut_reaches_the_last_row_and_column():
+    assert jittered((100, 200), 2.0, 64, (0.99, 0.99), False).corner == (0, 64)
+    assert jittered((200, 100), 2.0, 64, (0.99, 0.99), False).corner == (64, 0)
+
+
 def jitter(objects, scales=(0.5, 2.0), sources=None):
     placing = Placing((64,), 64, True, 3, scales, SQUARE)
     return BoxCutter(objects, placing, True, [0.5] * 3, [1.0] * 3, 32, sources=sources)
@@ -122,6 +127,25 @@ def test_copy_paste_is_a_function_of_seed_epoch_and_image(tmp_path):
         assert ours.pixels.shape == (SQUARE, SQUARE, 3)
     more = [len(a.labels) - len(b.labels) for a, b in zip(together, plain, strict=True)]
     assert max(more) > 0
+
+
+def test_objects_come_from_every_image_but_the_own(tmp_path):
+    images, _ = train_and_test(boxes.both(tmp_path, 4, 1))
+    sources: set[int] = set()
+
+    class Watched:
+        def __len__(self):
+            return len(images)
+
+        def image(self, number):
+            sources.add(number)
+            return images.image(number)
+
+    cutter = jitter(images.objects, sources=Watched())
+    shape = tuple(images.objects.sizes[2].tolist())
+    for epoch in range(40):
+        cutter.plan([shape], np.array([epoch]), np.array([2])).cut(0, images.image(2))
+    assert sources == {0, 1, 3}
 
 
 @pytest.mark.parametrize(("scale", "reduced"), [(0.1, 8), (1.0, 1)])

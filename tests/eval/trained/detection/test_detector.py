@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -12,6 +13,7 @@ from torchvision.models.detection import (
     fcos_resnet50_fpn,
     maskrcnn_resnet50_fpn,
 )
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.image_list import ImageList
 
 from seer.backbones import BackboneConfig, build
@@ -263,6 +265,21 @@ def test_c4_needs_a_last_stage_that_is_known():
     levels = levels_of(Pooled(network, 512, "torchvision:resnet"), "torchvision:resnet18")
     with pytest.raises(InputError, match="neck=c4"):
         Detector(levels, 2, False, config(neck="c4"))
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(1, 20), (9, 20), (9, 2), (0, 3)])
+def test_as_many_are_drawn_as_torchvision_draws(positive, negative):
+    """Where positive ones are few, negative ones take their places."""
+    theirs = BalancedPositiveNegativeSampler(8, 0.25)
+    ours = Sampler(theirs)
+    labels = torch.tensor([1.0] * positive + [0.0] * negative + [-1.0] * 4)
+    ours.begin(np.array([5], np.uint64))
+    drawn = [own[0].bool() for own in ours([labels])]
+    for own, other in zip(drawn, theirs([labels]), strict=True):
+        assert own.sum() == other[0].sum()
+    assert (labels[drawn[0]] == 1).all()
+    assert (labels[drawn[1]] == 0).all()
+    assert (ours.positive, ours.taken) == (int(drawn[0].sum()), int(sum(map(torch.sum, drawn))))
 
 
 def test_what_is_drawn_depends_on_the_image_alone():
