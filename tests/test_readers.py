@@ -50,7 +50,6 @@ OPENERS = {
     "seer.eval.outcomes": "what images scored, kept by ours",
     "seer.eval.probes.together": "features that processes of ours compute together, in a file without a name",
     "seer.eval.data.imagepairs": "the heads of maps that are pictures",
-    "seer.eval.data.mapped": "masks, whose bytes seer.data.folders has read",
     "seer.eval.trained.dense.mapsheet": "pictures of ours",
     "seer.eval.data.mapfiles": "the beginnings of .npy, whose numbers must all be there",
     "seer.eval.data.nyu": "NYUv2's file of HDF5, by its library",

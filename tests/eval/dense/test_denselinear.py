@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from seer.eval.data.maps import RULE, rule_of, train_and_test
-from seer.eval.dense import denselinear
+from seer.eval.dense import denselinear, frozen_maps, least_squares
 from seer.eval.dense.denselinear import predicted, run, shares_of
 from seer.eval.dense.least_squares import Sums, best_ridge
 from seer.eval.dense.options import DenseLinearConfig
@@ -95,8 +95,8 @@ def test_each_known_pixel_counts_once(tmp_path: Path, monkeypatch: pytest.Monkey
     train, test = train_and_test(tmp_path)
     features = torch.from_numpy(rng.normal(size=(len(train), 2, 2, 2)))
     asked = iter([features])
-    monkeypatch.setattr(denselinear, "features_of", lambda *_: lambda _: next(asked, features[:1]))
-    monkeypatch.setattr(denselinear, "RIDGES", [0.0])
+    monkeypatch.setattr(frozen_maps, "maps_of", lambda *_: lambda _: next(asked, features[:1]))
+    monkeypatch.setattr(least_squares, "RIDGES", [0.0])
     fits = []
     monkeypatch.setattr(
         denselinear, "predicted", lambda _, fit, shape: fits.append(fit) or np.zeros(shape, int)
