@@ -168,4 +168,8 @@ def in_words(difference: Difference) -> str:
 
 
 def p_of(difference: Difference) -> str:
-    return f"p = {difference.p:.2g}" if difference.p >= 1e-4 else "p < 0.0001"
+    return p_in_words(difference.p)
+
+
+def p_in_words(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"

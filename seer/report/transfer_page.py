@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from seer import outputs
+from seer.eval.paired import p_in_words
 from seer.report.changes import cut
 from seer.report.diagrams import Point, rank_diagram, scatter
 from seer.report.plots import number, style_of
@@ -170,9 +171,8 @@ def _cell(column: Row, title: str, style: str, score: Row | None) -> Cell:
     beside = ""
     if against is not None:
         points = [100 * against[key] for key in ("value", "low", "high")]
-        beside = (
-            f"{points[0]:+.1f} points [{points[1]:+.1f}, {points[2]:+.1f}], p = {against['p']:.2g}"
-        )
+        interval_of_difference = f"[{points[1]:+.1f}, {points[2]:+.1f}]"
+        beside = f"{points[0]:+.1f} points {interval_of_difference}, {p_in_words(against['p'])}"
     return Cell(name, style, score["standing"], _value(column, score["value"]), interval, beside)
 
 

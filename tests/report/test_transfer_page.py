@@ -140,6 +140,15 @@ def test_the_verdict_claims_no_more_than_the_tests(lines, said):
     assert verdict(lines) == said
 
 
+def test_a_p_that_rounds_to_nothing_is_below_what_is_told():
+    summary = copy.deepcopy(SUMMARY)
+    for line in summary["columns"]:
+        line["scores"][1]["against_best"]["p"] = 1e-9
+    page = render(summary)
+    assert "p &lt; 0.0001" in page
+    assert "p = 0" not in page.partition("<svg")[0]
+
+
 def test_a_need_in_words():
     speeds = {"ours": 1234.0, "theirs": 500.0}
     sure = need(line(), speeds)
