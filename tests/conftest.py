@@ -31,11 +31,16 @@ def rehearsals() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_world_left() -> Iterator[None]:
-    """A run that fails in this process leaves its world, which the next test would find itself in."""
+def nothing_left() -> Iterator[None]:
+    """A run that fails in this process leaves its world, which the next test would find itself in; and
+    sums of more threads than the next test has differ in their last bits.
+    """
     yield
     if distributed._world is not None:
         distributed.shutdown()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert threads == 1, "the test left PyTorch with another number of threads than it found"
 
 
 @pytest.fixture(scope="session")

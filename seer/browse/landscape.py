@@ -2,8 +2,11 @@
 
 import importlib.util
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 NEIGHBOURS = 15
 
@@ -28,7 +31,7 @@ def umap_of(heads: np.ndarray, near: np.ndarray, places: np.ndarray) -> np.ndarr
     Args:
         near, places: `(N, k)`, cosines and rows of each row's nearest others.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), same_threads():
         warnings.simplefilter("ignore")  # that what is seeded is not parallel, and of numba
         from umap import UMAP
 
@@ -44,6 +47,16 @@ def umap_of(heads: np.ndarray, near: np.ndarray, places: np.ndarray) -> np.ndarr
             precomputed_knn=(indices, distances.astype(np.float32), None),
         ).fit_transform(heads)
     return scaled(np.asarray(layout))
+
+
+@contextmanager
+def same_threads() -> Iterator[None]:
+    """Numba, when it starts its own threads, has OpenMP take every core, PyTorch's sums as well."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def scaled(points: np.ndarray) -> np.ndarray:

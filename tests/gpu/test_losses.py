@@ -3,7 +3,8 @@
 float64 is the oracle on every device: a GPU that agrees with a CPU's fp32 may share its error. The
 tolerances are relative: of losses to the first, of gradients and weights to the length of the whole
 vector, which BatchNorm over 8 images makes several times as sensitive as the loss (a CPU's fp32
-comes to 7e-6). Half precision keeps 8 (bf16) and 11 bits (fp16) of what goes into each product.
+comes to 7e-6). Half precision keeps 8 (bf16) and 11 bits (fp16) of what goes into each product; the
+number of threads alone moves the gradient that is farthest off, RELICv2's in fp16, from 0.14 to 0.16.
 """
 
 from functools import cache
@@ -20,7 +21,7 @@ TOLERANCES = {
     "fp64": (1e-10, 1e-10, 1e-9),
     "fp32": (1e-5, 3e-5, 3e-4),
     "bf16": (2e-2, 0.4, 0.1),
-    "fp16": (2e-3, 0.15, 0.1),
+    "fp16": (2e-3, 0.25, 0.1),
 }
 
 
