@@ -11,12 +11,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import MultiScaleRoIAlign
 
 from seer.backbones.base import Backbone
 from seer.data.hashing import mix
 from seer.errors import InputError
 from seer.eval.trained.detection.options import DetectConfig
+from seer.eval.trained.detection.roi_align import RoIAlign
 from seer.eval.trained.detection.sampling import Sampler
 from seer.interop.levels import Levels
 
@@ -154,8 +154,12 @@ def _pyramid_parts(
     strides = [*levels.strides, 2 * levels.strides[-1]]
     sides = tuple((int(config.anchor_scale * stride),) for stride in strides)
     anchors = AnchorGenerator(sides, (RATIOS,) * len(sides))
-    model = MaskRCNN if masks else FasterRCNN
-    return model(Channels(config.width), rpn_anchor_generator=anchors, **options)
+    maps = [str(i) for i in range(len(levels.strides))]
+    options = options | {"box_roi_pool": RoIAlign(maps, 7, 2)}
+    if not masks:
+        return FasterRCNN(Channels(config.width), rpn_anchor_generator=anchors, **options)
+    options = options | {"mask_roi_pool": RoIAlign(maps, 14, 2)}
+    return MaskRCNN(Channels(config.width), rpn_anchor_generator=anchors, **options)
 
 
 def _c4_parts(levels: Levels, options: dict[str, Any], masks: bool, config: DetectConfig) -> Any:
@@ -171,7 +175,7 @@ def _c4_parts(levels: Levels, options: dict[str, Any], masks: bool, config: Dete
         Channels(levels.channels[-2]),
         **(options | {"num_classes": None}),
         rpn_anchor_generator=AnchorGenerator((C4_SIDES,), (RATIOS,)),
-        box_roi_pool=MultiScaleRoIAlign(["0"], 14, 2),
+        box_roi_pool=RoIAlign(["0"], 14, 2),
         box_head=LastStage(levels.network.stages[-1]),
         box_predictor=FastRCNNPredictor(levels.channels[-1], classes),
     )
