@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from seer.errors import printable
 from seer.report.plots import Axis, log_ticks, nice_ticks, number, style_of
+from seer.report.point_names import Box, Label, labels_of
 
 WIDTH = 480  # of the view boxes
 HEIGHT = 300
@@ -43,9 +44,8 @@ def scatter(points: Sequence[Point], label: str, x_title: str, y_title: str) -> 
     parts = _grid(x, x_ticks, y, y_ticks, _percent)
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{x_title} →", "end"))
     parts.append(_text(0, 12, f"↑ {y_title}", "start"))
-    for point in points:
-        parts.append(_cross(point, x, y))
-    return _svg(label, HEIGHT, parts)
+    crosses, height = _crosses(points, x, y)
+    return _svg(label, height, parts + crosses)
 
 
 def rank_diagram(
@@ -119,8 +119,8 @@ def scores_over(
         place = f'cx="{x(point.x[0]):.1f}" cy="{y(point.y[0]):.1f}" r="4.5"'
         title = f"<title>{_escaped(point.name)}</title>"
         parts.append(f'<g>{title}<circle class="reference" fill="none" {place}/></g>')
-    parts += [_cross(point, x, y) for point in points]
-    return _svg(label, HEIGHT, parts)
+    crosses, height = _crosses(points, x, y, hollow)
+    return _svg(label, height, parts + crosses)
 
 
 @dataclass(frozen=True)
@@ -213,14 +213,27 @@ def short(name: str, longest: int = MOST_NAMED) -> str:
     return f"{name[:begin]}…{name[begin + 1 - longest :]}"
 
 
-def _cross(point: Point, x: Axis, y: Axis) -> str:
+def _crosses(
+    points: Sequence[Point], x: Axis, y: Axis, others: Sequence[Point] = ()
+) -> tuple[list[str], float]:
+    """Points with their names, which cover none of them, and the height of the diagram with the names
+    below that found no place beside theirs.
+    """
+    dots, nameless = ([(x(p.x[0]), y(p.y[0])) for p in group] for group in (points, others))
+    room = Box(LEFT, 16, WIDTH, HEIGHT - BOTTOM + 4)
+    labels, legend = labels_of([short(p.name) for p in points], dots, room, nameless)
+    parts = [_cross(point, x, y, label) for point, label in zip(points, labels, strict=True)]
+    for row, line in enumerate(legend):
+        parts.append(_text(LEFT, HEIGHT + 4 + ROW * row, line, "start", kind="note"))
+    return parts, HEIGHT + ROW * len(legend)
+
+
+def _cross(point: Point, x: Axis, y: Axis, label: Label) -> str:
     style = style_of(point.place)
     across = _rule(x(point.x[1]), x(point.x[2]), y(point.y[0]), y(point.y[0]), f"error {style}")
     along = _rule(x(point.x[0]), x(point.x[0]), y(point.y[1]), y(point.y[2]), f"error {style}")
     dot = f'<circle class="dot {style}" cx="{x(point.x[0]):.1f}" cy="{y(point.y[0]):.1f}" r="4"/>'
-    at_right = x(point.x[0]) > WIDTH - 150
-    anchor, shift = ("end", -8) if at_right else ("start", 8)
-    name = _text(x(point.x[0]) + shift, y(point.y[0]) - 7, short(point.name), anchor, kind="note")
+    name = _text(label.x, label.y, label.text, label.anchor, kind="note")
     title = f"<title>{_escaped(point.name)}</title>"
     return f"<g>{title}{across}{along}{dot}{name}</g>"
 

@@ -1,13 +1,16 @@
 """The models of a transfer benchmark: told apart, and timed beforehand."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import torch
 from torch import Tensor
 
 from seer.distributed import pick_device
+from seer.engine.metrics import cpu_name
 from seer.errors import InputError
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import frozen, to_input
@@ -54,6 +57,39 @@ class Contestant:
         if self.weights:
             return row["model"] == self.name and row.get("weights") == self.weights
         return row["model"] == (f"{PIXELS}:{pixels}" if self.spec == PIXELS else self.name)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When, on what, and beside what else the models were timed.
+
+    Attributes:
+        when: in UTC, to the second.
+        device: its name. threads: of PyTorch, on a CPU; 0 of others.
+        load: how many processes of the machine ran, the mean of the minute before.
+        cores: that it has.
+    """
+
+    when: str
+    device: str
+    precision: str
+    threads: int
+    load: float
+    cores: int
+
+
+def timing(config: FeatureConfig) -> Timing:
+    """To be told just before."""
+    device = pick_device(config.device)
+    on_cpu = device.type == "cpu"
+    return Timing(
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        cpu_name() if on_cpu else torch.cuda.get_device_name(device),
+        config.precision,
+        torch.get_num_threads() if on_cpu else 0,
+        round(os.getloadavg()[0], 2),
+        os.cpu_count() or 1,
+    )
 
 
 def contestants(specs: Sequence[str], config: FeatureConfig) -> list[Contestant]:

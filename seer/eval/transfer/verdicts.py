@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from seer.data.folders import readable
 from seer.errors import InputError
 from seer.eval.analyses.correlation import Coefficient, average_ranks
 from seer.eval.analyses.measurements import (
@@ -69,6 +70,8 @@ def _need(
         "value": fmean(column.scores[first].row["value"] for column in columns),
         "measures": list(dict.fromkeys(title_of(column.row) for column in columns)),
         "scores": len(columns),
+        "data_sets": list(dict.fromkeys(readable(column.place.name) for column in columns)),
+        "protocols": len({column.task for column in columns}),
         "better": better,
         "worse": worse,
     }
@@ -104,6 +107,7 @@ def rankings(columns: Sequence[Column], titles: dict[str, str]) -> list[dict[str
                 "models": [titles[models[i]] for i in order],
                 "ranks": [ranking.ranks[i].tolist() for i in order],
                 "mean": [float(ranking.mean[i]) for i in order],
+                "by_mean_score": _by_mean_score(own, models, titles),
                 "p": None if isnan(ranking.p) else ranking.p,
                 "level": LEVEL,
                 "critical": ranking.critical,
@@ -111,6 +115,16 @@ def rankings(columns: Sequence[Column], titles: dict[str, str]) -> list[dict[str
             }
         )
     return told
+
+
+def _by_mean_score(
+    columns: Sequence[Column], models: Sequence[str], titles: dict[str, str]
+) -> list[str]:
+    """The models, the highest mean first; none where measures have other units than shares."""
+    if any(column.row.get("unit", "share") != "share" for column in columns):
+        return []
+    means = {model: fmean(column.signed(model) for column in columns) for model in models}
+    return [titles[model] for model in sorted(models, key=means.__getitem__, reverse=True)]
 
 
 def correlations(columns: Sequence[Column], titles: dict[str, str]) -> list[dict[str, Any]]:
