@@ -1,5 +1,5 @@
-"""Where names of points stand in a diagram, so that they cover neither other points nor each other;
-what finds no place is a number, and its name stands below.
+"""Where names of points stand in a diagram, so that they cover neither other points nor each other,
+nor lines if that can be; what finds no place is a number, and its name stands below.
 """
 
 from collections.abc import Sequence
@@ -62,23 +62,28 @@ class Label:
 
 
 def labels_of(
-    names: Sequence[str], dots: Sequence[Spot], room: Box, others: Sequence[Spot] = ()
+    names: Sequence[str],
+    dots: Sequence[Spot],
+    room: Box,
+    others: Sequence[Spot] = (),
+    bars: Sequence[Box] = (),
 ) -> tuple[list[Label], list[str]]:
     """A label for each point, and what numbers among them stand for, `1 name`.
 
     Args:
         names: short ones. dots: of the points, of which `others` have no name.
+        bars: lines, which names cross only where there is no other place.
     """
     obstacles = [_around(dot) for dot in (*dots, *others)]
     placed: list[Label] = []
     legend: list[str] = []
     for i, (name, dot) in enumerate(zip(names, dots, strict=True)):
         taken = [*obstacles[:i], *obstacles[i + 1 :], *(label.box for label in placed)]
-        label = _free(name, dot, room, taken)
+        label = _free(name, dot, room, taken, bars)
         if label is None:
             number = str(len(legend) + 1)
             legend.append(f"{number} {name}")
-            label = _free(number, dot, room, taken) or _freest(number, dot, taken)
+            label = _free(number, dot, room, taken, bars) or _freest(number, dot, taken)
         placed.append(label)
     return placed, legend
 
@@ -92,13 +97,21 @@ def _candidates(text: str, dot: Spot) -> list[Label]:
     return [Label(text, anchor, dot[0] + right, dot[1] + down) for anchor, right, down in PLACES]
 
 
-def _free(text: str, dot: Spot, room: Box, taken: Sequence[Box]) -> Label | None:
-    for label in _candidates(text, dot):
-        if label.box.within(room) and not any(map(label.box.meets, taken)):
-            return label
-    return None
+def _free(
+    text: str, dot: Spot, room: Box, taken: Sequence[Box], bars: Sequence[Box]
+) -> Label | None:
+    free = [
+        label
+        for label in _candidates(text, dot)
+        if label.box.within(room) and not any(map(label.box.meets, taken))
+    ]
+    return min(free, key=lambda label: _met(label, bars), default=None)
 
 
 def _freest(text: str, dot: Spot, taken: Sequence[Box]) -> Label:
     """Of a number among points that lie on each other."""
-    return min(_candidates(text, dot), key=lambda label: sum(map(label.box.meets, taken)))
+    return min(_candidates(text, dot), key=lambda label: _met(label, taken))
+
+
+def _met(label: Label, boxes: Sequence[Box]) -> int:
+    return sum(map(label.box.meets, boxes))

@@ -163,15 +163,18 @@ def boards(summary: Row, styles: dict[str, str]) -> list[Board]:
 
 
 def of_what(column: Row, place: Row) -> list[str]:
-    """How many images a score is of and, on a line of its own, chance."""
-    told = []
-    if column["images"]:
-        kind = "images asked about" if column["task"] == "fewshot" else "test images"
-        classes = f", {place['classes']} classes" if place.get("classes") else ""
-        told.append(f"{column['images']:,} {kind}{classes}")
+    """Of how many images a score is, and of how many classes, with chance; a line each."""
+    images = []
+    if column["images"] and column["task"] == "fewshot":
+        images.append(f"{column['images']:,} images asked about")
+    elif column["images"]:
+        images.append(f"{column['images']:,} test images")
+        if "train" in place:
+            images.append(f"{place['train']:,} to learn from")
+    classes = [f"{place['classes']} classes"] if "classes" in place else []
     if column["chance"] is not None and column["unit"] == SHARE:
-        told.append(f"chance {100 * column['chance']:.1f} %")
-    return told
+        classes.append(f"chance {100 * column['chance']:.1f} %")
+    return [", ".join(line) for line in (images, classes) if line]
 
 
 def _cell(column: Row, title: str, style: str, score: Row | None) -> Cell:

@@ -89,7 +89,8 @@ def about(model: Row) -> str:
     if model["kind"] == "pixels":
         _, _, side = model["spec"].partition(":")
         return f"no network: the image itself, of {side or 'at most 64'} px"
-    parts = [KINDS[model["kind"]]] if model["kind"] in KINDS else []
+    kind = KINDS.get(model["kind"], "")
+    parts = [kind] if kind and kind not in model["title"] else []
     if model["size"]:
         parts.append(f"{model['size']} px")
         parts.append(f"{model['dimensions']:,} dimensions")

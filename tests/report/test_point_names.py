@@ -37,6 +37,14 @@ def test_alone_a_name_stands_right_above_its_point_and_at_the_right_end_left_of_
     assert first.y < 100
 
 
+def test_names_cross_lines_only_where_there_is_no_other_place():
+    beside = Box(250, 0, 250, 300)  # a line that goes through where the name would stand
+    (label,), _ = labels_of(["one model"], [(220, 100)], ROOM, bars=[beside])
+    assert label.anchor == "end"
+    around = [beside, Box(190, 0, 190, 300)]
+    assert labels_of(["one model"], [(220, 100)], ROOM, bars=around)[1] == []
+
+
 def test_names_that_find_no_place_are_numbers_and_stand_below():
     """Nine models on one spot, each with a name that fills half of the width."""
     points = [

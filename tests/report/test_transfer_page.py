@@ -128,7 +128,7 @@ def test_the_page_says_what_the_summary_says():
     assert "▲ ours, +5.2 points 80.0 %, the mean of 3 scores" in text
     assert "ours has learned from images of eurosat: no transfer there." in text
     assert text.count("learned from this set") == 1
-    assert "flowers 200 test images, 5 classes chance 20.0 %" in text
+    assert "flowers 200 test images, 800 to learn from 5 classes, chance 20.0 %" in text
     assert "knn top-1 intervals over the test images" in text
     assert "theirs has the best mean score, being ahead by more where it is." in text
     assert (
@@ -261,7 +261,7 @@ def test_few_shot_scores_say_over_what_their_intervals_are():
     few_shot = column("flowers", "fewshot") | {"images": 1000}
     text = text_of(render(SUMMARY | {"columns": [few_shot]}))
     assert "intervals over the images that are asked about and the episodes" in text
-    assert "flowers 1,000 images asked about, 5 classes" in text
+    assert "flowers 1,000 images asked about 5 classes, chance 20.0 %" in text
 
 
 def test_what_was_compared_without_pairs_is_named_and_other_units_are_no_points():

@@ -1,6 +1,7 @@
 """The models of a transfer benchmark: told apart, and timed beforehand."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ TIMED = 16  # images of a batch
 LEAST_SECONDS = 0.2  # of measuring; a second batch is larger where the first was over before
 LONG = 2.0  # seconds of a batch, which is not repeated then
 REPEATS = 3
+STEP = re.compile(r" step-(\d+)(?=@|$)")
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,10 @@ def contestant(spec: str, config: FeatureConfig) -> Contestant:
 
 
 def title_of(spec: str, label: str) -> str:
-    """A model as a table names it: of a library's weights in a file, without that file."""
+    """A model as a table names it: of a library's weights in a file, without that file; of a run's
+    checkpoint its step without zeros before it.
+    """
+    label = STEP.sub(lambda match: f" step {int(match[1]):,}", label)
     library = library_of(spec)
     if library and "/" in label:
         _, size = without_size(spec)

@@ -162,6 +162,7 @@ def test_a_model_is_timed_and_named():
     assert len(model.weights) == 32
     label = "torchvision:resnet18:/some/where/weights.pth"
     assert contestants.title_of(label, label) == "torchvision:resnet18"
+    assert contestants.title_of("run@64", "run step-000012000@64") == "run step 12,000@64"
 
 
 @pytest.mark.parametrize(
