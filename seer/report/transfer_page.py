@@ -147,19 +147,26 @@ def boards(summary: Row, styles: dict[str, str]) -> list[Board]:
     first.
     """
     sizes = {place["name"]: place for place in summary["data_sets"]}
-    groups: dict[tuple[str, str, bool], list[Line]] = {}
+    measures: dict[tuple[str, str], list[Row]] = {}
     for column in summary["columns"]:
-        group = (column["task"], column["title"], column["headline"])
+        measures.setdefault((column["task"], column["title"]), []).append(column)
+    tables = [_board(columns, sizes, styles) for columns in measures.values()]
+    return sorted(tables, key=lambda board: not board.headline)
+
+
+def _board(columns: Sequence[Row], sizes: dict[str, Row], styles: dict[str, str]) -> Board:
+    """A measure on each of its data sets."""
+    first = columns[0]
+    over = OVER.get(first["task"], OVER_IMAGES)
+    if first["better"] == "lower":
+        over = f"less is better; {over}"
+    lines = []
+    for column in columns:
         scores = {score["model"]: score for score in column["scores"]}
         cells = [_cell(column, title, style, scores.get(title)) for title, style in styles.items()]
         told = of_what(column, sizes.get(column["data_set"], {}))
-        line = Line(column["data_set"], told, cells, column["published"])
-        groups.setdefault(group, []).append(line)
-    ordered = sorted(groups.items(), key=lambda item: not item[0][2])
-    return [
-        Board(title, OVER.get(task, OVER_IMAGES), headline, lines)
-        for (task, title, headline), lines in ordered
-    ]
+        lines.append(Line(column["data_set"], told, cells, column["published"]))
+    return Board(first["title"], over, first["headline"], lines)
 
 
 def of_what(column: Row, place: Row) -> list[str]:

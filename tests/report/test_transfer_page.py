@@ -267,9 +267,10 @@ def test_few_shot_scores_say_over_what_their_intervals_are():
 def test_what_was_compared_without_pairs_is_named_and_other_units_are_no_points():
     unpaired = column("flowers", "calibration")
     unpaired["scores"][1]["against_best"] = None
-    paired = column("flowers", "nll") | {"unit": "nats"}
+    paired = column("flowers", "nll") | {"unit": "nats", "better": "lower"}
     page = render(SUMMARY | {"columns": [unpaired, paired]})
     assert "but for calibration top-1, which is no mean over images" in text_of(page)
+    assert "nll top-1 less is better; intervals over the test images" in text_of(page)
     assert "beside the best: -0.1 nats [-0.2, +0.01], p = 0.07" in page
     assert "without pairs" not in text_of(render(SUMMARY | {"columns": [paired]}))
 

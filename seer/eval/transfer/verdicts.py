@@ -120,8 +120,12 @@ def rankings(columns: Sequence[Column], titles: dict[str, str]) -> list[dict[str
 def _by_mean_score(
     columns: Sequence[Column], models: Sequence[str], titles: dict[str, str]
 ) -> list[str]:
-    """The models, the highest mean first; none where measures have other units than shares."""
+    """The models, the best mean first; none where some measures are no shares, or less is better of
+    some alone.
+    """
     if any(column.row.get("unit", "share") != "share" for column in columns):
+        return []
+    if len({column.higher_is_better for column in columns}) > 1:
         return []
     means = {model: fmean(column.signed(model) for column in columns) for model in models}
     return [titles[model] for model in sorted(models, key=means.__getitem__, reverse=True)]
@@ -144,13 +148,19 @@ def correlations(columns: Sequence[Column], titles: dict[str, str]) -> list[dict
     for first, second in combinations(tasks, 2):
         points = _points(columns, titles, first, second)
         if len(points) >= LEAST:
-            told.append(_pair(measurements, first, second) | {"points": points})
+            axes = {"x_title": _axis(columns, first), "y_title": _axis(columns, second)}
+            told.append(_pair(measurements, first, second) | axes | {"points": points})
     return told
+
+
+def _axis(columns: Sequence[Column], task: str) -> str:
+    """What an axis is called."""
+    lower = any(column.task == task and not column.higher_is_better for column in columns)
+    return TASKS[task].title + " (less is better)" * lower
 
 
 def _pair(measurements: Measurements, first: str, second: str) -> dict[str, Any]:
     told: dict[str, Any] = {"x": first, "y": second}
-    told |= {"x_title": TASKS[first].title, "y_title": TASKS[second].title}
     own = {key: value for key, value in measurements.items() if key.task in (first, second)}
     try:
         for quantity, measured in own.items():

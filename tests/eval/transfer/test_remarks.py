@@ -10,7 +10,7 @@ from seer.eval.transfer.agenda import DataPlace
 from seer.eval.transfer.lineage import FOLDER, Overlap
 from seer.eval.transfer.matrix import Column, Scored
 from seer.eval.transfer.remarks import remarks, shots_of
-from seer.eval.transfer.verdicts import needs
+from seer.eval.transfer.verdicts import correlations, needs, rankings
 
 TITLES = {"run": "ours", "run:random": "untrained", "pixels": "pixels", "timm:x:random": "x"}
 
@@ -91,3 +91,27 @@ def test_a_need_names_the_model_of_the_highest_mean_and_the_next():
         [column(task, "top1", "a", run=0.9, pixels=0.2) for task in ("linear", "logreg")], TITLES
     )
     assert (frozen["scores"], frozen["data_sets"], frozen["protocols"]) == (2, ["a"], 2)
+
+
+def test_ranks_are_told_with_the_order_of_mean_scores_and_axes_say_where_less_is_better():
+    """Untrained is ahead on two of three data sets, the run by more where it is."""
+    columns = [
+        column("knn", "top1", "a", run=0.90, untrained=0.50, pixels=0.2),
+        column("knn", "top1", "b", run=0.50, untrained=0.53, pixels=0.2),
+        column("knn", "top1", "c", run=0.40, untrained=0.45, pixels=0.2),
+    ]
+    (by_task, _) = rankings(columns, TITLES)
+    assert by_task["models"][0] == "untrained"
+    assert by_task["by_mean_score"] == ["ours", "untrained", "pixels"]
+    errors = [
+        column("calibration", "ece", name, run=0.1, untrained=0.2, pixels=0.3) for name in "ab"
+    ]
+    for each in errors:
+        for scored in each.scores.values():
+            scored.row["better"] = "lower"
+    (knn, calibration, both) = rankings([*columns[:2], *errors], TITLES)
+    assert calibration["by_mean_score"] == ["ours", "untrained", "pixels"]
+    assert knn["by_mean_score"] == ["ours", "untrained", "pixels"]
+    assert both["by_mean_score"] == []
+    (pair,) = correlations([*columns[:2], *errors], TITLES)
+    assert (pair["x_title"], pair["y_title"]) == ("kNN", "Calibration (less is better)")
