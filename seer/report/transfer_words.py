@@ -1,5 +1,6 @@
 """What the page of a transfer benchmark says in sentences."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -26,16 +27,14 @@ def verdict(needs: Sequence[Row]) -> str:
     if not needs:
         return "Nothing to choose between yet: no two models have all scores of a task"
     sure = [line for line in needs if line["better"] and not line["worse"]]
-    winners = {line["best"] for line in sure}
+    winners = Counter(line["best"] for line in sure)
     if len(sure) == len(needs) and len(winners) == 1:
         return f"{cut(sure[0]['best'], LONGEST_NAME)} is best for {_every(len(needs))}"
     if not sure:
         return "No need has a model that is significantly better than the next one"
-    parts = []
-    for winner in winners:
-        count = sum(line["best"] == winner for line in sure)
-        parts.append(f"{cut(winner, LONGEST_NAME)} for {count}")
-    return f"Of {len(needs)} needs, one model is significantly ahead: {', '.join(parts)}"
+    (first, count), *others = winners.most_common()
+    words = f"{cut(first, LONGEST_NAME)} is significantly ahead for {count} of {len(needs)} needs"
+    return words + "".join(f", {cut(name, LONGEST_NAME)} for {more}" for name, more in others)
 
 
 def need(

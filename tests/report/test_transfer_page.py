@@ -160,8 +160,9 @@ def test_the_page_says_what_the_summary_says():
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
+        ([line(), line(best="theirs"), line(better=0)], "ours is significantly ahead for 1 of 3 needs, theirs for 1"),
         ([line(), line(need="b")], "ours is best for all 2 needs that were measured"),
-        ([line(), line(better=2, worse=1)], "Of 2 needs, one model is significantly ahead: ours for 1"),
+        ([line(), line(better=2, worse=1)], "ours is significantly ahead for 1 of 2 needs"),
         ([line(better=0)], "No need has a model that is significantly better than the next one"),
         ([], "Nothing to choose between yet: no two models have all scores of a task"),
     ],
@@ -239,7 +240,9 @@ def test_names_of_strangers_are_shown_as_text_and_nothing_is_loaded(tmp_path):
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_the_page_fits_a_narrow_screen(tmp_path):
     """Nothing is wider than 400 px; in a frame, as a headless browser's window is no smaller than 500."""
-    page = write_transfer(SUMMARY, tmp_path / "transfer.html")
+    long = copy.deepcopy(SUMMARY)
+    long["needs"] = [line(best="torchvision:mobilenet_v2@64" + "x" * 30)]
+    page = write_transfer(long, tmp_path / "transfer.html")
     frame = tmp_path / "frame.html"
     frame.write_text(
         f'<iframe id="f" src="{page.name}" width="400" height="900"></iframe><script>'

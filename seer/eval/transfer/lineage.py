@@ -89,7 +89,7 @@ class Overlap:
         if self.by == BYTES:
             train = _of(self.train, self.looked_at[0], "training")
             test = _of(self.test, self.looked_at[1], "test")
-            known = f"{train} and {test} images are among them, byte for byte"
+            known = f"its data hold {train} and {test} images that were looked up, byte for byte"
         end = "is of images that it has seen" if self.test else "is not transfer"
         return f"{model} was trained on images of {data_set} ({known}), so its score there {end}"
 

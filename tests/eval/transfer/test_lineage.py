@@ -79,8 +79,8 @@ def test_images_are_known_again_by_their_bytes_wherever_they_lie(places, tmp_pat
     found = overlap(lesson, *place_of(tmp_path / "other"))
     assert (found.by, found.train, found.test, found.looked_at) == (BYTES, 18, 0, (18, 12))
     assert found.words("ours", "other") == (
-        "ours was trained on images of other (18 of 18 training and none of 12 test images are among them, "
-        "byte for byte), so its score there is not transfer"
+        "ours was trained on images of other (its data hold 18 of 18 training and none of 12 test images that "
+        "were looked up, byte for byte), so its score there is not transfer"
     )
     image = next((tmp_path / "other" / "train").rglob("*.*"))
     shutil.copy(image, tmp_path / "other" / "test" / image.parent.name / f"z{image.name}")
