@@ -24,12 +24,28 @@ from seer.jsonl import Row
 from seer.rundir.names import PER_IMAGE
 
 LARGEST = 64 * MEGABYTE  # a file of 50,000 images has 50 kB to 50 MB
-# Of each image: whether it was right; a class, or several; how sure the model was of each class. Or of
-# each few-shot episode, its accuracy.
-KINDS = {"hits": "b", "labels": "iu", "scores": "f", "accuracies": "f"}
+# Of each image: whether it was right; a class, or several; how sure the model was of each class; or a
+# value. Of each query of few-shot episodes, whether it was right, and its image. An older seer kept
+# `accuracies`, of each episode.
+KINDS = {
+    "hits": "b",
+    "labels": "iu",
+    "scores": "f",
+    "values": "f",
+    "images": "iu",
+    "accuracies": "f",
+}
 # Options that say what the fingerprints of the images say, and which model is measured.
 ELSEWHERE = {"data", "weights"}
-MEASURES = ({"hits"}, {"hits", "labels"}, {"scores", "labels"}, {"accuracies"})
+MEASURES = (
+    {"hits"},
+    {"hits", "labels"},
+    {"scores", "labels"},
+    {"values"},
+    {"hits", "images"},
+    {"accuracies"},
+)
+PAIRS = ({"scores", "labels"}, {"hits", "images"})  # of which both have two dimensions
 
 logger = logging.getLogger("seer.eval")
 
@@ -64,10 +80,14 @@ def keep(results: Path | str, row: Row, outcomes: Mapping[str, Any]) -> None:
     if not outcomes:
         return
     path = path_of(results, row)
+    kept = arrays(outcomes)
+    if sum(array.nbytes for array in kept.values()) > LARGEST - MEGABYTE:
+        logger.warning("%s: what each image scored is too much to be kept", path)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(path) as beside:
-            save_file(arrays(outcomes), beside)
+            save_file(kept, beside)
     except (OSError, SafetensorError) as error:
         logger.warning("%s: what each image scored cannot be kept (%s)", path, reason(error))
 
@@ -103,11 +123,11 @@ def _checked(arrays: dict[str, np.ndarray]) -> Outcomes:
     """Arrays of one measure, with a row for each image. Raises ValueError for others."""
     if set(arrays) not in MEASURES or len({len(array) for array in arrays.values()}) > 1:
         raise ValueError("they are of no measure")
-    dimensions = 2 if "scores" in arrays else 1
+    dimensions = 2 if set(arrays) in PAIRS else 1
     for name, array in arrays.items():
         is_kind = array.dtype.kind in KINDS[name] and array.ndim == dimensions
         if not is_kind or not array.size or not np.isfinite(array).all():
             raise ValueError(f"{name} are none")
-    if dimensions == 2 and arrays["scores"].shape != arrays["labels"].shape:
-        raise ValueError("their classes are not the same")
+    if len({array.shape for array in arrays.values()}) > 1:
+        raise ValueError("they are not of the same images and classes")
     return arrays

@@ -8,7 +8,7 @@ Imports no torch: the report compares models by it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp, lgamma, log, sqrt
+from math import erfc, exp, lgamma, log, sqrt
 
 import numpy as np
 
@@ -17,8 +17,9 @@ from seer.rundir.thresholds import CHANCE
 
 Z = 1.959964  # two-sided 95 % of the normal distribution
 NEGLIGIBLE = 1e-17  # of a sum
+SHARE = "share"  # a unit
 
-Outcomes = Mapping[str, np.ndarray]  # of each image, or episode: `Score.outcomes`
+Outcomes = Mapping[str, np.ndarray]  # of each image, or query of an episode: `Score.outcomes`
 Measure = Callable[[np.ndarray], np.ndarray]  # of how often images are there: `(B, N)` → `(B,)`
 
 
@@ -53,19 +54,23 @@ def alike(first: Outcomes, second: Outcomes) -> bool:
         return False
     if any(first[name].shape != second[name].shape for name in first):
         return False
-    return "labels" not in first or bool((first["labels"] == second["labels"]).all())
+    same = ("labels", "images")
+    return all(bool((first[name] == second[name]).all()) for name in same if name in first)
 
 
 def compare(first: Outcomes, second: Outcomes) -> Difference:
     """The two must be of the same images and measure.
 
     Accuracies: McNemar's exact test, with the interval of Agresti and Min (2005, Stat. Med. 24).
-    Others: the bootstrap over images, or over few-shot episodes, 1,000 times.
+    Few-shot queries: by their images and episodes (`crossed`). Others: the bootstrap over images,
+    1,000 times.
     """
     assert alike(first, second)
-    if "accuracies" in first:
-        episodes = len(first["accuracies"])
-        return bootstrap(episode_mean(first), episode_mean(second), episodes)
+    if "images" in first:
+        return crossed(first["hits"], second["hits"], first["images"])
+    for name in ("values", "accuracies"):
+        if name in first:
+            return bootstrap(mean(first[name]), mean(second[name]), len(first[name]))
     if set(first) == {"hits"}:
         return mcnemar(first["hits"], second["hits"])
     if "hits" in first:
@@ -101,6 +106,34 @@ def two_sided(fewer: int, trials: int) -> float:
     return min(1.0, 2 * total)
 
 
+def crossed(first: np.ndarray, second: np.ndarray, images: np.ndarray) -> Difference:
+    """Of `(E, Q)` bool, whether the queries of few-shot episodes were right, about `images` `(E, Q)`;
+    by the normal distribution.
+    """
+    margins = first.astype(np.float64) - second
+    value = float(margins.mean())
+    # Where all queries differ alike, as if on one image more they did not.
+    least = 1 / len(np.unique(images)) ** 2
+    spread = sqrt(max(crossed_variance(margins - value, images), least))
+    p = erfc(abs(value) / spread / sqrt(2))
+    return Difference(value, max(-1.0, value - Z * spread), min(1.0, value + Z * spread), p)
+
+
+def crossed_variance(deviations: np.ndarray, images: np.ndarray) -> float:
+    """The variance of the mean of what queries are above it, `(E, Q)`, which go together within an
+    episode (a row) and wherever they are of one of the `images` `(E, Q)`.
+
+    What is summed by episode and by image counts what a query has for itself twice, and it is taken
+    off once (Cameron, Gelbach and Miller 2011, J. Bus. Econ. Stat. 29, 238-249, equation 2.13).
+    """
+    _, numbers = np.unique(images, return_inverse=True)
+    by_image = np.square(np.bincount(numbers.ravel(), deviations.ravel())).sum()
+    by_episode = np.square(deviations.sum(1)).sum()
+    total = by_image + by_episode - np.square(deviations).sum()
+    # The difference can come out below either by chance.
+    return float(max(total, by_image, by_episode)) / deviations.size**2
+
+
 def bootstrap(first: Measure, second: Measure, images: int) -> Difference:
     """Of two measures of images that are drawn anew."""
     whole = np.ones((1, images), np.float32)
@@ -113,9 +146,9 @@ def bootstrap(first: Measure, second: Measure, images: int) -> Difference:
     return Difference(value, min(low, value), max(high, value), p)
 
 
-def episode_mean(outcomes: Outcomes) -> Measure:
-    """The mean accuracy of episodes."""
-    return lambda counts: counts @ outcomes["accuracies"] / counts.sum(1)
+def mean(values: np.ndarray) -> Measure:
+    """The mean of a value for each image; or, as an older seer kept them, for each episode."""
+    return lambda counts: counts @ values / counts.sum(1)
 
 
 def class_means(outcomes: Outcomes) -> Measure:
@@ -159,12 +192,18 @@ def verdict(first: str, second: str, difference: Difference) -> str:
     return f"{first} against {second}: {in_words(difference)}"
 
 
-def in_words(difference: Difference) -> str:
+def in_words(difference: Difference, unit: str = SHARE) -> str:
     """A difference of shares: `+5.2 points [+3.1, +7.3], larger than chance (p = 0.0003)`."""
-    points = 100 * difference.value
-    interval = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
     said = "larger" if difference.beyond_chance else "no larger"
-    return f"{points:+.1f} points {interval}, {said} than chance ({p_of(difference)})"
+    return f"{size_in_words(difference, unit)}, {said} than chance ({p_of(difference)})"
+
+
+def size_in_words(difference: Difference, unit: str = SHARE) -> str:
+    """`+5.2 points [+3.1, +7.3]`; of what is no share, in its unit: `+0.052 nats [+0.031, +0.073]`."""
+    factor, digits, name = (100, ".1f", "points") if unit == SHARE else (1, ".3g", unit)
+    ends = (difference.value, difference.low, difference.high)
+    value, low, high = (f"{factor * end:+{digits}}" for end in ends)
+    return f"{value} {name} [{low}, {high}]"
 
 
 def p_of(difference: Difference) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seer.eval.outcomes import Measured
-from seer.eval.paired import Z
+from seer.eval.paired import Z, crossed_variance
 from seer.eval.ranking import mean_precision, resampled
 
 
@@ -25,8 +25,8 @@ class Score:
         chance: what is reached without looking at the images; None where that is not known.
         details: what was chosen on the way.
         outcomes: of each test image, for comparisons (`seer.eval.paired`): `hits`, whether it was right; besides
-            `labels`, where classes count alike; or `scores` and `labels`; or, of each few-shot episode,
-            `accuracies`. Empty where they are not known.
+            `labels`, where classes count alike; or `scores` and `labels`; or `values`; or, of each query of
+            few-shot episodes, `hits` and the number of its image, `images`. Empty where they are not known.
         test: the images that it is of, where they are not the task's test images.
     """
 
@@ -52,7 +52,7 @@ def chance(labels: Tensor, guesses: int = 1) -> float:
     return int(counts.topk(min(guesses, len(counts))).values.sum()) / len(labels)
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
+def wilson(successes: float, trials: float) -> tuple[float, float]:
     """Wilson's 95 % score interval of a proportion (1927); it stays inside [0, 1], and honest near
     its ends.
     """
@@ -75,6 +75,37 @@ def accuracy(
     score = share(metric, title, int(correct.sum()), correct.numel(), details, headline, by_chance)
     score.outcomes = {"hits": correct.cpu()}
     return score
+
+
+def mean_of_episodes(
+    metric: str,
+    title: str,
+    hits: Tensor,
+    images: Tensor,
+    details: dict[str, Any] | None = None,
+    by_chance: float | None = None,
+) -> Score:
+    """The share of `(E, Q)` hits of few-shot episodes, each of which asks about `(E, Q)` images.
+
+    An image that many episodes ask about is one image, and the queries of an episode share what it
+    learned from: the interval is Wilson's of as many independent answers as have the same variance
+    (`crossed_variance`), at most one an image that was asked about where all answers are alike.
+    """
+    value = float(hits.double().mean())
+    distinct = len(images.unique())
+    variance = crossed_variance(hits.double().numpy() - value, images.numpy())
+    independent = value * (1 - value) / variance if variance > 0 else float(distinct)
+    low, high = wilson(value * independent, independent)
+    return Score(
+        metric,
+        title,
+        value,
+        low,
+        high,
+        chance=by_chance,
+        details={"images": distinct, **(details or {})},
+        outcomes={"hits": hits, "images": images.int()},
+    )
 
 
 def mean_per_class(

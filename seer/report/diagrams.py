@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from seer.errors import printable
 from seer.report.plots import Axis, log_ticks, nice_ticks, number, style_of
+from seer.report.point_names import Box, labels_of
 
 WIDTH = 480  # of the view boxes
 HEIGHT = 300
@@ -43,9 +44,8 @@ def scatter(points: Sequence[Point], label: str, x_title: str, y_title: str) -> 
     parts = _grid(x, x_ticks, y, y_ticks, _percent)
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{x_title} →", "end"))
     parts.append(_text(0, 12, f"↑ {y_title}", "start"))
-    for point in points:
-        parts.append(_cross(point, x, y))
-    return _svg(label, HEIGHT, parts)
+    crosses, height = _crosses(points, x, y)
+    return _svg(label, height, parts + crosses)
 
 
 def rank_diagram(
@@ -91,7 +91,7 @@ def rank_diagram(
         path = f"{scale(rank):.1f},36 {scale(rank):.1f},{level:.1f} {end},{level:.1f}"
         parts.append(f'<polyline class="{style}" points="{path}"/>')
         anchor = "end" if at_left else "start"
-        text = f"{short(name, 18)} {rank:.2f}"
+        text = f"{short(name, 15)} {rank:.2f}"
         parts.append(_text(end + (-5 if at_left else 5), level, text, anchor, 'dy=".32em"', "note"))
     return _svg(label, height, parts)
 
@@ -119,8 +119,8 @@ def scores_over(
         place = f'cx="{x(point.x[0]):.1f}" cy="{y(point.y[0]):.1f}" r="4.5"'
         title = f"<title>{_escaped(point.name)}</title>"
         parts.append(f'<g>{title}<circle class="reference" fill="none" {place}/></g>')
-    parts += [_cross(point, x, y) for point in points]
-    return _svg(label, HEIGHT, parts)
+    crosses, height = _crosses(points, x, y, hollow)
+    return _svg(label, height, parts + crosses)
 
 
 @dataclass(frozen=True)
@@ -213,16 +213,40 @@ def short(name: str, longest: int = MOST_NAMED) -> str:
     return f"{name[:begin]}…{name[begin + 1 - longest :]}"
 
 
+def _crosses(
+    points: Sequence[Point], x: Axis, y: Axis, others: Sequence[Point] = ()
+) -> tuple[list[str], float]:
+    """Points with their names, which cover none of them, and the height of the diagram with the names
+    below that found no place beside theirs.
+    """
+    dots, nameless = ([(x(p.x[0]), y(p.y[0])) for p in group] for group in (points, others))
+    room = Box(LEFT, 16, WIDTH, HEIGHT - BOTTOM + 4)
+    bars = [bar for point in points for bar in _bars(point, x, y)]
+    labels, legend = labels_of([short(p.name) for p in points], dots, room, nameless, bars)
+    parts = [_cross(point, x, y) for point in points]  # names above all of them
+    parts += [_text(at.x, at.y, at.text, at.anchor, kind="note") for at in labels]
+    for row, line in enumerate(legend):
+        parts.append(_text(LEFT, HEIGHT + 4 + ROW * row, line, "start", kind="note"))
+    return parts, HEIGHT + ROW * len(legend)
+
+
+def _bars(point: Point, x: Axis, y: Axis) -> list[Box]:
+    """Where its error bars lie."""
+    middle = x(point.x[0])
+    level = y(point.y[0])
+    return [
+        Box(x(point.x[1]), level, x(point.x[2]), level),
+        Box(middle, y(point.y[2]), middle, y(point.y[1])),
+    ]
+
+
 def _cross(point: Point, x: Axis, y: Axis) -> str:
     style = style_of(point.place)
     across = _rule(x(point.x[1]), x(point.x[2]), y(point.y[0]), y(point.y[0]), f"error {style}")
     along = _rule(x(point.x[0]), x(point.x[0]), y(point.y[1]), y(point.y[2]), f"error {style}")
     dot = f'<circle class="dot {style}" cx="{x(point.x[0]):.1f}" cy="{y(point.y[0]):.1f}" r="4"/>'
-    at_right = x(point.x[0]) > WIDTH - 150
-    anchor, shift = ("end", -8) if at_right else ("start", 8)
-    name = _text(x(point.x[0]) + shift, y(point.y[0]) - 7, short(point.name), anchor, kind="note")
     title = f"<title>{_escaped(point.name)}</title>"
-    return f"<g>{title}{across}{along}{dot}{name}</g>"
+    return f"<g>{title}{across}{along}{dot}</g>"
 
 
 def _axis(values: Sequence[float], begin: float, end: float) -> tuple[Axis, list[float]]:

@@ -56,7 +56,7 @@ def pictures(run: RunFiles) -> list[Picture]:
     """The pictures that the run has."""
     gallery = []
     for name, picture in run.pictures.items():
-        source = "data:image/png;base64," + base64.b64encode(picture).decode()
+        source = data_uri(picture)
         if name == CROPS:
             sizes = crop_sizes(run)
             rows = rows_of(sizes, height_of(picture))
@@ -64,6 +64,11 @@ def pictures(run: RunFiles) -> list[Picture]:
         if name in CAPTIONS:
             gallery.append(Picture(*CAPTIONS[name], source))
     return gallery
+
+
+def data_uri(png: bytes) -> str:
+    """A picture as a page holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def crop_sizes(run: RunFiles) -> list[tuple[int, int]]:

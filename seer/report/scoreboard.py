@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from seer.eval.literature import Reference, beside
-from seer.eval.paired import Difference, corrected, in_words
+from seer.eval.paired import SHARE, Difference, corrected, in_words
 from seer.jsonl import Row
 from seer.report.changes import cut
 from seer.report.comparisons import Scored, difference
@@ -168,7 +168,9 @@ def _compared(items: Sequence[Item]) -> Compared | None:
             if paired is not None:
                 names.append(item.name)
                 differences.append(paired)
-    lines = list(zip(names, map(in_words, corrected(differences)), strict=True))
+    unit = best.row.get("unit", SHARE)
+    words = [in_words(each, unit) for each in corrected(differences)]
+    lines = list(zip(names, words, strict=True))
     return Compared(best.name, lines) if lines else None
 
 

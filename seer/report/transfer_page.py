@@ -1,26 +1,55 @@
 """transfer.html: several models on several data sets, on one page that needs no network."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from seer import outputs
-from seer.eval.paired import p_in_words
+from seer import inputs, outputs
+from seer.eval.paired import SHARE, Difference, p_of, size_in_words
+from seer.inputs import UnreadableError
 from seer.report.changes import cut
 from seer.report.diagrams import Point, rank_diagram, scatter
+from seer.report.gallery import Picture, data_uri
 from seer.report.plots import number, style_of
+from seer.report.transfer_words import (
+    LONGEST_NAME,
+    Need,
+    about,
+    beside_means,
+    coefficient,
+    count_of,
+    few,
+    need,
+    speeds,
+    unsure_ranks,
+    verdict,
+)
+from seer.rundir.rundir import read_png
 from seer.templates import template
 
 Row = dict[str, Any]
-LONGEST_NAME = 120  # characters
 LONGEST_REASON = 400
-KINDS = {"untrained": "untrained", "init": "as its run began"}
+# Over what the intervals of a task are, and its tests.
+OVER = {"fewshot": "intervals over the images that are asked about and the episodes"}
+OVER_IMAGES = "intervals over the test images"
+RELIABLE = (
+    "Accuracy by confidence, as it is (left) and after the temperature (right); on the diagonal a model is "
+    "as sure as it is right; the more solid a bar, the more images."
+)
+MOST_PICTURES = 60
 
 
 class Cell(NamedTuple):
-    """A score of the table; `mark` is `best`, `alike`, `behind` or "" of what was not measured."""
+    """A score of the table.
+
+    Attributes:
+        mark: `best`, `alike`, `behind` or "" of what was not measured.
+        beside: by how much it is above the best.
+        learned: whether the model has learned from images of this data set.
+    """
 
     model: str
     style: str
@@ -28,15 +57,25 @@ class Cell(NamedTuple):
     value: str = ""
     interval: str = ""
     beside: str = ""
+    learned: bool = False
 
 
-class Need(NamedTuple):
-    """A line of the summary, in the words of the page's verdict."""
+class Line(NamedTuple):
+    """A data set of a table; `about` is how many images its scores are of, and chance."""
 
-    measure: str
-    outcome: str
-    gain: str
-    words: str
+    data_set: str
+    about: list[str]
+    cells: list[Cell]
+    published: list[Row]
+
+
+class Board(NamedTuple):
+    """A table of one measure; `over` says over what its intervals are."""
+
+    title: str
+    over: str
+    headline: bool
+    lines: list[Line]
 
 
 def write_transfer(summary: Row, out: Path) -> Path:
@@ -45,26 +84,33 @@ def write_transfer(summary: Row, out: Path) -> Path:
     Raises:
         InputError: it cannot be written.
     """
-    outputs.write(out, render(summary), "the page")
+    outputs.write(out, render(summary, out.parent), "the page")
     return out
 
 
-def render(summary: Row) -> str:
-    """The page as a text."""
+def render(summary: Row, folder: Path | None = None) -> str:
+    """The page as a text, with the pictures that lie in the folder of the results."""
     styles = {model["title"]: style_of(i) for i, model in enumerate(summary["models"])}
     places = {title: i for i, title in enumerate(styles)}
     shown = _needs(summary)
     page = template(Path(__file__).parent, "transfer.html.j2")
     return page.render(
-        title=f"{_count(summary['models'], 'model')} on {_count(summary['data_sets'], 'data set')}",
+        title=f"{count_of(summary['models'], 'model')} on {count_of(summary['data_sets'], 'data set')}",
         summary=summary,
         verdict=verdict(summary["needs"]),
         tone="better" if shown and all(line.outcome == "better" for line in shown) else "unsure",
         needs=shown,
         models=[(model, styles[model["title"]], about(model)) for model in summary["models"]],
+        speeds=speeds(summary["speeds"]),
+        unsure_ranks=unsure_ranks(summary["ranks"]),
         boards=boards(summary, styles),
         comparisons=comparisons(summary),
-        rankings=[(ranking, _ranks(ranking, places)) for ranking in summary["ranks"]],
+        unpaired=unpaired(summary),
+        pictures=pictures(summary, folder) if folder else [],
+        rankings=[
+            (ranking, _ranks(ranking, places), beside_means(ranking))
+            for ranking in summary["ranks"]
+        ],
         remarks=[cut(remark, LONGEST_REASON) for remark in summary["remarks"]],
         few=few(summary["correlations"]),
         pairs=[(pair, _scatter(pair, places)) for pair in summary["correlations"]],
@@ -88,78 +134,54 @@ def told(summary: Row) -> list[str]:
 
 def _needs(summary: Row) -> list[Need]:
     speeds = {model["title"]: model["images_per_second"] for model in summary["models"]}
-    return [need(line, speeds) for line in summary["needs"]]
+    learned = {
+        (model, column["data_set"])
+        for column in summary["columns"]
+        for model in column["learned_from"]
+    }
+    return [need(line, speeds, learned) for line in summary["needs"]]
 
 
-def verdict(needs: Sequence[Row]) -> str:
-    """What a reader takes away who reads no further."""
-    if not needs:
-        return "Nothing to choose between yet: no two models have all scores of a task"
-    sure = [line for line in needs if line["better"] and not line["worse"]]
-    winners = {line["best"] for line in sure}
-    if len(sure) == len(needs) and len(winners) == 1:
-        return f"{cut(sure[0]['best'], LONGEST_NAME)} is best for {_every(len(needs))}"
-    if not sure:
-        return "No need has a model that is significantly better than the next one"
-    parts = []
-    for winner in winners:
-        count = sum(line["best"] == winner for line in sure)
-        parts.append(f"{cut(winner, LONGEST_NAME)} for {count}")
-    return f"Of {len(needs)} needs, one model is significantly ahead: {', '.join(parts)}"
-
-
-def need(line: Row, speeds: dict[str, float | None]) -> Need:
-    """Which model for a need, by how much, how sure, and what both cost in images/s."""
-    best = cut(line["best"], LONGEST_NAME)
-    following = cut(line["next"], LONGEST_NAME)
-    points = f"{100 * line['difference']:.1f} points"
-    measures = ", ".join(line["measures"])
-    if line["scores"] == 1:
-        value = f"{100 * line['value']:.1f} % ({measures})"
-        sure = "significant" if line["better"] else "not significant"
-    else:
-        value = f"{100 * line['value']:.1f} %, the mean of {line['scores']} scores ({measures})"
-        sure = f"significantly more on {line['better']} of {line['scores']}"
-        sure += f", significantly less on {line['worse']}" if line["worse"] else ""
-    words = f"{value}; {points} more than {following}, {sure}."
-    rates = (speeds.get(line["best"]), speeds.get(line["next"]))
-    if all(rates):
-        rate, following_rate = map(number, rates)  # type: ignore[arg-type]
-        words += f" It computes features of {rate} images/s, {following} of {following_rate}."
-    if line["better"] and not line["worse"]:
-        return Need(line["need"], "better", f"{best}, +{points}", words)
-    return Need(line["need"], "not told apart", f"{best} or {following}", words)
-
-
-def about(model: Row) -> str:
-    """What is to be known of a model, in a line."""
-    if model["kind"] == "pixels":
-        _, _, side = model["spec"].partition(":")
-        return f"no network: the image itself, of {side or 'at most 64'} px"
-    parts = [KINDS[model["kind"]]] if model["kind"] in KINDS else []
-    if model["lineage"]:
-        parts.append(model["lineage"])
-    if model["size"]:
-        parts.append(f"{model['size']} px")
-        parts.append(f"{model['dimensions']:,} dimensions")
-        parts.append(f"{number(model['images_per_second'])} images/s")
-    return " · ".join(parts)
-
-
-def boards(
-    summary: Row, styles: dict[str, str]
-) -> list[tuple[str, bool, list[tuple[Row, list[Cell]]]]]:
-    """For each task `(title, whether its main measure, lines)`, a line for each data set; the measures
-    that stand for their tasks first.
+def boards(summary: Row, styles: dict[str, str]) -> list[Board]:
+    """A table for each measure, a line for each data set; the measures that stand for their tasks
+    first.
     """
-    groups: dict[tuple[str, str, bool], list[tuple[Row, list[Cell]]]] = {}
+    sizes = {place["name"]: place for place in summary["data_sets"]}
+    measures: dict[tuple[str, str], list[Row]] = {}
     for column in summary["columns"]:
-        group = (column["task"], column["title"], column["headline"])
+        measures.setdefault((column["task"], column["title"]), []).append(column)
+    tables = [_board(columns, sizes, styles) for columns in measures.values()]
+    return sorted(tables, key=lambda board: not board.headline)
+
+
+def _board(columns: Sequence[Row], sizes: dict[str, Row], styles: dict[str, str]) -> Board:
+    """A measure on each of its data sets."""
+    first = columns[0]
+    over = OVER.get(first["task"], OVER_IMAGES)
+    if first["better"] == "lower":
+        over = f"less is better; {over}"
+    lines = []
+    for column in columns:
         scores = {score["model"]: score for score in column["scores"]}
         cells = [_cell(column, title, style, scores.get(title)) for title, style in styles.items()]
-        groups.setdefault(group, []).append((column, cells))
-    ordered = sorted(groups.items(), key=lambda item: not item[0][2])
-    return [(title, headline, lines) for (_, title, headline), lines in ordered]
+        told = of_what(column, sizes.get(column["data_set"], {}))
+        lines.append(Line(column["data_set"], told, cells, column["published"]))
+    return Board(first["title"], over, first["headline"], lines)
+
+
+def of_what(column: Row, place: Row) -> list[str]:
+    """Of how many images a score is, and of how many classes, with chance; a line each."""
+    images = []
+    if column["images"] and column["task"] == "fewshot":
+        images.append(f"{column['images']:,} images asked about")
+    elif column["images"]:
+        images.append(f"{column['images']:,} test images")
+        if "train" in place:
+            images.append(f"{place['train']:,} to learn from")
+    classes = [f"{place['classes']} classes"] if "classes" in place else []
+    if column["chance"] is not None and column["unit"] == SHARE:
+        classes.append(f"chance {100 * column['chance']:.1f} %")
+    return [", ".join(line) for line in (images, classes) if line]
 
 
 def _cell(column: Row, title: str, style: str, score: Row | None) -> Cell:
@@ -167,19 +189,40 @@ def _cell(column: Row, title: str, style: str, score: Row | None) -> Cell:
     if score is None:
         return Cell(name, style, "")
     interval = f"{_value(column, score['low'], False)} – {_value(column, score['high'], False)}"
-    against = score["against_best"]
     beside = ""
-    if against is not None:
-        points = [100 * against[key] for key in ("value", "low", "high")]
-        interval_of_difference = f"[{points[1]:+.1f}, {points[2]:+.1f}]"
-        beside = f"{points[0]:+.1f} points {interval_of_difference}, {p_in_words(against['p'])}"
-    return Cell(name, style, score["standing"], _value(column, score["value"]), interval, beside)
+    if score["against_best"] is not None:
+        against = Difference(**score["against_best"])
+        beside = f"{size_in_words(against, column['unit'])}, {p_of(against)}"
+    learned = title in column["learned_from"]
+    value = _value(column, score["value"])
+    return Cell(name, style, score["standing"], value, interval, beside, learned)
 
 
 def _value(column: Row, value: float, with_unit: bool = True) -> str:
     if column["unit"] == "share":
         return f"{100 * value:.1f}" + " %" * with_unit
     return number(value)
+
+
+def unpaired(summary: Row) -> list[str]:
+    """Measures of which some models were compared by their intervals."""
+    return list(
+        dict.fromkeys(
+            column["title"]
+            for column in summary["columns"]
+            if any(each["against_best"] is None for each in column["scores"][1:])
+        )
+    )
+
+
+def pictures(summary: Row, folder: Path) -> list[Picture]:
+    """How reliable the models are, as drawn when that was measured; none that is not there."""
+    drawn = []
+    for each in summary["pictures"][:MOST_PICTURES]:
+        with suppress(OSError, UnreadableError):
+            source = data_uri(read_png(inputs.inside(folder, each["path"])))
+            drawn.append(Picture(f"{each['data_set']}, {each['model']}", RELIABLE, source))
+    return drawn
 
 
 def comparisons(summary: Row) -> int:
@@ -203,20 +246,6 @@ def _minutes(value: float | None) -> str:
     return "–" if value is None else f"{value:,.2f}"
 
 
-def few(pairs: Sequence[Row]) -> str:
-    """What is to be said of too few models, once for all correlations of a page."""
-    remarks = [pair.get("remark", "") for pair in pairs if "problem" not in pair]
-    return min(filter(None, remarks), default="")
-
-
-def coefficient(values: Sequence[float | None] | None) -> str:
-    """`0.93 [0.84, 0.99]`."""
-    if not values or None in values:
-        return "–"
-    value, low, high = (f"{each:.2f}".replace("-", "−") for each in values if each is not None)
-    return f"{value} [{low}, {high}]"
-
-
 def _ranks(ranking: Row, places: dict[str, int]) -> Markup:
     models = ranking["models"]
     names = [(model, places[model]) for model in models]
@@ -233,13 +262,3 @@ def _scatter(pair: Row, places: dict[str, int]) -> Markup:
     ]
     label = f"{pair['y_title']} against {pair['x_title']} of {len(points)} models"
     return Markup(scatter(points, label, pair["x_title"], pair["y_title"]))
-
-
-def _count(items: Sequence[Any], name: str) -> str:
-    return f"{len(items)} {name}" + "s" * (len(items) != 1)
-
-
-def _every(count: int) -> str:
-    return (
-        "the one need that was measured" if count == 1 else f"all {count} needs that were measured"
-    )

@@ -47,6 +47,9 @@ WRONG = {
     "more labels than hits": {"hits": HITS, "labels": np.arange(3)},
     "more classes than scores": {"scores": np.ones((2, 3)), "labels": np.ones((2, 4), int)},
     "episodes of several classes": {"accuracies": np.ones((2, 3))},
+    "values of several classes": {"values": np.ones((2, 3))},
+    "queries of no episode": {"hits": HITS, "images": np.arange(2)},
+    "more queries than images": {"hits": np.ones((2, 3), bool), "images": np.ones((2, 2), int)},
     "what is not finite": {"scores": np.full((2, 3), np.nan), "labels": np.ones((2, 3), int)},
 }
 
@@ -77,3 +80,13 @@ def test_a_score_is_not_lost_where_they_cannot_be_kept(data, tmp_path, caplog):
     assert row["value"] > 0
     assert "what each image scored cannot be kept" in caplog.text
     outcomes.keep(tmp_path / "results.jsonl", row, {"hits": torch.ones(3)})
+
+
+def test_what_is_too_much_to_be_read_again_is_not_kept(tmp_path, caplog, monkeypatch):
+    row = {"comparable": "c", "metric": "top1", "model": "m", "config_hash": "h"}
+    monkeypatch.setattr(outcomes, "LARGEST", outcomes.MEGABYTE + 100)
+    outcomes.keep(tmp_path / "results.jsonl", row, {"hits": np.ones(101, bool)})
+    assert "too much to be kept" in caplog.text
+    assert not (tmp_path / PER_IMAGE).exists()
+    outcomes.keep(tmp_path / "results.jsonl", row, {"hits": np.ones(100, bool)})
+    assert len(outcomes.read(tmp_path / "results.jsonl", row)["hits"]) == 100

@@ -7,9 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap
 
-from seer.eval.paired import Difference, alike, compare, corrected, mcnemar, two_sided, verdict
+from seer.eval.paired import (
+    Difference,
+    alike,
+    compare,
+    corrected,
+    crossed_variance,
+    in_words,
+    mcnemar,
+    two_sided,
+    verdict,
+)
 from seer.eval.ranking import mean_precision
-from seer.eval.scores import mean_per_class
+from seer.eval.scores import mean_of_episodes, mean_per_class
 
 
 @given(st.integers(0, 3000), st.data())
@@ -55,7 +65,7 @@ def answers(images: int, share: float, seed: int) -> dict[str, np.ndarray]:
     return {"hits": random.random(images) < share, "labels": np.arange(images) % 4}
 
 
-def test_episodes_are_paired():
+def test_episodes_of_an_older_seer_are_paired():
     """Few-shot accuracies vary more between episodes than between models."""
     episodes = np.random.default_rng(0).uniform(0.5, 0.9, 300)
     random = np.random.default_rng(1)
@@ -68,6 +78,69 @@ def test_episodes_are_paired():
     assert (difference.low, difference.high) == pytest.approx(expected, abs=5e-4)
     assert difference.beyond_chance
     assert not alike(first, {"accuracies": episodes[1:]})
+
+
+def test_queries_vary_together_where_they_share_an_image_or_an_episode():
+    """By the definition: the products of all pairs of queries that share either."""
+    random = np.random.default_rng(0)
+    images = np.stack([random.permutation(20)[:6] for _ in range(15)])
+    deviations = random.normal(size=images.shape)
+    deviations += random.normal(size=20)[images] + random.normal(size=(15, 1))
+    deviations -= deviations.mean()
+    episodes = np.repeat(np.arange(15), 6)
+    flat = deviations.ravel()
+    share = (images.ravel()[:, None] == images.ravel()) | (episodes[:, None] == episodes)
+    expected = (np.outer(flat, flat) * share).sum() / len(flat) ** 2
+    assert crossed_variance(deviations, images) == pytest.approx(expected)
+
+
+def drawn(random, models: int, images: int = 60, episodes: int = 80, asked: int = 10):
+    """Hits of equal models for which images and episodes are easy or hard, half of them on average."""
+    easy = random.choice([0.3, -0.3], size=(images, 1))
+    easy = easy + random.choice([0.1, -0.1], size=(images, models))
+    numbers = np.stack([random.permutation(images)[:asked] for _ in range(episodes)])
+    luck = random.choice([0.1, -0.1], size=(episodes, 1, 1))
+    hits = random.random((episodes, asked, models)) < 0.5 + easy[numbers] + luck
+    return [hits[:, :, model] for model in range(models)], numbers
+
+
+def test_intervals_of_episodes_hold_what_other_images_score_nineteen_times_in_twenty():
+    """With as many episodes as one likes the mean over them stays as uncertain as 60 images are."""
+    random = np.random.default_rng(0)
+    held = 0
+    by_episodes = 0
+    equal = 0
+    for _ in range(300):
+        (first, second), images = drawn(random, 2)
+        score = mean_of_episodes("", "", torch.from_numpy(first), torch.from_numpy(images))
+        held += score.low <= 0.5 <= score.high
+        half = 1.96 * first.mean(1).std(ddof=1) / np.sqrt(len(first))
+        by_episodes += abs(score.value - 0.5) <= half
+        outcomes = [{"hits": hits, "images": images} for hits in (first, second)]
+        equal += not compare(*outcomes).beyond_chance
+    assert 0.92 <= held / 300 <= 0.99
+    assert by_episodes / 300 < 0.75
+    assert 0.90 <= equal / 300 <= 0.99
+
+
+def test_episodes_that_are_all_right_are_no_proof():
+    """As 30 images that are all right: Wilson's interval of 30 of 30."""
+    images = torch.arange(30).repeat(40, 1)
+    score = mean_of_episodes("", "", torch.ones(40, 30, dtype=torch.bool), images)
+    assert (score.value, score.high) == (1.0, 1.0)
+    assert score.low == pytest.approx(1 / (1 + 1.959964**2 / 30))
+    right = {"hits": np.ones((40, 30), bool), "images": images.numpy()}
+    wrong = {"hits": np.zeros((40, 30), bool), "images": images.numpy()}
+    assert compare(right, right).p == 1.0
+    assert compare(right, wrong).beyond_chance
+    assert not alike(right, {**wrong, "images": wrong["images"][:, ::-1]})
+
+
+def test_values_of_images_are_paired_and_told_in_their_unit():
+    values = np.random.default_rng(0).exponential(size=200)
+    difference = compare({"values": values + 0.1}, {"values": values})
+    assert (difference.value, difference.low) == pytest.approx((0.1, 0.1))
+    assert in_words(difference, "nats").startswith("+0.1 nats [+0.1, +0.1], larger than chance")
 
 
 def test_means_per_class_are_resampled_as_scipy_does():

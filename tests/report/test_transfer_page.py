@@ -6,8 +6,17 @@ import shutil
 import subprocess
 
 import pytest
+from PIL import Image
 
-from seer.report.transfer_page import coefficient, need, render, told, verdict, write_transfer
+from seer.report.transfer_page import render, told, write_transfer
+from seer.report.transfer_words import (
+    beside_means,
+    coefficient,
+    need,
+    speeds,
+    unsure_ranks,
+    verdict,
+)
 
 HOSTILE = '<script>alert("x")</script>\u202e'
 
@@ -34,6 +43,8 @@ def column(data_set, task="knn", headline=True):
         "better": "higher",
         "headline": headline,
         "chance": 0.2,
+        "images": 200,
+        "learned_from": ["ours"] if data_set == "eurosat" else [],
         "published": PUBLISHED if data_set == "eurosat" else [],
         "scores": [score("ours", 0.8), score("theirs", 0.7, "alike", 0.07)],
     }
@@ -42,12 +53,13 @@ def column(data_set, task="knn", headline=True):
 def line(**changes):
     about = {"need": "A few labels", "best": "ours", "next": "theirs", "difference": 0.052}
     about |= {"value": 0.8, "scores": 3, "better": 3, "worse": 0}
+    about |= {"data_sets": ["flowers", "eurosat", "third"], "protocols": 1}
     return about | {"measures": ["Few-shot 5-way 20-shot"]} | changes
 
 
 def model(title, kind="pretrained"):
     about = {"title": title, "spec": title, "kind": kind, "size": 64, "dimensions": 1280}
-    about["lineage"] = "swav on photos" if title == "ours" else ""
+    about["learned"] = "learned from photos without labels (swav)" if title == "ours" else "?"
     return about | {"images_per_second": 1234.5, "weights": "w", "scores": 2}
 
 
@@ -68,11 +80,14 @@ RANKING = {
     "models": ["ours", "theirs", "third"],
     "ranks": [[1, 1], [2, 2], [3, 3]],
     "mean": [1.0, 2.0, 3.0],
+    "by_mean_score": ["theirs", "ours", "third"],
     "p": 0.04,
     "level": 0.05,
     "critical": 1.5,
     "alike": [["ours", "theirs"], ["theirs", "third"]],
 }
+TIMING = {"when": "2026-11-28T13:40:05+00:00", "device": "A processor", "precision": "fp32"}
+TIMING |= {"threads": 1, "load": 0.1, "cores": 2}
 SUMMARY = {
     "format": "seer-transfer/1",
     "seer": "1",
@@ -81,9 +96,11 @@ SUMMARY = {
     "about": "kNN on everything",
     "data": "datasets",
     "models": [model("ours"), model("theirs", "untrained"), model("third")],
+    "speeds": TIMING,
+    "pictures": [{"data_set": "flowers", "model": "ours", "path": "pictures/a.png"}],
     "data_sets": [
-        {"name": "flowers", "title": "x", "state": "yours", "tasks": [], "images": 1000, "classes": 5},
-        {"name": "eurosat", "title": "EuroSAT", "state": "differs", "tasks": [], "images": 9, "classes": 2},
+        {"name": "flowers", "title": "x", "state": "yours", "tasks": [], "train": 800, "test": 200, "classes": 5},
+        {"name": "eurosat", "title": "EuroSAT", "state": "differs", "tasks": [], "train": 7, "test": 2, "classes": 2},
     ],
     "needs": [line()],
     "remarks": ["ours is significantly below raw pixels: flowers, kNN (38.8 against 46.4 %)"],
@@ -109,11 +126,24 @@ def test_the_page_says_what_the_summary_says():
     assert "3 models on 2 data sets" in text
     assert "ours is best for the one need that was measured" in text
     assert "▲ ours, +5.2 points 80.0 %, the mean of 3 scores" in text
+    assert "ours has learned from images of eurosat: no transfer there." in text
+    assert text.count("learned from this set") == 1
+    assert "flowers 200 test images, 800 to learn from 5 classes, chance 20.0 %" in text
+    assert "knn top-1 intervals over the test images" in text
+    assert "theirs has the best mean score, being ahead by more where it is." in text
+    assert (
+        "whether for others, too: ranks ask that, and from 2 data sets they tell that they differ"
+        in text
+    )
+    assert "2026-11-28 13:40 UTC, A processor, 1 thread, fp32." in text
     assert "★ 80.0 % 75.0 – 85.0" in text
     assert "≈ 70.0 %" in text
     assert "third not measured" in text
     assert "published SwAV ResNet-50 76.6 % Somebody 2021, table 1: as it says" in text
-    assert "ours swav on photos · 64 px · 1,280 dimensions" in text
+    assert (
+        "ours 64 px · 1,280 dimensions · 1,234 images/s learned from photos without labels (swav)"
+        in text
+    )
     assert "if no model were better, 0.15 of these 3 would seem significant" in text
     assert "Friedman’s test: p = 0.04, significant." in text
     assert "Pearson 0.90 [−0.20, 0.99] Spearman 0.80 [0.10, 1.00] Kendall –" in text
@@ -130,8 +160,9 @@ def test_the_page_says_what_the_summary_says():
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
+        ([line(), line(best="theirs"), line(better=0)], "ours is significantly ahead for 1 of 3 needs, theirs for 1"),
         ([line(), line(need="b")], "ours is best for all 2 needs that were measured"),
-        ([line(), line(better=2, worse=1)], "Of 2 needs, one model is significantly ahead: ours for 1"),
+        ([line(), line(better=2, worse=1)], "ours is significantly ahead for 1 of 2 needs"),
         ([line(better=0)], "No need has a model that is significantly better than the next one"),
         ([], "Nothing to choose between yet: no two models have all scores of a task"),
     ],
@@ -154,11 +185,17 @@ def test_a_need_in_words():
     sure = need(line(), speeds)
     assert sure.words == (
         "80.0 %, the mean of 3 scores (Few-shot 5-way 20-shot); 5.2 points more than theirs, "
-        "significantly more on 3 of 3. It computes features of 1,234 images/s, theirs of 500."
+        "significantly more on 3 of 3 data sets. It computes features of 1,234 images/s, theirs of 500."
     )
     unsure = need(line(better=1, worse=1), {})
     assert (unsure.outcome, unsure.gain) == ("not told apart", "ours or theirs")
-    assert unsure.words.endswith("theirs, significantly more on 1 of 3, significantly less on 1.")
+    assert unsure.words.endswith(
+        "theirs, significantly more on 1 of 3 data sets, significantly less on 1."
+    )
+    several = need(line(scores=6, better=6, protocols=2), {})
+    assert "significantly more on 6 of 6 scores (2 protocols × 3 data sets)." in several.words
+    uneven = need(line(scores=5, better=5, protocols=2), {})
+    assert "significantly more on 5 of 5 scores (2 protocols, 3 data sets)." in uneven.words
     one = need(line(scores=1, better=0), {"ours": 1234.0, "theirs": None})
     assert one.words == (
         "80.0 % (Few-shot 5-way 20-shot); 5.2 points more than theirs, not significant."
@@ -203,7 +240,9 @@ def test_names_of_strangers_are_shown_as_text_and_nothing_is_loaded(tmp_path):
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_the_page_fits_a_narrow_screen(tmp_path):
     """Nothing is wider than 400 px; in a frame, as a headless browser's window is no smaller than 500."""
-    page = write_transfer(SUMMARY, tmp_path / "transfer.html")
+    long = copy.deepcopy(SUMMARY)
+    long["needs"] = [line(best="torchvision:mobilenet_v2@64" + "x" * 30)]
+    page = write_transfer(long, tmp_path / "transfer.html")
     frame = tmp_path / "frame.html"
     frame.write_text(
         f'<iframe id="f" src="{page.name}" width="400" height="900"></iframe><script>'
@@ -219,3 +258,51 @@ def test_the_page_fits_a_narrow_screen(tmp_path):
     assert "CONSOLE" not in done.stderr
     scroll, client = re.search(r"<title>(\d+) of (\d+)</title>", done.stdout).groups()
     assert int(scroll) <= int(client)
+
+
+def test_few_shot_scores_say_over_what_their_intervals_are():
+    few_shot = column("flowers", "fewshot") | {"images": 1000}
+    text = text_of(render(SUMMARY | {"columns": [few_shot]}))
+    assert "intervals over the images that are asked about and the episodes" in text
+    assert "flowers 1,000 images asked about 5 classes, chance 20.0 %" in text
+
+
+def test_what_was_compared_without_pairs_is_named_and_other_units_are_no_points():
+    unpaired = column("flowers", "calibration")
+    unpaired["scores"][1]["against_best"] = None
+    paired = column("flowers", "nll") | {"unit": "nats", "better": "lower"}
+    page = render(SUMMARY | {"columns": [unpaired, paired]})
+    assert "but for calibration top-1, which is no mean over images" in text_of(page)
+    assert "nll top-1 less is better; intervals over the test images" in text_of(page)
+    assert "beside the best: -0.1 nats [-0.2, +0.01], p = 0.07" in page
+    assert "without pairs" not in text_of(render(SUMMARY | {"columns": [paired]}))
+
+
+def test_pictures_of_reliability_are_on_the_page_where_they_are_there(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    assert "<img" not in write_transfer(SUMMARY, tmp_path / "transfer.html").read_text()
+    Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / "a.png")
+    page = write_transfer(SUMMARY, tmp_path / "transfer.html").read_text()
+    assert 'alt="reliability diagram of flowers, ours" src="data:image/png;base64,' in page
+    outside = [{**SUMMARY["pictures"][0], "path": "../a.png"}]
+    Image.new("RGB", (4, 4)).save(tmp_path.parent / "a.png")
+    away = SUMMARY | {"pictures": outside}
+    assert "<img" not in write_transfer(away, tmp_path / "transfer.html").read_text()
+
+
+def test_a_busy_machine_is_told_with_its_speeds():
+    assert "busy" not in speeds(TIMING)
+    assert "3.1 processes ran on its 2 cores" in speeds(TIMING | {"load": 3.1})
+    gpu = TIMING | {"device": "A card", "threads": 0}
+    assert speeds(gpu).endswith("A card, fp32.")
+
+
+def test_ranks_are_told_beside_means_and_claim_no_more_than_their_tests():
+    assert beside_means(RANKING | {"by_mean_score": []}) == ""
+    agreed = RANKING | {"by_mean_score": ["ours", "theirs"]}
+    assert beside_means(agreed) == "ours has the best mean score, too."
+    tied = RANKING | {"mean": [1.5, 1.5, 3.0], "by_mean_score": ["theirs", "ours"]}
+    assert beside_means(tied) == "theirs has the best mean score, too."
+    assert unsure_ranks([]) == ""
+    assert "tell not even that they differ" in unsure_ranks([RANKING | {"p": 0.2}])
+    assert "tell not even that they differ" in unsure_ranks([RANKING | {"p": None}])

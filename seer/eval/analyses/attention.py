@@ -80,11 +80,8 @@ def run(model: Model, train: ImageSet, test: ImageSet, config: AttentionConfig) 
     tiles = [tiles_of(original, each) for original, each in zip(originals, maps, strict=False)]
     try_to_draw(path, tiles, "attention: image, map, and where it is above its mean")
     values = diffusion(maps)
-    score = mean_over_images(
-        "diffusion", "diffusion", values, headline=True, details={"forwards": each}
-    )
-    score.outcomes = {"accuracies": values}
-    return [score]
+    details = {"forwards": each}
+    return [mean_over_images("diffusion", "diffusion", values, headline=True, details=details)]
 
 
 def places_of(size: int, config: AttentionConfig) -> range:

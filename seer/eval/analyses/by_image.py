@@ -108,6 +108,7 @@ def mean_over_images(
         better,
         headline,
         details={"images": len(each), **(details or {})},
+        outcomes={"values": values.double()},
     )
 
 

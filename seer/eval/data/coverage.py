@@ -190,7 +190,7 @@ def _compare(finding: Finding, entry: DataSet) -> None:
 def _of_ones_own(place: Path, read_images: bool, tick: Tick) -> Finding:
     kind = _kind_of_maps(place)
     title = f"images with {kind}" if kind else "class folders, a table or labelled shards"
-    finding = Finding(place.resolve().name, title, YOURS)
+    finding = Finding(Path(os.path.abspath(place)).name, title, YOURS)  # a link by its own name
     finding.folder = readable(str(place))
     finding.data = str(place)
     read = partial(_halves, place, kind) if kind else partial(_parts, place)

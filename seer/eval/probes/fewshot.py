@@ -7,7 +7,6 @@ a function of the seed and of the data alone, so all models meet the same ones.
 """
 
 import logging
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,11 +18,12 @@ from seer.data.labelled import Labelled
 from seer.distributed import pick_device
 from seer.errors import InputError
 from seer.eval.data.splitting import joined
+from seer.eval.paired import Z
 from seer.eval.probes.features import extract
-from seer.eval.probes.nearest import Part, Rows, accuracies
+from seer.eval.probes.nearest import Part, Rows, answers
 from seer.eval.probes.options import FewshotConfig
 from seer.eval.probes.together import goes_on
-from seer.eval.scores import Score, Z
+from seer.eval.scores import Score, mean_of_episodes
 from seer.interop.models import Model
 from seer.schema import check_options
 
@@ -52,8 +52,11 @@ def run(model: Model, train: Labelled, test: Labelled, config: FewshotConfig) ->
         eligible = eligible_classes(images, shots, config)
         if len(eligible) >= config.ways:
             episodes = Episodes(images.labels, eligible, shots, config)
-            parts = [accuracies(features, part) for part in episodes.parts(features.width)]
-            scores.append(mean_of(torch.cat(parts), len(eligible), shots, config))
+            answered = [
+                (answers(features, part), part.queries) for part in episodes.parts(features.width)
+            ]
+            hits, asked = (torch.cat(parts).flatten(1) for parts in zip(*answered, strict=True))
+            scores.append(score_of(hits, asked, len(eligible), shots, config))
     if not scores:
         raise InputError(
             f"fewshot: no {config.ways} classes have the {min(config.shots)} + {config.queries} images of an episode; "
@@ -126,17 +129,19 @@ class Episodes:
             yield Part(images[:, :, : self.shots], images[:, :, self.shots :])
 
 
-def mean_of(correct: Tensor, classes: int, shots: int, config: FewshotConfig) -> Score:
-    """The mean over episodes of accuracies `(E,)`, with the normal 95 % interval of a mean."""
-    value = float(correct.mean())
-    half = Z * float(correct.std()) / math.sqrt(len(correct))
-    return Score(
-        f"top1_{config.ways}way_{shots}shot",
-        f"{config.ways}-way {shots}-shot",
-        value,
-        max(0.0, value - half),
-        min(1.0, value + half),
-        chance=1 / config.ways,
-        details={"episodes": len(correct), "classes": classes},
-        outcomes={"accuracies": correct},
-    )
+def score_of(hits: Tensor, asked: Tensor, classes: int, shots: int, config: FewshotConfig) -> Score:
+    """The mean of `(E, Q)` hits, whether the queries of each episode were right.
+
+    Args:
+        asked: the numbers of their images, `(E, Q)`.
+    """
+    by_episode = hits.double().mean(1)
+    half = Z * float(by_episode.std()) / len(by_episode) ** 0.5
+    details = {
+        "episodes": len(hits),
+        "classes": classes,
+        "half_over_episodes": round(half, 6),  # ± of papers: more episodes of the same images
+    }
+    title = f"{config.ways}-way {shots}-shot"
+    metric = f"top1_{config.ways}way_{shots}shot"
+    return mean_of_episodes(metric, title, hits, asked, details, 1 / config.ways)

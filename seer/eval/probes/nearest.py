@@ -56,8 +56,13 @@ class Rows:
 
 
 def accuracies(rows: Rows, part: Part) -> Tensor:
-    """The share of each episode's queries whose nearest centroid is that of their class, `(E,)`
-    float64 on the CPU.
+    """The share of each episode's queries that are right, `(E,)` float64 on the CPU."""
+    return answers(rows, part).flatten(1).double().mean(1)
+
+
+def answers(rows: Rows, part: Part) -> Tensor:
+    """Whether each query's nearest centroid is that of its class, `(E, ways, queries)` bool on the
+    CPU.
     """
     device = rows.values.device
     compared = part.queries.numel() * part.queries.shape[1] * rows.width
@@ -70,7 +75,7 @@ def accuracies(rows: Rows, part: Part) -> Tensor:
             part.support.split(together), part.queries.split(together), strict=True
         )
     ]
-    return torch.cat(correct).flatten(1).double().mean(1).cpu()
+    return torch.cat(correct).cpu()
 
 
 def _correct(rows: Rows, part: Part, measure: Measure) -> Tensor:

@@ -16,7 +16,7 @@ from seer.eval.probes.options import FeatureConfig
 from seer.eval.task import evaluate
 from seer.eval.tasks import TASKS, option_names
 from seer.eval.transfer.agenda import Agenda, Cell, Gap
-from seer.eval.transfer.contestants import Contestant, contestants
+from seer.eval.transfer.contestants import Contestant, Timing, contestants, timing
 from seer.eval.transfer.forecast import Estimate, Forecast
 from seer.eval.transfer.journal import Journal, results_name
 from seer.outputs import check_folder_writable
@@ -45,6 +45,7 @@ class Plan:
         models: by their `--model`.
         pending: what is not measured yet, with an estimate each; of this process's part.
         done: cells that are there.
+        timing: when and on what the models were timed.
     """
 
     agenda: Agenda
@@ -52,6 +53,7 @@ class Plan:
     journal: Journal
     pending: list[Estimate]
     done: int
+    timing: Timing
 
     @property
     def seconds(self) -> float:
@@ -75,6 +77,7 @@ def plan(
     """
     check_folder_writable(out, "--out")
     config = feature_options(overrides)
+    timed = timing(config)
     models = {model.spec: model for model in contestants(specs, config)}
     journal = Journal(out)
     cells = [(cell, models[cell.model]) for cell in agenda.cells]
@@ -84,7 +87,7 @@ def plan(
     own = groups(agenda)[number - 1 :: of]
     pending = [(cell, model) for cell, model in pending if group(cell) in own]
     forecast = Forecast(journal, config.device)
-    return Plan(agenda, models, journal, list(forecast.of(pending)), done)
+    return Plan(agenda, models, journal, list(forecast.of(pending)), done, timed)
 
 
 def run(work: Plan, tell: Tell, part: str = "") -> None:

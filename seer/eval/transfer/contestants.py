@@ -1,13 +1,17 @@
 """The models of a transfer benchmark: told apart, and timed beforehand."""
 
+import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import torch
 from torch import Tensor
 
 from seer.distributed import pick_device
+from seer.engine.metrics import cpu_name
 from seer.errors import InputError
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.probes.features import frozen, to_input
@@ -21,6 +25,7 @@ TIMED = 16  # images of a batch
 LEAST_SECONDS = 0.2  # of measuring; a second batch is larger where the first was over before
 LONG = 2.0  # seconds of a batch, which is not repeated then
 REPEATS = 3
+STEP = re.compile(r" step-(\d+)(?=@|$)")
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,39 @@ class Contestant:
         if self.weights:
             return row["model"] == self.name and row.get("weights") == self.weights
         return row["model"] == (f"{PIXELS}:{pixels}" if self.spec == PIXELS else self.name)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When, on what, and beside what else the models were timed.
+
+    Attributes:
+        when: in UTC, to the second.
+        device: its name. threads: of PyTorch, on a CPU; 0 of others.
+        load: how many processes of the machine ran, the mean of the minute before.
+        cores: that it has.
+    """
+
+    when: str
+    device: str
+    precision: str
+    threads: int
+    load: float
+    cores: int
+
+
+def timing(config: FeatureConfig) -> Timing:
+    """To be told just before."""
+    device = pick_device(config.device)
+    on_cpu = device.type == "cpu"
+    return Timing(
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        cpu_name() if on_cpu else torch.cuda.get_device_name(device),
+        config.precision,
+        torch.get_num_threads() if on_cpu else 0,
+        round(os.getloadavg()[0], 2),
+        os.cpu_count() or 1,
+    )
 
 
 def contestants(specs: Sequence[str], config: FeatureConfig) -> list[Contestant]:
@@ -96,7 +134,10 @@ def contestant(spec: str, config: FeatureConfig) -> Contestant:
 
 
 def title_of(spec: str, label: str) -> str:
-    """A model as a table names it: of a library's weights in a file, without that file."""
+    """A model as a table names it: of a library's weights in a file, without that file; of a run's
+    checkpoint its step without zeros before it.
+    """
+    label = STEP.sub(lambda match: f" step {int(match[1]):,}", label)
     library = library_of(spec)
     if library and "/" in label:
         _, size = without_size(spec)

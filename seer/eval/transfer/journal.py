@@ -73,14 +73,18 @@ class Journal:
 
     def rows_of(self, cell: Cell, model: Contestant) -> list[tuple[Path, Row]]:
         """The newest results of a cell, each with the file that it stands in; none where it was not
-        measured, or with other images, options or weights.
+        measured, or with other images, options or weights, or with intervals of another meaning.
         """
         try:
             candidates = self._candidates(cell)
             pixels = self.pixels(cell.place) if candidates and model.spec == PIXELS else 0
         except InputError:  # the data or options are wrong, which the task will say
             return []
-        newest = {row["metric"]: (path, row) for path, row in candidates if model.made(row, pixels)}
+        newest = {
+            row["metric"]: (path, row)
+            for path, row in candidates
+            if model.made(row, pixels) and not is_over_episodes(row)
+        }
         return list(newest.values())
 
     def pixels(self, place: DataPlace) -> int:
@@ -137,6 +141,13 @@ def _key_of(row: Row) -> tuple[str, str]:
     """By what results are found: their task and, of probes, which images and options."""
     trained = row["task"] in TASKS and TASKS[row["task"]].trained
     return row["task"], "" if trained else row.get("comparable", "")
+
+
+def is_over_episodes(row: Row) -> bool:
+    """Whether an older seer measured few-shot episodes, with an interval that is over these alone, and
+    not as those of all other tasks over images.
+    """
+    return row["task"] == "fewshot" and "images" not in row.get("details", {})
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""What a reader of a transfer benchmark should not overlook: models below a floor, and labels that do
-not help.
+"""What a reader of a transfer benchmark should not overlook: data that a model has learned from, models
+below a floor, and labels that do not help.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from seer.eval.tasks import is_pixels
+from seer.eval.transfer.lineage import Overlap
 from seer.eval.transfer.matrix import Column, beyond_chance
 from seer.eval.transfer.verdicts import NEEDS
 from seer.interop.spec import INIT, RANDOM, without_size
@@ -15,16 +16,25 @@ MOST = 3  # scores that are named in a remark
 FEWSHOT = "fewshot"
 
 
-def remarks(columns: Sequence[Column], titles: dict[str, str]) -> list[str]:
+def remarks(
+    columns: Sequence[Column],
+    titles: dict[str, str],
+    overlaps: Mapping[tuple[str, str], Overlap],
+) -> list[str]:
     """Sentences, most important first.
 
     Args:
         columns: all of them, those that do not stand for their tasks included.
         titles: of the models, by their `--model`.
+        overlaps: of models and names of data sets that they have learned from.
     """
     shown = set().union(*NEEDS.values())
     main = [c for c in columns if c.task in shown and c.row.get("headline", True)]
-    return [*_below_floors(main, titles), *_fewer_points_with_more_shots(columns, titles)]
+    return [
+        *(found.words(titles[model], place) for (model, place), found in overlaps.items()),
+        *_below_floors(main, titles),
+        *_fewer_points_with_more_shots(columns, titles),
+    ]
 
 
 def _below_floors(columns: Sequence[Column], titles: dict[str, str]) -> list[str]:

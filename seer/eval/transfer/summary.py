@@ -2,7 +2,8 @@
 differ by more than chance, ranks, correlations, costs, what is missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,20 +12,23 @@ from typing import Any
 from seer import __version__
 from seer.config import incidental, layer, significant
 from seer.data.folders import readable
+from seer.errors import InputError
 from seer.eval.literature import beside
 from seer.eval.protocols import protocols
 from seer.eval.tasks import TASKS, is_pixels
 from seer.eval.transfer.agenda import DataPlace
-from seer.eval.transfer.benchmark import Plan, gaps
+from seer.eval.transfer.benchmark import Plan, arguments, gaps
+from seer.eval.transfer.lineage import Learned, Overlap, learned, overlap
 from seer.eval.transfer.matrix import Column, Scored, beyond_chance, columns_of, difference
 from seer.eval.transfer.remarks import remarks
 from seer.eval.transfer.verdicts import correlations, needs, rankings
-from seer.interop.spec import INIT, RANDOM, run_of, without_size
+from seer.interop.spec import INIT, RANDOM, without_size
 from seer.jsonl import Row
 from seer.results import title_of
-from seer.rundir.rundir import RunDir
+from seer.rundir.names import RESULTS
 
 FORMAT = "seer-transfer/1"
+CALIBRATION = "calibration"  # the task that draws how reliable a model is
 
 # How a score stands beside the best of its column.
 BEST = "best"
@@ -37,6 +41,8 @@ def summarize(work: Plan, data: Path) -> dict[str, Any]:
     columns = columns_of(work)
     main = [column for column in columns if column.row.get("headline", True)]
     titles = {spec: model.title for spec, model in work.models.items()}
+    lessons = {spec: learned(spec) for spec in work.models}
+    overlaps = overlaps_of(work, lessons)
     return {
         "format": FORMAT,
         "seer": __version__,
@@ -44,17 +50,32 @@ def summarize(work: Plan, data: Path) -> dict[str, Any]:
         "suite": work.agenda.suite.name,
         "about": work.agenda.suite.about,
         "data": readable(str(data)),
-        "models": [_model(work, spec, main) for spec in work.models],
-        "data_sets": [_place(place) for place in work.agenda.places],
+        "models": [_model(work, spec, lessons[spec], main) for spec in work.models],
+        "speeds": asdict(work.timing),
+        "data_sets": [_place(work, place) for place in work.agenda.places],
         "needs": needs(main, titles),
-        "remarks": remarks(columns, titles),
+        "remarks": remarks(columns, titles, overlaps),
         "terms": _terms(columns),
-        "columns": [_column(column, titles) for column in columns],
+        "columns": [_column(column, titles, overlaps) for column in columns],
         "ranks": rankings(main, titles),
         "correlations": correlations(main, titles),
         "minutes": _minutes(columns, titles),
+        "pictures": _pictures(work),
         "missing": [asdict(gap) | {"model": _title(work, gap.model)} for gap in gaps(work)],
     }
+
+
+def overlaps_of(work: Plan, lessons: Mapping[str, Learned]) -> dict[tuple[str, str], Overlap]:
+    """Of the models, by their `--model`, and the names of data sets that they have learned from."""
+    overlaps = {}
+    for place in work.agenda.places:
+        several = all(TASKS[task].several for task in place.tasks)
+        with suppress(InputError):  # which the tasks have said
+            images = work.journal.images(place, several)
+            for spec, lesson in lessons.items():
+                if found := overlap(lesson, place, images):
+                    overlaps[spec, place.name] = found
+    return overlaps
 
 
 def _terms(columns: Sequence[Column]) -> dict[str, str]:
@@ -63,11 +84,14 @@ def _terms(columns: Sequence[Column]) -> dict[str, str]:
     return {task.title: task.about for task in tasks if task.about}
 
 
-def _column(column: Column, titles: dict[str, str]) -> dict[str, Any]:
+def _column(
+    column: Column, titles: dict[str, str], overlaps: Mapping[tuple[str, str], Overlap]
+) -> dict[str, Any]:
     row = column.row
+    seen = [titles[spec] for spec in column.scores if (spec, column.place.name) in overlaps]
     best = next(iter(column.scores.values()))
     return {
-        "data_set": column.place.name,
+        "data_set": readable(column.place.name),
         "task": column.task,
         "task_title": TASKS[column.task].title,
         "metric": column.metric,
@@ -76,6 +100,8 @@ def _column(column: Column, titles: dict[str, str]) -> dict[str, Any]:
         "better": row.get("better", "higher"),
         "headline": row.get("headline", True),
         "chance": row.get("chance"),
+        "images": row.get("details", {}).get("images"),
+        "learned_from": seen,
         "published": _published(column),
         "scores": [_score(titles[spec], scored, best) for spec, scored in column.scores.items()],
     }
@@ -131,7 +157,7 @@ def _score(title: str, scored: Scored, best: Scored) -> dict[str, Any]:
     return told | {key: row[key] for key in ("value", "low", "high", "seconds")}
 
 
-def _model(work: Plan, spec: str, columns: Sequence[Column]) -> dict[str, Any]:
+def _model(work: Plan, spec: str, lesson: Learned, columns: Sequence[Column]) -> dict[str, Any]:
     model = work.models[spec]
     rows = [column.scores[spec].row for column in columns if spec in column.scores]
     finite = model.size > 0  # raw pixels have no network
@@ -139,7 +165,7 @@ def _model(work: Plan, spec: str, columns: Sequence[Column]) -> dict[str, Any]:
         "title": model.title,
         "spec": readable(model.spec),
         "kind": _kind(spec),
-        "lineage": lineage(spec),
+        "learned": lesson.words,
         "size": model.size,
         "dimensions": model.dimensions,
         "images_per_second": round(model.images_per_second, 1) if finite else None,
@@ -156,22 +182,30 @@ def _kind(spec: str) -> str:
     return {RANDOM: "untrained", INIT: "init"}.get(part, "pretrained")
 
 
-def lineage(spec: str) -> str:
-    """What a run learned by, and from which data; "" of other models, and of networks untrained."""
-    run = run_of(spec)
-    if run is None or _kind(spec) != "pretrained":
-        return ""
-    config = RunDir(run).config()
-    method = str(config.get("method", {}).get("name", ""))
-    data = readable(Path(str(config.get("data", ""))).name)
-    began = f", begun from {config['init']}" if config.get("init") else ""
-    return f"{method} on {data}{began}"
-
-
-def _place(place: DataPlace) -> dict[str, Any]:
+def _place(work: Plan, place: DataPlace) -> dict[str, Any]:
     told = asdict(place)
     del told["data"]
+    several = all(TASKS[task].several for task in place.tasks)
+    with suppress(InputError):  # which the tasks have said
+        images = work.journal.images(place, several)
+        told |= {"train": len(images.train), "test": len(images.test)}
     return told | {"name": readable(place.name)}
+
+
+def _pictures(work: Plan) -> list[dict[str, Any]]:
+    """The pictures of how reliable the models are, that are there, by their paths beside the page."""
+    pictures = []
+    for cell in work.agenda.cells:
+        if cell.task == CALIBRATION:
+            given = dict(
+                option.partition("=")[::2] for option in arguments(cell, work.journal.out / RESULTS)
+            )
+            path = Path(given["picture"])
+            if path.is_file() and path.is_relative_to(work.journal.out):
+                beside_page = str(path.relative_to(work.journal.out))
+                told = {"model": work.models[cell.model].title, "path": beside_page}
+                pictures.append(told | {"data_set": readable(cell.place.name)})
+    return pictures
 
 
 def _minutes(columns: Sequence[Column], titles: dict[str, str]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from seer.data.folders import readable
 from seer.errors import InputError
 from seer.eval.analyses.correlation import Coefficient, average_ranks
 from seer.eval.analyses.measurements import (
@@ -69,6 +70,8 @@ def _need(
         "value": fmean(column.scores[first].row["value"] for column in columns),
         "measures": list(dict.fromkeys(title_of(column.row) for column in columns)),
         "scores": len(columns),
+        "data_sets": list(dict.fromkeys(readable(column.place.name) for column in columns)),
+        "protocols": len({column.task for column in columns}),
         "better": better,
         "worse": worse,
     }
@@ -104,6 +107,7 @@ def rankings(columns: Sequence[Column], titles: dict[str, str]) -> list[dict[str
                 "models": [titles[models[i]] for i in order],
                 "ranks": [ranking.ranks[i].tolist() for i in order],
                 "mean": [float(ranking.mean[i]) for i in order],
+                "by_mean_score": _by_mean_score(own, models, titles),
                 "p": None if isnan(ranking.p) else ranking.p,
                 "level": LEVEL,
                 "critical": ranking.critical,
@@ -111,6 +115,20 @@ def rankings(columns: Sequence[Column], titles: dict[str, str]) -> list[dict[str
             }
         )
     return told
+
+
+def _by_mean_score(
+    columns: Sequence[Column], models: Sequence[str], titles: dict[str, str]
+) -> list[str]:
+    """The models, the best mean first; none where some measures are no shares, or less is better of
+    some alone.
+    """
+    if any(column.row.get("unit", "share") != "share" for column in columns):
+        return []
+    if len({column.higher_is_better for column in columns}) > 1:
+        return []
+    means = {model: fmean(column.signed(model) for column in columns) for model in models}
+    return [titles[model] for model in sorted(models, key=means.__getitem__, reverse=True)]
 
 
 def correlations(columns: Sequence[Column], titles: dict[str, str]) -> list[dict[str, Any]]:
@@ -130,13 +148,19 @@ def correlations(columns: Sequence[Column], titles: dict[str, str]) -> list[dict
     for first, second in combinations(tasks, 2):
         points = _points(columns, titles, first, second)
         if len(points) >= LEAST:
-            told.append(_pair(measurements, first, second) | {"points": points})
+            axes = {"x_title": _axis(columns, first), "y_title": _axis(columns, second)}
+            told.append(_pair(measurements, first, second) | axes | {"points": points})
     return told
+
+
+def _axis(columns: Sequence[Column], task: str) -> str:
+    """What an axis is called."""
+    lower = any(column.task == task and not column.higher_is_better for column in columns)
+    return TASKS[task].title + " (less is better)" * lower
 
 
 def _pair(measurements: Measurements, first: str, second: str) -> dict[str, Any]:
     told: dict[str, Any] = {"x": first, "y": second}
-    told |= {"x_title": TASKS[first].title, "y_title": TASKS[second].title}
     own = {key: value for key, value in measurements.items() if key.task in (first, second)}
     try:
         for quantity, measured in own.items():

@@ -16,7 +16,7 @@ from seer.eval.transfer.contestants import Contestant
 from seer.eval.transfer.matrix import Column, Scored
 from seer.eval.transfer.plan_lines import described
 from seer.eval.transfer.suites import suite_of
-from seer.eval.transfer.summary import _published, lineage, summarize
+from seer.eval.transfer.summary import _published, summarize
 from seer.terminal import minutes
 from tests.kit import networks  # noqa: F401, whose backbone is measured
 from tests.kit.pictures import write_images
@@ -162,6 +162,7 @@ def test_a_model_is_timed_and_named():
     assert len(model.weights) == 32
     label = "torchvision:resnet18:/some/where/weights.pth"
     assert contestants.title_of(label, label) == "torchvision:resnet18"
+    assert contestants.title_of("run@64", "run step-000012000@64") == "run step 12,000@64"
 
 
 @pytest.mark.parametrize(
@@ -216,6 +217,10 @@ def test_the_summary_is_what_the_results_say(shelf, tmp_path):
         "regnety_tiny untrained",
     ]
     assert [model["kind"] for model in summary["models"]] == ["pixels", "pixels", "untrained"]
+    assert summary["models"][2]["learned"].startswith("learned from nothing")
+    sizes = [(place["train"], place["test"]) for place in summary["data_sets"]]
+    assert sizes == [(30, 24), (30, 24)]
+    assert summary["speeds"]["threads"] == torch.get_num_threads()
     main = [column for column in summary["columns"] if column["headline"]]
     assert len(main) == 2 * QUICK
     for column in main:
@@ -227,7 +232,12 @@ def test_the_summary_is_what_the_results_say(shelf, tmp_path):
             against = score["against_best"]
             assert against["value"] == pytest.approx(score["value"] - first["value"], abs=1e-6)
             assert score["standing"] == ("behind" if against["p"] < 0.05 else "alike")
+    for column in main:  # few-shot episodes draw from all images
+        assert column["images"] == (24 if column["task"] != "fewshot" else column["images"])
     assert len(summary["needs"]) == 3
+    counts = [(need["scores"], need["protocols"]) for need in summary["needs"]]
+    assert counts == [(2, 1), (4, 2), (2, 1)]
+    assert all(need["data_sets"] == ["one", "two"] for need in summary["needs"])
     linear = summary["needs"][1]
     frozen = [column for column in main if column["task"] in ("linear", "logreg")]
     means = {
@@ -244,19 +254,48 @@ def test_the_summary_is_what_the_results_say(shelf, tmp_path):
     assert {line["task"] for line in summary["minutes"]} == {"knn", "linear", "logreg", "fewshot"}
 
 
-def test_a_run_says_from_which_data_it_learned(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.yaml").write_text(
-        "method: {name: swav}\ndata: /x/photos-shards\ninit: timm:resnet18\n"
-    )
-    assert lineage(str(run)) == "swav on photos-shards, begun from timm:resnet18"
-    assert lineage(f"{run}:step-000000010") == lineage(str(run))
-    assert [lineage(spec) for spec in (f"{run}:random", "pixels", "resnet18:random")] == [
-        "",
-        "",
-        "",
-    ]
+def test_few_shot_intervals_of_an_older_seer_are_measured_anew(shelf, tmp_path):
+    """They were over episodes alone."""
+    out = tmp_path / "out"
+    shutil.rmtree(shelf / "two")
+    few = ("size=16", "shots=[2]", "ways=3", "queries=3", "episodes=5")
+    done(planned(shelf, out, ("pixels:4",), few, "few-shot"))
+    results = out / "results.jsonl"
+    (row,) = map(json.loads, results.read_text().splitlines())
+    assert not planned(shelf, out, ("pixels:4",), few, "few-shot").pending
+    del row["details"]["images"]
+    results.write_text(json.dumps(row) + "\n")
+    work = planned(shelf, out, ("pixels:4",), few, "few-shot")
+    assert len(work.pending) == 1
+    done(work)
+    assert not planned(shelf, out, ("pixels:4",), few, "few-shot").pending
+
+
+def test_calibration_is_compared_image_by_image_where_it_is_a_mean_and_its_pictures_are_named(
+    shelf, tmp_path
+):
+    out = tmp_path / "out"
+    shutil.rmtree(shelf / "two")
+    options = ("size=16", "calibration.count=2")
+    models = ("pixels:4", "pixels:1")
+    findings = check(shelf, False, lambda done, total: None)
+    suite = replace(suite_of("quick"), tasks=("calibration",), options={})
+    agenda = arrange(suite, findings, models, options)
+    work = benchmark.plan(agenda, models, options, out)
+    done(work)
+    summary = summarize(work, shelf)
+    paired = {
+        column["metric"] for column in summary["columns"] if column["scores"][1]["against_best"]
+    }
+    assert paired == {"nll", "brier", "nll_scaled", "brier_scaled"}
+    for column in summary["columns"]:
+        best, other = column["scores"]
+        if column["metric"] == "nll":
+            difference = other["value"] - best["value"]
+            assert other["against_best"]["value"] == pytest.approx(difference, rel=1e-4)
+            assert other["against_best"]["value"] > 0  # less is better
+    assert [each["model"] for each in summary["pictures"]] == list(models)
+    assert all((out / each["path"]).is_file() for each in summary["pictures"])
 
 
 @pytest.mark.parametrize("size", [8, 32])
