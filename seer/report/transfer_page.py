@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -28,6 +29,7 @@ class Cell(NamedTuple):
     value: str = ""
     interval: str = ""
     beside: str = ""
+    picture: str = ""
 
 
 class Need(NamedTuple):
@@ -173,13 +175,15 @@ def _cell(column: Row, title: str, style: str, score: Row | None) -> Cell:
         points = [100 * against[key] for key in ("value", "low", "high")]
         interval_of_difference = f"[{points[1]:+.1f}, {points[2]:+.1f}]"
         beside = f"{points[0]:+.1f} points {interval_of_difference}, {p_in_words(against['p'])}"
-    return Cell(name, style, score["standing"], _value(column, score["value"]), interval, beside)
+    value = _value(column, score["value"])
+    picture = quote(score.get("picture", ""))
+    return Cell(name, style, score["standing"], value, interval, beside, picture)
 
 
 def _value(column: Row, value: float, with_unit: bool = True) -> str:
     if column["unit"] == "share":
         return f"{100 * value:.1f}" + " %" * with_unit
-    return number(value)
+    return number(value) + f" {column['unit']}" * with_unit
 
 
 def comparisons(summary: Row) -> int:
