@@ -9,7 +9,7 @@ from seer.eval.trained.domain_options import MmeConfig
 from seer.eval.trained.mme import QUARTERS
 from seer.eval.trained.options import FinetuneConfig
 from seer.planning.footprint import Footprint
-from seer.planning.models import backbone_in
+from seer.planning.planned_models import backbone_in
 from seer.planning.trained_step import Parts, Size, blank, bytes_loaded, measure_parts
 
 CLASSES = 1000  # ImageNet's

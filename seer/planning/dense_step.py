@@ -16,7 +16,7 @@ from seer.eval.trained.dense.pairbatches import PairBatch
 from seer.eval.trained.dense.segment import SEGMENTATION, Segmentation
 from seer.eval.trained.detection.placement import resized_size
 from seer.planning.footprint import Footprint
-from seer.planning.models import levels_in
+from seer.planning.planned_models import levels_in
 from seer.planning.trained_config import HERE
 from seer.planning.trained_step import (
     PHOTOGRAPH,

@@ -26,7 +26,7 @@ from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
 from seer.eval.trained.detection.placement import resized_size
 from seer.planning.footprint import Footprint
-from seer.planning.models import levels_in
+from seer.planning.planned_models import levels_in
 from seer.planning.trained_step import (
     PHOTOGRAPH,
     Parts,

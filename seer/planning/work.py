@@ -14,7 +14,7 @@ from seer.eval.trained.domain_options import MmeConfig
 from seer.eval.trained.options import FinetuneConfig
 from seer.planning import classifier_step, dense_step, detector_step, footprint
 from seer.planning.footprint import Footprint
-from seer.planning.models import every_block, network_of
+from seer.planning.planned_models import every_block, network_of
 from seer.pretrain import rehearsal
 from seer.pretrain.recipe import Pretrain
 

@@ -9,8 +9,8 @@ from seer.eval.trained.adapter import Adapter, DomainBatch
 from seer.eval.trained.classifier import Classifier
 from seer.planning.asked import check, load, with_steps
 from seer.planning.classifier_step import CLASSES
-from seer.planning.models import backbone_in
 from seer.planning.plan import Options, plan
+from seer.planning.planned_models import backbone_in
 from seer.planning.work import work_of
 from tests.planning.steps import allocated, planned
 

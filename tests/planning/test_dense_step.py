@@ -18,8 +18,8 @@ from seer.hardware import find
 from seer.planning import plan as planning
 from seer.planning.asked import check, load, with_steps
 from seer.planning.dense_step import CLASSES, largest, loader_bytes, measure_dense, task_in, usual
-from seer.planning.models import levels_in
 from seer.planning.plan import advise, plan
+from seer.planning.planned_models import levels_in
 from tests.kit import maps, rooms
 from tests.planning.steps import allocated, planned
 

@@ -16,8 +16,8 @@ from seer.eval.trained.detection.options import DetectConfig
 from seer.planning.asked import check, load, with_steps
 from seer.planning.detector_step import CLASSES, OBJECTS, measure_detector
 from seer.planning.footprint import NOTHING
-from seer.planning.models import levels_in
 from seer.planning.plan import plan
+from seer.planning.planned_models import levels_in
 from tests.kit import boxes
 from tests.planning.steps import allocated, planned
 
