@@ -39,7 +39,8 @@ def evaluate(
         model_spec: as `seer.eval.pixels.load` takes it.
         data: as `seer.eval.data.splitting.load` takes it.
         overrides: options of the task as `key=value`.
-        out: results file; by default the run's own, or ./results.jsonl for a model that has no run.
+        out: results file; by default the run's own, or ./results.jsonl for a model that has no run. What a training
+            scores stands in its own directory besides.
         nproc: processes on this host, which train together, or compute features and neighbours together.
 
     Raises:
@@ -55,11 +56,20 @@ def evaluate(
     model, config, scores, data_splits = measure(task, model_spec, data, overrides, out, nproc)
     rows = rows_of(task, data, model, config, scores, data_splits, time.perf_counter() - began)
     if rows:  # of a training, on its main process
-        append_results(results_of(model, out), rows)
-    if data_splits:
-        for row, score in zip(rows, scores, strict=True):
-            outcomes.keep(results_of(model, out), row, score.outcomes)
+        for place in _places(task, config, model, out):
+            append_results(place, rows)
+            for row, score in zip(rows, scores, strict=True):
+                outcomes.keep(place, row, score.outcomes)
     return rows
+
+
+def _places(task: str, config: Any, model: Model, out: Path | str | None) -> list[Path]:
+    """The files that results go to: the model's or `out`, and that of the training itself."""
+    places = [Path(results_of(model, out))]
+    if TASKS[task].trained:
+        own = Path(config.run_dir) / RESULTS
+        places += [own] if own.absolute() != places[0].absolute() else []
+    return places
 
 
 def rows_of(

@@ -184,6 +184,7 @@ TASKS = _by_name(
         "seer.eval.trained.detection.options.DetectConfig",
         trained=True,
         images=BOXES,
+        about="boxes, and masks where the data have them, by a detector that is trained on the network",
     ),
     Task(
         "segment",
@@ -192,6 +193,7 @@ TASKS = _by_name(
         "seer.eval.trained.dense.options.SegmentConfig",
         trained=True,
         images=MAPS,
+        about="a class for each pixel, by a head that is trained with the network",
     ),
     Task(
         "denselinear",
@@ -199,6 +201,7 @@ TASKS = _by_name(
         "seer.eval.dense.denselinear",
         "seer.eval.dense.options.DenseLinearConfig",
         images=MAPS,
+        about="a class for each pixel, by one layer on frozen features of each place",
     ),
     Task(
         "normals",
@@ -207,6 +210,7 @@ TASKS = _by_name(
         "seer.eval.trained.dense.options.NormalsConfig",
         trained=True,
         images=SURFACES,
+        about="the direction of the surface at each pixel, by a head on the frozen network",
     ),
     Task(
         "depth",
@@ -214,6 +218,7 @@ TASKS = _by_name(
         "seer.eval.dense.depth",
         "seer.eval.dense.options.DepthConfig",
         images=SURFACES,
+        about="the distance of each pixel, by one layer on frozen features of each place",
     ),
 )
 
@@ -222,6 +227,7 @@ PIXELS = "pixels"  # the word for raw pixels in place of a model
 LARGEST_PIXELS = 1024  # a side
 ALL = "all"  # the word for the quick tasks together, of a model and of what it is compared with
 CLASSIFYING = {name: task for name, task in TASKS.items() if task.images == CLASSES}
+DENSE = {name: task for name, task in TASKS.items() if task.images in (BOXES, MAPS, SURFACES)}
 QUICK = {name: task for name, task in TASKS.items() if task.quick}
 
 

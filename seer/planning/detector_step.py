@@ -8,7 +8,6 @@ its largest tensors. An image of many more objects takes more: a mask of each is
 """
 
 from collections import OrderedDict
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,24 +19,26 @@ from torchvision.models.detection.roi_heads import maskrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import box_iou, roi_align, sigmoid_focal_loss
 
-from seer.backbones import BackboneConfig, build, canonical
-from seer.backbones.base import Backbone
-from seer.data.workers import memory_needed
 from seer.engine.learner import Step
 from seer.eval.trained.detection.boxbatches import BoxBatch
 from seer.eval.trained.detection.boxheads import Counted, Found, OneStage, TwoStages
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
 from seer.eval.trained.detection.placement import resized_size
-from seer.interop.levels import Levels, levels_of
-from seer.interop.models import load_model
-from seer.interop.spec import RANDOM, library_of, split
-from seer.planning.detector_config import CLASSES
-from seer.planning.footprint import Footprint, measured
+from seer.planning.footprint import Footprint
+from seer.planning.planned_models import levels_in
+from seer.planning.trained_step import (
+    PHOTOGRAPH,
+    Parts,
+    Size,
+    blank,
+    bytes_loaded,
+    framed,
+    measure_parts,
+)
 
 OBJECTS = 8  # of an image; COCO's have 7.3 in the mean
-PHOTOGRAPH = (480, 640)  # height and width of most of COCO's images
-MULTIPLE = 32  # of which a batch's sides are
+CLASSES = 80  # COCO's; data that are there may have others
 POSITIVE = 0.25  # the largest share of regions that are of objects
 
 
@@ -52,111 +53,48 @@ def measure_detector(
     arithmetic of a photograph at the median of the `short_sides`; no row is kept of the `samples`. Raises
     `InputError`.
     """
-    largest = (max(config.short_sides), max(config.long_side, max(config.short_sides)))
-    if config.scales:
-        largest = (config.square, config.square)
-    worst = _measured(config, ranks, largest, sync_batchnorm, forward_only)
-    if forward_only or config.scales:  # a square is as large for every image
-        return worst
-    short = sorted(config.short_sides)[len(config.short_sides) // 2]
-    usual = resized_size(PHOTOGRAPH, short, config.long_side)
-    return replace(
-        _measured(config, ranks, usual, sync_batchnorm), memory=worst.memory, kept=worst.kept
-    )
 
-
-def _measured(
-    config: DetectConfig,
-    ranks: int,
-    size: tuple[int, int],
-    sync_batchnorm: bool,
-    forward_only: bool = False,
-) -> Footprint:
-    share = config.batch_size // ranks
-
-    def build_detector() -> Detector:
-        made = AssumedDetector(levels_in(config), CLASSES, config.masks == "yes", config)
+    def learner() -> Detector:
+        made = AssumedDetector(levels_in(config.model), CLASSES, config.masks == "yes", config)
         made.heads.__class__ = ASSUMED[type(made.heads)]
         return made.train()
 
-    def batch() -> BoxBatch:
+    def batch(share: int, size: Size) -> BoxBatch:
         return _batch(config, share, size)
 
-    return measured(config, ranks, build_detector, batch, sync_batchnorm, forward_only)
+    parts = Parts(learner, batch, *_sizes(config))
+    return measure_parts(config, ranks, parts, sync_batchnorm, forward_only)
 
 
-def levels_in(config: DetectConfig) -> Levels:
-    """The maps of the configuration's model without memory; of a library's the network without its
-    weights. Raises `InputError`.
-    """
-    model = config.model
-    library = library_of(model)
-    if library:
-        name = model.removeprefix(f"{library}:").partition(":")[0]
-        loaded = load_model(f"{library}:{name}:{RANDOM}").backbone
-    elif named := backbone_named(model):
-        with torch.device("meta"):
-            loaded = build(BackboneConfig(named))
-    else:
-        loaded = load_model(model).backbone
-    return levels_of(loaded.to("meta"), model)
-
-
-def backbone_named(model: str) -> str:
-    """The network's name where a MODEL is `NAME` or `NAME:random`; "" where it is a file or a run."""
-    path, part = split(model)
-    if path.exists() or part not in ("", RANDOM):
-        return ""
-    return canonical(str(path))
-
-
-def network_of(config: DetectConfig) -> str:
-    """What the backbone is called."""
-    library = library_of(config.model)
-    if library:
-        return config.model.removeprefix(f"{library}:")
-    named = backbone_named(config.model)
-    if named:
-        return named
-    backbone = load_model(config.model).backbone
-    return backbone.config.name if isinstance(backbone, Backbone) else config.model
-
-
-def every_block(config: DetectConfig) -> list[list[int]]:
-    """`parallel.checkpointing` of every block by itself; none of networks whose blocks are not known."""
-    stages: Any = getattr(levels_in(config).network, "stages", [])
-    return [list(range(1, len(stage) + 1)) for stage in stages]
+def _sizes(config: DetectConfig) -> tuple[Size, Size]:
+    """Height and width of the largest images, and of a photograph."""
+    if config.scales:  # a square is as large for every image
+        square = (config.square, config.square)
+        return square, square
+    largest = (max(config.short_sides), max(config.long_side, max(config.short_sides)))
+    short = sorted(config.short_sides)[len(config.short_sides) // 2]
+    return largest, resized_size(PHOTOGRAPH, short, config.long_side)
 
 
 def loader_bytes(config: DetectConfig, ranks: int) -> int:
     """Bytes of the largest images that one rank's loader holds at once."""
-    height, width = _frame((max(config.short_sides), config.long_side))
+    height, width = framed((max(config.short_sides), config.long_side))
     bits = OBJECTS / 8 if config.masks == "yes" else 0
-    share = config.batch_size // ranks
     image_bytes = int(height * width * (3 + bits))
-    loader = config.loader
-    return memory_needed(
-        loader.mode, loader.workers, loader.prefetch, [], np.uint8, share * image_bytes
-    ).total
+    return bytes_loaded(config.loader, config.batch_size // ranks * image_bytes)
 
 
-def _frame(size: tuple[int, int]) -> tuple[int, int]:
-    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in size)
-    return height, width
-
-
-def _batch(config: DetectConfig, share: int, size: tuple[int, int]) -> BoxBatch:
+def _batch(config: DetectConfig, share: int, size: Size) -> BoxBatch:
     """The first micro-batch of a rank's images, all of one size, each with `OBJECTS` objects."""
-    dtype = torch.float64 if config.precision == "fp64" else torch.float32
     count = share // config.accumulate
-    pixels = torch.zeros(share, *_frame(size), 3, dtype=dtype).permute(0, 3, 1, 2)
+    pixels = blank(config, share, framed(size))
     masks = None
     if config.masks == "yes":
         masks = tuple(torch.zeros(OBJECTS, *size, dtype=torch.uint8) for _ in range(share))
     return BoxBatch(
         pixels[:count],
         (size,) * count,
-        tuple(torch.zeros(OBJECTS, 4, dtype=dtype) for _ in range(count)),
+        tuple(torch.zeros(OBJECTS, 4, dtype=pixels.dtype) for _ in range(count)),
         tuple(torch.ones(OBJECTS, dtype=torch.int64) for _ in range(count)),
         masks[:count] if masks else None,
         torch.zeros(count, dtype=torch.int64),

@@ -18,11 +18,11 @@ from seer import config as configuration
 from seer import inputs, outputs
 from seer.engine.options import RunConfig, check_batch, check_parallel
 from seer.errors import InputError
-from seer.eval.trained.detection.options import DetectConfig
+from seer.eval.trained.options import TrainedConfig
 from seer.hardware import HARDWARE, PER_NODE, Hardware, find
 from seer.jsonl import Row
 from seer.methods import METHOD_CONFIGS
-from seer.planning.asked import load, with_steps
+from seer.planning.asked import check, load, with_steps
 from seer.planning.efficiency import ON_CPU, Efficiency, efficiencies
 from seer.planning.footprint import Footprint
 from seer.planning.work import work_of
@@ -359,7 +359,7 @@ def _is_timed(row: Row) -> bool:
     return all(0 < (row.get(key) or 0) < 1e15 for key in ("images_per_second", "time_step"))
 
 
-def _foreseen(recipe: str, overrides: list[str], options: Options) -> Pretrain | DetectConfig:
+def _foreseen(recipe: str, overrides: list[str], options: Options) -> Pretrain | TrainedConfig:
     """The configuration with as many steps as its epochs are."""
     return with_steps(load(recipe, overrides, options.allow_env), options.images)
 
@@ -375,9 +375,20 @@ def advise(
     options = options or Options()
     for changes in remedies(_foreseen(recipe, overrides, options), gpus, hardware):
         changed = _foreseen(recipe, [*overrides, *changes], options)
+        if isinstance(changed, TrainedConfig) and not _runs(changed, gpus):
+            continue
         if not Job.of(changed, gpus, hardware, options.images).estimate().why_not:
             return changes
     return []
+
+
+def _runs(config: TrainedConfig, gpus: int) -> bool:
+    """Whether a training starts so: a head's BatchNorm needs more than one image."""
+    try:
+        check(config, gpus)
+    except InputError:
+        return False
+    return True
 
 
 def remedies(config: RunConfig, gpus: int, hardware: Hardware) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""What can be planned: the pretraining of a backbone, and the training of a detector on one."""
+"""What can be planned: the pretraining of a backbone, and what is trained on one for a score's sake."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +8,13 @@ import torch
 
 from seer.backbones import build
 from seer.engine.options import RunConfig
+from seer.eval.trained.dense.options import NormalsConfig, SegmentConfig
 from seer.eval.trained.detection.options import DetectConfig
-from seer.planning import detector_step, footprint
+from seer.eval.trained.domain_options import MmeConfig
+from seer.eval.trained.options import FinetuneConfig
+from seer.planning import classifier_step, dense_step, detector_step, footprint
 from seer.planning.footprint import Footprint
+from seer.planning.planned_models import every_block, network_of
 from seer.pretrain import rehearsal
 from seer.pretrain.recipe import Pretrain
 
@@ -21,15 +25,15 @@ class Work:
 
     Attributes:
         measure: the cost of a step on one of so many ranks.
+        loader_bytes: that one of so many ranks' loader holds at once.
         network: the backbone's name.
         every_block: `parallel.checkpointing` of every block by itself: the least that can be kept.
-        loader_bytes: that one of so many ranks' loader holds at once.
     """
 
     measure: Callable[..., Footprint]
-    network: Callable[[Any], str]
-    every_block: Callable[[Any], list[list[int]]]
     loader_bytes: Callable[[Any, int], int]
+    network: Callable[[Any], str] = network_of
+    every_block: Callable[[Any], list[list[int]]] = every_block
 
 
 def _name(config: Pretrain) -> str:
@@ -43,13 +47,12 @@ def _blocks(config: Pretrain) -> list[list[int]]:
 
 
 WORKS: dict[type, Work] = {
-    Pretrain: Work(footprint.measure, _name, _blocks, rehearsal.loader_bytes),
-    DetectConfig: Work(
-        detector_step.measure_detector,
-        detector_step.network_of,
-        detector_step.every_block,
-        detector_step.loader_bytes,
-    ),
+    Pretrain: Work(footprint.measure, rehearsal.loader_bytes, _name, _blocks),
+    DetectConfig: Work(detector_step.measure_detector, detector_step.loader_bytes),
+    SegmentConfig: Work(dense_step.measure_dense, dense_step.loader_bytes),
+    NormalsConfig: Work(dense_step.measure_dense, dense_step.loader_bytes),
+    FinetuneConfig: Work(classifier_step.measure_finetuning, classifier_step.loader_bytes),
+    MmeConfig: Work(classifier_step.measure_adaptation, classifier_step.loader_bytes),
 }
 
 

@@ -1,16 +1,31 @@
 """The pictures of a run, each with a caption, and the rows of crops with their sizes."""
 
 import base64
+import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
 
 from seer.report.runfiles import RunFiles
-from seer.rundir.names import ATTENTION, COLOUR, CONFUSIONS, CROPS, DETECTIONS, MAPS, NEIGHBOURS
+from seer.rundir.names import (
+    ATTENTION,
+    COLOUR,
+    CONFUSIONS,
+    CROPS,
+    DETECTIONS,
+    EVALUATIONS,
+    IMAGES,
+    MAPS,
+    NEIGHBOURS,
+)
 
 # How training lays crops out (`seer.pretrain.picture`), in pixels.
 HEIGHT = 160  # of a row of the largest
 GAP = 6
 MOST_SIZES = 8
+MOST_LINKED = 50  # trainings of a run
 NEIGHBOURHOOD = (
     "Left: images not seen in training. Right of each: the five training images whose features are nearest; "
     "green where the label agrees, red where it does not."
@@ -69,6 +84,27 @@ def pictures(run: RunFiles) -> list[Picture]:
 def data_uri(png: bytes) -> str:
     """A picture as a page holds it."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def linked(runs: Sequence[RunFiles], folder: Path) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Pictures that a page in `folder` names by where they lie: of several runs their own, and of each the
+    trainings' below it. `(name, [(title, relative URL)])`.
+    """
+    places = []
+    for run in runs:
+        places += [(run.name, run.path)] if len(runs) > 1 else []
+        before = f"{run.name}: " if len(runs) > 1 else ""
+        below = sorted((run.path / EVALUATIONS).glob(f"*/{IMAGES}"))[:MOST_LINKED]
+        places += [(f"{before}{path.parent.name}", path.parent) for path in below]
+    named = [(name, list(_links(place, folder))) for name, place in places]
+    return [(name, links) for name, links in named if links]
+
+
+def _links(place: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    for name, (title, _) in CAPTIONS.items():
+        path = place / IMAGES / name
+        if path.is_file():
+            yield title, quote(os.path.relpath(path.absolute(), folder.absolute()))
 
 
 def crop_sizes(run: RunFiles) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from seer.report.charts import (
     training_charts,
 )
 from seer.report.diagnosis import JUDGED, alarms, in_words
-from seer.report.gallery import pictures
+from seer.report.gallery import linked, pictures
 from seer.report.plots import number, style_of
 from seer.report.runfiles import (
     RunFiles,
@@ -60,14 +60,15 @@ def write_page(runs: Sequence[RunFiles], out: Path) -> Path:
     if len({run.name for run in runs}) < len(runs):
         names = tails(str(run.path.absolute()) for run in runs)
         runs = [replace(run, name=names[str(run.path.absolute())]) for run in runs]
-    outputs.write(out, render(runs), "the report")
+    outputs.write(out, render(runs, out.parent), "the report")
     return out
 
 
-def render(runs: Sequence[RunFiles]) -> str:
-    """The page as a text."""
+def render(runs: Sequence[RunFiles], folder: Path | None = None) -> str:
+    """The page as a text; `folder` is where it will lie, from which pictures are linked."""
     page = template(Path(__file__).parent, "page.html.j2")
-    return page.render(_of_all(runs) | (_of_one(runs[0]) if len(runs) == 1 else _of_several(runs)))
+    shown = _of_one(runs[0]) if len(runs) == 1 else _of_several(runs)
+    return page.render(_of_all(runs) | shown | {"linked": linked(runs, folder) if folder else []})
 
 
 def _of_all(runs: Sequence[RunFiles]) -> dict[str, Any]:

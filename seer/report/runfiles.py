@@ -11,7 +11,7 @@ from seer.errors import InputError
 from seer.eval.curves import newest_rows
 from seer.jsonl import Row
 from seer.report.plots import Series
-from seer.results import latest
+from seer.results import kind, latest
 from seer.rundir.kinds import finite
 from seer.rundir.names import ATTENTION, COLOUR, CONFUSIONS, CROPS, DETECTIONS, MAPS, NEIGHBOURS
 from seer.rundir.rundir import RunDir
@@ -82,6 +82,19 @@ def read_run(path: Path | str) -> RunFiles:
     if files.remarks and not (files.config or files.metrics or files.results):
         raise InputError(f"{run.path}: nothing of this run can be read: {files.remarks[0]}")
     return files
+
+
+def role(run: RunFiles, row: Row) -> str:
+    """`kind` of a result in a run; what a training for a score's sake scored itself is `pretrained`,
+    whatever it began with.
+    """
+    is_own = is_training(run) and row.get("weights") == at(run.config, "weights")
+    return "pretrained" if is_own else kind(row)
+
+
+def is_training(run: RunFiles) -> bool:
+    """Whether it was trained from a model for a score's sake."""
+    return bool(at(run.config, "model") and at(run.config, "weights"))
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from seer.jsonl import Row
 from seer.report.changes import cut
 from seer.report.comparisons import Scored, difference
 from seer.report.plots import Axis, nice_ticks, number, style_of
-from seer.report.runfiles import RunFiles, common, tails
+from seer.report.runfiles import RunFiles, common, role, tails
 from seer.report.verdict import CHECKPOINT, is_headline
 from seer.results import kind, measure_of, shown, title_of
 
@@ -77,6 +77,10 @@ class Item(NamedTuple):
     def row(self) -> Row:
         return self.scored.row
 
+    @property
+    def role(self) -> str:
+        return role(self.scored.run, self.row)
+
 
 @dataclass
 class Board:
@@ -130,16 +134,16 @@ def _board(items: list[Item], places: dict[str, str], runs: Sequence[RunFiles]) 
     scale, ticks = _scale(rows, chance)
     zero = scale(min(max(0.0, scale.low), scale.high))
     bars = []
-    for place, name, scored in items:
-        row = scored.row
-        style = style_of(place) if kind(row) == "pretrained" else BASELINE
+    for item in items:
+        row = item.row
+        style = style_of(item.place) if item.role == "pretrained" else BASELINE
         low, high = (shown(row, end, with_unit=False) for end in ("low", "high"))
         value, bottom, top = (
             min(100.0, max(0.0, scale(row[key]))) for key in ("value", "low", "high")
         )
         begin, end = sorted((zero, value))
-        bars.append(Bar(name, style, shown(row), f"{low} – {high}", begin, end, bottom, top))
-    measured = {item.place for item in items if kind(item.row) == "pretrained"}
+        bars.append(Bar(item.name, style, shown(row), f"{low} – {high}", begin, end, bottom, top))
+    measured = {item.place for item in items if item.role == "pretrained"}
     missing = [cut(run.name, LONGEST) for i, run in enumerate(runs) if i not in measured]
     return Board(
         cut(title_of(first), LONGEST),
@@ -156,7 +160,7 @@ def _board(items: list[Item], places: dict[str, str], runs: Sequence[RunFiles]) 
 
 def _compared(items: Sequence[Item]) -> Compared | None:
     """The best pretrained model against each other one, by the images that both were measured on."""
-    pretrained = [item for item in items if kind(item.row) == "pretrained"]
+    pretrained = [item for item in items if item.role == "pretrained"]
     if not pretrained:
         return None
     best = pretrained[0]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -58,6 +59,7 @@ class Cell(NamedTuple):
     interval: str = ""
     beside: str = ""
     learned: bool = False
+    picture: str = ""
 
 
 class Line(NamedTuple):
@@ -194,14 +196,15 @@ def _cell(column: Row, title: str, style: str, score: Row | None) -> Cell:
         against = Difference(**score["against_best"])
         beside = f"{size_in_words(against, column['unit'])}, {p_of(against)}"
     learned = title in column["learned_from"]
+    picture = quote(score.get("picture", ""))
     value = _value(column, score["value"])
-    return Cell(name, style, score["standing"], value, interval, beside, learned)
+    return Cell(name, style, score["standing"], value, interval, beside, learned, picture)
 
 
 def _value(column: Row, value: float, with_unit: bool = True) -> str:
     if column["unit"] == "share":
         return f"{100 * value:.1f}" + " %" * with_unit
-    return number(value)
+    return number(value) + f" {column['unit']}" * with_unit
 
 
 def unpaired(summary: Row) -> list[str]:

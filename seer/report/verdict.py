@@ -10,13 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from seer.errors import quoted
 from seer.eval.paired import Difference, p_of
 from seer.jsonl import Row
 from seer.report.comparisons import Scored, difference
-from seer.report.runfiles import RunFiles, at, tails
-from seer.results import kind, measure_of, shown, title_of
+from seer.report.runfiles import RunFiles, at, is_training, role, tails
+from seer.results import measure_of, shown, title_of
+from seer.rundir.names import CONFIG, EVALUATIONS
 
 MOST = 500  # findings of a page
 LONGEST = 200  # characters of a name
@@ -27,7 +29,7 @@ WORSE = "worse"
 UNKNOWN = "not measured"
 MIXED = "mixed"
 ELSEWHERE = "elsewhere"  # of a training for a score's sake
-EVALUATIONS = "eval"  # in a run's directory: where these trainings lie
+ALONE = "by itself"  # likewise, of its own scores
 THAN = {BETTER: "Better than", ALIKE: "Not told apart from", WORSE: "Worse than"}
 CHECKPOINT = re.compile(r" step-0*(\d+)$")
 SHARE_OF_LABELS = re.compile(r"_([\d.e+-]+)(percent|labels)$", re.ASCII)  # of low-shot's metrics
@@ -40,7 +42,7 @@ class Finding:
 
     Attributes:
         measure: what was measured, and on what.
-        outcome: `BETTER`, `ALIKE`, `WORSE` or `UNKNOWN`.
+        outcome: `BETTER`, `ALIKE`, `WORSE`, `UNKNOWN` or `ALONE`.
         gain: by how much, in a few words; "" where it is not known.
         words: both values with their intervals, and what follows.
     """
@@ -69,6 +71,8 @@ def against_beginning(run: RunFiles) -> Verdict:
     """
     ours = standing(run)
     places = tails(row["data"] for row in ours)
+    if ours and is_training(run):
+        return _of_training(run, ours, places)
     continued = began_elsewhere(run)
     beginning = "init" if continued else "untrained"
     who = "at its beginning" if continued else "untrained"
@@ -131,7 +135,7 @@ def standing(run: RunFiles) -> list[Row]:
     """
     rows: dict[tuple[str, ...], Row] = {}
     for row in run.results:
-        if not is_headline(row) or kind(row) != "pretrained":
+        if not is_headline(row) or role(run, row) != "pretrained":
             continue
         key = measure_of(row)
         # A stranger's model that was measured into the same file is not the run.
@@ -143,7 +147,7 @@ def standing(run: RunFiles) -> list[Row]:
 
 def baseline(run: RunFiles, row: Row, which: str) -> Row | None:
     """The last value of a baseline by the same measure."""
-    rows = [r for r in run.results if kind(r) == which and measure_of(r) == measure_of(row)]
+    rows = [r for r in run.results if role(run, r) == which and measure_of(r) == measure_of(row)]
     return rows[-1] if rows else None
 
 
@@ -223,10 +227,15 @@ def _beside(
     if pixels is not None:
         outcome = outcome_of(row, pixels, difference(scored, Scored(run, pixels)))
         words += f" {THAN[outcome]} raw pixels, {_with_interval(pixels)}."
+    return replace(finding, words=words + _if_chance(row))
+
+
+def _if_chance(row: Row) -> str:
+    """What is to be said of a value that chance may have."""
     chance = row.get("chance")
-    if chance is not None and not _beyond_chance(row, chance):
-        words += f" It is not above chance ({_percent(row, chance)})."
-    return replace(finding, words=words)
+    if chance is None or _beyond_chance(row, chance):
+        return ""
+    return f" It is not above chance ({_percent(row, chance)})."
 
 
 def _beyond_chance(row: Row, chance: float) -> bool:
@@ -269,11 +278,34 @@ def _by(findings: Sequence[Finding]) -> str:
     return f": {gains[0]}" if len(gains) == len(findings) == 1 else ""
 
 
+def _of_training(run: RunFiles, rows: Sequence[Row], places: Mapping[str, str]) -> Verdict:
+    """What a training for a score's sake came to. What it began with has its scores elsewhere."""
+    findings = [
+        Finding(named(row, places), ALONE, "", f"{_with_interval(row)}.{_if_chance(row)}")
+        for row in rows[:MOST]
+    ]
+    titles = [f"{title_of(row)}: {shown(row)}" for row in rows]
+    more = f", and {len(titles) - 1} more" if len(titles) > 1 else ""
+    home = _home(run)
+    return Verdict(f"{_cut(titles[0])}{more}", ELSEWHERE, findings, _shown_by(home) if home else "")
+
+
+def _home(run: RunFiles) -> Path | None:
+    """The run that a training began from, in whose directory it lies."""
+    home = run.path.parent.parent
+    is_below = run.path.parent.name == EVALUATIONS and (home / CONFIG).is_file()
+    return home if is_below and at(run.config, "model") else None
+
+
+def _shown_by(home: Path) -> str:
+    return f"seer report {quoted(home)}"
+
+
 def _unmeasured(run: RunFiles) -> Verdict:
     """What is said of a run without a score."""
-    if at(run.config, "model") and run.path.parent.name == EVALUATIONS:
-        command = f"seer report {quoted(run.path.parent.parent)}"
-        return Verdict("Its score stands with the run that it began from", ELSEWHERE, [], command)
+    if home := _home(run):
+        title = "Its score stands with the run that it began from"
+        return Verdict(title, ELSEWHERE, [], _shown_by(home))
     command = f"seer eval all --model {quoted(run.path)} --data DATA"
     return Verdict("Not measured yet", UNKNOWN, [], command)
 

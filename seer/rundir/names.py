@@ -10,6 +10,7 @@ RUN/health.jsonl           a row per event; skipped.jsonl a row per step that wa
 RUN/damaged/               a file per rank that met damaged samples
 RUN/environment.json       what it ran on; plan.json what was predicted of it
 RUN/images/*.png           pictures for its report
+RUN/eval/TASK-HASH/        a run per training that scores this one
 RUN/predictions.json       what a detector found in the test images, as COCO's results; truth.json what there is
 RUN/precision.json         its precision by recall
 RUN/grid_points/NN/        a run per point of a grid of options; validation.json there is what it came to
@@ -45,6 +46,7 @@ LOG = "seer.log"
 REPORT = "report.html"
 TENSORBOARD = "tensorboard"
 IMAGES = "images"
+EVALUATIONS = "eval"
 POINTS = "grid_points"
 VALIDATION = "validation.json"
 PREDICTIONS = "predictions.json"

@@ -69,6 +69,7 @@ def configuration(
         "seer plan swav_resnet50_800ep --gpus 64 --gpu a100-40g --price 1.5 --sweep",
         "seer plan swav_regnety_16gf --gpus 128 --gpu h100 --calibrate runs/short",
         "seer plan detect_seer model=regnety_128gf parallel.mode=fsdp --gpus 8 --gpu v100-32g",
+        "seer plan segment_ade20k model=resnet50 parallel.mode=ddp --gpus 8 --gpu v100-32g",
     ),
 )
 def plan(

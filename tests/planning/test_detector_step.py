@@ -4,24 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from typer.testing import CliRunner
 
 from seer.cli import app
 from seer.config import RECIPES
 from seer.engine.learner import Step
-from seer.engine.optim import build_optimizer
 from seer.errors import InputError
 from seer.eval.trained.detection.boxbatches import BoxBatch
 from seer.eval.trained.detection.detector import Detector
 from seer.eval.trained.detection.options import DetectConfig
 from seer.planning.asked import check, load, with_steps
-from seer.planning.detector_config import CLASSES
-from seer.planning.detector_step import OBJECTS, levels_in, measure_detector
+from seer.planning.detector_step import CLASSES, OBJECTS, measure_detector
 from seer.planning.footprint import NOTHING
 from seer.planning.plan import plan
+from seer.planning.planned_models import levels_in
 from tests.kit import boxes
-from tests.planning.test_footprint import allocations_of, peak_of
+from tests.planning.steps import allocated, planned
 
 SIDE = 128
 SMALL = [
@@ -47,7 +45,7 @@ def config_of(*overrides: str, recipe: str = "detect") -> DetectConfig:
 def real(config: DetectConfig) -> tuple[Detector, BoxBatch]:
     """A detector with weights, and two images of noise with objects."""
     torch.manual_seed(0)
-    levels = levels_in(config).to_empty(device="cpu")
+    levels = levels_in(config.model).to_empty(device="cpu")
     levels.reset_parameters()
     detector = Detector(levels, CLASSES, config.masks == "yes", config).train()
     corners = torch.rand(2, OBJECTS, 2) * SIDE / 2
@@ -64,22 +62,6 @@ def real(config: DetectConfig) -> tuple[Detector, BoxBatch]:
     return detector.to(memory_format=torch.channels_last), batch
 
 
-def allocated(config: DetectConfig) -> int:
-    """The most that a real step has allocated at once beyond what is there before it."""
-    detector, batch = real(config)
-    optimizer = build_optimizer(detector, config.optim)
-
-    def step() -> None:
-        detector(batch, Step(8, 10)).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    step()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    return peak_of(allocations_of(profiler.profiler.kineto_results.experimental_event_tree()))
-
-
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -91,9 +73,9 @@ def allocated(config: DetectConfig) -> int:
 )
 def test_peak_memory_is_that_of_a_real_step(overrides):
     config = config_of(*overrides)
-    memory = measure_detector(config, 1).memory
-    resident = sum(memory[kind] for kind in ("parameters", "optimizer", "inputs"))
-    assert sum(memory.values()) - resident == pytest.approx(allocated(config), rel=0.1)
+    assert planned(measure_detector(config, 1)) == pytest.approx(
+        allocated(*real(config), config), rel=0.1
+    )
 
 
 def test_arithmetic_is_that_of_the_layers_that_run():

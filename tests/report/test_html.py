@@ -219,6 +219,19 @@ def test_a_run_that_has_only_begun_has_a_report_too(tmp_path):
     assert "step 1 of 500" in Page(write_report(run)).text
 
 
+def test_pictures_of_trainings_are_named_by_where_they_lie(tmp_path):
+    first = write_run(tmp_path / "a")
+    second = write_run(tmp_path / "b b")
+    for place in (first / "eval" / "segment-1", second):
+        (place / "images").mkdir(parents=True, exist_ok=True)
+        (place / "images" / "maps.png").write_bytes(b"")
+    page = write_report(first).read_text()
+    assert '<a href="eval/segment-1/images/maps.png">Dense predictions</a>' in page
+    page = write_comparison([first, second], tmp_path / "pages" / "c.html").read_text()
+    assert 'href="../a/eval/segment-1/images/maps.png"' in page
+    assert 'href="../b%20b/images/maps.png"' in page
+
+
 def test_a_finished_run_says_nothing_of_progress(run):
     assert "of 100" not in Page(write_report(run)).text
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seer.report.html import headlines
 from seer.report.runfiles import read_run, tails
+from seer.report.scoreboard import boards
 from seer.report.verdict import (
     ALIKE,
     BETTER,
@@ -112,7 +114,7 @@ def test_better_here_and_worse_there_are_both_told(tmp_path):
 
 
 def test_a_training_for_a_scores_sake_names_the_run_that_has_the_score(tmp_path):
-    home = tmp_path / "a"
+    home = write_run(tmp_path / "a", results=[])
     path = write_run(home / "eval" / "finetune-1", results=[])
     config = "name: finetune\nmodel: elsewhere\nsteps: 4\n"
     (path / "config.yaml").write_text(config)
@@ -122,6 +124,44 @@ def test_a_training_for_a_scores_sake_names_the_run_that_has_the_score(tmp_path)
     other = write_run(tmp_path / "b", results=[])
     (other / "config.yaml").write_text(config)
     assert against_beginning(read_run(other)).title == "Not measured yet"
+
+
+TRAINED = "name: segment\nmodel: net:random\nweights: abc\nsteps: 4\n"
+
+
+def trained(path: Path, value: float):
+    """A training's own directory, of a network that was untrained."""
+    rows = [score("net:random", value, weights="abc"), score("net untrained", 0.9)]
+    write_run(path, results=rows)
+    (path / "config.yaml").write_text(TRAINED)
+    return read_run(path)
+
+
+def test_a_training_shows_its_own_scores_whatever_it_began_with(tmp_path):
+    alone = trained(tmp_path / "a", 0.2)
+    verdict = against_beginning(alone)
+    assert (verdict.title, verdict.advice) == ("kNN top-1, k = 20: 20.0 %", "")
+    (finding,) = verdict.findings
+    assert finding.words == "20.0 % (15.0 to 25.0)."
+    assert next(tile.value for tile in headlines(alone)) == "20.0 %"
+    (board,) = boards([alone])
+    assert [bar.style for bar in board.bars] == ["base", "s0"]
+    home = write_run(tmp_path / "home", results=[])
+    advice = against_beginning(trained(home / "eval" / "segment-1", 0.2)).advice
+    assert advice == f"seer report {home}"
+
+
+def test_trainings_are_compared_with_each_other(tmp_path):
+    runs = [trained(tmp_path / "one", 0.2), trained(tmp_path / "two", 0.5)]
+    verdict = against_first(runs)
+    assert verdict.title == "two is better than one: 30.0 points more"
+    (board,) = boards(runs)
+    values = [(bar.model, bar.value, bar.interval) for bar in board.bars if bar.style != "base"]
+    assert values == [
+        ("two: net:random", "50.0 %", "45.0 – 55.0"),
+        ("one: net:random", "20.0 %", "15.0 – 25.0"),
+    ]
+    assert not board.missing
 
 
 def test_weights_are_what_differs_and_no_option(tmp_path):

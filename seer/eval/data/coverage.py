@@ -175,7 +175,7 @@ def _compare(finding: Finding, entry: DataSet) -> None:
     """Say what differs from the owners' numbers."""
     if finding.state == INCOMPLETE:
         return
-    finding.tasks = _tasks(entry.kind)
+    finding.tasks = tasks_of(entry.kind)
     if not finding.tasks:
         finding.problems.append(f"no task here takes {entry.kind} yet")
     for split, size in entry.sizes.items():
@@ -196,7 +196,7 @@ def _of_ones_own(place: Path, read_images: bool, tick: Tick) -> Finding:
     read = partial(_halves, place, kind) if kind else partial(_parts, place)
     _read(finding, read, read_images, tick)
     if finding.state == YOURS:
-        finding.tasks = _tasks(kind or ONE_CLASS)
+        finding.tasks = tasks_of(kind or ONE_CLASS)
     return finding
 
 
@@ -233,7 +233,8 @@ def _own(places: list[Path]) -> Iterator[Path]:
     yield from (places[0] / name for name in names if is_table(places[0] / name))
 
 
-def _tasks(kind: str) -> list[str]:
+def tasks_of(kind: str) -> list[str]:
+    """The tasks that take data sets of a kind."""
     if kind == SEVERAL_CLASSES:
         return [name for name, task in TASKS.items() if task.several]
     if kind == VARIANT:

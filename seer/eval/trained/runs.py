@@ -12,7 +12,7 @@ from seer.errors import InputError
 from seer.eval.probes.feature_cache import weights_hash
 from seer.eval.tasks import TASKS
 from seer.interop.models import Model
-from seer.rundir.names import CONFIG
+from seer.rundir.names import CONFIG, EVALUATIONS
 from seer.schema import check_options
 
 
@@ -44,7 +44,7 @@ def housed(config: Options, task: str, model: Model) -> Options:
     if config.run_dir:
         return config
     home = model.run_dir or Path()
-    directory = home / "eval" / f"{task}-{configuration.identity(config)}"
+    directory = home / EVALUATIONS / f"{task}-{configuration.identity(config)}"
     return replace(config, run_dir=str(directory))  # type: ignore[type-var]
 
 

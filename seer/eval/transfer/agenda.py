@@ -4,13 +4,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from seer.errors import InputError, nearest
-from seer.eval.data.coverage import DIFFERS, MISSING, READY, YOURS, Finding
-from seer.eval.data.datasets import DATASETS, DENSE, ROBUSTNESS
-from seer.eval.tasks import TASKS, check_options, is_pixels, option_names
-from seer.eval.transfer.suites import APART, NOT_YET, Suite
+from seer.eval.data.coverage import DIFFERS, MISSING, READY, YOURS, Finding, tasks_of
+from seer.eval.data.datasets import DATASETS
+from seer.eval.tasks import DENSE, TASKS, check_options, is_pixels, option_names
+from seer.eval.transfer.suites import APART, Suite
 
 USABLE = (READY, DIFFERS, YOURS)
 ABSENT = "is not there"
+NO_DATA = "no data set that it takes is there"
+NO_NETWORK = "raw pixels are no network"
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,11 @@ def arrange(
             taken = {place.name for place in agenda.places}
             agenda.places.append(_place(finding, suite, taken))
             agenda.gaps += _unfit(finding, suite)
-        elif entry is None or not {DENSE, ROBUSTNESS} & set(entry.suites):
+        elif entry is None or set(tasks_of(entry.kind)) & set(suite.tasks):
             agenda.gaps.append(Gap(finding.name, "", "", _why(finding, own)))
     if suite.whole:
-        reasons = NOT_YET | APART
+        taken = {task for place in agenda.places for task in place.tasks}
+        reasons = {task: NO_DATA for task in suite.tasks if task not in taken} | APART
         agenda.gaps += [Gap("", task, "", reason) for task, reason in reasons.items()]
     if not agenda.places:
         raise InputError(
@@ -102,9 +105,8 @@ def arrange(
     for place in agenda.places:
         for model in models:
             for task in place.tasks:
-                if TASKS[task].trained and is_pixels(model):
-                    reason = "raw pixels are no network that could be trained"
-                    agenda.gaps.append(Gap(place.name, task, model, reason))
+                if is_pixels(model) and (TASKS[task].trained or task in DENSE):
+                    agenda.gaps.append(Gap(place.name, task, model, NO_NETWORK))
                     continue
                 agenda.cells.append(Cell(place, model, task, tuple(options[task])))
     return agenda
@@ -150,7 +152,8 @@ def _place(finding: Finding, suite: Suite, taken: set[str]) -> DataPlace:
 
 
 def _unfit(finding: Finding, suite: Suite) -> list[Gap]:
-    tasks = [task for task in suite.tasks if task not in finding.tasks]
+    images = {TASKS[task].images for task in finding.tasks}
+    tasks = [t for t in suite.tasks if t not in finding.tasks and TASKS[t].images in images]
     reason = "does not score images of several classes each"
     return [Gap(finding.name, task, "", reason) for task in tasks]
 

@@ -4,6 +4,7 @@ written as soon as it is there.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ from seer.eval.transfer.forecast import Estimate, Forecast
 from seer.eval.transfer.journal import Journal, results_name
 from seer.outputs import check_folder_writable
 from seer.results import check_results, shown, title_of
+from seer.rundir.names import DETECTIONS, IMAGES, MAPS
 
 PICTURES = "pictures"  # of the results
+PICTURED = {"picture", "neighbours"}  # options that say where a picture goes
 TRAINED = "trained"  # the folder of trainings, below that of the results
 # What says nothing of the other tasks; the memory may do for another model.
 FAILURES_OF_A_TASK = (
@@ -126,9 +129,19 @@ def arguments(cell: Cell, path: Path) -> list[str]:
     given = {option.partition("=")[0] for option in options}
     if TASKS[cell.task].trained and "run_dir" not in given:
         options.append(f"run_dir={path.parent / TRAINED}/{name}")
-    for option in {"picture", "neighbours"} & set(option_names(cell.task)) - given:
+    for option in PICTURED & set(option_names(cell.task)) - given:
         options.append(f"{option}={path.parent / PICTURES}/{name}.png")
     return options
+
+
+def picture_of(cell: Cell, path: Path) -> str:
+    """Where the picture of a cell lies whose result stands in `path`, below that folder; "" if it has none."""
+    for key, _, place in (option.partition("=") for option in arguments(cell, path)):
+        names = [f"{place}/{IMAGES}/{name}" for name in (MAPS, DETECTIONS)]
+        for picture in names if key == "run_dir" else [place] if key in PICTURED else []:
+            if Path(picture).is_file():
+                return os.path.relpath(picture, path.parent)
+    return ""
 
 
 def gaps(work: Plan) -> list[Gap]:

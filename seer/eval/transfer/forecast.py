@@ -17,7 +17,7 @@ from seer.data.decoding.decode import DamagedImage
 from seer.distributed import pick_device
 from seer.errors import InputError
 from seer.eval.probes.features import SMALL, stack
-from seer.eval.tasks import TASKS
+from seer.eval.tasks import DENSE, TASKS
 from seer.eval.transfer.agenda import Cell, DataPlace
 from seer.eval.transfer.contestants import Contestant
 from seer.eval.transfer.journal import Journal, Loaded
@@ -40,6 +40,8 @@ SHARES = {
     "calibration": 0.2,
     "geometry": 0.15,
 }
+ASPECT = 4 / 3  # of most photographs
+UNRESIZED = 480  # the shorter side of images that are taken as they are
 PARTS = 20  # that geometry leaves out in turns
 KINDS = 12  # of images that invariance compares, each altered in another way and none kept
 
@@ -72,7 +74,7 @@ class Forecast:
         computed: set[Any] = set()
         for cell, model in cells:
             try:
-                images = self.journal.images(cell.place, TASKS[cell.task].several)
+                images = self.journal.images(cell.place, TASKS[cell.task])
                 yield self._estimate(cell, model, images, computed)
             except InputError:  # which the task will say
                 yield Estimate(cell, 0.0, OVERHEAD)
@@ -82,13 +84,18 @@ class Forecast:
     ) -> Estimate:
         task = TASKS[cell.task]
         count = len(images.train) + len(images.test)
-        each = 1 / model.images_per_second + self._seconds_to_decode(cell.place, model, images)
+        decoding = self._seconds_to_decode(cell.place, model, images)
+        each = 1 / model.images_per_second + decoding
         if task.trained:
             given = layer({"model": cell.model, "data": cell.place.data})
             config = task.resolve(given, parse_overrides(list(cell.options)))
             seen = config.steps * config.batch_size or config.epochs * len(images.train)
+            larger = area(config) / model.size**2 if cell.task in DENSE else 1.0
+            each = larger / model.images_per_second + decoding
             return Estimate(cell, 0.0, OVERHEAD + seen * each * BACKWARD)
         config = task.resolve(parse_overrides(list(cell.options)))
+        if cell.task in DENSE:
+            return Estimate(cell, 0.0, OVERHEAD + count * each)
         if cell.task == "invariance":
             altered = KINDS * min(config.images, len(images.test))
             return Estimate(cell, 0.0, OVERHEAD + altered * each)
@@ -111,6 +118,18 @@ class Forecast:
                 stack([images.train.image(i) for i in numbers], model.size or SMALL, "short_side")
             self._decoding[place.data] = (time.perf_counter() - began) / max(1, len(numbers))
         return self._decoding[place.data]
+
+
+def area(config: Any) -> float:
+    """Pixels of a training image of a dense task, one of 4 by 3 where it is not cut; its heads are not
+    counted.
+    """
+    if getattr(config, "scales", []) and hasattr(config, "square"):
+        return float(config.square**2)
+    if getattr(config, "crop", []):
+        return float(prod(config.crop))
+    sides = config.short_sides or [config.test_size or UNRESIZED]
+    return sides[len(sides) // 2] ** 2 * ASPECT
 
 
 def products_per_second(device: str) -> float:

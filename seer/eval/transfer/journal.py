@@ -2,6 +2,7 @@
 not measured twice.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from seer.data.folders import readable
 from seer.data.labelled import ImageSet
 from seer.errors import InputError
 from seer.eval import outcomes
-from seer.eval.data.splitting import train_and_test
 from seer.eval.pixels import own_size
 from seer.eval.task import kept_options
-from seer.eval.tasks import PIXELS, TASKS
+from seer.eval.tasks import PIXELS, TASKS, Task
 from seer.eval.transfer.agenda import Cell, DataPlace, Gap
 from seer.eval.transfer.contestants import Contestant
 from seer.jsonl import Row
@@ -27,6 +27,8 @@ FAILURES = "failures.jsonl"
 FAILURE = Record({name: Text() for name in ("dataset", "task", "model", "reason")})
 # Of a training: known only when it begins, or what the fingerprints of images and weights say.
 LATER = {"data", "weights", "steps", "split"}
+AUTO = "auto"  # likewise: what the images decide
+LABELLED = TASKS["logreg"]  # a task that takes images of one class, and of several
 
 
 def results_name(part: str = "") -> str:
@@ -50,7 +52,7 @@ class Journal:
         self._rows: dict[tuple[str, str], list[tuple[Path, Row]]] = {}
         for path in sorted(out.glob("results*.jsonl")) if out.is_dir() else []:
             self.enter(path, read_results(path))
-        self._images: dict[tuple[str, bool], Loaded | InputError] = {}
+        self._images: dict[tuple[str, str, bool], Loaded | InputError] = {}
         self._pixels: dict[str, int] = {}
         self._keys: dict[tuple[str, str, tuple[str, ...]], str] = {}
 
@@ -58,12 +60,13 @@ class Journal:
         for row in rows:
             self._rows.setdefault(_key_of(row), []).append((path, row))
 
-    def images(self, place: DataPlace, several: bool = False) -> Loaded:
-        """Training and test images. Raises `InputError` where the tasks would."""
-        key = (place.data, several)
+    def images(self, place: DataPlace, task: Task) -> Loaded:
+        """Training and test images of a task. Raises `InputError` where it would."""
+        key = (place.data, task.images, task.several)
         if key not in self._images:
             try:
-                self._images[key] = Loaded(*train_and_test(place.data, several))
+                read = task.splitting().train_and_test
+                self._images[key] = Loaded(*read(place.data, task.several))
             except InputError as error:
                 self._images[key] = error
         found = self._images[key]
@@ -90,7 +93,7 @@ class Journal:
     def pixels(self, place: DataPlace) -> int:
         """The side that raw pixels take of a data set's images, if none is given."""
         if place.data not in self._pixels:
-            images = self.images(place, several=True)
+            images = self.images(place, LABELLED)
             self._pixels[place.data] = own_size(images.train)
         return self._pixels[place.data]
 
@@ -98,12 +101,14 @@ class Journal:
         """The results of a cell, of whichever model."""
         if not TASKS[cell.task].trained:
             return self._rows.get((cell.task, self.comparable(cell)), [])
-        options = self._training(cell)
+        asked = self._training(cell)
+        left_out = LATER | {key for key, value in asked.items() if value == AUTO}
+        options = _options(asked, left_out)
         return [
             (path, row)
             for path, row in self._rows.get((cell.task, ""), [])
             if row["data"] == readable(cell.place.data)
-            and _options(row.get("options", {})) == options
+            and _options(row.get("options", {}), left_out) == options
         ]
 
     def comparable(self, cell: Cell) -> str:
@@ -112,7 +117,7 @@ class Journal:
         if key not in self._keys:
             task = TASKS[cell.task]
             config = task.resolve(parse_overrides(list(cell.options)))
-            images = self.images(cell.place, task.several)
+            images = self.images(cell.place, task)
             options = kept_options(cell.task, cell.place.data, config)
             self._keys[key] = outcomes.comparability(cell.task, options, images.train, images.test)
         return self._keys[key]
@@ -120,7 +125,7 @@ class Journal:
     def _training(self, cell: Cell) -> dict[str, Any]:
         given = layer({"model": cell.model, "data": cell.place.data})
         config = TASKS[cell.task].resolve(given, parse_overrides(list(cell.options)))
-        return _options(significant(asdict(config), incidental(type(config))))
+        return significant(asdict(config), incidental(type(config)))
 
     def gaps(self) -> list[Gap]:
         """What failed, the newest reason of each."""
@@ -150,5 +155,5 @@ def is_over_episodes(row: Row) -> bool:
     return row["task"] == "fewshot" and "images" not in row.get("details", {})
 
 
-def _options(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key not in LATER}
+def _options(options: dict[str, Any], left_out: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in left_out}

@@ -9,7 +9,7 @@ from pathlib import Path
 from seer.eval import outcomes
 from seer.eval.paired import Difference, Outcomes, alike, compare
 from seer.eval.transfer.agenda import Cell, DataPlace
-from seer.eval.transfer.benchmark import Plan
+from seer.eval.transfer.benchmark import Plan, picture_of
 from seer.jsonl import Row
 
 NEAR = 1e-4  # how far kept answers may be from the value that they should come to
@@ -21,6 +21,7 @@ class Scored:
 
     path: Path
     row: Row
+    picture: str = ""  # below the folder of that file
     _outcomes: Outcomes | None = field(default=None, repr=False)
 
     @property
@@ -61,7 +62,7 @@ def columns_of(work: Plan) -> list[Column]:
         for path, row in work.journal.rows_of(cell, work.models[cell.model]):
             key = (cell.place.data, cell.task, row["metric"])
             column = columns.setdefault(key, _empty(cell, row))
-            column.scores[cell.model] = Scored(path, row)
+            column.scores[cell.model] = Scored(path, row, picture_of(cell, path))
     for column in columns.values():
         best_first = sorted(
             column.scores.items(),

@@ -7,19 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from seer.errors import InputError, nearest
-from seer.eval.tasks import CLASSIFYING, is_pixels
+from seer.eval.tasks import CLASSIFYING, DENSE, is_pixels
 from seer.interop.spec import check_model
 
 KORNBLITH = "many-shot"  # as `seer.eval.data.datasets` calls these suites
 FEW_SHOT = "few-shot"
 CROSS_DOMAIN = "cross-domain few-shot"
 
-# What the paper measures besides, and no suite here does yet: these are told, and never made up.
-NOT_YET = {
-    "detection": "seer eval detect measures it, by itself",
-    "segmentation": "seer eval segment measures it, by itself",
-    "surface normals": "seer eval normals measures them, by itself",
-}
 # What is measured by itself, and by no suite.
 APART = {
     "attention": "thousands of forwards an image; seer eval attention measures it by itself",
@@ -36,7 +30,7 @@ class Suite:
         about: for people.
         sets: the suites of `seer.eval.data.datasets` whose data sets it takes, besides one's own; none is all.
         options: of each task, below those that are given.
-        whole: whether it stands for the paper, so that what is not there yet is told.
+        whole: whether it stands for the paper, so that what no data set is there for is told.
     """
 
     name: str
@@ -73,8 +67,9 @@ _SUITES = (
     ),
     Suite(
         "full",
-        "every task of classes on every data set that is there, but those that are measured by themselves",
-        tuple(task for task in CLASSIFYING if task not in APART),
+        "every task on every data set that is there, detection, segmentation and surfaces included, but those that "
+        "are measured by themselves",
+        (*(task for task in CLASSIFYING if task not in APART), *DENSE),
         whole=True,
     ),
 )

@@ -150,6 +150,7 @@ def common(values: Sequence[str]) -> str | None:
 def _score(title: str, scored: Scored, best: Scored) -> dict[str, Any]:
     row = scored.row
     told: dict[str, Any] = {"model": title, "standing": BEST, "against_best": None}
+    told["picture"] = scored.picture
     if scored is not best:
         paired = difference(scored, best)
         told["standing"] = BEHIND if beyond_chance(scored, best) else ALIKE

@@ -34,6 +34,8 @@ NEEDS = {
     "A classifier on frozen features, with many labels": ("linear", "logreg"),
     "A few labels for each class": ("fewshot",),
     "Finetuning the whole network": ("finetune",),
+    "Classes of pixels, and objects": ("segment", "denselinear", "detect"),
+    "Surfaces: normals and depth": ("normals", "depth"),
 }
 ALL = "all tasks"
 LEAST = 3  # models of a correlation

@@ -2,10 +2,10 @@ import pytest
 
 from seer.errors import InputError
 from seer.eval.data.coverage import check
-from seer.eval.tasks import CLASSIFYING, TASKS
-from seer.eval.transfer.agenda import ABSENT, arrange
-from seer.eval.transfer.suites import APART, NOT_YET, SUITES, suite_of
-from tests.kit import owners
+from seer.eval.tasks import CLASSIFYING, DENSE, TASKS
+from seer.eval.transfer.agenda import ABSENT, NO_DATA, arrange
+from seer.eval.transfer.suites import APART, SUITES, suite_of
+from tests.kit import maps, owners, rooms
 from tests.kit.pictures import write_images
 
 
@@ -58,8 +58,27 @@ def test_what_is_missing_is_told_with_the_reason(shelf):
     assert reasons["cars", ""].startswith(f"{ABSENT}; its owner has it: ai.stanford.edu")
     assert "several classes" in reasons["voc07", "knn"]
     assert "raw pixels are no network" in reasons["bricks", "finetune"]
-    assert {task for dataset, task in reasons if not dataset} == NOT_YET.keys() | APART.keys()
-    assert not NOT_YET.keys() & {gap.task for gap in arranged(shelf, "quick").gaps}
+    assert {task for dataset, task in reasons if not dataset} == DENSE.keys() | APART.keys()
+    assert reasons["", "segment"] == NO_DATA
+    assert reasons["ade20k", ""].startswith(ABSENT)
+    quick = arranged(shelf, "quick").gaps
+    assert not DENSE.keys() & {gap.task for gap in quick}
+    assert "ade20k" not in {gap.dataset for gap in quick}
+
+
+def test_maps_and_surfaces_are_measured_where_they_are(tmp_path):
+    maps.both(tmp_path / "streets", 2, 1)
+    rooms.split(tmp_path / "rooms", 2, 1)
+    agenda = arranged(tmp_path, "full")
+    assert names(agenda) == {
+        "streets": ("segment", "denselinear"),
+        "rooms": ("normals", "depth"),
+    }
+    assert {cell.model for cell in agenda.cells} == {"resnet18:random"}
+    reasons = {(gap.dataset, gap.task): gap.reason for gap in agenda.gaps}
+    assert reasons["streets", "denselinear"] == "raw pixels are no network"
+    assert reasons["", "detect"] == reasons["", "knn"] == NO_DATA
+    assert not [dataset for dataset, task in reasons if "classes each" in reasons[dataset, task]]
 
 
 def test_a_folder_of_ones_own_that_is_called_like_a_data_set_is_told_apart_from_it(tmp_path):

@@ -5,20 +5,22 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from seer.config import incidental, parse_overrides, significant
+from seer.config import incidental, layer, parse_overrides, significant
 from seer.errors import InputError
 from seer.eval.data.coverage import check
 from seer.eval.probes.options import FeatureConfig
 from seer.eval.tasks import TASKS
 from seer.eval.transfer import benchmark, contestants
-from seer.eval.transfer.agenda import ABSENT, Cell, arrange
+from seer.eval.transfer.agenda import ABSENT, Cell, DataPlace, arrange
 from seer.eval.transfer.contestants import Contestant
+from seer.eval.transfer.journal import Journal
 from seer.eval.transfer.matrix import Column, Scored
 from seer.eval.transfer.plan_lines import described
 from seer.eval.transfer.suites import suite_of
 from seer.eval.transfer.summary import _published, summarize
+from seer.report.transfer_page import write_transfer
 from seer.terminal import minutes
-from tests.kit import networks  # noqa: F401, whose backbone is measured
+from tests.kit import maps, networks  # noqa: F401, whose backbone is measured
 from tests.kit.pictures import write_images
 
 MODELS = ("pixels:4", "pixels:1", "regnety_tiny:random")
@@ -204,6 +206,49 @@ def test_a_training_has_its_run_beside_the_results_and_is_not_repeated(shelf, tm
         "logreg",
         "finetune",
     ]
+
+
+def test_dense_tasks_are_measured_once_and_their_pictures_linked(tmp_path):
+    maps.both(tmp_path / "shelf" / "streets", 4, 2)
+    models = ("regnety_tiny:random", "regnety_002:random")
+    quick = ("steps=1", "batch_size=4", "short_sides=[64]", "crop=[48,64]", "test_size=64")
+    quick += ("width=16", "loader.workers=0", "log.tensorboard=false")
+    options = ("size=32", *(f"segment.{option}" for option in quick))
+    out = tmp_path / "out"
+    work = planned(tmp_path / "shelf", out, models, options, "full")
+    lines = done(work)
+    assert not [line for line in lines if "not measured" in line], lines
+    again = planned(tmp_path / "shelf", out, models, options, "full")
+    assert not again.pending
+    summary = summarize(again, tmp_path / "shelf")
+    main = [column for column in summary["columns"] if column["headline"]]
+    assert [column["task"] for column in main] == ["segment", "denselinear"]
+    for column in main:
+        assert len(column["scores"]) == 2
+        assert all(score["low"] <= score["value"] <= score["high"] for score in column["scores"])
+    pictures = [score["picture"] for score in main[0]["scores"]]
+    assert len(set(pictures)) == 2
+    page = write_transfer(summary, out / "transfer.html").read_text()
+    for picture in pictures:
+        assert (out / picture).is_file()
+        assert f'href="{picture}"' in page
+    (need,) = summary["needs"]
+    assert need["scores"] == 2
+
+
+@pytest.mark.parametrize(("asked", "measured"), [((), True), (("masks=no",), False)])
+def test_what_the_images_decide_is_the_same_measurement(tmp_path, asked, measured):
+    """A detector learned masks, as these images have some."""
+    place = DataPlace("boxes", "", "data", "yours", ("detect",), 1, 1)
+    given = {"model": "net", "data": "data"}
+    config = TASKS["detect"].resolve(layer(given))
+    options = significant(asdict(config), incidental(type(config)))
+    row = {"task": "detect", "data": "data", "model": "net", "weights": "w", "metric": "box_AP"}
+    row["options"] = {**options, "masks": "yes", "weights": "w", "steps": 7}
+    journal = Journal(tmp_path)
+    journal.enter(tmp_path / "results.jsonl", [row])
+    model = Contestant("net", "net", "net", "w", 32, 8, 1.0)
+    assert bool(journal.rows_of(Cell(place, "net", "detect", asked), model)) == measured
 
 
 def test_the_summary_is_what_the_results_say(shelf, tmp_path):

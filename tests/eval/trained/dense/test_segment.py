@@ -18,7 +18,9 @@ from seer.eval.trained.dense.segment import Segmentation, configure, palette
 from seer.eval.trained.dense.training import check
 from seer.processes import spawn
 from seer.report.html import write_report
-from seer.rundir.names import checkpoints
+from seer.results import read_results
+from seer.results import shown as shown_value
+from seer.rundir.names import RESULTS, checkpoints
 from tests.kit import maps, rooms
 from tests.kit.faults import kill_command
 from tests.kit.runs import losses_by_name
@@ -54,7 +56,11 @@ def test_it_writes_scores_and_a_picture(tmp_path):
     assert details["void_pixels"] == 96 + 64 * 2  # two are tall, one is wide
     picture = cv2.imread(str(run_dir / "images/maps.png"))
     assert picture.shape[1] > 300
-    assert "Dense predictions" in write_report(run_dir).read_text()
+    page = write_report(run_dir).read_text()
+    assert "Dense predictions" in page
+    assert f"Segmentation mIoU: {shown_value(by_metric['miou'])}" in page
+    assert "Not measured yet" not in page
+    assert read_results(run_dir / RESULTS) == read_results(tmp_path / "results.jsonl") == rows
     # The recipe is said, and nothing about where it ran.
     assert by_metric["miou"]["options"]["head"] == "upernet"
     assert not by_metric["miou"]["options"].keys() & {"run_dir", "device", "log"}
