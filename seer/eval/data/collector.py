@@ -12,6 +12,7 @@ import numpy as np
 
 from seer.data.decoding.decode import DamagedImage
 from seer.data.folders import Files
+from seer.data.labelled import Source
 from seer.eval.data.objects import Annotated, Object, Objects, counted, flat
 from seer.eval.data.upright import Shape, Turned, shape_of
 
@@ -53,8 +54,10 @@ class Collector:
             size: height and width that its annotation tells.
         """
         shape = self._shape(path)
-        if shape is None:
-            return None
+        return None if shape is None else self.shaped(path, shape, size)
+
+    def shaped(self, path: str, shape: Shape, size: tuple[int, int] | None) -> int | None:
+        """The same of an image whose shape is known."""
         turn = self._turn(shape, size)
         if turn is None:
             return None
@@ -92,13 +95,14 @@ class Collector:
         area = thing.area if 0 < thing.area < inf else float(sides[0] * sides[1])
         self.objects[image].append(thing._replace(box=np.array(inside, np.float32), area=area))
 
-    def finish(self, classes: Sequence[str]) -> Annotated:
-        """The images that were taken in."""
+    def finish(self, classes: Sequence[str], source: Source | None = None) -> Annotated:
+        """The images that were taken in; of `source`, where they are no files."""
         self.counts[EMPTY] += sum(not listed for listed in self.objects)
         sizes = [(shape.height, shape.width) for shape in self.shapes]
         table = flat(sizes, self.objects)
         _cut_corners(table)
-        return Annotated(Files(self.folder, self.paths), table, classes, counted(self.counts))
+        source = source or Files(self.folder, self.paths)
+        return Annotated(source, table, classes, counted(self.counts))
 
     def _shape(self, path: str) -> Shape | None:
         place = self.folder / path
