@@ -142,7 +142,8 @@ def build(
                     prune.settle(out)
                     names = _shard_names(len(listing), options.shard_size)
                     missing = state.unfinished(out, names)
-                    continued = _write_shards(listing, out, names, missing, options, tick)
+                    with state.worthwhile(out):
+                        continued = _write_shards(listing, out, names, missing, options, tick)
                     prune.prune(out, names, options.unwanted, options.workers)
                     _finish(out, plan, listing)
             state.end(out)

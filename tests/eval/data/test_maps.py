@@ -104,6 +104,17 @@ def test_data_check_knows_them(tmp_path):
         assert finding.tasks == TASK_NAMES
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("\n \n", "names no class; write a line for each, or remove it"), ("a\nb\na\n", "twice")],
+)
+def test_names_that_are_none_are_refused(tmp_path, names, message):
+    maps.both(tmp_path, 2, 1)
+    (tmp_path / "classes.txt").write_text(names)
+    with pytest.raises(InputError, match=message):
+        train_and_test(tmp_path)
+
+
 def test_one_s_own_in_either_order_and_with_names(tmp_path):
     maps.split(tmp_path / "a/train", 2)
     maps.split(tmp_path / "a/test", 1, 1)
@@ -261,6 +272,22 @@ def test_masks_are_of_lossless_formats_and_nothing_is_run_for_them(tmp_path, con
     (tmp_path / "train/masks/0.png").write_bytes(content)
     train, _ = train_and_test(tmp_path)
     assert train.counts == {DAMAGED_MAP: 1}
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "zstd", "lzma"])
+def test_of_a_damaged_tiff_there_is_one_line_and_no_library_adds_to_it(
+    tmp_path, capfd, compression
+):
+    folder = maps.both(tmp_path, 2, 1) / "train"
+    (folder / "masks/0.png").unlink()
+    mask = np.random.default_rng(0).integers(0, 3, (96, 64)).astype(np.uint8)
+    Image.fromarray(mask).save(folder / "masks/0.tif", compression=compression)
+    content = (folder / "masks/0.tif").read_bytes()
+    (folder / "masks/0.tif").write_bytes(content[:60] + b"\xff" * 200 + content[260:])
+    train, _ = train_and_test(tmp_path)
+    with pytest.raises(InputError, match=r"0\.tif cannot be read \(decoder error"):
+        train.mask(0)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("number", [-5, -1, 2**16, 2**31 - 1])
