@@ -198,7 +198,12 @@ def _pairs(folder: Path, images: str, masks: str) -> list[Pair]:
     names = images_under(folder / images)
     if not names:
         raise InputError(f"{readable(str(folder / images))}: has no images")
-    return [(f"{images}/{name}", f"{masks}/{_mask(folder / masks, name)}") for name in names]
+    pairs = [(f"{images}/{name}", f"{masks}/{_mask(folder / masks, name)}") for name in names]
+    # Masks without images are counted as what they lack.
+    taken = {mask for _, mask in pairs}
+    every = [f"{masks}/{name}" for name in images_under(folder / masks)]
+    alone = [mask for mask in every if mask not in taken and mask.endswith(LOSSLESS)]
+    return pairs + [(f"{images}{mask.removeprefix(masks)}", mask) for mask in alone]
 
 
 def _mask(folder: Path, name: str) -> str:

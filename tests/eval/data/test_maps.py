@@ -9,6 +9,7 @@ from PIL import Image
 
 from seer.errors import InputError
 from seer.eval.data import coverage
+from seer.eval.data.collector import ABSENT_IMAGE
 from seer.eval.data.colours import read_colours
 from seer.eval.data.imagepairs import ABSENT_MAP, DAMAGED, DAMAGED_MAP, OTHER_SIZE, TURNED
 from seer.eval.data.maplayouts import CITY_CLASSES, VOC_CLASSES, layout_of
@@ -128,6 +129,8 @@ def test_one_s_own_in_either_order_and_with_names(tmp_path):
     assert train.classes == ["ground", "square", "bar"]
     assert highest(train, [255]) == 2
     maps.split(tmp_path / "c", 6)
+    for i in range(4):
+        save(tmp_path / f"c/masks/alone-{i}.png", grey(4, 6))  # of which none is held out
     assert rule_of(tmp_path / "c") == RULE
     assert [len(images) for images in train_and_test(tmp_path / "c")] == [5, 1]
 
@@ -137,13 +140,20 @@ def test_what_is_no_pair_is_left_out_and_counted(tmp_path, caplog):
     maps.write_pair(folder, "good", grey(4, 6), np.zeros((4, 6), np.uint8))
     maps.write_pair(folder, "other", grey(4, 6), np.zeros((4, 5), np.uint8))
     save(folder / "images/alone.png", grey(4, 6))
+    save(folder / "masks/lonely.png", np.zeros((4, 6), np.uint8))
     maps.write_pair(folder, "torn", grey(4, 6), np.zeros((4, 6), np.uint8))
     (folder / "masks/torn.png").write_bytes(b"none")
     maps.write_pair(folder, "burnt", grey(4, 6), np.zeros((4, 6), np.uint8))
     (folder / "images/burnt.png").write_bytes(b"none")
     maps.split(tmp_path / "val", 1)
     train, test = train_and_test(tmp_path)
-    assert train.counts == {OTHER_SIZE: 1, ABSENT_MAP: 1, DAMAGED_MAP: 1, DAMAGED: 1}
+    assert train.counts == {
+        OTHER_SIZE: 1,
+        ABSENT_MAP: 1,
+        ABSENT_IMAGE: 1,
+        DAMAGED_MAP: 1,
+        DAMAGED: 1,
+    }
     assert test.counts == {}
     assert len(train) == 1
     assert f"training images left out: 1 {ABSENT_MAP}" in caplog.text
