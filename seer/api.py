@@ -43,10 +43,10 @@ def build_shards(
     Raises:
         InputError: in one line, what is wrong with a source, an option or `out`.
     """
-    from shards.build import build
+    from shards.boxed import build_any
 
     several = [sources] if isinstance(sources, str | Path) else list(sources)
-    return build(several, out, _filled(BuildOptions(), options))
+    return build_any(several, out, _filled(BuildOptions(), options))
 
 
 def pretrain(recipe: PathLike, *, nproc: int = 1, allow_env: bool = False, **options: Any) -> Path:

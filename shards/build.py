@@ -95,6 +95,7 @@ def build(
     out: str | Path,
     options: BuildOptions = BuildOptions(),
     progress: Progress | None = None,
+    listing: Listing | None = None,
 ) -> BuildReport:
     """Make shards in `out` from folders of images, archives and lists, or continue the build that
     `out` holds.
@@ -103,6 +104,7 @@ def build(
         sources: folders (any depth), tars, zips and lists.
         out: a new or empty folder, or one with the same build, unfinished or complete.
         progress: called with samples done and in all, a few times per second.
+        listing: what the sources hold, where somebody has looked already.
 
     Raises:
         InputError: a source is missing, unreadable or without one usable image; `out` holds something else or is being
@@ -120,7 +122,7 @@ def build(
     }
     state.refuse_another(out, plan)  # before the long look through the sources
     _refuse_unwritable(out)
-    listing = scan(sources, options.labels, out, columns)
+    listing = listing or scan(sources, options.labels, out, columns)
     if not options.download.allow_private:
         _refuse_private(listing)
     plan |= {"samples": len(listing), "listing": listing.fingerprint}
@@ -140,7 +142,8 @@ def build(
                     prune.settle(out)
                     names = _shard_names(len(listing), options.shard_size)
                     missing = state.unfinished(out, names)
-                    continued = _write_shards(listing, out, names, missing, options, tick)
+                    with state.worthwhile(out):
+                        continued = _write_shards(listing, out, names, missing, options, tick)
                     prune.prune(out, names, options.unwanted, options.workers)
                     _finish(out, plan, listing)
             state.end(out)

@@ -31,6 +31,7 @@ def _tell(report: Any, json_target: str) -> None:
         "seer shards build ~/photos more.tar --out shards --max-side 1024",
         "seer shards build urls.parquet --columns url=URL,caption=TEXT --out shards --shorter-side 512",
         "seer shards build urls.parquet --out shards --part slurm    # in each task of a job array",
+        "seer shards build coco --boxes train --out boxed/train    # for seer eval detect",
     ),
 )
 @flags
@@ -51,10 +52,10 @@ def shards_build(
     """Make shards. Originals are kept byte for byte, and what cannot be had or decoded is listed
     with its reason.
     """
-    from shards.build import build
+    from shards.boxed import build_any
 
     with progress("building", "images") as tick:
-        report = build(sources, out, options, tick)
+        report = build_any(sources, out, options, tick)
     _tell(report, json_target)
 
 

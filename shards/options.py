@@ -127,6 +127,11 @@ class BuildOptions:
     columns: str = option(
         "", LINE, help="Columns of lists: url=URL,caption=TEXT,label=…,key=…,ANY=COLUMN."
     )
+    boxes: str | None = option(
+        None,
+        Maybe(Choice("train", "test", "all")),
+        help="SOURCE is COCO, VOC or YOLO data: its train or test images, or all of one without a split, with boxes.",
+    )
     max_side: int | None = option(
         None, Maybe(POSITIVE), help="Shrink images whose longer side exceeds this (px)."
     )
@@ -162,9 +167,19 @@ class BuildOptions:
         """Raise InputError for a value out of range, or options that exclude each other."""
         check_options(self, flags=True)
         self.unwanted.check()
+        if self.boxes:
+            self._check_boxes()
         if (self.unwanted.level == "near" or self.unwanted.exclude) and not self.check:
             raise InputError(
                 "--no-check: near duplicates, and what --exclude names, are found by decoding every image"
+            )
+
+    def _check_boxes(self) -> None:
+        names = ("labels", "columns", "max_side", "shorter_side")
+        if given := [name for name in names if getattr(self, name)]:
+            flag = given[0].replace("_", "-")
+            raise InputError(
+                f"--boxes with --{flag}: boxes are those of the images as they are, and say their classes; leave it out"
             )
 
     def identity(self) -> dict[str, Any]:

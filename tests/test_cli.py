@@ -258,7 +258,9 @@ def built_with(monkeypatch, *words):
     """The options that `seer shards build` hands to what builds."""
     report = BuildReport("o", 1, 1, 1, {}, {}, None, False, 0, 1.0)
     calls = []
-    monkeypatch.setattr("shards.build.build", lambda *arguments: calls.append(arguments) or report)
+    monkeypatch.setattr(
+        "shards.boxed.build_any", lambda *arguments: calls.append(arguments) or report
+    )
     assert invoke("shards", "build", "a.tar", "b", "--out", "o", *words).exit_code == 0
     ((sources, out, options, _),) = calls
     assert (sources, out) == (["a.tar", "b"], Path("o"))
@@ -271,7 +273,7 @@ def test_a_build_without_options_has_the_defaults(monkeypatch):
 
 def test_every_option_of_a_build_reaches_it(monkeypatch):
     words = """
-        --labels --columns url=U --max-side 1 --shorter-side 2 --reencode 3 --min-side 4 --max-aspect 5.5
+        --labels --columns url=U --boxes all --max-side 1 --shorter-side 2 --reencode 3 --min-side 4 --max-aspect 5.5
         --max-pixels 6 --no-check --shard-size 7 --workers 8 --no-shuffle --part 1/2
         --connections 9 --per-host 10 --retries 11 --connect-timeout 12.5 --read-timeout 13
         --timeout 14 --max-bytes 15 --min-success 0.5 --agent me --ignore-robots-tag
@@ -294,6 +296,7 @@ def test_every_option_of_a_build_reaches_it(monkeypatch):
     assert built_with(monkeypatch, *words.split()) == BuildOptions(
         labels=True,
         columns="url=U",
+        boxes="all",
         max_side=1,
         shorter_side=2,
         reencode=3,

@@ -41,7 +41,6 @@ FLOORS = """
     shards.build shards.indexing
     shards.first_use
     shards.verify
-    shards.cli
 
     seer.backbones
     seer.engine
@@ -50,10 +49,10 @@ FLOORS = """
     seer.eval
     seer.report
     seer.browse seer.checks seer.quickstart
-    seer.pretrain
+    seer.pretrain shards.boxed
     seer.adapt seer.planning seer.speedrun
 
-    launch.holder launch.profile launch.queue
+    launch.holder launch.profile launch.queue shards.cli
     launch.attempts launch.doctor
     seer.readiness
     seer.verbs

@@ -304,6 +304,20 @@ def end(out: Path) -> None:
         out.rmdir()
 
 
+@contextmanager
+def worthwhile(out: Path) -> Iterator[None]:
+    """Around what writes shards, with the lock held: where it is refused before any is finished, there is
+    nothing to continue, and nothing is left.
+    """
+    try:
+        yield
+    except InputError:
+        records = [path for path in (out / STATE).glob("*.json") if path.name != PLAN]
+        if not records and set(os.listdir(out)) <= {STATE}:
+            end(out)
+        raise
+
+
 def _files(out: Path, pattern: str) -> list[Path]:
     """What matches in `out` and is no folder, which no writer of ours leaves."""
     return [path for path in out.glob(pattern) if path.is_symlink() or not path.is_dir()]

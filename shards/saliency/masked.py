@@ -34,7 +34,8 @@ from shards.takedown import REMOVED
 from shards.writing.cut import described, sound
 
 MASK = "mask.png"  # the members' suffix
-KEPT = (quarantine.QUARANTINE, quarantine.CONTAMINATION, REMOVED)  # files that go along
+NAMES = "classes.txt"  # of objects, by who wrote them
+KEPT = (quarantine.QUARANTINE, quarantine.CONTAMINATION, REMOVED, NAMES)  # files that go along
 COUNTED = ("quarantined", "ignored", "removed")  # of what the manifest says of the build
 
 
@@ -112,7 +113,8 @@ def add_masks(
         state.refuse_another(out, plan)
         state.begin(out, plan)
         missing = state.unfinished(out, manifest.shards)
-        results = list(_write(manifest, out, missing, options, progress or (lambda *_: None)))
+        with state.worthwhile(out):
+            results = list(_write(manifest, out, missing, options, progress or (lambda *_: None)))
         _finish(manifest, out, plan)
         state.end(out)
     shares = [share for of_shard in results for share in of_shard]

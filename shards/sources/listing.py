@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -253,6 +253,62 @@ class Listing:
 
     def _files(self, numbers: np.ndarray) -> list[dict[str, Any]]:
         return self.table.take(pa.array(numbers, pa.int64())).to_pylist()
+
+
+class Described(Listing):
+    """Files of a folder that somebody else has listed, each with a member that is made when it is written.
+
+    Args:
+        paths: below the folder, in the order in which they stay.
+        suffix: of the member. content: what it is, by the file's place in `paths`.
+        digest: of all members.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        paths: Sequence[str],
+        suffix: str,
+        content: Callable[[int], bytes],
+        digest: str,
+    ):
+        super().__init__()
+        self._suffix = suffix
+        self._content = content
+        self._digest = digest
+        number = self.add(Container(folder, "", "folder"))
+        self.table = table_of(file_row(number, path, -1, _size(folder, path)) for path in paths)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{super().fingerprint}{self._digest}".encode()).hexdigest()
+
+    def order(self, shuffle: bool) -> np.ndarray:
+        """Their own: who reads them trains in an order that depends on it."""
+        return np.arange(len(self))
+
+    def _files(self, numbers: np.ndarray) -> list[dict[str, Any]]:
+        rows = super()._files(numbers)
+        for number, row in zip(numbers.tolist(), rows, strict=True):
+            row["members"] = [(self._suffix, self._content(number))]
+        return rows
+
+
+def _size(folder: str, path: str) -> int:
+    return os.stat(os.path.join(folder, path)).st_size
+
+
+def file_row(container: int, name: str, offset: int, size: int) -> dict[str, Any]:
+    """The row of an image that is a file, or a zip's member, of its own."""
+    return {
+        "container": container,
+        "name": os.fsencode(name),
+        "offset": offset,
+        "size": size,
+        "key": key_of(os.path.splitext(name)[0]),
+        "class": None,
+        "extras": [],
+    }
 
 
 def key_of(path: str) -> str:

@@ -26,7 +26,7 @@ from shards.records.quarantine import counts, entry, text
 from shards.sources import lists
 from shards.sources.formats import FORMATS, Columns
 from shards.sources.labels import LEFT_OUT, MAX_CLASSES, parse_bytes
-from shards.sources.listing import ROWS_PER_BATCH, Container, Listing, key_of, table_of
+from shards.sources.listing import ROWS_PER_BATCH, Container, Listing, file_row, key_of, table_of
 from shards.sources.places import is_alias
 
 MOST_OF_LABEL = 1024  # bytes of a `.cls` member that are looked at
@@ -197,16 +197,9 @@ def _zip_rows(path: str, prefix: str, listing: Listing, labels: bool) -> Iterato
 
 
 def _file_row(container: int, name: str, offset: int, size: int, labels: bool) -> dict[str, Any]:
-    """The row of an image that is a file, or a zip's member, of its own."""
-    return {
-        "container": container,
-        "name": os.fsencode(name),
-        "offset": offset,
-        "size": size,
-        "key": key_of(os.path.splitext(name)[0]),
-        "class": text(os.fsencode(name.split("/")[0])) if labels else None,
-        "extras": [],
-    }
+    """The row of a file, or of a zip's member, whose class may be its first folder."""
+    label = text(os.fsencode(name.split("/")[0])) if labels else None
+    return {**file_row(container, name, offset, size), "class": label}
 
 
 # What is opened wherever it is found, by suffix.

@@ -2,11 +2,12 @@
 with a reason.
 """
 
+import ctypes
 import io
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -45,6 +46,9 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 # Of large or odd files; what matters is raised as DamagedImage.
 warnings.filterwarnings("ignore", module="PIL")
+# Libtiff writes it to stderr besides, if it is a library of its own.
+with suppress(AttributeError, OSError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 _pillow_limit = threading.Lock()
 
 

@@ -69,8 +69,13 @@ class Reader:
         """
         return [sample.image for sample in self.read_samples(ids)]
 
-    def read_samples(self, ids: np.ndarray, suffixes: tuple[str, ...] = ()) -> list[Sample]:
+    def read_samples(
+        self, ids: np.ndarray, suffixes: tuple[str, ...] = (), images: bool = True
+    ) -> list[Sample]:
         """The samples `ids`, in their order, with the members of these suffixes and no others.
+
+        Args:
+            images: read them, too; else they are empty.
 
         Raises:
             InputError: members are asked for, and an index does not say where they lie.
@@ -84,6 +89,7 @@ class Reader:
         for shard, row in zip(shards.tolist(), rows.tolist(), strict=True):
             index = fetched[shard] if self._remote else self._index(shard, suffixes)
             members = index.members(row)
+            members[0] = members[0] if images else None
             spans += [(shard, *member) for member in members if member is not None]
             present.append([member is not None for member in members])
         data = iter(self._remote.read(spans) if self._remote else self._read_files(spans))

@@ -71,19 +71,25 @@ def _read(data: str) -> tuple[Annotated, Annotated]:
         test = halves.test()
     occurring = np.unique(train.objects.labels[~train.objects.crowd]).tolist()
     if not occurring:
-        raise InputError(f"{readable(data)}: its training images have no objects to learn from")
+        counted = f" ({_listed(train)})" if train.counts else ""
+        raise InputError(
+            f"{readable(data)}: its training images have no objects to learn from{counted}"
+        )
     classes = [train.classes[number] for number in occurring]
     train = _of_classes(train, classes)
     test = _of_classes(test, classes)
     for name, images in (("training", train), ("test", test)):
         if images.counts:
-            listed = ", ".join(f"{count:,} {what}" for what, count in images.counts.items())
-            say_once(f"{readable(data)}, {name} images: {listed}")
+            say_once(f"{readable(data)}, {name} images: {_listed(images)}")
     if (test.objects.crowd | test.objects.difficult).all():
         raise InputError(
             f"{readable(data)}: its test images have no objects of these classes that count"
         )
     return train, test
+
+
+def _listed(images: Annotated) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in images.counts.items())
 
 
 def _of_classes(images: Annotated, classes: list[str]) -> Annotated:

@@ -1,5 +1,5 @@
-"""How data for detectors are laid out: COCO's JSON, Pascal VOC's XML, YOLO's text files; how the training
-and the test images of each are read.
+"""How data for detectors are laid out: COCO's JSON, Pascal VOC's XML, YOLO's text files, shards; how the
+training and the test images of each are read.
 """
 
 import os
@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from seer.data.storage.index import MANIFEST
 from seer.errors import InputError
-from seer.eval.data import coco, voc, yolo
+from seer.eval.data import boxshards, coco, voc, yolo
 from seer.eval.data.objects import Annotated
 
 TESTS = ("test", "val", "valid", "validation")
 LAYOUTS = (
     "train.json and val.json or test.json (COCO), annotations/instances_*.json, one .json, Annotations/ and "
-    "JPEGImages/ (VOC), or images/ and labels/ (YOLO)"
+    "JPEGImages/ (VOC), images/ and labels/ (YOLO), or shards made by: seer shards build --boxes"
 )
 
 Read = Callable[[], Annotated]
@@ -42,7 +43,7 @@ def halves_of(data: Path) -> Halves:
         if data.suffix != ".json":
             raise InputError(f"{data}: is no .json; give a folder that holds {LAYOUTS}")
         return Halves(_coco(data, data.parent), None)
-    for layout in (_coco_of, _voc_of, _yolo_of):
+    for layout in (_shards_of, _coco_of, _voc_of, _yolo_of):
         for folder in _within(data):
             if halves := layout(folder):
                 return halves
@@ -55,6 +56,16 @@ def _within(data: Path) -> Iterator[Path]:
     folders = [e.path for e in os.scandir(data) if e.is_dir() and not e.name.startswith(".")]
     if len(folders) == 1:
         yield Path(folders[0])
+
+
+def _shards_of(folder: Path) -> Halves | None:
+    train = _first(folder, [f"train/{MANIFEST}"])
+    test = _first(folder, [f"{split}/{MANIFEST}" for split in TESTS])
+    if train and test:
+        return Halves(lambda: boxshards.read(train.parent), lambda: boxshards.read(test.parent))
+    if (folder / MANIFEST).is_file():
+        return Halves(lambda: boxshards.read(folder), None)
+    return None
 
 
 def _coco(path: Path, folder: Path) -> Read:

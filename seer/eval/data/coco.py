@@ -71,7 +71,8 @@ def read(path: Path, folder: Path, roots: Sequence[str]) -> Annotated:
         if not isinstance(image, int | str) or image not in known:
             collector.counts[ABSENT] += 1
         elif (place := places[image]) is not None:
-            _add(row, place, numbers, collector)
+            category = row.get("category_id")
+            add(row, place, numbers.get(category) if type(category) is int else None, collector)
     if not collector.paths:
         raise InputError(
             f"{path}: none of its {len(places):,} images is there; put them into {folder / roots[0]}"
@@ -120,10 +121,9 @@ def _images(
     return places
 
 
-def _add(row: dict[str, Any], place: int, numbers: dict[int, int], collector: Collector) -> None:
-    """Take an annotation in, or count why not."""
-    category = row.get("category_id")
-    if not isinstance(category, int) or category not in numbers:
+def add(row: dict[str, Any], place: int, label: int | None, collector: Collector) -> None:
+    """Take an annotation of an image and a class in, or count why not; None is a class that is not known."""
+    if label is None:
         collector.counts[NO_CLASS] += 1
         return
     box = row.get("bbox")
@@ -133,9 +133,10 @@ def _add(row: dict[str, Any], place: int, numbers: dict[int, int], collector: Co
     x, y, width, height = box
     area = row.get("area")
     thing = Object(
-        numbers[category],
+        label,
         np.array([x, y, x + width, y + height], np.float64),
         crowd=row.get("iscrowd") == 1,
+        difficult=row.get("difficult") == 1,
         area=float(area) if isinstance(area, NUMBERS) and 0 < area < FAR**2 else 0.0,
     )
     collector.add(place, _with_mask(thing, row.get("segmentation"), place, collector))

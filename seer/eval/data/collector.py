@@ -12,6 +12,8 @@ import numpy as np
 
 from seer.data.decoding.decode import DamagedImage
 from seer.data.folders import Files
+from seer.data.labelled import Source
+from seer.eval.data.masks import filled
 from seer.eval.data.objects import Annotated, Object, Objects, counted, flat
 from seer.eval.data.upright import Shape, Turned, shape_of
 
@@ -27,8 +29,11 @@ OUTSIDE = "boxes outside their image"
 CUT = "boxes cut to their image"
 FEW_CORNERS = "polygons of fewer than three corners"
 NO_MASK = "masks that are damaged or of another size than their image"
+NO_PIXEL = "masks and polygons without a pixel"
 CROWDS = "crowd regions"
 EMPTY = "images without objects"
+
+LEAST_AREA = 1e-6  # of a polygon that is no line, up to rounding
 
 
 @dataclass
@@ -53,8 +58,10 @@ class Collector:
             size: height and width that its annotation tells.
         """
         shape = self._shape(path)
-        if shape is None:
-            return None
+        return None if shape is None else self.shaped(path, shape, size)
+
+    def shaped(self, path: str, shape: Shape, size: tuple[int, int] | None) -> int | None:
+        """The same of an image whose shape is known."""
         turn = self._turn(shape, size)
         if turn is None:
             return None
@@ -84,21 +91,53 @@ class Collector:
         if inside[2] <= inside[0] or inside[3] <= inside[1]:
             self.counts[OUTSIDE] += 1
             return
+        box = np.array(inside, np.float32)
+        if box[2] <= box[0] or box[3] <= box[1]:  # rounded away
+            self.counts[NO_AREA] += 1
+            return
         # Boxes and their images are often rounded each by itself.
         beyond = max(map(sub, inside, edges)), max(map(sub, edges, inside))
         self.counts[CUT] += max(beyond) > 1
         self.counts[CROWDS] += thing.crowd
         sides = (inside[2] - inside[0], inside[3] - inside[1])
         area = thing.area if 0 < thing.area < inf else float(sides[0] * sides[1])
-        self.objects[image].append(thing._replace(box=np.array(inside, np.float32), area=area))
+        if len(thing.runs) and not thing.runs[1::2].any():
+            self.counts[NO_PIXEL] += 1
+            thing = thing._replace(runs=np.empty(0, np.int64))
+        self.objects[image].append(thing._replace(box=box, area=area))
 
-    def finish(self, classes: Sequence[str]) -> Annotated:
-        """The images that were taken in."""
+    def finish(self, classes: Sequence[str], source: Source | None = None) -> Annotated:
+        """The images that were taken in; of `source`, where they are no files."""
         self.counts[EMPTY] += sum(not listed for listed in self.objects)
         sizes = [(shape.height, shape.width) for shape in self.shapes]
         table = flat(sizes, self.objects)
         _cut_corners(table)
-        return Annotated(Files(self.folder, self.paths), table, classes, counted(self.counts))
+        if self._drop_empty(table):
+            table = flat(sizes, self.objects)
+            _cut_corners(table)
+        source = source or Files(self.folder, self.paths)
+        return Annotated(source, table, classes, counted(self.counts))
+
+    def _drop_empty(self, table: Objects) -> bool:
+        """Take polygons without a pixel from the objects of the table; whether there were any."""
+        flat_parts = np.abs(_areas(table)) < LEAST_AREA
+        owners = np.repeat(np.arange(len(table.labels)), np.diff(table.object_parts, prepend=0))
+        dropped = 0
+        for number in np.unique(owners[flat_parts]).tolist():
+            image = int(np.searchsorted(table.ends, number, side="right"))
+            size = table.sizes[image].tolist()
+            polygons = table.polygons(number)
+            doubtful = flat_parts[owners == number].tolist()
+            kept = [
+                polygon
+                for polygon, doubt in zip(polygons, doubtful, strict=True)
+                if not doubt or filled([polygon], *size).any()
+            ]
+            place = number - table.of(image).start
+            self.objects[image][place] = self.objects[image][place]._replace(polygons=tuple(kept))
+            dropped += len(polygons) - len(kept)
+        self.counts[NO_PIXEL] += dropped
+        return dropped > 0
 
     def _shape(self, path: str) -> Shape | None:
         place = self.folder / path
@@ -140,6 +179,17 @@ def _cut_corners(table: Objects) -> None:
     images = np.repeat(np.arange(len(counts)), counts)
     limits = np.repeat(np.repeat(images, parts), corners)
     np.clip(table.corners, 0, table.sizes[limits, ::-1], out=table.corners, casting="same_kind")
+
+
+def _areas(table: Objects) -> np.ndarray:
+    """`(parts,)` signed areas of all polygons, by their corners."""
+    if not len(table.part_ends):
+        return np.empty(0)
+    starts = np.concatenate([[0], table.part_ends[:-1]])
+    following = np.arange(1, len(table.corners) + 1)
+    following[table.part_ends - 1] = starts
+    x, y = table.corners.astype(np.float64).T
+    return np.add.reduceat(x * y[following] - x[following] * y, starts) / 2
 
 
 def _unchanged(thing: Object) -> Object:

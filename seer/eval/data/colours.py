@@ -7,8 +7,7 @@ import numpy as np
 
 from seer.data.folders import readable
 from seer.errors import InputError
-from seer.eval.data.maplayouts import MOST_CLASSES
-from seer.eval.data.rows import lines
+from seer.eval.data.rows import MOST_CLASSES, lines
 
 LEVELS = 256
 

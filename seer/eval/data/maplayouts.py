@@ -13,11 +13,10 @@ import numpy as np
 from seer.data.folders import images_under, readable
 from seer.data.labelled import SPLITS
 from seer.errors import InputError
-from seer.eval.data.rows import check_path, lines
+from seer.eval.data.rows import NAMES, check_path, class_names, lines
 
 IMAGES = "images"
 MASKS = "masks"
-NAMES = "classes.txt"  # of one's own: a line for each class
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".gif")
 VOID = -1
 UNKNOWN = -2  # of a number that no mask of the data set has
@@ -72,8 +71,6 @@ CITY_CLASSES = {
 }
 CITY_IDS = 34
 ADE_CLASSES = 150
-MOST_CLASSES = 4096
-LONGEST_NAME = 1000
 
 Pair = tuple[str, str]
 
@@ -179,17 +176,7 @@ def _own(folder: Path) -> Layout | None:
         split: [half for name in names for half in _forms(name) if _are_there(folder, half)]
         for split, names in SPLITS.items()
     }
-    names = [line.strip() for line in lines(folder / NAMES)] if (folder / NAMES).is_file() else []
-    classes = [name for name in names if name]
-    if twice := [name for name, count in Counter(classes).items() if count > 1]:
-        raise InputError(
-            f"{readable(str(folder / NAMES))}: names the class {twice[0][:80]} twice; give each its own name"
-        )
-    if len(classes) > MOST_CLASSES or max(map(len, classes), default=0) > LONGEST_NAME:
-        raise InputError(
-            f"{readable(str(folder / NAMES))}: names {len(classes):,} classes, or has lines that are no names; "
-            f"write a line for each of at most {MOST_CLASSES:,}"
-        )
+    classes = class_names(folder / NAMES) if (folder / NAMES).is_file() else []
     if halves["train"] and halves["test"]:
         train = _pairs(folder, *halves["train"][0])
         return Layout(folder, train, _pairs(folder, *halves["test"][0]), classes)
@@ -211,7 +198,12 @@ def _pairs(folder: Path, images: str, masks: str) -> list[Pair]:
     names = images_under(folder / images)
     if not names:
         raise InputError(f"{readable(str(folder / images))}: has no images")
-    return [(f"{images}/{name}", f"{masks}/{_mask(folder / masks, name)}") for name in names]
+    pairs = [(f"{images}/{name}", f"{masks}/{_mask(folder / masks, name)}") for name in names]
+    # Masks without images are counted as what they lack.
+    taken = {mask for _, mask in pairs}
+    every = [f"{masks}/{name}" for name in images_under(folder / masks)]
+    alone = [mask for mask in every if mask not in taken and mask.endswith(LOSSLESS)]
+    return pairs + [(f"{images}{mask.removeprefix(masks)}", mask) for mask in alone]
 
 
 def _mask(folder: Path, name: str) -> str:

@@ -16,7 +16,8 @@ from seer.data.folders import Files, read_image
 from seer.errors import InputError
 from seer.eval.data.colours import Colours
 from seer.eval.data.imagepairs import DenseImages, map_picture, paired, upright
-from seer.eval.data.maplayouts import MOST_CLASSES, VOID, Layout, Pair, layout_of
+from seer.eval.data.maplayouts import VOID, Layout, Pair, layout_of
+from seer.eval.data.rows import MOST_CLASSES
 
 LARGEST_NUMBER = 2**16 - 1
 MODES = ("P", "L", "1", "I", "I;16", "I;16B")  # of pictures whose pixels are single numbers

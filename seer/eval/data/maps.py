@@ -58,14 +58,14 @@ def _read(data: str) -> tuple[MappedImages, MappedImages]:
     train = layout.train
     test = layout.test
     if test is None:
-        if len(train) < 2:
+        there = [pair for pair in train if (layout.folder / pair[0]).is_file()]
+        if len(there) < 2:
             raise InputError(f"{readable(data)}: has one image; a score needs another")
-        test = train[HELD_OUT - 1 :: HELD_OUT] or train[-1:]
+        test = there[HELD_OUT - 1 :: HELD_OUT] or there[-1:]
         held = set(test)
         train = [pair for pair in train if pair not in held]
-        say_once(
-            f"{readable(data)}: {RULE}: {len(train):,} to train on, {len(test):,} to test with"
-        )
+        count = len(there) - len(test)
+        say_once(f"{readable(data)}: {RULE}: {count:,} to train on, {len(test):,} to test with")
     images = {
         "training": MappedImages(layout.folder, train, layout),
         "test": MappedImages(layout.folder, test, layout),

@@ -132,7 +132,6 @@ class Annotated(ImageSet):
     Attributes:
         objects: the table of them.
         counts: how much was left out or mended in reading, by what it was.
-        inclusive: whether the files' boxes include their last pixel and begin at 1 (VOC), which `objects` do not.
     """
 
     def __init__(

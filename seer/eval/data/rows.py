@@ -1,6 +1,7 @@
 """What every list of a data set comes to: an image's path, its class, its split."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,9 @@ from seer.inputs import UnreadableError, read_text
 
 LARGEST_LIST = 2**29  # bytes; the list of Places205's 2.4 million images has 110 MB
 LONGEST_PATH = 4096
+NAMES = "classes.txt"  # of one's own: a line for each class
+MOST_CLASSES = 4096
+LONGEST_NAME = 1000
 
 Kind = TypeVar("Kind", bound=ImageSet)
 
@@ -92,6 +96,26 @@ def lines(path: Path) -> Iterator[str]:
     """The lines of a list, without those that are empty."""
     text = read_list(path)
     return filter(None, (line.strip() for line in text.split("\n")))
+
+
+def class_names(path: Path) -> list[str]:
+    """The names of classes that a file lists, a line for each.
+
+    Raises:
+        InputError: it names none, one twice, too many, or has lines that are no names.
+    """
+    names = list(lines(path))
+    where = readable(str(path))
+    if not names:
+        raise InputError(f"{where}: names no class; write a line for each, or remove it")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{where}: names the class {twice[0][:80]} twice; give each its own name")
+    if len(names) > MOST_CLASSES or max(map(len, names)) > LONGEST_NAME:
+        raise InputError(
+            f"{where}: names {len(names):,} classes, or has lines that are no names; write a line for each of at most "
+            f"{MOST_CLASSES:,}"
+        )
+    return names
 
 
 def read_list(path: Path) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 
 from seer.data.folders import images_under
 from seer.errors import InputError
-from seer.eval.data.collector import NO_NUMBERS, Collector
+from seer.eval.data.collector import ABSENT, NO_NUMBERS, Collector
 from seer.eval.data.masks import FAR
 from seer.eval.data.objects import NO_CLASS, Annotated, Object
+from seer.eval.data.rows import NAMES
 from seer.inputs import MEGABYTE, UnreadableError, read_text, read_yaml
 from seer.schema import ListOf, MismatchError, Record, Text
 
@@ -44,8 +45,14 @@ def read(folder: Path, images: str, labels: str, classes: list[str] | None) -> A
         InputError: a line is none; there are no images.
     """
     collector = Collector(folder)
+    paths = images_under(folder / images)
+    files = {f"{os.path.splitext(path)[0]}.txt" for path in paths} | {NAMES}
+    collector.counts[ABSENT] += sum(
+        file.is_file() and file.relative_to(folder / labels).as_posix() not in files
+        for file in (folder / labels).rglob("[!.]*.txt")
+    )
     things: list[tuple[int, int, Object]] = []
-    for path in images_under(folder / images):
+    for path in paths:
         image = collector.image(f"{images}/{path}", None)
         if image is None:
             continue

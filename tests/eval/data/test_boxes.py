@@ -80,12 +80,27 @@ def annotation(**values):
         (annotation(segmentation={"size": [64, 96], "counts": [96 * 64]}), collector.NO_MASK, 2),
         (annotation(segmentation={"size": [96, 64], "counts": "~~"}), collector.NO_MASK, 2),
         (annotation(segmentation={"size": [96, 64], "counts": "\ud800"}), collector.NO_MASK, 2),
+        (annotation(bbox=[5, 5, 1e-9, 1e-9]), collector.NO_AREA, 1),
+        (annotation(segmentation={"size": [96, 64], "counts": [96 * 64]}), collector.NO_PIXEL, 2),
+        (annotation(segmentation=[[1.1, 1.1, 5.2, 5.2, 9.3, 9.3]]), collector.NO_PIXEL, 2),
+        (annotation(segmentation=[[500, 500, 600, 500, 600, 600]]), collector.NO_PIXEL, 2),
     ],
 )
 def test_what_is_wrong_with_an_object_is_counted(tmp_path, change, count, left):
     train = read_one(tmp_path, change, images=2)
     assert train.counts == {count: 1}
     assert len(of(train)) == left
+
+
+def test_of_several_polygons_those_that_have_pixels_stay(tmp_path):
+    """A bow tie has some, whose signed areas cancel out."""
+    tie = [0, 0, 20, 20, 20, 0, 0, 20]
+    square = [30, 30, 40, 30, 40, 40, 30, 40]
+    segmentation = [[1, 1, 5, 5, 9, 9], square, tie]
+    train = read_one(tmp_path, annotation(segmentation=segmentation), images=2)
+    assert [polygon.reshape(-1).tolist() for polygon in of(train)[0].polygons] == [square, tie]
+    assert train.counts == {collector.NO_PIXEL: 1}
+    assert all(thing.masked for thing in of(train, 1))
 
 
 def test_a_box_and_its_polygons_are_cut_to_their_image(tmp_path):
@@ -421,19 +436,24 @@ def test_yolo_boxes_and_polygons_are_shares_of_the_image(tmp_path):
             "1 0.1 0.2 1e300 0.2 0.3 0.6",
         ],
     )
+    (tmp_path / "labels/train/absent.txt").write_text("0 0.5 0.5 0.2 0.4")
     train, _ = train_and_test(tmp_path)
     assert train.classes == ["cat", "dog"]
     box, polygon = of(train)
     np.testing.assert_allclose(box.box, [40, 15, 60, 35])
     np.testing.assert_allclose(polygon.box, [10, 10, 30, 30])
     np.testing.assert_allclose(polygon.area, 200)
-    assert train.counts == {objects.NO_CLASS: 1, collector.NO_NUMBERS: 2}
+    assert train.counts == {objects.NO_CLASS: 1, collector.NO_NUMBERS: 2, collector.ABSENT: 1}
 
 
 def test_yolo_names_by_number_in_any_order_or_none_at_all(tmp_path):
     yolo(tmp_path / "named", ["0 0.5 0.5 0.2 0.4", "1 0.5 0.5 0.2 0.4"])
     (tmp_path / "named/data.yaml").write_text("names: {1: dog, 0: cat}")
     assert train_and_test(tmp_path / "named")[0].classes == ["cat", "dog"]
+    (tmp_path / "named/data.yaml").write_text("names: []")
+    train_and_test.__globals__["_read"].cache_clear()
+    with pytest.raises(InputError, match=rf"no objects to learn from \(2 {objects.NO_CLASS}"):
+        train_and_test(tmp_path / "named")
     for kind in ("images", "labels"):
         (tmp_path / "plain" / kind).mkdir(parents=True)
     for i in range(5):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from seer.errors import InputError
 from seer.eval.data import coverage
+from seer.eval.data.collector import ABSENT_IMAGE
 from seer.eval.data.colours import read_colours
 from seer.eval.data.imagepairs import ABSENT_MAP, DAMAGED, DAMAGED_MAP, OTHER_SIZE, TURNED
 from seer.eval.data.maplayouts import CITY_CLASSES, VOC_CLASSES, layout_of
@@ -104,6 +105,17 @@ def test_data_check_knows_them(tmp_path):
         assert finding.tasks == TASK_NAMES
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("\n \n", "names no class; write a line for each, or remove it"), ("a\nb\na\n", "twice")],
+)
+def test_names_that_are_none_are_refused(tmp_path, names, message):
+    maps.both(tmp_path, 2, 1)
+    (tmp_path / "classes.txt").write_text(names)
+    with pytest.raises(InputError, match=message):
+        train_and_test(tmp_path)
+
+
 def test_one_s_own_in_either_order_and_with_names(tmp_path):
     maps.split(tmp_path / "a/train", 2)
     maps.split(tmp_path / "a/test", 1, 1)
@@ -117,6 +129,8 @@ def test_one_s_own_in_either_order_and_with_names(tmp_path):
     assert train.classes == ["ground", "square", "bar"]
     assert highest(train, [255]) == 2
     maps.split(tmp_path / "c", 6)
+    for i in range(4):
+        save(tmp_path / f"c/masks/alone-{i}.png", grey(4, 6))  # of which none is held out
     assert rule_of(tmp_path / "c") == RULE
     assert [len(images) for images in train_and_test(tmp_path / "c")] == [5, 1]
 
@@ -126,13 +140,20 @@ def test_what_is_no_pair_is_left_out_and_counted(tmp_path, caplog):
     maps.write_pair(folder, "good", grey(4, 6), np.zeros((4, 6), np.uint8))
     maps.write_pair(folder, "other", grey(4, 6), np.zeros((4, 5), np.uint8))
     save(folder / "images/alone.png", grey(4, 6))
+    save(folder / "masks/lonely.png", np.zeros((4, 6), np.uint8))
     maps.write_pair(folder, "torn", grey(4, 6), np.zeros((4, 6), np.uint8))
     (folder / "masks/torn.png").write_bytes(b"none")
     maps.write_pair(folder, "burnt", grey(4, 6), np.zeros((4, 6), np.uint8))
     (folder / "images/burnt.png").write_bytes(b"none")
     maps.split(tmp_path / "val", 1)
     train, test = train_and_test(tmp_path)
-    assert train.counts == {OTHER_SIZE: 1, ABSENT_MAP: 1, DAMAGED_MAP: 1, DAMAGED: 1}
+    assert train.counts == {
+        OTHER_SIZE: 1,
+        ABSENT_MAP: 1,
+        ABSENT_IMAGE: 1,
+        DAMAGED_MAP: 1,
+        DAMAGED: 1,
+    }
     assert test.counts == {}
     assert len(train) == 1
     assert f"training images left out: 1 {ABSENT_MAP}" in caplog.text
@@ -261,6 +282,22 @@ def test_masks_are_of_lossless_formats_and_nothing_is_run_for_them(tmp_path, con
     (tmp_path / "train/masks/0.png").write_bytes(content)
     train, _ = train_and_test(tmp_path)
     assert train.counts == {DAMAGED_MAP: 1}
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "zstd", "lzma"])
+def test_of_a_damaged_tiff_there_is_one_line_and_no_library_adds_to_it(
+    tmp_path, capfd, compression
+):
+    folder = maps.both(tmp_path, 2, 1) / "train"
+    (folder / "masks/0.png").unlink()
+    mask = np.random.default_rng(0).integers(0, 3, (96, 64)).astype(np.uint8)
+    Image.fromarray(mask).save(folder / "masks/0.tif", compression=compression)
+    content = (folder / "masks/0.tif").read_bytes()
+    (folder / "masks/0.tif").write_bytes(content[:60] + b"\xff" * 200 + content[260:])
+    train, _ = train_and_test(tmp_path)
+    with pytest.raises(InputError, match=r"0\.tif cannot be read \(decoder error"):
+        train.mask(0)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("number", [-5, -1, 2**16, 2**31 - 1])

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -248,8 +249,7 @@ def test_a_network_that_gives_something_else(plain, tmp_path, network, size, mes
     path = torchscript(network, tmp_path / f"{type(network).__name__.lower()}.pt")
     with pytest.raises(InputError, match=message):
         add_masks(plain, tmp_path / "out", SaliencyOptions(workers=1, model=path, size=size))
-    with pytest.raises(InputError, match="manifest"):
-        Manifest.load(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_input(plain, tmp_path):
@@ -272,6 +272,22 @@ def test_wrong_input(plain, tmp_path):
     (tmp_path / "full" / "x").touch()
     with pytest.raises(InputError, match="is not empty and holds no build"):
         add_masks(plain, tmp_path / "full", HERE)
+
+
+@pytest.mark.parametrize("damaged", [0, 2])
+def test_of_a_damaged_tar_nothing_is_left_but_what_is_finished(plain, tmp_path, damaged):
+    shards = tmp_path / "shards"
+    shutil.copytree(plain, shards)
+    path = shards / Manifest.load(shards).shards[damaged]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-512] + b"?" * 512)
+    with pytest.raises(InputError, match="is not as its manifest says; run: seer shards verify"):
+        add_masks(shards, tmp_path / "out", HERE)
+    assert (tmp_path / "out").exists() == (damaged > 0)
+    path.write_bytes(whole)
+    report = add_masks(shards, tmp_path / "out", HERE)
+    assert report.continued == damaged
+    assert verify(tmp_path / "out", 1).problems == []
 
 
 def test_the_picture_shows_what_is_object(with_masks):

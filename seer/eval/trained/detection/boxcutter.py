@@ -208,7 +208,9 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def _packed(scene: Scene) -> Tensor:
     """The masks `(n, h, w)`, eight pixels a byte."""
     assert scene.masks is not None
-    return torch.from_numpy(np.packbits(scene.masks.reshape(len(scene.masks), -1), axis=1))
+    height, width = scene.pixels.shape[:2]
+    flat = scene.masks.reshape(len(scene.masks), height * width)  # of none, too
+    return torch.from_numpy(np.packbits(flat, axis=1))
 
 
 def digest(image: Tensor) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from seer.errors import InputError
+from seer.eval.data.boxshards import segmentation, xywh
 from seer.eval.data.objects import Annotated
 
 
@@ -84,10 +85,8 @@ def truth_of(images: Annotated, masks: bool) -> dict[str, Any]:
 
 
 def _segmentation(thing: Any, height: int, width: int) -> Any:
-    if len(thing.runs):
-        return {"size": [height, width], "counts": thing.runs.tolist()}
-    if thing.polygons:
-        return [polygon.astype(float).reshape(-1).tolist() for polygon in thing.polygons]
+    if thing.masked:
+        return segmentation(thing, height, width)
     left, top, right, bottom = thing.box.astype(float).tolist()
     return [[left, top, right, top, right, bottom, left, bottom]]
 
@@ -107,9 +106,3 @@ def results_of(predictions: list[Prediction]) -> list[dict[str, Any]]:
                 row["segmentation"] = prediction.masks[i]
             rows.append(row)
     return rows
-
-
-def xywh(box: np.ndarray) -> list[float]:
-    """x, y, width and height of a box of two corners."""
-    left, top, right, bottom = box.astype(float).tolist()
-    return [left, top, right - left, bottom - top]

@@ -85,6 +85,16 @@ def test_boxes_and_masks_lie_on_their_object_however_it_is_resized_and_mirrored(
     assert sides == {20, 48}  # mirrored and not
 
 
+def test_an_image_without_objects_has_masks_of_none():
+    made = cutter(flat([(48, 64)], [[]]), True)
+    plan = made.plan([(48, 64)], np.array([0]), np.array([0]))
+    plan.cut(0, np.zeros((48, 64, 3), np.uint8))
+    parcel = plan.batch()
+    batch = made.finish(parcel.__class__(**(vars(parcel) | {"frame": (96, 128)})), "cpu")
+    assert batch.boxes[0].shape == (0, 4)
+    assert batch.masks[0].shape == (0, *batch.sizes[0])
+
+
 def test_nothing_is_mirrored_where_that_is_not_asked_for():
     box = Object(0, np.array([10, 8, 40, 24]), runs=np.array([0, 48 * 64]))
     table = flat([(48, 64)], [[box]])

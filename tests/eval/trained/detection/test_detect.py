@@ -31,6 +31,8 @@ from seer.interop.levels import levels_of
 from seer.processes import spawn
 from seer.report.html import write_report
 from seer.rundir.names import checkpoints
+from shards.boxed import build_any
+from shards.options import BuildOptions
 from tests.kit import boxes
 from tests.kit.cocoapi import official
 from tests.kit.faults import kill_command
@@ -96,6 +98,25 @@ def test_it_writes_scores_predictions_and_a_picture(tmp_path):
     # The recipe is said, and nothing about where it ran.
     assert by_metric["box_AP"]["options"]["masks"] == "yes"
     assert not by_metric["box_AP"]["options"].keys() & {"run_dir", "device", "log"}
+
+
+def test_shards_train_and_score_as_the_data_that_they_were_made_of(tmp_path):
+    data = boxes.both(tmp_path / "data", 6, 3)
+    for split in ("train", "test"):
+        build_any([data], tmp_path / "shards" / split, BuildOptions(boxes=split, workers=1))
+    rows = {}
+    for name in ("data", "shards"):
+        options = [*QUICK, f"run_dir={tmp_path / f'run-{name}'}", "steps=2", "freeze=0"]
+        out = tmp_path / f"{name}.jsonl"
+        rows[name] = evaluate("detect", MODEL, tmp_path / name, options, out)
+    assert losses_by_name(tmp_path / "run-data") == losses_by_name(tmp_path / "run-shards")
+    for first, second in zip(*rows.values(), strict=True):
+        assert (first["metric"], first["value"]) == (second["metric"], second["value"])
+        assert (first["low"], first["high"]) == (second["low"], second["high"])
+        assert first["details"] == second["details"]
+    for name in ("truth.json", "predictions.json", "confusion.json"):
+        contents = [(tmp_path / f"run-{kind}" / name).read_bytes() for kind in rows]
+        assert contents[0] == contents[1]
 
 
 @pytest.mark.slow
