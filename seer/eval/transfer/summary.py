@@ -15,7 +15,7 @@ from seer.data.folders import readable
 from seer.errors import InputError
 from seer.eval.literature import beside
 from seer.eval.protocols import protocols
-from seer.eval.tasks import TASKS, is_pixels
+from seer.eval.tasks import TASKS, Task, is_pixels
 from seer.eval.transfer.agenda import DataPlace
 from seer.eval.transfer.benchmark import Plan, arguments, gaps
 from seer.eval.transfer.lineage import Learned, Overlap, learned, overlap
@@ -69,9 +69,8 @@ def overlaps_of(work: Plan, lessons: Mapping[str, Learned]) -> dict[tuple[str, s
     """Of the models, by their `--model`, and the names of data sets that they have learned from."""
     overlaps = {}
     for place in work.agenda.places:
-        several = all(TASKS[task].several for task in place.tasks)
         with suppress(InputError):  # which the tasks have said
-            images = work.journal.images(place, several)
+            images = work.journal.images(place, _reading(place))
             for spec, lesson in lessons.items():
                 if found := overlap(lesson, place, images):
                     overlaps[spec, place.name] = found
@@ -186,11 +185,15 @@ def _kind(spec: str) -> str:
 def _place(work: Plan, place: DataPlace) -> dict[str, Any]:
     told = asdict(place)
     del told["data"]
-    several = all(TASKS[task].several for task in place.tasks)
     with suppress(InputError):  # which the tasks have said
-        images = work.journal.images(place, several)
+        images = work.journal.images(place, _reading(place))
         told |= {"train": len(images.train), "test": len(images.test)}
     return told | {"name": readable(place.name)}
+
+
+def _reading(place: DataPlace) -> Task:
+    """A task that reads the place's images, for one class each where any of its tasks does."""
+    return min((TASKS[task] for task in place.tasks), key=lambda task: task.several)
 
 
 def _pictures(work: Plan) -> list[dict[str, Any]]:
