@@ -224,7 +224,9 @@ def _crosses(
     bars = [bar for point in points for bar in _bars(point, x, y)]
     labels, legend = labels_of([short(p.name) for p in points], dots, room, nameless, bars)
     parts = [_cross(point, x, y) for point in points]  # names above all of them
-    parts += [_text(at.x, at.y, at.text, at.anchor, kind="note") for at in labels]
+    for point, at in zip(points, labels, strict=True):
+        kind = f"note named {style_of(point.place)}"
+        parts.append(_text(at.x, at.y, at.text, at.anchor, kind=kind))
     for row, line in enumerate(legend):
         parts.append(_text(LEFT, HEIGHT + 4 + ROW * row, line, "start", kind="note"))
     return parts, HEIGHT + ROW * len(legend)

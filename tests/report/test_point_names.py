@@ -57,4 +57,5 @@ def test_names_that_find_no_place_are_numbers_and_stand_below():
     for i in range(len(rows)):
         assert f">{i + 1}</text>" in svg
         assert f">{i + 1} m" in svg
+    assert 'class="note named s8"' in svg  # in its point's colour
     assert "viewBox" in scores_over(points, points, "nine", "images", "score")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from seer import files
 from seer.data.folders import readable
 from seer.data.labelled import ImageSet
 from seer.data.storage.index import MANIFEST, Manifest
@@ -170,7 +171,7 @@ def _of_torchvision(network: str, weights: str) -> Learned:
     if weights in ("", "pretrained"):
         chosen = next(key for key, value in published.items() if value is published["DEFAULT"])
     elif not chosen and Path(weights).expanduser().is_file():
-        digest = _digest(Path(weights).expanduser())
+        digest = files.sha256(Path(weights).expanduser())
         chosen = next((key for key, value in published.items() if _is_of(value.url, digest)), "")
     if not chosen.startswith("IMAGENET1K_"):
         return Learned(UNKNOWN)
@@ -182,11 +183,6 @@ def _is_of(url: str, digest: str) -> bool:
     """Whether a file's name ends in the beginning of its content's digest."""
     ending = re.search(r"-([0-9a-f]{8,64})\.pth$", url)
     return bool(ending and digest.startswith(ending[1]))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_timm(network: str, weights: str) -> Learned:
