@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from seer.report.changes import cut
 from seer.report.runfiles import RunFiles
 from seer.rundir.names import (
     ATTENTION,
@@ -26,6 +27,7 @@ HEIGHT = 160  # of a row of the largest
 GAP = 6
 MOST_SIZES = 8
 MOST_LINKED = 50  # trainings of a run
+LONGEST_NAME = 200  # characters
 NEIGHBOURHOOD = (
     "Left: images not seen in training. Right of each: the five training images whose features are nearest; "
     "green where the label agrees, red where it does not."
@@ -97,7 +99,7 @@ def linked(runs: Sequence[RunFiles], folder: Path) -> list[tuple[str, list[tuple
         below = sorted((run.path / EVALUATIONS).glob(f"*/{IMAGES}"))[:MOST_LINKED]
         places += [(f"{before}{path.parent.name}", path.parent) for path in below]
     named = [(name, list(_links(place, folder))) for name, place in places]
-    return [(name, links) for name, links in named if links]
+    return [(cut(name, LONGEST_NAME), links) for name, links in named if links]
 
 
 def _links(place: Path, folder: Path) -> Iterator[tuple[str, str]]:

@@ -239,7 +239,12 @@ def test_a_finished_run_says_nothing_of_progress(run):
 def test_names_cannot_break_the_page(tmp_path):
     evil = "<script>alert(1)</script>"
     turned = write_run(tmp_path / "a\u202egpj", steps=3)
-    page = write_report(turned).read_text() + write_comparison([turned], tmp_path / "x").read_text()
+    other = write_run(tmp_path / "other", steps=3)
+    (turned / "eval" / "b\u202egpj" / "images").mkdir(parents=True)
+    (turned / "eval" / "b\u202egpj" / "images" / "maps.png").write_bytes(b"")
+    compared = write_comparison([turned, other], tmp_path / "x").read_text()
+    assert "Pictures of trainings" in compared
+    page = write_report(turned).read_text() + compared
     assert page.replace("\n", "").isprintable()
     assert "<h1>a\\u202egpj</h1>" in page
     run = write_run(tmp_path / "small", results=[result(evil, 0.5)])
