@@ -39,7 +39,7 @@ def _seeds(points: np.ndarray, count: int, random: np.random.Generator) -> np.nd
     for k in range(count):
         shares = distance if k else np.ones(len(points))
         ends = np.cumsum(shares)
-        if not ends[-1] > 0:
+        if not distance.any():
             raise ValueError(f"there are {k} different normals, and {count} clusters")
         drawn = np.searchsorted(ends, random.random() * ends[-1], side="right")
         centres[k] = points[min(drawn, len(points) - 1)]

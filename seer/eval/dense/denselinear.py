@@ -46,7 +46,8 @@ def run(
         decided = predicted(values, coefficients, mask.shape)
         images.append(overlaps(mask, decided, classes))
     names = [*train.classes, *map(str, range(len(train.classes), classes))][:classes]
-    return overlap_scores(images, names, {"lambda": ridge})
+    left_out = {"training": train.counts, "test": test.counts}
+    return overlap_scores(images, names, {"lambda": ridge, "left_out": left_out})
 
 
 def _fitted(

@@ -4,6 +4,7 @@ those that somebody else wrote.
 
 import io
 import json
+import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def test_coco_stays_what_it_is(tmp_path):
         same(mine, theirs)
         assert mine.counts == theirs.counts
     assert (shards / "train/shard-000002.tar").is_file()
+    sent = pickle.loads(pickle.dumps(train_and_test(shards)[0]))  # to workers
+    assert sent.bytes(4) == train_and_test(data)[0].bytes(4)
     assert rule_of(shards) == ""
     assert collector.CROWDS in train_and_test(shards)[0].counts
 

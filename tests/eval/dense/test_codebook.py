@@ -40,6 +40,8 @@ def test_rounds_end_where_scikit_learn_would_move_nothing():
 def test_too_many_clusters_are_told():
     with pytest.raises(ValueError, match="2 different normals, and 3 clusters"):
         clusters(np.array([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]), 3, 0)
+    with pytest.raises(ValueError, match="0 different normals, and 2 clusters"):
+        clusters(np.empty((0, 3)), 2, 0)
 
 
 def test_each_normal_is_of_the_nearest_cluster():

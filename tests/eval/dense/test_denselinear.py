@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from seer.eval.data.collector import ABSENT_IMAGE
 from seer.eval.data.maps import RULE, rule_of, train_and_test
 from seer.eval.dense import denselinear, frozen_maps, least_squares
 from seer.eval.dense.denselinear import predicted, run, shares_of
@@ -61,6 +62,7 @@ def test_each_pixel_has_the_class_of_the_largest_score() -> None:
 
 def test_bright_and_dark_are_told_apart_and_void_is_not_scored(tmp_path: Path) -> None:
     data = halves(tmp_path)
+    (data / "masks/alone.png").write_bytes(b"")
     assert rule_of(data) == RULE
     train, test = train_and_test(data)
     assert (len(train), len(test)) == (5, 1)
@@ -70,6 +72,7 @@ def test_bright_and_dark_are_told_apart_and_void_is_not_scored(tmp_path: Path) -
     assert accuracy.value > 0.9
     assert miou.details["pixels"] == 62 * 64
     assert miou.details["void_pixels"] == 2 * 64
+    assert miou.details["left_out"] == {"training": {ABSENT_IMAGE: 1}, "test": {}}
     assert miou.low <= miou.value <= miou.high
 
 

@@ -112,8 +112,6 @@ class SurfaceNormals:
     ) -> list[Score]:
         assert isinstance(test, SurfaceImages)
         pixels = sum(each.angles.pixels for each in measured)
-        if not pixels:
-            raise InputError(f"{test.folder}: no test image has a normal")
         reasons = sorted({reason for each in measured for reason in each.absent})
         counts = {
             reason: sum(each.absent.get(reason, 0) for each in measured) for reason in reasons
@@ -142,8 +140,10 @@ def surface_normals(
     config: NormalsConfig, train: SurfaceImages, test: SurfaceImages
 ) -> SurfaceNormals:
     """The task of some images. Raises `InputError` where they have no normals, or too few for the clusters."""
-    for images in (train, test):
+    for name, images in (("training", train), ("test", test)):
         images.check_normals()
+        if not any(np.isfinite(images.normals(i)).any() for i in range(len(images))):
+            raise InputError(f"{images.folder}: no {name} image has a normal")
     if config.output == "direct":
         return SurfaceNormals(None)
     if train.codebook is not None and len(train.codebook) == config.clusters:

@@ -112,11 +112,11 @@ def segmentation(config: SegmentConfig, train: MappedImages, test: MappedImages)
     if not count:
         count = last + 1
     task = Segmentation(_names(names, count), config.void, colours)
-    if count < 2:
-        raise InputError(f"{config.data}: all pixels are of one class; a score needs two")
     for images in (train, test):
         for i in range(len(images)):
             task.target(images, i)
+    if count < 2:
+        raise InputError(f"{config.data}: all pixels are of one class; a score needs two")
     highest(test, config.void, colours)
     return task
 

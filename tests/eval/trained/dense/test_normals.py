@@ -249,6 +249,12 @@ def test_depth_without_a_camera_and_no_known_pixel_are_one_line(tmp_path):
     options = [*QUICK, "steps=1", f"run_dir={tmp_path / 'run'}"]
     with pytest.raises(InputError, match="no test image has a normal"):
         evaluate("normals", MODEL, tmp_path / "pairs", options, tmp_path / "results.jsonl")
+    assert not (tmp_path / "run").exists()  # before the work
+    for i in range(5):
+        rooms.picture(tmp_path / f"pairs/normals/{i}.png", np.zeros((48, 64, 3), np.uint8))
+    surfaces._read.cache_clear()
+    with pytest.raises(InputError, match="no training image has a normal"):
+        configure("normals", MODEL, str(tmp_path / "pairs"), QUICK)
 
 
 def test_published_values_stand_beside_the_published_normals_alone(tmp_path, monkeypatch):

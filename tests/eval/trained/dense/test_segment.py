@@ -172,6 +172,13 @@ def test_wrong_options_are_one_line(tmp_path, overrides, message):
     assert "\n" not in str(error.value)
 
 
+def test_numbers_beyond_a_list_of_names_are_told(tmp_path):
+    data = maps.both(tmp_path / "data", 5, 1)
+    (data / "classes.txt").write_text("ground\n")
+    with pytest.raises(InputError, match=r"has the number 2, and there are 1 classes"):
+        configure("segment", MODEL, str(data), QUICK)
+
+
 def test_masks_in_colours_are_learned_by_their_table(tmp_path):
     data = maps.both(tmp_path / "data", 4, 2)
     table = tmp_path / "colours.txt"
