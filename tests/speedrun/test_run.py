@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_finite_ends_it(config):
         (["schedule.warmup=10"], "schedule.warmup=10: a speedrun has a time"),
         (["method={name: swav, head: [8], freeze: 5}"], "method.freeze=5: a speedrun has a time"),
         (["batch_size=32"], "30 images are fewer than one batch"),
-        (["views.large.count=3"], "simclr compares two crops"),
+        (["views.large.count=1"], "simclr compares crops of one size"),
         (["precision=fp16"], "precision: 'fp16' is unknown"),
         (["steps=5"], "steps: unknown key"),
     ],
