@@ -40,29 +40,37 @@ def swapped_prediction(
 
 @full_precision
 def nt_xent(embeddings: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Find the other view of an image among both views of all images on all ranks (SimCLR; Chen et
-    al. 2020, eq. 1).
+    """Find another view of an image among all views of all other images on all ranks (SimCLR; Chen et
+    al. 2020, eq. 1). Of more than two views, each other one is found by itself, and the rest are no
+    negatives (Tian et al. 2020, arXiv:1906.05849, section 3.2).
 
     Args:
-        embeddings: `(2, B, D)`, of any length.
+        embeddings: `(V, B, D)`, of any length.
 
     Returns:
-        The loss in nats, averaged over this rank's 2·B anchors, with gradients to the negatives' ranks; and the share
-        of anchors whose other view is the nearest of all.
+        The loss in nats, averaged over this rank's V·B anchors and their V - 1 other views, with gradients to the
+        negatives' ranks; and the share of anchors whose nearest of all is of their own image.
     """
     views, batch = embeddings.shape[:2]
-    assert views == 2
-    anchors = F.normalize(embeddings.flatten(0, 1), dim=1)
+    unit = F.normalize(embeddings, dim=2)
+    others = [(unit * unit.roll(shift, 0)).sum(2).flatten() for shift in range(1, views)]
+    positives = torch.stack(others, 1) / temperature  # (V·B, V - 1)
+    anchors = unit.flatten(0, 1)
     logits = anchors @ gather(anchors).T / temperature
-    count = 2 * batch
+    count = views * batch
     first = count * rank()  # of the columns, this rank's
     row = torch.arange(count, device=anchors.device)
+    own = logits.narrow(1, first, count)
     # Nothing is its own negative. Numbers put at indices would be copied from the host, waiting.
-    logits.diagonal(first).fill_(-torch.inf)
-    positive = first + (row + batch) % count
+    own.diagonal().fill_(-torch.inf)
     nearest = logits.argmax(1)
-    loss = F.cross_entropy(logits, positive)
-    return loss, (nearest == positive).float().mean()
+    # Not -inf: where one image is all there is, the sum's gradient would be none.
+    nothing = torch.finfo(logits.dtype).min
+    own.masked_fill_(row % batch == (row % batch)[:, None], nothing)
+    negatives = logits.logsumexp(1, keepdim=True)
+    loss = (torch.logaddexp(positives, negatives) - positives).mean()
+    same_rank = nearest // count == rank()
+    return loss, (same_rank & (nearest % batch == row % batch)).float().mean()
 
 
 @full_precision

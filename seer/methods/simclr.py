@@ -15,7 +15,7 @@ from seer.schema import check_options
 
 
 class SimCLR(Method):
-    """Views: exactly two crops, of one size."""
+    """Views: two crops or more, of one size."""
 
     Config = SimCLRConfig
 
@@ -30,9 +30,9 @@ class SimCLR(Method):
         )
 
     def forward(self, views: Views, step: Step) -> Output:
-        if [len(crops) for crops in views.crops] != [2]:
+        if len(views.crops) != 1 or len(views.crops[0]) < 2:
             raise InputError(
-                "views: simclr compares two crops of a size; set views.large.count=2, views.small.count=0"
+                "views: simclr compares crops of one size; set views.large.count=2 or more, views.small.count=0"
             )
         embeddings = over_crops(self.head, forward_crops(self.backbone, views))
         loss, accuracy = nt_xent(embeddings, self.config.temperature)

@@ -41,6 +41,10 @@ class Speedrun:
         minutes: from the images in memory to the score.
         reserve: seconds kept for the vote and what nobody foresaw; what the features take is measured.
         size: side in pixels of the whole images whose features are compared; 0 is their own.
+        whiten: set the first convolution's filters to the main axes of training images' patches, evened out, and
+            freeze them.
+        whiten_features: power by which the main axes of the training images' features are evened out before the vote: 0
+            leaves them, 0.5 makes all equally long.
         every: steps between two looks at the loss, for each of which a GPU has to come to rest.
         graph: on a GPU, record a step's kernels and start them as one.
     """
@@ -50,6 +54,8 @@ class Speedrun:
     minutes: float = option(3.0, Number(above=0, high=10_000))
     reserve: float = option(2.0, Number(0, 3600))
     size: int = option(0, Integer(0, 1024))
+    whiten: bool = option(False, Flag())
+    whiten_features: float = option(0.0, Number(0, 0.5))
     every: int = option(20, Integer(1, 10**6), incidental=True)
     graph: bool = option(True, Flag(), incidental=True)
     seed: int = option(0, SEED)

@@ -37,6 +37,7 @@ from seer.speedrun.decoded import Labels, Pixels, read
 from seer.speedrun.entry import Speedrun, check
 from seer.speedrun.replay import Gradients, prepare
 from seer.speedrun.resident import ResidentBatches, whole
+from seer.speedrun.whitening import whiten_features, whiten_stem
 from seer.terminal import say as say_on
 
 # Of the vote: Wu et al. 2018, as `seer eval knn` has it.
@@ -45,6 +46,7 @@ TEMPERATURE = 0.07
 
 TICKS = 10**6  # a run has a time instead of a number of steps: so many ticks of it
 MOST_STEPS = 10**9
+WHITENED = 2000  # images whose patches tell the filters of a whitening stem
 MARGIN = 1.25  # on the time that features were seen to take
 QUIET = 5.0  # seconds between two lines
 
@@ -130,6 +132,8 @@ def represent(
     method = make(build(config.backbone), config.method, len(pixels.train))
     size = max(view.size for view in config.views.values() if view.count)
     teach(method, config.mean, config.std, len(pixels.train), size)
+    if config.whiten:
+        whiten_stem(method.backbone, as_input(config, method.backbone, pixels.train[:WHITENED]))
     module = parallelize(method, config.parallel, world, config.precision)
     batches = ResidentBatches(
         pixels.train,
@@ -160,6 +164,8 @@ def represent(
     bank, queries = (
         features(config, method.backbone, images, world) for images in (pixels.train, pixels.test)
     )
+    if config.whiten_features:
+        bank, queries = whiten_features(bank, queries, config.whiten_features)
     watch.lap("features")
     images = steps * config.batch_size
     crops = sum(view.count for view in config.views.values())
@@ -285,13 +291,12 @@ def features(config: Speedrun, backbone: nn.Module, images: Tensor, world: World
     """
     backbone.eval()
     width: int = backbone.out_dim  # type: ignore[assignment]
-    model = Model(backbone, config.name, images.shape[1], config.mean, config.std, "")
     made = torch.zeros(len(images), width, device=world.device)
     rows = torch.arange(len(images)).split(config.batch_size)
     # Blocks are compiled for training; to compile them again would take longer than it spares.
     with torch.compiler.set_stance("force_eager"):
         for part in rows[world.rank :: world.size]:
-            inputs = to_input(model, whole(images[part].to(world.device), config.size))
+            inputs = as_input(config, backbone, images[part].to(world.device))
             with autocast(config.precision, world.device):
                 values = backbone(inputs)
             made[part.to(world.device)] = values.float()
@@ -299,6 +304,12 @@ def features(config: Speedrun, backbone: nn.Module, images: Tensor, world: World
     if not bool(made.isfinite().all()):
         raise DivergedError("features are not finite; lower schedule.peak")
     return made
+
+
+def as_input(config: Speedrun, backbone: nn.Module, images: Tensor) -> Tensor:
+    """Whole images `(N, H, W, 3)` uint8 as the network sees them in the test, `(N, 3, S, S)`."""
+    model = Model(backbone, config.name, images.shape[1], config.mean, config.std, "")
+    return to_input(model, whole(images, config.size))
 
 
 def decide(bank: Tensor, queries: Tensor, labels: Labels, world: World) -> Score:

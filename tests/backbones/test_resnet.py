@@ -34,7 +34,7 @@ def test_swav_networks(name, millions):
 class WideTorchvision(torchvision.models.ResNet):
     """torchvision's network with every width, the stem's too, multiplied."""
 
-    def __init__(self, bottleneck: bool, depths: tuple[int, ...], width: int):
+    def __init__(self, bottleneck: bool, depths: tuple[int, ...], width: float):
         self.width = width
         resnet = torchvision.models.resnet
         super().__init__(resnet.Bottleneck if bottleneck else resnet.BasicBlock, list(depths))
@@ -42,10 +42,10 @@ class WideTorchvision(torchvision.models.ResNet):
 
     def _make_layer(self, block, planes, *args, **kwargs):
         if planes == 64:  # the first stage: what stands before it is still narrow
-            self.inplanes *= self.width
+            self.inplanes = int(self.inplanes * self.width)
             self.conv1 = nn.Conv2d(3, self.inplanes, 7, 2, 3, bias=False)
             self.bn1 = nn.BatchNorm2d(self.inplanes)
-        return super()._make_layer(block, planes * self.width, *args, **kwargs)
+        return super()._make_layer(block, int(planes * self.width), *args, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,13 @@ def test_every_tensor_has_timms_name_and_shape(name):
     assert shapes(layout("timm", ours).to_theirs(ours.state_dict())) == shapes(theirs.state_dict())
 
 
-def test_wide_network_computes_what_a_widened_torchvision_computes():
-    ours = settle(build("resnet18w2"))
-    theirs = WideTorchvision(bottleneck=False, depths=(2, 2, 2, 2), width=2).eval()
+@pytest.mark.parametrize(
+    ("name", "depths", "width"),
+    [("resnet18w2", (2, 2, 2, 2), 2), ("resnet10_half", (1, 1, 1, 1), 0.5)],
+)
+def test_it_computes_what_torchvisions_of_that_width_computes(name, depths, width):
+    ours = settle(build(name))
+    theirs = WideTorchvision(bottleneck=False, depths=depths, width=width).eval()
     theirs.load_state_dict(layout("torchvision", ours).to_theirs(ours.state_dict()))
     assert_same_function(ours, theirs)
 

@@ -1,6 +1,7 @@
 """Oracles: lightly's losses on the same tensors, and numerical gradients."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -53,6 +54,33 @@ def test_nt_xent_equals_lightly(batch):
     assert 0 <= accuracy <= 1
 
 
+def test_nt_xent_of_more_views_finds_each_among_other_images():
+    """By the definition, a pair at a time."""
+    z = rand(3, 4, 5)
+    unit = z / z.norm(dim=2, keepdim=True)
+    pairs = []
+    for view, image, other in product(range(3), range(4), range(3)):
+        if view == other:
+            continue
+        anchor = unit[view, image]
+        elsewhere = torch.cat([unit[:, :image], unit[:, image + 1 :]], 1).flatten(0, 1)
+        positive = (anchor @ unit[other, image] / 0.2).exp()
+        pairs.append(-(positive / (positive + (elsewhere @ anchor / 0.2).exp().sum())).log())
+    loss, accuracy = nt_xent(z, 0.2)
+    torch.testing.assert_close(loss, torch.stack(pairs).mean())
+    similarities = torch.einsum("vbd,wcd->vbwc", unit, unit).reshape(12, 12).fill_diagonal_(-9)
+    hits = similarities.argmax(1) % 4 == torch.arange(12) % 4
+    assert accuracy == hits.float().mean()
+
+
+def test_nt_xent_of_one_image_has_nothing_to_tell_it_from():
+    z = rand(2, 1, 5, grad=True)
+    loss, accuracy = nt_xent(z, 0.2)
+    loss.backward()
+    assert (loss, accuracy) == (0, 1)
+    assert z.grad.eq(0).all()
+
+
 def test_nt_xent_accuracy():
     z = torch.eye(4)
     assert nt_xent(torch.stack([z, z]), 0.1)[1] == 1
@@ -82,6 +110,7 @@ def test_gradients():
         lambda s: swapped_prediction(s, targets, [0, 1], 0.3), rand(3, 3, 5, grad=True)
     )
     assert torch.autograd.gradcheck(lambda z: nt_xent(z, 0.3)[0], rand(2, 3, 5, grad=True))
+    assert torch.autograd.gradcheck(lambda z: nt_xent(z, 0.3)[0], rand(4, 3, 5, grad=True))
     assert torch.autograd.gradcheck(lambda p: regression(p, targets), rand(3, 3, 5, grad=True))
 
 

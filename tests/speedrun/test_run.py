@@ -16,7 +16,7 @@ from seer.errors import DivergedError, InputError
 from seer.eval.probes.features import to_input
 from seer.methods.simclr import SimCLR
 from seer.speedrun import run as running
-from seer.speedrun.decoded import read
+from seer.speedrun.decoded import Pixels, read
 from seer.speedrun.entry import RECIPES, check, load_config
 from seer.speedrun.resident import whole
 from seer.speedrun.run import Stopwatch, describe, represent, run
@@ -218,6 +218,22 @@ def test_features_are_those_of_the_network_in_evaluation(config):
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_whitening_knows_training_images_alone(config):
+    config.whiten = True
+    config.whiten_features = 0.5
+    pixels, _ = read(config.data)
+
+    def made(test: torch.Tensor) -> torch.Tensor:
+        watch = Stopwatch(Clock(), CPU.device)
+        return represent(config, Pixels(pixels.train, test), CPU, watch, silent)[0]
+
+    bank = made(pixels.test)
+    assert torch.equal(bank, made(255 - pixels.test))
+    torch.testing.assert_close(bank.mean(0), torch.zeros(bank.shape[1]), atol=1e-3, rtol=0)
+    covariance = bank.T @ bank / len(bank)
+    assert (covariance - covariance.diagonal().diag()).abs().max() < 1e-2
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -243,7 +259,7 @@ def test_a_loss_that_is_not_finite_ends_it(config):
         (["schedule.warmup=10"], "schedule.warmup=10: a speedrun has a time"),
         (["method={name: swav, head: [8], freeze: 5}"], "method.freeze=5: a speedrun has a time"),
         (["batch_size=32"], "30 images are fewer than one batch"),
-        (["views.large.count=3"], "simclr compares two crops"),
+        (["views.large.count=1"], "simclr compares crops of one size"),
         (["precision=fp16"], "precision: 'fp16' is unknown"),
         (["steps=5"], "steps: unknown key"),
     ],
