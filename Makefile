@@ -4,7 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= quickstart
 
-# Modules are compiled when they are imported, which few of the packages' 20,000 files ever are.
+# Modules are compiled when they are imported, which few of the packages' 20,000 files ever are. The first process keeps
+# them for all later ones, each of which would else compile PyTorch anew, which doubles the seconds of its start.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/pip install --no-compile
 
 # Two tests at a time, a file's tests in one process.

@@ -45,7 +45,7 @@ def longest(case: Case, options: Options) -> Iterator[dict[str, Any]]:
     """A row of each kind of kernel and of each of the longest, in ms of one step."""
     cuda = options.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    config = replace(config_of(case, [], options), steps=5)
+    config = replace(config_of(case, [], options), steps=2 if options.small else 5)
     steps_of(config, options)  # libraries load, algorithms are chosen
     began = time.perf_counter()
     with profile(activities=activities) as profiler:

@@ -115,7 +115,7 @@ if __name__ == "__main__":
     config, crops = LoaderConfig(device_augment=True), MultiCrop({"a": View(size=480, count=1)}, 0, finish=False)
     need = memory_needed(config.mode, config.workers, config.prefetch, crops.shapes(11), crops.dtype).shared
     loader = Loader(manifest, Order(manifest.sizes, 0, 11, 4), crops, batch_size=11, config=config)
-    most = max(used() for _ in loader.iterate(0, 24))
+    most = max(used() for _ in loader.iterate(0, 12))
     print(json.dumps([need, most]))
 """
 

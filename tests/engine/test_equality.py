@@ -1,4 +1,4 @@
-"""SwAV, BYOL and RELICv2 through the whole engine: two and four processes, however laid out, give what one
+"""SwAV and RELICv2 through the whole engine: two and four processes, however laid out, give what one
 process gives.
 
 Compared are losses, parameters, BatchNorm's buffers, queue and teacher, and the optimizer's state,
@@ -33,13 +33,11 @@ from tests.kit.networks import ResidualNet
 BATCH, STEPS = 16, 3
 METHOD = {
     "swav": {"head": [16, 6], "prototypes": 12, "freeze": 1, "queue": 24},
-    "byol": {"head": [16, 6], "predictor": [16, 6], "momentum": 0.5},
     "relicv2": {"head": [16, 6], "predictor": [16, 6], "momentum": 0.5, "negatives": 5},
 }
 OPTIM = {
     "swav": OptimConfig(larc_trust=0.1),
-    "byol": OptimConfig("lars", larc_trust=0.1, clip_grad=0.2),
-    "relicv2": OptimConfig("lars", larc_trust=0.1),
+    "relicv2": OptimConfig("lars", larc_trust=0.1, clip_grad=0.2),
 }
 LAYOUTS = {
     "ddp": ParallelConfig("ddp"),

@@ -5,12 +5,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from seer import cli, forkserver
 from seer.data.storage.index import index_path, read_index
 
 
@@ -89,12 +89,19 @@ def spoil(shards: Path, out: Path, rows: dict[str, list[int]]) -> Path:
     return out
 
 
-def kill_command(command: list[str], until: Path) -> None:
-    """Run a command of seer and kill it as soon as a file is there."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "seer", *command], env=environment)
+def kill_command(words: list[str], until: Path) -> None:
+    """Run a command of seer, in a process that has imported what it needs, and kill it as soon as a
+    file is there.
+    """
+    process = forkserver.start(forkserver.TRAINING).Process(target=run_command, args=(words,))
+    process.start()
     while not until.exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+
+
+def run_command(words: list[str]) -> None:
+    sys.argv = ["seer", *words]
+    cli.main()

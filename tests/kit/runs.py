@@ -1,8 +1,11 @@
 """A recipe that trains in seconds, and what is read from its runs."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from seer import distributed
 from tests.kit import networks  # noqa: F401  # whose backbone `tiny_recipe` names
 
 TINY = """
@@ -31,6 +34,17 @@ def tiny_recipe(folder: Path) -> str:
     path = folder / "tiny.yaml"
     path.write_text(TINY.replace("regnety_002", "regnety_tiny"))
     return str(path)
+
+
+def in_turn(run: Callable[[Any], Any], configs: Sequence[Any]) -> list[Any]:
+    """What one world makes of several configurations, the last of which it leaves itself: its
+    processes are started once.
+    """
+    leave = distributed.shutdown
+    distributed.shutdown = lambda: None
+    results = [run(config) for config in configs[:-1]]
+    distributed.shutdown = leave
+    return [*results, run(configs[-1])]
 
 
 def rows(run_dir: Path) -> list[dict]:

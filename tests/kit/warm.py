@@ -15,4 +15,6 @@ rehearse_once()
 with TemporaryDirectory() as folder:
     path = tiny_recipe(Path(folder))
     for settings in ([], SMALL):
-        rehearsal.rehearse(load_config(path, ["data=.", *settings]))
+        config = load_config(path, ["data=.", *settings])
+        for ranks in (1, 2):
+            rehearsal.rehearse(config, ranks)

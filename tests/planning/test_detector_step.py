@@ -23,7 +23,7 @@ from tests.planning.steps import allocated, planned
 
 SIDE = 128
 SMALL = [
-    "model=regnety_002",
+    "model=regnety_tiny",
     "steps=10",
     "batch_size=2",
     f"short_sides=[{SIDE}]",
@@ -68,7 +68,7 @@ def real(config: DetectConfig) -> tuple[Detector, BoxBatch]:
         (),
         ("masks=no", "batchnorm=frozen", "freeze=2"),
         ("masks=no", "neck=c4", "batchnorm=frozen"),
-        ("head=fcos", "batchnorm=frozen"),
+        ("head=fcos", "batchnorm=frozen", "model=regnety_002"),
     ],
 )
 def test_peak_memory_is_that_of_a_real_step(overrides):
@@ -128,7 +128,7 @@ PROTOCOLS = sorted(path.stem for path in Path(RECIPES, "eval").glob("detect_*.ya
 @pytest.mark.parametrize("recipe", PROTOCOLS)
 def test_every_protocol_starts(recipe):
     """The checks of a launch, and a step on tensors without contents."""
-    common = ["model=regnety_002", "parallel.mode=ddp"]
+    common = ["model=regnety_tiny", "parallel.mode=ddp"]
     check(load(recipe, common), 2)
     config = load(recipe, [*common, "batch_size=2", "short_sides=[96]", "long_side=128"])
     assert measure_detector(with_steps(config), 2).flops > 0

@@ -5,7 +5,7 @@ from seer.planning.study import Asked, plan_study, read_file, sources, studies, 
 from seer.rundir.studies import is_study, read_study, write_study
 
 # What makes any recipe small enough to be planned in a moment; every arm's own words count less.
-SMALL = ["backbone.name=regnety_002", "steps=3", "batch_size=8", "method.head=[16,8]"]
+SMALL = ["backbone.name=regnety_tiny", "steps=3", "batch_size=8", "method.head=[16,8]"]
 PROTOTYPES = ["method.prototypes=8"]
 ARMS = """
 title: Two networks

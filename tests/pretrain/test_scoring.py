@@ -204,14 +204,14 @@ def is_running(pid: int) -> bool:
 def test_a_scored_run_is_the_same_run_bit_for_bit(folder, shards, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(TINY)  # whose backbone every process knows
-    given = [f"data={shards}", "steps=20", "checkpoint.every=10", *SMALL]
-    scores = [f"score.data={folder}", "score.every=10", "score.tasks=[knn]"]
+    given = [f"data={shards}", "steps=4", "checkpoint.every=2", *SMALL]
+    scores = [f"score.data={folder}", "score.every=2", "score.tasks=[knn]"]
     run(load_config(str(recipe), [*given, f"run_dir={tmp_path / 'plain'}"]))
     run(load_config(str(recipe), [*given, f"run_dir={tmp_path / 'scored'}", *scores]))
     assert losses(tmp_path / "scored") == losses(tmp_path / "plain")
     rows = RunDir(tmp_path / "scored").scores()
-    assert sorted({row["step"] for row in rows}) == [0, 10, 20]
-    assert "score: step 20: kNN top-1, k = 20" in capsys.readouterr().err
+    assert sorted({row["step"] for row in rows}) == [0, 2, 4]
+    assert "score: step 4: kNN top-1, k = 20" in capsys.readouterr().err
     config = load_config(str(recipe), [*given, f"run_dir={tmp_path / 'scored'}", *scores])
     told: list[str] = []
     Scoring(config.score, tmp_path / "scored", told.append).catch_up()

@@ -31,6 +31,7 @@ from seer.rundir.names import checkpoints
 from seer.verbs.preview import preview
 from tests.eval.conftest import small_model
 from tests.kit.pictures import write_images
+from tests.kit.runs import in_turn
 
 QUICK = ["batch_size=24", "loader.workers=0", "log.every=1", "log.tensorboard=false", "device=cpu"]
 
@@ -176,15 +177,15 @@ def test_processes_are_one(data, tmp_path):
     write_images(data_ / "test", 3, seed=2)
     small = ["precision=fp64", "size=24", "steps=2", "batch_size=8", "checkpoint.every=0"]
     small += ["layer_decay=0.7"]
-    scores, numbers, hits = [], [], []
-    for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
-        run_dir = tmp_path / mode
-        place = [f"parallel.mode={mode}", f"run_dir={run_dir}"]
-        config = configure("finetune", "regnety_002:random", str(data_), [*QUICK, *small, *place])
-        (score,) = spawn(run, nproc, config, device="cpu")[0]
-        scores.append(score.value)
-        hits.append(score.outcomes["hits"].tolist())
-        numbers.append(losses(run_dir))
+    configs = []
+    for mode in ("none", "ddp", "fsdp"):
+        place = [f"parallel.mode={mode}", f"run_dir={tmp_path / mode}"]
+        options = [*QUICK, *small, *place]
+        configs.append(configure("finetune", "regnety_tiny:random", str(data_), options))
+    results = [run(configs[0]), *spawn(in_turn, 2, run, configs[1:], device="cpu")[0]]
+    scores = [score.value for (score,) in results]
+    hits = [score.outcomes["hits"].tolist() for (score,) in results]
+    numbers = [losses(Path(config.run_dir)) for config in configs]
     assert scores[0] == scores[1] == scores[2]
     assert hits[0] == hits[1] == hits[2]  # in the order of the images
     assert (len(hits[0]), np.mean(hits[0])) == (9, scores[0])

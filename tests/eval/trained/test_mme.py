@@ -23,6 +23,7 @@ from seer.results import latest, read_results
 from seer.rundir.names import checkpoints
 from tests.eval.conftest import small_model
 from tests.kit.pictures import write_images
+from tests.kit.runs import in_turn
 
 QUICK = ["batch_size=16", "loader.workers=0", "log.every=1", "log.tensorboard=false", "device=cpu"]
 STEP = Step(0, 10)
@@ -257,13 +258,13 @@ def test_half_of_a_batch_is_unlabelled(small, data, target, tmp_path, method, co
 @pytest.mark.slow
 def test_processes_together_are_one(data, target, tmp_path):
     options = [*QUICK, f"target={target}", "labels=2", "precision=fp64", "size=24", "steps=2"]
-    numbers, values = [], []
-    for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
+    configs = []
+    for mode in ("none", "ddp", "fsdp"):
         place = [f"parallel.mode={mode}", f"run_dir={tmp_path / mode}", "width=8"]
-        config = configure("mme", "regnety_002:random", str(data), [*options, *place])
-        scores = spawn(run, nproc, config, device="cpu")[0]
-        values.append([score.value for score in scores])
-        numbers.append(losses(tmp_path / mode))
+        configs.append(configure("mme", "regnety_tiny:random", str(data), [*options, *place]))
+    together = spawn(in_turn, 2, run, configs[1:], device="cpu")[0]
+    values = [[score.value for score in scores] for scores in (run(configs[0]), *together)]
+    numbers = [losses(Path(config.run_dir)) for config in configs]
     assert values[0] == values[1] == values[2]
     np.testing.assert_allclose(numbers[1:], [numbers[0]] * 2, rtol=1e-9)
 

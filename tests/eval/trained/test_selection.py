@@ -264,7 +264,7 @@ def test_processes_train_a_grid_together(data, tmp_path):
     details = []
     for nproc, mode in ((1, "none"), (2, "ddp")):
         place = [f"parallel.mode={mode}", f"run_dir={tmp_path / mode}"]
-        config = configure("finetune", "regnety_002:random", str(data), [*options, *place])
+        config = configure("finetune", "regnety_tiny:random", str(data), [*options, *place])
         (score,) = run(config) if nproc == 1 else spawn(run, nproc, config, device="cpu")[0]
         details.append((score.value, score.details))
     assert details[0] == details[1]

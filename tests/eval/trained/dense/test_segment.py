@@ -3,6 +3,7 @@ one line.
 """
 
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,9 +24,10 @@ from seer.results import shown as shown_value
 from seer.rundir.names import RESULTS, checkpoints
 from tests.kit import maps, rooms
 from tests.kit.faults import kill_command
-from tests.kit.runs import losses_by_name
+from tests.kit.runs import in_turn, losses_by_name
 
-MODEL = "regnety_002:random"
+MODEL = "regnety_tiny:random"
+LEARNING = "regnety_002:random"
 WRITERS = {"segment": maps.both, "normals": rooms.split}
 OWN = {"segment": [], "normals": ["clusters=6"]}
 QUICK = [
@@ -87,7 +89,7 @@ def test_it_learns_squares_and_bars(tmp_path):
     data = maps.both(tmp_path / "data", 8, 4)
     options = [*QUICK, f"run_dir={tmp_path / 'run'}", "steps=50", "colour=0"]
     options += ["schedule.peak=0.4", "optim.clip_grad=5", "scales=[1, 1]", "dropout=0"]
-    rows = evaluate("segment", MODEL, data, options, tmp_path / "results.jsonl")
+    rows = evaluate("segment", LEARNING, data, options, tmp_path / "results.jsonl")
     values = {row["metric"]: row["value"] for row in rows}
     assert values["miou"] > 0.45
 
@@ -134,14 +136,16 @@ def test_processes_are_one(tmp_path, task):
         "dropout=0.2",
     ]
     small += ["inference=slide", "window=[64, 64]"]
-    numbers, values = [], []
-    for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
-        run_dir = tmp_path / mode
-        place = [f"parallel.mode={mode}", f"run_dir={run_dir}"]
-        config = module.configure(task, MODEL, str(data), [*QUICK, *small, *place])
-        scores = spawn(module.run, nproc, config, device="cpu")[0]
-        values.append([score.value for score in scores])
-        numbers.append([list(row.values()) for row in losses_by_name(run_dir)])
+    configs = []
+    for mode in ("none", "ddp", "fsdp"):
+        place = [f"parallel.mode={mode}", f"run_dir={tmp_path / mode}"]
+        configs.append(module.configure(task, MODEL, str(data), [*QUICK, *small, *place]))
+    together = spawn(in_turn, 2, module.run, configs[1:], device="cpu")[0]
+    values = [[score.value for score in scores] for scores in (module.run(configs[0]), *together)]
+    numbers = []
+    for config in configs:
+        rows = losses_by_name(Path(config.run_dir))
+        numbers.append([list(row.values()) for row in rows])
     for there, scored in zip(numbers[1:], values[1:], strict=True):
         np.testing.assert_allclose(there, numbers[0], rtol=1e-6)
         np.testing.assert_allclose(scored, values[0], rtol=1e-6)

@@ -4,6 +4,7 @@ one line.
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -36,11 +37,12 @@ from shards.options import BuildOptions
 from tests.kit import boxes
 from tests.kit.cocoapi import official
 from tests.kit.faults import kill_command
-from tests.kit.runs import losses_by_name
+from tests.kit.runs import in_turn, losses_by_name
 
 pytest.importorskip("faster_coco_eval")
 
-MODEL = "regnety_002:random"
+MODEL = "regnety_tiny:random"
+LEARNING = "regnety_002:random"
 QUICK = [
     "batch_size=4",
     "short_sides=[48, 64]",
@@ -131,7 +133,7 @@ def test_it_learns_to_find_squares_and_discs(tmp_path):
         "masks=no",
     ]
     options += ["schedule.peak=0.12", "optim.clip_grad=5", "flip=false", "short_sides=[64]"]
-    rows = evaluate("detect", MODEL, data, options, tmp_path / "results.jsonl")
+    rows = evaluate("detect", LEARNING, data, options, tmp_path / "results.jsonl")
     values = {row["metric"]: row["value"] for row in rows}
     assert values["box_AP50"] > 0.3
     assert not any(metric.startswith("mask") for metric in values)
@@ -185,14 +187,16 @@ def test_processes_are_one(tmp_path):
     data = boxes.both(tmp_path / "data", 7, 3)
     small = ["precision=fp64", "steps=2", "checkpoint.every=0", "batchnorm=sync", "freeze=0"]
     small += ["ema=0.5"]
-    numbers, values = [], []
-    for nproc, mode in ((1, "none"), (2, "ddp"), (2, "fsdp")):
-        run_dir = tmp_path / mode
-        place = [f"parallel.mode={mode}", f"run_dir={run_dir}"]
-        config = configure("detect", MODEL, str(data), [*QUICK, *small, *place])
-        scores = spawn(run, nproc, config, device="cpu")[0]
-        values.append([score.value for score in scores])
-        numbers.append([list(row.values()) for row in losses_by_name(run_dir)])
+    configs = []
+    for mode in ("none", "ddp", "fsdp"):
+        place = [f"parallel.mode={mode}", f"run_dir={tmp_path / mode}"]
+        configs.append(configure("detect", MODEL, str(data), [*QUICK, *small, *place]))
+    scores = [run(configs[0]), *spawn(in_turn, 2, run, configs[1:], device="cpu")[0]]
+    values = [[score.value for score in each] for each in scores]
+    numbers = []
+    for config in configs:
+        rows = losses_by_name(Path(config.run_dir))
+        numbers.append([list(row.values()) for row in rows])
     # The total loss; its parts are logged as the main process's or the mean of all.
     for there, scored in zip(numbers[1:], values[1:], strict=True):
         np.testing.assert_allclose(there, numbers[0], rtol=1e-6)
