@@ -3,7 +3,9 @@ training and the test images of each are read.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,9 @@ LAYOUTS = (
     "train.json and val.json or test.json (COCO), annotations/instances_*.json, one .json, Annotations/ and "
     "JPEGImages/ (VOC), images/ and labels/ (YOLO), or shards made by: seer shards build --boxes"
 )
+
+# A COCO file's first key, in whichever order its writer had them.
+COCO_BEGINS = re.compile(rb'\s*\{\s*"(info|licenses|images|annotations|categories|type)"')
 
 Read = Callable[[], Annotated]
 
@@ -50,6 +55,49 @@ def halves_of(data: Path) -> Halves:
     raise InputError(f"{data}: holds no images with boxes that are known; give {LAYOUTS}")
 
 
+def says_boxes(data: Path) -> bool:
+    """Whether a folder tells by its files that it holds boxes. `halves_of` takes more for them, if it is
+    told: any shards, and any single .json.
+    """
+    return data.is_dir() and any(
+        _is_coco(folder) or _is_voc(folder) or _is_yolo(folder) or _has_objects(folder)
+        for folder in _within(data)
+    )
+
+
+def _is_coco(folder: Path) -> bool:
+    files = _coco_files(folder)
+    return bool(files) and all(COCO_BEGINS.match(_beginning(path)) for path in files)
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(256)
+    except OSError:
+        return b""
+
+
+def _is_voc(folder: Path) -> bool:
+    return all((folder / name).is_dir() for name in (voc.ANNOTATIONS, voc.IMAGES))
+
+
+def _is_yolo(folder: Path) -> bool:
+    try:
+        return _yolo_of(folder) is not None
+    except InputError:  # its classes have no names, which reading it says
+        return True
+
+
+def _has_objects(folder: Path) -> bool:
+    """Whether a folder is of shards, the first sample of which has objects."""
+    for directory in (folder / "train", folder):
+        if (directory / MANIFEST).is_file():
+            with suppress(InputError):
+                return boxshards.begins_with_objects(directory)
+    return False
+
+
 def _within(data: Path) -> Iterator[Path]:
     """A folder and, if it holds one only, that in it."""
     yield data
@@ -77,7 +125,8 @@ def _coco(path: Path, folder: Path) -> Read:
     return lambda: coco.read(path, folder, there)
 
 
-def _coco_of(folder: Path) -> Halves | None:
+def _coco_files(folder: Path) -> list[Path]:
+    """The files of the training and of the test images, or one of all; none where there is neither."""
     train = _first(
         folder,
         ["train.json", "annotations/instances_train*.json", "train/_annotations.coco.json"],
@@ -93,9 +142,16 @@ def _coco_of(folder: Path) -> Halves | None:
     ]
     test = _first(folder, names)
     if train and test:
-        return Halves(_coco(train, folder), _coco(test, folder))
+        return [train, test]
     single = sorted(folder.glob("*.json"))
-    return Halves(_coco(single[0], folder), None) if len(single) == 1 else None
+    return single if len(single) == 1 else []
+
+
+def _coco_of(folder: Path) -> Halves | None:
+    reads = [_coco(path, folder) for path in _coco_files(folder)]
+    if not reads:
+        return None
+    return Halves(reads[0], reads[1] if len(reads) > 1 else None)
 
 
 def _first(folder: Path, patterns: list[str]) -> Path | None:

@@ -94,6 +94,12 @@ def read(folder: Path) -> Annotated:
     return collector.finish(classes, SourcedSamples(reader, np.array(ids), collector.paths))
 
 
+def begins_with_objects(folder: Path) -> bool:
+    """Whether the first sample of shards has the member. Raises `InputError` for what are no shards."""
+    (sample,) = Reader(Manifest.load(folder)).read_samples(np.array([0]), (OBJECTS,), images=False)
+    return sample.extras[0] is not None
+
+
 def _samples(manifest: Manifest, reader: Reader) -> Iterator[tuple[int, str, Shape, bytes | None]]:
     """Id, source, upright shape and member of each sample."""
     start = 0

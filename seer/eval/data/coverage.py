@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -16,6 +17,7 @@ from seer.data.folders import readable
 from seer.data.labelled import ImageSet, has_split
 from seer.errors import InputError, unreadable
 from seer.eval import tasks
+from seer.eval.data.boxlayouts import says_boxes
 from seer.eval.data.datasets import (
     BOXES,
     DATASETS,
@@ -48,7 +50,8 @@ METRICS = {
     MAP11: "11-point mAP",
     WITHIN: "share of normals within 11.25°",
 }
-OF_MAPS = {MASKS: tasks.MAPS, NORMALS: tasks.SURFACES}  # known by their folders' names alone
+# What is known by the names of folders and files alone.
+DENSE = {MASKS: tasks.MAPS, NORMALS: tasks.SURFACES, BOXES: tasks.BOXES}
 ROBUST = "robustness"  # the task that takes variants of ImageNet
 THREADS = 8
 
@@ -85,7 +88,7 @@ class Finding:
         if self.state == MISSING:
             return [f"{self.state:10}  {self.name:14}  {self.title}: {self.source}"]
         sizes = ", ".join(f"{split or 'whole'} {count:,}" for split, count in self.images.items())
-        classes = f", {self.classes} classes" if self.classes else ""
+        classes = f", {self.classes} class{'es' * (self.classes > 1)}" if self.classes else ""
         what = f"{sizes} images{classes}" if sizes else self.title
         tasks = f"; {', '.join(self.tasks)}" if self.tasks else ""
         first = f"{self.state:10}  {self.name:14}  {what}{tasks}; {self.folder}"
@@ -188,7 +191,7 @@ def _compare(finding: Finding, entry: DataSet) -> None:
 
 
 def _of_ones_own(place: Path, read_images: bool, tick: Tick) -> Finding:
-    kind = _kind_of_maps(place)
+    kind = _kind_of_own(place)
     title = f"images with {kind}" if kind else "class folders, a table or labelled shards"
     finding = Finding(Path(os.path.abspath(place)).name, title, YOURS)  # a link by its own name
     finding.folder = readable(str(place))
@@ -206,26 +209,25 @@ def _parts(place: Path) -> dict[str, ImageSet]:
     return {name: images for name, images in parts.items() if images is not None}
 
 
-def _kind_of_maps(place: Path) -> str:
-    """What a folder has a map of for each of its images; "" where it has none."""
-    for kind, module in OF_MAPS.items():
-        try:
-            import_module(module).check_layout(place)
-        except InputError:
-            continue
-        return kind
-    return ""
+def _kind_of_own(place: Path) -> str:
+    """What a folder has for each of its images besides a class; "" where it has nothing."""
+    for kind in (MASKS, NORMALS):
+        with suppress(InputError):
+            import_module(DENSE[kind]).check_layout(place)
+            return kind
+    return BOXES if says_boxes(place) else ""
 
 
 def _halves(place: Path, kind: str) -> dict[str, ImageSet]:
-    train, test = import_module(OF_MAPS[kind]).train_and_test(place)
+    train, test = import_module(DENSE[kind]).train_and_test(place)
     return {"train": train, "test": test}
 
 
 def _own(places: list[Path]) -> Iterator[Path]:
-    """What looks like labelled images of one's own: folders with a split or with maps, and tables."""
+    """What looks like labelled images of one's own: folders with a split, with maps or with boxes, and
+    tables."""
     for place in places:
-        if has_split(place) or _kind_of_maps(place):
+        if has_split(place) or _kind_of_own(place):
             yield place
             if place == places[0]:
                 return  # the folders below are its splits, or its images and maps

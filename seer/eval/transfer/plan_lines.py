@@ -14,7 +14,7 @@ def described(work: Plan) -> list[str]:
     suite = work.agenda.suite
     lines = [f"suite {suite.name}: {suite.about}"]
     for place in work.agenda.places:
-        classes = f", {place.classes} classes" if place.classes else ""
+        classes = f", {place.classes} class{'es' * (place.classes > 1)}" if place.classes else ""
         what = f"{place.images:,} images{classes}"
         remark = ", not all that its owner has" if place.state == "differs" else ""
         lines.append(f"  {place.name:16} {what}{remark}: {', '.join(place.tasks)}")

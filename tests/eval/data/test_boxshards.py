@@ -15,7 +15,7 @@ from PIL import Image
 
 from seer.data.storage.index import Manifest
 from seer.errors import InputError
-from seer.eval.data import collector, objects
+from seer.eval.data import collector, coverage, objects
 from seer.eval.data.boxes import rule_of, train_and_test
 from seer.eval.data.boxlayouts import halves_of
 from seer.eval.data.boxshards import OBJECTS
@@ -106,6 +106,23 @@ def test_voc_and_yolo_stay_what_they_are(tmp_path):
             train_and_test(shards), train_and_test(tmp_path / name), strict=True
         ):
             same(mine, theirs)
+
+
+def test_a_folder_of_data_sets_tells_which_have_boxes(tmp_path):
+    made(boxes.both(tmp_path / "coco", 3, 2), tmp_path / "boxed")
+    boxes.coco(tmp_path / "whole", "all", 5)
+    files = {name: voc_xml(name, thing("dog", (1, 1, 64, 48))) for name in "ab"}
+    voc(tmp_path / "cells/VOC", files, {"trainval": ["a"], "test": ["b"]})
+    yolo(tmp_path / "yolo", ["0 0.5 0.5 0.2 0.4"])
+    own = [f for f in coverage.check(tmp_path, False, lambda done, total: None) if f.images]
+    assert {f.name: f.images for f in own} == {
+        "coco": {"train": 3, "test": 2},
+        "boxed": {"train": 3, "test": 2},
+        "whole": {"train": 4, "test": 1},
+        "cells": {"train": 1, "test": 1},
+        "yolo": {"train": 1, "test": 1},
+    }
+    assert all((f.state, f.tasks) == (coverage.YOURS, ["detect"]) for f in own)
 
 
 def test_data_without_a_split_hold_out_the_same_images(tmp_path):

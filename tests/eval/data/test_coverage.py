@@ -15,6 +15,8 @@ from seer.eval.data.coverage import check, suites, summary
 from seer.eval.data.datasets import DATASETS
 from seer.eval.tasks import CLASSIFYING, TASKS
 from seer.verbs import app
+from shards.build import build
+from shards.options import BuildOptions
 from tests.kit import owners, rooms
 from tests.kit.pictures import write_images
 
@@ -170,3 +172,16 @@ def test_images_with_maps_of_one_s_own_are_no_classes(tmp_path):
     assert findings["streets"].tasks == ["segment", "denselinear"]
     (alone,) = [f for f in found(tmp_path / "film").values() if f.state == "yours"]
     assert (alone.name, alone.tasks) == ("film", ["normals", "depth"])
+
+
+def test_class_folders_with_a_json_beside_them_and_labelled_shards_are_classes(tmp_path):
+    write_images(tmp_path / "named/train", 2, seed=0)
+    write_images(tmp_path / "named/test", 1, seed=1)
+    (tmp_path / "named/classes.json").write_text('{"a": 1}')
+    for split in ("train", "test"):
+        options = BuildOptions(workers=1, labels=True)
+        build([str(tmp_path / "named" / split)], tmp_path / f"shards/{split}", options)
+    findings = found(tmp_path)
+    for name in ("named", "shards"):
+        assert findings[name].images == {"train": 6, "test": 3}
+        assert "knn" in findings[name].tasks
