@@ -18,7 +18,10 @@ STAGES = ("step", "grouped", "kernels", "loading", "whole")
 
 def gpu(*options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *map(str, options)]
-    environment = {**os.environ, "PYTHONPATH": ""}  # from the source tree, whatever is installed
+    # From the source tree, which it finds by itself; packages may lie in folders that are named here.
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    others = [folder for folder in folders if folder and Path(folder).resolve() != ROOT]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(others)}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
