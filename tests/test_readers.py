@@ -49,6 +49,7 @@ OPENERS = {
     "seer.data.folders": "image files, regular ones, which seer.data.decoding.decode takes",
     "seer.eval.outcomes": "what images scored, kept by ours",
     "seer.eval.probes.together": "features that processes of ours compute together, in a file without a name",
+    "seer.eval.data.boxlayouts": "the beginnings of COCO's files",
     "seer.eval.data.imagepairs": "the heads of maps that are pictures",
     "seer.eval.trained.dense.mapsheet": "pictures of ours",
     "seer.eval.data.mapfiles": "the beginnings of .npy, whose numbers must all be there",

@@ -13,6 +13,7 @@ from seer.data.storage.index import MANIFEST
 from seer.errors import InputError
 from seer.eval.data import boxshards, coco, voc, yolo
 from seer.eval.data.objects import Annotated
+from seer.inputs import open_data
 
 TESTS = ("test", "val", "valid", "validation")
 LAYOUTS = (
@@ -72,7 +73,7 @@ def _is_coco(folder: Path) -> bool:
 
 def _beginning(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_data(path) as file:
             return file.read(256)
     except OSError:
         return b""

@@ -185,3 +185,10 @@ def test_class_folders_with_a_json_beside_them_and_labelled_shards_are_classes(t
     for name in ("named", "shards"):
         assert findings[name].images == {"train": 6, "test": 3}
         assert "knn" in findings[name].tasks
+
+
+def test_a_pipe_called_like_a_coco_file_is_not_waited_for(tmp_path):
+    (tmp_path / "pipes").mkdir()
+    for name in ("train.json", "val.json"):
+        os.mkfifo(tmp_path / "pipes" / name)
+    assert "pipes" not in found(tmp_path)
