@@ -92,6 +92,8 @@ def test_queries_vary_together_where_they_share_an_image_or_an_episode():
     share = (images.ravel()[:, None] == images.ravel()) | (episodes[:, None] == episodes)
     expected = (np.outer(flat, flat) * share).sum() / len(flat) ** 2
     assert crossed_variance(deviations, images) == pytest.approx(expected)
+    # Of one episode whose queries make up for each other no less than of queries by themselves.
+    assert crossed_variance(np.array([[1.0, -1.0]]), np.array([[0, 1]])) == 2 / 4
 
 
 def drawn(random, models: int, images: int = 60, episodes: int = 80, asked: int = 10):

@@ -177,7 +177,8 @@ def test_images_with_maps_of_one_s_own_are_no_classes(tmp_path):
 def test_class_folders_with_a_json_beside_them_and_labelled_shards_are_classes(tmp_path):
     write_images(tmp_path / "named/train", 2, seed=0)
     write_images(tmp_path / "named/test", 1, seed=1)
-    (tmp_path / "named/classes.json").write_text('{"a": 1}')
+    (tmp_path / "named/train.json").write_text('{"images": []}')
+    (tmp_path / "named/test.json").write_text('{"a": 1}')
     for split in ("train", "test"):
         options = BuildOptions(workers=1, labels=True)
         build([str(tmp_path / "named" / split)], tmp_path / f"shards/{split}", options)

@@ -105,6 +105,8 @@ def test_images_that_were_made_anew_are_known_by_their_folder_or_name(places, tm
     common = DataPlace("train", "train", str(tmp_path / "train"), "yours", ("knn",), 30, 3)
     assert overlap(lesson_of("", places / "walls" / "train"), common, images).by == FOLDER
     assert overlap(lesson_of("", Path("/gone/train")), common, images) is None
+    short = DataPlace("old", "old", str(tmp_path / "old"), "yours", ("knn",), 30, 3)
+    assert overlap(lesson_of("", Path("my-old-shards")), short, images) is None
     assert "seems to have learned" in Overlap(NAME, "x").words("ours", "stones")
 
 

@@ -26,6 +26,7 @@ def boxes(count: int, dtype: torch.dtype) -> torch.Tensor:
     low = torch.rand(count, 2, generator=generator, dtype=dtype) * 120 - 10
     sides = torch.rand(count, 2, generator=generator, dtype=dtype) ** 3 * 600
     sides[::7] = 0
+    sides[1] = 500  # of the uppermost map
     return torch.cat([low, low + sides], dim=1)
 
 
