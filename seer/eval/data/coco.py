@@ -114,7 +114,7 @@ def _images(
             )
         check_path(name, path.parent)
         size = (row.get("height"), row.get("width"))
-        told = size if all(isinstance(side, int) for side in size) else None
+        told = None if size == (None, None) else size  # what is no number is no image's size
         candidates = [f"{root}/{name}" if root else name for root in roots]
         there = [each for each in candidates if os.path.isfile(collector.folder / each)]
         places[id] = collector.image((there or candidates)[0], told)  # type: ignore[arg-type]

@@ -262,6 +262,20 @@ def test_images_that_are_not_there_or_damaged_or_of_another_size(tmp_path):
     assert train.with_objects().tolist() == [1]
 
 
+@pytest.mark.parametrize("side", [float("nan"), "64", None, 1e400, 63.5])
+def test_a_size_that_is_told_and_is_no_number_is_no_images(tmp_path, side):
+    content = boxes.coco(tmp_path, "train", 3)
+    boxes.coco(tmp_path, "val", 2, 1)
+    content["images"][0]["height"] = side
+    for key in ("height", "width"):
+        content["images"][1][key] = float(content["images"][1][key])
+        del content["images"][2][key]  # told of none: it is what it is
+    boxes.write(tmp_path / "train.json", content)
+    train, _ = train_and_test(tmp_path)
+    assert len(train) == 2
+    assert train.counts == {collector.OTHER_SIZE: 1}
+
+
 def test_no_image_at_all_is_refused(tmp_path):
     with pytest.raises(InputError, match="none of its 1 images is there"):
         read_one(tmp_path, lambda c: c["images"][0].update(file_name="other.png"))
