@@ -5,8 +5,9 @@ memory, ours beside lightly's.
     [--teacher MODEL] [--work DIR] [--json FILE] [--markdown FILE]
 
 CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images, of which `--per-class` are taken.
-Labels are used by the evaluations alone. Everything but the method is `swav_small`'s: RegNetX-200MF,
-two crops of 24 px, AdamW with a cosine of its rate, batches of 128. Minutes are of one core's time
+Labels are used by the evaluations alone. Everything but the method and the number of crops, which are
+two, is `simclr_small`'s: a narrow ResNet-10, crops of 16 px, AdamW with a cosine of its rate, batches
+of 128. Whole images of 24 px are compared. Minutes are of one core's time
 and not by the clock, so that other work on the machine takes none of them; a process's start counts.
 ours are trained and scored by the command line, a peer by a loop around lightly's heads and losses
 (`peers.py`) on the same network, and scored by the same command. A row is written as soon as it is
@@ -17,6 +18,7 @@ loss, heads, teachers and optimizer cost, without reading images.
 """
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -31,29 +33,11 @@ from typing import Any
 import yaml
 from harness import arguments, figure, interleaved, machine, report
 from methods_table import Result, figures, table
+from small_methods import RECIPE, VIEWS, options_of
 
-from seer.config import find_recipe
-
-RECIPE = "swav_small"
-HEAD = [512, 128]
-PREDICTED = {"head": HEAD, "predictor": HEAD, "momentum": 0.99}
-# What each method is given in place of its published options, which are for ImageNet and batches of
-# thousands: the heads of `swav_small`, and temperatures and momenta of small batches.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "swav": {"head": HEAD, "head_bn_out": True, "prototypes": 512, "epsilon": 0.02, "freeze": 0},
-    "simclr": {"head": HEAD, "temperature": 0.2},
-    "byol": PREDICTED,
-    "moco": {"head": HEAD, "head_bn": True, "queue": 4096, "momentum": 0.99, "splits": 4},
-    "mocov3": PREDICTED | {"temperature": 0.2},
-    "relicv2": PREDICTED,
-    "dino": {"head": [512, *HEAD], "prototypes": 1024, "momentum": 0.99},
-    "deepcluster": {"head": HEAD, "prototypes": [128, 128, 128], "empty": "refill"},
-    "visreg": {"head": [512, *HEAD], "regularisation": 0.6, "shape": 0.1, "slices": 512},
-    "distill": {"head": [512]},
-}
 BASELINES = ("untrained", "raw pixels")
 TEACHER = "teacher"
-SIZE = 32  # px of the images that features are of
+SIZE = 24  # px of the images that features are of
 PROBED = 8  # steps by whose time the number of steps is chosen, after two
 FORWARD = 1 / 3  # what a forward pass takes of a step
 
@@ -94,10 +78,11 @@ def _link(source: Path, target: Path) -> None:
 
 
 def recipe_of(method: str, options: dict[str, Any], work: Path) -> Path:
-    """`swav_small` with another method, as a recipe's file."""
-    values = yaml.safe_load(find_recipe(RECIPE).read_text())
+    """`simclr_small` with another method and two crops, as a recipe's file."""
+    values = copy.deepcopy(RECIPE)
     values["name"] = method
     values["method"] = {"name": method, **options}
+    values["views"]["large"]["count"] = VIEWS
     path = work / f"{method}.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
@@ -136,10 +121,10 @@ def train_ours(method: str, seed: int, options: argparse.Namespace) -> Result:
     work = options.work
     run_dir = work / f"{method}-{seed}"
     more = {"teacher": options.teacher, "teacher_size": options.teacher_size}
-    given = OPTIONS.get(method, {}) | (more if method == "distill" else {})
+    given = options_of(method) | (more if method == "distill" else {})
     recipe = recipe_of(method, given, work)
     base = [f"data={work / 'shards'}", f"run_dir={run_dir}", f"seed={seed}"]
-    batch = yaml.safe_load(recipe.read_text())["batch_size"]
+    batch = RECIPE["batch_size"]
     steps = round(options.images / batch)
     if not options.images:
         probe = [sys.executable, __file__, "--probe", str(recipe), *base]
@@ -229,7 +214,7 @@ def _first_run(work: Path) -> Path:
 def race(method: str, rounds: int = 6) -> dict:
     """Samples/s of a core in steps of ours and of lightly's, without images to read."""
     import torch
-    from peers import BACKBONE, BATCH, PEERS, SIZE, VIEWS, optimizer_of
+    from peers import BACKBONE, BATCH, PEERS, SIZE, optimizer_of
     from step import random_views, seer_step
 
     from seer.backbones import build
@@ -238,7 +223,7 @@ def race(method: str, rounds: int = 6) -> dict:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     views = random_views(BATCH, {SIZE: VIEWS})
-    ours = make(build(BACKBONE), METHODS[method].Config(**OPTIONS[method]), 10 * BATCH)
+    ours = make(build(BACKBONE), METHODS[method].Config(**options_of(method)), 10 * BATCH)
     backbone = build(BACKBONE)
     peer = PEERS[method](backbone, backbone.out_dim)
     optimizer = optimizer_of(peer)
@@ -252,7 +237,7 @@ def race(method: str, rounds: int = 6) -> dict:
     contestants = {"seer": seer_step(ours, views, "fp32", optim="adamw"), "lightly": peers_step}
     seconds = interleaved(contestants, rounds, clock=time.process_time)
     rates = {name: BATCH / value for name, value in seconds.items()}
-    about = f"{method} step, RegNetX-200MF, batch {BATCH}, {VIEWS} crops of {SIZE} px, one core"
+    about = f"{method} step, {BACKBONE.name}, batch {BATCH}, {VIEWS} crops of {SIZE} px, one core"
     return figure(about, "samples/s", rates["seer"], {"lightly": rates["lightly"]})
 
 

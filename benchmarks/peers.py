@@ -1,4 +1,4 @@
-"""lightly's methods on seer's small RegNet, as its examples write them: for `methods.py`.
+"""lightly's methods on seer's small network, as its examples write them: for `methods.py`.
 
 python benchmarks/peers.py METHOD IMAGES OUT.safetensors --minutes 4
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torchvision.transforms as T
+from small_methods import RECIPE, VIEWS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -22,12 +23,14 @@ from seer.backbones import build
 from seer.backbones.options import BackboneConfig
 from seer.interop.native import save_backbone
 
-BACKBONE = BackboneConfig("regnetx_002", stem_stride=1)
+BACKBONE = BackboneConfig(**RECIPE["backbone"])
+LARGE = RECIPE["views"]["large"]
+OPTIM = RECIPE["optim"]
+SCHEDULE = RECIPE["schedule"]
+BATCH = RECIPE["batch_size"]
 MEAN = [0.485, 0.456, 0.406]
 STD = [0.229, 0.224, 0.225]
-SIZE, BATCH, VIEWS = 24, 128, 2
-RATE, LAST = 6e-3, 1e-3  # and the share of it that is left at the end
-WARMUP = 0.05
+SIZE = LARGE["size"]
 MOMENTUM = 0.99  # of teachers; it rises to 1
 
 
@@ -186,11 +189,12 @@ PEERS: dict[str, Callable[[nn.Module, int], Peer]] = {
 
 
 def batches(folder: Path) -> Iterator[list[Tensor]]:
-    """Two crops of each image as `swav_small` cuts and alters them, epoch after epoch."""
+    """Two crops of each image as the recipe cuts and alters them, epoch after epoch."""
     from lightly.transforms.multi_view_transform import MultiViewTransform
 
-    jitter = T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)
-    crop = T.RandomResizedCrop(SIZE, (0.25, 1.0))
+    strengths = [LARGE[key] for key in ("brightness", "contrast", "saturation", "hue")]
+    jitter = T.RandomApply([T.ColorJitter(*strengths)], 0.8)
+    crop = T.RandomResizedCrop(SIZE, LARGE["scale"])
     alter = [crop, T.RandomHorizontalFlip(), jitter, T.RandomGrayscale(0.2)]
     view = T.Compose([*alter, T.ToTensor(), T.Normalize(MEAN, STD)])
     images = ImageFolder(str(folder), MultiViewTransform([view] * VIEWS))
@@ -200,11 +204,13 @@ def batches(folder: Path) -> Iterator[list[Tensor]]:
 
 
 def optimizer_of(peer: Peer) -> torch.optim.Optimizer:
-    """`swav_small`'s AdamW, which decays neither norms nor biases."""
+    """The recipe's AdamW, which decays neither norms nor biases."""
     decayed = [p for p in peer.parameters() if p.requires_grad and p.dim() > 1]
     others = [p for p in peer.parameters() if p.requires_grad and p.dim() <= 1]
     groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    return torch.optim.AdamW(
+        groups, SCHEDULE["peak"], betas=OPTIM["betas"], weight_decay=OPTIM["weight_decay"]
+    )
 
 
 def train(method: str, folder: Path, minutes: float, images: int) -> tuple[nn.Module, int]:
@@ -217,9 +223,9 @@ def train(method: str, folder: Path, minutes: float, images: int) -> tuple[nn.Mo
         share = samples / images if images else time.process_time() / 60 / minutes
         if share >= 1:
             break
-        cosine = LAST + (1 - LAST) * (math.cos(math.pi * share) + 1) / 2
+        cosine = (math.cos(math.pi * share) + 1) / 2
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(cosine, share / WARMUP)
+            group["lr"] = SCHEDULE["peak"] * min(cosine, share / SCHEDULE["warmup"])
         loss = peer.loss(crops, share)
         loss.backward()
         optimizer.step()

@@ -7,36 +7,38 @@ but the method differs between rows; KEY=VALUE changes the recipe for all of the
 """
 
 import statistics
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness import arguments, figure, report
+from small_methods import PAIRS, options_of
 
-from seer.methods.byol import BYOLConfig
-from seer.methods.simclr import SimCLRConfig
-from seer.methods.swav import SwAVConfig
+from seer.methods import METHOD_CONFIGS
 from seer.processes import spawn
 from seer.speedrun.entry import Speedrun, load_config
 from seer.speedrun.run import describe, run
 
-# By method, from the width of the recipe's projection: its options where the recipe is another's.
-METHODS: dict[str, Callable[[int], Any]] = {
-    "simclr": lambda hidden: SimCLRConfig(head=[hidden, 128], temperature=0.2),
-    "byol": lambda hidden: BYOLConfig(head=[hidden, 128], predictor=[hidden, 128], momentum=0.99),
-    "swav": lambda hidden: SwAVConfig(
-        head=[hidden, 128], head_bn_out=True, prototypes=512, epsilon=0.02, freeze=0
-    ),
-}
+METHODS = [
+    name for name in METHOD_CONFIGS if name != "distill"
+]  # which has a teacher from elsewhere
 
 
 def entry(config: Speedrun, method: str, seed: int) -> Speedrun:
-    """The recipe with another method and seed."""
-    options = config.method
-    if method != options.name:
-        options = METHODS[method](options.head[0])
-    return replace(config, method=options, seed=seed)
+    """The recipe with another method and seed. A method that takes two crops of an image gets more
+    images instead, so that a step has as many crops.
+    """
+    config = replace(config, seed=seed)
+    if method == config.method.name:
+        return config
+    options = METHOD_CONFIGS[method](**options_of(method, config.method.head[0]))
+    large = config.views["large"]
+    batch_size = config.batch_size
+    if method in PAIRS:
+        batch_size = batch_size * large.count // 2
+        large = replace(large, count=2)
+    views = config.views | {"large": large}
+    return replace(config, method=options, views=views, batch_size=batch_size)
 
 
 def row_of(config: Speedrun, nproc: int) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--recipe", default="gpu", help="cpu, gpu or a YAML file")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--nproc", type=int, default=1)
     options = parser.parse_args()

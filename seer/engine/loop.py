@@ -21,9 +21,8 @@ from seer.engine.metrics import RunLog
 from seer.engine.optim import LossScaler, clip_grad_norm
 from seer.engine.preempt import StopRequest, Watchdog, agree
 from seer.engine.schedule import ScheduleConfig, value
-from seer.engine.step import forward_backward, parts_of, prepare, update
+from seer.engine.step import forward_backward, prepare, surveyed, update
 from seer.errors import StoppedError
-from seer.precision import autocast
 
 
 @dataclass
@@ -214,18 +213,18 @@ def survey(run: Run[B], step: Step) -> Iterator[tuple[B, Output]]:
     No gradient, no count, no running statistics are left of it.
     """
     epoch = step.number * run.batch_size // run.samples_per_epoch
-    step = replace(step, measure=False, surveying=True)
-    statistics = Statistics(run.learner)
-    statistics.keep()
-    try:
-        for batch in run.batches.survey(epoch):
-            for part in parts_of(batch, run.precision, run.accumulate):
-                run.watchdog.beat()
-                with torch.no_grad(), autocast(run.precision, run.world.device):
-                    output = run.module(part, step)
-                yield part, output
-    finally:
-        statistics.restore()
+    parts = surveyed(
+        run.learner,
+        run.module,
+        run.batches.survey(epoch),
+        step,
+        run.precision,
+        run.world.device,
+        run.accumulate,
+    )
+    for part, output in parts:
+        run.watchdog.beat()
+        yield part, output
 
 
 def gradients(run: Run[B], batch: B, step: Step) -> Output:

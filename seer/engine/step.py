@@ -2,6 +2,7 @@
 these.
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from seer.distributed import CPU
+from seer.engine.batchnorm import Statistics
 from seer.engine.learner import B, Learner, Output, Step
 from seer.engine.optim import SGD, LossScaler
 from seer.precision import autocast
@@ -66,6 +68,31 @@ def forward_backward(
         losses.append(output.loss.detach() / accumulate)
     learner.after_backward(step)
     return replace(output, loss=sum(losses[1:], losses[0]))
+
+
+def surveyed(
+    learner: Learner[B],
+    module: nn.Module,
+    batches: Iterable[B],
+    step: Step,
+    precision: str = "fp32",
+    device: torch.device = CPU,
+    accumulate: int = 1,
+) -> Iterator[tuple[B, Output]]:
+    """Each micro-batch of `batches`, and what the learner gives for it, without gradients; no running
+    statistics are left of it. `module`: see `forward_backward`.
+    """
+    step = replace(step, measure=False, surveying=True)
+    statistics = Statistics(learner)
+    statistics.keep()
+    try:
+        for batch in batches:
+            for part in parts_of(batch, precision, accumulate):
+                with torch.no_grad(), autocast(precision, device):
+                    output = module(part, step)
+                yield part, output
+    finally:
+        statistics.restore()
 
 
 def parts_of(batch: B, precision: str, accumulate: int) -> list[B]:

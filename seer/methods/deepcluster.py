@@ -85,7 +85,7 @@ class DeepCluster(Method):
 
     def before_epoch(self, step: Step, survey: Survey[Views]) -> None:
         self.config.check_images(self.assignments.length)
-        if step.number == 0:
+        if step.epoch < 1:
             for views, output in survey():
                 assert output.embeddings is not None
                 crops = output.embeddings.unflatten(1, (len(self.config.assign), -1))

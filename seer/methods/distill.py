@@ -98,7 +98,7 @@ class Distill(Method):
             lesson.reset_parameters()  # type: ignore[operator]
 
     def before_epoch(self, step: Step, survey: Survey[Views]) -> None:
-        if not self.config.cache or step.number > 0:
+        if not self.config.cache or step.epoch >= 1:
             return
         widths = [lesson.out_dim for lesson in self._each()]
         for views, output in survey():

@@ -90,6 +90,10 @@ def check(config: Speedrun, ranks: int) -> None:
     if config.batch_size % ranks:
         raise InputError(f"batch_size={config.batch_size} does not divide among {ranks} processes")
     method = config.method
+    if method.name == "distill":
+        raise InputError(
+            "method.name=distill: a speedrun has no teacher from elsewhere (rule 2); take another method"
+        )
     places = {
         f"method.{declared.name}": getattr(method, declared.name)
         for declared in fields(method)

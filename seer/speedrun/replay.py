@@ -14,6 +14,7 @@ from seer.engine.learner import Step
 from seer.engine.step import forward_backward
 from seer.errors import first_line
 from seer.methods.base import Method
+from seer.methods.memory import Aside
 
 logger = logging.getLogger("seer")
 
@@ -47,13 +48,21 @@ def prepare(
         launch(views, step)
         method.zero_grad(set_to_none=True)
     alone = module is method  # a graph of DDP's would have to hold its collectives
-    if graph and alone and views.index.is_cuda:
+    if graph and alone and views.index.is_cuda and not leaves_something(method):
         try:
             return Gradients(record(method, launch, views, step), True)
         except RuntimeError as error:
             method.zero_grad(set_to_none=True)
             logger.warning("graph: steps are launched kernel by kernel: %s", first_line(error))
     return Gradients(launch, False)
+
+
+def leaves_something(method: Method) -> bool:
+    """Whether a forward pass of `method`, of which one was just made, puts something aside for
+    `after_update` (keys of a queue, scores of a teacher): a replay would not.
+    """
+    owned = [value for module in method.modules() for value in vars(module).values()]
+    return any(isinstance(value, Aside) and value.kept for value in owned)
 
 
 def record(
@@ -80,6 +89,7 @@ def record(
     def replay(views: Views, step: Step) -> Tensor:
         for place, group in zip(kept.crops, views.crops, strict=True):
             place.copy_(group)
+        kept.index.copy_(views.index)
         graph.replay()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient

@@ -3,7 +3,7 @@
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -15,14 +15,15 @@ from torch._inductor.utils import fresh_cache
 from seer import config as configuration
 from seer import distributed
 from seer.backbones import build
+from seer.data.views import Views
 from seer.distributed import World, all_reduce_mean, all_reduce_sum, broadcast
-from seer.engine.learner import Step
+from seer.engine.learner import Output, Step
 from seer.engine.metrics import environment
 from seer.engine.optim import build_optimizer, clip_grad_norm
 from seer.engine.parallel import parallelize
 from seer.engine.run import enough_memory
 from seer.engine.schedule import effective, value
-from seer.engine.step import update
+from seer.engine.step import surveyed, update
 from seer.errors import DivergedError, InputError
 from seer.eval.probes.features import to_input
 from seer.eval.probes.knn import vote
@@ -157,7 +158,7 @@ def represent(
             f"minutes={config.minutes:g}: after {began:.0f} s of building and compiling no time is left to train; "
             "give more, or a smaller network"
         )
-    steps = train(config, method, gradients, batches, watch, deadline, say)
+    steps = train(config, method, module, gradients, batches, watch, deadline, say)
     watch.lap("train")
     for buffer in method.backbone.buffers():
         broadcast(buffer)  # BatchNorm's statistics may be each rank's own
@@ -196,6 +197,7 @@ def compiled(
 def train(
     config: Speedrun,
     method: Method,
+    module: nn.Module,
     gradients: Gradients,
     batches: ResidentBatches,
     watch: Stopwatch,
@@ -221,6 +223,8 @@ def train(
         tick = int(share * TICKS)
         epoch = done * config.batch_size / batches.samples
         step = Step(tick, TICKS, epoch, value(schedule, tick, TICKS), measure=False)
+        if done * config.batch_size % batches.samples < config.batch_size:  # an epoch begins
+            method.before_epoch(step, partial(survey, config, method, module, batches, step))
         loss = gradients.of(views, step)
         if config.optim.clip_grad:
             clip_grad_norm(parameters, config.optim.clip_grad)
@@ -232,6 +236,14 @@ def train(
         if done % config.every == 0:
             progress.look(loss, done, share)
     return done
+
+
+def survey(
+    config: Speedrun, method: Method, module: nn.Module, batches: ResidentBatches, step: Step
+) -> Iterator[tuple[Views, Output]]:
+    """A pass over all images as they are in the epoch of `step`; see `Learner.before_epoch`."""
+    views = batches.survey(int(step.epoch))
+    return surveyed(method, module, views, step, config.precision, batches.device)
 
 
 class Progress:

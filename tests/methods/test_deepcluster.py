@@ -102,13 +102,26 @@ def test_a_later_epoch_clusters_what_the_steps_left_without_a_pass():
         raise AssertionError("a pass")
 
     before = method.centroids.clone()
-    method.before_epoch(Step(5, 100), no_pass)
+    method.before_epoch(Step(5, 100, epoch=1.0), no_pass)
     assert not torch.equal(method.centroids, before)
     rows = method.embeddings1.rows
     chosen = np.random.default_rng([5, 1]).choice(SAMPLES, 3, replace=False)
     torch.testing.assert_close(
         method.centroids[5:], spherical_kmeans(rows, rows[chosen], 10).centroids
     )
+
+
+def test_a_run_whose_first_step_is_left_out_begins_with_a_pass_all_the_same():
+    """Health may skip step 0."""
+    method = begun()
+    passes = []
+
+    def noted():
+        passes.append(1)
+        return iter(())
+
+    method.before_epoch(Step(1, 100, epoch=0.1), noted)
+    assert passes == [1]
 
 
 def test_micro_batches_renew_the_rows_of_all():

@@ -11,14 +11,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from seer import cli
+from seer.backbones import build
 from seer.distributed import World
+from seer.engine.learner import Step
 from seer.errors import DivergedError, InputError
 from seer.eval.probes.features import to_input
+from seer.methods import METHOD_CONFIGS, make
+from seer.methods.deepcluster import DeepCluster
 from seer.methods.simclr import SimCLR
 from seer.speedrun import run as running
 from seer.speedrun.decoded import Pixels, read
 from seer.speedrun.entry import RECIPES, check, load_config
-from seer.speedrun.resident import whole
+from seer.speedrun.replay import leaves_something
+from seer.speedrun.resident import ResidentBatches, whole
 from seer.speedrun.run import Stopwatch, describe, represent, run
 from tests.kit import networks  # noqa: F401  # whose backbone the recipe names
 from tests.kit.pictures import write_images
@@ -234,16 +239,53 @@ def test_whitening_knows_training_images_alone(config):
     assert (covariance - covariance.diagonal().diag()).abs().max() < 1e-2
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "{name: byol, head: [16, 8], predictor: [16, 8]}",
-        "{name: swav, head: [16, 8], prototypes: 10, freeze: 0.1}",
-    ],
-)
+METHODS = {
+    "simclr": "head: [16, 8]",
+    "byol": "head: [16, 8], predictor: [16, 8]",
+    "swav": "head: [16, 8], prototypes: 10, freeze: 0.1, queue: 16",
+    "moco": "head: [16, 8], queue: 16, splits: 2",
+    "mocov3": "head: [16, 8], predictor: [16, 8]",
+    "dino": "head: [16, 8], prototypes: 10",
+    "deepcluster": "head: [16, 8], prototypes: [4, 5]",
+    "visreg": "head: [16, 8], slices: 16",
+    "relicv2": "head: [16, 8], predictor: [16, 8], negatives: 2",
+}
+
+
+@pytest.mark.parametrize("method", [name for name in METHOD_CONFIGS if name != "distill"])
 def test_every_method_runs(recipe, data, method):
-    config = load_config(recipe, [f"data={data}", f"method={method}"])
-    assert run(config, Clock(2.0), silent)["method"] in method
+    config = load_config(recipe, [f"data={data}", f"method={{name: {method}, {METHODS[method]}}}"])
+    assert run(config, Clock(2.0), silent)["method"] == method
+
+
+def test_images_are_clustered_before_the_first_step_of_each_epoch(recipe, data, monkeypatch):
+    began = []
+
+    def clustered(self, step, survey):
+        surveyed = torch.cat([views.index for views, _ in survey()])
+        began.append((step.epoch, sorted(set(surveyed.tolist()))))
+        before_epoch(self, step, survey)
+
+    before_epoch = DeepCluster.before_epoch
+    monkeypatch.setattr(DeepCluster, "before_epoch", clustered)
+    method = f"method={{name: deepcluster, {METHODS['deepcluster']}}}"
+    row = run(load_config(recipe, [f"data={data}", method]), Clock(1.0), silent)
+    assert began[0] == (0.0, list(range(30)))
+    # Of 30 images in batches of 8, epochs begin with the steps 0, 4, 8, 12, 15 (the images 0, 32, 64, 96, 120).
+    first_steps = [8 * number / 30 for number in range(row["steps"]) if 8 * number % 30 < 8]
+    assert [epoch for epoch, _ in began] == first_steps
+    assert len(began) > 2
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_what_a_forward_pass_puts_aside_is_known(recipe, data, method):
+    """A graph of such a pass would leave nothing aside when it is replayed."""
+    config = load_config(recipe, [f"data={data}", f"method={{name: {method}, {METHODS[method]}}}"])
+    learner = make(build(config.backbone), config.method, 30)
+    pixels = torch.zeros(30, 16, 16, 3, dtype=torch.uint8)
+    batches = ResidentBatches(pixels, config.views, 8, 0, [0.5] * 3, [0.2] * 3, CPU)
+    learner(next(batches.iterate(0, 1)), Step(9, 10))
+    assert leaves_something(learner) == (method in ("swav", "moco", "dino", "deepcluster"))
 
 
 def test_a_loss_that_is_not_finite_ends_it(config):
@@ -259,6 +301,7 @@ def test_a_loss_that_is_not_finite_ends_it(config):
         (["schedule.warmup=10"], "schedule.warmup=10: a speedrun has a time"),
         (["method={name: swav, head: [8], freeze: 5}"], "method.freeze=5: a speedrun has a time"),
         (["batch_size=32"], "30 images are fewer than one batch"),
+        (["method={name: distill, teacher: x}"], "method.name=distill: a speedrun has no teacher"),
         (["views.large.count=1"], "simclr compares crops of one size"),
         (["precision=fp16"], "precision: 'fp16' is unknown"),
         (["steps=5"], "steps: unknown key"),
