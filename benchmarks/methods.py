@@ -11,7 +11,8 @@ of 128. Whole images of 24 px are compared. Minutes are of one core's time
 and not by the clock, so that other work on the machine takes none of them; a process's start counts.
 ours are trained and scored by the command line, a peer by a loop around lightly's heads and losses
 (`peers.py`) on the same network, and scored by the same command. A row is written as soon as it is
-there, and the same command goes on where it was cut.
+there, and the same command goes on where it was cut. `--arm NAME --set KEY=VALUE` adds rows of ours
+with other options: an ablation.
 
 `--race` instead times steps of either on the same crops of noise, in turns, by one core's time: what
 loss, heads, teachers and optimizer cost, without reading images.
@@ -37,6 +38,7 @@ from small_methods import RECIPE, VIEWS, options_of
 
 BASELINES = ("untrained", "raw pixels")
 TEACHER = "teacher"
+ARM = ", "  # between a method and the arm of an ablation
 SIZE = 24  # px of the images that features are of
 PROBED = 8  # steps by whose time the number of steps is chosen, after two
 FORWARD = 1 / 3  # what a forward pass takes of a step
@@ -116,14 +118,15 @@ def seconds_per_step(recipe: Path, overrides: list[str]) -> tuple[float, int]:
     return seconds, round(surveyed / config.batch_size * FORWARD)
 
 
-def train_ours(method: str, seed: int, options: argparse.Namespace) -> Result:
-    """Train and score one of ours."""
+def train_ours(row: str, seed: int, options: argparse.Namespace) -> Result:
+    """Train and score one of ours; `row` is a method, or a method and an arm."""
     work = options.work
-    run_dir = work / f"{method}-{seed}"
+    method, _, arm = row.partition(ARM)
+    run_dir = work / f"{'-'.join([method, *arm.split(), str(seed)])}"
     more = {"teacher": options.teacher, "teacher_size": options.teacher_size}
     given = options_of(method) | (more if method == "distill" else {})
     recipe = recipe_of(method, given, work)
-    base = [f"data={work / 'shards'}", f"run_dir={run_dir}", f"seed={seed}"]
+    base = [f"data={work / 'shards'}", f"run_dir={run_dir}", f"seed={seed}", *options.set]
     batch = RECIPE["batch_size"]
     steps = round(options.images / batch)
     if not options.images:
@@ -134,7 +137,7 @@ def train_ours(method: str, seed: int, options: argparse.Namespace) -> Result:
     shutil.rmtree(run_dir, ignore_errors=True)  # of a training that was cut: its time is not known
     usage = run(seer("pretrain", str(recipe), *base, f"steps={steps}"), work)
     scores = evaluate(str(run_dir), options)
-    return finished(method, "seer", seed, options, scores, steps * batch, usage)
+    return finished(row, "seer", seed, options, scores, steps * batch, usage)
 
 
 def train_peer(method: str, seed: int, options: argparse.Namespace) -> Result:
@@ -189,7 +192,8 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
     systems = options.systems
     if "seer" in systems:
         for seed in range(options.seeds):
-            yield from ((method, "seer", seed) for method in methods)
+            arm = ARM + options.arm if options.arm else ""
+            yield from ((method + arm, "seer", seed) for method in methods)
         baselines = [*BASELINES, TEACHER] if "distill" in methods else BASELINES
         yield from ((baseline, "", 0) for baseline in baselines)
     if "lightly" in systems:
@@ -257,6 +261,8 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=1000, help="images to train on")
     parser.add_argument("--test", type=int, default=500, help="images of each class to test on")
     parser.add_argument("--systems", nargs="*", default=["seer", "lightly"], help="whose methods")
+    parser.add_argument("--arm", default="", help="what rows of ours with --set are called")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of ours alone")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-methods"))
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args()

@@ -122,6 +122,7 @@ PUBLISHED: dict[str, tuple[tuple[int, int], tuple[float, float, float, int], dic
     "visreg_resnet50": ((1024, 125_114), (1.2, 0.0, 0.0012, 12_511), {}),
     "distill_resnet50": ((1024, 125_114), (1e-3, 0.0, 1e-6, 6256), {}),
     "distill_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {}),
+    "simclr_small": ((128, 5000), (3e-3, 0.0, 0.0, 250), {}),
     "mocov3_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {}),
     "swav_small": ((128, 6000), (6e-3, 0.0, 6e-6, 300), {"freeze": 0, "queue_from": 0}),
     "quickstart": ((128, 500), (2e-3, 0.0, 2e-6, 25), {"freeze": 0, "queue_from": 0}),
