@@ -72,6 +72,7 @@ def trained(record, monkeypatch) -> tuple[list[torch.Tensor], list[float]]:
     for number, crops in enumerate(batches.iterate(0, 5)):
         step = Step(number, 5)
         losses.append(float(of(crops, step)))
+        assert torch.equal(launches.views.index, crops.index)
         optimizer.step()
         method.after_update(step)
         optimizer.zero_grad(set_to_none=True)
