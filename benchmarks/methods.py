@@ -191,11 +191,11 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
     methods = options.methods or [m for m in METHODS if m != "distill" or options.teacher]
     systems = options.systems
     if "seer" in systems:
+        arm = ARM + options.arm if options.arm else ""
         for seed in range(options.seeds):
-            arm = ARM + options.arm if options.arm else ""
             yield from ((method + arm, "seer", seed) for method in methods)
         baselines = [*BASELINES, TEACHER] if "distill" in methods else BASELINES
-        yield from ((baseline, "", 0) for baseline in baselines)
+        yield from ((baseline, "", 0) for baseline in baselines if not arm)
     if "lightly" in systems:
         for seed in range(options.seeds):
             yield from ((method, "lightly", seed) for method in methods if method in PEERS)
