@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from seer.errors import printable
 from seer.report.plots import Axis, log_ticks, nice_ticks, number, style_of
-from seer.report.point_names import Box, labels_of
+from seer.report.point_names import LETTER, TALL, Box, apart, labels_of
 
 WIDTH = 480  # of the view boxes
 HEIGHT = 300
@@ -19,6 +19,7 @@ BOTTOM = 44
 SIDE = 168.0  # of a diagram of ranks, for names
 ROW = 18  # of a name beside a scale of ranks
 MOST_NAMED = 28  # letters
+NAME_GAP = 9.0  # before a name at a line's end
 
 
 @dataclass(frozen=True)
@@ -139,40 +140,62 @@ class Line:
 
 
 def scores_along(lines: Sequence[Line], label: str, x_title: str, y_title: str) -> str:
-    """Shares, in per cent, over amounts on a logarithmic scale, as an `<svg>` element; "" without any
-    score.
+    """Shares, in per cent, over amounts on a logarithmic scale, with the names at their ends, as an
+    `<svg>` element; "" without any score.
     """
-    scores = [value for line in lines for _, score in line.points for value in score]
-    levels = [line.level for line in lines if line.level is not None]
-    if not scores + levels:
+    drawn = [line for line in lines if line.points or line.level is not None]
+    scores = [value for line in drawn for _, score in line.points for value in score]
+    levels = [line.level for line in drawn if line.level is not None]
+    if not drawn:
         return ""
+    names = _names_of(drawn)
+    end = WIDTH - LETTER * max(len(name) for name, _ in names) - 2 * NAME_GAP
     y, y_ticks = _axis(scores + levels, HEIGHT - BOTTOM, TOP)
-    x, x_ticks = _amounts([amount for line in lines for amount, _ in line.points] or [1.0], x_title)
+    amounts = [amount for line in drawn for amount, _ in line.points] or [1.0]
+    x, x_ticks = _amounts(amounts, x_title, end)
     parts = _grid(x, x_ticks, y, y_ticks, number)
-    parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{x_title} →", "end"))
+    parts.append(_text(end, HEIGHT - 8, f"{x_title} →", "end"))
     parts.append(_text(0, 12, f"↑ {y_title}", "start"))
-    parts += [_along(line, x, y) for line in lines]
+    parts += [_along(line, x, y) for line in drawn]
+    ends = [y(_last(line)) for _, line in names]
+    for (name, line), place in zip(names, apart(ends, TALL), strict=True):
+        parts.append(_text(end + NAME_GAP, place + 4, name, "start", kind=_named(line)))
     return _svg(label, HEIGHT, parts)
 
 
+def _names_of(lines: Sequence[Line]) -> list[tuple[str, Line]]:
+    """The name at each line's end; lines that lie on each other share one, of the uppermost."""
+    groups: dict[object, list[Line]] = {}
+    for line in lines:
+        groups.setdefault((tuple(line.points), line.level), []).append(line)
+    return [(short(", ".join(line.name for line in group)), group[-1]) for group in groups.values()]
+
+
+def _last(line: Line) -> float:
+    """The score at a line's end."""
+    if line.level is not None:
+        return line.level
+    _, (value, _, _) = line.points[-1]
+    return value
+
+
+def _named(line: Line) -> str:
+    return f"note named {style_of(line.place)}"
+
+
 def _along(line: Line, x: Axis, y: Axis) -> str:
-    """A line with its points' intervals, its name at its end."""
+    """A line with its points' intervals."""
     style = style_of(line.place)
     title = f"<title>{_escaped(line.name)}</title>"
     if line.level is not None:
-        level = y(line.level)
-        across = _rule(LEFT, WIDTH - RIGHT, level, level, f"error {style}")
-        name = _text(LEFT + 4, level - 5, short(line.name), "start", kind="note")
-        return f"<g>{title}{across}{name}</g>"
+        across = _rule(x.begin, x.end, y(line.level), y(line.level), f"error {style}")
+        return f"<g>{title}{across}</g>"
     path = " ".join(f"{x(amount):.1f},{y(score[0]):.1f}" for amount, score in line.points)
     parts = [f'<polyline class="curve {style}" points="{path}"/>']
     for amount, (value, low, high) in line.points:
         parts.append(_rule(x(amount), x(amount), y(low), y(high), f"error {style}"))
         place = f'cx="{x(amount):.1f}" cy="{y(value):.1f}" r="4"'
         parts.append(f'<circle class="dot {style}" {place}/>')
-    if line.points:
-        amount, score = line.points[-1]
-        parts.append(_text(x(amount) - 8, y(score[0]) - 7, short(line.name), "end", kind="note"))
     return f"<g>{title}{''.join(parts)}</g>"
 
 
@@ -186,7 +209,7 @@ def _grid(
     """Lines at the ticks, with shares at the left and `words` of x below."""
     parts = []
     for tick in y_ticks:
-        parts.append(_rule(LEFT, WIDTH - RIGHT, y(tick), y(tick)))
+        parts.append(_rule(x.begin, x.end, y(tick), y(tick)))
         parts.append(_text(LEFT - 8, y(tick), _percent(tick), "end", 'dy=".32em"'))
     for tick in x_ticks:
         parts.append(_rule(x(tick), x(tick), TOP, HEIGHT - BOTTOM))
@@ -194,15 +217,17 @@ def _grid(
     return parts
 
 
-def _amounts(values: Sequence[float], title: str) -> tuple[Axis, list[float]]:
+def _amounts(
+    values: Sequence[float], title: str, end: float = WIDTH - RIGHT
+) -> tuple[Axis, list[float]]:
     """A scale of amounts that has all values, and its ticks; of places without any."""
     if not title:
-        return Axis(-0.5, max(values) + 0.5, LEFT, WIDTH - RIGHT), []
+        return Axis(-0.5, max(values) + 0.5, LEFT, end), []
     above = [value for value in values if value > 0] or [1.0]
     low = min(above) / 1.5
     high = max(above) * 2
     ticks = [tick for tick in log_ticks(low, high) if low <= tick <= high]
-    return Axis(low, high, LEFT, WIDTH - RIGHT, log=True), ticks
+    return Axis(low, high, LEFT, end, log=True), ticks
 
 
 def short(name: str, longest: int = MOST_NAMED) -> str:

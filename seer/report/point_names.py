@@ -115,3 +115,22 @@ def _freest(text: str, dot: Spot, taken: Sequence[Box]) -> Label:
 
 def _met(label: Label, boxes: Sequence[Box]) -> int:
     return sum(map(label.box.meets, boxes))
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """The places, in their order, moved as little as possible (by the sum of squares) so that none is nearer
+    to another than `gap`: isotonic regression, by pooling neighbours that stand in the wrong order.
+    """
+    order = sorted(range(len(places)), key=places.__getitem__)
+    pools: list[tuple[float, int]] = []  # a mean, and of how many
+    for rank, i in enumerate(order):
+        pools.append((places[i] - gap * rank, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (above, before), (below, behind) = pools[-2:]
+            count = before + behind
+            pools[-2:] = [((before * above + behind * below) / count, count)]
+    means = [mean for mean, count in pools for _ in range(count)]
+    moved = [0.0] * len(places)
+    for rank, (i, mean) in enumerate(zip(order, means, strict=True)):
+        moved[i] = mean + gap * rank
+    return moved

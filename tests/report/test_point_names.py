@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.isotonic import isotonic_regression
 
 from seer.report.diagrams import HEIGHT, Point, scatter, scores_over
-from seer.report.point_names import DOT, Box, labels_of
+from seer.report.point_names import DOT, Box, apart, labels_of
 from tests.report.test_diagrams import numbers
 
 ROOM = Box(50, 16, 480, 260)
@@ -59,3 +62,13 @@ def test_names_that_find_no_place_are_numbers_and_stand_below():
         assert f">{i + 1} m" in svg
     assert 'class="note named s8"' in svg  # in its point's colour
     assert "viewBox" in scores_over(points, points, "nine", "images", "score")
+
+
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=12))
+def test_places_move_as_little_as_keeps_them_apart(places):
+    moved = np.array(apart(places, 14))
+    order = np.argsort(places, kind="stable")
+    assert (np.diff(moved[order]) >= 14 - 1e-6).all()
+    steps = 14 * np.arange(len(places))
+    least = isotonic_regression(np.array(places)[order] - steps) + steps
+    np.testing.assert_allclose(moved[order], least, atol=1e-6)
