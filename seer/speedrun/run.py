@@ -28,7 +28,7 @@ from seer.precision import autocast
 from seer.speedrun.decoded import Labels, Pixels, read
 from seer.speedrun.entry import Speedrun, check
 from seer.speedrun.resident import ResidentBatches, whole
-from seer.speedrun.training import Clock, Say, Stopwatch, compiled, train
+from seer.speedrun.timed import Clock, Say, Stopwatch, compiled, train
 from seer.speedrun.whitening import whiten_features, whiten_stem
 from seer.terminal import say as say_on
 

@@ -22,8 +22,8 @@ def test_every_recipe_says_what_it_is_for():
 def test_what_small_machines_can_run_comes_first_and_is_named():
     entries = catalogue()
     names = [entry.recipe for entry in entries]
-    small = ["quickstart", "distill_small", "mocov3_small", "swav_small"]
-    assert names[:6] == [*small, "swav_gpu_224", "swav_gpu_96"]
+    small = ["quickstart", "distill_small", "mocov3_small", "simclr_small", "swav_small"]
+    assert names[:7] == [*small, "swav_gpu_224", "swav_gpu_96"]
     assert names[-1] == "swav_regnety_256gf"  # for 512
     assert for_machine(entries, 2, 0) == (
         f"on this machine (2 CPU cores, no NVIDIA GPU): {', '.join(small)}"

@@ -20,13 +20,13 @@ from seer.methods import METHOD_CONFIGS, make
 from seer.methods.deepcluster import DeepCluster
 from seer.methods.simclr import SimCLR
 from seer.speedrun import run as running
-from seer.speedrun import training
+from seer.speedrun import timed
 from seer.speedrun.decoded import Pixels, read
 from seer.speedrun.entry import RECIPES, check, load_config
 from seer.speedrun.replay import leaves_something
 from seer.speedrun.resident import ResidentBatches, whole
 from seer.speedrun.run import describe, represent, run
-from seer.speedrun.training import Stopwatch
+from seer.speedrun.timed import Stopwatch
 from tests.kit import networks  # noqa: F401  # whose backbone the recipe names
 from tests.kit.pictures import write_images
 
@@ -123,15 +123,15 @@ def test_what_features_take_is_foreseen_from_a_few(config, monkeypatch):
 def test_the_schedule_follows_the_time_whatever_a_step_takes(config, monkeypatch):
     for seconds in (0.5, 2.0):
         rates: list[float] = []
-        original = training.update
+        original = timed.update
 
         def noted(method, optimizer, step, original=original, rates=rates):
             rates.append(optimizer.param_groups[0]["lr"])
             original(method, optimizer, step)
 
-        monkeypatch.setattr(training, "update", noted)
+        monkeypatch.setattr(timed, "update", noted)
         represent(config, read(config.data)[0], CPU, Stopwatch(Clock(seconds), CPU.device), silent)
-        monkeypatch.setattr(training, "update", original)
+        monkeypatch.setattr(timed, "update", original)
         warm = 0.1 * len(rates)
         assert rates[0] < 0.05 * seconds + 0.03
         assert max(rates) == pytest.approx(0.1, rel=0.1)
