@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torchvision.transforms as T
-from small_methods import RECIPE, VIEWS
+from small_methods import RECIPE, VIEWS, options_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -31,7 +31,6 @@ BATCH = RECIPE["batch_size"]
 MEAN = [0.485, 0.456, 0.406]
 STD = [0.229, 0.224, 0.225]
 SIZE = LARGE["size"]
-MOMENTUM = 0.99  # of teachers; it rises to 1
 
 
 class Peer(nn.Module):
@@ -81,9 +80,10 @@ class SimCLR(Peer):
 
 
 class WithTeacher(Peer):
-    """Has copies of backbone and head that follow them."""
+    """Has copies of backbone and head that follow them, with as much momentum as ours."""
 
     head: nn.Module
+    method: str
 
     def copy(self, head: nn.Module) -> None:
         """Have the teacher; `head` is another of the same kind: DINO's cannot be copied."""
@@ -98,7 +98,8 @@ class WithTeacher(Peer):
     def follow(self, share: float) -> None:
         from lightly.models.utils import update_momentum
 
-        momentum = 1 - (1 - MOMENTUM) * (math.cos(math.pi * share) + 1) / 2
+        begin = options_of(self.method)["momentum"]
+        momentum = 1 - (1 - begin) * (math.cos(math.pi * share) + 1) / 2
         update_momentum(self.backbone, self.teacher, momentum)
         update_momentum(self.head, self.teacher_head, momentum)
 
@@ -108,6 +109,8 @@ class WithTeacher(Peer):
 
 
 class BYOL(WithTeacher):
+    method = "byol"
+
     def __init__(self, backbone: nn.Module, width: int):
         from lightly.loss import NegativeCosineSimilarity
         from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
@@ -127,6 +130,8 @@ class BYOL(WithTeacher):
 
 
 class MoCo(WithTeacher):
+    method = "moco"
+
     def __init__(self, backbone: nn.Module, width: int):
         from lightly.loss import NTXentLoss
         from lightly.models.modules import MoCoProjectionHead
@@ -145,6 +150,8 @@ class MoCo(WithTeacher):
 
 
 class DINO(WithTeacher):
+    method = "dino"
+
     def __init__(self, backbone: nn.Module, width: int):
         from lightly.loss import DINOLoss
         from lightly.models.modules import DINOProjectionHead

@@ -26,7 +26,7 @@ def options_of(method: str, hidden: int = 512) -> dict[str, Any]:
             "freeze": 0,
         },
         "simclr": {"head": head, "temperature": 0.2},
-        "byol": predicted,
+        "byol": predicted | {"momentum": 0.9},
         "moco": {"head": head, "head_bn": True, "queue": 4096, "momentum": 0.99, "splits": 4},
         "mocov3": predicted | {"temperature": 0.2},
         "relicv2": predicted,
