@@ -19,9 +19,8 @@ from seer.processes import spawn
 from seer.speedrun.entry import Speedrun, load_config
 from seer.speedrun.run import describe, run
 
-METHODS = [
-    name for name in METHOD_CONFIGS if name != "distill"
-]  # which has a teacher from elsewhere
+# Distillation has a teacher from elsewhere.
+METHODS = [name for name in METHOD_CONFIGS if name != "distill"]
 
 
 def entry(config: Speedrun, method: str, seed: int) -> Speedrun:

@@ -158,9 +158,10 @@ def scores_along(lines: Sequence[Line], label: str, x_title: str, y_title: str) 
     parts.append(_text(0, 12, f"↑ {y_title}", "start"))
     parts += [_along(line, x, y) for line in drawn]
     ends = [y(_last(line)) for _, line in names]
-    for (name, line), place in zip(names, apart(ends, TALL), strict=True):
+    places = apart(ends, TALL, TOP, HEIGHT - BOTTOM)
+    for (name, line), place in zip(names, places, strict=True):
         parts.append(_text(end + NAME_GAP, place + 4, name, "start", kind=_named(line)))
-    return _svg(label, HEIGHT, parts)
+    return _svg(label, max(HEIGHT, max(places) + TALL), parts)
 
 
 def _names_of(lines: Sequence[Line]) -> list[tuple[str, Line]]:

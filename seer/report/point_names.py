@@ -117,10 +117,12 @@ def _met(label: Label, boxes: Sequence[Box]) -> int:
     return sum(map(label.box.meets, boxes))
 
 
-def apart(places: Sequence[float], gap: float) -> list[float]:
+def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """The places, in their order, moved as little as possible (by the sum of squares) so that none is nearer
-    to another than `gap`: isotonic regression, by pooling neighbours that stand in the wrong order.
+    to another than `gap`: isotonic regression, by pooling neighbours that stand in the wrong order. All are
+    from `low` to `high`, or beyond `high` where there is too little room.
     """
+    most = max(low, high - gap * (len(places) - 1))
     order = sorted(range(len(places)), key=places.__getitem__)
     pools: list[tuple[float, int]] = []  # a mean, and of how many
     for rank, i in enumerate(order):
@@ -132,5 +134,5 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
     means = [mean for mean, count in pools for _ in range(count)]
     moved = [0.0] * len(places)
     for rank, (i, mean) in enumerate(zip(order, means, strict=True)):
-        moved[i] = mean + gap * rank
+        moved[i] = min(max(mean, low), most) + gap * rank
     return moved

@@ -66,9 +66,20 @@ def test_names_that_find_no_place_are_numbers_and_stand_below():
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=12))
 def test_places_move_as_little_as_keeps_them_apart(places):
-    moved = np.array(apart(places, 14))
+    moved = np.array(apart(places, 14, -1e4, 1e4))
     order = np.argsort(places, kind="stable")
     assert (np.diff(moved[order]) >= 14 - 1e-6).all()
     steps = 14 * np.arange(len(places))
     least = isotonic_regression(np.array(places)[order] - steps) + steps
     np.testing.assert_allclose(moved[order], least, atol=1e-6)
+
+
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=12))
+def test_places_stay_in_their_room(places):
+    moved = apart(places, 14, 30, 256)
+    assert min(moved) >= 30
+    assert max(moved) <= 256 + 1e-6
+
+
+def test_more_places_than_there_is_room_go_on_below():
+    assert apart([40, 40, 40], 14, 30, 50) == [30, 44, 58]
