@@ -37,6 +37,10 @@ STEP_TOO_LARGE = (
     "this step; use a smaller batch_size, accumulate=2, precision=bf16, or parallel.checkpointing; the run continues "
     "from its newest checkpoint"
 )
+SLOW_HALF = (
+    "precision=fp16: most processors have no fast kernels for a convolution's backward pass in it, and a step takes up "
+    "to a hundred times as long; precision=fp32 or bf16 in a new run_dir is for a CPU"
+)
 
 
 @dataclass(kw_only=True)
@@ -194,6 +198,8 @@ def attempt(
     if world.is_main:
         if fault is None:
             tell(opening(config, batches, training.sees, start))
+            if config.precision == "fp16" and world.device.type == "cpu":
+                logger.warning("%s", SLOW_HALF)
             training.announce()
         training.begin(start)
 

@@ -131,6 +131,11 @@ def check_settings(config: Pretrain, ranks: int) -> None:
     `InputError`.
     """
     check_batch(config, ranks)
+    if config.batch_size == config.accumulate:
+        raise InputError(
+            f"batch_size={config.batch_size}: one image at a time, and methods tell images from others, as BatchNorm "
+            f"does; use {2 * config.accumulate} or more"
+        )
     check_parallel(config.parallel, ranks)
     if config.init and config.parallel.deferred_init:
         raise InputError(
