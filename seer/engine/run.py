@@ -38,8 +38,8 @@ STEP_TOO_LARGE = (
     "from its newest checkpoint"
 )
 SLOW_HALF = (
-    "precision=fp16: most processors have no fast kernels for a convolution's backward pass in it, and a step takes up "
-    "to a hundred times as long; precision=fp32 or bf16 in a new run_dir is for a CPU"
+    "precision=fp16 is for GPUs: on a CPU a convolution's backward pass can take a hundred times as long; use "
+    "precision=fp32 or bf16, in a new run_dir"
 )
 
 

@@ -184,7 +184,7 @@ def test_a_finished_run_is_left_as_it_is_and_each_time_says_what_it_is(
 def test_half_precision_on_a_cpu_is_warned_of_alone(tiny, shards, tmp_path):
     def warned(precision: str) -> bool:
         pretrain(tiny, shards, tmp_path / precision, "steps=2", f"precision={precision}")
-        return "precision=fp16: most processors" in (tmp_path / precision / "seer.log").read_text()
+        return "precision=fp16 is for GPUs" in (tmp_path / precision / "seer.log").read_text()
 
     assert {precision: warned(precision) for precision in ("fp16", "bf16", "fp32")} == {
         "fp16": True,
