@@ -36,8 +36,7 @@ from harness import arguments, figure, interleaved, machine, report
 from methods_table import Result, figures, table
 from small_methods import RECIPE, VIEWS, options_of
 
-BASELINES = ("untrained", "raw pixels")
-TEACHER = "teacher"
+UNTRAINED, PIXELS, TEACHER = "untrained", "raw pixels", "teacher"
 ARM = ", "  # between a method and the arm of an ablation
 SIZE = 24  # px of the images that features are of
 PROBED = 8  # steps by whose time the number of steps is chosen, after two
@@ -194,8 +193,11 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
         arm = ARM + options.arm if options.arm else ""
         for seed in range(options.seeds):
             yield from ((method + arm, "seer", seed) for method in methods)
-        baselines = [*BASELINES, TEACHER] if "distill" in methods else BASELINES
-        yield from ((baseline, "", 0) for baseline in baselines if not arm)
+        if not arm:
+            yield from ((UNTRAINED, "", seed) for seed in range(options.seeds))
+            yield PIXELS, "", 0
+        if not arm and "distill" in methods:
+            yield TEACHER, "", 0
     if "lightly" in systems:
         for seed in range(options.seeds):
             yield from ((method, "lightly", seed) for method in methods if method in PEERS)
@@ -205,14 +207,20 @@ def make(method: str, system: str, seed: int, options: argparse.Namespace) -> Re
     if method == TEACHER:
         scores = evaluate(options.teacher, options, options.teacher_size or SIZE)
         return finished(method, system, seed, options, scores)
-    if method in BASELINES:
-        model = "pixels" if method == "raw pixels" else str(_first_run(options.work)) + ":random"
-        return finished(method, system, seed, options, evaluate(model, options))
+    if method == PIXELS:
+        return finished(method, system, seed, options, evaluate("pixels", options))
+    if method == UNTRAINED:
+        begun = f"{_run_of(seed, options.work)}:random"
+        return finished(method, system, seed, options, evaluate(begun, options))
     return (train_ours if system == "seer" else train_peer)(method, seed, options)
 
 
-def _first_run(work: Path) -> Path:
-    return min(path.parent for path in work.glob("*-0/config.yaml"))
+def _run_of(seed: int, work: Path) -> Path:
+    """A run of any method, and no arm, which may have another network."""
+    from seer.methods import METHODS
+
+    runs = (work / f"{method}-{seed}" for method in METHODS)
+    return next(run for run in runs if (run / "config.yaml").exists())
 
 
 def race(method: str, rounds: int = 6) -> dict:

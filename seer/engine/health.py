@@ -136,6 +136,10 @@ class Health:
         good = on_main(lambda: newest_good(self.path.parent, done))
         return DivergedError(f"the run is not done: {why}{good}; {ADVICE}")
 
+    def forget_losses(self) -> None:
+        """From here on losses are of another kind: none is a spike beside those before."""
+        self._losses.clear()
+
     def _spike(self, loss: float) -> str:
         """Why this loss is a spike; "" if it is not."""
         if not self.config.spike or len(self._losses) < ENOUGH:

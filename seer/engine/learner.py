@@ -104,10 +104,13 @@ class Learner(nn.Module, Generic[B]):
 
     Attributes:
         symptoms: of a collapse, besides those of its embeddings that the engine knows.
+        new_targets: whether `before_epoch` changes what losses are measured against, so that those of the last epoch
+            say nothing of the next one's.
     """
 
     backbone: nn.Module
     symptoms: ClassVar[tuple[Symptom, ...]] = ()
+    new_targets: ClassVar[bool] = False
 
     def reset_parameters(self) -> None:
         for child in self.children():

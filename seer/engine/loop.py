@@ -111,6 +111,8 @@ def train(run: Run[B], start: int = 0) -> None:
             group["lr"] = step.lr * group["factor"]
         if begins_epoch(run, number):
             learner.before_epoch(step, partial(survey, run, step))
+            if learner.new_targets:
+                run.health.forget_losses()
 
         statistics.keep()
         output = gradients(run, batch, step)

@@ -42,6 +42,7 @@ class DeepCluster(Method):
 
     Config = DeepClusterConfig
     symptoms = SYMPTOMS
+    new_targets = True  # the clusters
     centroids: Tensor
     empty: Tensor
     assignments: Bank

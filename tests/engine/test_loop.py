@@ -137,6 +137,29 @@ def test_a_continued_run_does_not_begin_its_epoch_again(run):
     assert [name for name, _ in made.learner.calls] == [*step, *step[:2]]
 
 
+def test_a_loss_that_jumps_with_new_targets_is_no_spike(run):
+    """After the first epoch, of 64 steps, the loss is a hundred times as large."""
+
+    class Renewed(Mean):
+        def forward(self, views: Views, step: Step) -> Output:
+            output = super().forward(views, step)
+            return replace(output, loss=output.loss * 0.01 + 10 ** (2 * int(step.epoch)))
+
+    def trained(new_targets: bool) -> Run:
+        made = replace(run(steps=128), samples_per_epoch=256)
+        made.learner = made.module = Renewed()
+        made.learner.new_targets = new_targets
+        made.optimizer = build_optimizer(made.learner, OptimConfig(larc=False, weight_decay=0.0))
+        train(made)
+        return made
+
+    with pytest.raises(RollbackError, match="robust deviations above"):
+        trained(new_targets=False)
+    made = trained(new_targets=True)
+    assert made.learner.calls.count(("before_epoch", 0)) == 2
+    assert len(made.health.state_dict()["losses"]) == 64  # what a continued run would have
+
+
 def test_a_step_that_is_not_finite_is_not_applied(run, tmp_path):
     poisoned, clean = run(poisoned={2, 3}), run()
     train(poisoned)
