@@ -5,8 +5,8 @@ memory, ours beside lightly's.
     [--teacher MODEL] [--work DIR] [--json FILE] [--markdown FILE]
 
 CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images, of which `--per-class` are taken.
-Labels are used by the evaluations alone. Everything but the method and the number of crops, which are
-two, is `simclr_small`'s: a narrow ResNet-10, crops of 16 px, AdamW with a cosine of its rate, batches
+Labels are used by the evaluations alone. Everything but the method, the number of crops, which are
+two, and BYOL's rate is `simclr_small`'s: a narrow ResNet-10, crops of 16 px, AdamW with a cosine of its rate, batches
 of 128. Whole images of 24 px are compared. Minutes are of one core's time
 and not by the clock, so that other work on the machine takes none of them; a process's start counts.
 ours are trained and scored by the command line, a peer by a loop around lightly's heads and losses
@@ -34,7 +34,7 @@ from typing import Any
 import yaml
 from harness import arguments, figure, interleaved, machine, report
 from methods_table import Result, figures, table
-from small_methods import RECIPE, VIEWS, options_of
+from small_methods import RECIPE, VIEWS, options_of, rate_of
 
 UNTRAINED, PIXELS, TEACHER = "untrained", "raw pixels", "teacher"
 ARM = ", "  # between a method and the arm of an ablation
@@ -83,6 +83,7 @@ def recipe_of(method: str, options: dict[str, Any], work: Path) -> Path:
     values = copy.deepcopy(RECIPE)
     values["name"] = method
     values["method"] = {"name": method, **options}
+    values["schedule"]["peak"] = rate_of(method)
     values["views"]["large"]["count"] = VIEWS
     path = work / f"{method}.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))

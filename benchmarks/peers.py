@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torchvision.transforms as T
-from small_methods import RECIPE, VIEWS, options_of
+from small_methods import RECIPE, VIEWS, options_of, rate_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -232,7 +232,7 @@ def train(method: str, folder: Path, minutes: float, images: int) -> tuple[nn.Mo
             break
         cosine = (math.cos(math.pi * share) + 1) / 2
         for group in optimizer.param_groups:
-            group["lr"] = SCHEDULE["peak"] * min(cosine, share / SCHEDULE["warmup"])
+            group["lr"] = rate_of(method) * min(cosine, share / SCHEDULE["warmup"])
         loss = peer.loss(crops, share)
         loss.backward()
         optimizer.step()

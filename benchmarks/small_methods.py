@@ -9,6 +9,14 @@ from seer.config import find_recipe
 RECIPE: dict[str, Any] = yaml.safe_load(find_recipe("simclr_small").read_text())
 VIEWS = 2  # crops of an image in `methods.py`: all methods take them
 PAIRS = ("moco", "mocov3")  # which take exactly two crops of an image
+SLOWER = {
+    "byol": 3
+}  # by what its rate is less: at the others' its embeddings shrink to nine dimensions
+
+
+def rate_of(method: str, peak: float = RECIPE["schedule"]["peak"]) -> float:
+    """The highest rate of a method, where that of most is `peak`."""
+    return peak / SLOWER.get(method, 1)
 
 
 def options_of(method: str, hidden: int = 512) -> dict[str, Any]:

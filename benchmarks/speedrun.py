@@ -3,7 +3,7 @@
     python benchmarks/speedrun.py CIFAR10 [--recipe gpu] [--seeds 3] [--json FILE] [KEY=VALUE ...]
 
 CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images, or of CIFAR-10's own files. Nothing
-but the method differs between rows; KEY=VALUE changes the recipe for all of them.
+but the method differs between rows, and BYOL's rate; KEY=VALUE changes the recipe for all of them.
 """
 
 import statistics
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import arguments, figure, report
-from small_methods import PAIRS, options_of
+from small_methods import PAIRS, options_of, rate_of
 
 from seer.methods import METHOD_CONFIGS
 from seer.processes import spawn
@@ -37,7 +37,8 @@ def entry(config: Speedrun, method: str, seed: int) -> Speedrun:
         batch_size = batch_size * large.count // 2
         large = replace(large, count=2)
     views = config.views | {"large": large}
-    return replace(config, method=options, views=views, batch_size=batch_size)
+    schedule = replace(config.schedule, peak=rate_of(method, config.schedule.peak))
+    return replace(config, method=options, views=views, batch_size=batch_size, schedule=schedule)
 
 
 def row_of(config: Speedrun, nproc: int) -> dict[str, Any]:
