@@ -49,6 +49,6 @@ def _run(command: list[str], name: str) -> None:
             f"{name}: was refused, as said above; command: seer {' '.join(map(quoted, command))}"
         )
     if code in (StoppedError.exit_code, -2, -15):
-        raise StoppedError(f"{name}: stopped; the same command goes on from there")
+        raise StoppedError(f"{name}: stopped as asked")
     if code:
         raise LostWorkerError(f"{name}: ended with exit code {code}; the same command goes on")
