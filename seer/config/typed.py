@@ -138,7 +138,7 @@ class _Reader:
             return f"unknown key{nearest(name, declared)}"
         chosen = next(choice for choice, schema in choices.items() if schema is self.chosen[where])
         return (
-            f"{chosen} has no such option, {' and '.join(having)} has; begin from a recipe of {chosen}, "
+            f"{chosen} has no such option, which is one of {', '.join(having)}; begin from a recipe of {chosen}, "
             f"or give the whole of {where} in one of your own, without a base"
         )
 

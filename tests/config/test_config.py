@@ -147,7 +147,7 @@ def test_a_value_that_nobody_gave(tmp_path):
         ("method: {momentun: 3}", r"method\.momentun: unknown key"),
         (
             "method: {name: b, epsilon: 0.1}",
-            r"method\.epsilon: b has no such option, a has; begin from a recipe of b, or give the whole",
+            r"method\.epsilon: b has no such option, which is one of a; begin from a recipe of b, or give the whole",
         ),
         ("steps: many", r"steps: 'many' is not a whole number"),
         ("views: {large: 3}", r"views\.large: expected keys with values"),
