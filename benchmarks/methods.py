@@ -6,13 +6,13 @@ memory, ours beside lightly's.
 
 CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images, of which `--per-class` are taken.
 Labels are used by the evaluations alone. Everything but the method, the number of crops, which are
-two, and BYOL's rate is `simclr_small`'s: a narrow ResNet-10, crops of 16 px, AdamW with a cosine of its rate, batches
-of 128. Whole images of 24 px are compared. Minutes are of one core's time
-and not by the clock, so that other work on the machine takes none of them; a process's start counts.
-ours are trained and scored by the command line, a peer by a loop around lightly's heads and losses
-(`peers.py`) on the same network, and scored by the same command. A row is written as soon as it is
-there, and the same command goes on where it was cut. `--arm NAME --set KEY=VALUE` adds rows of ours
-with other options: an ablation.
+two, and BYOL's rate is `simclr_small`'s: a narrow ResNet-10, crops of 16 px, AdamW with a cosine of
+its rate, batches of 128. Whole images of 24 px are compared. Minutes are of one core's time and not by
+the clock, so that other work on the machine takes none of them; a process's start counts. Ours are
+trained and scored by the command line, a peer by a loop around lightly's heads and losses (`peers.py`)
+on the same network, and scored by the same command. A row is written as soon as it is there, and the
+same command goes on where it was cut. `--arm NAME --set KEY=VALUE` adds rows of ours with other
+options: an ablation.
 
 `--race` instead times steps of either on the same crops of noise, in turns, by one core's time: what
 loss, heads, teachers and optimizer cost, without reading images.

@@ -9,9 +9,8 @@ from seer.config import find_recipe
 RECIPE: dict[str, Any] = yaml.safe_load(find_recipe("simclr_small").read_text())
 VIEWS = 2  # crops of an image in `methods.py`: all methods take them
 PAIRS = ("moco", "mocov3")  # which take exactly two crops of an image
-SLOWER = {
-    "byol": 3
-}  # by what its rate is less: at the others' its embeddings shrink to nine dimensions
+# By what a method's rate is less: at the others' BYOL's embeddings shrink to nine dimensions.
+SLOWER = {"byol": 3}
 
 
 def rate_of(method: str, peak: float = RECIPE["schedule"]["peak"]) -> float:

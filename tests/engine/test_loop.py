@@ -1,6 +1,7 @@
 """The loop: what is applied, when, and what is not."""
 
 import json
+from collections.abc import Container
 from dataclasses import replace
 
 import pytest
@@ -284,24 +285,7 @@ def test_a_step_that_is_not_applied_leaves_everything_as_it_was(run, name):
         banks = {name: bank.rows for name, bank in banks_of(made.learner).items()}
         return {key: tensor.clone() for key, tensor in (made.learner.state_dict() | banks).items()}
 
-    def build(poisoned) -> Run:
-        options = {"queue": 4, "freeze": 0} if name == "swav" else {}
-        method, loader = tiny.build(name, **options).double(), Batches(poisoned)
-        loader.views = lambda step: poison(
-            tiny.views_for(name, seed=step, dtype=torch.float64), step in poisoned
-        )
-        made = run(steps=3)
-        optimizer = build_optimizer(method, OptimConfig())
-        return replace(
-            made,
-            learner=method,
-            module=method,
-            optimizer=optimizer,
-            batches=loader,
-            samples_per_epoch=100,
-        )
-
-    disturbed, one_step = build(poisoned={1, 2}), build(poisoned=())
+    disturbed, one_step = run_of(name, run, poisoned={1, 2}), run_of(name, run)
     with pytest.raises(RollbackError):  # at the end of the run
         train(disturbed)
     train(replace(one_step, steps=1))
@@ -309,6 +293,31 @@ def test_a_step_that_is_not_applied_leaves_everything_as_it_was(run, name):
     assert before.keys() == after.keys()
     assert not [key for key in before if not torch.equal(before[key], after[key])]
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_losses_count_from_where_targets_are_new(run, name):
+    """Which is at each epoch of DeepCluster's, of four steps here."""
+    made = replace(run_of(name, run), steps=6, samples_per_epoch=16)
+    train(made)
+    assert len(made.health.state_dict()["losses"]) == (2 if name == "deepcluster" else 6)
+
+
+def run_of(name: str, run, poisoned: Container[int] = ()) -> Run:
+    """Of three steps of a small method."""
+    options = {"queue": 4, "freeze": 0} if name == "swav" else {}
+    method, loader = tiny.build(name, **options).double(), Batches(poisoned)
+    loader.views = lambda step: poison(
+        tiny.views_for(name, seed=step, dtype=torch.float64), step in poisoned
+    )
+    return replace(
+        run(steps=3),
+        learner=method,
+        module=method,
+        optimizer=build_optimizer(method, OptimConfig()),
+        batches=loader,
+        samples_per_epoch=100,
+    )
 
 
 def poison(views: Views, bad: bool) -> Views:
