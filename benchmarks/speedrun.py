@@ -1,6 +1,6 @@
 """The table of docs/speedrun.md: a class's recipe with every method, several seeds each.
 
-    python benchmarks/speedrun.py CIFAR10 [--recipe gpu] [--seeds 3] [--json FILE] [KEY=VALUE ...]
+    python benchmarks/speedrun.py CIFAR10 [KEY=VALUE ...] [--recipe gpu] [--seeds 3] [--json FILE]
 
 CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images, or of CIFAR-10's own files. Nothing
 but the method differs between rows, and BYOL's rate; KEY=VALUE changes the recipe for all of them.
