@@ -2,24 +2,23 @@
 memory, ours beside lightly's.
 
     python benchmarks/methods.py CIFAR10 [--minutes 4 | --images N] [--seeds 1] [--methods swav byol]
-    [--teacher MODEL] [--work DIR] [--json FILE] [--markdown FILE]
+    [--network regnetx_002 --crop 24] [--teacher MODEL] [--work DIR] [--json FILE] [--markdown FILE]
 
 CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images, of which `--per-class` are taken.
 Labels are used by the evaluations alone. Everything but the method, the number of crops, which are
-two, and BYOL's rate is `simclr_small`'s: a narrow ResNet-10, crops of 16 px, AdamW with a cosine of
-its rate, batches of 128. Whole images of 24 px are compared. Minutes are of one core's time and not by
-the clock, so that other work on the machine takes none of them; a process's start counts. Ours are
-trained and scored by the command line, a peer by a loop around lightly's heads and losses (`peers.py`)
-on the same network, and scored by the same command. A row is written as soon as it is there, and the
-same command goes on where it was cut. `--arm NAME --set KEY=VALUE` adds rows of ours with other
-options: an ablation.
+two, and BYOL's rate is `simclr_small`'s: a narrow ResNet-10 (or `--network`), crops of 16 px (or
+`--crop`), AdamW with a cosine of its rate, batches of 128. Whole images of 24 px are compared.
+Minutes are of one core's time and not by the clock, so that other work on the machine takes none of
+them; a process's start counts. Ours are trained and scored by the command line, a peer by a loop
+around lightly's heads and losses (`peers.py`) on the same network, and scored by the same command.
+A row is written as soon as it is there, and the same command goes on where it was cut. `--arm NAME
+--set KEY=VALUE` adds rows of ours with other options: an ablation.
 
 `--race` instead times steps of either on the same crops of noise, in turns, by one core's time: what
 loss, heads, teachers and optimizer cost, without reading images.
 """
 
 import argparse
-import copy
 import json
 import os
 import shutil
@@ -34,7 +33,7 @@ from typing import Any
 import yaml
 from harness import arguments, figure, interleaved, machine, report
 from methods_table import Result, figures, table
-from small_methods import RECIPE, VIEWS, options_of, rate_of
+from small_methods import VIEWS, options_of, rate_of, recipe_on
 
 UNTRAINED, PIXELS, TEACHER = "untrained", "raw pixels", "teacher"
 ARM = ", "  # between a method and the arm of an ablation
@@ -78,14 +77,13 @@ def _link(source: Path, target: Path) -> None:
         target.write_bytes(source.read_bytes())
 
 
-def recipe_of(method: str, options: dict[str, Any], work: Path) -> Path:
-    """`simclr_small` with another method and two crops, as a recipe's file."""
-    values = copy.deepcopy(RECIPE)
+def write_recipe(method: str, given: dict[str, Any], options: argparse.Namespace) -> Path:
+    """The recipe of all with a method's own options and rate, as a file."""
+    values = recipe_on(options.network, options.crop)
     values["name"] = method
-    values["method"] = {"name": method, **options}
+    values["method"] = {"name": method, **given}
     values["schedule"]["peak"] = rate_of(method)
-    values["views"]["large"]["count"] = VIEWS
-    path = work / f"{method}.yaml"
+    path = options.work / f"{method}.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
 
@@ -125,9 +123,9 @@ def train_ours(row: str, seed: int, options: argparse.Namespace) -> Result:
     run_dir = work / f"{'-'.join([method, *arm.split(), str(seed)])}"
     more = {"teacher": options.teacher, "teacher_size": options.teacher_size}
     given = options_of(method) | (more if method == "distill" else {})
-    recipe = recipe_of(method, given, work)
+    recipe = write_recipe(method, given, options)
     base = [f"data={work / 'shards'}", f"run_dir={run_dir}", f"seed={seed}", *options.set]
-    batch = RECIPE["batch_size"]
+    batch = recipe_on()["batch_size"]
     steps = round(options.images / batch)
     if not options.images:
         probe = [sys.executable, __file__, "--probe", str(recipe), *base]
@@ -146,6 +144,7 @@ def train_peer(method: str, seed: int, options: argparse.Namespace) -> Result:
     words = [sys.executable, str(Path(__file__).with_name("peers.py")), method]
     words += [str(options.work / "images"), str(out), "--seed", str(seed)]
     words += ["--images", str(options.images), "--minutes", str(options.minutes)]
+    words += ["--network", options.network, "--crop", str(options.crop)]
     usage = run(words, options.work)
     samples = json.loads(out.with_suffix(".json").read_text())["samples"]
     return finished(method, "lightly", seed, options, evaluate(str(out), options), samples, usage)
@@ -224,20 +223,24 @@ def _run_of(seed: int, work: Path) -> Path:
     return next(run for run in runs if (run / "config.yaml").exists())
 
 
-def race(method: str, rounds: int = 6) -> dict:
+def race(method: str, network: str, crop: int, rounds: int = 6) -> dict:
     """Samples/s of a core in steps of ours and of lightly's, without images to read."""
     import torch
-    from peers import BACKBONE, BATCH, PEERS, SIZE, optimizer_of
+    from peers import PEERS, optimizer_of
     from step import random_views, seer_step
 
     from seer.backbones import build
+    from seer.backbones.options import BackboneConfig
     from seer.methods import METHODS, make
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    views = random_views(BATCH, {SIZE: VIEWS})
-    ours = make(build(BACKBONE), METHODS[method].Config(**options_of(method)), 10 * BATCH)
-    backbone = build(BACKBONE)
+    recipe = recipe_on(network, crop)
+    batch, size = recipe["batch_size"], recipe["views"]["large"]["size"]
+    config = BackboneConfig(**recipe["backbone"])
+    views = random_views(batch, {size: VIEWS})
+    ours = make(build(config), METHODS[method].Config(**options_of(method)), 10 * batch)
+    backbone = build(config)
     peer = PEERS[method](backbone, backbone.out_dim)
     optimizer = optimizer_of(peer)
     crops = [crop.contiguous() for crop in views.crops[0]]
@@ -249,8 +252,8 @@ def race(method: str, rounds: int = 6) -> dict:
 
     contestants = {"seer": seer_step(ours, views, "fp32", optim="adamw"), "lightly": peers_step}
     seconds = interleaved(contestants, rounds, clock=time.process_time)
-    rates = {name: BATCH / value for name, value in seconds.items()}
-    about = f"{method} step, {BACKBONE.name}, batch {BATCH}, {VIEWS} crops of {SIZE} px, one core"
+    rates = {name: batch / value for name, value in seconds.items()}
+    about = f"{method} step, {config.name}, batch {batch}, {VIEWS} crops of {size} px, one core"
     return figure(about, "samples/s", rates["seer"], {"lightly": rates["lightly"]})
 
 
@@ -264,6 +267,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4, help="of one core")
     parser.add_argument("--images", type=int, default=0, help="seen by each, in place of minutes")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--network", default="", help="default: resnet10_half")
+    parser.add_argument("--crop", type=int, default=0, help="px of a crop, default: 16")
     parser.add_argument("--methods", nargs="*", help="default: all, distill where it has a teacher")
     parser.add_argument("--teacher", default="", help="MODEL that distill learns from")
     parser.add_argument("--teacher-size", type=int, default=0, help="px that it sees")
@@ -278,12 +283,15 @@ def main() -> None:
     if options.race:
         from peers import PEERS
 
-        report([race(method) for method in options.methods or PEERS], options.json)
+        given = options.network, options.crop
+        report([race(method, *given) for method in options.methods or PEERS], options.json)
         return
     options.work.mkdir(parents=True, exist_ok=True)
     per_class = {"train": options.per_class, "test": options.test}
     equal = f"{options.images:,} images" if options.images else f"{options.minutes:g} core-minutes"
     options.budget = f"{equal}, {options.per_class} images of each class, {machine()}"
+    if options.network or options.crop:
+        options.budget += f", {options.network or 'its network'}, crops of {options.crop or 16} px"
     images = subset(options.data, options.work, per_class)
     if not (options.work / "shards").exists():
         words = seer("shards", "build", str(images / "train"), "--out")

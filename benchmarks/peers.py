@@ -1,6 +1,6 @@
 """lightly's methods on seer's small network, as its examples write them: for `methods.py`.
 
-python benchmarks/peers.py METHOD IMAGES OUT.safetensors --minutes 4
+python benchmarks/peers.py METHOD IMAGES OUT.safetensors --minutes 4 [--network NAME --crop PX]
 """
 
 import argparse
@@ -11,26 +11,25 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision.transforms as T
-from small_methods import RECIPE, VIEWS, options_of, rate_of
+from small_methods import VIEWS, options_of, rate_of, recipe_on
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from seer.backbones import build
+from seer.backbones.base import Backbone
 from seer.backbones.options import BackboneConfig
 from seer.interop.native import save_backbone
 
-BACKBONE = BackboneConfig(**RECIPE["backbone"])
-LARGE = RECIPE["views"]["large"]
-OPTIM = RECIPE["optim"]
-SCHEDULE = RECIPE["schedule"]
-BATCH = RECIPE["batch_size"]
+OPTIM = recipe_on()["optim"]
+SCHEDULE = recipe_on()["schedule"]
+BATCH = recipe_on()["batch_size"]
 MEAN = [0.485, 0.456, 0.406]
 STD = [0.229, 0.224, 0.225]
-SIZE = LARGE["size"]
 
 
 class Peer(nn.Module):
@@ -195,13 +194,13 @@ PEERS: dict[str, Callable[[nn.Module, int], Peer]] = {
 }
 
 
-def batches(folder: Path) -> Iterator[list[Tensor]]:
-    """Two crops of each image as the recipe cuts and alters them, epoch after epoch."""
+def batches(folder: Path, large: dict[str, Any]) -> Iterator[list[Tensor]]:
+    """Two crops of each image as the recipe's `large` cuts and alters them, epoch after epoch."""
     from lightly.transforms.multi_view_transform import MultiViewTransform
 
-    strengths = [LARGE[key] for key in ("brightness", "contrast", "saturation", "hue")]
+    strengths = [large[key] for key in ("brightness", "contrast", "saturation", "hue")]
     jitter = T.RandomApply([T.ColorJitter(*strengths)], 0.8)
-    crop = T.RandomResizedCrop(SIZE, LARGE["scale"])
+    crop = T.RandomResizedCrop(large["size"], large["scale"])
     alter = [crop, T.RandomHorizontalFlip(), jitter, T.RandomGrayscale(0.2)]
     view = T.Compose([*alter, T.ToTensor(), T.Normalize(MEAN, STD)])
     images = ImageFolder(str(folder), MultiViewTransform([view] * VIEWS))
@@ -220,13 +219,15 @@ def optimizer_of(peer: Peer) -> torch.optim.Optimizer:
     )
 
 
-def train(method: str, folder: Path, minutes: float, images: int) -> tuple[nn.Module, int]:
+def train(
+    method: str, folder: Path, minutes: float, images: int, recipe: dict[str, Any]
+) -> tuple[Backbone, int]:
     """The trained backbone and the samples it saw."""
-    backbone = build(BACKBONE)
+    backbone = build(BackboneConfig(**recipe["backbone"]))
     peer = PEERS[method](backbone, backbone.out_dim)
     optimizer = optimizer_of(peer)
     samples = 0
-    for crops in batches(folder):
+    for crops in batches(folder, recipe["views"]["large"]):
         share = samples / images if images else time.process_time() / 60 / minutes
         if share >= 1:
             break
@@ -249,13 +250,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--network", default="")
+    parser.add_argument("--crop", type=int, default=0)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.manual_seed(options.seed)
     folder = options.data / "train"
-    backbone, samples = train(options.method, folder, options.minutes, options.images)
+    recipe = recipe_on(options.network, options.crop)
+    size = recipe["views"]["large"]["size"]
+    budget = options.minutes, options.images
+    backbone, samples = train(options.method, folder, *budget, recipe)
     about = {"label": f"lightly {options.method}"}
-    save_backbone(options.out, backbone.state_dict(), BACKBONE, SIZE, MEAN, STD, about)
+    save_backbone(options.out, backbone.state_dict(), backbone.config, size, MEAN, STD, about)
     options.out.with_suffix(".json").write_text(json.dumps({"samples": samples}))
 
 

@@ -1,5 +1,6 @@
 """Options of each method for small images and batches, of `methods.py` and `speedrun.py`."""
 
+import copy
 from typing import Any
 
 import yaml
@@ -11,6 +12,16 @@ VIEWS = 2  # crops of an image in `methods.py`: all methods take them
 PAIRS = ("moco", "mocov3")  # which take exactly two crops of an image
 # By what a method's rate is less: at the others' BYOL's embeddings shrink to nine dimensions.
 SLOWER = {"byol": 3}
+
+
+def recipe_on(network: str = "", crop: int = 0) -> dict[str, Any]:
+    """`simclr_small`'s values with two crops; on another network, or with crops of other px."""
+    values = copy.deepcopy(RECIPE)
+    large = values["views"]["large"]
+    large["count"] = VIEWS
+    large["size"] = crop or large["size"]
+    values["backbone"]["name"] = network or values["backbone"]["name"]
+    return values
 
 
 def rate_of(method: str, peak: float = RECIPE["schedule"]["peak"]) -> float:

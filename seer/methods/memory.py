@@ -40,6 +40,14 @@ class Aside(Generic[T]):
         return kept
 
 
+def cut_batch(queue: int, batch_size: int) -> list[str]:
+    """What to tell of a queue that is no multiple of the batch: it is a ring, so nothing is lost."""
+    if queue % batch_size == 0:
+        return []
+    told = f"no multiple of batch_size={batch_size}, so of its oldest batch a part is left"
+    return [f"method.queue={queue}: {told}"]
+
+
 class Queue(nn.Module):
     """The last `length` rows pushed by any rank, oldest overwritten first. Every rank holds all of
     it.

@@ -20,7 +20,7 @@ from seer.engine.symptoms import Symptom
 from seer.errors import InputError
 from seer.methods.heads import MLP
 from seer.methods.losses import contrast
-from seer.methods.memory import Keys, Teacher, spread
+from seer.methods.memory import Keys, Teacher, cut_batch, spread
 from seer.methods.options import MoCoConfig
 from seer.methods.student import Student
 from seer.precision import at_least_fp32
@@ -62,11 +62,10 @@ class MoCo(Student):
 
     @classmethod
     def warnings(cls, config: Any, batch_size: int, steps: int) -> list[str]:
-        if config.queue >= batch_size:
-            return []
-        return [
-            f"method.queue={config.queue}: less than batch_size={batch_size}, so it holds part of the last batch alone"
-        ]
+        if config.queue < batch_size:
+            told = f"less than batch_size={batch_size}, so it holds part of the last batch alone"
+            return [f"method.queue={config.queue}: {told}"]
+        return cut_batch(config.queue, batch_size)
 
     def forward(self, views: Views, step: Step) -> Output:
         if [len(crops) for crops in views.crops] != [2]:

@@ -18,7 +18,7 @@ from seer.errors import InputError
 from seer.methods.base import Method, check_assign, forward_crops, over_crops
 from seer.methods.heads import MLP, Prototypes
 from seer.methods.losses import swapped_prediction
-from seer.methods.memory import Queue
+from seer.methods.memory import Queue, cut_batch
 from seer.methods.options import SwAVConfig
 from seer.methods.prototypes import PROTOTYPES
 from seer.methods.sinkhorn import sinkhorn
@@ -69,7 +69,7 @@ class SwAV(Method):
             lines.append(
                 f"method.queue={config.queue}: no step uses it; it would be full after {first:,} of {steps:,}"
             )
-        return lines
+        return lines + cut_batch(config.queue, batch_size)
 
     def after_backward(self, step: Step) -> None:
         self.prototypes.freeze(self.config.freeze, step)

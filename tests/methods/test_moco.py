@@ -170,3 +170,5 @@ def test_wrong_input():
         build("moco", splits=4)(make_views(small=0), Step(0, 1))
     assert MoCo.warnings(MoCo.Config(queue=8), 16, 9)[0].startswith("method.queue=8: less than")
     assert not MoCo.warnings(MoCo.Config(queue=16), 16, 9)
+    (told,) = MoCo.warnings(MoCo.Config(queue=40), 16, 9)
+    assert told.startswith("method.queue=40: no multiple of batch_size=16")

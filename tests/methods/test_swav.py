@@ -113,6 +113,10 @@ def test_rows_that_an_older_checkpoint_holds_from_before_the_start_are_forgotten
         ({"freeze": 0, "queue": 64, "queue_from": 0.5}, None),
         ({"freeze": 0, "queue": 64, "queue_from": 75068}, "method.queue=64: no step uses it"),
         ({"freeze": 0, "queue": 64, "queue_from": 193}, "full after 201 of 200"),
+        (
+            {"freeze": 0, "queue": 60, "queue_from": 0.5},
+            "method.queue=60: no multiple of batch_size=8",
+        ),
     ],
 )
 def test_options_without_effect_are_told(options, message):
