@@ -1,8 +1,9 @@
 """All methods on the same images, network, crops and time: kNN and linear accuracy, samples/s, peak
 memory, ours beside lightly's.
 
-    python benchmarks/methods.py CIFAR10 [--minutes 4 | --images N] [--seeds 1] [--methods swav byol]
-    [--network regnetx_002 --crop 24] [--teacher MODEL] [--work DIR] [--json FILE] [--markdown FILE]
+    python benchmarks/methods.py CIFAR10 [--minutes 4 | --images N] [--seeds 1 [--seed 0]]
+    [--methods swav byol] [--network regnetx_002 --crop 24] [--teacher MODEL] [--work DIR]
+    [--json FILE] [--markdown FILE]
 
 CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images, of which `--per-class` are taken.
 Labels are used by the evaluations alone. Everything but the method, the number of crops, which are
@@ -189,17 +190,18 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
 
     methods = options.methods or [m for m in METHODS if m != "distill" or options.teacher]
     systems = options.systems
+    seeds = range(options.seed, options.seed + options.seeds)
     if "seer" in systems:
         arm = ARM + options.arm if options.arm else ""
-        for seed in range(options.seeds):
+        for seed in seeds:
             yield from ((method + arm, "seer", seed) for method in methods)
         if not arm:
-            yield from ((UNTRAINED, "", seed) for seed in range(options.seeds))
+            yield from ((UNTRAINED, "", seed) for seed in seeds)
             yield PIXELS, "", 0
         if not arm and "distill" in methods:
             yield TEACHER, "", 0
     if "lightly" in systems:
-        for seed in range(options.seeds):
+        for seed in seeds:
             yield from ((method, "lightly", seed) for method in methods if method in PEERS)
 
 
@@ -266,7 +268,8 @@ def main() -> None:
     parser.add_argument("--race", action="store_true", help="time steps alone; no data needed")
     parser.add_argument("--minutes", type=float, default=4, help="of one core")
     parser.add_argument("--images", type=int, default=0, help="seen by each, in place of minutes")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--network", default="", help="default: resnet10_half")
     parser.add_argument("--crop", type=int, default=0, help="px of a crop, default: 16")
     parser.add_argument("--methods", nargs="*", help="default: all, distill where it has a teacher")
