@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from seer.data.crops.multicrop import MultiCrop
-from seer.data.decoding.decode import decode
+from seer.data.decoding.decode import DamagedImage, decode
 from seer.data.order import Order
 from seer.data.storage.reader import Reader
 from seer.pretrain.recipe import Pretrain
@@ -18,13 +18,17 @@ GAP = 6  # px
 def picture_of_crops(
     reader: Reader, order: Order, crops: MultiCrop, config: Pretrain
 ) -> Image.Image:
-    """One image and what the method sees of it: the image with its large crops, then a row for each
-    smaller size.
+    """The first image, or what replaces it if it is damaged, and what the method sees of it: the
+    image with its large crops, then a row for each smaller size.
     """
     number = order.ids(0, 1)
     (sample,) = reader.read_samples(number, crops.suffixes)
-    image = decode(sample.image)
-    batch = crops([image], np.zeros(1, np.int64), number, [sample.extras])
+    try:
+        image, extras = decode(sample.image), sample.extras
+    except DamagedImage as damage:
+        instead = reader.replacement(int(number[0]), damage.reason, crops.suffixes)
+        image, extras = instead.image, instead.extras
+    batch = crops([image], np.zeros(1, np.int64), number, [extras])
     views = crops.finish(batch, "cpu")
     mean = torch.tensor(config.mean).view(3, 1, 1)
     std = torch.tensor(config.std).view(3, 1, 1)

@@ -131,12 +131,14 @@ def check_settings(config: Pretrain, ranks: int) -> None:
     `InputError`.
     """
     check_batch(config, ranks)
-    if config.batch_size == config.accumulate:
-        raise InputError(
-            f"batch_size={config.batch_size}: one image at a time, and methods tell images from others, as BatchNorm "
-            f"does; use {2 * config.accumulate} or more"
-        )
     check_parallel(config.parallel, ranks)
+    alone = ranks == 1 or config.parallel.bn_group == 1
+    if alone and config.batch_size == config.accumulate * ranks:
+        where = " and process (parallel.bn_group=1)" if ranks > 1 else ""
+        raise InputError(
+            f"batch_size={config.batch_size}: one image at a time{where}, and methods tell images from others, as "
+            f"BatchNorm does; use {2 * config.batch_size} or more"
+        )
     if config.init and config.parallel.deferred_init:
         raise InputError(
             "init: needs the whole backbone in every process; set parallel.deferred_init=false"

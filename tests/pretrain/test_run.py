@@ -20,7 +20,7 @@ from seer.interop.layouts import layout
 from seer.methods import METHODS
 from seer.methods.options import DINOConfig
 from seer.methods.swav import SwAV
-from seer.pretrain.recipe import load_config
+from seer.pretrain.recipe import check_settings, load_config
 from seer.pretrain.rehearsal import build_method, initialise, sizes
 from seer.pretrain.run import run
 from seer.processes import spawn
@@ -334,6 +334,16 @@ def test_a_batch_that_does_not_divide_among_processes(tiny, shards, tmp_path):
     ):
         pretrain(tiny, shards, tmp_path / "run", "batch_size=7", nproc=2)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_with_one_image_needs_the_others_for_its_batchnorm(tiny):
+    given = ["data=shards", "batch_size=2", "parallel.mode=ddp"]
+    check_settings(load_config(tiny, [*given, "parallel.bn_group=0"]), ranks=2)
+    alone = load_config(tiny, [*given, "parallel.bn_group=1"])
+    with pytest.raises(
+        InputError, match=r"one image at a time and process \(parallel.bn_group=1\)"
+    ):
+        check_settings(alone, ranks=2)
 
 
 @pytest.mark.parametrize(
