@@ -294,7 +294,8 @@ def main() -> None:
     equal = f"{options.images:,} images" if options.images else f"{options.minutes:g} core-minutes"
     options.budget = f"{equal}, {options.per_class} images of each class, {machine()}"
     if options.network or options.crop:
-        options.budget += f", {options.network or 'its network'}, crops of {options.crop or 16} px"
+        recipe = recipe_on(options.network, options.crop)
+        options.budget += f", {recipe['backbone']['name']}, {recipe['views']['large']['size']} px"
     images = subset(options.data, options.work, per_class)
     if not (options.work / "shards").exists():
         words = seer("shards", "build", str(images / "train"), "--out")
