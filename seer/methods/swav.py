@@ -65,11 +65,12 @@ class SwAV(Method):
         first = whole_steps(config.queue_from, steps, "method.queue_from") + math.ceil(
             config.queue / batch_size
         )
-        if config.queue and steps <= first:
-            lines.append(
-                f"method.queue={config.queue}: no step uses it; it would be full after {first:,} of {steps:,}"
-            )
-        return lines + cut_batch(config.queue, batch_size)
+        if not config.queue:
+            return lines
+        if steps > first:
+            return lines + cut_batch(config.queue, batch_size)
+        told = f"no step uses it; it would be full after {first:,} of {steps:,}"
+        return [*lines, f"method.queue={config.queue}: {told}"]
 
     def after_backward(self, step: Step) -> None:
         self.prototypes.freeze(self.config.freeze, step)
