@@ -2,13 +2,13 @@
 memory, ours beside lightly's.
 
     python benchmarks/methods.py CIFAR10 [--minutes 4 | --images N] [--seeds 1 [--seed 0]]
-    [--methods swav byol] [--network regnetx_002 --crop 24] [--teacher MODEL] [--work DIR]
+    [--methods swav byol] [--network resnet10_half --crop 16] [--teacher MODEL] [--work DIR]
     [--json FILE] [--markdown FILE]
 
 CIFAR10 is a folder of `train/CLASS/*` and `test/CLASS/*` images, of which `--per-class` are taken.
-Labels are used by the evaluations alone. Everything but the method, the number of crops, which are
-two, and BYOL's rate is `simclr_small`'s: a narrow ResNet-10 (or `--network`), crops of 16 px (or
-`--crop`), AdamW with a cosine of its rate, batches of 128. Whole images of 24 px are compared.
+Labels are used by the evaluations alone. The network is a small RegNet of four blocks (or
+`--network`), with two crops of 24 px (or `--crop`); everything else but the method and BYOL's rate
+is `simclr_small`'s: AdamW with a cosine of its rate, batches of 128. Whole images of 24 px are compared.
 Minutes are of one core's time and not by the clock, so that other work on the machine takes none of
 them; a process's start counts. Ours are trained and scored by the command line, a peer by a loop
 around lightly's heads and losses (`peers.py`) on the same network, and scored by the same command.
@@ -34,7 +34,7 @@ from typing import Any
 import yaml
 from harness import arguments, figure, interleaved, machine, report
 from methods_table import Result, figures, table
-from small_methods import VIEWS, options_of, rate_of, recipe_on
+from small_methods import CROP, NETWORK, VIEWS, options_of, rate_of, recipe_on
 
 UNTRAINED, PIXELS, TEACHER = "untrained", "raw pixels", "teacher"
 ARM = ", "  # between a method and the arm of an ablation
@@ -238,14 +238,14 @@ def race(method: str, network: str, crop: int, rounds: int = 6) -> dict:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     recipe = recipe_on(network, crop)
-    batch, size = recipe["batch_size"], recipe["views"]["large"]["size"]
+    batch = recipe["batch_size"]
     config = BackboneConfig(**recipe["backbone"])
-    views = random_views(batch, {size: VIEWS})
+    views = random_views(batch, {crop: VIEWS})
     ours = make(build(config), METHODS[method].Config(**options_of(method)), 10 * batch)
     backbone = build(config)
     peer = PEERS[method](backbone, backbone.out_dim)
     optimizer = optimizer_of(peer)
-    crops = [crop.contiguous() for crop in views.crops[0]]
+    crops = [view.contiguous() for view in views.crops[0]]
 
     def peers_step() -> None:
         peer.loss(crops, 0.5).backward()
@@ -255,7 +255,7 @@ def race(method: str, network: str, crop: int, rounds: int = 6) -> dict:
     contestants = {"seer": seer_step(ours, views, "fp32", optim="adamw"), "lightly": peers_step}
     seconds = interleaved(contestants, rounds, clock=time.process_time)
     rates = {name: batch / value for name, value in seconds.items()}
-    about = f"{method} step, {config.name}, batch {batch}, {VIEWS} crops of {size} px, one core"
+    about = f"{method} step, {config.name}, batch {batch}, {VIEWS} crops of {crop} px, one core"
     return figure(about, "samples/s", rates["seer"], {"lightly": rates["lightly"]})
 
 
@@ -270,8 +270,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=0, help="seen by each, in place of minutes")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--network", default="", help="default: resnet10_half")
-    parser.add_argument("--crop", type=int, default=0, help="px of a crop, default: 16")
+    parser.add_argument("--network", default=NETWORK)
+    parser.add_argument("--crop", type=int, default=CROP, help="px of a crop")
     parser.add_argument("--methods", nargs="*", help="default: all, distill where it has a teacher")
     parser.add_argument("--teacher", default="", help="MODEL that distill learns from")
     parser.add_argument("--teacher-size", type=int, default=0, help="px that it sees")
@@ -293,9 +293,7 @@ def main() -> None:
     per_class = {"train": options.per_class, "test": options.test}
     equal = f"{options.images:,} images" if options.images else f"{options.minutes:g} core-minutes"
     options.budget = f"{equal}, {options.per_class} images of each class, {machine()}"
-    if options.network or options.crop:
-        recipe = recipe_on(options.network, options.crop)
-        options.budget += f", {recipe['backbone']['name']}, {recipe['views']['large']['size']} px"
+    options.budget += f", {options.network}, {options.crop} px"
     images = subset(options.data, options.work, per_class)
     if not (options.work / "shards").exists():
         words = seer("shards", "build", str(images / "train"), "--out")

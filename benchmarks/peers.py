@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torchvision.transforms as T
-from small_methods import VIEWS, options_of, rate_of, recipe_on
+from small_methods import CROP, NETWORK, VIEWS, options_of, rate_of, recipe_on
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -250,18 +250,19 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--network", default="")
-    parser.add_argument("--crop", type=int, default=0)
+    parser.add_argument("--network", default=NETWORK)
+    parser.add_argument("--crop", type=int, default=CROP)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.manual_seed(options.seed)
     folder = options.data / "train"
     recipe = recipe_on(options.network, options.crop)
-    size = recipe["views"]["large"]["size"]
     budget = options.minutes, options.images
     backbone, samples = train(options.method, folder, *budget, recipe)
     about = {"label": f"lightly {options.method}"}
-    save_backbone(options.out, backbone.state_dict(), backbone.config, size, MEAN, STD, about)
+    save_backbone(
+        options.out, backbone.state_dict(), backbone.config, options.crop, MEAN, STD, about
+    )
     options.out.with_suffix(".json").write_text(json.dumps({"samples": samples}))
 
 

@@ -8,19 +8,18 @@ import yaml
 from seer.config import find_recipe
 
 RECIPE: dict[str, Any] = yaml.safe_load(find_recipe("simclr_small").read_text())
+NETWORK, CROP = "regnetx_tiny", 24  # of `methods.py`
 VIEWS = 2  # crops of an image in `methods.py`: all methods take them
 PAIRS = ("moco", "mocov3")  # which take exactly two crops of an image
 # By what a method's rate is less: at the others' BYOL's embeddings shrink to nine dimensions.
 SLOWER = {"byol": 3}
 
 
-def recipe_on(network: str = "", crop: int = 0) -> dict[str, Any]:
-    """`simclr_small`'s values with two crops; on another network, or with crops of other px."""
+def recipe_on(network: str = NETWORK, crop: int = CROP) -> dict[str, Any]:
+    """`simclr_small`'s values with two crops of so many px and another network."""
     values = copy.deepcopy(RECIPE)
-    large = values["views"]["large"]
-    large["count"] = VIEWS
-    large["size"] = crop or large["size"]
-    values["backbone"]["name"] = network or values["backbone"]["name"]
+    values["views"]["large"] |= {"count": VIEWS, "size": crop}
+    values["backbone"]["name"] = network
     return values
 
 

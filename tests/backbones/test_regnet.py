@@ -72,12 +72,21 @@ def test_seer_networks(name):
     )
 
 
+def test_the_tiny_network_has_a_block_in_each_stage():
+    backbone = on_meta("regnetx_tiny")
+    assert [len(stage) for stage in backbone.stages] == [1, 1, 1, 1]
+    assert list(backbone.channels) == [32, 64, 128, 256]
+
+
 def test_torchvision_and_classyvision_differ_at_8gf():
     assert on_meta("regnety_080").channels[0] == 168
     assert on_meta("regnety_080_tv").channels[0] == 224
 
 
-@pytest.mark.parametrize("name", [name for name in REGNETS if name != "regnety_10b"])
+OURS = ("regnety_10b", "regnetx_tiny")  # which timm does not have
+
+
+@pytest.mark.parametrize("name", [name for name in REGNETS if name not in OURS])
 def test_every_tensor_has_timms_name_and_shape(name):
     ours = on_meta(name)
     with torch.device("meta"):
@@ -123,7 +132,7 @@ def test_computes_what_torchvision_computes(name):
     assert_same_function(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["regnety_002", "regnetx_002"])
+@pytest.mark.parametrize("name", ["regnety_002", "regnetx_002", "regnetx_tiny"])
 def test_computes_what_pycls_computes(name):
     ours = settle(build(name))
     with pycls_configured(name):
