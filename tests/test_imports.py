@@ -242,6 +242,7 @@ def test_the_command_line_imports_nothing_heavy_until_a_verb_runs():
         "json",
         "shlex",
         "sys",
+        "os",
         "pathlib",
         "typing",
         "typer",

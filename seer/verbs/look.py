@@ -1,5 +1,7 @@
 """The verb that looks at data through a backbone."""
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -54,3 +56,6 @@ def browse(
     from seer.browse.browsing import serve
 
     serve(model, pile, config, host, port, say)
+    # What is still being found out may be in native code, which aborts when Python ends beneath it.
+    sys.stdout.flush()
+    os._exit(0)

@@ -27,7 +27,7 @@ def test_it_is_the_librarys_network_without_its_classifier(name):
     with torch.no_grad():
         features = backbone.eval()(IMAGES)
         assert features.shape == (2, backbone.out_dim)
-        assert torch.equal(features, theirs(IMAGES))
+        torch.testing.assert_close(features, theirs(IMAGES))
 
 
 def test_it_is_built_without_memory_and_initialised_by_itself():
@@ -54,8 +54,10 @@ def test_what_was_trained_is_measured_as_any_of_its_library_and_trained_further(
     again = build(NAME)
     load_initial(again, str(path))
     with torch.no_grad():
-        assert torch.equal(again.eval()(IMAGES), trained.eval()(IMAGES))
-        assert torch.equal(model.backbone(IMAGES), trained(IMAGES))
+        expected = trained.eval()(IMAGES)
+        # Weights that lie elsewhere in memory are added up in another order on some processors.
+        torch.testing.assert_close(again.eval()(IMAGES), expected)
+        torch.testing.assert_close(model.backbone(IMAGES), expected)
 
 
 def refused(source: object, name: str, **options) -> str:

@@ -296,5 +296,5 @@ def test_the_command_serves_until_it_is_interrupted(images, tmp_path, monkeypatc
         assert len(str(taken.exception).splitlines()) == 1
         process.send_signal(signal.SIGINT)
         rest = process.communicate(timeout=30)[0]
-    assert process.returncode == 0
+    assert process.returncode == 0, rest
     assert "Traceback" not in rest
