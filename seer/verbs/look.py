@@ -56,6 +56,6 @@ def browse(
     from seer.browse.browsing import serve
 
     serve(model, pile, config, host, port, say)
-    # What is still being found out may be in native code, which aborts when Python ends beneath it.
+    # Threads still at work have aborted the process (SIGABRT) while Python ended beneath them.
     sys.stdout.flush()
     os._exit(0)
