@@ -10,8 +10,9 @@ Labels are used by the evaluations alone. The network is a small RegNet of four 
 `--network`), with two crops of 24 px (or `--crop`); everything else but the method and BYOL's rate
 is `simclr_small`'s: AdamW with a cosine of its rate, batches of 128. Whole images of 24 px are compared.
 Minutes are of one core's time and not by the clock, so that other work on the machine takes none of
-them; a process's start counts. Ours are trained and scored by the command line, a peer by a loop
-around lightly's heads and losses (`peers.py`) on the same network, and scored by the same command.
+them; a process's start counts. All end by that time and their schedules follow it: ours as a recipe
+of `seer pretrain` (`core_minutes.py`), a peer by a loop around lightly's heads and losses
+(`peers.py`) on the same network. Both are scored by the same command.
 A row is written as soon as it is there, and the same command goes on where it was cut. `--arm NAME
 --set KEY=VALUE` adds rows of ours with other options: an ablation.
 
@@ -22,7 +23,6 @@ loss, heads, teachers and optimizer cost, without reading images.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -39,8 +39,6 @@ from small_methods import CROP, NETWORK, VIEWS, options_of, rate_of, recipe_on
 UNTRAINED, PIXELS, TEACHER = "untrained", "raw pixels", "teacher"
 ARM = ", "  # between a method and the arm of an ablation
 SIZE = 24  # px of the images that features are of
-PROBED = 8  # steps by whose time the number of steps is chosen, after two
-FORWARD = 1 / 3  # what a forward pass takes of a step
 
 
 def run(words: list[str], work: Path) -> dict[str, float]:
@@ -89,66 +87,48 @@ def write_recipe(method: str, given: dict[str, Any], options: argparse.Namespace
     return path
 
 
-def seconds_per_step(recipe: Path, overrides: list[str]) -> tuple[float, int]:
-    """Core seconds of a step, batches made ready among them, and what a survey of all images costs,
-    in steps.
-    """
-    from seer import distributed
-    from seer.data.storage.index import Manifest
-    from seer.engine.learner import Step
-    from seer.engine.optim import build_optimizer
-    from seer.engine.step import train_step
-    from seer.methods import METHODS
-    from seer.pretrain.recipe import load_config
-    from seer.pretrain.run import set_up
-
-    config = load_config(str(recipe), overrides)
-    world = distributed.init("cpu")
-    manifest = Manifest.load(config.data)
-    training = set_up(config, manifest, world)
-    optimizer = build_optimizer(training.learner, config.optim)
-    began = 0.0
-    for number, views in enumerate(training.batches.iterate(0, PROBED + 2)):
-        if number == 2:
-            began = time.process_time()
-        train_step(training.learner, training.module, optimizer, views, Step(number, 1000))
-    seconds = (time.process_time() - began) / PROBED
-    surveyed = manifest.samples if METHODS[config.method.name].banks(config.method, 1) else 0
-    return seconds, round(surveyed / config.batch_size * FORWARD)
-
-
 def train_ours(row: str, seed: int, options: argparse.Namespace) -> Result:
     """Train and score one of ours; `row` is a method, or a method and an arm."""
-    work = options.work
-    method, _, arm = row.partition(ARM)
-    run_dir = work / f"{'-'.join([method, *arm.split(), str(seed)])}"
+    method = row.partition(ARM)[0]
     more = {"teacher": options.teacher, "teacher_size": options.teacher_size}
     given = options_of(method) | (more if method == "distill" else {})
-    recipe = write_recipe(method, given, options)
-    base = [f"data={work / 'shards'}", f"run_dir={run_dir}", f"seed={seed}", *options.set]
-    batch = recipe_on()["batch_size"]
-    steps = round(options.images / batch)
-    if not options.images:
-        probe = [sys.executable, __file__, "--probe", str(recipe), *base]
-        told = subprocess.run(probe, check=True, capture_output=True, text=True).stdout
-        seconds, survey = json.loads(told.splitlines()[-1])
-        steps = max(20, round(options.minutes * 60 / seconds) - survey)
-    shutil.rmtree(run_dir, ignore_errors=True)  # of a training that was cut: its time is not known
-    usage = run(seer("pretrain", str(recipe), *base, f"steps={steps}"), work)
-    scores = evaluate(str(run_dir), options)
-    return finished(row, "seer", seed, options, scores, steps * batch, usage)
+    words = [str(write_recipe(method, given, options)), str(_weights(row, "seer", seed, options))]
+    words += [f"data={options.work / 'shards'}", f"seed={seed}", *options.set]
+    return trained(row, "seer", seed, options, ["core_minutes.py", *words])
 
 
 def train_peer(method: str, seed: int, options: argparse.Namespace) -> Result:
     """Train and score lightly's."""
-    out = options.work / f"{method}-{seed}-lightly.safetensors"
-    words = [sys.executable, str(Path(__file__).with_name("peers.py")), method]
-    words += [str(options.work / "images"), str(out), "--seed", str(seed)]
-    words += ["--images", str(options.images), "--minutes", str(options.minutes)]
-    words += ["--network", options.network, "--crop", str(options.crop)]
-    usage = run(words, options.work)
+    words = [method, str(options.work / "images"), str(_weights(method, "lightly", seed, options))]
+    words += ["--seed", str(seed), "--network", options.network, "--crop", str(options.crop)]
+    return trained(method, "lightly", seed, options, ["peers.py", *words])
+
+
+def trained(
+    row: str, system: str, seed: int, options: argparse.Namespace, script: list[str]
+) -> Result:
+    """Run a script that trains until the budget is spent, and score what it leaves."""
+    words = [sys.executable, str(Path(__file__).with_name(script[0])), *script[1:]]
+    budget = ["--minutes", str(options.minutes), "--images", str(options.images)]
+    usage = run(words + budget, options.work)
+    out = _weights(row, system, seed, options)
     samples = json.loads(out.with_suffix(".json").read_text())["samples"]
-    return finished(method, "lightly", seed, options, evaluate(str(out), options), samples, usage)
+    return finished(row, system, seed, options, evaluate(str(out), options), samples, usage)
+
+
+def untrained(seed: int, options: argparse.Namespace) -> Result:
+    """Score the network that a training with this seed begins with."""
+    recipe = write_recipe("simclr", options_of("simclr"), options)
+    out = _weights(UNTRAINED, "seer", seed, options)
+    script = str(Path(__file__).with_name("core_minutes.py"))
+    given = [f"data={options.work / 'shards'}", f"seed={seed}", "--minutes", "0"]
+    run([sys.executable, script, str(recipe), str(out), *given], options.work)
+    return finished(UNTRAINED, "", seed, options, evaluate(str(out), options))
+
+
+def _weights(row: str, system: str, seed: int, options: argparse.Namespace) -> Path:
+    name = "-".join([*row.replace(ARM, " ").split(), str(seed), system])
+    return options.work / f"{name}.safetensors"
 
 
 def finished(
@@ -212,17 +192,8 @@ def make(method: str, system: str, seed: int, options: argparse.Namespace) -> Re
     if method == PIXELS:
         return finished(method, system, seed, options, evaluate("pixels", options))
     if method == UNTRAINED:
-        begun = f"{_run_of(seed, options.work)}:random"
-        return finished(method, system, seed, options, evaluate(begun, options))
+        return untrained(seed, options)
     return (train_ours if system == "seer" else train_peer)(method, seed, options)
-
-
-def _run_of(seed: int, work: Path) -> Path:
-    """A run of any method, and no arm, which may have another network."""
-    from seer.methods import METHODS
-
-    runs = (work / f"{method}-{seed}" for method in METHODS)
-    return next(run for run in runs if (run / "config.yaml").exists())
 
 
 def race(method: str, network: str, crop: int, rounds: int = 6) -> dict:
@@ -260,9 +231,6 @@ def race(method: str, network: str, crop: int, rounds: int = 6) -> dict:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--probe"]:
-        print(json.dumps(seconds_per_step(Path(sys.argv[2]), sys.argv[3:])))
-        return
     parser = arguments(__doc__)
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--race", action="store_true", help="time steps alone; no data needed")

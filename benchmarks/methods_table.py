@@ -42,7 +42,7 @@ def table(results: list[Result]) -> list[str]:
         spent = "| | | |"
         if mean["samples"]:
             spent = (
-                f"| {mean['samples_per_second']:.0f} | {mean['cpu_minutes']:.1f} "
+                f"| {mean['samples_per_second']:.0f} | {mean['cpu_minutes']:.2f} "
                 f"| {mean['peak_gb']:.2f} |"
             )
         name, system = key

@@ -7,7 +7,6 @@ import argparse
 import copy
 import json
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 import torchvision.transforms as T
+from core_minutes import Budget
 from small_methods import CROP, NETWORK, VIEWS, options_of, rate_of, recipe_on
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -220,7 +220,7 @@ def optimizer_of(peer: Peer) -> torch.optim.Optimizer:
 
 
 def train(
-    method: str, folder: Path, minutes: float, images: int, recipe: dict[str, Any]
+    method: str, folder: Path, budget: Budget, recipe: dict[str, Any]
 ) -> tuple[Backbone, int]:
     """The trained backbone and the samples it saw."""
     backbone = build(BackboneConfig(**recipe["backbone"]))
@@ -228,7 +228,7 @@ def train(
     optimizer = optimizer_of(peer)
     samples = 0
     for crops in batches(folder, recipe["views"]["large"]):
-        share = samples / images if images else time.process_time() / 60 / minutes
+        share = budget.share(samples)
         if share >= 1:
             break
         cosine = (math.cos(math.pi * share) + 1) / 2
@@ -257,8 +257,8 @@ def main() -> None:
     torch.manual_seed(options.seed)
     folder = options.data / "train"
     recipe = recipe_on(options.network, options.crop)
-    budget = options.minutes, options.images
-    backbone, samples = train(options.method, folder, *budget, recipe)
+    budget = Budget(options.minutes, options.images)
+    backbone, samples = train(options.method, folder, budget, recipe)
     about = {"label": f"lightly {options.method}"}
     save_backbone(
         options.out, backbone.state_dict(), backbone.config, options.crop, MEAN, STD, about

@@ -94,15 +94,20 @@ def check(config: Speedrun, ranks: int) -> None:
         raise InputError(
             "method.name=distill: a speedrun has no teacher from elsewhere (rule 2); take another method"
         )
+    check_places(method, config.schedule)
+
+
+def check_places(method: Any, schedule: ScheduleConfig) -> None:
+    """Refuse, with `InputError`, places that are given in steps: a time has no number of them."""
     places = {
         f"method.{declared.name}": getattr(method, declared.name)
         for declared in fields(method)
         if kind_of(declared) == PLACE
     }
-    for key, place in {**places, "schedule.warmup": config.schedule.warmup}.items():
+    for key, place in {**places, "schedule.warmup": schedule.warmup}.items():
         if place >= 1:
             raise InputError(
-                f"{key}={place}: a speedrun has a time and no number of steps; give a share of it, below 1"
+                f"{key}={place}: what has a time has no number of steps; give a share of it, below 1"
             )
 
 

@@ -300,8 +300,8 @@ def test_a_loss_that_is_not_finite_ends_it(config):
     ("overrides", "problem"),
     [
         (["minutes=0.1"], r"minutes=0.1: after \d+ s of building and compiling no time is left"),
-        (["schedule.warmup=10"], "schedule.warmup=10: a speedrun has a time"),
-        (["method={name: swav, head: [8], freeze: 5}"], "method.freeze=5: a speedrun has a time"),
+        (["schedule.warmup=10"], "schedule.warmup=10: what has a time"),
+        (["method={name: swav, head: [8], freeze: 5}"], "method.freeze=5: what has a time"),
         (["batch_size=32"], "30 images are fewer than one batch"),
         (["method={name: distill, teacher: x}"], "method.name=distill: a speedrun has no teacher"),
         (["views.large.count=1"], "simclr compares crops of one size"),

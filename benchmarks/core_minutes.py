@@ -1,0 +1,112 @@
+"""Train a recipe of `seer pretrain` until it has worked for so many minutes of one core.
+
+    python benchmarks/core_minutes.py RECIPE OUT.safetensors --minutes 6 [KEY=VALUE ...]
+
+Two trainings that take equally many steps take unlike times, and on a machine with other work nobody
+can say beforehand how many steps a time is: the schedule follows the time, of all threads, the
+process's start among it. Batches, crops, losses and updates are those of `seer pretrain`; what guards
+a run, logs and saves it is left out. OUT holds the backbone (no training at all after `--minutes 0`),
+OUT.json how many samples it saw. `methods.py` has its trainings from here.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from seer import distributed
+from seer.data.views import Views
+from seer.engine.learner import Output, Step
+from seer.engine.optim import build_optimizer, clip_grad_norm
+from seer.engine.run import Training
+from seer.engine.schedule import effective, value
+from seer.engine.step import forward_backward, surveyed, update
+from seer.interop.native import save_backbone
+from seer.pretrain.recipe import Pretrain, load_config
+from seer.pretrain.run import set_up
+from seer.pretrain.taken_images import manifest_of
+from seer.speedrun.entry import check_places
+
+TICKS = 10**7  # a training has a time instead of a number of steps: so many ticks of it
+MOST_STEPS = 10**9
+
+
+@dataclass
+class Budget:
+    """What trainings are equal in: images seen, if they are given, or minutes of one core."""
+
+    minutes: float
+    images: int = 0
+
+    def share(self, samples: int) -> float:
+        """The part that is spent by this process, which has seen so many samples; 1 and more: all."""
+        if self.images:
+            return samples / self.images
+        return time.process_time() / 60 / self.minutes if self.minutes else 1.0
+
+
+def train(config: Pretrain, budget: Budget) -> tuple[Training[Views], int]:
+    """A training when its budget is spent, and the samples that it saw."""
+    check_places(config.method, config.schedule)
+    manifest = manifest_of(config)
+    training = set_up(config, manifest, distributed.init("cpu"))
+    learner, batches = training.learner, training.batches
+    optimizer = build_optimizer(learner, config.optim)
+    schedule = effective(config.schedule, config.batch_size, TICKS)
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    training.module.train()
+    samples = 0
+    for views in batches.iterate(0, MOST_STEPS):
+        share = budget.share(samples)
+        if share >= 1:
+            break
+        tick = int(share * TICKS)
+        epoch = samples / batches.samples
+        step = Step(tick, TICKS, epoch, value(schedule, tick, TICKS), measure=False)
+        if samples % batches.samples < config.batch_size:  # an epoch begins
+            learner.before_epoch(step, partial(survey, training, step))
+        for group in optimizer.param_groups:
+            group["lr"] = step.lr * group["factor"]
+        forward_backward(learner, training.module, views, step, config.precision)
+        if config.optim.clip_grad:
+            clip_grad_norm(parameters, config.optim.clip_grad)
+        update(learner, optimizer, step)
+        optimizer.zero_grad(set_to_none=True)
+        samples += config.batch_size
+    return training, samples
+
+
+def survey(training: Training[Views], step: Step) -> Iterator[tuple[Views, Output]]:
+    """A pass over all images as they are in the epoch of `step`; see `Learner.before_epoch`."""
+    views = training.batches.survey(int(step.epoch))
+    return surveyed(training.learner, training.module, views, step, training.config.precision)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--minutes", type=float, default=4, help="of one core")
+    parser.add_argument("--images", type=int, default=0, help="to see, in place of minutes")
+    options = parser.parse_args()
+    config = load_config(options.recipe, options.overrides)
+    training, samples = train(config, Budget(options.minutes, options.images))
+    backbone = training.learner.backbone
+    size = max(view.size for view in config.views.values() if view.count)
+    about = {"label": f"{config.name}, {options.minutes:g} core-minutes"}
+    if options.images:
+        about = {"label": f"{config.name}, {options.images:,} images"}
+    save_backbone(
+        options.out, backbone.state_dict(), config.backbone, size, config.mean, config.std, about
+    )
+    options.out.with_suffix(".json").write_text(json.dumps({"samples": samples}))
+
+
+if __name__ == "__main__":
+    main()
