@@ -298,3 +298,29 @@ def test_the_command_serves_until_it_is_interrupted(images, tmp_path, monkeypatc
         rest = process.communicate(timeout=30)[0]
     assert process.returncode == 0, rest
     assert "Traceback" not in rest
+
+
+STILL_AT_WORK = """
+import threading, time
+from seer import cli
+from seer.browse import browsing
+
+def serve(*_):
+    import torch
+    def work():
+        values = torch.rand(300, 300)
+        while True:
+            values @ values
+    threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.3)
+
+browsing.serve = serve
+cli.main()
+"""
+
+
+def test_it_ends_well_while_something_is_still_being_found_out(images):
+    """Native code aborts a process whose Python ends beneath its thread."""
+    command = [sys.executable, "-c", STILL_AT_WORK, "browse", "pixels:4", "--data", str(images)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
