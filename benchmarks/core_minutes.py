@@ -11,6 +11,7 @@ OUT.json how many samples it saw. `methods.py` has its trainings from here.
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from seer.engine.optim import build_optimizer, clip_grad_norm
 from seer.engine.run import Training
 from seer.engine.schedule import effective, value
 from seer.engine.step import forward_backward, surveyed, update
+from seer.errors import InputError
 from seer.interop.native import save_backbone
 from seer.pretrain.recipe import Pretrain, load_config
 from seer.pretrain.run import set_up
@@ -40,6 +42,10 @@ class Budget:
 
     minutes: float
     images: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.minutes < math.inf and self.images >= 0):
+            raise InputError(f"minutes={self.minutes}, images={self.images}: give 0 or more")
 
     def share(self, samples: int) -> float:
         """The part that is spent by this process, which has seen so many samples; 1 and more: all."""
@@ -94,14 +100,19 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--minutes", type=float, default=4, help="of one core")
     parser.add_argument("--images", type=int, default=0, help="to see, in place of minutes")
-    options = parser.parse_args()
-    config = load_config(options.recipe, options.overrides)
-    training, samples = train(config, Budget(options.minutes, options.images))
+    options = parser.parse_intermixed_args()
+    if not options.out.parent.is_dir():
+        parser.error(f"{options.out.parent}: no such folder")
+    try:
+        budget = Budget(options.minutes, options.images)
+        config = load_config(options.recipe, options.overrides)
+        training, samples = train(config, budget)
+    except InputError as error:
+        parser.error(str(error))
     backbone = training.learner.backbone
     size = max(view.size for view in config.views.values() if view.count)
-    about = {"label": f"{config.name}, {options.minutes:g} core-minutes"}
-    if options.images:
-        about = {"label": f"{config.name}, {options.images:,} images"}
+    spent = f"{budget.images:,} images" if budget.images else f"{budget.minutes:g} core-minutes"
+    about = {"label": f"{config.name}, {spent}"}
     save_backbone(
         options.out, backbone.state_dict(), config.backbone, size, config.mean, config.std, about
     )
