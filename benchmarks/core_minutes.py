@@ -1,12 +1,12 @@
 """Train a recipe of `seer pretrain` until it has worked for so many minutes of one core.
 
-    python benchmarks/core_minutes.py RECIPE OUT.safetensors --minutes 6 [KEY=VALUE ...]
+    python benchmarks/core_minutes.py RECIPE OUT.safetensors [--minutes 6] KEY=VALUE ...
 
 Two trainings that take equally many steps take unlike times, and on a machine with other work nobody
 can say beforehand how many steps a time is: the schedule follows the time, of all threads, the
 process's start among it. Batches, crops, losses and updates are those of `seer pretrain`; what guards
 a run, logs and saves it is left out. OUT holds the backbone (no training at all after `--minutes 0`),
-OUT.json how many samples it saw. `methods.py` has its trainings from here.
+a `.json` beside it how many samples it saw. `methods.py` has its trainings from here.
 """
 
 import argparse
@@ -27,7 +27,9 @@ from seer.engine.schedule import effective, value
 from seer.engine.step import forward_backward, surveyed, update
 from seer.errors import InputError
 from seer.interop.native import save_backbone
+from seer.pretrain.length import with_steps
 from seer.pretrain.recipe import Pretrain, load_config
+from seer.pretrain.rehearsal import check
 from seer.pretrain.run import set_up
 from seer.pretrain.taken_images import manifest_of
 from seer.speedrun.entry import check_places
@@ -55,10 +57,17 @@ class Budget:
 
 
 def train(config: Pretrain, budget: Budget) -> tuple[Training[Views], int]:
-    """A training when its budget is spent, and the samples that it saw."""
+    """A training when its budget is spent, and the samples that it saw.
+
+    Raises:
+        InputError: what `seer pretrain` refuses, or steps where there is a time.
+    """
     check_places(config.method, config.schedule)
+    world = distributed.init("cpu")
     manifest = manifest_of(config)
-    training = set_up(config, manifest, distributed.init("cpu"))
+    config = with_steps(config, manifest.samples)
+    check(config, manifest, world)
+    training = set_up(config, manifest, world)
     learner, batches = training.learner, training.batches
     optimizer = build_optimizer(learner, config.optim)
     schedule = effective(config.schedule, config.batch_size, TICKS)

@@ -73,3 +73,9 @@ def test_steps_are_refused_where_there_is_a_time(timed, tiny, shards, tmp_path):
     config = config_of(tiny, shards, tmp_path, "schedule.warmup=2")
     with pytest.raises(InputError, match=r"schedule\.warmup=2: what has a time"):
         timed.train(config, timed.Budget(1))
+
+
+def test_what_a_run_refuses_is_refused(timed, tiny, shards, tmp_path):
+    config = config_of(tiny, shards, tmp_path, "views.large.background_removal=0.5")
+    with pytest.raises(InputError, match="has no masks"):
+        timed.train(config, timed.Budget(1))
