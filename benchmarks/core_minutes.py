@@ -23,19 +23,18 @@ from seer.data.views import Views
 from seer.engine.learner import Output, Step
 from seer.engine.optim import build_optimizer, clip_grad_norm
 from seer.engine.run import Training
-from seer.engine.schedule import effective, value
+from seer.engine.schedule import effective
 from seer.engine.step import forward_backward, surveyed, update
 from seer.errors import InputError
 from seer.interop.native import save_backbone
+from seer.outputs import check_writable
 from seer.pretrain.length import with_steps
 from seer.pretrain.recipe import Pretrain, load_config
 from seer.pretrain.rehearsal import check
 from seer.pretrain.run import set_up
 from seer.pretrain.taken_images import manifest_of
 from seer.speedrun.entry import check_places
-
-TICKS = 10**7  # a training has a time instead of a number of steps: so many ticks of it
-MOST_STEPS = 10**9
+from seer.speedrun.timed import TICKS, paced
 
 
 @dataclass
@@ -73,25 +72,18 @@ def train(config: Pretrain, budget: Budget) -> tuple[Training[Views], int]:
     schedule = effective(config.schedule, config.batch_size, TICKS)
     parameters = [p for p in learner.parameters() if p.requires_grad]
     training.module.train()
-    samples = 0
-    for views in batches.iterate(0, MOST_STEPS):
-        share = budget.share(samples)
-        if share >= 1:
-            break
-        tick = int(share * TICKS)
-        epoch = samples / batches.samples
-        step = Step(tick, TICKS, epoch, value(schedule, tick, TICKS), measure=False)
-        if samples % batches.samples < config.batch_size:  # an epoch begins
-            learner.before_epoch(step, partial(survey, training, step))
-        for group in optimizer.param_groups:
-            group["lr"] = step.lr * group["factor"]
+    surveying = partial(survey, training)
+    steps = 0
+    for views, step in paced(
+        learner, optimizer, schedule, batches, config.batch_size, budget.share, surveying
+    ):
         forward_backward(learner, training.module, views, step, config.precision)
         if config.optim.clip_grad:
             clip_grad_norm(parameters, config.optim.clip_grad)
         update(learner, optimizer, step)
         optimizer.zero_grad(set_to_none=True)
-        samples += config.batch_size
-    return training, samples
+        steps += 1
+    return training, steps * config.batch_size
 
 
 def survey(training: Training[Views], step: Step) -> Iterator[tuple[Views, Output]]:
@@ -110,15 +102,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4, help="of one core")
     parser.add_argument("--images", type=int, default=0, help="to see, in place of minutes")
     options = parser.parse_intermixed_args()
-    if not options.out.parent.is_dir():
-        parser.error(f"{options.out.parent}: no such folder")
     try:
+        check_writable(options.out, "OUT")
         budget = Budget(options.minutes, options.images)
         config = load_config(options.recipe, options.overrides)
         training, samples = train(config, budget)
     except InputError as error:
         parser.error(str(error))
     backbone = training.learner.backbone
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     size = max(view.size for view in config.views.values() if view.count)
     spent = f"{budget.images:,} images" if budget.images else f"{budget.minutes:g} core-minutes"
     about = {"label": f"{config.name}, {spent}"}

@@ -56,6 +56,11 @@ def seer(*words: str) -> list[str]:
     return [sys.executable, "-m", "seer", *words]
 
 
+def beside(script: str, *words: str) -> list[str]:
+    """The command of a script in this file's folder."""
+    return [sys.executable, str(Path(__file__).with_name(script)), *words]
+
+
 def subset(data: Path, work: Path, per_class: dict[str, int]) -> Path:
     """A folder of the first images of each class, by links where the file system has them."""
     out = work / "images"
@@ -108,9 +113,8 @@ def trained(
     row: str, system: str, seed: int, options: argparse.Namespace, script: list[str]
 ) -> Result:
     """Run a script that trains until the budget is spent, and score what it leaves."""
-    words = [sys.executable, str(Path(__file__).with_name(script[0])), *script[1:]]
     budget = ["--minutes", str(options.minutes), "--images", str(options.images)]
-    usage = run(words + budget, options.work)
+    usage = run(beside(*script, *budget), options.work)
     out = _weights(row, system, seed, options)
     samples = json.loads(out.with_suffix(".json").read_text())["samples"]
     return finished(row, system, seed, options, evaluate(str(out), options), samples, usage)
@@ -120,9 +124,8 @@ def untrained(seed: int, options: argparse.Namespace) -> Result:
     """Score the network that a training with this seed begins with."""
     recipe = write_recipe("simclr", options_of("simclr"), options)
     out = _weights(UNTRAINED, "seer", seed, options)
-    script = str(Path(__file__).with_name("core_minutes.py"))
     given = [f"data={options.work / 'shards'}", f"seed={seed}", "--minutes", "0"]
-    run([sys.executable, script, str(recipe), str(out), *given], options.work)
+    run(beside("core_minutes.py", str(recipe), str(out), *given), options.work)
     return finished(UNTRAINED, "", seed, options, evaluate(str(out), options))
 
 

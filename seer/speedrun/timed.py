@@ -8,13 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch._inductor.utils import fresh_cache
+from torch.optim import Optimizer
 
 from seer import distributed
 from seer.data.views import Views
 from seer.distributed import all_reduce_mean, broadcast
-from seer.engine.learner import Output, Step
+from seer.engine.learner import Batches, Output, Step
 from seer.engine.optim import build_optimizer, clip_grad_norm
-from seer.engine.schedule import effective, value
+from seer.engine.schedule import ScheduleConfig, effective, value
 from seer.engine.step import surveyed, update
 from seer.errors import DivergedError
 from seer.methods.base import Method
@@ -85,27 +86,57 @@ def train(
     parameters = [p for p in method.parameters() if p.requires_grad]
     began = watch.seconds
     progress = Progress(config, batches.samples, watch, say)
+
+    def share(samples: int) -> float:
+        return agreed((watch.seconds - began) / (deadline - began), batches.device)
+
+    surveying = partial(survey, config, method, module, batches)
     done = 0
-    for views in batches.iterate(0, MOST_STEPS):
-        share = agreed((watch.seconds - began) / (deadline - began), views.index.device)
-        if share >= 1:
-            break
-        tick = int(share * TICKS)
-        epoch = done * config.batch_size / batches.samples
-        step = Step(tick, TICKS, epoch, value(schedule, tick, TICKS), measure=False)
-        if done * config.batch_size % batches.samples < config.batch_size:  # an epoch begins
-            method.before_epoch(step, partial(survey, config, method, module, batches, step))
+    for views, step in paced(
+        method, optimizer, schedule, batches, config.batch_size, share, surveying
+    ):
         loss = gradients.of(views, step)
         if config.optim.clip_grad:
             clip_grad_norm(parameters, config.optim.clip_grad)
-        for group in optimizer.param_groups:
-            group["lr"] = step.lr * group["factor"]
         update(method, optimizer, step)
         optimizer.zero_grad(set_to_none=True)
         done += 1
         if done % config.every == 0:
-            progress.look(loss, done, share)
+            progress.look(loss, done, step.number / TICKS)
     return done
+
+
+def paced(
+    method: Method,
+    optimizer: Optimizer,
+    schedule: ScheduleConfig,
+    batches: Batches[Views],
+    batch_size: int,
+    share: Callable[[int], float],
+    surveying: Callable[[Step], Iterator[tuple[Views, Output]]],
+) -> Iterator[tuple[Views, Step]]:
+    """Batches and the steps that they are for, as long as something is left of what a training may
+    take. Rates are set, and an epoch has begun, before a batch is given.
+
+    Args:
+        schedule: effective, of `TICKS` steps.
+        share: what is spent after so many samples; 1 and more: all.
+        surveying: a pass over all images, see `Learner.before_epoch`.
+    """
+    samples = 0
+    for views in batches.iterate(0, MOST_STEPS):
+        spent = share(samples)
+        if spent >= 1:
+            return
+        tick = int(spent * TICKS)
+        epoch = samples / batches.samples
+        step = Step(tick, TICKS, epoch, value(schedule, tick, TICKS), measure=False)
+        if samples % batches.samples < batch_size:  # an epoch begins
+            method.before_epoch(step, partial(surveying, step))
+        for group in optimizer.param_groups:
+            group["lr"] = step.lr * group["factor"]
+        yield views, step
+        samples += batch_size
 
 
 def survey(

@@ -13,6 +13,7 @@ from seer.interop.models import load_model
 from seer.methods.base import Method
 from seer.pretrain.recipe import Pretrain, load_config
 from seer.pretrain.run import run
+from seer.speedrun import timed as pace
 
 SHARES = ["schedule.warmup=0.4", "method.freeze=0"]  # of a time there are no steps
 
@@ -53,7 +54,7 @@ def test_by_time_it_ends_when_the_core_has_worked_so_long(
     monkeypatch.setattr(timed.time, "process_time", lambda: next(seconds))
     rates = []
     monkeypatch.setattr(
-        timed, "value", lambda schedule, tick, ticks: rates.append(tick / ticks) or 0.1
+        pace, "value", lambda schedule, tick, ticks: rates.append(tick / ticks) or 0.1
     )
     _, samples = timed.train(config_of(tiny, shards, tmp_path), timed.Budget(0.1))
     assert samples == 3 * 8
