@@ -80,3 +80,14 @@ def test_what_a_run_refuses_is_refused(timed, tiny, shards, tmp_path):
     config = config_of(tiny, shards, tmp_path, "views.large.background_removal=0.5")
     with pytest.raises(InputError, match="has no masks"):
         timed.train(config, timed.Budget(1))
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_training(
+    timed, tiny, shards, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(timed, "train", lambda *_: pytest.fail("trained for nothing"))
+    monkeypatch.setattr("sys.argv", ["core_minutes.py", tiny, str(tmp_path), f"data={shards}"])
+    with pytest.raises(SystemExit) as ended:
+        timed.main()
+    assert ended.value.code == 2
+    assert "it is a folder" in capsys.readouterr().err
